@@ -1,0 +1,46 @@
+# `make` or `make help` says what there is.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help
+help: ## say what there is
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV) || { apt-get update && apt-get install -y python3-venv && $(PYTHON) -m venv $(VENV); }
+	$(BIN)/pip install --quiet --editable '.[test,dev]'
+	touch $@
+
+.PHONY: .venv
+.venv: $(VENV)/.installed
+
+.PHONY: servers
+servers: ## install the servers that the tests and the demo run, from Debian's packages
+	tests/servers/install
+
+.PHONY: demo
+demo: .venv servers ## brew a real image out of a real registry, show it, and end
+	$(BIN)/python -m demo
+
+.PHONY: test
+test: .venv servers ## run every test
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+.PHONY: lint
+lint: .venv ## check style, types, and the direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+.PHONY: bench
+bench: .venv servers ## measure, each figure as a ratio; tables, JSON and plots in bench/results/
+	$(BIN)/pip install --quiet --editable '.[bench]'
+	$(BIN)/python -m bench
+
+.PHONY: clean
+clean: ## remove what make made
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis bench/scratch
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
