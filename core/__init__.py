@@ -1,0 +1,1 @@
+"""The domain: configuration, registry client, layer sources, hashing, metainfo, stores, access."""

@@ -1,0 +1,1 @@
+"""Who may pull: the registry's verdict, or Blackbox's before it."""

@@ -1,0 +1,139 @@
+"""Blackbox's verdict on the caller's OAuth token, before the registry is asked.
+
+The protocol is that of Blackbox's public client (ytsaurus, yt/yt/library/auth_server): `method=oauth`, with
+verdicts and exceptions alike as JSON with HTTP 200. Whatever is not a clear yes lets nobody in.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Callable, Mapping
+from ipaddress import ip_address
+from typing import Any
+from urllib.parse import urlencode
+
+from core.access.access import AccessDenied
+from core.access.registry import RegistryAccess
+from core.access.verdicts import GoodVerdicts
+from core.config import Blackbox
+from core.digest import Digest
+from core.http import HttpClient
+from core.http_errors import HttpError
+
+log = logging.getLogger(__name__)
+
+ANSWER_LIMIT = 64 * 1024
+VALID = 0
+"""`status.id` of a token that is good; 1 to 5 are the ways in which one is not."""
+
+# Exceptions after which the same question may be answered: Blackbox's own database had a moment.
+_ASK_AGAIN = (9, 10)
+_TRIES = 2
+_AUTHORIZATION = re.compile(r"(?:OAuth|Bearer) +([A-Za-z0-9._~+/=-]{1,8192}) *\Z", re.IGNORECASE)
+
+
+class BlackboxAccess:
+    """`application.authorization: blackbox`. `clock` gives seconds, `http` has Blackbox's time-outs."""
+
+    def __init__(
+        self, settings: Blackbox, http: HttpClient, registry: RegistryAccess, clock: Callable[[], float]
+    ) -> None:
+        self._url_template = settings.url_template
+        self._scopes = frozenset(re.split(r"[\s,]+", settings.scopes.strip(", ")))
+        self._asked_scopes = settings.scopes
+        self._http = http
+        self._registry = registry
+        self._verdicts = GoodVerdicts(settings.verdict_ttl, clock)
+
+    def admit(self, headers: Mapping[str, str]) -> None:
+        """See Access: 400 without the caller's address, 401 without a token that is good, 403 without the
+        scope, 503 if Blackbox does not say. A good verdict is remembered for `verdict_ttl`.
+        """
+        address = _address(headers.get("X-Real-IP"))
+        token = self._token(headers.get("Authorization"))
+        if self._verdicts.holds(token, address):
+            return
+        self._judge(self._ask(token, address))
+        self._verdicts.keep(token, address)
+
+    def may_pull(self, scope: str, digest: Digest, authorization: str | None) -> None:
+        """See Access: once let in, the registry decides."""
+        self._registry.may_pull(scope, digest, authorization)
+
+    def _token(self, authorization: str | None) -> str:
+        found = _AUTHORIZATION.match(authorization or "")
+        if found is None:
+            raise self._unauthorized("an OAuth token is required: Authorization: OAuth <token>")
+        return found[1]
+
+    def _ask(self, token: str, address: str) -> dict[str, Any]:
+        """Blackbox's verdict. Raises AccessDenied (503) where there is none."""
+        asked = {
+            "method": "oauth",
+            "oauth_token": token,
+            "userip": address,
+            "scopes": self._asked_scopes,
+            "format": "json",
+        }
+        url = self._url_template.format(payload=urlencode(asked))
+        for _ in range(_TRIES):
+            answer = self._fetch(url)
+            exception = answer.get("exception")
+            if exception is None:
+                return answer
+            number = exception.get("id") if isinstance(exception, dict) else None
+            log.warning("blackbox exception id=%s", number if isinstance(number, int) else "none")
+            if number not in _ASK_AGAIN:
+                break
+        raise _unavailable()
+
+    def _fetch(self, url: str) -> dict[str, Any]:
+        try:
+            answer = self._http.fetch("GET", url, limit=ANSWER_LIMIT, follow=False)
+        except HttpError as error:
+            # Its text shows no query, which is where the token is.
+            log.warning("blackbox out of reach reason=%s", error)
+            raise _unavailable() from None
+        try:
+            verdict = json.loads(answer.body) if answer.status == 200 else None
+        except (ValueError, RecursionError):
+            verdict = None
+        if not isinstance(verdict, dict):
+            log.warning("blackbox answers nonsense status=%d", answer.status)
+            raise _unavailable()
+        return verdict
+
+    def _judge(self, verdict: dict[str, Any]) -> None:
+        """Return if the verdict is a yes. Raises AccessDenied."""
+        status = verdict.get("status")
+        number = status.get("id") if isinstance(status, dict) else None
+        if type(number) is not int:
+            log.warning("blackbox answers nonsense: no status.id")
+            raise _unavailable()
+        if number != VALID:
+            log.info("token refused status=%d", number)
+            raise self._unauthorized("the token is not valid")
+        oauth = verdict.get("oauth")
+        held = oauth.get("scope") if isinstance(oauth, dict) else None
+        if not isinstance(held, str) or not self._scopes <= set(held.split()):
+            log.info("token refused: it lacks the scope")
+            raise AccessDenied(403, (), "DENIED", f"the token lacks the scope {self._asked_scopes}")
+
+    def _unauthorized(self, message: str) -> AccessDenied:
+        challenge = f'OAuth realm="docker-registry-torrents", scope="{self._asked_scopes}"'
+        return AccessDenied(401, (("WWW-Authenticate", challenge),), "UNAUTHORIZED", message)
+
+
+def _address(text: str | None) -> str:
+    if not text:
+        raise AccessDenied(400, (), "HEADER_INVALID", "the header X-Real-IP is required")
+    try:
+        return str(ip_address(text.strip()))
+    except ValueError:
+        raise AccessDenied(400, (), "HEADER_INVALID", "X-Real-IP is no address") from None
+
+
+def _unavailable() -> AccessDenied:
+    return AccessDenied(503, (("Retry-After", "1"),), "UNAVAILABLE", "nobody can tell now who may pull")

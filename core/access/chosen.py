@@ -1,0 +1,21 @@
+"""Who judges callers, as the configuration has it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from core.access.access import Access
+from core.access.blackbox import BlackboxAccess
+from core.access.registry import RegistryAccess
+from core.config import Config
+from core.http import HttpClient
+from core.registry import RegistryClient
+
+
+def choose_access(config: Config, registry: RegistryClient, clock: Callable[[], float]) -> Access:
+    """The registry alone, or Blackbox before it. `clock` gives seconds; nothing is connected yet."""
+    access = RegistryAccess(registry)
+    if config.authorization == "registry" or config.blackbox is None:
+        return access
+    timeouts = (config.blackbox.connect_timeout, config.blackbox.read_timeout)
+    return BlackboxAccess(config.blackbox, HttpClient(*timeouts), access, clock)

@@ -1,0 +1,78 @@
+"""Putting rbtorrent ids into a manifest's text, and finding in an index the image to put them into. Pure."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from core.digest import Digest
+from core.manifest import ChildDescriptor, Image, Index, LayerDescriptor
+from core.manifest_types import IMAGES, INDEXES
+from core.platform import Platform
+
+FIELD = "rbtorrent_id"
+_INDENT = re.compile(rb"\s*\{\r?\n([ \t]+)")
+_SPACED = re.compile(rb'\s*\{\s*"[^"]*": ')
+
+
+def augment(body: bytes, image: Image, ids: Mapping[Digest, str]) -> bytes:
+    """`body` with `rbtorrent_id` as the last field of each layer that `ids` has an id for.
+
+    `image` is what was read from `body`. All else stays: the order of fields, and the way in which the
+    registry sets line breaks and spaces. An `rbtorrent_id` that came with the manifest is taken out:
+    whoever pushed the image wrote it, and it may lead anywhere. With nothing to put in or take out, or
+    where the manifest cannot be written again the way it came, `body` itself is given.
+    """
+    before: list[dict[str, Any]] = image.document["layers"]
+    after = [
+        _with_id(descriptor, ids.get(layer.digest))
+        for descriptor, layer in zip(before, image.layers, strict=True)
+    ]
+    if after == before:
+        return body
+    found = _INDENT.match(body)
+    indent = found[1].decode() if found else None
+    colon = ": " if _SPACED.match(body) else ":"
+    comma = ", " if colon == ": " and indent is None else ","
+    manifest = {**image.document, "layers": after}
+    try:
+        # 1e999 is a number in JSON, but not in here; and half a surrogate pair cannot be encoded.
+        text = json.dumps(
+            manifest, ensure_ascii=False, allow_nan=False, indent=indent, separators=(comma, colon)
+        )
+        return text.encode()
+    except (ValueError, RecursionError):
+        return body
+
+
+def brewable(image: Image) -> list[LayerDescriptor]:
+    """The layers that can be brewed: those that the registry itself holds, and that are not empty."""
+    return [layer for layer in image.layers if layer.size > 0 and not layer.foreign]
+
+
+def pick(index: Index, platform: Platform) -> list[ChildDescriptor]:
+    """The children that may hold the image for `platform`, the likeliest first.
+
+    First the images for it, then indexes that may hold one, at last images whose platform is not said.
+    """
+    fitting = [
+        child
+        for child in index.children
+        if child.media_type in (*IMAGES, *INDEXES)
+        and not child.attestation
+        and (child.platform is None or platform.takes(child.platform))
+    ]
+
+    def rank(child: ChildDescriptor) -> int:
+        if child.media_type in INDEXES:
+            return 1
+        return 2 if child.platform is None else 0
+
+    return sorted(fitting, key=rank)
+
+
+def _with_id(descriptor: dict[str, Any], rbtorrent_id: str | None) -> dict[str, Any]:
+    plain = {name: value for name, value in descriptor.items() if name != FIELD}
+    return plain if rbtorrent_id is None else {**plain, FIELD: rbtorrent_id}

@@ -1,0 +1,76 @@
+"""Brewing one layer: read it once, check it, and keep its metainfo."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from core.digest import Digest
+from core.errors import DigestMismatch, LayerEmpty, SizeMismatch, SourceCut, SourceRefused
+from core.hashing import INLINE_SIZE, hash_layer
+from core.layer import LayerRef
+from core.metainfo import build_metainfo
+from core.piece_length import piece_length
+from core.sources.layer_reader import open_layer
+from core.sources.source import LayerSource
+from core.stores.store import MetainfoStore
+
+
+@dataclass(frozen=True, slots=True)
+class Brewed:
+    """A layer whose metainfo is in the store: size in bytes, number of pieces, seconds it took."""
+
+    digest: Digest
+    size: int
+    rbtorrent_id: str
+    pieces: int
+    seconds: float
+
+
+def brew_layer(
+    source: LayerSource,
+    store: MetainfoStore,
+    layer: LayerRef,
+    *,
+    private: bool,
+    connections: int,
+    interrupted: Callable[[], bool],
+) -> Brewed:
+    """Brew `layer` out of `source`, over `connections` at most, into `store`. Twice gives the same metainfo.
+
+    Nothing is kept unless the bytes are those that the digest names and as many as the descriptor
+    says. Raises LayerEmpty, SizeMismatch, DigestMismatch; Interrupted soon after `interrupted` says
+    so; and what the source and the store raise.
+    """
+    begun = time.monotonic()
+    size = _size(source, layer)
+    if size == 0:
+        raise LayerEmpty
+    try:
+        with open_layer(source, layer, size, connections, interrupted=interrupted) as reader:
+            hashes = hash_layer(reader, size, piece_length(size), interrupted=interrupted)
+    except (SourceCut, SourceRefused):
+        # A blob shorter than its descriptor says looks like one that was cut off.
+        if (there := source.size(layer)) != size:
+            raise SizeMismatch(size, there) from None
+        raise
+    if hashes.sha256 != layer.digest.hex:
+        raise DigestMismatch(str(layer.digest), Digest.PREFIX + hashes.sha256)
+    metainfo = build_metainfo(layer.digest.hex, hashes, private)
+    store.put(layer.digest, metainfo.data)
+    seconds = time.monotonic() - begun
+    return Brewed(layer.digest, hashes.size, metainfo.rbtorrent_id, hashes.piece_count, seconds)
+
+
+def _size(source: LayerSource, layer: LayerRef) -> int:
+    """The layer's size in bytes: what its descriptor says, which the source is asked to confirm.
+
+    Of a small layer it is not asked: one request less, and hashing finds out soon enough.
+    """
+    if layer.size is not None and layer.size < INLINE_SIZE:
+        return layer.size
+    size = source.size(layer)
+    if layer.size is not None and layer.size != size:
+        raise SizeMismatch(layer.size, size)
+    return size

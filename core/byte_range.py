@@ -1,0 +1,75 @@
+"""Which bytes of a blob a request asks for: the Range and If-Range headers (RFC 9110, sections 13 and 14)."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+# One range of bytes, with the empty list elements and the blanks that RFC 9110 (5.6.1) lets a sender add.
+_ONE_RANGE = re.compile(r"bytes=[ \t,]*([0-9]*)-([0-9]*)[ \t,]*\Z", re.IGNORECASE)
+
+# No blob is that long; it saves building numbers of thousands of digits.
+_MAX_DIGITS = 18
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """`length` bytes from `start` on; never empty."""
+
+    start: int
+    length: int
+
+    def content_range(self, size: int) -> str:
+        """The Content-Range header of a 206 for a blob of `size` bytes (RFC 9110, 14.4)."""
+        return f"bytes {self.start}-{self.start + self.length - 1}/{size}"
+
+
+def requested_span(header: str | None, size: int) -> Span | Literal["whole", "unsatisfiable"]:
+    """What `header`, the value of Range, asks of a blob of `size` bytes.
+
+    "whole" is answered with 200 and everything: there is no header, it is malformed, its unit is not
+    bytes, or it names several ranges; a server may ignore all of these (RFC 9110, 14.2). "unsatisfiable"
+    is answered with 416.
+    """
+    matched = _ONE_RANGE.match(header) if header else None
+    if matched is None:
+        return "whole"
+    first, last = matched.groups()
+    if first:
+        start = _number(first)
+        end = _number(last) if last else size - 1
+        if end < start and last:
+            return "whole"  # not a range at all
+        if start >= size:
+            return "unsatisfiable"
+        return Span(start, min(end, size - 1) - start + 1)
+    if not last:
+        return "whole"
+    suffix = _number(last)
+    if suffix == 0:
+        return "unsatisfiable"
+    if size == 0:
+        return "whole"  # Content-Range cannot name the bytes of nothing
+    return Span(max(0, size - suffix), min(suffix, size))
+
+
+def range_holds(if_range: str | None, etag: str) -> bool:
+    """Whether Range counts beside this If-Range: strong comparison with `etag` (RFC 9110, 13.1.5).
+
+    A date never matches: a blob has no Last-Modified here.
+    """
+    return if_range is None or if_range.strip() == etag
+
+
+def etag_matches(if_none_match: str | None, etag: str) -> bool:
+    """Whether If-None-Match names `etag`, so that the answer is 304 (RFC 9110, 13.1.2: weak comparison)."""
+    if if_none_match is None:
+        return False
+    named = [one.strip().removeprefix("W/") for one in if_none_match.split(",")]
+    return etag in named or named == ["*"]
+
+
+def _number(digits: str) -> int:
+    significant = digits.lstrip("0")
+    return int(significant[:_MAX_DIGITS] or "0") if len(significant) <= _MAX_DIGITS else 10**_MAX_DIGITS

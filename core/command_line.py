@@ -1,0 +1,260 @@
+"""The command line: what may be typed, and the help it gives."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from core.digest import Digest
+from core.errors import InvalidName
+from core.names import parse_pattern, parse_scope, parse_tag
+
+DEFAULT_CONFIG = Path("/etc/docker-registry-torrents/config.yaml")
+RUNNABLE = ("brew", "release-locks", "resolve-manifests", "scan-tags", "prune", "publish-whitelist")
+_DEBUG_WORDS = {
+    "true": True,
+    "1": True,
+    "yes": True,
+    "on": True,
+    "false": False,
+    "0": False,
+    "no": False,
+    "off": False,
+}
+
+EPILOG = """\
+commands:
+  (none)                 the daemon: web app and scheduler in one process
+  web                    the web app alone
+  scheduler              the scheduled jobs alone
+  run JOB                one run of one scheduled job, for cron
+  backfill ...           queue what the registry holds already
+  role ...               which scopes get their pushes brewed
+  queue ...              what waits, what is locked, what failed and why
+  show WHAT              the state of a layer, or of an image
+  init-db                create what the database lacks
+  check                  probe the configuration and each dependency
+
+exit status: 0 done, 1 some of the work failed, 2 usage or configuration
+
+example: docker_torrents -c config.yaml backfill repository library/ubuntu
+         docker_torrents -c config.yaml run brew
+"""
+
+
+def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
+    """What `argv` (without the program's name) asks for. Exits with status 2 on a usage error."""
+    parser = _parser()
+    arguments = parser.parse_args(_debug_apart(argv))
+    if arguments.command == "run" and arguments.dry_run and arguments.job != "prune":
+        parser.error("--dry-run is for run prune")
+    return arguments
+
+
+def _debug_apart(argv: Sequence[str]) -> list[str]:
+    """`-d` takes an optional word, which must not swallow the command after it."""
+    apart = []
+    for place, word in enumerate(argv):
+        follows = argv[place + 1].lower() if place + 1 < len(argv) else ""
+        if word in ("-d", "--debug") and follows not in _DEBUG_WORDS:
+            word = "--debug=true"
+        apart.append(word)
+    return apart
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="docker_torrents",
+        usage="docker_torrents [-h] [-c CONFIG] [-d [DEBUG]] [COMMAND] ...",
+        description="Turns the layers of a docker/distribution registry into torrents.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(action=None)
+    parser.add_argument(
+        "-c", "--config", type=Path, default=DEFAULT_CONFIG, metavar="CONFIG",
+        help=f"Config file (default {DEFAULT_CONFIG})",
+    )  # fmt: skip
+    parser.add_argument(
+        "-d", "--debug", type=_debug, nargs="?", const=True, default=False, metavar="DEBUG",
+        help="Enable debug mode: more is logged",
+    )  # fmt: skip
+    commands = parser.add_subparsers(
+        dest="command", metavar="COMMAND", help=argparse.SUPPRESS, prog="docker_torrents"
+    )
+
+    web = _command(commands, "web", "The web app alone.", "web --workers 2")
+    web.add_argument("--workers", type=_positive, default=1, metavar="N", help="processes (default 1)")
+    _command(commands, "scheduler", "The scheduled jobs alone, until it is stopped.", "scheduler")
+
+    run = _command(commands, "run", "One run of one scheduled job, then exit; for system cron.", "run brew")
+    run.add_argument("job", choices=RUNNABLE, metavar="JOB", help=", ".join(RUNNABLE))
+    run.add_argument(
+        "--dry-run", action="store_true", help="of prune: say what it would forget, and forget nothing"
+    )
+
+    _add_backfill(commands)
+    _add_role(commands)
+    _add_queue(commands)
+
+    show = _command(
+        commands, "show", "A layer's state, or an image's coverage layer by layer.",
+        "show library/ubuntu:22.04",
+    )  # fmt: skip
+    show.add_argument("what", type=_digest_or_image, metavar="DIGEST|SCOPE:TAG", help="sha256:… or scope:tag")
+    _json(show)
+    show.add_argument("--wait", action="store_true", help="return when all of it is brewed")
+    show.add_argument(
+        "--timeout", type=_rate, default=600.0, metavar="SECONDS", help="fail after so long (default 600)"
+    )
+
+    init_db = _command(commands, "init-db", "Creates what the database lacks.", "init-db --print | psql")
+    init_db.add_argument("--print", action="store_true", help="give the DDL, and touch nothing")
+    _command(commands, "check", "Reads the config and probes each dependency.", "check")
+    return parser
+
+
+def _add_backfill(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    backfill = _command(
+        commands, "backfill", "Queues what is there already.", "backfill repository library/ubuntu"
+    )
+    what = backfill.add_subparsers(dest="action", required=True, metavar="WHAT")
+    repository = _command(
+        what, "repository", "Queues all layers of all tags of repositories.",
+        "backfill repository --dry-run library/ubuntu library/debian",
+    )  # fmt: skip
+    repository.add_argument("scopes", nargs="+", type=_named(parse_scope), metavar="SCOPE")
+    _paced(repository)
+    catalog = _command(
+        what, "catalog", "Queues all layers of all repositories, or of those that match a glob.",
+        "backfill catalog --rate 50 'library/*'",
+    )  # fmt: skip
+    catalog.add_argument("patterns", nargs="*", type=_named(parse_pattern), metavar="SCOPE|GLOB")
+    _paced(catalog)
+    storage = _command(
+        what, "storage",
+        "Queues all layers in the registry's storage: blobs that are no JSON, as manifests, configs and "
+        "attestations are. What is known is not read again, so that a run goes on where another ended.",
+        "backfill storage --from s3 --dry-run",
+    )  # fmt: skip
+    storage.add_argument(
+        "--from", dest="storage", choices=("directory", "s3", "mds"),
+        help="by the settings of the section layers, or mds (default: layers.source)",
+    )  # fmt: skip
+    _paced(storage)
+    legacy = _command(
+        what, "legacy",
+        "Takes over the ids that an older service kept in db.old_table_name by the keys of MDS. Only its own "
+        "clients know them: there is no .torrent of a layer whose id was taken over, and none is brewed.",
+        "backfill legacy --dry-run --verify 100",
+    )  # fmt: skip
+    _paced(legacy)
+    legacy.add_argument(
+        "--verify", type=_positive, default=0, metavar="N",
+        help="then read N of the layers at random: are they there and whole, are the ids BitTorrent's?",
+    )  # fmt: skip
+
+
+def _paced(backfill: argparse.ArgumentParser) -> None:
+    backfill.add_argument("--dry-run", action="store_true", help="count, and write nothing")
+    backfill.add_argument("--limit", type=_positive, metavar="N", help="end after N new layers")
+    backfill.add_argument(
+        "--rate", type=_rate, metavar="R", help="at most R requests, or rows of legacy, a second"
+    )
+
+
+def _add_role(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    role = _command(
+        commands, "role", "Which scopes have the rbtorrent role: exact names or globs.",
+        "role grant 'library/*'",
+    )  # fmt: skip
+    what = role.add_subparsers(dest="action", required=True, metavar="WHAT")
+    for action, does in (("grant", "Pushes to these scopes are brewed."), ("revoke", "They are no longer.")):
+        command = _command(what, action, does, f"role {action} 'library/*'")
+        command.add_argument("patterns", nargs="+", type=_named(parse_pattern), metavar="SCOPE|GLOB")
+    _json(_command(what, "list", "The scopes and globs that have the role.", "role list"))
+
+
+def _add_queue(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    queue = _command(commands, "queue", "The queue, for people.", "queue status")
+    what = queue.add_subparsers(dest="action", required=True, metavar="WHAT")
+    status = _command(
+        what, "status", "What waits, what is locked, what failed and why.", "queue status --json"
+    )
+    _json(status)
+    for action, does in (
+        ("retry", "Queues layers anew that were set aside."),
+        ("drop", "Forgets layers that were set aside, or one that waits; who asks for one queues it anew."),
+    ):
+        command = _command(what, action, does, f"queue {action} --reason 'no blob'")
+        chosen = command.add_mutually_exclusive_group(required=True)
+        chosen.add_argument("--all", action="store_true", help="all that were set aside")
+        chosen.add_argument("--reason", metavar="TEXT", help="those whose reason contains TEXT")
+        chosen.add_argument("--digest", type=_digest, metavar="DIGEST", help="this one")
+
+
+def _command(
+    parent: argparse._SubParsersAction[argparse.ArgumentParser], name: str, does: str, example: str
+) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = parent.add_parser(
+        name,
+        description=does,
+        epilog=f"example: docker_torrents -c config.yaml {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    return command
+
+
+def _json(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--json", action="store_true", help="for programs")
+
+
+def _debug(text: str) -> bool:
+    return _DEBUG_WORDS[text.lower()]
+
+
+def _positive(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of 1 or more, got {text!r}")
+    return int(text)
+
+
+def _rate(text: str) -> float:
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = 0.0
+    if not 0 < rate < 1e9:
+        raise argparse.ArgumentTypeError(f"expected a number greater than 0, got {text!r}")
+    return rate
+
+
+def _named(parse: Callable[[object], str]) -> Callable[[str], str]:
+    def argument(text: str) -> str:
+        try:
+            return parse(text)
+        except InvalidName as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return argument
+
+
+def _digest(text: str) -> Digest:
+    try:
+        return Digest.parse(text)
+    except InvalidName as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _digest_or_image(text: str) -> Digest | tuple[str, str | Digest]:
+    try:
+        if text.startswith(Digest.PREFIX):
+            return Digest.parse(text)
+        at = "@" if "@" in text else ":"
+        scope, found, reference = text.partition(at)
+        if not found:
+            raise argparse.ArgumentTypeError(f"expected sha256:… or scope:tag, got {text!r}")
+        return parse_scope(scope), Digest.parse(reference) if at == "@" else parse_tag(reference)
+    except InvalidName as error:
+        raise argparse.ArgumentTypeError(str(error)) from None

@@ -1,0 +1,244 @@
+"""The configuration: sections and keys of config.yaml, their defaults, and what makes one valid.
+
+Times are seconds, sizes bytes. A secret `x` may be given in a file instead, as `x_file`. Reading the
+file, the environment and reporting problems is core/config_file.py.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    SecretStr,
+    model_validator,
+)
+
+from core.config_jobs import Jobs, PlatformName
+from core.config_section import Section
+from core.config_template import check_template
+from core.manifest_types import ALL_MANIFESTS
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+def _url(value: str) -> str:
+    if not value.startswith(("http://", "https://")):
+        raise ValueError("expected a URL that begins with http:// or https://")
+    return value
+
+
+def _web_seed(value: str) -> str:
+    if not value.startswith("{public_url}/"):
+        _url(value)
+    fields = ("scope", "digest", "hex", "short_digest", "capability", "public_url")
+    return check_template(value, required=set(), optional=frozenset(fields))
+
+
+def _tracker(value: str) -> str:
+    if not value.startswith(("http://", "https://", "udp://")):
+        raise ValueError("expected a URL that begins with http://, https:// or udp://")
+    return value
+
+
+def _hosts(value: object) -> object:
+    if isinstance(value, str):
+        value = [part.strip() for part in value.split(",")]
+    if isinstance(value, list) and not all(value):
+        raise ValueError("expected a host, or several with commas between")
+    return value
+
+
+def _template(*required: str, optional: tuple[str, ...] = ()) -> AfterValidator:
+    return AfterValidator(
+        lambda value: check_template(value, required=set(required), optional=frozenset(optional))
+    )
+
+
+Url = Annotated[str, AfterValidator(_url)]
+
+
+class Application(Section):
+    port: Port = 10050
+    host: str = "::"
+    event_authorization_file: Path | None = None
+    event_authorization: SecretStr | None = None
+    authorization: Literal["registry", "blackbox"] | None = None
+    public_url: Url | None = None
+    state_dir: Path = Path("/var/lib/docker-registry-torrents")
+
+
+class DockerRegistry(Section):
+    host: str = Field(min_length=1)
+    proto: Literal["http", "https"] = "https"
+    image_resolve_template: Annotated[str, _template("scope", "tag", optional=("proto", "host"))] = (
+        "{proto}://{host}/v2/{scope}/manifests/{tag}"
+    )
+    hash_resolve_template: Annotated[str, _template("scope", "blob_sum", optional=("proto", "host"))] = (
+        "{proto}://{host}/v2/{scope}/blobs/{blob_sum}"
+    )
+    tags_resolve_template: Annotated[str, _template("scope", optional=("proto", "host"))] = (
+        "{proto}://{host}/v2/{scope}/tags/list"
+    )
+    blob_sum_prefix: Literal["sha256:", ""] = "sha256:"
+    compatibility_header: str = Field(default=", ".join(ALL_MANIFESTS), min_length=1)
+    default_platform: PlatformName = "linux/amd64"
+    connect_timeout: PositiveFloat = 2.0
+    read_timeout: PositiveFloat = 30.0
+
+
+class Blackbox(Section):
+    url_template: Annotated[Url, _template("payload")]
+    scopes: str = Field(default="registry:use", min_length=1)
+    connect_timeout: PositiveFloat = 0.2
+    read_timeout: PositiveFloat = 0.5
+    verdict_ttl: Annotated[float, Field(ge=0, le=3600)] = 60.0
+
+
+class Mds(Section):
+    url_template: Annotated[Url, _template("payload")]
+    namespace: str = Field(default="docker-registry", pattern=r"^[A-Za-z0-9_.-]+$")
+    torrent_url: Annotated[str, AfterValidator(_tracker)] | None = None
+    connect_timeout: PositiveFloat = 0.5
+    read_timeout: PositiveFloat = 600.0
+
+
+class Brewer(Section):
+    brew_discard_timeout: PositiveInt = 300
+    sleep_time: PositiveFloat = 10.0
+    layers_per_chunk: PositiveInt = 10
+    brew_user: str | None = None
+    brew_password_file: Path | None = None
+    brew_password: SecretStr | None = None
+    workers: Annotated[int, Field(ge=1, le=256)] = 4
+    max_attempts: PositiveInt = 8
+
+
+class Layers(Section):
+    source: Literal["registry", "s3", "directory", "mds"] = "registry"
+    directory: Path | None = None
+    bucket: str | None = None
+    prefix: str = ""
+    connections: Annotated[int, Field(ge=1, le=64)] = 8
+
+
+class Torrents(Section):
+    store: Literal["directory", "s3"] = "directory"
+    directory: Path | None = None
+    trackers: list[Annotated[str, AfterValidator(_tracker)]] | None = None
+    web_seeds: list[Annotated[str, AfterValidator(_web_seed)]] | None = None
+    web_seed_secret_file: Path | None = None
+    web_seed_secret: SecretStr | None = None
+    web_seed_lifetime: PositiveInt = 86400
+    private: bool = True
+
+
+class S3(Section):
+    endpoint_url: Url | None = None
+    region: str | None = None
+    bucket: str | None = None
+    access_key: str | None = None
+    secret_key_file: Path | None = None
+    secret_key: SecretStr | None = None
+    prefix: str = ""
+
+
+class Db(Section):
+    url: SecretStr | None = None
+    database: str | None = None
+    username: str | None = None
+    password_file: Path | None = None
+    password: SecretStr | None = None
+    host: Annotated[list[str], BeforeValidator(_hosts)] | None = None
+    port: Port = 5432
+    table_name: str = Field(default="rbtorrent_mapping", pattern=r"^[a-z_][a-z0-9_]{0,40}$")
+    old_table_name: str = Field(default="mds_keys_to_rbtorrents_mapping", pattern=r"^[a-z_][a-z0-9_]{0,62}$")
+    blob_path_template: Annotated[str, _template("short_digest", "full_digest")] = (
+        "/docker/registry/v2/blobs/sha256/{short_digest}/{full_digest}/data"
+    )
+    blob_path_digest_index: Annotated[int, Field(ge=0)] = 7
+    mfs_table: str = Field(default="mfs", pattern=r"^[a-z_][a-z0-9_]{0,62}$")
+    mds_table: str = Field(default="mds", pattern=r"^[a-z_][a-z0-9_]{0,62}$")
+    max_pool_size: Annotated[int, Field(ge=1, le=1000)] = 100
+    connect_timeout: PositiveFloat = 2.0
+
+    @model_validator(mode="after")
+    def _agree(self) -> Db:
+        parts = self.blob_path_template.split("/")
+        index = self.blob_path_digest_index
+        if index >= len(parts) or parts[index] != "{full_digest}":
+            raise ValueError(
+                f"blob_path_digest_index is {index}, but element {index} of blob_path_template "
+                "(split at /) is not {full_digest}"
+            )
+        if self.host and not self.database and not self.url:
+            raise ValueError("database is required beside host")
+        return self
+
+
+class Config(Section):
+    """A whole configuration, checked section by section and then as one."""
+
+    docker_registry: DockerRegistry
+    application: Application = Application()
+    blackbox: Blackbox | None = None
+    mds: Mds | None = None
+    brewer: Brewer = Brewer()
+    layers: Layers = Layers()
+    torrents: Torrents = Torrents()
+    s3: S3 = S3()
+    db: Db = Db()
+    jobs: Jobs = Jobs()
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> Config:
+        problems = []
+        if self.application.authorization == "blackbox" and self.blackbox is None:
+            problems.append("application.authorization is blackbox, but there is no section blackbox")
+        if self.layers.source == "mds" and self.mds is None:
+            problems.append("layers.source is mds, but there is no section mds")
+        if self.layers.source == "directory" and self.layers.directory is None:
+            problems.append("layers.source is directory, but layers.directory is not given")
+        if self.layers.source == "s3" and not self.layers.bucket:
+            problems.append("layers.source is s3, but layers.bucket is not given")
+        if self.torrents.store == "s3" and not self.s3.bucket:
+            problems.append("torrents.store is s3, but s3.bucket is not given")
+        if bool(self.s3.access_key) != (self.s3.secret_key is not None):
+            problems.append("s3.access_key and s3.secret_key go together, but only one is given")
+        if self.application.public_url is None and any(
+            "{public_url}" in template or "{capability}" in template
+            for template in self.torrents.web_seeds or []
+        ):
+            problems.append("torrents.web_seeds points at this app, but application.public_url is not given")
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+    @property
+    def authorization(self) -> Literal["registry", "blackbox"]:
+        """Who judges callers: as configured, else Blackbox if it has a section, else the registry."""
+        return self.application.authorization or ("blackbox" if self.blackbox else "registry")
+
+    @property
+    def metainfo_dir(self) -> Path:
+        """The directory of the metainfo store: as configured, else under `state_dir`."""
+        return self.torrents.directory or self.application.state_dir / "metainfo"
+
+    @property
+    def trackers(self) -> list[str]:
+        """Announce URLs: as configured, else `mds.torrent_url`, if set."""
+        if self.torrents.trackers is not None:
+            return self.torrents.trackers
+        return [self.mds.torrent_url] if self.mds and self.mds.torrent_url else []
+
+    @property
+    def web_seeds(self) -> list[str]:
+        """Templates of web seeds: as configured, else this app, if it knows its own URL."""
+        if self.torrents.web_seeds is not None:
+            return self.torrents.web_seeds
+        return ["{public_url}/v0/layers/{capability}/{hex}"] if self.application.public_url else []

@@ -1,0 +1,66 @@
+"""The scheduled jobs' part of the configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
+
+from core.config_section import Section
+from core.platform import Platform
+
+
+def _platform(value: str) -> str:
+    Platform.parse(value)
+    return value
+
+
+PlatformName = Annotated[str, AfterValidator(_platform)]
+
+
+class Job(Section):
+    """When the scheduler runs a job: every `interval` seconds (0: never), or by `cron`."""
+
+    interval: Annotated[float, Field(ge=0)] | None = None
+    cron: str | None = None
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Job:
+        if self.interval is not None and self.cron is not None:
+            raise ValueError("interval and cron are both given, expected one of them")
+        return self
+
+
+class ScanTags(Job):
+    platforms: list[PlatformName] = Field(default_factory=list)
+    rate: PositiveFloat = 100.0
+
+
+class Prune(Job):
+    grace: PositiveInt = 86_400
+    limit: PositiveInt = 1_000
+
+
+class PublishWhitelist(Job):
+    file: Path | None = None
+    reload_command: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)] | None = None
+
+
+class Jobs(Section):
+    brew: Job = Job()
+    release_locks: Job = Field(default=Job(), alias="release-locks")
+    resolve_manifests: Job = Field(default=Job(), alias="resolve-manifests")
+    scan_tags: ScanTags = Field(default=ScanTags(), alias="scan-tags")
+    prune: Prune = Prune()
+    publish_whitelist: PublishWhitelist = Field(default=PublishWhitelist(), alias="publish-whitelist")
+
+
+SECONDS = {
+    "release-locks": 60.0,
+    "resolve-manifests": 10.0,
+    "scan-tags": 3600.0,
+    "prune": 3600.0,
+    "publish-whitelist": 60.0,
+}
+"""Intervals of jobs for which neither an interval nor cron is given; brew's is `brewer.sleep_time`."""

@@ -1,0 +1,26 @@
+"""What all sections of the configuration have in common."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
+
+
+class Section(BaseModel):
+    """A section: unknown keys are errors, and `x_file` is read into the secret `x`."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, hide_input_in_errors=True, validate_default=True, populate_by_name=True
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _read_secret_file(cls, value: object, info: ValidationInfo) -> object:
+        path = info.data.get(f"{info.field_name}_file")
+        if path is None or f"{info.field_name}_file" not in cls.model_fields:
+            return value
+        if value is not None:
+            raise ValueError(f"given here and in {info.field_name}_file, expected one of them")
+        try:
+            return path.read_text(encoding="utf-8").rstrip("\r\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"{info.field_name}_file cannot be read: {error}") from None

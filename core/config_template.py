@@ -1,0 +1,29 @@
+"""URL and path templates of the configuration: `{name}` fields, nothing else of str.format."""
+
+from __future__ import annotations
+
+from string import Formatter
+
+
+def check_template(template: str, *, required: set[str], optional: frozenset[str] = frozenset()) -> str:
+    """`template`, if it has every `required` field and none beside `optional` ones.
+
+    Raises ValueError that names the field. Attribute look-ups, indexes, conversions and format
+    specifications are refused: they have no use here, and reach into objects.
+    """
+    try:
+        parsed = list(Formatter().parse(template))
+    except ValueError as error:
+        raise ValueError(f"not a template: {error}") from None
+    found = set()
+    for _, name, spec, conversion in parsed:
+        if name is None:
+            continue
+        if spec or conversion or name not in required | optional:
+            allowed = ", ".join(f"{{{field}}}" for field in sorted(required | optional))
+            raise ValueError(f"unknown field {{{name}}}, expected {allowed}")
+        found.add(name)
+    missing = required - found
+    if missing:
+        raise ValueError("lacks " + ", ".join(f"{{{field}}}" for field in sorted(missing)))
+    return template

@@ -1,0 +1,36 @@
+"""Headers of an answer: names without case, values in the order in which they came."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+
+class Headers:
+    """Lines of a head, as (name, value) pairs; a name may stand in several of them."""
+
+    __slots__ = ("_pairs",)
+
+    def __init__(self, pairs: Sequence[tuple[str, str]] = ()) -> None:
+        self._pairs = tuple(pairs)
+
+    def all(self, name: str) -> list[str]:
+        """The values of every line of that name, which may be none."""
+        wanted = name.lower()
+        return [value for found, value in self._pairs if found.lower() == wanted]
+
+    def get(self, name: str) -> str | None:
+        """The value of that name, several of them with commas between (RFC 9110, 5.3), or None."""
+        values = self.all(name)
+        return ", ".join(values) if values else None
+
+    def number(self, name: str) -> int | None:
+        """The value, if it is a plain number of at most 18 digits, as lengths are; None otherwise."""
+        value = self.get(name)
+        return int(value) if value and value.isascii() and value.isdigit() and len(value) <= 18 else None
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        return iter(self._pairs)
+
+    def __repr__(self) -> str:
+        # Values may be tokens or signed URLs.
+        return f"Headers({', '.join(name for name, _ in self._pairs)})"

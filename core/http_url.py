@@ -1,0 +1,82 @@
+"""A URL taken apart: where to connect, what to ask for, and how to show it without its secrets."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from functools import lru_cache
+from urllib.parse import quote, urljoin, urlsplit
+
+from core.http_errors import HttpNonsense
+
+DEFAULT_PORTS = {"http": 80, "https": 443}
+Origin = tuple[str, str, int]
+_HOST = re.compile(r"[A-Za-z0-9._-]{1,253}\Z|[0-9A-Fa-f:.]{2,45}\Z")
+_NOT_PRINTABLE = re.compile(r"[^\x21-\x7e]")
+_URL_SIGNS = "!#$%&'()*+,/:;=?@[]~"
+MAX_SHOWN = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a request goes. `host` is without brackets, `path` with the query and never empty.
+
+    `str()` is for logs and errors: no query, where signatures are, and no user information.
+    """
+
+    scheme: str
+    host: str
+    port: int
+    path: str = field(repr=False)
+
+    @property
+    def origin(self) -> Origin:
+        """Scheme, host and port (RFC 6454): credentials for one origin are not for another."""
+        return self.scheme, self.host, self.port
+
+    @property
+    def url(self) -> str:
+        """The whole URL, query included."""
+        return self._base() + self.path
+
+    def join(self, location: str) -> Target:
+        """The target that a Location or Link, found in an answer of this target, leads to.
+
+        Raises HttpNonsense if it leads nowhere, or to something that is not http or https.
+        """
+        # http.client reads headers as Latin-1: back to the bytes, and those that no URL may have escaped.
+        escaped = quote(location.strip().encode("latin-1", "replace"), safe=_URL_SIGNS)
+        try:
+            return parse_url(urljoin(self.url, escaped))
+        except ValueError as error:
+            raise HttpNonsense(str(self), f"leads to a URL that is none: {error}") from None
+
+    def _base(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        port = "" if self.port == DEFAULT_PORTS[self.scheme] else f":{self.port}"
+        return f"{self.scheme}://{host}{port}"
+
+    def __str__(self) -> str:
+        shown = self._base() + self.path.partition("?")[0]
+        return shown if len(shown) <= MAX_SHOWN else shown[: MAX_SHOWN - 3] + "..."
+
+
+@lru_cache(maxsize=1024)
+def parse_url(url: str) -> Target:
+    """The target that `url` names; its fragment and user information are left out.
+
+    Raises ValueError, which does not show the URL, as it may hold secrets.
+    """
+    if _NOT_PRINTABLE.search(url):
+        raise ValueError("it has characters that no URL may have")
+    parts = urlsplit(url)
+    if parts.scheme not in DEFAULT_PORTS:
+        raise ValueError("neither http nor https")
+    if not parts.hostname or not _HOST.match(parts.hostname):
+        raise ValueError("it has no usable host")
+    # A port that is no number makes `port` raise ValueError itself.
+    port = DEFAULT_PORTS[parts.scheme] if parts.port is None else parts.port
+    if port == 0:
+        raise ValueError("there is no port 0")
+    path = parts.path or "/"
+    return Target(parts.scheme, parts.hostname, port, f"{path}?{parts.query}" if parts.query else path)

@@ -1,0 +1,257 @@
+"""What a manifest says: docker v2 and OCI images, manifest lists and indexes. Pure, and distrustful.
+
+docker/distribution, docs/spec/manifest-v2-2.md; OCI image-spec, manifest.md and image-index.md. A manifest
+is taken as a whole or not at all: one digest that is none, and nothing in it is believed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+from core.digest import Digest
+from core.errors import DigestMismatch, InvalidName, ManifestInvalid
+from core.manifest_types import (
+    ALL_MANIFESTS,
+    DOCKER_SCHEMA1,
+    DOCKER_SCHEMA1_SIGNED,
+    IMAGES,
+    IN_TOTO,
+    INDEXES,
+)
+from core.platform import Platform
+
+MAX_SIZE = 2**63 - 1
+"""In bytes: what a signed 64-bit integer holds, as Go's registries and the database have it."""
+
+_SCHEMA1 = (DOCKER_SCHEMA1, DOCKER_SCHEMA1_SIGNED)
+# Content types that say no more than that there is something.
+_VAGUE = ("", "application/json", "application/octet-stream", "text/plain")
+# BuildKit's attestations: manifests of an index that are no images.
+_ATTESTATION = ("vnd.docker.reference.type", "attestation-manifest")
+
+
+@dataclass(frozen=True, slots=True)
+class BlobDescriptor:
+    """A blob that a manifest names; `size` is in bytes."""
+
+    digest: Digest
+    size: int
+    media_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class LayerDescriptor(BlobDescriptor):
+    """A layer. It is `foreign` if it has `urls`: its bytes are elsewhere, not in the registry."""
+
+    foreign: bool
+
+    @property
+    def brewable(self) -> bool:
+        """Whether a torrent is made of it: there are bytes, the registry has them, and machines pull it."""
+        return self.size > 0 and not self.foreign and self.media_type != IN_TOTO
+
+
+@dataclass(frozen=True, slots=True)
+class ChildDescriptor:
+    """A manifest that an index names. `platform` is None where none, or an unusable one, is said."""
+
+    digest: Digest
+    media_type: str
+    size: int
+    platform: Platform | None
+    attestation: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image: layers from the base up, the same one twice if the manifest says so.
+
+    `document` is the JSON object as it came, with its fields in their order; not to be changed.
+    """
+
+    media_type: str
+    config: BlobDescriptor
+    layers: tuple[LayerDescriptor, ...]
+    document: dict[str, Any] = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """A manifest list or an image index."""
+
+    media_type: str
+    children: tuple[ChildDescriptor, ...]
+    document: dict[str, Any] = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Other:
+    """Something without layers to brew: schema 1, or a kind of manifest that is not known here."""
+
+    media_type: str
+
+
+def parse_manifest(body: bytes, content_type: str) -> Image | Index | Other:
+    """What `body` is, by the header's `content_type` and by what it says of itself.
+
+    Registries return other things than asked for, and proxies change content types: where the header
+    is vague, or says nothing, the `mediaType` field decides, then the fields that are there. Raises
+    ManifestInvalid, and nothing else.
+    """
+    said = content_type.partition(";")[0].strip().lower()
+    if said in _SCHEMA1 or said not in (*ALL_MANIFESTS, *_VAGUE):
+        return Other(said)
+    document = _load(body)
+    media_type = _media_type(document, said)
+    if media_type not in ALL_MANIFESTS:
+        return Other(media_type)
+    version = document.get("schemaVersion")
+    if type(version) is not int or version != 2:
+        raise ManifestInvalid("schemaVersion is not 2")
+    if media_type in INDEXES:
+        # A body that is both was read as one thing here and as the other there (CVE-2021-41190).
+        if "layers" in document or "config" in document:
+            raise ManifestInvalid("an index with layers")
+        children = tuple(
+            _child(entry, f"manifests[{number}]") for number, entry in enumerate(_list(document, "manifests"))
+        )
+        return Index(media_type, children, document)
+    if "manifests" in document:
+        raise ManifestInvalid("an image with manifests")
+    layers = tuple(
+        _layer(entry, f"layers[{number}]") for number, entry in enumerate(_list(document, "layers"))
+    )
+    _check_repeated(layers)
+    return Image(media_type, BlobDescriptor(*_blob(document.get("config"), "config")), layers, document)
+
+
+def digest_of(body: bytes) -> Digest:
+    """The digest of a manifest's bytes as they are."""
+    return Digest(hashlib.sha256(body).hexdigest())
+
+
+def verify_digest(body: bytes, digest: Digest) -> None:
+    """Raises DigestMismatch unless `digest` is that of `body`."""
+    got = digest_of(body)
+    if got != digest:
+        raise DigestMismatch(str(digest), str(got))
+
+
+def _load(body: bytes) -> dict[str, Any]:
+    try:
+        document = json.loads(
+            body.decode("utf-8"), object_pairs_hook=_object, parse_constant=_refuse_constant
+        )
+    except UnicodeDecodeError:
+        raise ManifestInvalid("not UTF-8") from None
+    except RecursionError:
+        raise ManifestInvalid("nested too deeply") from None
+    except json.JSONDecodeError as error:
+        raise ManifestInvalid(f"not JSON: {error.msg} at character {error.pos}") from None
+    except ValueError:  # a number of thousands of digits
+        raise ManifestInvalid("not JSON: a number too long") from None
+    if not isinstance(document, dict):
+        raise ManifestInvalid("not a JSON object")
+    return document
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Parsers differ in which of two equal keys counts: what one client checks, another does not see."""
+    loaded = dict(pairs)
+    if len(loaded) != len(pairs):
+        raise ManifestInvalid("a key is given twice in one object")
+    return loaded
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ManifestInvalid(f"{name} is not JSON")
+
+
+def _media_type(document: dict[str, Any], said: str) -> str:
+    """The media type by the header, the field, and at last the fields that are there."""
+    own = document.get("mediaType", "")
+    if not isinstance(own, str) or len(own) > 255 or not _is_plain(own):
+        raise ManifestInvalid("mediaType is no media type")
+    if said in ALL_MANIFESTS:
+        if own and _kind(own) != _kind(said):
+            raise ManifestInvalid(f"it came as {said}, but says of itself {own}")
+        return own or said
+    if own:
+        return own
+    if document.get("schemaVersion") == 1:
+        return DOCKER_SCHEMA1
+    # Docker's own always say their media type; OCI's need not.
+    if isinstance(document.get("manifests"), list):
+        return INDEXES[-1]
+    if isinstance(document.get("layers"), list):
+        return IMAGES[-1]
+    raise ManifestInvalid("neither layers nor manifests in it")
+
+
+def _kind(media_type: str) -> str:
+    return "image" if media_type in IMAGES else "index" if media_type in INDEXES else media_type
+
+
+def _list(document: dict[str, Any], name: str) -> list[Any]:
+    found = document.get(name)
+    if not isinstance(found, list):
+        raise ManifestInvalid(f"{name} is not a list")
+    return found
+
+
+def _blob(entry: object, where: str) -> tuple[Digest, int, str]:
+    """Digest, size and media type of a descriptor (OCI descriptor.md)."""
+    if not isinstance(entry, dict):
+        raise ManifestInvalid(f"{where} is not an object")
+    try:
+        digest = Digest.parse(entry.get("digest"))
+    except InvalidName as error:
+        raise ManifestInvalid(f"{where}.digest: {error}") from None
+    size = entry.get("size")
+    # bool is an int in Python, true is no number in JSON.
+    if type(size) is not int or not 0 <= size <= MAX_SIZE:
+        raise ManifestInvalid(f"{where}.size is not a number of bytes")
+    media_type = entry.get("mediaType")
+    if not isinstance(media_type, str) or not 0 < len(media_type) < 256 or not _is_plain(media_type):
+        raise ManifestInvalid(f"{where}.mediaType is no media type")
+    return digest, size, media_type
+
+
+def _layer(entry: object, where: str) -> LayerDescriptor:
+    digest, size, media_type = _blob(entry, where)
+    urls = entry.get("urls") if isinstance(entry, dict) else None
+    if urls is not None and not isinstance(urls, list):
+        raise ManifestInvalid(f"{where}.urls is not a list")
+    return LayerDescriptor(digest, size, media_type, foreign=bool(urls))
+
+
+def _check_repeated(layers: tuple[LayerDescriptor, ...]) -> None:
+    """Images repeat layers (the empty one, most of all); but one digest has one size."""
+    sizes: dict[Digest, int] = {}
+    for number, layer in enumerate(layers):
+        if sizes.setdefault(layer.digest, layer.size) != layer.size:
+            raise ManifestInvalid(f"layers[{number}] is named before with another size")
+
+
+def _child(entry: object, where: str) -> ChildDescriptor:
+    digest, size, media_type = _blob(entry, where)
+    said = entry if isinstance(entry, dict) else {}
+    annotations = said.get("annotations")
+    name, value = _ATTESTATION
+    attestation = isinstance(annotations, dict) and annotations.get(name) == value
+    return ChildDescriptor(digest, media_type, size, _platform(said.get("platform")), attestation)
+
+
+def _platform(said: object) -> Platform | None:
+    names = [said.get(key) for key in ("os", "architecture", "variant")] if isinstance(said, dict) else []
+    try:
+        return Platform.parse("/".join(str(name) for name in names if name))
+    except InvalidName:
+        return None
+
+
+def _is_plain(text: str) -> bool:
+    return text.isascii() and text.isprintable()

@@ -1,0 +1,64 @@
+"""Scopes, tags and references: what may stand in a registry's URL, and globs over scopes.
+
+The grammar is that of the OCI distribution-spec (spec.md#pulling-manifests), which is the one of
+docker/distribution's `reference` package.
+"""
+
+from __future__ import annotations
+
+import re
+from fnmatch import fnmatchcase
+
+from core.digest import Digest
+from core.errors import InvalidName
+
+_COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_SCOPE = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*\Z")
+_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}\Z")
+_PATTERN = re.compile(r"[a-z0-9._/*?\[\]!-]{1,255}\Z")
+MAX_SCOPE = 255
+
+
+def parse_scope(text: object) -> str:
+    """`text`, if it is a repository's name of at most 255 characters; raises InvalidName otherwise."""
+    if not isinstance(text, str):
+        raise InvalidName("scope", text, "expected text")
+    # The length first: the grammar is only tried on what is short.
+    if not 0 < len(text) <= MAX_SCOPE:
+        raise InvalidName("scope", text, f"expected 1 to {MAX_SCOPE} characters")
+    if not _SCOPE.match(text):
+        raise InvalidName("scope", text, "expected lower-case path components, as in library/ubuntu")
+    return text
+
+
+def parse_tag(text: object) -> str:
+    """`text`, if it is a tag; raises InvalidName otherwise."""
+    if not isinstance(text, str) or not _TAG.match(text):
+        raise InvalidName("tag", text, "expected a letter, digit or _, then up to 127 of A-Za-z0-9._-")
+    return text
+
+
+def parse_reference(text: object) -> str | Digest:
+    """The Digest, or the tag, that `text` names; raises InvalidName if it names neither."""
+    if isinstance(text, str) and ":" in text:
+        return Digest.parse(text)
+    return parse_tag(text)
+
+
+def parse_pattern(text: object) -> str:
+    """`text`, if it is an exact scope or a glob over scopes (`*`, `?`, `[…]`); raises InvalidName."""
+    if isinstance(text, str) and is_glob(text):
+        if _PATTERN.match(text):
+            return text
+        raise InvalidName("scope pattern", text, "expected a scope with *, ? or [...]")
+    return parse_scope(text)
+
+
+def is_glob(pattern: str) -> bool:
+    """Whether `pattern` has a wildcard, and so may name more than one scope."""
+    return any(sign in pattern for sign in "*?[")
+
+
+def matches(scope: str, pattern: str) -> bool:
+    """Whether `pattern` (a scope, or a glob in which `*` crosses slashes) names `scope`."""
+    return fnmatchcase(scope, pattern)

@@ -1,0 +1,21 @@
+"""How long a torrent's pieces are: fixed for ever, as every rbtorrent id depends on it."""
+
+from __future__ import annotations
+
+SHORTEST = 64 * 1024
+LONGEST = 16 * 1024 * 1024
+MOST_PIECES = 1024
+
+
+def piece_length(size: int) -> int:
+    """The piece length, in bytes, for a layer of `size` bytes.
+
+    The smallest power of two from 64 KiB to 16 MiB that gives at most 1024 pieces; layers above
+    16 GiB get 16 MiB and more pieces. Raises ValueError for a size below 0.
+    """
+    if size < 0:
+        raise ValueError(f"a layer cannot have {size} bytes")
+    length = SHORTEST
+    while length < LONGEST and length * MOST_PIECES < size:
+        length *= 2
+    return length

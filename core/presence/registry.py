@@ -1,0 +1,89 @@
+"""Looks for layers in the registry: in the repositories that held them, and then in all there are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from core.digest import Digest
+from core.errors import InvalidName, NotInRegistry, RegistryError, RegistryNonsense
+from core.layer import LayerRef
+from core.presence.presence import Look
+
+QUESTIONS = 100_000
+"""Questions to the registry, at most, for the layers of one run that have to be looked for everywhere:
+about ten minutes.
+"""
+
+
+class BlobAsker(Protocol):
+    """The calls of the registry client that are needed here."""
+
+    def ping(self) -> str: ...
+
+    def blob_size(self, scope: str, digest: Digest) -> int: ...
+
+    def list_repositories(self) -> Iterator[str]: ...
+
+
+class RegistryLookout:
+    """Asks for a blob by HEAD, repository by repository (a Lookout).
+
+    A blob may be in repositories that nobody here knows of. So one that is in none of the known ones counts
+    as gone only when the whole catalog was asked. A registry that does not give its catalog, or does not
+    answer for a single one of its repositories, leaves it unanswered.
+    """
+
+    def __init__(self, registry: BlobAsker, questions: int = QUESTIONS) -> None:
+        self._registry = registry
+        self._questions = questions
+
+    def check(self) -> None:
+        """See Lookout. Raises RegistryError."""
+        self._registry.ping()
+
+    def look(self, layer: LayerRef) -> Look:
+        """See Lookout. One without known repositories is in none of them."""
+        unanswered = None
+        for scope in layer.scopes:
+            look = self._ask(layer, scope)
+            if look.presence == "there":
+                return look
+            if look.presence == "unanswered":
+                unanswered = look
+        return unanswered or Look(layer, "gone")
+
+    def look_everywhere(self, layers: Sequence[LayerRef]) -> Iterator[Look]:
+        """See Lookout. At least one layer is looked for, however many repositories there are."""
+        try:
+            scopes = list(self._registry.list_repositories())
+            if not scopes:
+                raise RegistryNonsense("catalog", "it has no repository at all")
+        except RegistryError as error:
+            yield from (Look(layer, "unanswered", why=str(error)) for layer in layers)
+            return
+        left = dict(enumerate(layers[: max(1, self._questions // len(scopes))]))
+        unanswered: dict[int, Look] = {}
+        for scope in scopes:
+            # A repository after the other, and not a layer: each one costs a token.
+            for number, layer in list(left.items()):
+                look = self._ask(layer, scope)
+                if look.presence == "there":
+                    del left[number]
+                    unanswered.pop(number, None)
+                    yield look
+                elif look.presence == "unanswered":
+                    unanswered[number] = look
+            if not left:
+                return
+        for number, layer in left.items():
+            yield unanswered.get(number) or Look(layer, "gone")
+
+    def _ask(self, layer: LayerRef, scope: str) -> Look:
+        try:
+            self._registry.blob_size(scope, layer.digest)
+        except (NotInRegistry, InvalidName):
+            return Look(layer, "gone")
+        except RegistryError as error:
+            return Look(layer, "unanswered", why=str(error))
+        return Look(layer, "there", scope)

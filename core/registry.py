@@ -1,0 +1,304 @@
+"""The client of a docker/distribution registry: manifests, tags, repositories, blobs.
+
+The API is that of the OCI distribution-spec (spec.md#endpoints) and of docker/distribution
+(docs/spec/api.md). Two ways to ask: with credentials of our own, for the jobs; and passing a
+caller's request through (`forward`), for the web app.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from core.config import DockerRegistry
+from core.digest import Digest
+from core.errors import InvalidName, NotInRegistry, RegistryNonsense, RegistryRefused, RegistryUnavailable
+from core.http import HttpAnswer, HttpClient
+from core.http_errors import HttpError
+from core.http_stream import HttpStream
+from core.http_url import parse_url
+from core.manifest import digest_of
+from core.manifest_types import ALL_MANIFESTS, DOCKER_SCHEMA1, DOCKER_SCHEMA1_SIGNED
+from core.names import parse_scope, parse_tag
+from core.pace import Pace
+from core.registry_answers import from_http_error, from_status, is_html
+from core.registry_auth import RegistryAuth
+from core.registry_blob import BlobStream, range_header
+from core.registry_pages import PAGE_LIMIT, read_pages
+from core.registry_urls import RegistryUrls
+
+MANIFEST_LIMIT = 4 * 1024 * 1024
+"""Bytes: what docker/distribution itself takes for a manifest at most."""
+
+_ERROR_LIMIT = 64 * 1024
+_SCHEMA1 = (DOCKER_SCHEMA1, DOCKER_SCHEMA1_SIGNED)
+_CATALOG_SCOPE = "registry:catalog:*"
+
+Answer = TypeVar("Answer", HttpAnswer, HttpStream)
+
+
+@dataclass(frozen=True, slots=True)
+class FetchedManifest:
+    """A manifest's bytes as the registry gave them, and their digest.
+
+    `media_type` is what the registry said of them; core/manifest.py finds out what they are. Of schema 1
+    manifests the digest is the registry's word: it leaves the signatures out.
+    """
+
+    digest: Digest
+    media_type: str
+    body: bytes = field(repr=False)
+
+
+class RegistryClient:
+    """Asks one registry, from any number of threads.
+
+    Every method raises RegistryError: RegistryTimeout, RegistryUnavailable, RegistryRefused, NotInRegistry
+    or RegistryNonsense; and InvalidName for a scope or tag that is none, before anything is sent. Without
+    user or password it asks as anybody may. `http` is shared and stays the caller's to close.
+    """
+
+    def __init__(
+        self,
+        settings: DockerRegistry,
+        http: HttpClient,
+        user: str | None = None,
+        password: str | None = None,
+    ) -> None:
+        self.urls = RegistryUrls(settings)
+        self._http = http
+        self._auth = RegistryAuth(http, user, password)
+        self._pace = Pace(None)
+
+    def paced(self, rate: float | None) -> RegistryClient:
+        """This client, asking the registry at most `rate` times a second; for one thread. None: unbounded."""
+        paced = copy(self)
+        paced._pace = Pace(rate)
+        return paced
+
+    def fetch_manifest(
+        self, scope: str, reference: str | Digest, *, accept: Sequence[str] = ALL_MANIFESTS
+    ) -> FetchedManifest:
+        """The manifest that a tag or a digest names; by digest, its bytes are checked against it."""
+        headers = {"Accept": ", ".join(accept)}
+        what = _manifest_name(scope, reference)
+        answer = self._ask("GET", self.urls.manifest(scope, reference), _pull(scope), what, headers)
+        where = str(answer.target)
+        media_type = (answer.headers.get("Content-Type") or "").partition(";")[0].strip().lower()
+        digest = digest_of(answer.body)
+        expected = reference if isinstance(reference, Digest) else _digest_header(answer)
+        if expected is not None and expected != digest:
+            if media_type not in _SCHEMA1:
+                raise RegistryNonsense(where, f"the manifest's bytes have digest {digest}, not {expected}")
+            digest = expected
+        return FetchedManifest(digest, media_type, answer.body)
+
+    def head_manifest(self, scope: str, tag: str, *, accept: Sequence[str] = ALL_MANIFESTS) -> Digest:
+        """The digest that a tag leads to now, without its manifest where the registry is able to."""
+        headers = {"Accept": ", ".join(accept)}
+        what = _manifest_name(scope, tag)
+        try:
+            answer = self._ask("HEAD", self.urls.manifest(scope, tag), _pull(scope), what, headers)
+        except RegistryRefused as error:
+            if error.status != 405:
+                raise
+        else:
+            digest = _digest_header(answer)
+            if digest is not None:
+                return digest
+        return self.fetch_manifest(scope, tag, accept=accept).digest
+
+    def list_tags(self, scope: str) -> Iterator[str]:
+        """The tags of a repository, page by page, in the registry's order. What is no tag is left out."""
+
+        def fetch(url: str) -> HttpAnswer:
+            return self._ask("GET", url, _pull(scope), f"repository {scope}", {}, PAGE_LIMIT)
+
+        return read_pages(self.urls.tags(scope), fetch, "tags", parse_tag)
+
+    def list_repositories(self) -> Iterator[str]:
+        """The names of all repositories, page by page. Many registries refuse this (RegistryRefused)."""
+
+        def fetch(url: str) -> HttpAnswer:
+            try:
+                return self._ask("GET", url, _CATALOG_SCOPE, "catalog of repositories", {}, PAGE_LIMIT)
+            except NotInRegistry:
+                why = "it does not list its repositories, they have to be named"
+                raise RegistryRefused(url.partition("?")[0], 404, why) from None
+
+        return read_pages(self.urls.catalog, fetch, "repositories", parse_scope)
+
+    def open_blob(self, scope: str, digest: Digest, offset: int = 0, length: int | None = None) -> BlobStream:
+        """A blob's bytes from `offset` on, `length` of them or all; the caller closes the stream.
+
+        Where the registry redirects to its storage, that is asked without credentials, each time anew: such
+        URLs run out. Raises RangesIgnored if only the whole blob is given.
+        """
+        headers = range_header(offset, length)
+        what = f"blob {digest} in {scope}"
+        stream = self._open(self.urls.blob(scope, digest), _pull(scope), what, headers)
+        try:
+            return BlobStream(stream, offset, length)
+        except BaseException:
+            stream.close()
+            raise
+
+    def blob_size(self, scope: str, digest: Digest) -> int:
+        """A blob's size in bytes."""
+        what = f"blob {digest} in {scope}"
+        url = self.urls.blob(scope, digest)
+        try:
+            answer = self._ask("HEAD", url, _pull(scope), what, {})
+            size = answer.headers.number("Content-Length")
+        except RegistryRefused as error:
+            if error.status != 405:
+                raise
+            size = None
+        if size is None:
+            with self.open_blob(scope, digest) as stream:
+                size = stream.size
+        if size is None:
+            raise RegistryNonsense(url, "it does not say how long the blob is")
+        return size
+
+    def ping(self) -> str:
+        """One line for the operator on a registry that answers, and takes our credentials."""
+        answer = self._ask("GET", self.urls.base, "", "API version 2", {})
+        version = answer.headers.get("Docker-Distribution-Api-Version") or "it does not say which API"
+        return f"{answer.target} answers ({version[:80]})"
+
+    def forward(
+        self, method: str, scope: str | None, reference: str | Digest, headers: Mapping[str, str]
+    ) -> HttpAnswer:
+        """The registry's own answer, of any status, to a caller's GET or HEAD of a manifest.
+
+        With `scope` None it is that to `/v2/`. The caller's `headers` go along, ours do not: no
+        credentials of ours, and redirects are the caller's to follow.
+        """
+        url = self.urls.base if scope is None else self.urls.manifest(scope, reference)
+        return self._forward(method, url, headers)
+
+    def forward_blob_head(self, scope: str, digest: Digest, headers: Mapping[str, str]) -> HttpAnswer:
+        """The registry's own answer to a caller's HEAD of a blob: may they have it, and is it there?"""
+        return self._forward("HEAD", self.urls.blob(scope, digest), headers)
+
+    def _ask(
+        self,
+        method: str,
+        url: str,
+        token_scope: str,
+        what: str,
+        headers: Mapping[str, str],
+        limit: int = MANIFEST_LIMIT,
+    ) -> HttpAnswer:
+        """An answer of status 200, which may be trusted to be no web page. Raises RegistryError."""
+
+        def send(sent: Mapping[str, str]) -> HttpAnswer:
+            return self._http.fetch(method, url, headers=sent, limit=limit)
+
+        answer = self._authorized(url, token_scope, headers, send)
+        if answer.status != 200:
+            raise _refusal(answer, answer.body, url, what)
+        _check_kind(answer)
+        encoding = answer.headers.get("Content-Encoding")
+        if encoding and encoding.lower() != "identity":
+            raise RegistryNonsense(str(answer.target), "its answer is packed, which nobody asked for")
+        return answer
+
+    def _open(self, url: str, token_scope: str, what: str, headers: Mapping[str, str]) -> HttpStream:
+        """An answer of status 200, or of 206 to a request for a range. Raises RegistryError."""
+
+        def send(sent: Mapping[str, str]) -> HttpStream:
+            return self._http.open("GET", url, headers=sent)
+
+        stream = self._authorized(url, token_scope, headers, send)
+        try:
+            if stream.status != 200 and (stream.status != 206 or "Range" not in headers):
+                raise _refusal(stream, _beginning(stream), url, what)
+            _check_kind(stream)
+        except BaseException:
+            stream.close()
+            raise
+        return stream
+
+    def _authorized(
+        self,
+        url: str,
+        token_scope: str,
+        headers: Mapping[str, str],
+        send: Callable[[Mapping[str, str]], Answer],
+    ) -> Answer:
+        """What `send` gives, with the credentials that the registry wants; a 401 is answered once."""
+        try:
+            registry = parse_url(url)
+        except ValueError as error:
+            raise RegistryNonsense("of the configuration", f"its URL is none: {error}") from None
+        used = self._auth.header(registry, token_scope)
+        self._pace.wait()
+        try:
+            answer = send(_with(headers, used))
+            # Only the registry's own challenge is answered, not one of a host that it led us to.
+            if answer.status != 401 or answer.target.origin != registry.origin:
+                return answer
+            if isinstance(answer, HttpStream):
+                answer.discard()
+            challenges = answer.headers.all("WWW-Authenticate")
+            used = self._auth.answer(challenges, registry, token_scope, used)
+            self._pace.wait()
+            answer = send(_with(headers, used))
+            if answer.status == 401 and answer.target.origin == registry.origin:
+                if isinstance(answer, HttpStream):
+                    answer.discard()
+                raise self._auth.refused(registry, used)
+            return answer
+        except HttpError as error:
+            raise from_http_error(error) from error
+
+    def _forward(self, method: str, url: str, headers: Mapping[str, str]) -> HttpAnswer:
+        try:
+            return self._http.fetch(method, url, headers=headers, limit=MANIFEST_LIMIT, follow=False)
+        except HttpError as error:
+            raise from_http_error(error) from error
+
+
+def _with(headers: Mapping[str, str], authorization: str | None) -> Mapping[str, str]:
+    return headers if authorization is None else {**headers, "Authorization": authorization}
+
+
+def _pull(scope: str) -> str:
+    """What a token has to be good for (docker/distribution, docs/spec/auth/scope.md)."""
+    return f"repository:{scope}:pull"
+
+
+def _manifest_name(scope: str, reference: str | Digest) -> str:
+    return f"{scope}@{reference}" if isinstance(reference, Digest) else f"{scope}:{reference}"
+
+
+def _digest_header(answer: HttpAnswer) -> Digest | None:
+    try:
+        return Digest.parse(answer.headers.get("Docker-Content-Digest"))
+    except InvalidName:
+        return None
+
+
+def _refusal(answer: HttpAnswer | HttpStream, body: bytes, url: str, what: str) -> Exception:
+    where = str(answer.target)
+    if answer.status in (401, 403) and answer.target.origin != parse_url(url).origin:
+        # The URL that it was sent to has run out, or the clocks differ: a new one may do.
+        return RegistryUnavailable(where, f"the registry's storage answers {answer.status}")
+    return from_status(answer.status, answer.headers, body, where, what)
+
+
+def _beginning(stream: HttpStream) -> bytes:
+    """What an error's body says, as far as it can be read."""
+    try:
+        return stream.read(_ERROR_LIMIT)
+    except HttpError:
+        return b""
+
+
+def _check_kind(answer: HttpAnswer | HttpStream) -> None:
+    if is_html(answer.headers):
+        raise RegistryNonsense(str(answer.target), "a web page where the registry should be")

@@ -1,0 +1,93 @@
+"""What it means when a registry, or its token server, does not answer as hoped."""
+
+from __future__ import annotations
+
+import json
+import math
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+from core.errors import (
+    NotInRegistry,
+    RegistryError,
+    RegistryNonsense,
+    RegistryRefused,
+    RegistryTimeout,
+    RegistryUnavailable,
+)
+from core.http_errors import HttpError, HttpNonsense, HttpTimeout
+from core.http_headers import Headers
+
+_MAX_SAID = 200
+_LONGEST_RETRY_AFTER = 86_400.0
+
+
+def from_http_error(error: HttpError) -> RegistryError:
+    """The registry's error for an exchange that failed."""
+    if isinstance(error, HttpTimeout):
+        return RegistryTimeout(error.where, error.seconds)
+    if isinstance(error, HttpNonsense):
+        return RegistryNonsense(error.where, error.why)
+    return RegistryUnavailable(error.where, str(error).removeprefix(f"{error.where} "))
+
+
+def from_status(status: int, headers: Headers, body: bytes, where: str, what: str) -> RegistryError:
+    """The error that an answer of this status is, other than the 200 hoped for.
+
+    `where` is the URL for people, `what` names the thing that was asked for. `body` may be cut.
+    """
+    said = _said(body)
+    if status == 404 and not is_html(headers):
+        return NotInRegistry(what)
+    if status in (408, 429) or 500 <= status < 600:
+        why = f"it answers {status}{said}"
+        return RegistryUnavailable(where, why, _retry_after(headers))
+    if status == 401:
+        return RegistryRefused(where, status, f"it wants other credentials{said}")
+    if status == 403:
+        return RegistryRefused(where, status, f"access is denied{said}")
+    if status == 405:
+        return RegistryRefused(where, status, f"it does not allow this call{said}")
+    if 400 <= status < 500 and status != 404:
+        return RegistryRefused(where, status, f"it takes the request for a bad one{said}")
+    page = " with a web page" if is_html(headers) else ""
+    return RegistryNonsense(where, f"status {status}{page}{said}")
+
+
+def is_html(headers: Headers) -> bool:
+    """Whether a web page came: a login portal, a proxy's excuse, but no registry."""
+    return (headers.get("Content-Type") or "").lower().lstrip().startswith(("text/html", "application/xhtml"))
+
+
+def _said(body: bytes) -> str:
+    """The code and message of a registry's error (distribution-spec, error codes), as `: CODE: message`."""
+    try:
+        first = json.loads(body)["errors"][0]
+        text = f"{first['code']}: {first.get('message', '')}"
+    except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
+        return ""
+    plain = "".join(sign if sign.isprintable() else "?" for sign in text[:_MAX_SAID])
+    return f": {plain}"
+
+
+def _retry_after(headers: Headers) -> float | None:
+    """Seconds, from a number or a date (RFC 9110, 10.2.3); the server's own clock counts for dates."""
+    value = headers.get("Retry-After")
+    if value is None:
+        return None
+    seconds: float | None = headers.number("Retry-After")
+    if seconds is None:
+        until, now = parse_date(value), parse_date(headers.get("Date") or "") or datetime.now(UTC)
+        if until is None:
+            return None
+        seconds = (until - now).total_seconds()
+    return min(max(math.ceil(seconds), 0), _LONGEST_RETRY_AFTER)
+
+
+def parse_date(value: str) -> datetime | None:
+    """The moment that an HTTP date names (RFC 9110, 5.6.7), or None."""
+    try:
+        moment = parsedate_to_datetime(value)
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

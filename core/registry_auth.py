@@ -1,0 +1,219 @@
+"""Credentials for a registry: Basic, and Bearer tokens (docker/distribution, docs/spec/auth/token.md).
+
+The password goes to the registry and to the token server that the registry names, wherever that is:
+public registries keep theirs on hosts of their own. What is never done is to send it to a token server at
+plain http when the registry itself is at https: then a forged challenge would be enough to read it.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import re
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from urllib.parse import urlencode
+
+from core.challenge import Challenge, parse_challenges
+from core.errors import RegistryError, RegistryNonsense, RegistryRefused
+from core.http import HttpAnswer, HttpClient
+from core.http_errors import HttpError
+from core.http_url import Origin, Target, parse_url
+from core.registry_answers import from_http_error, from_status, parse_date
+
+TOKEN_LIMIT = 256 * 1024
+DEFAULT_LIFETIME = 60.0
+"""Seconds a token is good for if its server does not say (token.md)."""
+
+_MAX_TOKENS = 10_000
+_USABLE_TOKEN = re.compile(r"[\x21-\x7e]+\Z")
+
+
+@dataclass
+class _Kept:
+    """The token for one scope at one registry. `lock` is held while a new one is being fetched."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    header: str | None = None
+    good_until: float = -math.inf
+    scope: str = ""
+    failures: int = 0
+    failure: RegistryError | None = None
+
+
+class RegistryAuth:
+    """Finds out how a registry wants to be asked, and keeps what it takes.
+
+    Without a user, or without a password, tokens are asked for anonymously. `clock` gives seconds that
+    never go back. May be used from several threads; one of them fetches a token, the others wait for it.
+    """
+
+    def __init__(
+        self,
+        http: HttpClient,
+        user: str | None = None,
+        password: str | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._http = http
+        self._user = user
+        self._clock = clock
+        self._basic = _basic(user, password) if user and password is not None else None
+        self._lock = threading.Lock()
+        self._challenges: dict[Origin, Challenge] = {}
+        self._tokens: OrderedDict[tuple[Origin, str], _Kept] = OrderedDict()
+
+    def header(self, target: Target, scope: str) -> str | None:
+        """The Authorization to send to `target` at once, None if the registry has not asked for one yet.
+
+        `scope` is what a token has to be good for, such as `repository:library/ubuntu:pull`. Raises
+        RegistryError if a token is needed and cannot be had.
+        """
+        challenge = self._challenges.get(target.origin)
+        if challenge is None:
+            return None
+        if challenge.scheme == "basic":
+            return self._basic
+        try:
+            return self._bearer(challenge, target, self._kept(target.origin, scope), None)
+        except RegistryError:
+            # Next time the registry is asked first: it may have another token server by now, or none.
+            self._challenges.pop(target.origin, None)
+            raise
+
+    def answer(self, challenges: Iterable[str], target: Target, scope: str, used: str | None) -> str:
+        """The Authorization to try again with, after a 401 of the registry with these WWW-Authenticate lines.
+
+        `used` is what was sent. A token that another thread has renewed meanwhile is given without
+        asking for one more. Raises RegistryRefused if there is no answer to what the registry wants.
+        """
+        offered = parse_challenges(challenges)
+        by_scheme = {challenge.scheme: challenge for challenge in reversed(offered)}
+        bearer, basic = by_scheme.get("bearer"), by_scheme.get("basic")
+        if bearer is not None and "realm" in bearer.parameters:
+            self._challenges[target.origin] = bearer
+            kept = self._kept(target.origin, scope)
+            kept.scope = bearer.parameters.get("scope", scope)
+            return self._bearer(bearer, target, kept, used)
+        if basic is None:
+            schemes = ", ".join(challenge.scheme for challenge in offered) or "none"
+            why = f"none of the ways to authenticate that it offers can be used here ({schemes[:100]})"
+            raise RegistryRefused(str(target), 401, why)
+        if self._basic is None:
+            raise RegistryRefused(str(target), 401, "it wants a user and a password, and none are configured")
+        if used == self._basic:
+            raise self.refused(target, used)
+        self._challenges[target.origin] = basic
+        return self._basic
+
+    def refused(self, target: Target, used: str) -> RegistryRefused:
+        """The error for a 401 to what `answer` gave."""
+        if used == self._basic:
+            return RegistryRefused(str(target), 401, f"it does not take the password of {self._user}")
+        who = "anybody" if self._basic is None else self._user
+        return RegistryRefused(str(target), 401, f"its token server does not let {who} do this")
+
+    def _kept(self, origin: Origin, scope: str) -> _Kept:
+        with self._lock:
+            kept = self._tokens.get((origin, scope))
+            if kept is None:
+                kept = self._tokens[origin, scope] = _Kept(scope=scope)
+                if len(self._tokens) > _MAX_TOKENS:
+                    self._tokens.popitem(last=False)
+            else:
+                self._tokens.move_to_end((origin, scope))
+            return kept
+
+    def _bearer(self, challenge: Challenge, registry: Target, kept: _Kept, refused: str | None) -> str:
+        """The header with a token that is still good and not the `refused` one."""
+        failures = kept.failures
+        with kept.lock:
+            if kept.failure is not None and kept.failures != failures:
+                # Somebody has tried in vain while we waited: else all wait for each other's time-outs.
+                raise kept.failure.with_traceback(None)
+            if kept.header is None or kept.header == refused or self._clock() >= kept.good_until:
+                kept.header, kept.failure = None, None
+                try:
+                    asked = self._clock()
+                    token, lifetime = self._fetch(challenge, registry, kept.scope)
+                except RegistryError as error:
+                    kept.failure = error
+                    kept.failures += 1
+                    raise
+                kept.header = f"Bearer {token}"
+                # A tenth less, so that it does not run out on the way.
+                kept.good_until = asked + 0.9 * lifetime
+            return kept.header
+
+    def _fetch(self, challenge: Challenge, registry: Target, scope: str) -> tuple[str, float]:
+        """A new token, and for how many seconds it is good. Raises RegistryError."""
+        realm = _realm(challenge, registry)
+        headers = {}
+        query = [("scope", one) for one in scope.split()]
+        if "service" in challenge.parameters:
+            query.insert(0, ("service", challenge.parameters["service"]))
+        if self._basic is not None:
+            if registry.scheme == "https" and realm.scheme != "https":
+                why = f"its token server {realm} is at plain http, the password is not sent there"
+                raise RegistryRefused(str(registry), 401, why)
+            headers["Authorization"] = self._basic
+            query.append(("account", str(self._user)))
+        joint = "&" if "?" in realm.path else "?"
+        url = f"{realm.url}{joint}{urlencode(query)}" if query else realm.url
+        try:
+            answer = self._http.fetch("GET", url, headers=headers, limit=TOKEN_LIMIT)
+        except HttpError as error:
+            raise from_http_error(error) from error
+        where = f"token server {realm}"
+        if answer.status != 200:
+            raise from_status(answer.status, answer.headers, answer.body, where, f"token server at {realm}")
+        return _token(answer, where)
+
+
+def _basic(user: str, password: str) -> str:
+    """The header for Basic authentication, in UTF-8 (RFC 7617)."""
+    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+
+
+def _realm(challenge: Challenge, registry: Target) -> Target:
+    try:
+        return parse_url(challenge.parameters["realm"])
+    except ValueError as error:
+        raise RegistryNonsense(str(registry), f"the realm of its challenge is no URL: {error}") from None
+
+
+def _token(answer: HttpAnswer, where: str) -> tuple[str, float]:
+    """The token in a token server's answer, and for how many seconds it is good from now on."""
+    try:
+        said = json.loads(answer.body)
+    except (ValueError, RecursionError):
+        raise RegistryNonsense(where, "its answer is not JSON") from None
+    if not isinstance(said, dict):
+        raise RegistryNonsense(where, "its answer is not a JSON object")
+    token = said.get("token") or said.get("access_token")
+    if not isinstance(token, str) or not _USABLE_TOKEN.match(token):
+        raise RegistryNonsense(where, "its answer holds no token")
+    lifetime = said.get("expires_in")
+    # bool is an int in Python, true is no number in JSON.
+    if isinstance(lifetime, bool) or not isinstance(lifetime, (int, float)) or not 0 <= lifetime < 1e9:
+        lifetime = DEFAULT_LIFETIME
+    return token, lifetime - min(_age(said.get("issued_at"), answer), lifetime)
+
+
+def _age(issued_at: Any, answer: HttpAnswer) -> float:
+    """For how many seconds the token has been out: it may come from a cache.
+
+    By the server's own clock, as its Date header gives it: ours may differ.
+    """
+    now = parse_date(answer.headers.get("Date") or "")
+    try:
+        issued = datetime.fromisoformat(issued_at)
+    except (TypeError, ValueError):
+        return 0.0
+    return max((now - issued).total_seconds(), 0.0) if now and issued.tzinfo else 0.0

@@ -1,0 +1,76 @@
+"""A blob on its way out of a registry, or out of the storage that the registry sends us to."""
+
+from __future__ import annotations
+
+import re
+from types import TracebackType
+from typing import Self
+
+from core.errors import RangesIgnored, RegistryNonsense
+from core.http_headers import Headers
+from core.http_stream import HttpStream
+
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(?:(\d{1,18})|\*)\Z")
+
+
+def range_header(offset: int, length: int | None) -> dict[str, str]:
+    """The request header for `length` bytes from `offset` on, None being all; nothing for a whole blob."""
+    if offset < 0 or (length is not None and length < 1):
+        raise ValueError(f"no range of {length} bytes from {offset}")
+    if offset == 0 and length is None:
+        return {}
+    return {"Range": f"bytes={offset}-" + ("" if length is None else str(offset + length - 1))}
+
+
+def content_range(headers: Headers, where: str) -> tuple[int, int, int | None]:
+    """First byte, last byte and the whole's size (None: not said), of a 206 (RFC 9110, 14.4)."""
+    found = _CONTENT_RANGE.match(headers.get("Content-Range") or "")
+    if found is None:
+        raise RegistryNonsense(where, "status 206 without a Content-Range that can be read")
+    first, last = int(found[1]), int(found[2])
+    size = None if found[3] is None else int(found[3])
+    if last < first or (size is not None and last >= size):
+        raise RegistryNonsense(where, f"a Content-Range that cannot be: {found[0]}")
+    return first, last, size
+
+
+class BlobStream:
+    """The bytes of a blob, or of a range of it (a BlobReader).
+
+    `size` is that of the whole blob in bytes, as the answer says; None where it does not. Reading raises
+    HttpTimeout, HttpCut and HttpNonsense.
+    """
+
+    def __init__(self, stream: HttpStream, offset: int, length: int | None) -> None:
+        self._stream = stream
+        where = str(stream.target)
+        if stream.status == 206:
+            first, last, self.size = content_range(stream.headers, where)
+            if first != offset or (length is not None and last >= offset + length):
+                raise RegistryNonsense(where, f"asked for bytes from {offset} on, it gives {first}-{last}")
+            if stream.length not in (None, last - first + 1):
+                raise RegistryNonsense(where, f"bytes {first}-{last} in a body of {stream.length}")
+            return
+        if offset or length is not None:
+            raise RangesIgnored(where)
+        self.size = stream.length
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        """Fill the front of `buffer`, give the number of bytes; 0 at the end."""
+        return self._stream.readinto(buffer)
+
+    def close(self) -> None:
+        """Free the connection. May be done twice, and from another thread."""
+        self._stream.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+        /,
+    ) -> None:
+        self.close()

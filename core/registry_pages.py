@@ -1,0 +1,119 @@
+"""Lists that a registry gives page by page (OCI distribution-spec, content discovery; RFC 8288)."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from core.errors import InvalidName, RegistryNonsense, RegistryRefused
+from core.http import HttpAnswer
+from core.http_errors import HttpNonsense
+from core.http_url import Target
+
+log = logging.getLogger(__name__)
+
+PAGE_LIMIT = 64 * 1024 * 1024
+"""Bytes of one page: registry 2.8 gives all tags in one, a million of them if there are so many."""
+
+PAGE_ENTRIES = 1000
+"""Entries to ask for: the most that distribution 3 allows by default."""
+
+MAX_PAGES = 10_000
+_LONGEST_LINK = 16 * 1024
+
+_LINK = re.compile(r"[\s,]*<([^<>]*)>((?:[^,\"<>]|\"[^\"]*\")*)")
+_NEXT = re.compile(r";\s*rel\s*=\s*(?:\"(?:[^\"]*\s)?next(?:\s[^\"]*)?\"|next\s*(?:;|\Z))", re.IGNORECASE)
+
+
+def read_pages(
+    url: str, fetch: Callable[[str], HttpAnswer], key: str, parse: Callable[[object], str]
+) -> Iterator[str]:
+    """The names in the list `key` of each page, from the one at `url` on; one page at a time in memory.
+
+    What `parse` does not take for a name is left out, and logged. Raises RegistryNonsense where going
+    on is impossible: ending early would pass off a part of the list as all of it.
+    """
+    seen: set[str] = set()
+    for _ in range(MAX_PAGES):
+        answer = _fetch_page(url, fetch, first=not seen)
+        yield from _names(answer, key, parse)
+        seen.add(answer.target.path)
+        onward = _next_page(answer)
+        if onward is None:
+            return
+        if onward.path in seen:
+            raise RegistryNonsense(str(onward), "its pages lead back to one read before")
+        url = onward.url
+    raise RegistryNonsense(url.partition("?")[0], f"more than {MAX_PAGES} pages")
+
+
+def _fetch_page(url: str, fetch: Callable[[str], HttpAnswer], *, first: bool) -> HttpAnswer:
+    if not first:
+        return fetch(url)
+    joint = "&" if "?" in url else "?"
+    try:
+        return fetch(f"{url}{joint}n={PAGE_ENTRIES}")
+    except RegistryRefused as error:
+        if error.status != 400:
+            raise
+        # Its limit is lower (PAGINATION_NUMBER_INVALID): let it choose.
+        return fetch(url)
+
+
+def _names(answer: HttpAnswer, key: str, parse: Callable[[object], str]) -> Iterator[str]:
+    entries = _load(answer, key)
+    bad: list[InvalidName] = []
+    for entry in entries:
+        try:
+            yield parse(entry)
+        except InvalidName as error:
+            bad.append(error)
+    if bad:
+        log.warning("names left out of a list url=%s count=%d first=%s", answer.target, len(bad), bad[0])
+
+
+def _load(answer: HttpAnswer, key: str) -> list[Any]:
+    where = str(answer.target)
+    try:
+        page = json.loads(answer.body)
+    except (ValueError, RecursionError):
+        raise RegistryNonsense(where, "its list is not JSON") from None
+    # `null` is how distribution writes an empty list.
+    entries = page.get(key, 0) if isinstance(page, dict) else 0
+    if entries is None:
+        return []
+    if not isinstance(entries, list):
+        raise RegistryNonsense(where, f"its list has no {key}")
+    return entries
+
+
+def _next_page(answer: HttpAnswer) -> Target | None:
+    """Where the Link with rel="next" leads, None if there is no such link."""
+    value = answer.headers.get("Link")
+    if value is None:
+        return None
+    where = answer.target
+    if len(value) > _LONGEST_LINK:
+        raise RegistryNonsense(str(where), f"a Link of {len(value)} characters")
+    at = 0
+    while link := _LINK.match(value, at):
+        if _NEXT.search(link[2]):
+            return _same_registry(where, link[1])
+        at = link.end()
+    if value[at:].strip(" \t,"):
+        raise RegistryNonsense(str(where), "its Link to the next page cannot be read")
+    return None
+
+
+def _same_registry(where: Target, link: str) -> Target:
+    """The linked page. Of an absolute link only the path counts: proxies get scheme and port wrong."""
+    try:
+        onward = where.join(link)
+    except HttpNonsense as error:
+        raise RegistryNonsense(str(where), error.why) from None
+    if onward.host.lower() != where.host.lower():
+        raise RegistryNonsense(str(where), f"its next page is on another host, {onward.host}")
+    return Target(where.scheme, where.host, where.port, onward.path)

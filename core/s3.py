@@ -1,0 +1,236 @@
+"""S3 through boto3: one client, one bucket, and boto3's errors in our words.
+
+Only this module imports boto3. A metainfo store and a layer source are built on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal, Self
+
+import boto3.session
+from botocore import exceptions as boto
+from botocore.config import Config
+
+from core.errors import DockerTorrentsError
+
+if TYPE_CHECKING:
+    from botocore.response import StreamingBody
+    from mypy_boto3_s3.client import S3Client
+
+Trouble = Literal["missing", "refused", "timeout", "cut", "unavailable"]
+
+# More than any number of brewers with their parallel ranges holds open at once.
+_CONNECTIONS = 64
+
+
+class S3Failed(DockerTorrentsError):
+    """S3 did not do what was asked. The store or source that asked says in its own words what it means.
+
+    `trouble` is the kind: no such key; credentials that do not do; nothing within the time-out; a
+    body that broke off; anything else. `where` is `s3://bucket/key`.
+    """
+
+    verdict = "try again"
+
+    def __init__(self, trouble: Trouble, where: str, why: str) -> None:
+        self.trouble = trouble
+        self.where = where
+        self.why = why
+        super().__init__(f"{where}: {why}")
+
+
+def s3_client(
+    endpoint_url: str | None,
+    region: str | None,
+    access_key: str | None,
+    secret_key: str | None,
+    connect_timeout: float,
+    read_timeout: float,
+) -> S3Client:
+    """A client that threads may share; nothing is connected yet. Time-outs are seconds.
+
+    Without `endpoint_url` it is AWS; without keys boto3 looks for them where AWS's tools do.
+    """
+    return boto3.session.Session().client(
+        "s3",
+        endpoint_url=endpoint_url,
+        region_name=region,
+        aws_access_key_id=access_key,
+        aws_secret_access_key=secret_key,
+        config=Config(
+            signature_version="s3v4",
+            connect_timeout=connect_timeout,
+            read_timeout=read_timeout,
+            # One quick second try; longer waits are the queue's business.
+            retries={"mode": "standard", "total_max_attempts": 2},
+            max_pool_connections=_CONNECTIONS,
+            # Servers other than AWS seldom have a host name for each bucket ...
+            s3={"addressing_style": "path" if endpoint_url else "auto"},
+            # ... or know the checksums that boto3 sends with everything since 1.36.
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+        ),
+    )
+
+
+class Bucket:
+    """One bucket. Every method raises S3Failed; it may be shared by threads."""
+
+    def __init__(self, client: S3Client, name: str) -> None:
+        self._client = client
+        self.name = name
+
+    def size(self, key: str) -> int:
+        """The object's size in bytes."""
+        try:
+            with _translated(self._where(key)):
+                return self._client.head_object(Bucket=self.name, Key=key)["ContentLength"]
+        except S3Failed as error:
+            if error.trouble == "missing":
+                # The answer to HEAD has no body to say whether it is the key or the bucket.
+                self.check()
+            raise
+
+    def open(self, key: str, offset: int = 0, length: int | None = None) -> S3Reader:
+        """A reader of `length` bytes from `offset`, or of all from there on."""
+        where = self._where(key)
+        with _translated(where):
+            if offset == 0 and length is None:
+                return S3Reader(self._client.get_object(Bucket=self.name, Key=key)["Body"], where)
+            last = "" if length is None else str(offset + length - 1)
+            answer = self._client.get_object(Bucket=self.name, Key=key, Range=f"bytes={offset}-{last}")
+        if not answer.get("ContentRange", "").startswith(f"bytes {offset}-"):
+            answer["Body"].close()
+            raise S3Failed("unavailable", where, "asked for a range, S3 gave something else")
+        return S3Reader(answer["Body"], where)
+
+    def get(self, key: str, most: int) -> bytes:
+        """The whole object, if it is of at most `most` bytes."""
+        where = self._where(key)
+        with _translated(where):
+            body = self._client.get_object(Bucket=self.name, Key=key)["Body"]
+            data = bytearray()
+            try:
+                # To the empty read: only there is a body found to be shorter than announced.
+                while len(data) <= most and (part := body.read(most + 1 - len(data))):
+                    data += part
+            finally:
+                body.close()
+        if len(data) > most:
+            raise S3Failed("unavailable", where, f"it is longer than {most} bytes")
+        return bytes(data)
+
+    def put(self, key: str, data: bytes, content_type: str) -> None:
+        """Keep `data` under `key`, in the place of what was there."""
+        with _translated(self._where(key)):
+            self._client.put_object(Bucket=self.name, Key=key, Body=data, ContentType=content_type)
+
+    def delete(self, key: str) -> None:
+        """Remove the object, if it is there."""
+        with _translated(self._where(key)):
+            self._client.delete_object(Bucket=self.name, Key=key)
+
+    def list(self, prefix: str) -> Iterator[tuple[str, int]]:
+        """Key and size, in bytes, of each object whose key begins with `prefix`, in the order of keys."""
+        with _translated(self._where(prefix)):
+            for page in self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self.name, Prefix=prefix
+            ):
+                # Of an answer cut within its head boto3 makes an empty page, which would look like the end.
+                if "IsTruncated" not in page:
+                    raise S3Failed("cut", self._where(prefix), "a page of the listing broke off")
+                for entry in page.get("Contents", []):
+                    yield entry["Key"], entry["Size"]
+
+    def check(self) -> None:
+        """Raises S3Failed unless the bucket is there and these credentials may look at it."""
+        try:
+            with _translated(self._where("")):
+                self._client.head_bucket(Bucket=self.name)
+        except S3Failed as error:
+            if error.trouble == "missing":
+                raise S3Failed("unavailable", error.where, "there is no such bucket") from error
+            raise
+
+    def _where(self, key: str) -> str:
+        return f"s3://{self.name}/{key}"
+
+
+class S3Reader:
+    """An object's bytes, or a range of them, as they come (a core.sources.source.BlobReader)."""
+
+    def __init__(self, body: StreamingBody, where: str) -> None:
+        self._body = body
+        self._where = where
+        self._closed = False
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        """As BlobReader's, but raises S3Failed; a body shorter than announced is `cut`."""
+        try:
+            with _translated(self._where):
+                # botocore's stubs ask for a file; it takes any writable buffer.
+                return self._body.readinto(buffer)  # type: ignore[arg-type]
+        except (AttributeError, ValueError) as error:
+            # Another thread has closed it: the libraries stumble over the file that they have no more.
+            if not self._closed:
+                raise
+            raise S3Failed("cut", self._where, "closed") from error
+
+    def close(self) -> None:
+        """Free the connection. May be done twice, and by another thread, which wakes a reader."""
+        self._closed = True
+        # Without this, closing waits for the reader. botocore has no public way to what urllib3 offers;
+        # the errors mean that it has come to its end by itself.
+        with suppress(OSError, ValueError, RuntimeError):
+            if (stream := getattr(self._body, "_raw_stream", None)) is not None:
+                stream.shutdown()
+        self._body.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+        /,
+    ) -> None:
+        self.close()
+
+
+@contextmanager
+def _translated(where: str) -> Iterator[None]:
+    """Turns boto3's errors into S3Failed."""
+    try:
+        yield
+    except boto.ClientError as error:
+        raise _refusal(error, where) from error
+    except (boto.ConnectTimeoutError, boto.ReadTimeoutError) as error:
+        raise S3Failed("timeout", where, str(error)) from error
+    except (boto.IncompleteReadError, boto.ResponseStreamingError) as error:
+        raise S3Failed("cut", where, str(error)) from error
+    except (boto.NoCredentialsError, boto.PartialCredentialsError, boto.CredentialRetrievalError) as error:
+        raise S3Failed("refused", where, str(error)) from error
+    except boto.BotoCoreError as error:
+        raise S3Failed("unavailable", where, str(error)) from error
+
+
+def _refusal(error: boto.ClientError, where: str) -> S3Failed:
+    """What an answer other than 2xx means."""
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    code = error.response.get("Error", {}).get("Code", "")
+    message = error.response.get("Error", {}).get("Message", "")
+    why = f"{status} {code}: {message}"
+    if code == "NoSuchBucket":
+        return S3Failed("unavailable", where, "there is no such bucket")
+    if status == 404:
+        return S3Failed("missing", where, why)
+    if status in (401, 403):
+        return S3Failed("refused", where, why)
+    if status == 416:
+        return S3Failed("cut", where, why)
+    return S3Failed("unavailable", where, why)

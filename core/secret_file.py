@@ -1,0 +1,38 @@
+"""A secret of the installation's own, made at first use and kept in a file only its owner can read."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+from core.errors import ConfigInvalid
+
+_BYTES = 32
+
+
+def own_secret(path: Path) -> bytes:
+    """The secret in the file at `path`, which is made if it is not there.
+
+    Several processes may ask at once: one of them makes it, all get the same. Raises ConfigInvalid if
+    the file cannot be written or read.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if not path.exists():
+            made = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+            made.touch(mode=0o600, exist_ok=False)
+            try:
+                made.write_text(secrets.token_hex(_BYTES), encoding="ascii")
+                # A link fails if somebody was faster, and the file is never seen half-written.
+                os.link(made, path)
+            except FileExistsError:
+                pass
+            finally:
+                made.unlink()
+        secret = path.read_text(encoding="ascii").strip().encode("ascii")
+    except (OSError, UnicodeError) as error:
+        raise ConfigInvalid(str(path), [f"the secret cannot be made or read: {error}"]) from None
+    if len(secret) < _BYTES:
+        raise ConfigInvalid(str(path), [f"the secret is too short, expected {_BYTES} characters or more"])
+    return secret

@@ -1,0 +1,202 @@
+"""The best way to read one layer: one connection as long as that will do, then several."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from core.errors import Interrupted, RangesIgnored, SourceCut
+from core.layer import LayerRef
+from core.sources.ranges import ParallelReader
+from core.sources.resume import Patience, ResumingReader
+from core.sources.source import BlobReader, LayerSource
+
+WINDOW_BYTES = 16 * 1024 * 1024
+"""What one layer is read ahead by at most, all connections together: 64 MiB for four at a time."""
+
+RANGE_BYTES = 4 * 1024 * 1024
+"""The longest range asked for: enough that the time until its first byte hardly counts."""
+
+_FAST_ENOUGH = 128 * 1024 * 1024
+_JUDGE_AFTER = 0.1
+_WORTH = 1.25
+_TICK = 0.1
+
+
+def open_layer(
+    source: LayerSource,
+    layer: LayerRef,
+    size: int,
+    connections: int,
+    *,
+    window: int = WINDOW_BYTES,
+    patience: Patience | None = None,
+    interrupted: Callable[[], bool] = lambda: False,
+) -> BlobReader:
+    """A reader of the whole layer, of `size` bytes, that gets over cuts and is as fast as the source allows.
+
+    It begins with one connection, which raises at once what `source.open` raises. If the source allows
+    parallel reads and that connection turns out to be what everybody waits for, it goes on over
+    `connections` of them, `window` bytes ahead, as long as that helps. A layer of less than two ranges
+    is read over one.
+
+    Reading raises SourceCut where resuming did not help, LayerMissing or SourceRefused where the source
+    changed its mind, and Interrupted when `interrupted` says so during a pause.
+    """
+    first = source.open(layer, 0)
+
+    def sleep(seconds: float) -> None:
+        give_up = time.monotonic() + seconds
+        while (left := give_up - time.monotonic()) > 0:
+            if interrupted():
+                raise Interrupted
+            time.sleep(min(_TICK, left))
+
+    reader = ResumingReader(source, layer, 0, size, first=first, patience=patience, sleep=sleep)
+    range_bytes = max(1, min(RANGE_BYTES, window // connections))
+    if connections < 2 or not source.parallel or size < 2 * range_bytes:
+        return reader
+
+    def in_parallel(offset: int) -> ParallelReader:
+        return ParallelReader(
+            source,
+            layer,
+            offset,
+            size,
+            connections=connections,
+            range_bytes=range_bytes,
+            patience=patience,
+            interrupted=interrupted,
+        )
+
+    def one_by_one(offset: int) -> ResumingReader:
+        return ResumingReader(source, layer, offset, size, patience=patience, sleep=sleep)
+
+    return AcceleratingReader(
+        reader,
+        in_parallel,
+        one_by_one,
+        size=size,
+        worthwhile=2 * range_bytes,
+        trial=2 * connections * range_bytes,
+    )
+
+
+class AcceleratingReader:
+    """Reads over one connection until it is found slow, then in parallel if that is faster (a BlobReader).
+
+    Ranges cost requests and copies: a source next door is fastest over one connection, and then the
+    hashes set the pace. So the time that reads take is measured, a tenth of a second at a time. Where twice
+    in a row they take more than half of it, and give less than 128 MiB/s, several connections are tried
+    for `trial` bytes. They stay if they give at least 1.25 times as much: each connection is held down by
+    itself then. Where the processor or the line is what is short, it goes on over one, as it does if
+    ranges fail: the source may ignore them, or not take that many connections.
+
+    `size` is the layer's; with less than `worthwhile` bytes to go nothing is tried. All are bytes.
+    """
+
+    def __init__(
+        self,
+        reader: ResumingReader,
+        in_parallel: Callable[[int], ParallelReader],
+        one_by_one: Callable[[int], ResumingReader],
+        *,
+        size: int,
+        worthwhile: int,
+        trial: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._reader: ResumingReader | ParallelReader = reader
+        self._in_parallel = in_parallel
+        self._one_by_one = one_by_one
+        self._size = size
+        self._worthwhile = worthwhile
+        self._trial = trial
+        self._clock = clock
+        # Guards the reader against a `close` from another thread while it is replaced.
+        self._lock = threading.Lock()
+        self._closed = False
+        self._settled = False
+        self._slow_before = False
+        self._rate = 0.0
+        self._measure()
+
+    @property
+    def parallel(self) -> bool:
+        """Whether it reads in parallel now."""
+        return isinstance(self._reader, ParallelReader)
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        """As BlobReader's; raises Interrupted too."""
+        begun = self._clock()
+        try:
+            count = self._reader.readinto(buffer)
+        except (RangesIgnored, SourceCut):
+            if not self.parallel or self._closed:
+                raise
+            count = self._back_to_one(buffer)
+        if not count and self.parallel and self._reader.position < self._size:
+            count = self._back_to_one(buffer)
+        if not self._settled:
+            self._bytes += count
+            self._waited += self._clock() - begun
+            self._judge()
+        return count
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+        self._reader.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+        /,
+    ) -> None:
+        self.close()
+
+    def _judge(self) -> None:
+        """Change to several connections, or begin to change back, if there is enough to tell by."""
+        spent = self._clock() - self._since
+        if isinstance(self._reader, ParallelReader):
+            if self._bytes >= self._trial:
+                self._settled = True
+                if self._bytes < _WORTH * self._rate * spent:
+                    # What is on its way already is still read.
+                    self._reader.wind_down()
+        elif spent >= _JUDGE_AFTER:
+            self._rate = self._bytes / spent
+            slow = self._waited >= spent / 2 and self._bytes < _FAST_ENOUGH * self._waited
+            if self._size - self._reader.position < self._worthwhile:
+                self._settled = True
+            elif slow and self._slow_before:
+                self._go_on(self._in_parallel)
+            # Once is not enough: a source may give a lot at first, and little from then on.
+            self._slow_before = slow
+            self._measure()
+
+    def _measure(self) -> None:
+        self._since = self._clock()
+        self._waited = 0.0
+        self._bytes = 0
+
+    def _back_to_one(self, buffer: memoryview) -> int:
+        self._settled = True
+        self._go_on(self._one_by_one)
+        return self._reader.readinto(buffer)
+
+    def _go_on(self, kind: Callable[[int], ResumingReader] | Callable[[int], ParallelReader]) -> None:
+        """Put another reader in the place of this one, at the same byte."""
+        self._reader.close()
+        with self._lock:
+            if self._closed:
+                raise SourceCut("layer", self._reader.position, "closed")
+            self._reader = kind(self._reader.position)

@@ -1,0 +1,165 @@
+"""Layers from MDS, in which the registry's driver (noxiouz/docker-distribution-postgresql) keeps files.
+
+Its tables say under which key: `mfs.path` -> `mfs.key` = `mds.key` -> `mdsfileinfo`. The bytes come with
+`GET /get-<namespace>/<key>`, whole or by Range.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from urllib.parse import quote
+
+from core.errors import LayerMissing, RegistryNonsense, SizeMismatch, SourceRefused, SourceUnavailable
+from core.http import HttpClient
+from core.http_errors import HttpError
+from core.http_stream import HttpStream
+from core.layer import LayerRef
+from core.registry_answers import is_html
+from core.registry_blob import BlobStream, range_header
+from core.sources.blob_path import blob_path
+from core.sources.http_blob import HttpBlobReader, from_http_error
+from core.sources.recent import Recent
+
+FindFile = Callable[[str], str | None]
+"""From a file's path to its `mdsfileinfo`, as it stands in the table; None if it is not there or deleted."""
+
+_PATH_SIGNS = "/!$&'()*+,:;=@~"
+_LONGEST_KEY = 1024
+_LONGEST_INFO = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class MdsFile:
+    """A file in MDS; `size` is in bytes."""
+
+    key: str
+    size: int
+
+
+def parse_mdsfileinfo(text: str) -> MdsFile:
+    """What a row's JSON says. Raises ValueError, which says why, if it names no file."""
+    if len(text) > _LONGEST_INFO:
+        raise ValueError(f"longer than {_LONGEST_INFO} characters")
+    try:
+        said = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError("not JSON") from error
+    if not isinstance(said, dict):
+        raise ValueError("not a JSON object")
+    key, size = said.get("key"), said.get("size")
+    if not isinstance(key, str) or len(key) > _LONGEST_KEY or not _is_usable(key):
+        raise ValueError("its key is no path")
+    if type(size) is not int or not 0 <= size < 2**63:
+        raise ValueError("its size is no number of bytes")
+    return MdsFile(key, size)
+
+
+def _is_usable(key: str) -> bool:
+    """Whether a key names something below the namespace, and nothing beside it."""
+    return key.isprintable() and not {"", ".", ".."} & set(key.split("/")) and "\\" not in key
+
+
+class MdsSource:
+    """Reads `url_template` with the payload `get-<namespace>/<key>` (a LayerSource).
+
+    `find_file` looks into the tables, and may raise what databases raise. Raises LayerMissing where they
+    have no such file, or MDS has not; SourceRefused where the row is unusable or MDS refuses;
+    SizeMismatch where MDS has another size than the tables; SourceTimeout, SourceUnavailable.
+    """
+
+    parallel = True
+
+    def __init__(
+        self,
+        http: HttpClient,
+        url_template: str,
+        namespace: str,
+        blob_path_template: str,
+        find_file: FindFile,
+    ) -> None:
+        self._http = http
+        self._url_template = url_template
+        self._namespace = namespace
+        self._path_template = blob_path_template
+        self._find_file = find_file
+        self._recent: Recent[MdsFile] = Recent()
+
+    def size(self, layer: LayerRef) -> int:
+        """The size, in bytes, that the tables have; MDS is not asked."""
+        return self._find(layer).size
+
+    def open(self, layer: LayerRef, offset: int, length: int | None = None) -> HttpBlobReader:
+        """A reader of the file, or of a range of it. See LayerSource."""
+        known = self._recent.get(layer.digest)
+        file = known or self._find(layer)
+        try:
+            return self._open(layer, file, offset, length)
+        except LayerMissing:
+            # It may have been uploaded anew, under another key.
+            self._recent.forget(layer.digest)
+            if known is None or (file := self._find(layer)) == known:
+                raise
+            return self._open(layer, file, offset, length)
+
+    def check(self) -> str:
+        """One line on the tables and on MDS, which is asked for a key that it does not have."""
+        self._find_file("/")
+        url = self._url("ping")
+        try:
+            with self._http.open("GET", url) as answer:
+                # Such a file is not there, and that is fine.
+                if answer.status != 404:
+                    _check(answer, "check")
+                return f"{answer.target} answers {answer.status}, and the tables can be read"
+        except HttpError as error:
+            raise from_http_error(error) from error
+
+    def _find(self, layer: LayerRef) -> MdsFile:
+        path = blob_path(self._path_template, layer.digest)
+        text = self._find_file(path)
+        if text is None:
+            raise LayerMissing(str(layer.digest), f"{path} in the tables of MDS")
+        try:
+            file = parse_mdsfileinfo(text)
+        except ValueError as error:
+            raise SourceRefused(f"mdsfileinfo of {path}", str(error)) from error
+        self._recent.put(layer.digest, file)
+        return file
+
+    def _open(self, layer: LayerRef, file: MdsFile, offset: int, length: int | None) -> HttpBlobReader:
+        try:
+            answer = self._http.open("GET", self._url(file.key), headers=range_header(offset, length))
+        except HttpError as error:
+            raise from_http_error(error, offset) from error
+        try:
+            _check(answer, str(layer.digest))
+            blob = BlobStream(answer, offset, length)
+            if blob.size not in (None, file.size):
+                raise SizeMismatch(file.size, blob.size)
+        except RegistryNonsense as error:
+            answer.close()
+            raise SourceUnavailable(str(answer.target), str(error)) from error
+        except BaseException:
+            answer.close()
+            raise
+        return HttpBlobReader(blob, offset)
+
+    def _url(self, key: str) -> str:
+        # What may stand in a path as it is (RFC 3986, 3.3) is left as it is.
+        return self._url_template.format(payload=f"get-{self._namespace}/{quote(key, safe=_PATH_SIGNS)}")
+
+
+def _check(answer: HttpStream, digest: str) -> None:
+    """Raises what an answer means that is not the file, or part of it."""
+    where = str(answer.target)
+    if is_html(answer.headers):
+        # A proxy's excuse, whatever its status.
+        raise SourceUnavailable(where, f"it answers {answer.status} with a web page")
+    if answer.status == 404:
+        raise LayerMissing(digest, where)
+    if answer.status in (401, 403):
+        raise SourceRefused(where, f"it answers {answer.status}")
+    if answer.status not in (200, 206):
+        raise SourceUnavailable(where, f"it answers {answer.status}")

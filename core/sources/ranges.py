@@ -1,0 +1,199 @@
+"""Reads ahead: several ranges of one blob at once, in a bounded window, given out in order."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from core.errors import Interrupted, SourceCut
+from core.layer import LayerRef
+from core.sources.resume import Patience, ResumingReader
+from core.sources.source import LayerSource
+
+# As much is read at once. Bytes are given on as they come, and what a failing read had got so far is lost.
+_READ_BYTES = 256 * 1024
+
+# How often a read that waits looks whether it is still wanted, in seconds.
+_TICK = 0.1
+
+# How long `close` waits for its threads, in seconds. One that is waiting for a connection or for the
+# head of an answer cannot be woken: it ends by itself with the source's time-out.
+_GRACE = 2.0
+
+
+class _Range:
+    """One range on its way: `filled` bytes of `buffer` have come, `taken` of them were given out."""
+
+    def __init__(self, reader: ResumingReader, length: int, buffer: memoryview) -> None:
+        self.reader = reader
+        self.length = length
+        self.buffer = buffer
+        self.filled = 0
+        self.taken = 0
+        self.error: BaseException | None = None
+
+
+class ParallelReader:
+    """The bytes of a layer from `offset` to `end`, read over up to `connections` connections (a BlobReader).
+
+    At most `connections` ranges of `range_bytes` are on their way or waiting to be given out, and that is
+    all the memory it takes. Each is resumed by itself when it breaks. What a range raises comes out where
+    that range begins, or broke off, after all bytes before it: SourceCut, LayerMissing, RangesIgnored ...
+
+    `interrupted` is asked while a read waits; Interrupted is then raised. Closing ends the threads.
+    """
+
+    def __init__(
+        self,
+        source: LayerSource,
+        layer: LayerRef,
+        offset: int,
+        end: int,
+        *,
+        connections: int,
+        range_bytes: int,
+        patience: Patience | None = None,
+        interrupted: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._source = source
+        self._layer = layer
+        self._end = end
+        self._connections = connections
+        self._range_bytes = range_bytes
+        self._patience = patience
+        self._interrupted = interrupted
+        # Guards all below, and is notified of every change.
+        self._changed = threading.Condition()
+        self._window: deque[_Range] = deque()
+        self._spare: list[memoryview] = []
+        self._next = offset
+        self._stopping = False
+        self.position = offset
+        """The offset in the blob of the next byte to be given."""
+        count = min(connections, -(-(end - offset) // range_bytes))
+        self._threads = [
+            threading.Thread(target=self._work, name=f"range-{number}", daemon=True)
+            for number in range(count)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        """As BlobReader's; raises Interrupted too."""
+        if self.position >= self._end:
+            return 0
+        with self._changed:
+            head = self._wait_for_bytes()
+        # The bytes up to `filled` do not change any more, so they are copied outside the lock.
+        count = min(len(buffer), head.filled - head.taken)
+        buffer[:count] = head.buffer[head.taken : head.taken + count]
+        head.taken += count
+        self.position += count
+        if head.taken == head.length:
+            with self._changed:
+                self._window.popleft()
+                self._spare.append(head.buffer)
+                self._changed.notify_all()
+        return count
+
+    def wind_down(self) -> None:
+        """Ask for no more ranges: the reader ends behind those that are on their way."""
+        with self._changed:
+            self._end = self._next
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """End the threads, from any thread, and wait for them, at most two seconds."""
+        with self._changed:
+            self._stopping = True
+            readers = [part.reader for part in self._window]
+            self._changed.notify_all()
+        for reader in readers:
+            reader.close()
+        give_up = time.monotonic() + _GRACE
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join(max(0.0, give_up - time.monotonic()))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+        /,
+    ) -> None:
+        self.close()
+
+    def _wait_for_bytes(self) -> _Range:
+        """The first range of the window, once it has bytes to give. The lock is held."""
+        while True:
+            if self._stopping:
+                raise SourceCut(f"blob {self._layer.digest}", self.position, "closed")
+            if self._window:
+                head = self._window[0]
+                if head.filled > head.taken:
+                    return head
+                if head.error is not None:
+                    raise head.error
+            if self._interrupted():
+                raise Interrupted
+            self._changed.wait(_TICK)
+
+    def _work(self) -> None:
+        """Read one range after the other until there are none left."""
+        while (part := self._next_range()) is not None:
+            try:
+                self._fetch(part)
+            except BaseException as error:  # noqa: BLE001 -- it is raised where the bytes are read
+                with self._changed:
+                    part.error = error
+                    # Nothing behind this range will ever be given out.
+                    self._next = self._end
+                    self._changed.notify_all()
+
+    def _next_range(self) -> _Range | None:
+        with self._changed:
+            while not self._stopping and self._next < self._end:
+                if len(self._window) < self._connections:
+                    length = min(self._range_bytes, self._end - self._next)
+                    # A buffer is used again: new memory costs more than filling it.
+                    buffer = self._spare.pop() if self._spare else memoryview(bytearray(self._range_bytes))
+                    reader = ResumingReader(
+                        self._source,
+                        self._layer,
+                        self._next,
+                        self._next + length,
+                        exact=True,
+                        patience=self._patience,
+                        sleep=self._sleep,
+                    )
+                    part = _Range(reader, length, buffer)
+                    self._next += length
+                    self._window.append(part)
+                    return part
+                self._changed.wait()
+        return None
+
+    def _fetch(self, part: _Range) -> None:
+        with part.reader as reader:
+            while part.filled < part.length:
+                upto = min(part.filled + _READ_BYTES, part.length)
+                count = reader.readinto(part.buffer[part.filled : upto])
+                with self._changed:
+                    part.filled += count
+                    # Only who waits for this range wants to know.
+                    if part is self._window[0]:
+                        self._changed.notify_all()
+
+    def _sleep(self, seconds: float) -> None:
+        """The pause before a range is tried again; over at once when the reader is closed."""
+        with self._changed:
+            if self._changed.wait_for(lambda: self._stopping, seconds):
+                raise Interrupted

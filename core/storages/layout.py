@@ -1,0 +1,83 @@
+"""Where things are in a registry's storage, and what a path there stands for.
+
+docker/distribution, registry/storage/paths.go: blobs under `blobs`, and beside them, under
+`repositories/<name>`, links that say which repository holds which blob (`_layers/sha256/<hex>/link`) and
+uploads that were never finished (`_uploads/<id>/...`).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from core.digest import Digest
+from core.errors import InvalidName
+from core.names import parse_scope
+from core.sources.blob_path import blob_path, common_folder
+
+MANIFESTS = "_manifests"
+"""The folder of a repository with its tags and manifests: most of the files, and none of the layers."""
+
+_LINK = re.compile(r"(.+)/_layers/sha256/([0-9a-f]{64})/link\Z", re.DOTALL)
+_UPLOAD = re.compile(r"(.+/_uploads/[^/]+)/.+\Z", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class LayerLink:
+    """A repository's claim to a blob, which may be a layer or an image's config."""
+
+    scope: str
+    digest: Digest
+
+
+class StorageLayout:
+    """Reads paths from the storage's root; a slash in front of them makes no difference."""
+
+    def __init__(self, blob_path_template: str, blob_path_digest_index: int) -> None:
+        self._template = blob_path_template
+        # Counted as the template is written: a slash in front is an empty element.
+        self._index = blob_path_digest_index - blob_path_template.startswith("/")
+        self.blobs = common_folder(blob_path_template)
+        """The folder below which all blobs are."""
+        root, found, _ = f"/{self.blobs}/".partition("/blobs/")
+        self.repositories = f"{root}/repositories".strip("/") if found else None
+        """The folder of all repositories; None where the template is not of distribution's making."""
+
+    def digest_of(self, path: str) -> Digest | None:
+        """The digest of the blob at `path`; None if no blob belongs there."""
+        bare = path.strip("/")
+        parts = bare.split("/")
+        if self._index >= len(parts):
+            return None
+        try:
+            digest = Digest(parts[self._index])
+        except InvalidName:
+            return None
+        return digest if blob_path(self._template, digest).strip("/") == bare else None
+
+    def link_at(self, path: str) -> LayerLink | None:
+        """What the file at `path` ties together, if it is a link to a blob."""
+        found = _LINK.match(self._in_repository(path))
+        if found is None:
+            return None
+        try:
+            return LayerLink(parse_scope(found[1]), Digest(found[2]))
+        except InvalidName:
+            return None
+
+    def upload_at(self, path: str) -> str | None:
+        """The upload that the file at `path` is a part of, by the path of its folder."""
+        found = _UPLOAD.match(self._in_repository(path))
+        return found[1] if found else None
+
+    def _in_repository(self, path: str) -> str:
+        folder = f"{self.repositories}/"
+        bare = path.strip("/")
+        return bare[len(folder) :] if self.repositories and bare.startswith(folder) else ""
+
+
+def position_of(digest: Digest) -> float:
+    """Where a digest stands among all there could be, from 0 to 1: blobs that are listed in order are
+    spread evenly, so this is the part of a listing that is done with.
+    """
+    return int(digest.hex[:8], 16) / 0x100000000

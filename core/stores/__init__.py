@@ -1,0 +1,1 @@
+"""Where metainfo is kept: a directory, or S3."""
