@@ -1,0 +1,1 @@
+"""Tables, queries and schema of the queue and the mapping."""

@@ -1,0 +1,81 @@
+"""Layers that were set aside, when somebody has looked: tried again, or dropped."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from sql.given import given_digests
+from sql.tables import AT_ONCE, Tables, is_set_aside
+
+
+def retry_set_aside(
+    connection: sa.Connection,
+    tables: Tables,
+    *,
+    reason_like: str | None = None,
+    digest: str | None = None,
+) -> int:
+    """Queue layers anew that were set aside, with all their tries before them; the reason stays to be read.
+
+    All of them, or those whose reason contains `reason_like` in whatever case, or the one `digest`.
+    Returns how many there were.
+    """
+    queue = tables.queue
+    chosen = (
+        sa.select(queue.c.digest)
+        .where(is_set_aside(queue), *_chosen(queue, reason_like, digest))
+        .order_by(queue.c.digest)
+        .with_for_update()
+        .cte("chosen")
+    )
+    anew = (
+        sa.update(queue)
+        .where(queue.c.digest.in_(sa.select(chosen.c.digest)))
+        .values(next_try=AT_ONCE, attempts=0)
+        .returning(queue.c.digest)
+    )
+    return len(connection.scalars(anew).all())
+
+
+def drop_layers(
+    connection: sa.Connection,
+    tables: Tables,
+    *,
+    reason_like: str | None = None,
+    digest: str | None = None,
+) -> int:
+    """Forget layers that were set aside, chosen as `retry_set_aside` does; who asks for one queues it anew.
+
+    A `digest` may also be of a layer that waits. What is brewed, or held by a brewer, is never dropped.
+    Returns how many were.
+    """
+    mapping, queue = tables.mapping, tables.queue
+    droppable = queue.c.next_try.is_not(None) if digest is not None else sa.false()
+    digests = connection.scalars(
+        sa.select(mapping.c.digest)
+        .join_from(queue, mapping, mapping.c.digest == queue.c.digest)
+        .where(
+            sa.or_(is_set_aside(queue), droppable),
+            mapping.c.brewed.is_(None),
+            mapping.c.brew_lock.is_(None),
+            *_chosen(queue, reason_like, digest),
+        )
+        # What somebody else has a hand on is not for dropping.
+        .with_for_update(skip_locked=True)
+    ).all()
+    # The manifests of their repositories count as unread again, or no scan would find these layers.
+    seen, scope = tables.seen, tables.scope
+    theirs = sa.select(scope.c.scope).where(scope.c.digest.in_(given_digests(connection, digests)))
+    connection.execute(sa.delete(seen).where(seen.c.scope.in_(theirs)))
+    for table in (mapping, queue, scope):
+        connection.execute(sa.delete(table).where(table.c.digest.in_(given_digests(connection, digests))))
+    return len(digests)
+
+
+def _chosen(queue: sa.Table, reason_like: str | None, digest: str | None) -> list[sa.ColumnElement[bool]]:
+    chosen = []
+    if reason_like is not None:
+        chosen.append(queue.c.reason.icontains(reason_like, autoescape=True))
+    if digest is not None:
+        chosen.append(queue.c.digest == digest)
+    return chosen

@@ -1,0 +1,100 @@
+"""The files of the registry's MDS driver, as its table has them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from sql.tables import Tables
+
+
+@dataclass(frozen=True, slots=True)
+class MdsRow:
+    """A file in MDS: the driver's key of it, what is noted of it there (`mdsfileinfo`, JSON), and its path,
+    None where that was not asked for.
+    """
+
+    path: str | None
+    key: str
+    info: str | None
+    deleted: bool
+
+
+def list_files(
+    connection: sa.Connection, tables: Tables, *, folder: str, after: str | None, limit: int
+) -> tuple[list[tuple[str, int | None]], str | None]:
+    """The next `limit` files whose path begins with `folder`, each with its size in bytes, in the order of
+    paths, less those that are deleted or have no key in MDS; and the last path of all, None at the end.
+
+    `after` is the last path of the page before.
+    """
+    mds = tables.mds
+    page = _page(tables, _inside(tables, folder), after, limit)
+    rows = connection.execute(
+        sa.select(page.c.path, page.c.size, mds.c.key, mds.c.deleted)
+        .outerjoin(mds, mds.c.key == page.c.key)
+        .order_by(page.c.path)
+    ).all()
+    files = [(row.path, row.size) for row in rows if row.key is not None and not row.deleted]
+    return files, rows[-1].path if rows else None
+
+
+def read_file_rows(
+    connection: sa.Connection,
+    tables: Tables,
+    *,
+    folder: str,
+    outside: bool,
+    after: str | None,
+    limit: int,
+) -> tuple[list[MdsRow], str | None]:
+    """The next `limit` files whose path begins with `folder`, or those `outside` of it, in the order of
+    paths, less those that MDS does not know; and the last path of all, None at the end.
+
+    `after` is the last path of the page before. Deleted ones are among them.
+    """
+    mds, inside = tables.mds, _inside(tables, folder)
+    page = _page(tables, sa.not_(inside) if outside else inside, after, limit)
+    rows = connection.execute(
+        sa.select(page.c.path, mds.c.key, _info(tables), mds.c.deleted)
+        .outerjoin(mds, mds.c.key == page.c.key)
+        .order_by(page.c.path)
+    ).all()
+    found = [MdsRow(row.path, row.key, row.info, bool(row.deleted)) for row in rows if row.key is not None]
+    return found, rows[-1].path if rows else None
+
+
+def read_mds_rows(
+    connection: sa.Connection, tables: Tables, *, after: str | None, limit: int
+) -> tuple[list[MdsRow], str | None]:
+    """The next `limit` of all that the driver ever put into MDS, in the order of its keys after `after`, and
+    the last key, None at the end.
+    """
+    mds = tables.mds.c
+    query = sa.select(mds.key, _info(tables), mds.deleted).order_by(mds.key).limit(limit)
+    if after is not None:
+        query = query.where(mds.key > after)
+    rows = [MdsRow(None, row.key, row.info, bool(row.deleted)) for row in connection.execute(query).all()]
+    return rows, rows[-1].key if rows else None
+
+
+def _inside(tables: Tables, folder: str) -> sa.ColumnElement[bool]:
+    return tables.mfs.c.path.startswith(folder, autoescape=True)
+
+
+def _page(tables: Tables, which: sa.ColumnElement[bool], after: str | None, limit: int) -> sa.Subquery:
+    """Files without folders, in the order of the primary key, whatever the database's locale makes of it.
+
+    They are picked before they are joined: a planner that knows little of the tables would join all of them.
+    """
+    mfs = tables.mfs.c
+    query = sa.select(mfs.path, mfs.size, mfs.key).where(which, mfs.dir.is_not(sa.true()))
+    if after is not None:
+        query = query.where(mfs.path > after)
+    return query.order_by(mfs.path).limit(limit).subquery("page")
+
+
+def _info(tables: Tables) -> sa.Label[str]:
+    # Where the column is of a JSON type, the driver would hand over objects.
+    return sa.cast(tables.mds.c.mdsfileinfo, sa.Text).label("info")

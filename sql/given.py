@@ -1,0 +1,76 @@
+"""Rows that the caller gives, as a relation that a statement can join.
+
+Any number of rows is a parameter or two, and the statement's text stays the same: arrays that PostgreSQL
+unnests, or one JSON text that SQLite takes apart.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.types import TypeEngine
+
+Columns = Mapping[str, TypeEngine[int] | TypeEngine[str]]
+
+
+class Given:
+    """A relation to build into a statement that is kept, and that gets its rows each time it is run.
+
+    Building a statement takes SQLAlchemy longer than PostgreSQL takes to run it: so those that run often
+    are built once.
+    """
+
+    def __init__(self, name: str, columns: Columns) -> None:
+        self._name = name
+        self._columns = columns
+
+    def relation(self, dialect: str, rows: Iterable[Sequence[object]] | None = None) -> sa.Subquery:
+        """The relation, in the SQL of `dialect`: postgresql or sqlite. With `rows` it keeps those."""
+        values = None if rows is None else self.parameters(dialect, rows)
+
+        def parameter(name: str, type_: TypeEngine[Any]) -> sa.BindParameter[Any]:
+            if values is None:
+                return sa.bindparam(name, type_=type_)
+            return sa.bindparam(name, values[name], type_, unique=True)
+
+        if dialect == "postgresql":
+            arrays = [
+                sa.cast(parameter(f"{self._name}_{column}", ARRAY(type_)), ARRAY(type_))
+                for column, type_ in self._columns.items()
+            ]
+            named = [sa.column(column, type_) for column, type_ in self._columns.items()]
+            unnested = sa.func.unnest(*arrays).table_valued(*named).render_derived()
+            return sa.select(*unnested.c).subquery(self._name)
+        each = sa.func.json_each(parameter(self._name, sa.Text())).table_valued("value")
+        columns = (
+            sa.type_coerce(sa.func.json_extract(each.c.value, f"$[{position}]"), type_).label(column)
+            for position, (column, type_) in enumerate(self._columns.items())
+        )
+        return sa.select(*columns).subquery(self._name)
+
+    def parameters(self, dialect: str, rows: Iterable[Sequence[object]]) -> dict[str, object]:
+        """What to run the statement with, so that the relation holds `rows`."""
+        rows = list(rows)
+        if dialect == "postgresql":
+            return {
+                f"{self._name}_{column}": [row[position] for row in rows]
+                for position, column in enumerate(self._columns)
+            }
+        return {self._name: json.dumps(rows)}
+
+
+def given(
+    connection: sa.Connection, name: str, columns: Columns, rows: Iterable[Sequence[object]]
+) -> sa.Subquery:
+    """`rows` as a subquery `name` with these columns, for a statement that is run once."""
+    return Given(name, columns).relation(connection.dialect.name, rows)
+
+
+def given_digests(connection: sa.Connection, digests: Iterable[str]) -> sa.Select[str]:
+    """`digests` for the right side of IN, in a statement that is run once."""
+    rows = given(connection, "given", {"digest": sa.Text()}, ((digest,) for digest in digests))
+    return sa.select(rows.c.digest)

@@ -1,0 +1,228 @@
+"""How layers come into the queue: somebody asks for them, or a row appears in the mapping by other hands."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import sqlalchemy as sa
+
+from sql.given import Given
+from sql.gone import clear_suspects
+from sql.tables import AT_ONCE, Priority, Tables
+from sql.upsert import insert, insert_for
+
+# Rows in one statement; a manifest has 10,000 layers at the very most.
+_BATCH = 5_000
+# How far from the head of the queue strays are looked for at a time.
+_HEAD = 1_000
+
+_ASKED = Given("asked", {"digest": sa.Text(), "size": sa.BigInteger()})
+_HELD = Given("held", {"digest": sa.Text(), "scope": sa.Text()})
+
+
+@dataclass(frozen=True, slots=True)
+class NewLayer:
+    """A layer to brew: `sha256:<hex>`, its size in bytes, and a repository that holds it, where known."""
+
+    digest: str
+    size: int | None = None
+    scope: str | None = None
+
+
+def enqueue_layers(
+    connection: sa.Connection,
+    tables: Tables,
+    layers: Sequence[NewLayer],
+    *,
+    priority: Priority,
+    now: int,
+) -> int:
+    """Queue the layers that are neither brewed nor queued. Returns how many were.
+
+    Of the others, one that waits may become more urgent, never less; an unknown size is filled in; and each
+    scope is remembered. What was set aside stays so. Where there is nothing new, nothing is written. What
+    was taken to be gone from the registry no longer is.
+
+    Rows are locked in the order of their digests, so that two callers never wait for each other in a
+    circle: which holds for one call of up to 5,000 layers in a transaction.
+    """
+    sizes: dict[str, int | None] = {}
+    pairs: dict[str, set[str]] = {}
+    for layer in layers:
+        sizes[layer.digest] = layer.size if layer.size is not None else sizes.get(layer.digest)
+        if layer.scope is not None:
+            pairs.setdefault(layer.digest, set()).add(layer.scope)
+    dialect = connection.dialect.name
+    counting, writing = _enqueueing(tables, dialect)
+    digests = sorted(sizes)
+    queued = 0
+    for start in range(0, len(digests), _BATCH):
+        batch = digests[start : start + _BATCH]
+        held = [(digest, scope) for digest in batch for scope in sorted(pairs.get(digest, ()))]
+        parameters = {
+            "at": now,
+            "urgency": int(priority),
+            **_ASKED.parameters(dialect, [(digest, sizes[digest]) for digest in batch]),
+            **_HELD.parameters(dialect, held),
+        }
+
+        def write(parameters: dict[str, object] = parameters) -> tuple[int, int]:
+            new, suspects = connection.execute(counting, parameters).one()
+            for statement in writing:
+                connection.execute(statement, parameters)
+            return new, suspects
+
+        new, suspects = write()
+        queued += new
+        if suspects:
+            # They may be being forgotten. Their rows are waited for, and what is gone then is queued anew.
+            clear_suspects(connection, tables, batch)
+            queued += write()[0]
+    return queued
+
+
+@lru_cache
+def _enqueueing(tables: Tables, dialect: str) -> tuple[sa.Select[int, int], list[sa.Insert]]:
+    """The statement that counts the new layers, and on PostgreSQL writes as well; elsewhere the others do.
+
+    It also counts those that are taken to be gone from the registry.
+    """
+    mapping, queue, scope, gone = tables.mapping, tables.queue, tables.scope, tables.gone
+    asked, held = _ASKED.relation(dialect), _HELD.relation(dialect)
+    now, urgency = sa.bindparam("at", type_=sa.BigInteger), sa.bindparam("urgency", type_=sa.SmallInteger)
+    unbrewed, waits = mapping.c.brewed.is_(None), queue.c.next_try.is_not(None)
+    known = asked.outerjoin(mapping, mapping.c.digest == asked.c.digest).outerjoin(
+        queue, queue.c.digest == asked.c.digest
+    )
+
+    to_map = (
+        insert_for(dialect, mapping)
+        .from_select(
+            ["digest", "added"],
+            sa.select(asked.c.digest, now)
+            .select_from(known)
+            .where(mapping.c.digest.is_(None))
+            .order_by(asked.c.digest),
+        )
+        .on_conflict_do_nothing()
+    )
+    if dialect == "postgresql":
+        # The parts of its one statement run when they are asked for. The queue asks for the mapping's, so
+        # that rows are locked there first, as everybody locks them.
+        mapped = to_map.returning(mapping.c.digest).cte("mapped")
+        known = known.join(sa.select(sa.func.count()).select_from(mapped).subquery("first"), sa.true())
+    # What ON CONFLICT would leave as it is is left out beforehand: a conflict takes a lock, which is a write.
+    to_queue = insert_for(dialect, queue).from_select(
+        ["digest", "size", "priority", "added", "next_try"],
+        sa.select(asked.c.digest, asked.c.size, urgency, sa.func.coalesce(mapping.c.added, now), AT_ONCE)
+        .select_from(known)
+        .where(
+            unbrewed,
+            sa.or_(
+                queue.c.digest.is_(None),
+                sa.and_(waits, queue.c.priority > urgency),
+                sa.and_(queue.c.size.is_(None), asked.c.size.is_not(None)),
+            ),
+        )
+        .order_by(asked.c.digest),
+    )
+    more_urgent = sa.and_(waits, queue.c.priority > to_queue.excluded.priority)
+    to_queue = to_queue.on_conflict_do_update(
+        index_elements=["digest"],
+        set_={
+            "priority": sa.case((more_urgent, to_queue.excluded.priority), else_=queue.c.priority),
+            "size": sa.func.coalesce(queue.c.size, to_queue.excluded.size),
+        },
+    )
+    to_hold = (
+        insert_for(dialect, scope)
+        .from_select(
+            ["digest", "scope"],
+            sa.select(held.c.digest, held.c.scope)
+            .outerjoin(scope, sa.and_(scope.c.digest == held.c.digest, scope.c.scope == held.c.scope))
+            .where(scope.c.digest.is_(None))
+            .order_by(held.c.digest, held.c.scope),
+        )
+        .on_conflict_do_nothing()
+    )
+    suspects = (
+        sa.select(sa.func.count())
+        .select_from(asked.join(gone, gone.c.digest == asked.c.digest))
+        .scalar_subquery()
+    )
+    if dialect == "postgresql":
+        # One statement. Its parts see one snapshot, none the others' rows, and they write different tables.
+        # A row that ON CONFLICT updated has an xmax, an inserted one has none.
+        queued = to_queue.returning(sa.literal_column("xmax = 0", sa.Boolean).label("fresh")).cte("queued")
+        fresh = sa.select(sa.func.count(), suspects).select_from(queued).where(queued.c.fresh)
+        return fresh.add_cte(to_hold.cte("held_now")), []
+    # SQLite has one writer at a time: what is new before it writes is what it will have written.
+    new = sa.select(sa.func.count(), suspects).select_from(known).where(unbrewed, queue.c.digest.is_(None))
+    return new, [to_map, to_hold, to_queue]
+
+
+def adopt_layers(connection: sa.Connection, tables: Tables, *, now: int, limit: int) -> int:
+    """Bring the queue in line with a mapping that others write as well. Returns how many layers were queued.
+
+    Up to `limit` rows of the mapping that are not brewed, and that the queue does not know or takes for
+    brewed, are queued, as backfilled and with the row's own `added`. What the mapping has brewed or lost
+    without the queue is taken off its head. It looks at each row that is not brewed: a second or two for a
+    million. So it is for when a claim finds the queue empty, and for now and then.
+    """
+    mapping, queue = tables.mapping, tables.queue
+    # Neither waiting nor set aside: it was brewed, and somebody has taken that back by hand.
+    done = sa.and_(queue.c.next_try.is_(None), queue.c.reason.is_(None))
+    unknown = (
+        sa.select(mapping.c.digest, mapping.c.added)
+        .outerjoin(queue, queue.c.digest == mapping.c.digest)
+        .where(mapping.c.brewed.is_(None), sa.or_(queue.c.digest.is_(None), done))
+        .cte("unknown")
+        # There are none as a rule: so the planner must not count on finding the first few soon.
+        .prefix_with("MATERIALIZED", dialect="postgresql")
+    )
+    some = sa.select(unknown.c.digest, unknown.c.added).limit(limit).subquery("some")
+    adopted = connection.scalars(
+        insert(connection, queue)
+        .from_select(
+            ["digest", "priority", "added", "next_try"],
+            sa.select(
+                some.c.digest,
+                sa.literal(int(Priority.BACKFILLED)),
+                sa.func.coalesce(some.c.added, sa.literal(now, sa.BigInteger)),
+                AT_ONCE,
+            )
+            .where(sa.true())  # so that SQLite does not take ON CONFLICT for a join's ON
+            .order_by(some.c.digest),
+        )
+        .on_conflict_do_update(
+            index_elements=["digest"], set_={"next_try": AT_ONCE, "attempts": 0}, where=done
+        )
+        .returning(queue.c.digest)
+    ).all()
+    while _drop_strays(connection, tables):
+        pass
+    return len(adopted)
+
+
+def _drop_strays(connection: sa.Connection, tables: Tables) -> int:
+    """Take rows off the head of the queue that no claim would ever take. Returns how many."""
+    mapping, queue = tables.mapping, tables.queue
+    head = (
+        sa.select(queue.c.digest)
+        .where(queue.c.next_try == AT_ONCE)
+        .order_by(queue.c.priority, queue.c.added)
+        .limit(_HEAD)
+        .subquery("head")
+    )
+    strays = (
+        sa.select(queue.c.digest)
+        .join_from(head, queue, queue.c.digest == head.c.digest)
+        .outerjoin(mapping, mapping.c.digest == head.c.digest)
+        .where(queue.c.next_try == AT_ONCE, sa.or_(mapping.c.digest.is_(None), mapping.c.brewed.is_not(None)))
+        .with_for_update(of=queue, skip_locked=True)
+        .cte("strays")
+    )
+    drop = sa.delete(queue).where(queue.c.digest.in_(sa.select(strays.c.digest))).returning(queue.c.digest)
+    return len(connection.scalars(drop).all())

@@ -1,0 +1,128 @@
+"""What is known of single layers: their rbtorrent ids, for manifests, and all of it, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal
+
+import sqlalchemy as sa
+
+from sql.given import Given, given_digests
+from sql.tables import Tables
+
+State = Literal["brewed", "being brewed", "waiting", "delayed", "set aside"]
+
+_WANTED = Given("wanted", {"digest": sa.Text()})
+
+
+@dataclass(frozen=True, slots=True)
+class LayerRecord:
+    """All that the database has on one layer. Times are Unix seconds, `size` is in bytes.
+
+    `reason` is why its last try failed; `brewer` holds its lock, or held it last.
+    """
+
+    digest: str
+    state: State
+    rbtorrent_id: str | None
+    size: int | None
+    scopes: tuple[str, ...]
+    priority: int | None
+    added: int | None
+    locked: int | None
+    brewed: int | None
+    next_try: int | None
+    attempts: int
+    reason: str | None
+    brewer: str | None
+    claimed: int | None
+
+
+def find_rbtorrent_ids(connection: sa.Connection, tables: Tables, digests: Iterable[str]) -> dict[str, str]:
+    """The ids of those of the layers that are brewed."""
+    dialect = connection.dialect.name
+    these = _WANTED.parameters(dialect, [(digest,) for digest in digests])
+    rows = connection.execute(_finding_ids(tables, dialect), these)
+    return {row.digest: row.rbtorrent_id for row in rows}
+
+
+@lru_cache
+def _finding_ids(tables: Tables, dialect: str) -> sa.Select[str, str]:
+    mapping = tables.mapping
+    return sa.select(mapping.c.digest, mapping.c.rbtorrent_id).where(
+        mapping.c.digest.in_(sa.select(_WANTED.relation(dialect).c.digest)),
+        mapping.c.brewed.is_not(None),
+        mapping.c.rbtorrent_id.is_not(None),
+    )
+
+
+def known_layers(connection: sa.Connection, tables: Tables, digests: Iterable[str]) -> set[str]:
+    """Those of the layers that are brewed or queued, set aside ones included."""
+    digest = tables.mapping.c.digest
+    return set(connection.scalars(sa.select(digest).where(digest.in_(given_digests(connection, digests)))))
+
+
+def list_scopes(connection: sa.Connection, tables: Tables) -> list[str]:
+    """All repositories that are known to hold a layer, by name."""
+    scope = tables.scope.c.scope
+    # From each name to the next in the index: a repository may have a million rows there.
+    walk = sa.select(sa.func.min(scope).label("scope")).cte("walk", recursive=True)
+    after = sa.select(sa.func.min(scope)).where(scope > walk.c.scope).scalar_subquery()
+    walk = walk.union_all(sa.select(after).where(walk.c.scope.is_not(None)))
+    return sorted(connection.scalars(sa.select(walk.c.scope).where(walk.c.scope.is_not(None))))
+
+
+def find_layers(
+    connection: sa.Connection, tables: Tables, digests: Iterable[str], *, now: int
+) -> dict[str, LayerRecord]:
+    """The records of those of the layers that the mapping knows."""
+    mapping, queue, scope = tables.mapping, tables.queue, tables.scope
+    wanted = list(digests)
+    rows = connection.execute(
+        sa.select(mapping, *(column for column in queue.c if column.name not in ("digest", "added")))
+        .outerjoin(queue, queue.c.digest == mapping.c.digest)
+        .where(mapping.c.digest.in_(given_digests(connection, wanted)))
+    ).all()
+    holding: dict[str, list[str]] = {}
+    for pair in connection.execute(
+        sa.select(scope.c.digest, scope.c.scope)
+        .where(scope.c.digest.in_(given_digests(connection, wanted)))
+        .order_by(scope.c.scope)
+    ):
+        holding.setdefault(pair.digest, []).append(pair.scope)
+    return {
+        row.digest: LayerRecord(
+            digest=row.digest,
+            state=_state(row, now),
+            rbtorrent_id=row.rbtorrent_id,
+            size=row.size,
+            scopes=tuple(holding.get(row.digest, ())),
+            priority=row.priority,
+            added=row.added,
+            locked=row.brew_lock,
+            brewed=row.brewed,
+            next_try=row.next_try or None,
+            attempts=row.attempts or 0,
+            reason=row.reason,
+            brewer=row.brewer,
+            claimed=row.claimed,
+        )
+        for row in rows
+    }
+
+
+def find_layer(connection: sa.Connection, tables: Tables, digest: str, *, now: int) -> LayerRecord | None:
+    """The record of one layer; None if the mapping does not know it."""
+    return find_layers(connection, tables, [digest], now=now).get(digest)
+
+
+def _state(row: sa.Row[Any], now: int) -> State:
+    if row.brewed is not None:
+        return "brewed"
+    if row.brew_lock is not None:
+        return "being brewed"
+    if row.next_try is None and row.reason is not None:
+        return "set aside"
+    return "delayed" if (row.next_try or 0) > now else "waiting"

@@ -1,0 +1,210 @@
+"""Manifests whose layers are still to be found out, and those for which that is done.
+
+A manifest belongs to a scope: the same one in two repositories is two, for each must be fetched from its own.
+They are few, and reading one twice does no harm: nobody locks them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from sql.given import given, given_digests
+from sql.reason import one_line
+from sql.tables import Priority, Tables, is_set_aside
+from sql.upsert import insert
+
+
+@dataclass(frozen=True, slots=True)
+class DueManifest:
+    """A manifest to resolve now. `attempts` counts the tries that failed."""
+
+    scope: str
+    digest: str
+    priority: int
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestCounts:
+    """How many manifests wait, for their first try or the next, and how many were set aside."""
+
+    waiting: int
+    set_aside: int
+
+
+def enqueue_manifests(
+    connection: sa.Connection,
+    tables: Tables,
+    manifests: Iterable[tuple[str, str]],
+    *,
+    priority: Priority,
+    now: int,
+) -> int:
+    """Put down manifests, as (scope, digest), to be resolved. Returns how many were not waiting before.
+
+    One that waits may become more urgent. One that was put off is due now, and one that was set aside is
+    tried anew: to be asked for again, by a push for one, means that it may be there now.
+    """
+    manifest = tables.manifest
+    manifests = set(manifests)
+    if not manifests:
+        return 0
+    asked = given(connection, "asked", {"scope": sa.Text(), "digest": sa.Text()}, manifests)
+    same = sa.and_(manifest.c.scope == asked.c.scope, manifest.c.digest == asked.c.digest)
+    aside = manifest.c.next_try.is_(None)
+    known = asked.outerjoin(manifest, same)
+    unless_waiting = sa.or_(manifest.c.digest.is_(None), aside)
+    count = connection.scalars(sa.select(sa.func.count()).select_from(known).where(unless_waiting)).one()
+    put_down = insert(connection, manifest).from_select(
+        ["scope", "digest", "priority", "added", "next_try"],
+        sa.select(
+            asked.c.scope,
+            asked.c.digest,
+            sa.literal(int(priority)),
+            sa.literal(now, sa.BigInteger),
+            sa.literal(now, sa.BigInteger),
+        )
+        .select_from(known)
+        .where(sa.or_(unless_waiting, manifest.c.priority > priority, manifest.c.next_try > now))
+        .order_by(asked.c.scope, asked.c.digest),
+    )
+    more_urgent = manifest.c.priority > put_down.excluded.priority
+    connection.execute(
+        put_down.on_conflict_do_update(
+            index_elements=["scope", "digest"],
+            set_={
+                "priority": sa.case((more_urgent, put_down.excluded.priority), else_=manifest.c.priority),
+                "attempts": sa.case((aside, 0), else_=manifest.c.attempts),
+                "next_try": sa.case(
+                    (manifest.c.next_try <= put_down.excluded.next_try, manifest.c.next_try),
+                    else_=put_down.excluded.next_try,
+                ),
+            },
+        )
+    )
+    return count
+
+
+def due_manifests(connection: sa.Connection, tables: Tables, *, now: int, limit: int) -> list[DueManifest]:
+    """Up to `limit` manifests whose time has come, the most urgent first, then the longest waiting."""
+    manifest = tables.manifest
+    rows = connection.execute(
+        sa.select(manifest.c.scope, manifest.c.digest, manifest.c.priority, manifest.c.attempts)
+        .where(manifest.c.next_try <= now)
+        .order_by(manifest.c.priority, manifest.c.added)
+        .limit(limit)
+    )
+    return [DueManifest(row.scope, row.digest, row.priority, row.attempts) for row in rows]
+
+
+def finish_manifest(connection: sa.Connection, tables: Tables, scope: str, digest: str) -> bool:
+    """Take a manifest off the list: it is resolved, or of no interest. False if it was not there."""
+    return connection.execute(sa.delete(tables.manifest).where(_is(tables, scope, digest))).rowcount == 1
+
+
+def retry_manifest(
+    connection: sa.Connection, tables: Tables, scope: str, digest: str, *, reason: str, next_try: int
+) -> bool:
+    """Count a failure, and try again from `next_try` on. False if the manifest is not there."""
+    return _fail(connection, tables, scope, digest, reason=reason, next_try=next_try)
+
+
+def set_aside_manifest(
+    connection: sa.Connection, tables: Tables, scope: str, digest: str, *, reason: str
+) -> bool:
+    """Leave a manifest until somebody has looked, or asks for it again. False if it is not there."""
+    return _fail(connection, tables, scope, digest, reason=reason, next_try=None)
+
+
+def retry_set_aside_manifests(connection: sa.Connection, tables: Tables, *, now: int) -> int:
+    """Try all manifests anew that were set aside. Returns how many there were."""
+    manifest = tables.manifest
+    anew = sa.update(manifest).where(is_set_aside(manifest)).values(next_try=now, attempts=0)
+    return connection.execute(anew).rowcount
+
+
+def count_manifests(connection: sa.Connection, tables: Tables) -> ManifestCounts:
+    """How many manifests are still to be resolved."""
+    waits = tables.manifest.c.next_try.is_not(None)
+    row = connection.execute(
+        sa.select(sa.func.count().filter(waits), sa.func.count().filter(sa.not_(waits))).select_from(
+            tables.manifest
+        )
+    ).one()
+    return ManifestCounts(*row)
+
+
+def mark_seen(
+    connection: sa.Connection, tables: Tables, scope: str, digests: Sequence[str], *, now: int
+) -> None:
+    """Remember that these manifests of `scope` were resolved wholly."""
+    if not digests:
+        return
+    rows = [{"scope": scope, "digest": digest, "seen": now} for digest in sorted(set(digests))]
+    new = insert(connection, tables.seen).values(rows)
+    connection.execute(
+        new.on_conflict_do_update(index_elements=["scope", "digest"], set_={"seen": new.excluded.seen})
+    )
+
+
+def mark_new_seen(
+    connection: sa.Connection, tables: Tables, manifests: Iterable[tuple[str, str]], *, now: int
+) -> None:
+    """Remember that these manifests, (scope, digest), were resolved wholly, those that were not before.
+
+    One statement for any number of scopes. Of what is remembered already nothing is written.
+    """
+    seen = tables.seen
+    asked = given(connection, "asked", {"scope": sa.Text(), "digest": sa.Text()}, set(manifests))
+    same = sa.and_(seen.c.scope == asked.c.scope, seen.c.digest == asked.c.digest)
+    new = (
+        sa.select(asked.c.scope, asked.c.digest, sa.literal(now, sa.BigInteger))
+        .select_from(asked.outerjoin(seen, same))
+        .where(seen.c.digest.is_(None))
+        .order_by(asked.c.scope, asked.c.digest)
+    )
+    remember = insert(connection, seen).from_select(["scope", "digest", "seen"], new)
+    connection.execute(remember.on_conflict_do_nothing())
+
+
+def seen_manifests(connection: sa.Connection, tables: Tables, scope: str, digests: Iterable[str]) -> set[str]:
+    """Those of these manifests of `scope` that were resolved wholly before."""
+    seen = tables.seen
+    return set(
+        connection.scalars(
+            sa.select(seen.c.digest).where(
+                seen.c.scope == scope, seen.c.digest.in_(given_digests(connection, digests))
+            )
+        )
+    )
+
+
+def forget_seen(connection: sa.Connection, tables: Tables, *, older_than: int) -> int:
+    """Forget manifests that were resolved before the time `older_than`. Returns how many."""
+    seen = tables.seen
+    return connection.execute(sa.delete(seen).where(seen.c.seen < older_than)).rowcount
+
+
+def _fail(
+    connection: sa.Connection,
+    tables: Tables,
+    scope: str,
+    digest: str,
+    *,
+    reason: str,
+    next_try: int | None,
+) -> bool:
+    manifest = tables.manifest
+    failed = (
+        sa.update(manifest)
+        .where(_is(tables, scope, digest))
+        .values(attempts=manifest.c.attempts + 1, reason=one_line(reason), next_try=next_try)
+    )
+    return connection.execute(failed).rowcount == 1
+
+
+def _is(tables: Tables, scope: str, digest: str) -> sa.ColumnElement[bool]:
+    return sa.and_(tables.manifest.c.scope == scope, tables.manifest.c.digest == digest)

@@ -1,0 +1,240 @@
+"""A layer in a brewer's hands: claimed, renewed, and completed, retried later, set aside or given back.
+
+A lock is the time in `brew_lock`, and it is the fencing token: what its holder writes is written only while
+the row still has that very time. A brewer that was away too long finds out, and writes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import groupby
+from typing import NamedTuple
+
+import sqlalchemy as sa
+
+from sql.errors import RbtorrentIdTaken
+from sql.given import Given, given_digests
+from sql.reason import one_line
+from sql.tables import AT_ONCE, Tables
+
+# How many delayed layers become claimable with one claim.
+_DUE_AT_A_TIME = 1_000
+
+_LOCKED = Given("locked", {"digest": sa.Text()})
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A layer that this brewer holds. `size` is in bytes, `scopes` are known to hold the layer, `attempts`
+    counts the tries that failed, `token` is the lock.
+    """
+
+    digest: str
+    size: int | None
+    scopes: tuple[str, ...]
+    priority: int
+    attempts: int
+    token: int
+
+
+def claim_layers(
+    connection: sa.Connection, tables: Tables, *, now: int, limit: int, brewer: str
+) -> list[Claim]:
+    """Lock up to `limit` layers that nobody holds, the most urgent first, then the longest waiting.
+
+    Layers that others are claiming at this moment are passed over. `brewer` says who we are, for people.
+    """
+    dialect = connection.dialect.name
+    statements = _claiming(tables, dialect)
+    connection.execute(statements.wake, {"at": now})
+    locked = connection.scalars(statements.lock, {"at": now, "at_most": limit}).all()
+    if not locked:
+        return []
+    these = _LOCKED.parameters(dialect, [(digest,) for digest in locked])
+    rows = connection.execute(statements.sign, {"at": now, "who": brewer, **these}).all()
+    holding = groupby(connection.execute(statements.scopes, these), lambda row: row.digest)
+    scopes = {digest: tuple(row.scope for row in group) for digest, group in holding}
+    return [
+        Claim(row.digest, row.size, scopes.get(row.digest, ()), row.priority, row.attempts, now)
+        for row in sorted(rows, key=lambda row: (row.priority, row.added, row.digest))
+    ]
+
+
+class _Claiming(NamedTuple):
+    """The statements of a claim, in their order."""
+
+    wake: sa.Update
+    lock: sa.Update
+    sign: sa.Update
+    scopes: sa.Select[str, str]
+
+
+@lru_cache
+def _claiming(tables: Tables, dialect: str) -> _Claiming:
+    mapping, queue, scope = tables.mapping, tables.queue, tables.scope
+    now = sa.bindparam("at", type_=sa.BigInteger)
+    # Delayed layers are kept apart until their time has come: the head of the queue stays short when
+    # thousands wait for their next try.
+    due = (
+        sa.select(queue.c.digest)
+        .where(queue.c.next_try > AT_ONCE, queue.c.next_try <= now)
+        .order_by(queue.c.next_try)
+        .limit(_DUE_AT_A_TIME)
+        .with_for_update(skip_locked=True)
+        .cte("due")
+    )
+    # The claim reads the head of the queue's index, and looks each row up in the mapping. Put as one
+    # comparison with a constant, "neither brewed nor locked" keeps the planner to that: of two IS NULL it
+    # thinks that they hold for few rows, and then it sorts all that wait.
+    free = sa.func.coalesce(mapping.c.brewed, mapping.c.brew_lock, sa.literal_column("-1")) < 0
+    picked = (
+        sa.select(mapping.c.digest)
+        .join_from(queue, mapping, mapping.c.digest == queue.c.digest)
+        .where(queue.c.next_try == AT_ONCE, free)
+        .order_by(queue.c.priority, queue.c.added)
+        .limit(sa.bindparam("at_most", type_=sa.Integer))
+        .with_for_update(skip_locked=True)
+        # A CTE, because it is executed once. A bare subquery may be put into the inner side of a loop, where
+        # it picks other rows each time, and the limit no longer limits.
+        .cte("picked")
+    )
+    locked = sa.select(_LOCKED.relation(dialect).c.digest)
+    return _Claiming(
+        wake=sa.update(queue).where(queue.c.digest.in_(sa.select(due.c.digest))).values(next_try=AT_ONCE),
+        lock=sa.update(mapping)
+        .where(mapping.c.digest.in_(sa.select(picked.c.digest)))
+        .values(brew_lock=now)
+        .returning(mapping.c.digest),
+        sign=sa.update(queue)
+        .where(queue.c.digest.in_(locked))
+        .values(brewer=sa.bindparam("who", type_=sa.String), claimed=now)
+        .returning(queue.c.digest, queue.c.size, queue.c.priority, queue.c.attempts, queue.c.added),
+        scopes=sa.select(scope.c.digest, scope.c.scope)
+        .where(scope.c.digest.in_(locked))
+        .order_by(scope.c.digest, scope.c.scope),
+    )
+
+
+def renew_locks(
+    connection: sa.Connection, tables: Tables, claims: Sequence[Claim], *, now: int
+) -> list[Claim]:
+    """Lock the layers anew, as of `now`. Returns the claims still held, with the new token: go on with these,
+    and with no other.
+    """
+    held = set(_relock(connection, tables, claims, lock=now))
+    return [replace(claim, token=now) for claim in claims if claim.digest in held]
+
+
+def give_back_layers(connection: sa.Connection, tables: Tables, claims: Sequence[Claim]) -> int:
+    """Unlock layers that were not worked to an end, as if they had never been claimed. Returns how many."""
+    freed = _relock(connection, tables, claims, lock=None)
+    write_queue(connection, tables, freed, claimed=None)
+    return len(freed)
+
+
+def complete_layer(
+    connection: sa.Connection, tables: Tables, claim: Claim, *, rbtorrent_id: str, size: int, now: int
+) -> bool:
+    """Mark the layer brewed, with its id and its size in bytes. False if the lock was lost: nothing is
+    written then. Raises RbtorrentIdTaken, and the transaction is to be given up.
+    """
+    try:
+        done = _finish(connection, tables, claim, rbtorrent_id=rbtorrent_id, brewed=now)
+    except sa.exc.IntegrityError as error:
+        raise RbtorrentIdTaken(claim.digest, rbtorrent_id) from error
+    if done:
+        write_queue(connection, tables, [claim.digest], next_try=None, reason=None, size=size, claimed=None)
+    return done
+
+
+def retry_layer(
+    connection: sa.Connection, tables: Tables, claim: Claim, *, reason: str, next_try: int
+) -> bool:
+    """Put the layer back, to be tried again from `next_try` on, and count the failure. False if the lock was
+    lost.
+    """
+    return _fail(connection, tables, claim, reason=reason, next_try=max(next_try, 0))
+
+
+def set_aside_layer(connection: sa.Connection, tables: Tables, claim: Claim, *, reason: str) -> bool:
+    """Put the layer where nobody claims it until somebody has looked. False if the lock was lost."""
+    return _fail(connection, tables, claim, reason=reason, next_try=None)
+
+
+def _fail(
+    connection: sa.Connection, tables: Tables, claim: Claim, *, reason: str, next_try: int | None
+) -> bool:
+    lost = not _finish(connection, tables, claim)
+    if lost:
+        return False
+    attempts = tables.queue.c.attempts + 1
+    write_queue(
+        connection,
+        tables,
+        [claim.digest],
+        attempts=attempts,
+        reason=one_line(reason),
+        next_try=next_try,
+        claimed=None,
+    )
+    return True
+
+
+def _finish(connection: sa.Connection, tables: Tables, claim: Claim, **values: object) -> bool:
+    """Unlock the claim's row with `values`, if it still has the claim's token."""
+    mapping = tables.mapping
+    return (
+        connection.execute(
+            sa.update(mapping)
+            .where(
+                mapping.c.digest == claim.digest,
+                mapping.c.brew_lock == claim.token,
+                mapping.c.brewed.is_(None),
+            )
+            .values(brew_lock=None, **values)
+        ).rowcount
+        == 1
+    )
+
+
+def _relock(
+    connection: sa.Connection, tables: Tables, claims: Sequence[Claim], *, lock: int | None
+) -> list[str]:
+    """Write `lock` over the tokens of the claims that are still held. Returns their digests."""
+    mapping = tables.mapping
+    held: list[str] = []
+    # A chunk's claims have one token nearly always.
+    for token in sorted({claim.token for claim in claims}):
+        digests = [claim.digest for claim in claims if claim.token == token]
+        ours = (
+            sa.select(mapping.c.digest)
+            .where(
+                mapping.c.digest.in_(given_digests(connection, digests)),
+                mapping.c.brew_lock == token,
+                mapping.c.brewed.is_(None),
+            )
+            .order_by(mapping.c.digest)
+            .with_for_update()
+            .cte("ours")
+        )
+        held += connection.scalars(
+            sa.update(mapping)
+            .where(mapping.c.digest.in_(sa.select(ours.c.digest)))
+            .values(brew_lock=lock)
+            .returning(mapping.c.digest)
+        )
+    return held
+
+
+def write_queue(connection: sa.Connection, tables: Tables, digests: Sequence[str], **values: object) -> None:
+    """Write `values` to the queue's rows, locked in the order of their digests as everybody locks them."""
+    queue = tables.queue
+    if not digests:
+        return
+    these = queue.c.digest.in_(given_digests(connection, digests))
+    if len(digests) > 1:
+        in_order = sa.select(queue.c.digest).where(these).order_by(queue.c.digest).with_for_update()
+        connection.execute(in_order).all()
+    connection.execute(sa.update(queue).where(these).values(**values))

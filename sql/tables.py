@@ -1,0 +1,255 @@
+"""The tables: the mapping as the seed has it, ours beside it, and the old ones that are only read."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import IntEnum
+
+import sqlalchemy as sa
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+# PostgreSQL cuts longer names off (NAMEDATALEN), and two of ours could become one.
+_LONGEST_NAME = 63
+_LONGEST_SUFFIX = len("_brew_lock_compare")
+
+# `next_try` of a layer that may be claimed at once. It is never a bound parameter: SQLite uses a partial
+# index only where the statement holds the index's own constant.
+AT_ONCE = sa.literal_column("0", sa.BigInteger)
+
+# A row of the queue changes a few times in its life, and its dead versions lie at the head of the index
+# that claiming reads. So they are swept away early, and out of the indexes too, however few they are.
+_SWEPT_EARLY = {
+    "autovacuum_vacuum_scale_factor": "0.01",
+    "autovacuum_vacuum_threshold": "5000",
+    "vacuum_index_cleanup": "on",
+}
+
+
+class Priority(IntEnum):
+    """Why a layer is in the queue; the lowest is brewed first."""
+
+    ASKED = 0
+    PUSHED = 1
+    SCANNED = 2
+    BACKFILLED = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Tables:
+    """The tables of one installation. `old`, `mfs` and `mds` are not ours: they are read, never created."""
+
+    metadata: sa.MetaData
+    mapping: sa.Table
+    queue: sa.Table
+    scope: sa.Table
+    role: sa.Table
+    manifest: sa.Table
+    seen: sa.Table
+    gone: sa.Table
+    place: sa.Table
+    old: sa.Table
+    mfs: sa.Table
+    mds: sa.Table
+
+
+def build_tables(
+    mapping: str = "rbtorrent_mapping",
+    old: str = "mds_keys_to_rbtorrents_mapping",
+    mfs: str = "mfs",
+    mds: str = "mds",
+) -> Tables:
+    """The tables under these names. All of ours derive from `mapping`, so that installations can share a
+    database. Raises ValueError for a name that is no plain identifier, or too long to derive others from.
+    """
+    _check_name(mapping, _LONGEST_NAME - _LONGEST_SUFFIX)
+    for name in (old, mfs, mds):
+        _check_name(name, _LONGEST_NAME)
+    ours, theirs = sa.MetaData(), sa.MetaData()
+    return Tables(
+        metadata=ours,
+        mapping=_mapping(mapping, ours),
+        queue=_queue(f"{mapping}_queue", ours),
+        scope=_scope(f"{mapping}_scope", ours),
+        role=_role(f"{mapping}_role", ours),
+        manifest=_manifest(f"{mapping}_manifest", ours),
+        seen=_seen(f"{mapping}_seen", ours),
+        gone=_gone(f"{mapping}_gone", ours),
+        place=_place(f"{mapping}_place", ours),
+        old=sa.Table(old, theirs, sa.Column("mds_key", sa.Text), sa.Column("rbtorrent_id", sa.Text)),
+        mfs=_mfs(mfs, theirs),
+        mds=_mds(mds, theirs),
+    )
+
+
+def _check_name(name: str, longest: int) -> None:
+    if not _NAME.match(name):
+        raise ValueError(f"{name!r} is not a table's name: expected letters, digits and _")
+    if len(name) > longest:
+        raise ValueError(f"{name!r} is too long for a table's name here: at most {longest} characters")
+
+
+def _mapping(name: str, metadata: sa.MetaData) -> sa.Table:
+    """The seed's table, to the letter, and one index more: the rows not brewed yet."""
+    table = sa.Table(
+        name,
+        metadata,
+        sa.Column("digest", sa.String(128), primary_key=True),  # sha256:<hex>
+        sa.Column("rbtorrent_id", sa.String(64)),
+        sa.Column("added", sa.BigInteger),
+        sa.Column("brew_lock", sa.BigInteger),  # since when, and the fencing token; NULL: not locked
+        sa.Column("brewed", sa.BigInteger),  # NULL: not brewed
+    )
+    sa.Index(f"{name}_rbtorrent_idx", table.c.rbtorrent_id, unique=True)
+    sa.Index(f"{name}_added_sort", table.c.added)
+    sa.Index(f"{name}_brew_lock_compare", table.c.brew_lock)
+    _partial(f"{name}_brew_lock_null", table.c.brew_lock, where=table.c.brew_lock.is_not(None))
+    _partial(f"{name}_brewed_null", table.c.brewed, where=table.c.brewed.is_not(None))
+    _partial(f"{name}_waiting", table.c.added, where=table.c.brewed.is_(None))
+    return table
+
+
+def _queue(name: str, metadata: sa.MetaData) -> sa.Table:
+    """What the mapping does not say about a layer. The row stays when the layer is brewed.
+
+    `next_try` 0: claimable; a time: not before then; NULL: never, for the layer is brewed, or set aside
+    if there is a `reason`. `claimed` is NULL unless a brewer holds the lock.
+    """
+    table = sa.Table(
+        name,
+        metadata,
+        sa.Column("digest", sa.String(128), primary_key=True),
+        sa.Column("size", sa.BigInteger),  # bytes; NULL: nobody said
+        sa.Column("priority", sa.SmallInteger, nullable=False),
+        sa.Column("added", sa.BigInteger, nullable=False),
+        sa.Column("next_try", sa.BigInteger),
+        sa.Column("attempts", sa.Integer, nullable=False, server_default=sa.text("0")),
+        sa.Column("reason", sa.Text),  # why the last try failed
+        sa.Column("brewer", sa.String(255)),  # who holds the lock, or held it last
+        sa.Column("claimed", sa.BigInteger),  # since when
+        postgresql_with=_SWEPT_EARLY,
+    )
+    _partial(f"{name}_waiting", table.c.priority, table.c.added, where=table.c.next_try == AT_ONCE)
+    _partial(f"{name}_delayed", table.c.next_try, where=table.c.next_try > AT_ONCE)
+    _partial(f"{name}_aside", table.c.digest, where=is_set_aside(table))
+    return table
+
+
+def waits(queue: sa.Table) -> sa.ColumnElement[bool]:
+    """Whether a layer is in the queue, to be claimed now or later; in words that the partial indexes have."""
+    return sa.or_(queue.c.next_try == AT_ONCE, queue.c.next_try > AT_ONCE)
+
+
+def is_set_aside(table: sa.Table) -> sa.ColumnElement[bool]:
+    """Whether a row of the queue, or of the manifests, waits for somebody to look at it."""
+    return sa.and_(table.c.next_try.is_(None), table.c.reason.is_not(None))
+
+
+def _scope(name: str, metadata: sa.MetaData) -> sa.Table:
+    """Which repositories are known to hold a layer."""
+    table = sa.Table(
+        name,
+        metadata,
+        sa.Column("digest", sa.String(128), primary_key=True),
+        sa.Column("scope", sa.String(255), primary_key=True),
+        sqlite_with_rowid=False,
+    )
+    sa.Index(f"{name}_scope", table.c.scope)
+    return table
+
+
+def _role(name: str, metadata: sa.MetaData) -> sa.Table:
+    """Scopes, or globs over them, that have the rbtorrent role."""
+    return sa.Table(
+        name,
+        metadata,
+        sa.Column("pattern", sa.String(255), primary_key=True),
+        sa.Column("granted", sa.BigInteger, nullable=False),
+    )
+
+
+def _manifest(name: str, metadata: sa.MetaData) -> sa.Table:
+    """Manifests whose layers are still to be found out. `next_try` NULL: set aside."""
+    table = sa.Table(
+        name,
+        metadata,
+        sa.Column("scope", sa.String(255), primary_key=True),
+        sa.Column("digest", sa.String(128), primary_key=True),
+        sa.Column("priority", sa.SmallInteger, nullable=False),
+        sa.Column("added", sa.BigInteger, nullable=False),
+        sa.Column("next_try", sa.BigInteger),
+        sa.Column("attempts", sa.Integer, nullable=False, server_default=sa.text("0")),
+        sa.Column("reason", sa.Text),
+    )
+    _partial(f"{name}_due", table.c.priority, table.c.added, where=table.c.next_try.is_not(None))
+    return table
+
+
+def _seen(name: str, metadata: sa.MetaData) -> sa.Table:
+    """Manifests that were resolved wholly, so that a scan need not fetch them again."""
+    table = sa.Table(
+        name,
+        metadata,
+        sa.Column("scope", sa.String(255), primary_key=True),
+        sa.Column("digest", sa.String(128), primary_key=True),
+        sa.Column("seen", sa.BigInteger, nullable=False),
+        sqlite_with_rowid=False,
+    )
+    sa.Index(f"{name}_seen", table.c.seen)
+    return table
+
+
+def _gone(name: str, metadata: sa.MetaData) -> sa.Table:
+    """Layers that the registry may have no longer: few, and for as long as it takes to be sure.
+
+    `missed` is when one was first not found; NULL: somebody only says that it is gone. `due` is when to look.
+    """
+    table = sa.Table(
+        name,
+        metadata,
+        sa.Column("digest", sa.String(128), primary_key=True),
+        sa.Column("missed", sa.BigInteger),
+        sa.Column("due", sa.BigInteger, nullable=False),
+    )
+    sa.Index(f"{name}_due", table.c.due)
+    return table
+
+
+def _place(name: str, metadata: sa.MetaData) -> sa.Table:
+    """How far a job has come that goes round and round through something in its order."""
+    return sa.Table(
+        name,
+        metadata,
+        sa.Column("job", sa.String(64), primary_key=True),
+        sa.Column("place", sa.String(255), nullable=False),
+    )
+
+
+def _mfs(name: str, metadata: sa.MetaData) -> sa.Table:
+    """The files of the registry's MDS driver (noxiouz/docker-distribution-postgresql)."""
+    return sa.Table(
+        name,
+        metadata,
+        sa.Column("path", sa.Text, primary_key=True),
+        sa.Column("parent", sa.Text),
+        sa.Column("dir", sa.Boolean),
+        sa.Column("size", sa.BigInteger),
+        sa.Column("modtime", sa.DateTime),
+        sa.Column("key", sa.Text),
+        sa.Column("owner", sa.Text),
+    )
+
+
+def _mds(name: str, metadata: sa.MetaData) -> sa.Table:
+    """Where that driver put each file's bytes. `mdsfileinfo` is JSON: key, size, id."""
+    return sa.Table(
+        name,
+        metadata,
+        sa.Column("key", sa.Text, primary_key=True),
+        sa.Column("mdsfileinfo", sa.Text),
+        sa.Column("deleted", sa.Boolean),
+    )
+
+
+def _partial(name: str, *columns: sa.Column[int], where: sa.ColumnElement[bool]) -> None:
+    sa.Index(name, *columns, postgresql_where=where, sqlite_where=where)
