@@ -1,0 +1,327 @@
+"""docker_torrents: reads arguments and configuration, builds the parts, starts what was asked for."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from itertools import chain
+
+import sqlalchemy as sa
+
+from core.access.access import Access
+from core.access.chosen import choose_access
+from core.command_line import parse_arguments
+from core.config import Config
+from core.config_file import load_config
+from core.errors import ConfigInvalid, DockerTorrentsError
+from core.http import HttpClient
+from core.layer_places import LayerPlaces
+from core.registry import RegistryClient
+from core.s3_bucket import open_bucket
+from core.secret_file import own_secret
+from core.sources.source import LayerSource
+from core.stores.directory import DirectoryStore
+from core.stores.s3 import S3Store
+from core.stores.store import MetainfoStore
+from jobs.brew import Brewery
+from jobs.check import Probe, check
+from jobs.commands import COMMANDS, DONE, FAILED, USAGE, Desk, told
+from jobs.runnable import JOBS, run_prune_dry, schedules
+from jobs.scheduler import Scheduler
+from sql.engine import create_engine_for
+from sql.errors import SqlError
+from sql.files import list_files
+from sql.layers import list_scopes
+from sql.legacy import find_mds_files
+from sql.schema import create_missing, ddl, missing
+from sql.tables import Tables, build_tables
+from sql.transaction import reading, transaction
+from web.app import build_app
+from web.parts import WebParts
+from web.workers import serve
+
+log = logging.getLogger("docker_torrents")
+
+# Files of MDS that are listed at a time.
+_MDS_PAGE = 5_000
+
+
+class Parts:
+    """What commands are put together from; each part is made when it is first asked for."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.stop = threading.Event()
+
+    @cached_property
+    def tables(self) -> Tables:
+        db = self.config.db
+        return build_tables(db.table_name, db.old_table_name, db.mfs_table, db.mds_table)
+
+    @cached_property
+    def engine(self) -> sa.Engine:
+        db = self.config.db
+        url = db.url.get_secret_value() if db.url else None
+        return create_engine_for(
+            url=url,
+            file=None if url or db.host else self.config.application.state_dir / "docker_torrents.sqlite",
+            hosts=db.host or (),
+            port=db.port,
+            database=db.database,
+            username=db.username,
+            password=db.password.get_secret_value() if db.password else None,
+            connect_timeout=db.connect_timeout,
+            max_pool_size=db.max_pool_size,
+        )
+
+    @cached_property
+    def database(self) -> sa.Engine:
+        """The engine, once the database has all tables: a new installation needs no step of its own."""
+        with transaction(self.engine) as connection:
+            for what in create_missing(connection, self.tables):
+                log.info("created %s", what)
+        return self.engine
+
+    def _http(self) -> HttpClient:
+        settings = self.config.docker_registry
+        return HttpClient(settings.connect_timeout, settings.read_timeout)
+
+    @cached_property
+    def registry(self) -> RegistryClient:
+        """The registry, to jobs: with the brewer's credentials."""
+        brewer = self.config.brewer
+        password = brewer.brew_password.get_secret_value() if brewer.brew_password else ""
+        return RegistryClient(self.config.docker_registry, self._http(), brewer.brew_user, password)
+
+    @cached_property
+    def places(self) -> LayerPlaces:
+        return LayerPlaces(self.config, self.registry, self._candidate_scopes, self._mds_file, self._mds_page)
+
+    @cached_property
+    def source(self) -> LayerSource:
+        return self.places.source()
+
+    def _mds_file(self, path: str) -> str | None:
+        with reading(self.engine) as connection:
+            return find_mds_files(connection, self.tables, [path]).get(path)
+
+    def _mds_page(self, folder: str, after: str | None) -> tuple[list[tuple[str, int | None]], str | None]:
+        with reading(self.engine) as connection:
+            return list_files(connection, self.tables, folder=folder, after=after, limit=_MDS_PAGE)
+
+    def _candidate_scopes(self) -> Iterable[str]:
+        """Where to look for a layer that nobody has named a repository for."""
+        with reading(self.engine) as connection:
+            known = list_scopes(connection, self.tables)
+        return chain(known, self.registry.list_repositories())
+
+    @cached_property
+    def store(self) -> MetainfoStore:
+        if self.config.torrents.store == "s3" and self.config.s3.bucket:
+            return S3Store(open_bucket(self.config.s3, self.config.s3.bucket), self.config.s3.prefix)
+        return DirectoryStore(self.config.metainfo_dir)
+
+    @cached_property
+    def brewery(self) -> Brewery:
+        brewer = self.config.brewer
+        return Brewery(
+            engine=self.database,
+            tables=self.tables,
+            source=self.source,
+            store=self.store,
+            brewer=f"{socket.gethostname()}:{os.getpid()}",
+            private=self.config.torrents.private,
+            workers=brewer.workers,
+            connections=self.config.layers.connections,
+            layers_per_chunk=brewer.layers_per_chunk,
+            brew_discard_timeout=brewer.brew_discard_timeout,
+            sleep_time=brewer.sleep_time,
+            max_attempts=brewer.max_attempts,
+        )
+
+    @cached_property
+    def callers(self) -> RegistryClient:
+        """The registry, to the web app: callers bring their own credentials."""
+        return RegistryClient(self.config.docker_registry, self._http())
+
+    @cached_property
+    def access(self) -> Access:
+        return choose_access(self.config, self.callers, time.time)
+
+    @cached_property
+    def web(self) -> WebParts:
+        given = self.config.torrents.web_seed_secret
+        own = self.config.application.state_dir / "web_seed_secret"
+        try:
+            engine = self.database
+        except SqlError as error:
+            # Manifests are served without it, and events refused until it is there.
+            log.warning("the database is not ready reason=%s", error)
+            engine = self.engine
+        return WebParts(
+            config=self.config,
+            engine=engine,
+            tables=self.tables,
+            registry=self.callers,
+            access=self.access,
+            source=self.source,
+            store=self.store,
+            clock=time.time,
+            capability_secret=given.get_secret_value().encode() if given else own_secret(own),
+        )
+
+    def probes(self) -> Iterator[tuple[str, Probe]]:
+        """What `check` looks at, in the order in which things depend on each other."""
+        yield "database", self._probe_database
+        yield "registry", self.registry.ping
+        yield "layers", self.source.check
+        yield "metainfo", self.store.check
+
+    def _probe_database(self) -> str:
+        with transaction(self.engine) as connection:
+            lacking = missing(connection, self.tables)
+        made = f", {len(lacking)} tables and indexes are made at first use" if lacking else ""
+        return f"{self.engine.dialect.name} takes writes{made}"
+
+
+def scheduler_of(parts: Parts) -> Scheduler:
+    """The jobs with their times. Raises ConfigInvalid for a cron expression that is none."""
+    try:
+        return Scheduler(schedules(parts))
+    except ValueError as error:
+        raise ConfigInvalid("the configuration", [str(error)]) from error
+
+
+@contextmanager
+def scheduled(parts: Parts) -> Iterator[None]:
+    """The jobs run by the clock within the block."""
+    scheduler = scheduler_of(parts)
+    scheduler.start()
+    try:
+        yield
+    finally:
+        scheduler.stop(parts.stop)
+
+
+def start_daemon(parts: Parts, arguments: argparse.Namespace) -> int:
+    with scheduled(parts):
+        return start_web(parts, arguments)
+
+
+def start_web(parts: Parts, arguments: argparse.Namespace) -> int:
+    application = parts.config.application
+    if application.event_authorization is None:
+        log.warning("no application.event_authorization: every notification is refused")
+    workers = getattr(arguments, "workers", 1)
+    return serve(
+        lambda: build_app(parts.web),
+        application.host,
+        application.port,
+        workers=workers,
+        # The daemon's jobs give their layers back while requests in flight finish.
+        stopping=parts.stop.set,
+    )
+
+
+def start_scheduler(parts: Parts, arguments: argparse.Namespace) -> int:
+    with scheduled(parts), stopping(parts):
+        parts.stop.wait()
+    return DONE
+
+
+def run_job(parts: Parts, arguments: argparse.Namespace) -> int:
+    with stopping(parts):
+        run = run_prune_dry if arguments.dry_run else JOBS[arguments.job]
+        return told(run(parts))
+
+
+def init_db(parts: Parts, arguments: argparse.Namespace) -> int:
+    if arguments.print:
+        print(ddl(parts.tables, parts.engine.dialect), end="")
+        return DONE
+    with transaction(parts.engine) as connection:
+        created = create_missing(connection, parts.tables)
+        lacking = missing(connection, parts.tables)
+    for what in created:
+        print(f"created {what}")
+    for what in lacking:
+        print(f"still lacks {what}")
+    print(f"created {len(created)}, still lacking {len(lacking)}")
+    return FAILED if lacking else DONE
+
+
+def run_check(parts: Parts, arguments: argparse.Namespace) -> int:
+    scheduler_of(parts)
+    return DONE if check(parts.probes()) else FAILED
+
+
+STARTS: dict[str | None, Callable[[Parts, argparse.Namespace], int]] = {
+    None: start_daemon,
+    "web": start_web,
+    "scheduler": start_scheduler,
+    "run": run_job,
+    "init-db": init_db,
+    "check": run_check,
+}
+
+
+@contextmanager
+def stopping(parts: Parts) -> Iterator[None]:
+    """Within the block SIGTERM and SIGINT set `parts.stop`, and a second one ends the process as ever."""
+
+    def stop(number: int, _: object) -> None:
+        parts.stop.set()
+        signal.signal(number, signal.SIG_DFL)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def set_up_logging(debug: bool) -> None:
+    """One event a line, on standard error, times in UTC."""
+    logging.Formatter.converter = time.gmtime
+    logging.basicConfig(
+        level=logging.DEBUG if debug else logging.INFO,
+        format="%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s %(message)s",
+        datefmt="%Y-%m-%dT%H:%M:%S",
+    )
+    for chatty in ("botocore", "boto3", "s3transfer"):
+        # At DEBUG they log headers and URLs, and with them signatures (urllib3: core/http.py).
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = parse_arguments(sys.argv[1:] if argv is None else argv)
+    set_up_logging(arguments.debug)
+    try:
+        config = load_config(arguments.config)
+        parts = Parts(config)
+        if arguments.command in STARTS:
+            return STARTS[arguments.command](parts, arguments)
+        with stopping(parts):
+            desk = Desk(parts.database, parts.tables, parts.registry, parts.places, config, parts.stop)
+            return COMMANDS[arguments.command, arguments.action](desk, arguments)
+    except ConfigInvalid as error:
+        for problem in error.problems:
+            print(f"docker_torrents: {error.where}: {problem}", file=sys.stderr)
+        return USAGE
+    except (DockerTorrentsError, SqlError, OSError) as error:
+        print(f"docker_torrents: {error}", file=sys.stderr)
+        return FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Scheduled and one-off work."""

@@ -1,0 +1,266 @@
+"""Takes over the rbtorrent ids that an older service kept by the keys of MDS.
+
+Such an id is whatever that service computed; where it is not BitTorrent's own info-hash, only clients of
+the older service can do something with it. There is no metainfo of it here: `/v0/torrents` answers 404 for
+a layer whose id was taken over, and it is not brewed again, for it has an id. So this is for installations
+whose clients know the old ids; others do without it and have everything brewed.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import re
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+
+from sqlalchemy import Connection, Engine
+
+from core.digest import Digest
+from core.pace import Pace
+from core.sources.mds import MdsFile, parse_mdsfileinfo
+from core.storages.layout import StorageLayout
+from jobs.progress import Progress
+from sql.files import MdsRow, read_file_rows, read_mds_rows
+from sql.old_ids import OldId, drop_old_ids, hand_out_old_ids, old_ids_left, stage_old_ids
+from sql.tables import Tables
+from sql.takeover import MadeElsewhere, Outcome, judge_ids, take_over_ids
+from sql.transaction import reading, scratch, transaction
+
+log = logging.getLogger(__name__)
+
+_BATCH = 5_000
+_SHOWN = 10
+"""Rows that are logged of each kind that is not taken over; all are counted."""
+
+_ID = re.compile(r"rbtorrent:[0-9a-f]{40}\Z")
+
+_WHY: dict[Outcome, str] = {
+    "has another": "its layer has another id",
+    "another layer's": "another layer has the id",
+    "being brewed": "its layer is being brewed",
+}
+
+
+@dataclass(frozen=True)
+class Takeover:
+    """What a takeover needs. `rate` is rows of the old table a second, None for no limit; `limit` the
+    number of ids after which it ends; `sample` how many of the layers are drawn for a check. With `dry_run`
+    nothing is written.
+    """
+
+    engine: Engine
+    tables: Tables
+    layout: StorageLayout
+    clock: Callable[[], float]
+    stop: threading.Event
+    rate: float | None = None
+    limit: int | None = None
+    dry_run: bool = False
+    sample: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TakenOver:
+    """A layer that has its id from the older service; `size` in bytes, None where MDS does not tell."""
+
+    digest: Digest
+    size: int | None
+    rbtorrent_id: str
+
+
+@dataclass
+class TakeoverSummary:
+    """What became of the old table's `rows`: `taken` over, `known` from before, and the others by reason.
+
+    `unreadable` counts blobs whose mdsfileinfo is none: an id kept by the key in it is not found. `sample`
+    are layers whose id is the old one, drawn at random.
+    """
+
+    dry_run: bool = False
+    rows: int = 0
+    taken: int = 0
+    known: int = 0
+    unmatched: Counter[str] = field(default_factory=Counter)
+    unreadable: int = 0
+    interrupted: bool = False
+    sample: list[TakenOver] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        verb = "would take over" if self.dry_run else "took over"
+        reasons = ", ".join(f"{why} {count}" for why, count in self.unmatched.most_common())
+        broken = f", mdsfileinfo unreadable {self.unreadable}" if self.unreadable else ""
+        end = ", interrupted: run it again to go on" if self.interrupted else ""
+        return (
+            f"{verb} {self.taken} of {self.rows} ids, had {self.known} already, "
+            f"not taken {self.unmatched.total()}{f' ({reasons})' if reasons else ''}{broken}{end}"
+        )
+
+
+def backfill_legacy(takeover: Takeover) -> TakeoverSummary:
+    """Takes over all ids that can be matched with a layer, and says of the others why they cannot.
+
+    The key of a row may be the one that MDS gave the file (in mdsfileinfo), or the driver's own. Each batch
+    is a transaction, so what was taken over stays when it is interrupted, and another run finds it there.
+    Raises TablesMissing, DatabaseDown.
+    """
+    run = _Run(takeover)
+    with scratch(takeover.engine) as connection:
+        run.go(connection)
+        drop_old_ids(connection, takeover.tables)
+    return run.summary
+
+
+@dataclass(frozen=True, slots=True)
+class _Match:
+    """A row of the old table with the file whose key it has; `file` is None if MDS's note of it is none."""
+
+    old: OldId
+    row: MdsRow
+    file: MdsFile | None
+
+
+class _Run:
+    def __init__(self, takeover: Takeover) -> None:
+        self.takeover = takeover
+        self.summary = TakeoverSummary(dry_run=takeover.dry_run)
+        self._batch = _BATCH if takeover.rate is None else max(1, min(_BATCH, int(takeover.rate)))
+        self._pace = Pace(None if takeover.rate is None else takeover.rate / self._batch)
+        self._logged: Counter[str] = Counter()
+        self._drawn_from = 0
+
+    def go(self, connection: Connection) -> None:
+        """Looks through the files of MDS: blobs first, then, while rows are left over, for what they are."""
+        tables = self.takeover.tables
+        self.summary.rows = stage_old_ids(connection, tables)
+        folder = f"/{self.takeover.layout.blobs}/"
+        files = partial(read_file_rows, connection, tables, folder=folder, limit=self._batch)
+        with Progress("backfill legacy", "ids", total=self.summary.rows) as progress:
+            for page in self._pages(lambda after: files(outside=False, after=after)):
+                self._take(self._matches(connection, page, progress))
+            for page in self._pages(lambda after: files(outside=True, after=after)):
+                for match in self._matches(connection, page, progress):
+                    self._not_taken("its file is no blob", match.old)
+            keys = partial(read_mds_rows, connection, tables, limit=self._batch)
+            for page in self._pages(lambda after: keys(after=after)):
+                for match in self._matches(connection, page, progress):
+                    why = "deleted in MDS" if match.row.deleted else "no file has its key"
+                    self._not_taken(why, match.old)
+            if not self._over():
+                left, some = old_ids_left(connection, tables, limit=_SHOWN)
+                for old in some:
+                    self._not_taken("MDS has no such key", old)
+                if left > len(some):
+                    self.summary.unmatched["MDS has no such key"] += left - len(some)
+                progress.step(left)
+
+    def _over(self) -> bool:
+        self.summary.interrupted = self.summary.interrupted or self.takeover.stop.is_set()
+        limit = self.takeover.limit
+        return self.summary.interrupted or (limit is not None and self.summary.taken >= limit)
+
+    def _pages(self, read: Callable[[str | None], tuple[list[MdsRow], str | None]]) -> Iterator[list[MdsRow]]:
+        """The pages that `read` gives, to the end or until nothing is left to be found."""
+        last: str | None = None
+        while not self._over() and self._accounted() < self.summary.rows:
+            self._pace.wait()
+            page, last = read(last)
+            if last is None:
+                return
+            yield page
+
+    def _accounted(self) -> int:
+        """Rows of the old table of which it is known what becomes of them."""
+        return self.summary.taken + self.summary.known + self.summary.unmatched.total()
+
+    def _matches(self, connection: Connection, page: list[MdsRow], progress: Progress) -> list[_Match]:
+        """The rows of the old table that have a key of one of these files."""
+        files: dict[str, tuple[MdsRow, MdsFile | None]] = {}
+        for row in page:
+            file = _mds_file(row)
+            self.summary.unreadable += file is None and row.path is not None
+            found = row, file
+            files.setdefault(row.key, found)
+            if file is not None:
+                files.setdefault(file.key, found)
+        by_key: dict[str, list[OldId]] = {}
+        for old in hand_out_old_ids(connection, self.takeover.tables, files):
+            by_key.setdefault(old.mds_key or "", []).append(old)
+        progress.step(sum(len(olds) for olds in by_key.values()), note=f"{self.summary.taken} taken over")
+        matches = []
+        for key, olds in by_key.items():
+            if len({old.rbtorrent_id for old in olds}) > 1:
+                for old in olds:
+                    self._not_taken("its key has several ids", old)
+                continue
+            matches.append(_Match(olds[0], *files[key]))
+            for old in olds[1:]:
+                self._not_taken("its row is there twice", old)
+        return matches
+
+    def _take(self, matches: list[_Match]) -> None:
+        """Takes over the ids of these blobs, in one transaction."""
+        wanted: dict[MadeElsewhere, tuple[TakenOver, OldId]] = {}
+        for match in matches:
+            old, file = match.old, match.file
+            digest = self.takeover.layout.digest_of(match.row.path or "")
+            if old.rbtorrent_id is None or not _ID.match(old.rbtorrent_id):
+                self._not_taken("malformed id", old)
+            elif match.row.deleted:
+                self._not_taken("deleted in MDS", old)
+            elif digest is None:
+                self._not_taken("its file's path gives no digest", old)
+            else:
+                layer = TakenOver(digest, file.size if file else None, old.rbtorrent_id)
+                made = MadeElsewhere(str(digest), old.rbtorrent_id)
+                if made in wanted:
+                    self._not_taken("its row is there twice", old)
+                wanted[made] = layer, old
+        if self.takeover.limit is not None:
+            wanted = dict(list(wanted.items())[: self.takeover.limit - self.summary.taken])
+        for made, outcome in self._write(list(wanted)).items():
+            layer, old = wanted[made]
+            if outcome == "taken" or outcome == "had it":
+                self.summary.taken += outcome == "taken"
+                self.summary.known += outcome == "had it"
+                self._draw(layer)
+            else:
+                self._not_taken(_WHY[outcome], old)
+
+    def _write(self, ids: list[MadeElsewhere]) -> dict[MadeElsewhere, Outcome]:
+        takeover = self.takeover
+        if not ids:
+            return {}
+        if takeover.dry_run:
+            with reading(takeover.engine) as connection:
+                return judge_ids(connection, takeover.tables, ids)
+        with transaction(takeover.engine) as connection:
+            return take_over_ids(connection, takeover.tables, ids, now=int(takeover.clock()))
+
+    def _not_taken(self, why: str, old: OldId) -> None:
+        self.summary.unmatched[why] += 1
+        self._logged[why] += 1
+        if self._logged[why] <= _SHOWN:
+            log.warning(
+                "id not taken over mds_key=%.100r rbtorrent_id=%.100r reason=%s",
+                *(old.mds_key, old.rbtorrent_id, why),
+            )
+
+    def _draw(self, layer: TakenOver) -> None:
+        """Keeps a fair sample of all layers so far (Vitter, algorithm R)."""
+        self._drawn_from += 1
+        sample = self.summary.sample
+        if len(sample) < self.takeover.sample:
+            sample.append(layer)
+        elif (place := random.randrange(self._drawn_from)) < self.takeover.sample:  # noqa: S311 - no secret
+            sample[place] = layer
+
+
+def _mds_file(row: MdsRow) -> MdsFile | None:
+    try:
+        return parse_mdsfileinfo(row.info or "")
+    except ValueError:
+        return None

@@ -1,0 +1,253 @@
+"""Queues the layers that a registry's storage holds, found by looking through its files."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+
+from sqlalchemy import Engine
+
+from core.blob_kind import HEAD_BYTES, looks_like_layer
+from core.errors import LayerError, LayerMissing
+from core.layer import LayerRef
+from core.pace import Pace
+from core.sources.source import LayerSource
+from core.storages.layout import MANIFESTS, StorageLayout, position_of
+from core.storages.storage import Storage, StoredFile
+from jobs.progress import Progress
+from sql.intake import NewLayer, enqueue_layers
+from sql.layers import known_layers
+from sql.scopes import remember_scopes
+from sql.tables import Priority, Tables
+from sql.transaction import reading, transaction
+
+log = logging.getLogger(__name__)
+
+_BATCH = 1_000
+"""Files that are listed, looked up and queued at a time."""
+
+_ENOUGH_SILENCE = 20
+"""Blobs in a row that the storage does not answer for: then it is left alone."""
+
+
+@dataclass(frozen=True)
+class StorageScan:
+    """What to look through, and how. `source` reads blobs of the same `storage`, over up to `readers`
+    connections; `pace` holds back those reads; `limit` is the number of layers after which it ends; with
+    `dry_run` nothing is written.
+    """
+
+    engine: Engine
+    tables: Tables
+    storage: Storage
+    layout: StorageLayout
+    source: LayerSource
+    clock: Callable[[], float]
+    stop: threading.Event
+    pace: Pace = field(default_factory=lambda: Pace(None))
+    readers: int = 8
+    limit: int | None = None
+    dry_run: bool = False
+
+
+@dataclass
+class StorageSummary:
+    """What was found: `bytes` of the queued layers; `others` are manifests, configs and what is empty;
+    `unread` are blobs that could not be looked into; `links` say which repository holds a layer.
+    """
+
+    dry_run: bool = False
+    queued: int = 0
+    bytes: int = 0
+    known: int = 0
+    others: int = 0
+    foreign: int = 0
+    uploads: int = 0
+    links: int = 0
+    unread: int = 0
+    broken: str | None = None
+    interrupted: bool = False
+
+    @property
+    def failed(self) -> int:
+        """Whether anything was not looked at, for the exit status."""
+        return self.unread + (self.broken is not None)
+
+    def __str__(self) -> str:
+        verb = "would queue" if self.dry_run else "queued"
+        end = ", interrupted: run it again to go on" if self.interrupted else ""
+        if self.broken is not None:
+            end = f", broken off, run it again to go on: {self.broken}"
+        return (
+            f"{verb} {self.queued} layers ({self.bytes / 1e6:.1f} MB), known {self.known}, "
+            f"no layers {self.others}, foreign files {self.foreign}, partial uploads {self.uploads}, "
+            f"repositories' links {self.links}, unread {self.unread}{end}"
+        )
+
+
+def backfill_storage(scan: StorageScan) -> StorageSummary:
+    """Queues what the storage holds and nobody knows yet, then notes which repositories hold it.
+
+    Nothing is remembered between runs but the layers themselves: what is known is left out before
+    anything is read, so a run after another, or beside it, goes on where that one is. Blobs that are no
+    layers are looked into at each run. A storage that fails on the way ends the run, with all that it had
+    given in the queue. With a limit, links are looked for by the run that gets to the end of the blobs.
+    Raises DatabaseDown.
+    """
+    run = _Run(scan)
+    try:
+        run.queue_blobs()
+        if not run.over():
+            run.remember_links()
+    except LayerError as error:
+        log.error("storage broke off reason=%s", error)
+        run.summary.broken = str(error)
+    return run.summary
+
+
+class _Run:
+    def __init__(self, scan: StorageScan) -> None:
+        self.scan = scan
+        self.summary = StorageSummary(dry_run=scan.dry_run)
+        self._unanswered = 0
+        self._silence: LayerError | None = None
+
+    def over(self) -> bool:
+        """Whether to end: it was told to, or has queued as many layers as it may."""
+        self.summary.interrupted = self.summary.interrupted or self.scan.stop.is_set()
+        limit = self.scan.limit
+        return self.summary.interrupted or (limit is not None and self.summary.queued >= limit)
+
+    def queue_blobs(self) -> None:
+        """Looks at all blobs, and queues those that are layers and not known."""
+        scan = self.scan
+        with (
+            Progress("backfill storage", "blobs") as progress,
+            ThreadPoolExecutor(scan.readers, thread_name_prefix="peek") as pool,
+        ):
+            seen = 0
+            for batch in _batches(scan.storage.files(scan.layout.blobs)):
+                if self.over():
+                    return
+                self._queue(self._unknown(batch), pool)
+                seen += len(batch)
+                digest = scan.layout.digest_of(batch[-1].path)
+                if digest is not None:
+                    progress.estimate(round(seen / max(position_of(digest), 1e-9)))
+                progress.step(len(batch), note=f"{self.summary.queued} layers")
+            if not seen:
+                log.warning("no blob found, is this the registry's storage? folder=%s", scan.layout.blobs)
+
+    def remember_links(self) -> None:
+        """Notes which repositories hold the layers that are known now, and counts unfinished uploads."""
+        scan = self.scan
+        if scan.layout.repositories is None:
+            return
+        upload: str | None = None
+        files = scan.storage.files(scan.layout.repositories, frozenset({MANIFESTS}))
+        with Progress("links of repositories", "files") as progress:
+            for batch in _batches(files):
+                if self.over():
+                    return
+                links = [link for file in batch if (link := scan.layout.link_at(file.path)) is not None]
+                if links and not scan.dry_run:
+                    with transaction(scan.engine) as connection:
+                        self.summary.links += remember_scopes(
+                            connection, scan.tables, [(str(link.digest), link.scope) for link in links]
+                        )
+                for file in batch:
+                    part = scan.layout.upload_at(file.path)
+                    # The files of an upload follow one another.
+                    self.summary.uploads += part is not None and part != upload
+                    upload = part or upload
+                progress.step(len(batch), note=f"{self.summary.links} links")
+
+    def _unknown(self, batch: list[StoredFile]) -> list[LayerRef]:
+        """The blobs among the files whose digests nobody knows yet."""
+        blobs: dict[str, LayerRef] = {}
+        for file in batch:
+            digest = self.scan.layout.digest_of(file.path)
+            if digest is None or file.size is None:
+                self.summary.foreign += 1
+                log.debug("foreign file path=%s", file.path)
+            elif not file.size:
+                self.summary.others += 1
+            else:
+                blobs[str(digest)] = LayerRef(digest, size=file.size)
+        with reading(self.scan.engine) as connection:
+            known = known_layers(connection, self.scan.tables, blobs)
+        self.summary.known += len(known)
+        return [blob for digest, blob in blobs.items() if digest not in known]
+
+    def _queue(self, blobs: list[LayerRef], pool: ThreadPoolExecutor) -> None:
+        """Looks into blobs, and queues those that are layers; with a limit, no more than are needed."""
+        scan, at = self.scan, 0
+        while at < len(blobs) and not self.over():
+            wanted = len(blobs) if scan.limit is None else scan.limit - self.summary.queued
+            some = blobs[at : at + max(wanted, scan.readers)]
+            at += len(some)
+            layers = self._layers(some, pool)[:wanted]
+            queued = len(layers)
+            if not scan.dry_run:
+                new = [NewLayer(str(layer.digest), layer.size) for layer in layers]
+                now = int(scan.clock())
+                with transaction(scan.engine) as connection:
+                    queued = enqueue_layers(
+                        connection, scan.tables, new, priority=Priority.BACKFILLED, now=now
+                    )
+            self.summary.queued += queued
+            self.summary.known += len(layers) - queued
+            self.summary.bytes += sum(layer.size or 0 for layer in layers)
+            if self._silence is not None:
+                raise self._silence
+
+    def _layers(self, blobs: list[LayerRef], pool: ThreadPoolExecutor) -> list[LayerRef]:
+        """Those of the blobs that are layers, by their first bytes."""
+        peeks: list[tuple[LayerRef, Future[bool]]] = []
+        for blob in blobs:
+            if self.scan.stop.is_set():
+                break
+            self.scan.pace.wait()
+            peeks.append((blob, pool.submit(_peek, self.scan.source, blob)))
+        layers = []
+        for blob, peek in peeks:
+            try:
+                if peek.result():
+                    layers.append(blob)
+                else:
+                    self.summary.others += 1
+                self._unanswered = 0
+            except LayerMissing:
+                log.info("blob gone during the backfill digest=%s", blob.digest)
+            except LayerError as error:
+                self._not_read(blob, error)
+        return layers
+
+    def _not_read(self, blob: LayerRef, error: LayerError) -> None:
+        """Counts a blob that could not be looked into, and notices a storage that answers no more."""
+        self.summary.unread += 1
+        log.warning("blob not read digest=%s reason=%s", blob.digest, error)
+        if error.verdict == "try again":
+            self._unanswered += 1
+            if self._unanswered >= _ENOUGH_SILENCE:
+                self._silence = error
+
+
+def _peek(source: LayerSource, blob: LayerRef) -> bool:
+    """Whether a blob is a layer, by one read of its beginning."""
+    head = bytearray(min(HEAD_BYTES, blob.size or HEAD_BYTES))
+    filled = 0
+    with source.open(blob, 0, len(head)) as reader:
+        while filled < len(head) and (count := reader.readinto(memoryview(head)[filled:])):
+            filled += count
+    return looks_like_layer(bytes(head[:filled]))
+
+
+def _batches(files: Iterable[StoredFile]) -> Iterator[list[StoredFile]]:
+    iterator = iter(files)
+    while batch := list(islice(iterator, _BATCH)):
+        yield batch

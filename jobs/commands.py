@@ -1,0 +1,271 @@
+"""What operators type: one-off work and questions, answered on standard output."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import TypeVar
+
+from sqlalchemy import Engine
+
+from core.config import Config
+from core.digest import Digest
+from core.errors import RegistryTimeout, RegistryUnavailable
+from core.layer_places import LayerPlaces
+from core.pace import Pace
+from core.registry import RegistryClient
+from jobs.backfill_legacy import Takeover, backfill_legacy
+from jobs.backfill_storage import StorageScan, backfill_storage
+from jobs.queue_status import status_json, status_lines
+from jobs.repository_scan import Scan
+from jobs.show import Coverage, layer_lines, show_image, show_layer
+from jobs.verify_ids import verify_ids
+from jobs.walk_repositories import scopes_matching, walk_repositories
+from sql.aside import drop_layers, retry_set_aside
+from sql.errors import DatabaseDown
+from sql.manifests import count_manifests, retry_set_aside_manifests
+from sql.roles import grant_role, list_roles, revoke_role
+from sql.status import queue_status
+from sql.tables import Priority, Tables
+from sql.transaction import reading, transaction
+
+_LOOK_EVERY = 2.0
+"""Seconds between looks of `show --wait`."""
+
+DONE, FAILED, USAGE = 0, 1, 2
+"""Exit statuses: all of it, some of it not, usage or configuration."""
+
+
+@dataclass(frozen=True)
+class Desk:
+    """What commands work with. `stop` is set when the process is told to end; `clock` gives Unix time."""
+
+    engine: Engine
+    tables: Tables
+    registry: RegistryClient
+    places: LayerPlaces
+    config: Config
+    stop: threading.Event
+    clock: Callable[[], float] = time.time
+
+    def now(self) -> int:
+        return int(self.clock())
+
+
+def backfill_repository(desk: Desk, arguments: argparse.Namespace) -> int:
+    return told(walk_repositories(_backfill(desk, arguments), arguments.scopes, "backfill"))
+
+
+def backfill_catalog(desk: Desk, arguments: argparse.Namespace) -> int:
+    scan = _backfill(desk, arguments)
+    return told(
+        walk_repositories(scan, scopes_matching(scan.registry, arguments.patterns or ["*"]), "backfill")
+    )
+
+
+def backfill_from_storage(desk: Desk, arguments: argparse.Namespace) -> int:
+    storage, source = desk.places.storage(arguments.storage)
+    return told(
+        backfill_storage(
+            StorageScan(
+                engine=desk.engine,
+                tables=desk.tables,
+                storage=storage,
+                layout=desk.places.layout,
+                source=source,
+                clock=desk.clock,
+                stop=desk.stop,
+                pace=Pace(arguments.rate),
+                readers=desk.config.layers.connections,
+                limit=arguments.limit,
+                dry_run=arguments.dry_run,
+            )
+        )
+    )
+
+
+def backfill_from_legacy(desk: Desk, arguments: argparse.Namespace) -> int:
+    takeover = Takeover(
+        engine=desk.engine,
+        tables=desk.tables,
+        layout=desk.places.layout,
+        clock=desk.clock,
+        stop=desk.stop,
+        rate=arguments.rate,
+        limit=arguments.limit,
+        dry_run=arguments.dry_run,
+        sample=arguments.verify,
+    )
+    summary = backfill_legacy(takeover)
+    if not arguments.verify:
+        return told(summary)
+    print(summary, flush=True)
+    return told(
+        verify_ids(
+            desk.places.source(),
+            summary.sample,
+            private=desk.config.torrents.private,
+            connections=desk.config.layers.connections,
+            stop=desk.stop,
+        )
+    )
+
+
+def _backfill(desk: Desk, arguments: argparse.Namespace) -> Scan:
+    return Scan(
+        engine=desk.engine,
+        tables=desk.tables,
+        registry=desk.registry.paced(arguments.rate),
+        clock=desk.clock,
+        priority=Priority.BACKFILLED,
+        stop=desk.stop,
+        limit=arguments.limit,
+        dry_run=arguments.dry_run,
+    )
+
+
+def role_grant(desk: Desk, arguments: argparse.Namespace) -> int:
+    with transaction(desk.engine) as connection:
+        new = [
+            pattern
+            for pattern in arguments.patterns
+            if grant_role(connection, desk.tables, pattern, now=desk.now())
+        ]
+    print(f"granted {len(new)}, had it already {len(arguments.patterns) - len(new)}")
+    return DONE
+
+
+def role_revoke(desk: Desk, arguments: argparse.Namespace) -> int:
+    with transaction(desk.engine) as connection:
+        had = [p for p in arguments.patterns if revoke_role(connection, desk.tables, p)]
+    print(f"revoked {len(had)}, did not have it {len(arguments.patterns) - len(had)}")
+    return DONE
+
+
+def role_list(desk: Desk, arguments: argparse.Namespace) -> int:
+    with reading(desk.engine) as connection:
+        roles = list_roles(connection, desk.tables)
+    if arguments.json:
+        print(json.dumps([asdict(role) for role in roles], indent=2))
+        return DONE
+    for role in roles:
+        print(f"{role.pattern}  since {datetime.fromtimestamp(role.granted, UTC):%Y-%m-%d %H:%M} UTC")
+    print(f"roles {len(roles)}")
+    return DONE
+
+
+def queue_show(desk: Desk, arguments: argparse.Namespace) -> int:
+    now = desk.now()
+    with reading(desk.engine) as connection:
+        status = queue_status(connection, desk.tables, now=now)
+        manifests = count_manifests(connection, desk.tables)
+    if arguments.json:
+        say({**status_json(status), "manifests": asdict(manifests)})
+        return DONE
+    print(f"manifests  {manifests.waiting} to resolve, {manifests.set_aside} set aside (queue retry --all)")
+    say(status_lines(status, now=now))
+    return DONE
+
+
+def queue_retry(desk: Desk, arguments: argparse.Namespace) -> int:
+    digest = str(arguments.digest) if arguments.digest else None
+    with transaction(desk.engine) as connection:
+        number = retry_set_aside(connection, desk.tables, reason_like=arguments.reason, digest=digest)
+        manifests = retry_set_aside_manifests(connection, desk.tables, now=desk.now()) if arguments.all else 0
+    print(f"queued anew {number}, manifests {manifests}")
+    return FAILED if digest and not number else DONE
+
+
+def queue_drop(desk: Desk, arguments: argparse.Namespace) -> int:
+    digest = str(arguments.digest) if arguments.digest else None
+    with transaction(desk.engine) as connection:
+        number = drop_layers(connection, desk.tables, reason_like=arguments.reason, digest=digest)
+    print(f"dropped {number}")
+    return FAILED if digest and not number else DONE
+
+
+def show(desk: Desk, arguments: argparse.Namespace) -> int:
+    deadline = time.monotonic() + arguments.timeout if arguments.wait else 0.0
+    if isinstance(arguments.what, Digest):
+        return _show_layer(desk, arguments, deadline)
+    return _show_image(desk, arguments, deadline)
+
+
+def _show_layer(desk: Desk, arguments: argparse.Namespace, deadline: float) -> int:
+    def look() -> tuple[bool, dict[str, object] | None]:
+        record = show_layer(desk.engine, desk.tables, arguments.what, now=desk.now())
+        return record is not None and record["state"] == "brewed", record
+
+    brewed, record = _wait_for(look, desk, deadline)
+    if record is None:
+        print(f"docker_torrents: {arguments.what} is not known here", file=sys.stderr)
+        return FAILED
+    say(record if arguments.json else layer_lines(record))
+    return FAILED if arguments.wait and not brewed else DONE
+
+
+def _show_image(desk: Desk, arguments: argparse.Namespace, deadline: float) -> int:
+    scope, reference = arguments.what
+
+    def look() -> tuple[bool, Coverage]:
+        coverage = show_image(desk.engine, desk.tables, desk.registry, scope, reference, now=desk.now())
+        return coverage.whole, coverage
+
+    whole, coverage = _wait_for(look, desk, deadline)
+    say(coverage.as_json() if arguments.json else coverage.lines())
+    return FAILED if arguments.wait and not whole else DONE
+
+
+Seen = TypeVar("Seen")
+
+
+def _wait_for(look: Callable[[], tuple[bool, Seen]], desk: Desk, deadline: float) -> tuple[bool, Seen]:
+    """What `look` gives once it says that it is done, or `deadline` (monotonic) has passed."""
+    while True:
+        left = deadline - time.monotonic()
+        try:
+            done, seen = look()
+            if done or desk.stop.is_set() or left <= 0:
+                return done, seen
+        except (RegistryUnavailable, RegistryTimeout, DatabaseDown):
+            # Whoever waits gets over that.
+            if desk.stop.is_set() or left <= 0:
+                raise
+        desk.stop.wait(min(_LOOK_EVERY, max(left, 0.0)))
+
+
+COMMANDS: dict[tuple[str, str | None], Callable[[Desk, argparse.Namespace], int]] = {
+    ("backfill", "repository"): backfill_repository,
+    ("backfill", "catalog"): backfill_catalog,
+    ("backfill", "storage"): backfill_from_storage,
+    ("backfill", "legacy"): backfill_from_legacy,
+    ("role", "grant"): role_grant,
+    ("role", "revoke"): role_revoke,
+    ("role", "list"): role_list,
+    ("queue", "status"): queue_show,
+    ("queue", "retry"): queue_retry,
+    ("queue", "drop"): queue_drop,
+    ("show", None): show,
+}
+"""By the command's two words, as core/command_line.py gives them."""
+
+
+def told(summary: object) -> int:
+    """Prints what was done as the last line; the exit status that goes with it."""
+    print(summary, flush=True)
+    return FAILED if getattr(summary, "failed", 0) else DONE
+
+
+def say(what: dict[str, object] | Iterable[str]) -> None:
+    """Prints JSON, or lines."""
+    if isinstance(what, dict):
+        print(json.dumps(what, indent=2))
+    else:
+        for line in what:
+            print(line)

@@ -1,0 +1,61 @@
+"""How far a one-off job has come: a bar on a terminal, a log line now and then elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from types import TracebackType
+
+from tqdm import tqdm
+
+log = logging.getLogger(__name__)
+
+_EVERY = 30.0
+"""Seconds between log lines where there is no terminal."""
+
+
+class Progress:
+    """Counts steps of `unit`; `total` may be raised on the way, None if it is not known."""
+
+    def __init__(self, what: str, unit: str, total: int | None = None) -> None:
+        self._what = what
+        self._unit = unit
+        self._bar = tqdm(
+            desc=what, unit=f" {unit}", total=total, disable=not sys.stderr.isatty(), dynamic_ncols=True
+        )
+        self._done = 0
+        self._total = total
+        self._told = time.monotonic()
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.close()
+
+    def expect(self, more: int) -> None:
+        """Adds `more` steps to those that are to come."""
+        self._total = (self._total or 0) + more
+        self._bar.total = self._total
+        self._bar.refresh()
+
+    def estimate(self, total: int) -> None:
+        """`total` is how many steps it looks like there will be, all in all."""
+        self._total = self._bar.total = total
+
+    def step(self, number: int = 1, note: str = "") -> None:
+        """`number` steps are done; `note` is shown beside them."""
+        self._done += number
+        if note:
+            self._bar.set_postfix_str(note, refresh=False)
+        self._bar.update(number)
+        now = time.monotonic()
+        if self._bar.disable and now - self._told >= _EVERY:
+            self._told = now
+            log.info(
+                "progress what=%s done=%d total=%s unit=%s %s",
+                *(self._what, self._done, self._total if self._total else "?", self._unit, note),
+            )

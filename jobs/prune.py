@@ -1,0 +1,229 @@
+"""Forgets layers that are gone from the registry, and their metainfo with them."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Engine
+
+from core.digest import Digest
+from core.errors import InvalidName, StoreFailed
+from core.layer import LayerRef
+from core.presence.presence import Look, Lookout
+from core.stores.store import MetainfoStore
+from sql.gone import (
+    Suspect,
+    clear_suspects,
+    due_suspects,
+    forget_layer,
+    known_suspects,
+    next_layers,
+    put_off_suspects,
+    record_misses,
+)
+from sql.places import find_place, keep_place
+from sql.scopes import find_scopes, remember_scopes
+from sql.tables import Tables
+from sql.transaction import reading, transaction
+
+log = logging.getLogger(__name__)
+
+_JOB = "prune"
+_BATCH = 500
+_ENOUGH_SILENCE = 20
+"""Layers in a row that nobody answers for: then the run ends."""
+
+_PATIENCE = 3600
+"""Seconds after which a suspect that nobody answered for is looked for again."""
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """What a run needs. `grace` is how long a layer must have been missed, in seconds, before it is
+    forgotten; `limit` how many layers a run looks for at most. With `dry_run` nothing is written.
+    """
+
+    engine: Engine
+    tables: Tables
+    lookout: Lookout
+    store: MetainfoStore
+    clock: Callable[[], float]
+    stop: threading.Event
+    grace: int = 86_400
+    limit: int = 1_000
+    dry_run: bool = False
+
+
+@dataclass
+class PruneSummary:
+    """What a run found: layers that are `there`; `missed` for the first time; `forgotten`; `unanswered`, of
+    which nobody could say; `failed`, whose metainfo could not be deleted.
+    """
+
+    dry_run: bool = False
+    there: int = 0
+    missed: int = 0
+    forgotten: int = 0
+    unanswered: int = 0
+    failed: int = 0
+
+    def __str__(self) -> str:
+        verb = "would forget" if self.dry_run else "forgot"
+        looked = self.there + self.missed + self.forgotten + self.unanswered + self.failed
+        return (
+            f"{verb} {self.forgotten}, missed for the first time {self.missed}, there {self.there}, "
+            f"unanswered {self.unanswered}, failed {self.failed}, looked for {looked}"
+        )
+
+
+def prune(pruning: Pruning) -> PruneSummary:
+    """Looks for layers, those first that are said or suspected to be gone, and then round and round.
+
+    A layer is missed where it was, and looked for everywhere when `grace` is over; only if it is nowhere
+    then, it is forgotten. Layers that wait or are being brewed are let be; those set aside are pruned as
+    brewed ones are. Whatever cannot be answered leaves a layer as it is. Raises DatabaseDown, and what the
+    lookout's check raises.
+    """
+    pruning.lookout.check()
+    return _Run(pruning).go()
+
+
+class _Run:
+    def __init__(self, pruning: Pruning) -> None:
+        self.pruning = pruning
+        self.summary = PruneSummary(dry_run=pruning.dry_run)
+        self._silent = 0
+        self._looked: set[str] = set()
+
+    def go(self) -> PruneSummary:
+        """Suspects get up to half of the run, so that the round never comes to a halt."""
+        pruning, now = self.pruning, self._now()
+        with reading(pruning.engine) as connection:
+            due = due_suspects(connection, pruning.tables, now=now, limit=max(1, pruning.limit // 2))
+        missed = [(suspect, suspect.missed + pruning.grace) for suspect in due if suspect.missed is not None]
+        self._judge([suspect for suspect, ripe in missed if ripe <= now])
+        # Their grace was made longer since they were missed.
+        self._wait_for({suspect.digest: ripe for suspect, ripe in missed if ripe > now})
+        self._look_for([suspect.digest for suspect in due if suspect.missed is None])
+        self._go_round(pruning.limit - len(due))
+        return self.summary
+
+    def _now(self) -> int:
+        return int(self.pruning.clock())
+
+    def _over(self) -> bool:
+        return self.pruning.stop.is_set() or self._silent >= _ENOUGH_SILENCE
+
+    def _judge(self, missed: Sequence[Suspect]) -> None:
+        """Looks for layers again: where they were, then everywhere. Forgets those that are nowhere."""
+        suspects = {suspect.digest: suspect for suspect in missed}
+        looks = self._looks(suspects)
+        for look in self._everywhere([look.layer for look in looks if look.presence == "gone"]):
+            looks.append(look)
+            if look.presence == "gone" and not self.pruning.stop.is_set():
+                self._forget(suspects[str(look.layer.digest)])
+        self._settle(look for look in looks if look.presence != "gone")
+
+    def _everywhere(self, layers: list[LayerRef]) -> Iterable[Look]:
+        return self.pruning.lookout.look_everywhere(layers) if layers and not self._over() else ()
+
+    def _look_for(self, digests: Sequence[str]) -> None:
+        """Looks for layers where they were, and suspects those that are not there."""
+        looks = self._looks(digests)
+        self._settle(look for look in looks if look.presence != "gone")
+        gone = [str(look.layer.digest) for look in looks if look.presence == "gone"]
+        self.summary.missed += len(gone)
+        if gone and not self.pruning.dry_run:
+            now = self._now()
+            with transaction(self.pruning.engine) as connection:
+                record_misses(connection, self.pruning.tables, gone, now=now, due=now + self.pruning.grace)
+
+    def _go_round(self, limit: int) -> None:
+        """Goes on where the last run ended, to the end of the layers at most."""
+        pruning = self.pruning
+        with reading(pruning.engine) as connection:
+            place: str | None = find_place(connection, pruning.tables, _JOB)
+        while place is not None and limit > 0 and not self._over():
+            with reading(pruning.engine) as connection:
+                digests, place = next_layers(
+                    connection, pruning.tables, after=place, limit=min(limit, _BATCH)
+                )
+                suspects = known_suspects(connection, pruning.tables, digests)
+            self._look_for([digest for digest in digests if digest not in suspects | self._looked])
+            limit -= _BATCH
+            # The next run begins with a batch that was not looked for to its end.
+            if not pruning.dry_run and not self._over():
+                with transaction(pruning.engine) as connection:
+                    keep_place(connection, pruning.tables, _JOB, place or "")
+
+    def _wait_for(self, times: dict[str, int]) -> None:
+        if times and not self.pruning.dry_run:
+            with transaction(self.pruning.engine) as connection:
+                for digest, due in sorted(times.items()):
+                    put_off_suspects(connection, self.pruning.tables, [digest], due=due)
+
+    def _looks(self, digests: Iterable[str]) -> list[Look]:
+        """A look for each of the layers where it was, until the run is over."""
+        digests = list(digests)
+        self._looked.update(digests)
+        with reading(self.pruning.engine) as connection:
+            scopes = find_scopes(connection, self.pruning.tables, digests)
+        looks = []
+        for digest in digests:
+            if self._over():
+                break
+            try:
+                layer = LayerRef(Digest.parse(digest), scopes.get(digest, ()))
+            except InvalidName:
+                # Put there by hand, or by an odd event: no registry could have it, or be asked for it.
+                continue
+            look = self.pruning.lookout.look(layer)
+            self._silent = self._silent + 1 if look.presence == "unanswered" else 0
+            looks.append(look)
+        return looks
+
+    def _settle(self, looks: Iterable[Look]) -> None:
+        """Counts layers that are not gone, and notes what was found out about them."""
+        there, unanswered, found = [], [], []
+        for look in looks:
+            digest = str(look.layer.digest)
+            if look.presence == "there":
+                there.append(digest)
+                if look.scope is not None:
+                    found.append((digest, look.scope))
+            else:
+                unanswered.append(digest)
+                log.warning("layer not looked for digest=%s reason=%s", digest, look.why)
+        self.summary.there += len(there)
+        self.summary.unanswered += len(unanswered)
+        if self.pruning.dry_run or not (there or unanswered):
+            return
+        tables = self.pruning.tables
+        with transaction(self.pruning.engine) as connection:
+            clear_suspects(connection, tables, there)
+            put_off_suspects(connection, tables, unanswered, due=self._now() + _PATIENCE)
+            remember_scopes(connection, tables, found)
+
+    def _forget(self, suspect: Suspect) -> None:
+        """Forgets a layer and its metainfo, if it is as it was when it was looked for."""
+        if self.pruning.dry_run:
+            self.summary.forgotten += 1
+            return
+        try:
+            with transaction(self.pruning.engine) as connection:
+                if not forget_layer(connection, self.pruning.tables, suspect):
+                    log.info("layer pushed or brewed anew meanwhile digest=%s", suspect.digest)
+                    self.summary.there += 1
+                    return
+                # Before the commit, for then somebody may brew the layer anew, and keep its metainfo. If
+                # the commit fails, the layer is without metainfo until the next run forgets it.
+                self.pruning.store.delete(Digest.parse(suspect.digest))
+        except StoreFailed as error:
+            self.summary.failed += 1
+            log.error("layer not forgotten digest=%s reason=%s", suspect.digest, error)
+        else:
+            self.summary.forgotten += 1
+            log.info("layer forgotten digest=%s missed_since=%d", suspect.digest, suspect.missed)

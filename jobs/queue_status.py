@@ -1,0 +1,51 @@
+"""How the queue stands, as lines for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+
+from sql.status import QueueStatus
+
+_SHOWN_LOCKS = 20
+
+
+def status_lines(status: QueueStatus, *, now: int) -> Iterator[str]:
+    """What waits, what is locked and by whom, what was set aside and why, and how fast it goes."""
+    oldest = f", oldest {_span(now - status.oldest_waiting)} ago" if status.oldest_waiting else ""
+    yield f"waiting    {status.waiting_count} ({status.delayed} for their next try{oldest})"
+    for priority, layers in status.waiting.items():
+        if layers:
+            yield f"  {layers:>9} {priority.name.lower()}"
+    yield f"locked     {status.locked_count}"
+    for lock in status.locked[:_SHOWN_LOCKS]:
+        held = f"{_span(now - lock.since)}, renewed {_span(now - lock.renewed)} ago"
+        yield f"  {lock.digest} by {lock.brewer or 'nobody known'} for {held}"
+    if status.locked_count > _SHOWN_LOCKS:
+        yield f"  … and {status.locked_count - _SHOWN_LOCKS} more"
+    yield f"set aside  {status.set_aside_count}"
+    for reason, layers in status.set_aside.items():
+        yield f"  {layers:>9} {reason}"
+    yield f"brewed     {status.brewed_last_hour} in the last hour ({status.per_second:.2f} a second)"
+    if status.waiting_count:
+        yield f"empty in   {'?' if status.empty_in is None else _span(status.empty_in)}"
+
+
+def status_json(status: QueueStatus) -> dict[str, object]:
+    """The same for programs; times are Unix seconds."""
+    told = asdict(status)
+    told["waiting"] = {priority.name.lower(): layers for priority, layers in status.waiting.items()}
+    told["waiting_count"] = status.waiting_count
+    told["set_aside_count"] = status.set_aside_count
+    return told
+
+
+def _span(seconds: float) -> str:
+    """A stretch of time in its two largest units: `3 h 20 min`."""
+    seconds = max(0, round(seconds))
+    days, hours, minutes = seconds // 86400, seconds // 3600 % 24, seconds // 60 % 60
+    if days:
+        return f"{days} d {hours} h"
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {seconds % 60} s" if minutes else f"{seconds} s"

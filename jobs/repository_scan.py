@@ -1,0 +1,213 @@
+"""Walks a repository's tags down to their layers, and queues those not known yet."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from hashlib import sha256
+from itertools import islice
+
+from sqlalchemy import Engine
+
+from core.digest import Digest
+from core.errors import InvalidName, NotInRegistry, RegistryError, RegistryTimeout, RegistryUnavailable
+from core.image_tree import ReadManifest, read_tree
+from core.manifest import LayerDescriptor
+from core.platform import Platform
+from core.registry import RegistryClient
+from jobs.progress import Progress
+from sql.intake import NewLayer, enqueue_layers
+from sql.layers import known_layers
+from sql.manifests import mark_seen, seen_manifests
+from sql.tables import Priority, Tables
+from sql.transaction import reading, transaction
+
+log = logging.getLogger(__name__)
+
+_ENOUGH_SILENCE = 5
+"""Tags in a row that the registry does not answer for: then the repository is left alone."""
+
+_BATCH = 100
+"""Tags whose digests are looked up in the database at once."""
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What a walk needs, and how it goes about it.
+
+    `priority` is given to what it queues; `limit` is the number of layers after which it ends;
+    with `dry_run` nothing is written. `platforms` are the only ones of an index that are read, all
+    of them if empty.
+    """
+
+    engine: Engine
+    tables: Tables
+    registry: RegistryClient
+    clock: Callable[[], float]
+    priority: Priority
+    stop: threading.Event
+    platforms: tuple[Platform, ...] = ()
+    limit: int | None = None
+    dry_run: bool = False
+
+
+@dataclass
+class ScanSummary:
+    """What walks found and did. `bytes` are those of the layers queued; only a dry run counts `known` ones."""
+
+    dry_run: bool = False
+    repositories: int = 0
+    tags: int = 0
+    unchanged: int = 0
+    queued: int = 0
+    known: int = 0
+    bytes: int = 0
+    failed: int = 0
+    interrupted: bool = False
+
+    def __str__(self) -> str:
+        size = f"{self.bytes / 1e6:.1f} MB"
+        did = (
+            f"would queue {self.queued} layers ({size}), known already {self.known}"
+            if self.dry_run
+            else f"queued {self.queued} layers ({size})"
+        )
+        end = ", interrupted: run it again to go on" if self.interrupted else ""
+        return (
+            f"{did}, tags {self.tags} (unchanged {self.unchanged}), repositories {self.repositories}, "
+            f"failed {self.failed}{end}"
+        )
+
+
+class RepositoryScan:
+    """One walk over any number of repositories; `summary` adds up what it did."""
+
+    def __init__(self, scan: Scan) -> None:
+        self.scan = scan
+        self.summary = ScanSummary(dry_run=scan.dry_run)
+        # A dry run writes nothing, so what it has counted it has to remember.
+        self._counted: set[str] = set()
+        # What was seen with some platforms only is not seen for other ones.
+        self._limited = "/" + sha256(" ".join(sorted(map(str, scan.platforms))).encode()).hexdigest()[:16]
+
+    def over(self) -> bool:
+        """Whether the walk has to end: it was told to, or has queued as many layers as it may."""
+        self.summary.interrupted = self.summary.interrupted or self.scan.stop.is_set()
+        limit = self.scan.limit
+        return self.summary.interrupted or (limit is not None and self.summary.queued >= limit)
+
+    def walk(self, scope: str, progress: Progress) -> None:
+        """Queues the unknown layers of all tags of `scope`.
+
+        A tag that fails is logged and counted, the others go on. Raises RegistryError if the tags
+        cannot be listed, DatabaseDown if what was found cannot be written.
+        """
+        tags = list(self.scan.registry.list_tags(scope))
+        self.summary.repositories += 1
+        progress.expect(len(tags))
+        for batch in _batches(tags, _BATCH):
+            if self.over():
+                return
+            self._walk_tags(scope, batch, progress)
+
+    def _walk_tags(self, scope: str, tags: list[str], progress: Progress) -> None:
+        digests: dict[Digest, str] = {}
+        silent = 0
+        for tag in tags:
+            if self.over():
+                return
+            try:
+                digest = self.scan.registry.head_manifest(scope, tag)
+                digests.setdefault(digest, tag)
+                silent = 0
+            except NotInRegistry:
+                log.info("tag gone during the scan scope=%s tag=%s", scope, tag)
+            except (RegistryError, InvalidName) as error:
+                self._failed(scope, tag, error)
+                ill = isinstance(error, (RegistryUnavailable, RegistryTimeout))
+                silent = silent + 1 if ill else 0
+                if silent == _ENOUGH_SILENCE:
+                    raise
+        self.summary.tags += len(tags)
+        seen = self._seen(scope, digests)
+        self.summary.unchanged += len(seen)
+        for digest, tag in digests.items():
+            if self.over():
+                return
+            if digest not in seen:
+                try:
+                    self._read(scope, digest)
+                except NotInRegistry:
+                    log.info("manifest gone during the scan scope=%s tag=%s digest=%s", scope, tag, digest)
+                except (RegistryError, InvalidName) as error:
+                    self._failed(scope, tag, error)
+        progress.step(len(tags), note=f"{scope}: {self.summary.queued} layers")
+
+    def _seen(self, scope: str, digests: Iterable[Digest]) -> set[Digest]:
+        """Those of the manifests all of whose wanted layers were queued before.
+
+        A dry run reads them all the same: it is to say what is below them.
+        """
+        if self.scan.dry_run:
+            return set()
+        names = {str(digest) + how: digest for digest in digests for how in ("", self._limited)}
+        with reading(self.scan.engine) as connection:
+            found = seen_manifests(connection, self.scan.tables, scope, names)
+        return {names[name] for name in found}
+
+    def _read(self, scope: str, digest: Digest) -> None:
+        """Queues what is below the manifest `digest`, a transaction for each manifest."""
+        manifests = read_tree(
+            self.scan.registry,
+            scope,
+            digest,
+            platforms=self.scan.platforms,
+            known=lambda child: bool(self._seen(scope, [child])),
+        )
+        for manifest in manifests:
+            for child in manifest.missing:
+                log.warning("child missing scope=%s index=%s child=%s", scope, manifest.digest, child)
+            self._queue(scope, manifest)
+            if self.over():
+                return
+
+    def _queue(self, scope: str, manifest: ReadManifest) -> None:
+        layers = {str(layer.digest): layer for layer in manifest.layers if layer.brewable}
+        if self.scan.dry_run:
+            self._count_only(layers)
+            return
+        with transaction(self.scan.engine) as connection:
+            known = known_layers(connection, self.scan.tables, list(layers))
+            now = int(self.scan.clock())
+            new = [NewLayer(digest, layer.size, scope) for digest, layer in layers.items()]
+            enqueue_layers(connection, self.scan.tables, new, priority=self.scan.priority, now=now)
+            if not manifest.missing:
+                seen = str(manifest.digest) + (self._limited if manifest.skipped else "")
+                mark_seen(connection, self.scan.tables, scope, [seen], now=now)
+        self._count_new(layer for digest, layer in layers.items() if digest not in known)
+
+    def _count_only(self, layers: dict[str, LayerDescriptor]) -> None:
+        """Counts each layer of the whole dry run once: as known, or as one that would be queued."""
+        first = [digest for digest in layers if digest not in self._counted]
+        self._counted.update(first)
+        with reading(self.scan.engine) as connection:
+            known = known_layers(connection, self.scan.tables, first)
+        self.summary.known += len(known)
+        self._count_new(layers[digest] for digest in first if digest not in known)
+
+    def _count_new(self, layers: Iterable[LayerDescriptor]) -> None:
+        for layer in layers:
+            self.summary.queued += 1
+            self.summary.bytes += layer.size
+
+    def _failed(self, scope: str, tag: str, error: Exception) -> None:
+        self.summary.failed += 1
+        log.warning("tag failed scope=%s tag=%s reason=%s", scope, tag, error)
+
+
+def _batches(items: Iterable[str], size: int) -> Iterator[list[str]]:
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch

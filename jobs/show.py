@@ -1,0 +1,129 @@
+"""What is known of one layer, or of an image layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+
+from sqlalchemy import Engine
+
+from core.digest import Digest
+from core.image_tree import read_tree
+from core.manifest import LayerDescriptor
+from core.registry import RegistryClient
+from sql.layers import LayerRecord, find_layer, find_layers
+from sql.tables import Tables
+from sql.transaction import reading
+
+
+@dataclass(frozen=True)
+class ImageLayer:
+    """A layer of an image. `state` is the queue's, or `unknown`, or `not brewed here` (empty, foreign)."""
+
+    digest: str
+    size: int
+    state: str
+    rbtorrent_id: str | None = None
+    why: str | None = None
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How much of an image is brewed, all platforms together; each layer is counted once."""
+
+    image: str
+    layers: tuple[ImageLayer, ...]
+    missing: tuple[str, ...] = ()
+
+    @property
+    def brewed(self) -> tuple[ImageLayer, ...]:
+        return tuple(layer for layer in self.layers if layer.state == "brewed")
+
+    @property
+    def lacking(self) -> tuple[ImageLayer, ...]:
+        """Layers that could have an id and have none."""
+        return tuple(layer for layer in self.layers if layer.state not in ("brewed", "not brewed here"))
+
+    @property
+    def whole(self) -> bool:
+        """Whether everything of the image that can be brewed is."""
+        return not self.lacking and not self.missing
+
+    def as_json(self) -> dict[str, object]:
+        return {
+            "image": self.image,
+            "whole": self.whole,
+            "layers_total": len(self.layers),
+            "layers_brewed": len(self.brewed),
+            "bytes_total": sum(layer.size for layer in self.layers),
+            "bytes_brewed": sum(layer.size for layer in self.brewed),
+            "missing_manifests": list(self.missing),
+            "layers": [asdict(layer) for layer in self.layers],
+        }
+
+    def lines(self) -> Iterator[str]:
+        """A line for each layer, and the share of the whole."""
+        for layer in self.layers:
+            yield f"{layer.digest}  {layer.size:>12}  {layer.rbtorrent_id or _lacks(layer)}"
+        for digest in self.missing:
+            yield f"{digest}  {'?':>12}  a manifest that the registry lacks"
+        total = sum(layer.size for layer in self.layers)
+        done = sum(layer.size for layer in self.brewed)
+        share = 100 * done / total if total else 100.0
+        yield (
+            f"{self.image}: brewed {len(self.brewed)} of {len(self.layers)} layers, "
+            f"{done} of {total} bytes ({share:.1f} %)"
+        )
+
+
+def show_image(
+    engine: Engine, tables: Tables, registry: RegistryClient, scope: str, reference: str | Digest, *, now: int
+) -> Coverage:
+    """The coverage of the image, or of all images of the index, at `scope:reference`.
+
+    Raises RegistryError if its manifests cannot be read, DatabaseDown.
+    """
+    layers: dict[str, LayerDescriptor] = {}
+    missing: dict[str, None] = {}
+    for manifest in read_tree(registry, scope, reference):
+        layers.update((str(layer.digest), layer) for layer in manifest.layers)
+        missing.update((str(digest), None) for digest in manifest.missing)
+    with reading(engine) as connection:
+        known = find_layers(connection, tables, layers, now=now)
+    joint = "@" if isinstance(reference, Digest) else ":"
+    shown = tuple(_image_layer(layer, known.get(digest)) for digest, layer in layers.items())
+    return Coverage(f"{scope}{joint}{reference}", shown, tuple(missing))
+
+
+def _image_layer(layer: LayerDescriptor, known: LayerRecord | None) -> ImageLayer:
+    digest = str(layer.digest)
+    if known is not None:
+        return ImageLayer(digest, layer.size, known.state, known.rbtorrent_id, known.reason)
+    if layer.brewable:
+        return ImageLayer(digest, layer.size, "unknown", why="nobody has asked for it yet")
+    why = "foreign, its bytes are elsewhere" if layer.foreign else "empty"
+    return ImageLayer(digest, layer.size, "not brewed here", why=why)
+
+
+def _lacks(layer: ImageLayer) -> str:
+    return f"{layer.state}: {layer.why}" if layer.why else layer.state
+
+
+def show_layer(engine: Engine, tables: Tables, digest: Digest, *, now: int) -> dict[str, object] | None:
+    """All that the database has on one layer, None if it does not know it. Raises DatabaseDown."""
+    with reading(engine) as connection:
+        record = find_layer(connection, tables, str(digest), now=now)
+    return asdict(record) if record else None
+
+
+def layer_lines(record: dict[str, object]) -> Iterator[str]:
+    """A line for each thing known, times as people write them."""
+    for name, value in record.items():
+        if value is None or value == ():
+            continue
+        if name in ("added", "locked", "brewed", "next_try", "claimed") and isinstance(value, int):
+            value = f"{datetime.fromtimestamp(value, UTC):%Y-%m-%d %H:%M:%S} UTC"
+        if isinstance(value, tuple):
+            value = " ".join(value)
+        yield f"{name:<13} {value}"

@@ -1,0 +1,69 @@
+"""Walks many repositories: by name, by glob, or all of the catalog."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from core.errors import RegistryError, RegistryTimeout, RegistryUnavailable
+from core.names import is_glob, matches
+from core.registry import RegistryClient
+from jobs.progress import Progress
+from jobs.repository_scan import RepositoryScan, Scan, ScanSummary
+
+log = logging.getLogger(__name__)
+
+_GIVE_UP = 5
+"""So many repositories in a row that the registry is too ill to list, and the walk ends."""
+
+
+def walk_repositories(
+    scan: Scan, scopes: Iterable[str], what: str, walked: Callable[[str], None] = lambda scope: None
+) -> ScanSummary:
+    """Walks each of `scopes`; one that fails is logged and counted, the others go on.
+
+    What was queued stays queued when the walk is interrupted, and manifests read before are not read
+    again. `walked` is told of each repository that is done with. Raises DatabaseDown.
+    """
+    walk = RepositoryScan(scan)
+    ill = 0
+    with Progress(what, "tags") as progress:
+        try:
+            for scope in scopes:
+                if walk.over():
+                    break
+                try:
+                    walk.walk(scope, progress)
+                    ill = 0
+                except RegistryError as error:
+                    walk.summary.failed += 1
+                    log.warning("repository failed scope=%s reason=%s", scope, error)
+                    ill = ill + 1 if isinstance(error, (RegistryUnavailable, RegistryTimeout)) else 0
+                if walk.over():
+                    break
+                walked(scope)
+                if ill == _GIVE_UP:
+                    log.error("walk ended, the registry does not answer what=%s", what)
+                    break
+        except RegistryError as error:
+            # `scopes` itself asks the registry, for its catalog.
+            walk.summary.failed += 1
+            log.error(
+                "repositories cannot be listed, only exact names can be walked what=%s reason=%s", what, error
+            )
+    return walk.summary
+
+
+def scopes_matching(registry: RegistryClient, patterns: Sequence[str]) -> Iterator[str]:
+    """The scopes that `patterns` name: exact ones as they are, then those of the catalog that a glob fits.
+
+    The catalog is asked only if there is a glob, after the exact names. Raises RegistryError from there.
+    """
+    exact = dict.fromkeys(pattern for pattern in patterns if not is_glob(pattern))
+    yield from exact
+    globs = [pattern for pattern in patterns if is_glob(pattern)]
+    if not globs:
+        return
+    for scope in registry.list_repositories():
+        if scope not in exact and any(matches(scope, pattern) for pattern in globs):
+            yield scope

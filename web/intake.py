@@ -1,0 +1,92 @@
+"""Writes what events ask for into the queue, and says so only when it is committed.
+
+Requests that come while a transaction is under way share the next one, so that a burst from many registries
+costs few commits and nobody waits for more than two.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from core.events import Plan
+from sql.errors import DatabaseDown
+from sql.gone import hint_gone
+from sql.intake import NewLayer, enqueue_layers
+from sql.manifests import enqueue_manifests, mark_new_seen
+from sql.tables import Priority, Tables
+from sql.transaction import transaction
+
+PATIENCE_SECONDS = 5.0
+"""How long a request waits for the transaction before its own. Registries give up after a second, and come
+again: without an end, a database that hangs would use up the server's threads."""
+
+
+@dataclass(eq=False)
+class _Waiting:
+    """A plan that somebody waits for. `failed` says why it was not committed, None that it was."""
+
+    plan: Plan
+    done: bool = False
+    failed: str | None = "the write was broken off"
+
+
+class Intake:
+    """Puts plans into the queue with the priority of a push. `clock` gives Unix seconds."""
+
+    def __init__(self, engine: sa.Engine, tables: Tables, clock: Callable[[], float]) -> None:
+        self._engine = engine
+        self._tables = tables
+        self._clock = clock
+        self._arrivals = threading.Lock()
+        self._arrived: list[_Waiting] = []
+        self._writing = threading.Lock()
+
+    def put(self, plan: Plan) -> None:
+        """Return when the plan is committed. Raises DatabaseDown: then it may be given again."""
+        waiting = _Waiting(plan)
+        with self._arrivals:
+            self._arrived.append(waiting)
+        if not self._writing.acquire(timeout=PATIENCE_SECONDS):
+            raise DatabaseDown("it has not finished with the events before these")
+        try:
+            # Whoever had the lock before may have taken this plan along.
+            if not waiting.done:
+                self._write_arrived()
+        finally:
+            self._writing.release()
+        if waiting.failed is not None:
+            raise DatabaseDown(waiting.failed)
+
+    def _write_arrived(self) -> None:
+        with self._arrivals:
+            together, self._arrived = self._arrived, []
+        try:
+            self._write([waiting.plan for waiting in together])
+            failed = None
+        except DatabaseDown as down:
+            failed = down.why
+        finally:
+            for waiting in together:
+                waiting.done = True
+        for waiting in together:
+            waiting.failed = failed
+
+    def _write(self, plans: Sequence[Plan]) -> None:
+        now = int(self._clock())
+        layers = [NewLayer(one.digest, one.size, one.scope) for plan in plans for one in plan.layers]
+        manifests = [(one.scope, str(one.digest)) for plan in plans for one in plan.manifests]
+        known = [(one.scope, str(one.digest)) for plan in plans for one in plan.known]
+        deleted = [digest for plan in plans for digest in plan.deleted]
+        with transaction(self._engine) as connection:
+            if deleted:
+                hint_gone(connection, self._tables, deleted, now=now)
+            if layers:
+                enqueue_layers(connection, self._tables, layers, priority=Priority.PUSHED, now=now)
+            if manifests:
+                enqueue_manifests(connection, self._tables, manifests, priority=Priority.PUSHED, now=now)
+            if known:
+                mark_new_seen(connection, self._tables, known, now=now)

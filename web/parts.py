@@ -1,0 +1,34 @@
+"""What the web app is put together from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from core.access.access import Access
+from core.config import Config
+from core.registry import RegistryClient
+from core.sources.source import LayerSource
+from core.stores.store import MetainfoStore
+from sql.tables import Tables
+
+
+@dataclass(frozen=True)
+class WebParts:
+    """Made once by the composition root, shared by all threads of the app.
+
+    `registry` holds no credentials: callers bring their own. `clock` gives Unix seconds.
+    `capability_secret` signs the URLs of web seeds.
+    """
+
+    config: Config
+    engine: sa.Engine
+    tables: Tables
+    registry: RegistryClient
+    access: Access
+    source: LayerSource
+    store: MetainfoStore
+    clock: Callable[[], float]
+    capability_secret: bytes

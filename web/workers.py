@@ -1,0 +1,163 @@
+"""`web --workers N`: the app in this process, or in N of them that share its sockets."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import multiprocessing
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
+from types import FrameType
+from typing import TYPE_CHECKING, Protocol
+
+from web.listen import listen
+from web.server import GRACE_SECONDS, THREADS, WebServer
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+_POLL_SECONDS = 0.1
+# A worker that ends sooner than this would end again.
+_TOO_SOON_SECONDS = 2.0
+# Beyond the grace, for what a worker still has to close.
+_END_SECONDS = 3.0
+
+log = logging.getLogger(__name__)
+
+
+class App(Protocol):
+    """A WSGI app (PEP 3333) that ends its own threads when it is closed."""
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse, /) -> Iterator[bytes]: ...
+    def close(self) -> None: ...
+
+
+def serve(
+    build: Callable[[], App],
+    host: str,
+    port: int,
+    *,
+    workers: int = 1,
+    threads: int = THREADS,
+    grace: float = GRACE_SECONDS,
+    stopping: Callable[[], None] = lambda: None,
+) -> int:
+    """Serve until SIGTERM or SIGINT; then requests in flight have `grace` seconds to finish.
+
+    `build` makes the app, once in each of `workers` processes, after these have been forked: nothing that
+    it makes is shared. With one worker, `stopping` is called as soon as it is told to stop. Call this from
+    the main thread, while there is no other. Returns the exit status: 0 when it was told to stop, 1 when a
+    worker does not stay up. Raises OSError if the address is taken.
+    """
+    listening = listen(host, port)
+    with _told_to_stop() as stop:
+        log.info(
+            "serving at %s port %d with %d workers", host or "::", listening[0].getsockname()[1], workers
+        )
+        if workers == 1:
+            _serve_here(build, listening, threads, grace, stop, stopping)
+            return 0
+        return _supervise(build, listening, workers, threads, grace, stop)
+
+
+def _serve_here(
+    build: Callable[[], App],
+    listening: Sequence[socket.socket],
+    threads: int,
+    grace: float,
+    stop: threading.Event,
+    stopping: Callable[[], None] = lambda: None,
+) -> None:
+    app = build()
+    # What is there now stays: the collector need not look through it again and again.
+    gc.collect()
+    gc.freeze()
+    server = WebServer(app, listening, threads=threads)
+    try:
+        stop.wait()
+    finally:
+        stopping()
+        server.stop(grace)
+        app.close()
+
+
+def _supervise(
+    build: Callable[[], App],
+    listening: Sequence[socket.socket],
+    workers: int,
+    threads: int,
+    grace: float,
+    stop: threading.Event,
+) -> int:
+    context = multiprocessing.get_context("fork")
+    running: dict[BaseProcess, float] = {}
+
+    def start() -> None:
+        process = context.Process(target=_work, args=(build, listening, threads, grace), name="web worker")
+        process.start()
+        running[process] = time.monotonic()
+
+    status = 0
+    try:
+        for _ in range(workers):
+            start()
+        while not stop.wait(_POLL_SECONDS) and not status:
+            for process in [process for process in running if not process.is_alive()]:
+                lived = time.monotonic() - running.pop(process)
+                log.error("a worker ended by itself: exit code %s", process.exitcode)
+                if lived < _TOO_SOON_SECONDS:
+                    status = 1
+                else:
+                    start()
+    finally:
+        for opened in listening:
+            opened.close()
+        _end(list(running), grace + _END_SECONDS)
+    return status
+
+
+def _end(processes: Sequence[BaseProcess], patience: float) -> None:
+    give_up = time.monotonic() + patience
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.join(max(0.0, give_up - time.monotonic()))
+        if process.is_alive():
+            log.error("a worker did not end in time and was killed")
+            process.kill()
+            process.join()
+
+
+def _work(build: Callable[[], App], listening: Sequence[socket.socket], threads: int, grace: float) -> None:
+    """What a worker does. It stops as well when the process that forked it is gone."""
+    with _told_to_stop() as stop:
+        parent = multiprocessing.parent_process()
+
+        def follow() -> None:
+            if parent is not None:
+                parent.join()
+            stop.set()
+
+        threading.Thread(target=follow, name="parent", daemon=True).start()
+        _serve_here(build, listening, threads, grace, stop)
+
+
+@contextmanager
+def _told_to_stop() -> Iterator[threading.Event]:
+    """An event that SIGTERM and SIGINT set, until the end of the block."""
+    stop = threading.Event()
+
+    def set_it(number: int, frame: FrameType | None) -> None:
+        stop.set()
+
+    before = {number: signal.signal(number, set_it) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
