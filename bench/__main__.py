@@ -1,0 +1,41 @@
+"""`python -m bench [NAME ...]`: runs the benches one after another, each in a process of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+BENCHES = [
+    "brew_large",
+    "ranges",
+    "small_layers",
+    "scan",
+    "claim",
+    "storage",
+    "legacy",
+    "events",
+    "web_seed",
+    "manifests",
+    "servers",
+]
+
+
+def main(names: list[str]) -> int:
+    """Runs these benches, or all. 1 if one could not be run; a target missed is told, and no error."""
+    unknown = [name for name in names if name not in BENCHES]
+    if unknown:
+        print(f"no bench {', '.join(unknown)}; there are: {', '.join(BENCHES)}", file=sys.stderr)
+        return 2
+    failed = []
+    for name in names or BENCHES:
+        print(f"== {name}", flush=True)
+        if subprocess.run([sys.executable, "-m", f"bench.{name}"]).returncode:
+            failed.append(name)
+        print(flush=True)
+    if failed:
+        print(f"could not be run: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,13 @@
+"""The app as a module, for servers that import it: `bench.served_app:app`, configured by BENCH_CONFIG."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from core.config_file import load_config
+from docker_torrents import Parts, set_up_logging
+from web.app import build_app
+
+set_up_logging(debug=False)
+app = build_app(Parts(load_config(Path(os.environ["BENCH_CONFIG"]))).web)

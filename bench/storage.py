@@ -1,0 +1,170 @@
+"""`backfill storage` over 100,000 blobs, for the first time and again, against only walking and reading."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import sqlalchemy as sa
+from matplotlib.axes import Axes
+
+from bench.report import report
+from bench.timed import timed
+from core.sources.directory import DirectorySource
+from core.storages.directory import DirectoryStorage
+from core.storages.layout import StorageLayout
+from jobs.backfill_storage import StorageScan, StorageSummary, backfill_storage
+from sql.engine import create_engine_for
+from sql.schema import create_missing
+from sql.tables import build_tables
+from sql.transaction import transaction
+from tests.layer_places import TEMPLATE
+from tests.servers.moto import start_moto
+from tests.servers.postgres import start_postgres
+from tests.storage_places import blob_path_of, s3_storage_place
+
+BLOBS = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000
+# moto, a server in Python, takes most of the time there.
+S3_BLOBS = min(BLOBS, 2_000)
+REPOSITORIES = 200
+# Of ten blobs, two are manifests and one is a config.
+OTHERS = 3
+
+
+def main() -> None:
+    logging.disable(logging.CRITICAL)
+    rows: list[dict[str, object]] = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "postgres").mkdir()
+        storage = folder / "storage"
+        fill(storage, BLOBS)
+        print("filled", file=sys.stderr)
+        base, _ = timed(lambda: walk_and_read(storage))
+        rows.append(row("directory", "walk and read only", BLOBS, base, base))
+        with start_postgres(folder / "postgres", durable=True) as postgres:
+            urls = {
+                "PostgreSQL": postgres.create_database("storage"),
+                "SQLite": f"sqlite:///{folder / 'storage.sqlite'}",
+            }
+            for engine_name, url in urls.items():
+                with scan_of(storage, url) as scan:
+                    for what, expected in (("first time", layers_in(BLOBS)), ("again", 0)):
+                        took, grown = timed(lambda scan=scan, expected=expected: run(scan, expected))
+                        rows.append(row("directory", f"{what}, {engine_name}", BLOBS, took, base, grown))
+        with start_moto(folder) as moto, s3_storage_place(moto, moto.create_bucket()) as place:
+            for number in range(S3_BLOBS):
+                content = content_of(number)
+                place.put(blob_path_of(hashlib.sha256(content).hexdigest()), content)
+            with scan_of(storage, f"sqlite:///{folder / 's3.sqlite'}") as scan:
+                scan = replace(scan, storage=place.storage, source=place.source)
+                one_by_one, _ = timed(
+                    lambda: run(replace(scan, readers=1, dry_run=True), layers_in(S3_BLOBS))
+                )
+                took, grown = timed(lambda: run(scan, layers_in(S3_BLOBS)))
+                rows.append(row("S3", "dry, 1 connection", S3_BLOBS, one_by_one, one_by_one))
+                rows.append(row("S3", "first time, 8 connections", S3_BLOBS, took, one_by_one, grown))
+    tell(rows)
+
+
+def content_of(number: int) -> bytes:
+    """A small blob: a layer, or JSON."""
+    if number % 10 < OTHERS:
+        return b'{"schemaVersion": 2, "number": %d}' % number
+    return b"\x1f\x8b" + number.to_bytes(8, "big") * 80
+
+
+def layers_in(blobs: int) -> int:
+    return sum(number % 10 >= OTHERS for number in range(blobs))
+
+
+def fill(storage: Path, blobs: int) -> None:
+    """A storage tree as a registry leaves it, each blob in one repository."""
+    for number in range(blobs):
+        content = content_of(number)
+        hex_digits = hashlib.sha256(content).hexdigest()
+        repository = f"docker/registry/v2/repositories/team/app{number % REPOSITORIES}"
+        link = f"{repository}/_layers/sha256/{hex_digits}/link"
+        for path, body in ((blob_path_of(hex_digits), content), (link, f"sha256:{hex_digits}".encode())):
+            place = storage / path
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(body)
+
+
+def walk_and_read(storage: Path) -> None:
+    """The least that has to be done: all names, and the first bytes of each blob."""
+    for folder, _, files in os.walk(storage):
+        for name in files:
+            if name == "data":
+                with open(f"{folder}/{name}", "rb", buffering=0) as file:
+                    file.read(512)
+
+
+@contextmanager
+def scan_of(storage: Path, url: str) -> Iterator[StorageScan]:
+    engine = create_engine_for(url=url)
+    tables = build_tables()
+    with transaction(engine) as connection:
+        create_missing(connection, tables)
+    yield StorageScan(
+        engine=engine,
+        tables=tables,
+        storage=DirectoryStorage(storage),
+        layout=StorageLayout(TEMPLATE, 7),
+        source=DirectorySource(storage, TEMPLATE),
+        clock=time.time,
+        stop=threading.Event(),
+    )
+    with transaction(engine) as connection:
+        links = connection.scalars(sa.select(sa.func.count()).select_from(tables.scope)).one()
+        assert links in (0, layers_in(BLOBS)), links
+    engine.dispose()
+
+
+def run(scan: StorageScan, expected: int) -> StorageSummary:
+    summary = backfill_storage(scan)
+    assert summary.queued == expected, str(summary)
+    assert not summary.failed, str(summary)
+    return summary
+
+
+def row(
+    storage: str, what: str, blobs: int, seconds: float, base: float, grown: float | None = None
+) -> dict[str, object]:
+    return {
+        "storage": storage,
+        "what": what,
+        "blobs": blobs,
+        "seconds": seconds,
+        "blobs/s": blobs / seconds,
+        "ratio": seconds / base,
+        "MiB": grown,
+    }
+
+
+def tell(rows: list[dict[str, object]]) -> None:
+    def plot(axes: Axes) -> None:
+        axes.barh([f"{row['storage']}: {row['what']}" for row in rows], [row["blobs/s"] for row in rows])  # type: ignore[misc]
+        axes.set_xlabel("blobs/s")
+
+    report(
+        "storage",
+        rows,
+        ["storage", "what", "blobs", "seconds", "blobs/s", "ratio", "MiB"],
+        f"{BLOBS:,} blobs, 7 of 10 layers, in {REPOSITORIES} repositories; ratio is to the first row of each "
+        "storage, MiB how far the process grew",
+        plot,
+    )
+
+
+if __name__ == "__main__":
+    main()
