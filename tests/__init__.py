@@ -1,0 +1,1 @@
+"""The tests, and the servers that they share with the demo and the benches."""

@@ -1,0 +1,1 @@
+"""Tests of the whole, from the command line, with clients that are not ours."""

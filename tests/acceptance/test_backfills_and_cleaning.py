@@ -1,0 +1,275 @@
+"""The program, as operators run it: backfills that are killed and go on, cleaning, a tracker's whitelist."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from sql.engine import create_engine_for
+from sql.tables import build_tables
+from tests.installation import Installation
+from tests.integration.sql.database import Database
+from tests.layer_places import layer_of
+from tests.old_service import OldService, old_id_of
+from tests.servers.layers import layer_bytes
+from tests.servers.moto import Moto
+from tests.servers.opentracker import start_opentracker
+from tests.servers.process import free_port
+from tests.servers.push import push_image
+from tests.servers.registry import Registry, start_registry
+from tests.servers.waiting import comes_true
+from tests.storage_places import DirectoryStoragePlace, put_blob
+
+LAYERS = 3_000
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def db(request: pytest.FixtureRequest) -> dict[str, str]:
+    """The section db, of each engine in turn."""
+    return {"url": request.getfixturevalue("postgres_url")} if request.param == "postgresql" else {}
+
+
+def mapping_of(installation: Installation) -> dict[str, tuple[str | None, int]]:
+    """Ids and times added, by digest."""
+    url = installation.sections["db"].get("url") or f"sqlite:///{installation.state}/docker_torrents.sqlite"
+    engine = create_engine_for(url=url)
+    try:
+        rows = Database(engine, build_tables()).mapping()
+        return {digest: (row.rbtorrent_id, row.added) for digest, row in rows.items()}
+    finally:
+        engine.dispose()
+
+
+def kill_again_and_again(installation: Installation, *words: str) -> int:
+    """Starts a command some times, and kills it a little later each time. Returns how often it was killed."""
+    killed = 0
+    for number in range(6):
+        process = installation.process(*words, name=f"killed{number}")
+        process.start()
+        comes_true(lambda process=process: not process.alive, timeout=0.5 + 0.25 * number)
+        killed += process.alive
+        process.kill()
+    return killed
+
+
+def test_a_backfill_of_a_storage_that_is_killed_and_started_again_does_nothing_twice(
+    tmp_path: Path, db: dict[str, str]
+) -> None:
+    place = DirectoryStoragePlace(tmp_path / "storage")
+    digests = {put_blob(place, layer_bytes(64, seed), f"team/app{seed % 7}") for seed in range(LAYERS)}
+    installation = Installation(
+        tmp_path,
+        f"127.0.0.1:{free_port()}",
+        layers={"source": "directory", "directory": str(place.root)},
+        db=db,
+    )
+    words = ("backfill", "storage")
+    assert "known 0" in installation.last_line(*words, "--dry-run")
+
+    # Slow enough that all of them together cannot come to the end.
+    assert kill_again_and_again(installation, *words, "--rate", "400") == 6
+    before = mapping_of(installation)
+    last = installation.last_line(*words)
+
+    assert set(before) < digests
+    assert last.startswith(f"queued {LAYERS - len(before)} layers")
+    assert f"known {len(before)}," in last
+    after = mapping_of(installation)
+    assert set(after) == digests
+    assert before.items() <= after.items()
+    assert installation.asked("queue", "status")["waiting"]["backfilled"] == LAYERS
+    assert installation.asked("show", min(digests))["scopes"]
+    assert installation.last_line(*words).startswith("queued 0 layers (0.0 MB), known 3000")
+
+
+def test_a_takeover_that_is_killed_and_started_again_takes_each_id_once(
+    tmp_path: Path, db: dict[str, str]
+) -> None:
+    installation = Installation(
+        tmp_path,
+        f"127.0.0.1:{free_port()}",
+        db=db,
+        mds={"url_template": f"http://127.0.0.1:{free_port()}/{{payload}}/"},
+        layers={"source": "mds"},
+    )
+    installation.run("init-db")
+    url = db.get("url") or f"sqlite:///{installation.state}/docker_torrents.sqlite"
+    engine = create_engine_for(url=url)
+    old = OldService(Database(engine, build_tables()))
+    expected = {old.add(number): old_id_of(number) for number in range(300)}
+    engine.dispose()
+
+    assert kill_again_and_again(installation, "backfill", "legacy", "--rate", "60") > 0
+    before = {digest: id_ for digest, (id_, _) in mapping_of(installation).items()}
+    last = installation.last_line("backfill", "legacy")
+
+    assert before.items() <= expected.items()
+    assert last == f"took over {300 - len(before)} of 300 ids, had {len(before)} already, not taken 0"
+    assert {digest: id_ for digest, (id_, _) in mapping_of(installation).items()} == expected
+
+    # Nobody is there to give the layers' bytes.
+    verified = installation.run("backfill", "legacy", "--verify", "2", check=False)
+    assert verified.returncode == 1
+    assert "verified 2 layers: sound 0, missing 0, damaged 0, unread 2" in verified.stdout
+
+
+def test_a_backfill_of_a_bucket_and_a_brew_from_it(tmp_path: Path, moto: Moto, bucket: str) -> None:
+    s3 = {"endpoint_url": moto.endpoint, "region": moto.region}
+    keys = {"access_key": moto.access_key, "secret_key": moto.secret_key}
+    with start_registry(tmp_path / "registry", s3=moto.registry_storage(bucket)) as registry:
+        image = push_image(registry, "team/app", "v1", [layer_bytes(70_000, 1), layer_bytes(300, 2)])
+        installation = Installation(tmp_path, registry, layers={"bucket": bucket}, s3={**s3, **keys})
+
+        refused = installation.run("backfill", "storage", check=False)
+        assert refused.returncode == 2
+        assert "say with --from which storage" in refused.stderr
+        assert installation.last_line("backfill", "storage", "--from", "s3").startswith("queued 2 layers")
+        assert installation.last_line("run", "brew") == "brewed 2, failed 0, waiting 0"
+        whole = installation.asked("show", "team/app:v1")
+    assert whole["layers_brewed"] == len(image.layers) == 2
+
+
+def test_a_storage_that_cannot_be_listed_is_a_failure(tmp_path: Path) -> None:
+    (tmp_path / "not-mounted").mkdir()
+    installation = Installation(
+        tmp_path,
+        f"127.0.0.1:{free_port()}",
+        layers={"source": "directory", "directory": str(tmp_path / "not-mounted")},
+    )
+    ended = installation.run("backfill", "storage", check=False)
+    assert ended.returncode == 1
+    assert "broken off, run it again to go on" in ended.stdout
+
+
+@pytest.fixture
+def deleting(tmp_path: Path) -> Iterator[tuple[Registry, Installation, Any]]:
+    """A registry that tells a daemon what is pushed and deleted, and the daemon's installation."""
+    port = free_port()
+    endpoint = {
+        "url": f"http://127.0.0.1:{port}/v0/event",
+        "headers": {"Authorization": ["secret"]},
+        "timeout": "5s",
+        "backoff": "200ms",
+    }
+    with start_registry(
+        tmp_path / "registry", delete=True, includereferences=True, notifications=[endpoint]
+    ) as registry:
+        installation = Installation(
+            tmp_path,
+            registry,
+            application={"port": port, "event_authorization": "secret"},
+            jobs={"prune": {"interval": 0, "grace": 1}},
+        )
+        installation.run("role", "grant", "*")
+
+        def answers() -> bool:
+            try:
+                return requests.get(f"http://127.0.0.1:{port}/ping", timeout=5).ok
+            except requests.ConnectionError:
+                return False
+
+        web = installation.process("web", ready=answers, name="web")
+        web.start()
+        try:
+            yield registry, installation, web
+        finally:
+            web.stop()
+
+
+def test_a_deleted_layer_is_forgotten_and_found_again_when_it_is_pushed_anew(
+    deleting: tuple[Registry, Installation, Any],
+) -> None:
+    registry, installation, _ = deleting
+    contents = [layer_bytes(5000, seed) for seed in range(3)]
+    image = push_image(registry, "team/app", "v1", contents)
+    gone, *others = (layer.digest for layer in image.layers)
+    assert comes_true(lambda: installation.asked("queue", "status")["waiting_count"] == 3, timeout=20)
+    assert installation.last_line("run", "brew").startswith("brewed 3")
+    torrent = installation.torrent(gone)
+    # Another repository has a layer of it, too: deleting it here does not make it gone.
+    push_image(registry, "team/other", "v1", contents[1:2])
+
+    for digest in (gone, others[0]):
+        url = f"{registry.url}/v2/team/app/blobs/{digest}"
+        requests.delete(url, timeout=10).raise_for_status()
+
+    def hinted() -> bool:
+        with closing(sqlite3.connect(installation.state / "docker_torrents.sqlite")) as database:
+            return database.execute("SELECT count(*) FROM rbtorrent_mapping_gone").fetchone() == (2,)
+
+    assert comes_true(hinted, timeout=20)
+    dry = installation.last_line("run", "prune", "--dry-run")
+    assert dry.startswith("would forget 0, missed for the first time 1, there 2")
+    assert installation.last_line("run", "prune").startswith("forgot 0, missed for the first time 1, there 2")
+    time.sleep(1.5)
+    assert installation.last_line("run", "prune", "--dry-run").startswith("would forget 1")
+    assert torrent.exists()
+    assert installation.last_line("run", "prune").startswith("forgot 1, missed for the first time 0, there 2")
+
+    assert not torrent.exists()
+    unknown = installation.run("show", gone, check=False)
+    assert unknown.returncode == 1
+    assert {installation.asked("show", digest)["state"] for digest in others} == {"brewed"}
+
+    push_image(registry, "team/app", "v1", contents)
+    assert comes_true(lambda: installation.asked("queue", "status")["waiting_count"] == 1, timeout=20)
+    assert installation.last_line("run", "brew").startswith("brewed 1")
+    assert torrent.exists()
+
+
+def test_prune_leaves_everything_while_the_registry_is_down(
+    deleting: tuple[Registry, Installation, Any],
+) -> None:
+    registry, installation, _ = deleting
+    push_image(registry, "team/app", "v1", [layer_bytes(5000, 1)])
+    assert comes_true(lambda: installation.asked("queue", "status")["waiting_count"] == 1, timeout=20)
+    installation.run("run", "brew")
+    registry.stop()
+
+    ended = installation.run("run", "prune", check=False)
+
+    assert ended.returncode == 1
+    assert "unavailable" in ended.stderr
+    assert len(json.loads(installation.run("show", layer_digest(5000, 1), "--json").stdout)["scopes"]) == 1
+
+
+def layer_digest(size: int, seed: int) -> str:
+    return str(layer_of(layer_bytes(size, seed)).digest)
+
+
+def test_a_tracker_serves_what_was_brewed_since_its_last_word(
+    tmp_path: Path, registry: Registry, scope: str
+) -> None:
+    with start_opentracker(tmp_path / "tracker") as tracker:
+        job = {
+            "file": str(tracker.whitelist),
+            "reload_command": ["kill", "-HUP", str(tracker.process.pid)],
+        }
+        installation = Installation(tmp_path, registry, jobs={"publish-whitelist": job})
+        push_image(registry, scope, "v1", [layer_bytes(5000, 1)])
+        installation.run("backfill", "repository", scope)
+        installation.run("run", "brew")
+        info_hash = installation.asked("show", layer_digest(5000, 1))["rbtorrent_id"].partition(":")[2]
+        assert not tracker.serves(info_hash)
+
+        told = installation.last_line("run", "publish-whitelist")
+
+        assert told == "published 1 info-hashes, changed, tracker told"
+        assert comes_true(lambda: tracker.serves(info_hash))
+        assert not tracker.serves("f" * 40)
+        again = installation.last_line("run", "publish-whitelist")
+        assert again == "published 1 info-hashes, unchanged, tracker not told"
+
+
+def test_without_a_file_there_is_nowhere_to_publish(tmp_path: Path, registry: Registry) -> None:
+    ended = Installation(tmp_path, registry).run("run", "publish-whitelist", check=False)
+    assert ended.returncode == 2
+    assert "jobs.publish-whitelist: file is not given" in ended.stderr

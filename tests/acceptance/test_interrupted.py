@@ -1,0 +1,235 @@
+"""Brewers that are stopped, killed or cut off from their database: nothing is lost, nothing brewed twice."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.installation import Installation
+from tests.servers.bad_http import dripping
+from tests.servers.http_server import HttpServer, start_http_server
+from tests.servers.layers import layer_bytes
+from tests.servers.postgres import PostgresServer, start_postgres
+from tests.servers.push import push_image
+from tests.servers.registry import Registry
+from tests.servers.waiting import comes_true
+
+SIZE = 400_000
+
+
+@pytest.fixture
+def slow(registry: Registry) -> Iterator[HttpServer]:
+    """A registry that gives its blobs a few bytes at a time."""
+    with start_http_server() as server:
+        yield server
+
+
+def brewed_in(*logs: Path) -> list[str]:
+    """The digests that these brewers say to have brewed, in order."""
+    return [digest for log in logs for digest in re.findall(r"layer brewed digest=(\S+)", log.read_text())]
+
+
+def queued(installation: Installation, registry: Registry, scope: str, number: int, seed: int) -> list[str]:
+    """Digests of `number` new layers, pushed and queued."""
+    layers = [layer_bytes(SIZE, seed + index) for index in range(number)]
+    image = push_image(registry, scope, "v1", layers)
+    installation.run("backfill", "repository", scope)
+    return [layer.digest for layer in image.layers]
+
+
+def dripping_installation(
+    folder: Path, registry: Registry, slow: HttpServer, scope: str, digest: str, seconds: float
+) -> Installation:
+    """An installation with the queue of `folder`, to whom one blob drips in over about `seconds`."""
+    content = registry.blob_file(digest).read_bytes()
+    drip = dripping(content, size=SIZE // 20, seconds=seconds / 20, headers={"Docker-Content-Digest": digest})
+    slow.on(f"/v2/{scope}/blobs/{digest}", drip)
+    return Installation(
+        folder,
+        slow.netloc,
+        brewer={"brew_discard_timeout": 3, "sleep_time": 0.5, "workers": 2},
+        layers={"connections": 1},
+        application={"state_dir": str(folder.parent / "shared")},
+    )
+
+
+def test_a_layer_whose_brewer_is_killed_is_brewed_by_another_once(
+    tmp_path: Path, registry: Registry, slow: HttpServer, scope: str
+) -> None:
+    sound = Installation(
+        tmp_path / "sound",
+        registry,
+        brewer={"brew_discard_timeout": 3},
+        application={"state_dir": str(tmp_path / "shared")},
+    )
+    [digest] = queued(sound, registry, scope, 1, seed=100)
+    doomed = dripping_installation(tmp_path / "doomed", registry, slow, scope, digest, seconds=60)
+    brewer = doomed.process("run", "brew")
+    brewer.start()
+    assert comes_true(lambda: sound.asked("queue", "status")["locked_count"] == 1, timeout=20)
+    brewer.kill()
+
+    assert sound.last_line("run", "brew") == "brewed 0, failed 0, waiting 0"
+    assert comes_true(lambda: sound.last_line("run", "release-locks") == "released 1", timeout=20)
+    assert sound.last_line("run", "brew") == "brewed 1, failed 0, waiting 0"
+
+    layer = sound.asked("show", digest)
+    assert (layer["state"], layer["attempts"]) == ("brewed", 1)
+    assert brewed_in(doomed.folder / "program.log") == []
+
+
+def test_a_brewer_that_is_told_to_end_gives_its_layers_back_at_once(
+    tmp_path: Path, registry: Registry, slow: HttpServer, scope: str
+) -> None:
+    sound = Installation(tmp_path / "sound", registry, application={"state_dir": str(tmp_path / "shared")})
+    [digest] = queued(sound, registry, scope, 1, seed=200)
+    doomed = dripping_installation(tmp_path / "doomed", registry, slow, scope, digest, seconds=60)
+    brewer = doomed.process("run", "brew")
+    brewer.start()
+    assert comes_true(lambda: sound.asked("queue", "status")["locked_count"] == 1, timeout=20)
+    brewer.send_signal(signal.SIGTERM)
+    assert comes_true(lambda: not brewer.alive, timeout=10)
+
+    layer = sound.asked("show", digest)
+    assert (layer["state"], layer["attempts"]) == ("waiting", 0)
+    assert "given back 1" in (doomed.folder / "program.log").read_text()
+    brewer.stop()
+    assert sound.last_line("run", "brew") == "brewed 1, failed 0, waiting 0"
+
+
+def test_a_layer_that_takes_longer_than_the_time_out_is_not_stolen(
+    tmp_path: Path, registry: Registry, slow: HttpServer, scope: str
+) -> None:
+    sound = Installation(
+        tmp_path / "sound",
+        registry,
+        brewer={"brew_discard_timeout": 3},
+        application={"state_dir": str(tmp_path / "shared")},
+    )
+    [digest] = queued(sound, registry, scope, 1, seed=300)
+    patient = dripping_installation(tmp_path / "patient", registry, slow, scope, digest, seconds=8)
+    brewer = patient.process("run", "brew")
+    brewer.start()
+    assert comes_true(lambda: sound.asked("queue", "status")["locked_count"] == 1, timeout=20)
+
+    said = set()
+    while brewer.alive:
+        said |= {sound.last_line("run", "release-locks"), sound.last_line("run", "brew")}
+    brewer.stop()
+
+    assert said <= {"released 0", "brewed 0, failed 0, waiting 0"}
+    assert brewed_in(patient.folder / "program.log") == [digest]
+    assert sound.asked("show", digest)["state"] == "brewed"
+
+
+def test_the_daemons_scheduler_gives_back_and_ends_when_told(
+    tmp_path: Path, registry: Registry, slow: HttpServer, scope: str
+) -> None:
+    sound = Installation(tmp_path / "sound", registry, application={"state_dir": str(tmp_path / "shared")})
+    [digest] = queued(sound, registry, scope, 1, seed=400)
+    doomed = dripping_installation(tmp_path / "doomed", registry, slow, scope, digest, seconds=60)
+    scheduler = doomed.process("scheduler")
+    scheduler.start()
+    assert comes_true(lambda: sound.asked("queue", "status")["locked_count"] == 1, timeout=20)
+    scheduler.send_signal(signal.SIGTERM)
+    assert comes_true(lambda: not scheduler.alive, timeout=15)
+    scheduler.stop()
+
+    assert sound.asked("show", digest)["state"] == "waiting"
+
+
+@pytest.fixture
+def fragile(tmp_path: Path) -> Iterator[PostgresServer]:
+    """A PostgreSQL that a test may stop and start."""
+    (tmp_path / "postgres").mkdir()
+    with start_postgres(tmp_path / "postgres") as server:
+        yield server
+
+
+def test_a_database_stopped_and_started_during_a_chunk_loses_nothing(
+    tmp_path: Path, registry: Registry, slow: HttpServer, scope: str, fragile: PostgresServer
+) -> None:
+    url = fragile.create_database("torrents")
+    sections = {"db": {"url": url}, "brewer": {"brew_discard_timeout": 60, "sleep_time": 0.5}}
+    sound = Installation(tmp_path / "sound", registry, **sections)
+    digests = queued(sound, registry, scope, 6, seed=500)
+    for digest in digests:
+        content = registry.blob_file(digest).read_bytes()
+        slow.on(f"/v2/{scope}/blobs/{digest}", dripping(content, size=SIZE // 10, seconds=0.3))
+    brewing = Installation(tmp_path / "brewing", slow.netloc, **sections, layers={"connections": 1})
+    brewer = brewing.process("run", "brew")
+    brewer.start()
+    assert comes_true(lambda: sound.asked("queue", "status")["locked_count"] == 6, timeout=20)
+    fragile.stop()
+    log = brewing.folder / "program.log"
+    # The brewer notices: it renews its locks, or finishes a layer, in vain.
+    assert not comes_true(lambda: not brewer.alive, timeout=4)
+    fragile.start()
+    assert comes_true(lambda: not brewer.alive, timeout=40)
+    brewer.stop()
+
+    assert sorted(brewed_in(log)) == sorted(digests)
+    assert {sound.asked("show", digest)["state"] for digest in digests} == {"brewed"}
+    assert {sound.asked("show", digest)["attempts"] for digest in digests} == {0}
+
+
+@pytest.mark.parametrize("engine", ["sqlite", "postgresql"])
+def test_brewers_in_processes_of_their_own_brew_every_layer_once(
+    tmp_path: Path, registry: Registry, scope: str, engine: str, request: pytest.FixtureRequest
+) -> None:
+    sections = {"db": {"url": request.getfixturevalue("postgres_url")}} if engine == "postgresql" else {}
+    installation = Installation(tmp_path, registry, **sections)
+    image = push_image(registry, scope, "v1", [layer_bytes(2000, 600 + index) for index in range(60)])
+    installation.run("backfill", "repository", scope)
+    brewers = [installation.process("run", "brew", name=f"brewer{number}") for number in range(3)]
+    for brewer in brewers:
+        brewer.start()
+    for brewer in brewers:
+        assert comes_true(lambda brewer=brewer: not brewer.alive, timeout=60)
+        brewer.stop()
+
+    brewed = brewed_in(*(tmp_path / f"brewer{number}.log" for number in range(3)))
+    assert sorted(brewed) == sorted(layer.digest for layer in image.layers)
+
+
+def test_a_backfill_killed_at_any_point_and_started_again_misses_nothing(
+    tmp_path: Path, registry: Registry, scope: str
+) -> None:
+    installation = Installation(tmp_path, registry)
+    digests = set()
+    for number in range(15):
+        layers = [layer_bytes(1000, 700 + 2 * number), layer_bytes(1000, 701 + 2 * number)]
+        image = push_image(registry, scope, f"v{number}", layers)
+        digests |= {layer.digest for layer in image.layers}
+    for rate in ("20", "40", "80"):
+        backfill = installation.process("backfill", "repository", "--rate", rate, scope, name="backfill")
+        backfill.start()
+        comes_true(lambda backfill=backfill: not backfill.alive, timeout=1.5)
+        backfill.kill()
+
+    installation.run("backfill", "repository", scope)
+
+    assert installation.asked("queue", "status")["waiting_count"] == len(digests)
+
+
+def test_a_command_that_is_interrupted_says_how_to_go_on(
+    tmp_path: Path, registry: Registry, scope: str
+) -> None:
+    installation = Installation(tmp_path, registry)
+    for number in range(5):
+        push_image(registry, scope, f"v{number}", [layer_bytes(1000, 800 + number)])
+    backfill = installation.process("backfill", "repository", "--rate", "1", scope)
+    backfill.start()
+    log = tmp_path / "program.log"
+    assert comes_true(lambda: installation.state.exists(), timeout=10)
+    subprocess.run(["sleep", "1"], check=True)
+    backfill.send_signal(signal.SIGINT)
+    assert comes_true(lambda: not backfill.alive, timeout=10)
+    backfill.stop()
+
+    assert "interrupted: run it again to go on" in log.read_text()

@@ -1,0 +1,196 @@
+"""What operators type: roles, the queue, waiting for an image, checks, the database's schema."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import subprocess
+from pathlib import Path
+
+import psycopg2
+import pytest
+
+from tests.installation import PROGRAM, Installation
+from tests.servers.layers import layer_bytes
+from tests.servers.process import child_environment, free_port
+from tests.servers.push import push_image
+from tests.servers.registry import Registry
+from tests.servers.waiting import comes_true
+
+
+@pytest.fixture
+def installation(tmp_path: Path, registry: Registry) -> Installation:
+    return Installation(tmp_path, registry)
+
+
+def test_roles_are_granted_listed_and_revoked(installation: Installation) -> None:
+    assert installation.last_line("role", "grant", "library/*", "team/app") == "granted 2, had it already 0"
+    assert installation.last_line("role", "grant", "team/app") == "granted 0, had it already 1"
+    assert [role["pattern"] for role in installation.asked("role", "list")] == ["library/*", "team/app"]
+    assert installation.last_line("role", "revoke", "team/app", "nobody") == "revoked 1, did not have it 1"
+    assert installation.run("role", "list").stdout.splitlines()[-1] == "roles 1"
+
+
+def test_what_failed_is_told_by_reason_and_tried_again_when_it_is_mended(
+    installation: Installation, registry: Registry, scope: str
+) -> None:
+    image = push_image(registry, scope, "v1", [layer_bytes(1000, 1001), layer_bytes(1000, 1002)])
+    installation.run("backfill", "repository", scope)
+    blob = registry.blob_file(image.layers[0].digest)
+    content = blob.read_bytes()
+    blob.unlink()
+    installation.run("run", "brew", check=False)
+
+    status = installation.asked("queue", "status")
+    assert (status["set_aside_count"], status["brewed_last_hour"]) == (1, 1)
+    [reason] = status["set_aside"]
+    assert "no blob" in reason
+    assert reason in installation.run("queue", "status").stdout
+
+    blob.write_bytes(content)
+    assert (
+        installation.last_line("queue", "retry", "--reason", "nothing like it")
+        == "queued anew 0, manifests 0"
+    )
+    assert installation.last_line("queue", "retry", "--reason", "NO BLOB") == "queued anew 1, manifests 0"
+    assert installation.last_line("run", "brew") == "brewed 1, failed 0, waiting 0"
+
+
+def test_what_was_dropped_is_found_again_by_a_backfill(
+    installation: Installation, registry: Registry, scope: str
+) -> None:
+    [layer] = push_image(registry, scope, "v1", [layer_bytes(1000, 1003)]).layers
+    installation.run("backfill", "repository", scope)
+
+    assert installation.last_line("queue", "drop", "--digest", layer.digest) == "dropped 1"
+    assert installation.run("queue", "drop", "--digest", layer.digest, check=False).returncode == 1
+    assert installation.asked("queue", "status")["waiting_count"] == 0
+    assert installation.last_line("backfill", "repository", scope).startswith("queued 1 layers")
+
+
+def test_waiting_for_an_image_ends_when_it_is_wholly_brewed(
+    installation: Installation, registry: Registry, scope: str
+) -> None:
+    push_image(registry, scope, "v1", [layer_bytes(1000, 1004)])
+    installation.run("backfill", "repository", scope)
+    waiting = installation.process("show", "--wait", "--timeout", "60", f"{scope}:v1", name="waiting")
+    waiting.start()
+    assert not comes_true(lambda: not waiting.alive, timeout=3)
+
+    installation.run("run", "brew")
+
+    assert comes_true(lambda: not waiting.alive, timeout=20)
+    waiting.stop()
+    assert "brewed 1 of 1 layers" in (installation.folder / "waiting.log").read_text()
+
+
+def test_waiting_in_vain_fails_after_its_time_and_tells_what_is_missing(
+    installation: Installation, registry: Registry, scope: str
+) -> None:
+    push_image(registry, scope, "v1", [layer_bytes(1000, 1005)])
+
+    ended = installation.run("show", "--wait", "--timeout", "1", f"{scope}:v1", check=False)
+
+    assert ended.returncode == 1
+    assert "nobody has asked for it yet" in ended.stdout
+    assert "brewed 0 of 1 layers" in ended.stdout
+
+
+def test_a_layer_or_image_that_is_not_known_is_told(installation: Installation, scope: str) -> None:
+    unknown = installation.run("show", "sha256:" + "0" * 64, check=False)
+    nowhere = installation.run("show", f"{scope}:v1", check=False)
+
+    assert (unknown.returncode, nowhere.returncode) == (1, 1)
+    assert "is not known here" in unknown.stderr
+    assert f"registry has no {scope}:v1" in nowhere.stderr
+
+
+def test_check_has_a_line_for_each_dependency(installation: Installation) -> None:
+    lines = installation.run("check").stdout.splitlines()
+
+    assert [line.split()[:2] for line in lines] == [
+        ["ok", "database"],
+        ["ok", "registry"],
+        ["ok", "layers"],
+        ["ok", "metainfo"],
+    ]
+
+
+def test_check_tells_all_that_fails(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    broken = Installation(
+        tmp_path / "broken",
+        f"127.0.0.1:{free_port()}",
+        db={"host": "127.0.0.1", "port": free_port(), "database": "d", "password": "hush-hush"},
+        torrents={"directory": str(tmp_path / "file" / "metainfo")},
+        brewer={"brew_user": "u", "brew_password": "hush-hush"},
+    )
+
+    ended = broken.run("check", check=False)
+
+    assert ended.returncode == 1
+    assert [line.split()[0] for line in ended.stdout.splitlines()] == ["failed"] * 4
+    assert "hush-hush" not in ended.stdout + ended.stderr
+
+
+def test_the_schema_can_be_printed_and_run_by_somebody_else(
+    tmp_path: Path, registry: Registry, scope: str, postgres_url: str
+) -> None:
+    installation = Installation(tmp_path, registry, db={"url": postgres_url})
+    printed = installation.run("init-db", "--print").stdout
+    connection = psycopg2.connect(postgres_url.replace("+psycopg2", ""))
+    with connection, connection.cursor() as cursor:
+        cursor.execute(printed)
+        cursor.execute(printed)
+    connection.close()
+
+    assert installation.last_line("init-db") == "created 0, still lacking 0"
+
+
+def test_printing_the_schema_touches_nothing(installation: Installation) -> None:
+    printed = installation.run("init-db", "--print").stdout
+
+    assert not (installation.state / "docker_torrents.sqlite").exists()
+    database = sqlite3.connect(":memory:")
+    database.executescript(printed)
+    assert database.execute("SELECT count(*) FROM rbtorrent_mapping").fetchone() == (0,)
+    database.close()
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "the file is empty"),
+        ("docker_registry: [", "not YAML"),
+        ("docker_registry: {host: a}\nbrewer: {wrokers: 3}", "brewer.wrokers: unknown key"),
+        (
+            "docker_registry: {host: a, read_timeout: -2}",
+            "docker_registry.read_timeout: expected greater than 0",
+        ),
+        ("docker_registry: {host: a}\njobs: {scan-tags: {cron: 'no such time'}}", "jobs.scan-tags"),
+    ],
+)
+def test_a_configuration_that_cannot_be_used_is_told_and_ends_with_2(
+    tmp_path: Path, text: str, told: str
+) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(text)
+
+    ended = subprocess.run(
+        [PROGRAM, "-c", config, "scheduler"],
+        env=child_environment(),
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+
+    assert ended.returncode == 2
+    assert told in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_json_is_json_whatever_is_asked(installation: Installation, registry: Registry, scope: str) -> None:
+    push_image(registry, scope, "v1", [layer_bytes(1000, 1006)])
+
+    for words in (("role", "list"), ("queue", "status"), ("show", f"{scope}:v1")):
+        assert json.loads(installation.run(*words, "--json").stdout) is not None

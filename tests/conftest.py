@@ -1,0 +1,97 @@
+"""What tests of all kinds share: servers that run once a session, and a fresh place on them for each test."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.servers.moto import Moto, start_moto
+from tests.servers.postgres import PostgresServer, given_postgres, start_postgres
+from tests.servers.process import ServerMissing
+from tests.servers.registry import Registry, start_registry
+
+_numbers = itertools.count(1)
+
+
+@contextmanager
+def _skipping_where_a_server_is_missing() -> Iterator[None]:
+    try:
+        yield
+    except ServerMissing as missing:
+        if os.environ.get("REQUIRE_SERVERS") == "1":
+            pytest.fail(f"REQUIRE_SERVERS=1, but {missing}", pytrace=False)
+        pytest.skip(str(missing))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup() -> Generator[None]:
+    """A fixture that finds its server missing skips the test, or fails it under REQUIRE_SERVERS=1."""
+    with _skipping_where_a_server_is_missing():
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Generator[None]:
+    """The same for a test that starts servers by itself."""
+    with _skipping_where_a_server_is_missing():
+        return (yield)
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """One PostgreSQL for the session: TEST_DATABASE_URL's, or one of our own."""
+    given = given_postgres()
+    if given is not None:
+        yield given
+        return
+    with start_postgres(tmp_path_factory.mktemp("postgres")) as server:
+        yield server
+
+
+@pytest.fixture
+def postgres_url(postgres: PostgresServer) -> Iterator[str]:
+    """The URL of an empty PostgreSQL database, gone after the test."""
+    name = f"test_{os.getpid()}_{next(_numbers)}"
+    url = postgres.create_database(name)
+    yield url
+    postgres.drop_database(name)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty database, of each engine in turn."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'database.sqlite'}"
+    url: str = request.getfixturevalue("postgres_url")
+    return url
+
+
+@pytest.fixture(scope="session")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    """One open registry for the session; each test pushes to a `scope` of its own."""
+    with start_registry(tmp_path_factory.mktemp("registry"), delete=True) as server:
+        yield server
+
+
+@pytest.fixture
+def scope() -> str:
+    """The name of a repository that no other test uses."""
+    return f"tests/scope-{next(_numbers)}"
+
+
+@pytest.fixture(scope="session")
+def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Moto]:
+    """One S3 for the session."""
+    with start_moto(tmp_path_factory.mktemp("moto")) as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(moto: Moto) -> str:
+    """The name of an empty bucket on `moto`."""
+    return moto.create_bucket()

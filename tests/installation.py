@@ -1,0 +1,73 @@
+"""docker_torrents as an operator has it: a configuration file, and the program run on it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tests.servers.process import ServerProcess, child_environment
+from tests.servers.registry import Registry
+
+PROGRAM = Path(sys.executable).with_name("docker_torrents")
+
+
+class Installation:
+    """A configuration in `folder` against `registry`; sections given by name are merged into it."""
+
+    def __init__(self, folder: Path, registry: Registry | str, **sections: Mapping[str, Any] | None) -> None:
+        self.folder = folder
+        self.config = folder / "config.yaml"
+        self.state = folder / "state"
+        host = registry if isinstance(registry, str) else registry.netloc
+        self.sections: dict[str, Any] = {
+            "docker_registry": {"proto": "http", "host": host},
+            "application": {"state_dir": str(self.state), "host": "127.0.0.1"},
+        }
+        for name, section in sections.items():
+            self.sections[name] = {**self.sections.get(name, {}), **(section or {})}
+        folder.mkdir(parents=True, exist_ok=True)
+        self.config.write_text(json.dumps(self.sections))  # JSON is YAML
+
+    @property
+    def metainfo(self) -> Path:
+        """The folder of the metainfo store."""
+        return self.state / "metainfo"
+
+    def torrent(self, digest: str) -> Path:
+        """The .torrent of a layer, as the directory store keeps it."""
+        [found] = self.metainfo.rglob(f"*{digest.partition(':')[2]}*")
+        return found
+
+    def run(self, *words: str, timeout: float = 60, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Runs a command to its end. With `check`, a status other than 0 fails the test."""
+        ended = subprocess.run(
+            [PROGRAM, "-c", self.config, *words],
+            env=child_environment(),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        if check and ended.returncode != 0:
+            raise AssertionError(f"{words} ended with {ended.returncode}:\n{ended.stdout}{ended.stderr}")
+        return ended
+
+    def last_line(self, *words: str) -> str:
+        """What a command says that it did."""
+        return self.run(*words).stdout.splitlines()[-1]
+
+    def asked(self, *words: str) -> Any:
+        """The JSON that a command gives."""
+        return json.loads(self.run(*words, "--json").stdout)
+
+    def process(
+        self, *words: str, ready: Callable[[], bool] = lambda: True, name: str = "program"
+    ) -> ServerProcess:
+        """A command to start, stop and kill; its output is in `<name>.log`."""
+        return ServerProcess(
+            [PROGRAM, "-c", self.config, *words], ready=ready, log=self.folder / f"{name}.log", grace=15.0
+        )

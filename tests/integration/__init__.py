@@ -1,0 +1,1 @@
+"""Tests of a module against the real server that it talks to."""

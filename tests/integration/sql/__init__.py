@@ -1,0 +1,1 @@
+"""The queue and its tables, on each database that may hold them."""

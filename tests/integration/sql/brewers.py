@@ -1,0 +1,61 @@
+"""Brewers that do with their claims whatever a seed says, for tests that set many on one queue."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from sql.engine import create_engine_for
+from sql.tables import build_tables
+from tests.integration.sql.database import NOW, Database
+
+# More tries than any layer needs here.
+MANY = 10**6
+
+
+def work_on(database: Database, seed: int, tick: Callable[[], int]) -> Counter[str]:
+    """Claim until the queue is empty; complete, retry, give back, renew, or walk away from what is claimed.
+
+    `tick` is the clock: it gives another time at each call. Returns how often each layer was completed.
+    """
+    chance = random.Random(seed)
+    completed: Counter[str] = Counter()
+    while database.status().waiting_count or database.status().locked_count:
+        claims = database.claim(chance.randint(1, 8), now=tick(), brewer=f"brewer:{seed}")
+        if chance.random() < 0.3:
+            claims = database.renew(claims, now=tick())
+        given_back = []
+        for claim in claims:
+            fate = chance.random()
+            if fate < 0.6:
+                if database.complete(claim, now=tick()):
+                    completed[claim.digest] += 1
+            elif fate < 0.75:
+                database.retry(claim, next_try=tick())
+            elif fate < 0.9:
+                given_back.append(claim)
+        database.give_back(given_back)
+        # Old enough that its brewer is slow or gone: both happen here.
+        database.release(older_than=tick() - 40, max_attempts=MANY)
+    return completed
+
+
+def threads_work_on(database: Database, seeds: range) -> Counter[str]:
+    """The same by one thread for each seed."""
+    clock = itertools.count(NOW)
+    with ThreadPoolExecutor(len(seeds)) as pool:
+        done = pool.map(lambda seed: work_on(database, seed, lambda: next(clock)), seeds)
+        return sum(done, Counter())
+
+
+def process_works_on(url: str, seed: int, processes: int) -> Counter[str]:
+    """The same in a process of its own. Its clock shows times that none of the others' shows."""
+    engine = create_engine_for(url=url, max_pool_size=4)
+    try:
+        clock = itertools.count(NOW + seed, processes)
+        return work_on(Database(engine, build_tables()), seed, lambda: next(clock))
+    finally:
+        engine.dispose()

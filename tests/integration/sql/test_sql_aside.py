@@ -1,0 +1,79 @@
+"""What was set aside is tried again, or dropped, when somebody says so."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.integration.sql.database import NOW, Database, digest_of
+
+A, B, C, D = (digest_of(name) for name in "abcd")
+
+
+@pytest.fixture
+def two_set_aside(database: Database) -> Database:
+    """A and B were set aside for different reasons, C is brewed, D waits."""
+    database.enqueue(A, now=NOW - 4)
+    database.enqueue(B, now=NOW - 3)
+    database.enqueue(C, now=NOW - 2)
+    database.enqueue(D, now=NOW - 1)
+    database.set_aside(database.claim_one(), reason="the source answers 404: 100% gone")
+    database.set_aside(database.claim_one(), reason="Digest mismatch")
+    database.complete(database.claim_one())
+    return database
+
+
+def test_all_are_tried_again(two_set_aside: Database) -> None:
+    assert two_set_aside.retry_set_aside() == 2
+    assert two_set_aside.retry_set_aside() == 0
+    claims = two_set_aside.claim(now=NOW)
+    assert [(claim.digest, claim.attempts) for claim in claims] == [(A, 0), (B, 0), (D, 0)]
+
+
+def test_the_reason_stays_to_be_read(two_set_aside: Database) -> None:
+    two_set_aside.retry_set_aside()
+    layer = two_set_aside.layer(B)
+    assert (layer.state, layer.reason) == ("waiting", "Digest mismatch")
+
+
+@pytest.mark.parametrize(
+    ("reason_like", "digests"), [("digest", [B]), ("100%", [A]), ("%", [A]), ("_", []), ("", [A, B])]
+)
+def test_some_are_tried_again_by_a_part_of_their_reason(
+    two_set_aside: Database, reason_like: str, digests: list[str]
+) -> None:
+    assert two_set_aside.retry_set_aside(reason_like=reason_like) == len(digests)
+    assert [digest for digest in (A, B) if two_set_aside.layer(digest).state == "waiting"] == digests
+
+
+def test_one_is_tried_again_by_its_digest(two_set_aside: Database) -> None:
+    assert two_set_aside.retry_set_aside(digest=B) == 1
+    assert two_set_aside.retry_set_aside(digest=C) == 0
+    assert two_set_aside.retry_set_aside(digest=D) == 0
+    assert two_set_aside.layer(A).state == "set aside"
+
+
+def test_what_is_dropped_is_forgotten_and_may_come_anew(two_set_aside: Database) -> None:
+    assert two_set_aside.drop(reason_like="mismatch") == 1
+    assert B not in two_set_aside.mapping()
+    assert two_set_aside.enqueue(B, scope="team/new") == 1
+    assert two_set_aside.layer(B).scopes == ("team/new",)
+    assert two_set_aside.layer(B).attempts == 0
+
+
+def test_dropping_all_leaves_what_waits_and_what_is_brewed(two_set_aside: Database) -> None:
+    assert two_set_aside.drop() == 2
+    assert set(two_set_aside.mapping()) == {C, D}
+
+
+def test_a_waiting_layer_is_dropped_by_its_digest_only(two_set_aside: Database) -> None:
+    assert two_set_aside.drop(digest=D) == 1
+    assert D not in two_set_aside.mapping()
+    assert two_set_aside.drop(digest=D) == 0
+
+
+def test_what_is_brewed_or_in_work_is_never_dropped(two_set_aside: Database) -> None:
+    claim = two_set_aside.claim_one()
+    assert claim.digest == D
+    assert two_set_aside.drop(digest=D) == 0
+    assert two_set_aside.drop(digest=C) == 0
+    assert two_set_aside.complete(claim)

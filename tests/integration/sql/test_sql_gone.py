@@ -1,0 +1,250 @@
+"""Layers that may be gone: in what order they are looked for, and what it takes to forget one."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+
+import pytest
+
+from sql.gone import (
+    Suspect,
+    clear_suspects,
+    due_suspects,
+    forget_layer,
+    hint_gone,
+    next_layers,
+    put_off_suspects,
+    record_misses,
+)
+from sql.intake import NewLayer, enqueue_layers
+from sql.manifests import mark_seen, seen_manifests
+from sql.places import find_place, keep_place
+from sql.tables import Priority
+from sql.transaction import transaction
+from tests.integration.sql.database import NOW, Database, digest_of, rbtorrent_id_of
+
+A, B, C, D = sorted(digest_of(name) for name in "abcd")
+DAY = 86_400
+
+
+def brewed(database: Database, *digests: str, now: int = NOW - DAY) -> None:
+    for digest in digests:
+        database.enqueue(digest, now=now)
+        database.complete(database.claim_one(now=now), now=now)
+
+
+def hint(database: Database, *digests: str, now: int = NOW) -> int:
+    with transaction(database.engine) as connection:
+        return hint_gone(connection, database.tables, digests, now=now)
+
+
+def due(database: Database, *, now: int = NOW, limit: int = 100) -> list[Suspect]:
+    with transaction(database.engine) as connection:
+        return due_suspects(connection, database.tables, now=now, limit=limit)
+
+
+def miss(database: Database, *digests: str, now: int = NOW, again: int = NOW + DAY) -> None:
+    with transaction(database.engine) as connection:
+        record_misses(connection, database.tables, digests, now=now, due=again)
+
+
+def forget(database: Database, digest: str, missed: int | None = NOW) -> bool:
+    with transaction(database.engine) as connection:
+        return forget_layer(connection, database.tables, Suspect(digest, missed))
+
+
+def walk(database: Database, after: str = "", limit: int = 100) -> tuple[list[str], str | None]:
+    with transaction(database.engine) as connection:
+        return next_layers(connection, database.tables, after=after, limit=limit)
+
+
+def seen(database: Database, scope: str, digests: Sequence[str]) -> set[str]:
+    with transaction(database.engine) as connection:
+        return seen_manifests(connection, database.tables, scope, digests)
+
+
+def test_hinted_layers_come_first_and_those_missed_when_their_time_has_come(database: Database) -> None:
+    brewed(database, A, B, C)
+    miss(database, A, now=NOW, again=NOW + DAY)
+    assert hint(database, B, now=NOW + 5) == 1
+    assert due(database, now=NOW + 4) == []
+    assert due(database, now=NOW + 5) == [Suspect(B, None)]
+    assert due(database, now=NOW + DAY) == [Suspect(B, None), Suspect(A, NOW)]
+    assert due(database, now=NOW + DAY, limit=1) == [Suspect(B, None)]
+
+
+def test_a_hint_at_what_nobody_knows_or_was_missed_already_changes_nothing(database: Database) -> None:
+    brewed(database, A)
+    miss(database, A)
+    assert hint(database, A, B, A) == 0
+    assert due(database, now=NOW + DAY) == [Suspect(A, NOW)]
+
+
+def test_the_first_miss_is_what_counts(database: Database) -> None:
+    brewed(database, A)
+    hint(database, A, now=NOW - 5)
+    miss(database, A, now=NOW)
+    miss(database, A, now=NOW + 10, again=NOW + 2 * DAY)
+    assert due(database, now=NOW + DAY) == [Suspect(A, NOW)]
+
+
+def test_a_layer_dropped_meanwhile_is_no_suspect(database: Database) -> None:
+    miss(database, A)
+    assert due(database, now=NOW + DAY) == []
+
+
+def test_a_suspect_that_is_there_is_cleared_and_one_nobody_knows_of_is_put_off(database: Database) -> None:
+    brewed(database, A, B)
+    miss(database, A, B)
+    with transaction(database.engine) as connection:
+        assert clear_suspects(connection, database.tables, [A, C]) == 1
+        put_off_suspects(connection, database.tables, [B], due=NOW + 2 * DAY)
+    assert due(database, now=NOW + DAY) == []
+    assert due(database, now=NOW + 2 * DAY) == [Suspect(B, NOW)]
+
+
+def test_the_walk_goes_over_what_is_brewed_or_set_aside_in_steps(database: Database) -> None:
+    brewed(database, A)
+    database.enqueue(B)
+    database.set_aside(database.claim_one())
+    database.enqueue(C, now=NOW - 5)
+    database.claim_one()
+    database.enqueue(D)
+    assert walk(database) == ([A, B], D)
+    assert walk(database, limit=1) == ([A], A)
+    assert walk(database, after=A, limit=2) == ([B], C)
+    assert walk(database, after=C) == ([], D)
+    assert walk(database, after=D) == ([], None)
+
+
+def test_a_forgotten_layer_leaves_nothing_behind(database: Database) -> None:
+    brewed(database, A, B)
+    database.enqueue(A, scope="team/other")
+    with transaction(database.engine) as connection:
+        for scope in ("library/ubuntu", "team/other", "team/third"):
+            mark_seen(connection, database.tables, scope, [C, D], now=NOW)
+    miss(database, A)
+
+    assert forget(database, A)
+
+    assert set(database.mapping()) == {B}
+    assert due(database, now=NOW + DAY) == []
+    assert seen(database, "library/ubuntu", [C, D]) == seen(database, "team/other", [C, D]) == set()
+    assert seen(database, "team/third", [C, D]) == {C, D}
+    # As if it had never been there.
+    assert database.enqueue(A, scope=None) == 1
+    assert database.layer(A).scopes == ()
+
+
+def test_a_layer_set_aside_may_be_forgotten(database: Database) -> None:
+    database.enqueue(A)
+    database.set_aside(database.claim_one())
+    miss(database, A)
+    assert forget(database, A)
+    assert database.mapping() == {}
+
+
+def test_nothing_is_forgotten_that_was_not_missed_as_it_was_seen(database: Database) -> None:
+    brewed(database, A, B)
+    hint(database, A)
+    miss(database, B, now=NOW)
+    assert not forget(database, A, missed=NOW)
+    assert not forget(database, B, missed=NOW - 1)
+    assert not forget(database, C)
+    assert set(database.mapping()) == {A, B}
+
+
+def test_what_waits_or_is_being_brewed_is_not_forgotten(database: Database) -> None:
+    database.enqueue(A, B)
+    claim = database.claim_one()
+    miss(database, A, B)
+    assert not forget(database, A)
+    assert not forget(database, B)
+    assert set(database.mapping()) == {A, B}
+    assert database.complete(claim)
+
+
+def test_a_layer_brewed_since_it_was_missed_is_not_forgotten(database: Database) -> None:
+    brewed(database, A, now=NOW + 5)
+    miss(database, A, now=NOW)
+    assert not forget(database, A)
+    assert database.layer(A).rbtorrent_id == rbtorrent_id_of(A)
+
+
+def test_who_queues_a_suspect_clears_it(database: Database) -> None:
+    brewed(database, A)
+    miss(database, A)
+    assert database.enqueue(A, priority=Priority.PUSHED) == 0
+    assert not forget(database, A)
+    assert database.layer(A).state == "brewed"
+    assert due(database, now=NOW + DAY) == []
+
+
+@pytest.mark.parametrize("scope", ["library/ubuntu", "team/other"])
+def test_a_push_during_the_forgetting_waits_for_it_and_queues_the_layer_anew(
+    database: Database, scope: str
+) -> None:
+    brewed(database, A)
+    miss(database, A)
+    pushes: list[int] = []
+    push = threading.Thread(target=lambda: pushes.append(database.enqueue(A, B, scope=scope, now=NOW + 9)))
+
+    with transaction(database.engine) as connection:
+        assert forget_layer(connection, database.tables, Suspect(A, NOW))
+        push.start()
+        time.sleep(0.3)
+        assert pushes == []
+    push.join()
+
+    assert pushes == [2]
+    layer = database.layer(A)
+    assert (layer.state, layer.rbtorrent_id, layer.scopes, layer.added) == (
+        "waiting",
+        None,
+        (scope,),
+        NOW + 9,
+    )
+    assert {claim.digest for claim in database.claim(now=NOW + 10)} == {A, B}
+
+
+def test_a_forgetting_during_a_push_waits_for_it_and_lets_the_layer_be(database: Database) -> None:
+    brewed(database, A)
+    miss(database, A)
+    outcome: list[bool] = []
+    forgetting = threading.Thread(target=lambda: outcome.append(forget(database, A)))
+
+    with transaction(database.engine) as connection:
+        new = [NewLayer(A, 1, "library/ubuntu")]
+        enqueue_layers(connection, database.tables, new, priority=Priority.PUSHED, now=NOW)
+        forgetting.start()
+        time.sleep(0.3)
+        assert outcome == []
+    forgetting.join()
+
+    assert outcome == [False]
+    assert database.layer(A).state == "brewed"
+
+
+def test_two_forgettings_at_once_forget_it_once(database: Database) -> None:
+    brewed(database, A)
+    miss(database, A)
+    outcomes: list[bool] = []
+    both = [threading.Thread(target=lambda: outcomes.append(forget(database, A))) for _ in range(2)]
+    for one in both:
+        one.start()
+    for one in both:
+        one.join()
+    assert sorted(outcomes) == [False, True]
+
+
+def test_a_place_is_kept_for_each_job(database: Database) -> None:
+    with transaction(database.engine) as connection:
+        assert find_place(connection, database.tables, "prune") == ""
+        keep_place(connection, database.tables, "prune", A)
+        keep_place(connection, database.tables, "other", B)
+        keep_place(connection, database.tables, "prune", C)
+    with transaction(database.engine) as connection:
+        assert find_place(connection, database.tables, "prune") == C
+        assert find_place(connection, database.tables, "other") == B

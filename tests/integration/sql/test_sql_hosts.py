@@ -1,0 +1,311 @@
+"""Which of several hosts is taken, and what the others cost."""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from sql.engine import create_engine_for
+from sql.errors import DatabaseDown, NoWritableHost
+from sql.intake import NewLayer
+from sql.queue import claim_layers
+from sql.tables import Priority
+from sql.transaction import reading, transaction
+from tests.integration.sql.brewers import threads_work_on
+from tests.integration.sql.database import NOW, Database, digest_of
+from tests.integration.sql.silent_host import black_hole, hung_host
+from tests.servers.cutting_proxy import start_cutting_proxy
+from tests.servers.pgbouncer import start_pgbouncer
+from tests.servers.postgres import OwnPostgres, start_postgres, start_standby
+from tests.servers.process import free_port
+
+# What a dead host may cost beyond its time-out on a busy machine: less than libpq's least, 2 s.
+SLACK = 1.2
+
+
+@pytest.fixture(scope="module")
+def primary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnPostgres]:
+    """A server of this module's own, to be stopped and hung."""
+    settings = {"listen_addresses": "127.0.0.1, ::1"} if socket.has_dualstack_ipv6() else {}
+    with start_postgres(tmp_path_factory.mktemp("primary"), settings=settings) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def standby(primary: OwnPostgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnPostgres]:
+    """A streaming standby of it."""
+    with start_standby(primary, tmp_path_factory.mktemp("standby")) as server:
+        yield server
+
+
+@contextmanager
+def _engine(*hosts: str, connect_timeout: float = 0.1, **more: Any) -> Iterator[sa.Engine]:
+    engine = create_engine_for(
+        hosts=hosts, database="postgres", username="postgres", connect_timeout=connect_timeout, **more
+    )
+    yield engine
+    engine.dispose()
+
+
+def _host(server: OwnPostgres) -> str:
+    return f"{server.host}:{server.port}"
+
+
+def _port_reached(engine: sa.Engine) -> int:
+    with transaction(engine) as connection:
+        port: int = connection.scalars(sa.text("SELECT inet_server_port()")).one()
+        return port
+
+
+def test_the_first_host_that_takes_writes_is_taken(primary: OwnPostgres, standby: OwnPostgres) -> None:
+    dead = f"127.0.0.1:{free_port()}"
+    with _engine(dead, _host(standby), _host(primary)) as engine:
+        assert _port_reached(engine) == primary.port
+        database = Database.created(engine)
+        assert database.enqueue(digest_of("a")) == 1
+
+
+def test_a_server_that_is_read_only_by_configuration_is_passed_over(
+    primary: OwnPostgres, tmp_path: Path
+) -> None:
+    with (
+        start_postgres(tmp_path, read_only=True) as read_only,
+        _engine(_host(read_only), _host(primary)) as engine,
+    ):
+        assert _port_reached(engine) == primary.port
+
+
+@pytest.mark.parametrize("connect_timeout", [0.1, 0.4])
+def test_a_dead_host_costs_its_time_out_and_no_more(primary: OwnPostgres, connect_timeout: float) -> None:
+    refused = f"127.0.0.1:{free_port()}"
+    with (
+        hung_host() as hung,
+        black_hole() as hole,
+        _engine(refused, hung, hole, _host(primary), connect_timeout=connect_timeout) as engine,
+    ):
+        began = time.monotonic()
+        assert _port_reached(engine) == primary.port
+        took = time.monotonic() - began
+    assert 2 * connect_timeout <= took < 2 * connect_timeout + SLACK
+
+
+def test_a_stopped_postgresql_is_passed_over_in_time(primary: OwnPostgres, tmp_path: Path) -> None:
+    with start_postgres(tmp_path) as other, _engine(_host(other), _host(primary)) as engine:
+        other.process.send_signal(signal.SIGSTOP)
+        try:
+            began = time.monotonic()
+            assert _port_reached(engine) == primary.port
+            assert time.monotonic() - began < 0.1 + SLACK
+        finally:
+            other.process.send_signal(signal.SIGCONT)
+
+
+def test_a_pgbouncer_whose_postgresql_is_gone_is_passed_over(primary: OwnPostgres, tmp_path: Path) -> None:
+    with start_postgres(tmp_path / "gone") as gone, start_pgbouncer(tmp_path / "bouncer", gone) as bouncer:
+        gone.stop()
+        with _engine(f"{bouncer.host}:{bouncer.port}", _host(primary)) as engine:
+            began = time.monotonic()
+            assert _port_reached(engine) == primary.port
+            # It answers, but there is no server behind it: that takes a second to find out.
+            assert time.monotonic() - began < 1 + SLACK
+
+
+def test_where_all_hosts_fail_the_reasons_are_given_one_by_one(standby: OwnPostgres) -> None:
+    refused = f"127.0.0.1:{free_port()}"
+    with (
+        hung_host() as hung,
+        _engine(refused, hung, _host(standby), "no-such-host.invalid", password="secret") as engine,
+    ):
+        with pytest.raises(NoWritableHost) as caught, transaction(engine):
+            pass
+        first, second, third, fourth = caught.value.reasons
+        assert first == f"{refused}: 127.0.0.1 Connection refused"
+        assert second == f"{hung}: 127.0.0.1 no answer within 0.1 s"
+        assert "read-only" in third
+        assert str(standby.port) in third
+        assert fourth.startswith("no-such-host.invalid:5432: ")
+        assert "secret" not in str(caught.value)
+
+
+def test_a_host_that_hangs_up_at_once_is_passed_over(primary: OwnPostgres) -> None:
+    with (
+        start_cutting_proxy(_host(primary)) as proxy,
+        _engine(proxy.netloc, _host(primary)) as engine,
+    ):
+        proxy.break_after(0, times=100, how="end")
+        assert _port_reached(engine) == primary.port
+
+
+def test_a_name_with_several_addresses_is_tried_at_all_of_them(
+    primary: OwnPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def look_up(*_: object, **__: object) -> list[tuple[Any, ...]]:
+        tcp = (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "")
+        return [(*tcp, (address, primary.port)) for address in ("127.0.0.2", "127.0.0.3", "127.0.0.1")]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    # 127.0.0.2 is hung, at 127.0.0.3 nobody listens.
+    with (
+        hung_host("127.0.0.2", primary.port),
+        _engine(f"db.example.org:{primary.port}", connect_timeout=2) as engine,
+    ):
+        began = time.monotonic()
+        assert _port_reached(engine) == primary.port
+        # All are asked at the same time: the hung one holds nobody up.
+        assert time.monotonic() - began < 2
+
+
+def test_a_resolver_that_hangs_costs_the_time_out_and_no_more(
+    primary: OwnPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = socket.getaddrinfo
+
+    def look_up(host: Any, *arguments: Any, **more: Any) -> Any:
+        if host == "slow.example.org" and not more["flags"]:
+            time.sleep(3)
+        return asked(host, *arguments, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    with _engine("slow.example.org", _host(primary), connect_timeout=0.2) as engine:
+        began = time.monotonic()
+        assert _port_reached(engine) == primary.port
+        assert 0.2 <= time.monotonic() - began < 0.2 + SLACK
+
+
+def test_a_host_may_be_an_ipv6_address(primary: OwnPostgres) -> None:
+    if not socket.has_dualstack_ipv6():
+        pytest.skip("this machine has no IPv6")
+    with _engine(f"[::1]:{primary.port}") as engine:
+        assert _port_reached(engine) == primary.port
+    with _engine("::1", port=primary.port) as engine:
+        assert _port_reached(engine) == primary.port
+
+
+def test_a_host_may_be_the_folder_of_a_unix_socket(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir(mode=0o777)
+    folder.chmod(0o777)
+    with start_postgres(tmp_path / "server", settings={"unix_socket_directories": str(folder)}) as server:
+        with (
+            _engine("/nowhere", str(folder), port=server.port) as engine,
+            reading(engine) as connection,
+        ):
+            assert connection.scalar(sa.text("SELECT inet_server_port() IS NULL"))
+        with (
+            _engine("/nowhere", port=server.port) as engine,
+            pytest.raises(NoWritableHost, match=r"/nowhere:[0-9]+: No such file or directory"),
+            transaction(engine),
+        ):
+            pass
+
+
+def test_a_url_may_name_several_hosts(primary: OwnPostgres) -> None:
+    url = f"postgresql://postgres@/postgres?host=127.0.0.1:{free_port()}&host={_host(primary)}"
+    engine = create_engine_for(url=url, connect_timeout=0.1)
+    assert _port_reached(engine) == primary.port
+    engine.dispose()
+
+
+def test_a_primary_that_was_made_read_only_is_left_for_the_new_one(tmp_path: Path) -> None:
+    with (
+        start_postgres(tmp_path / "old") as old,
+        start_postgres(tmp_path / "new") as new,
+        _engine(_host(old), _host(new)) as engine,
+    ):
+        for server in (new, old):
+            with _engine(_host(server)) as one:
+                Database.created(one)
+        database = Database.created(engine)
+        database.enqueue(digest_of("a"))
+        assert _port_reached(engine) == old.port
+        old.execute("ALTER SYSTEM SET default_transaction_read_only = on")
+        old.execute("SELECT pg_reload_conf()")
+        with pytest.raises(DatabaseDown, match="read-only transaction"):
+            _until_it_fails(database)
+        database.enqueue(digest_of("b"))
+        assert _port_reached(engine) == new.port
+
+
+def _until_it_fails(database: Database) -> None:
+    give_up = time.monotonic() + 10
+    number = 0
+    while time.monotonic() < give_up:
+        number += 1
+        database.enqueue(digest_of(number))
+
+
+def test_a_promoted_standby_takes_over_with_all_that_was_committed(tmp_path: Path) -> None:
+    with (
+        start_postgres(tmp_path / "a") as first,
+        start_standby(first, tmp_path / "b") as second,
+        _engine(_host(first), _host(second)) as engine,
+    ):
+        database = Database.created(engine)
+        first.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
+        first.execute("ALTER SYSTEM SET synchronous_commit = 'remote_apply'")
+        first.execute("SELECT pg_reload_conf()")
+        time.sleep(0.1)
+        database.enqueue(*(digest_of(number) for number in range(50)))
+        first.stop()
+        with pytest.raises(DatabaseDown):
+            database.claim()
+        second.execute("SELECT pg_promote()")
+        completed = threads_work_on(database, range(3))
+        assert len(completed) == 50
+
+
+def test_a_failover_between_pgbouncers_is_got_over_in_seconds(tmp_path: Path) -> None:
+    """A PgBouncer on each host, all of which stay up: they tell old stories of what is behind them."""
+    with (
+        start_postgres(tmp_path / "a") as first,
+        start_standby(first, tmp_path / "b") as second,
+        start_pgbouncer(tmp_path / "before a", first) as before_first,
+        start_pgbouncer(tmp_path / "before b", second) as before_second,
+        _engine(
+            f"127.0.0.1:{before_second.port}", f"127.0.0.1:{before_first.port}", connect_timeout=0.2
+        ) as engine,
+    ):
+        assert _port_reached(engine) == first.port
+        first.stop()
+        began = time.monotonic()
+        with pytest.raises(DatabaseDown):
+            _port_reached(engine)
+        # The pooled connection, then both hosts.
+        assert time.monotonic() - began < 2 + 1 + 1 + SLACK
+        second.execute("SELECT pg_promote()")
+        began = time.monotonic()
+        assert _port_reached(engine) == second.port
+        assert time.monotonic() - began < 1 + SLACK
+
+
+def test_nothing_outlives_a_transaction_on_the_server(tmp_path: Path) -> None:
+    """What PgBouncer's transaction mode does not carry: https://www.pgbouncer.org/features.html"""
+    with (
+        start_postgres(tmp_path, settings={"log_statement": "all"}) as server,
+        _engine(_host(server)) as engine,
+    ):
+        database = Database.created(engine)
+        database.enqueue_all([NewLayer(digest_of("a"), 1, "team/a")], Priority.ASKED)
+        database.complete(database.claim_one())
+        database.adopt()
+        database.release(older_than=NOW)
+        database.drop()
+        database.status()
+        with reading(engine) as connection:
+            claim_layers(connection, database.tables, now=NOW, limit=1, brewer="host:1")
+        log = (tmp_path / "postgres.log").read_text()
+        logged = re.findall(r"statement: (.*)", log)
+        assert any("FOR UPDATE SKIP LOCKED" in line for line in log.splitlines())
+        lasting = re.compile(
+            r"\s*(SET|RESET|PREPARE|EXECUTE|LISTEN|DECLARE|LOAD|CREATE TEMP|LOCK)\b|.*pg_advisory_lock"
+        )
+        assert [statement for statement in logged if lasting.match(statement)] == []

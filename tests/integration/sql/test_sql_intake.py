@@ -1,0 +1,194 @@
+"""Layers that come into the queue: asked for, known already, or put into the mapping by hand."""
+
+from __future__ import annotations
+
+import pytest
+import sqlalchemy as sa
+
+from sql.intake import NewLayer, enqueue_layers
+from sql.tables import Priority
+from sql.transaction import transaction
+from tests.integration.sql.database import NOW, Database, digest_of, rbtorrent_id_of
+
+A, B, C = (digest_of(name) for name in "abc")
+
+
+def test_a_new_layer_gets_a_row_in_the_mapping_and_waits(database: Database) -> None:
+    assert database.enqueue(A, size=5, scope="library/ubuntu", priority=Priority.SCANNED, now=NOW) == 1
+    assert tuple(database.mapping()[A]) == (A, None, NOW, None, None)
+    layer = database.layer(A)
+    assert (layer.state, layer.size, layer.scopes) == ("waiting", 5, ("library/ubuntu",))
+    assert (layer.priority, layer.attempts) == (Priority.SCANNED, 0)
+
+
+def test_nothing_is_asked_and_nothing_happens(database: Database) -> None:
+    assert database.enqueue() == 0
+    assert database.mapping() == {}
+
+
+def test_asking_again_changes_nothing(database: Database) -> None:
+    database.enqueue(A, size=5, now=NOW)
+    before = database.layer(A), database.mapping()
+    assert database.enqueue(A, size=6, now=NOW + 100) == 0
+    assert database.enqueue(A, priority=Priority.BACKFILLED, now=NOW + 100) == 0
+    assert (database.layer(A), database.mapping()) == before
+
+
+def test_only_what_is_new_is_counted(database: Database) -> None:
+    database.enqueue(A)
+    assert database.enqueue(A, B, C, B) == 2
+
+
+def test_asking_more_urgently_moves_a_layer_forward(database: Database) -> None:
+    database.enqueue(A, priority=Priority.BACKFILLED, now=NOW)
+    database.enqueue(B, priority=Priority.PUSHED, now=NOW)
+    assert database.enqueue(A, priority=Priority.ASKED, now=NOW + 9) == 0
+    assert [claim.digest for claim in database.claim()] == [A, B]
+    assert database.layer(A).added == NOW
+
+
+def test_a_delayed_layer_asked_for_now_is_urgent_when_its_time_comes(database: Database) -> None:
+    database.enqueue(A, priority=Priority.BACKFILLED)
+    database.retry(database.claim_one(), next_try=NOW + 50)
+    database.enqueue(A, priority=Priority.ASKED)
+    assert database.claim(now=NOW + 49) == []
+    assert database.claim_one(now=NOW + 50).priority == Priority.ASKED
+
+
+def test_an_unknown_size_is_filled_in_and_a_known_one_stays(database: Database) -> None:
+    database.enqueue(A)
+    assert database.enqueue(A, size=7) == 0
+    assert database.layer(A).size == 7
+    database.enqueue(A, size=8)
+    assert database.layer(A).size == 7
+
+
+def test_each_scope_is_remembered_once(database: Database) -> None:
+    layers = [NewLayer(A, 1, "team/b"), NewLayer(A, None, "team/a"), NewLayer(B, 2, None)]
+    assert database.enqueue_all(layers) == 2
+    database.enqueue_all(layers)
+    assert database.layer(A).scopes == ("team/a", "team/b")
+    assert database.layer(A).size == 1
+    assert database.layer(B).scopes == ()
+
+
+def test_a_brewed_layer_is_not_queued_but_its_new_scope_is_remembered(database: Database) -> None:
+    database.enqueue(A, size=5, scope="team/a")
+    database.complete(database.claim_one(), size=5)
+    before = database.mapping()
+    assert database.enqueue(A, scope="team/b", priority=Priority.ASKED) == 0
+    assert database.mapping() == before
+    assert database.layer(A).scopes == ("team/a", "team/b")
+    assert database.claim() == []
+
+
+def test_a_layer_brewed_without_the_queue_stays_out_of_it(database: Database) -> None:
+    database.execute(
+        "INSERT INTO rbtorrent_mapping (digest, rbtorrent_id, added, brewed) "
+        f"VALUES ('{A}', 'rbtorrent:aa', 1, 2)"
+    )
+    assert database.enqueue(A, size=3, priority=Priority.ASKED) == 0
+    assert database.adopt() == 0
+    assert database.claim() == []
+    assert database.layer(A).state == "brewed"
+
+
+def test_a_layer_in_work_stays_in_its_brewers_hands(database: Database) -> None:
+    database.enqueue(A, priority=Priority.BACKFILLED)
+    claim = database.claim_one()
+    assert database.enqueue(A, priority=Priority.ASKED) == 0
+    assert database.claim() == []
+    assert database.complete(claim)
+
+
+@pytest.mark.parametrize("layers", [10_000, 12_345])
+def test_a_manifest_of_ten_thousand_layers_is_queued(database: Database, layers: int) -> None:
+    asked = [NewLayer(digest_of(number), number, "team/a") for number in range(layers)]
+    assert database.enqueue_all(asked) == layers
+    assert database.enqueue_all(asked) == 0
+    assert len(database.mapping()) == layers
+
+
+def test_asking_for_known_layers_writes_nothing(on_postgres: Database) -> None:
+    layers = [NewLayer(digest_of(number), number, "team/a") for number in range(20)]
+    on_postgres.enqueue_all(layers, Priority.PUSHED)
+    on_postgres.complete(on_postgres.claim_one())
+    on_postgres.set_aside(on_postgres.claim_one())
+    with transaction(on_postgres.engine) as connection:
+        for _ in range(2):
+            enqueue_layers(connection, on_postgres.tables, layers, priority=Priority.SCANNED, now=NOW + 1)
+        # PostgreSQL numbers a transaction when it first writes, or locks a row.
+        assert connection.scalar(sa.text("SELECT pg_current_xact_id_if_assigned()")) is None
+
+
+def test_a_row_put_in_by_hand_is_brewed(database: Database) -> None:
+    database.execute(f"INSERT INTO rbtorrent_mapping (digest, added) VALUES ('{A}', 123)")
+    assert database.claim() == []
+    assert database.adopt() == 1
+    assert database.adopt() == 0
+    claim = database.claim_one()
+    assert (claim.digest, claim.size, claim.scopes) == (A, None, ())
+    assert claim.priority == Priority.BACKFILLED
+    assert database.complete(claim)
+    assert database.mapping()[A].rbtorrent_id == rbtorrent_id_of(A)
+    assert database.mapping()[A].added == 123
+
+
+def test_rows_by_hand_come_by_their_own_time(database: Database) -> None:
+    database.execute(
+        "INSERT INTO rbtorrent_mapping (digest, added) "
+        f"VALUES ('{A}', {NOW + 5}), ('{B}', NULL), ('{C}', {NOW - 5})"
+    )
+    assert database.adopt(now=NOW) == 3
+    assert [claim.digest for claim in database.claim()] == [C, B, A]
+
+
+def test_no_more_than_the_limit_are_adopted(database: Database) -> None:
+    values = ", ".join(f"('{digest_of(number)}', {number})" for number in range(7))
+    database.execute(f"INSERT INTO rbtorrent_mapping (digest, added) VALUES {values}")
+    assert [database.adopt(limit=3) for _ in range(4)] == [3, 3, 1, 0]
+
+
+def test_asking_for_a_row_put_in_by_hand_queues_it(database: Database) -> None:
+    database.execute(f"INSERT INTO rbtorrent_mapping (digest, added) VALUES ('{A}', 123)")
+    assert database.enqueue(A, size=4, priority=Priority.ASKED) == 1
+    claim = database.claim_one()
+    assert (claim.size, claim.priority) == (4, Priority.ASKED)
+    assert database.layer(A).added == 123
+
+
+def test_a_row_locked_by_hand_is_adopted_and_left_locked(database: Database) -> None:
+    database.execute(f"INSERT INTO rbtorrent_mapping (digest, added, brew_lock) VALUES ('{A}', 1, {NOW})")
+    assert database.adopt() == 1
+    assert database.claim() == []
+    assert database.layer(A).state == "being brewed"
+
+
+def test_a_malformed_row_by_hand_reaches_the_brewer_as_it_is(database: Database) -> None:
+    database.execute("INSERT INTO rbtorrent_mapping (digest, added) VALUES ('no digest; at all', 1), ('', 2)")
+    assert database.adopt() == 2
+    assert [claim.digest for claim in database.claim()] == ["no digest; at all", ""]
+
+
+def test_what_the_mapping_lost_or_got_by_other_hands_leaves_the_queue(database: Database) -> None:
+    digests = [digest_of(number) for number in range(1_500)]
+    database.enqueue(*digests, C)
+    database.execute(f"DELETE FROM rbtorrent_mapping WHERE digest = '{digests[0]}'")
+    database.execute(f"UPDATE rbtorrent_mapping SET brewed = 1 WHERE digest <> '{C}'")
+    database.adopt()
+    assert database.status().waiting_count == 1
+    assert [claim.digest for claim in database.claim()] == [C]
+
+
+def test_a_layer_whose_brewing_was_taken_back_by_hand_is_brewed_again(database: Database) -> None:
+    database.enqueue(A, B, C)
+    for claim in database.claim():
+        database.complete(claim)
+    database.execute(f"UPDATE rbtorrent_mapping SET brewed = NULL, rbtorrent_id = NULL WHERE digest = '{A}'")
+    database.execute(f"DELETE FROM rbtorrent_mapping WHERE digest = '{B}'")
+    database.execute(f"INSERT INTO rbtorrent_mapping (digest, added) VALUES ('{B}', 1)")
+    assert database.adopt() == 2
+    assert database.adopt() == 0
+    claims = database.claim()
+    assert sorted(claim.digest for claim in claims) == sorted([A, B])
+    assert all(database.complete(claim) for claim in claims)

@@ -1,0 +1,140 @@
+"""Manifests still to be resolved, those that were, and the roles."""
+
+from __future__ import annotations
+
+from sql.manifests import (
+    DueManifest,
+    ManifestCounts,
+    count_manifests,
+    due_manifests,
+    enqueue_manifests,
+    finish_manifest,
+    forget_seen,
+    mark_new_seen,
+    mark_seen,
+    retry_manifest,
+    retry_set_aside_manifests,
+    seen_manifests,
+    set_aside_manifest,
+)
+from sql.roles import Role, grant_role, list_roles, revoke_role
+from sql.tables import Priority
+from sql.transaction import transaction
+from tests.integration.sql.database import NOW, Database, digest_of
+
+A, B, C = (digest_of(name) for name in "abc")
+
+
+def _enqueue(
+    database: Database,
+    *manifests: tuple[str, str],
+    priority: Priority = Priority.PUSHED,
+    now: int = NOW,
+) -> int:
+    with transaction(database.engine) as connection:
+        return enqueue_manifests(connection, database.tables, manifests, priority=priority, now=now)
+
+
+def _due(database: Database, *, now: int = NOW, limit: int = 10) -> list[DueManifest]:
+    with transaction(database.engine) as connection:
+        return due_manifests(connection, database.tables, now=now, limit=limit)
+
+
+def _counts(database: Database) -> ManifestCounts:
+    with transaction(database.engine) as connection:
+        return count_manifests(connection, database.tables)
+
+
+def test_manifests_come_by_urgency_and_age(database: Database) -> None:
+    assert _enqueue(database, ("team/a", A), priority=Priority.SCANNED, now=NOW - 9) == 1
+    assert _enqueue(database, ("team/a", B), ("team/b", B), ("team/a", B), now=NOW - 5) == 2
+    assert _enqueue(database, ("team/a", C), now=NOW - 7) == 1
+    due = _due(database)
+    assert due[0] == DueManifest("team/a", C, Priority.PUSHED, 0)
+    assert {(one.scope, one.digest) for one in due[1:3]} == {("team/a", B), ("team/b", B)}
+    assert due[3].digest == A
+    assert len(_due(database, limit=2)) == 2
+    assert _enqueue(database) == 0
+
+
+def test_asking_again_counts_nothing_and_may_make_it_more_urgent(database: Database) -> None:
+    _enqueue(database, ("a", A), priority=Priority.SCANNED)
+    assert _enqueue(database, ("a", A), priority=Priority.PUSHED) == 0
+    assert _enqueue(database, ("a", A), priority=Priority.BACKFILLED) == 0
+    assert [one.priority for one in _due(database)] == [Priority.PUSHED]
+
+
+def test_a_failed_manifest_comes_back_in_time(database: Database) -> None:
+    _enqueue(database, ("a", A))
+    with transaction(database.engine) as connection:
+        assert retry_manifest(connection, database.tables, "a", A, reason="slow", next_try=NOW + 30)
+        assert not retry_manifest(connection, database.tables, "a", B, reason="slow", next_try=NOW)
+    assert _due(database, now=NOW + 29) == []
+    assert _due(database, now=NOW + 30) == [DueManifest("a", A, Priority.PUSHED, 1)]
+
+
+def test_a_failed_manifest_comes_back_at_once_when_it_is_asked_for_again(database: Database) -> None:
+    _enqueue(database, ("a", A))
+    with transaction(database.engine) as connection:
+        assert retry_manifest(connection, database.tables, "a", A, reason="slow", next_try=NOW + 30)
+    assert _enqueue(database, ("a", A), now=NOW + 5) == 0
+    assert _due(database, now=NOW + 5) == [DueManifest("a", A, Priority.PUSHED, 1)]
+    assert _enqueue(database, ("a", A), now=NOW + 7) == 0
+    assert _due(database, now=NOW + 5) == [DueManifest("a", A, Priority.PUSHED, 1)]
+
+
+def test_a_finished_manifest_is_gone(database: Database) -> None:
+    _enqueue(database, ("a", A), ("b", A))
+    with transaction(database.engine) as connection:
+        assert finish_manifest(connection, database.tables, "a", A)
+        assert not finish_manifest(connection, database.tables, "a", A)
+    assert [one.scope for one in _due(database)] == ["b"]
+
+
+def test_a_manifest_set_aside_is_tried_when_asked_for_again(database: Database) -> None:
+    _enqueue(database, ("a", A), ("a", B))
+    with transaction(database.engine) as connection:
+        assert set_aside_manifest(connection, database.tables, "a", A, reason="not there")
+        assert set_aside_manifest(connection, database.tables, "a", B, reason="not there")
+    assert _due(database, now=NOW + 10**6) == []
+    assert _counts(database) == ManifestCounts(waiting=0, set_aside=2)
+    assert _enqueue(database, ("a", A), priority=Priority.BACKFILLED) == 1
+    assert _due(database) == [DueManifest("a", A, Priority.PUSHED, 0)]
+    with transaction(database.engine) as connection:
+        assert retry_set_aside_manifests(connection, database.tables, now=NOW) == 1
+    assert _counts(database) == ManifestCounts(waiting=2, set_aside=0)
+
+
+def test_resolved_manifests_are_remembered_by_scope(database: Database) -> None:
+    with transaction(database.engine) as connection:
+        mark_seen(connection, database.tables, "a", [A, B, A], now=NOW)
+        mark_seen(connection, database.tables, "a", [], now=NOW)
+        mark_seen(connection, database.tables, "a", [B], now=NOW + 5)
+        assert seen_manifests(connection, database.tables, "a", [A, B, C]) == {A, B}
+        assert seen_manifests(connection, database.tables, "b", [A, B, C]) == set()
+        assert forget_seen(connection, database.tables, older_than=NOW + 1) == 1
+        assert seen_manifests(connection, database.tables, "a", [A, B, C]) == {B}
+
+
+def test_manifests_of_many_scopes_are_remembered_once(database: Database) -> None:
+    with transaction(database.engine) as connection:
+        mark_new_seen(connection, database.tables, [("a", A), ("b", B), ("a", A)], now=NOW)
+        mark_new_seen(connection, database.tables, [("b", B), ("b", C)], now=NOW + 5)
+        assert seen_manifests(connection, database.tables, "a", [A, B, C]) == {A}
+        assert seen_manifests(connection, database.tables, "b", [A, B, C]) == {B, C}
+        assert forget_seen(connection, database.tables, older_than=NOW + 1) == 2
+        assert seen_manifests(connection, database.tables, "b", [A, B, C]) == {C}
+
+
+def test_roles_are_granted_revoked_and_listed(database: Database) -> None:
+    with transaction(database.engine) as connection:
+        assert grant_role(connection, database.tables, "team/*", now=NOW)
+        assert grant_role(connection, database.tables, "library/ubuntu", now=NOW + 1)
+        assert not grant_role(connection, database.tables, "team/*", now=NOW + 2)
+        assert list_roles(connection, database.tables) == [
+            Role("library/ubuntu", NOW + 1),
+            Role("team/*", NOW),
+        ]
+        assert revoke_role(connection, database.tables, "team/*")
+        assert not revoke_role(connection, database.tables, "team/*")
+        assert [role.pattern for role in list_roles(connection, database.tables)] == ["library/ubuntu"]

@@ -1,0 +1,282 @@
+"""The database goes away and comes back: callers are told, and nothing is lost."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+import sqlalchemy as sa
+
+from sql.engine import create_engine_for
+from sql.errors import DatabaseDown, NoWritableHost
+from sql.schema import create_missing
+from sql.tables import build_tables
+from sql.transaction import reading, transaction
+from tests.integration.sql.database import NOW, Database, digest_of, rbtorrent_id_of
+from tests.servers.pgbouncer import start_pgbouncer
+from tests.servers.postgres import OwnPostgres, start_postgres
+
+A, B = digest_of("a"), digest_of("b")
+Result = TypeVar("Result")
+
+
+@pytest.fixture(scope="module")
+def module_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnPostgres]:
+    """A PostgreSQL of this module's own, which keeps what it committed when it crashes."""
+    settings = {"synchronous_commit": "on"}
+    with start_postgres(tmp_path_factory.mktemp("outage"), settings=settings) as running:
+        yield running
+
+
+@pytest.fixture
+def server(module_server: OwnPostgres) -> OwnPostgres:
+    """A server to stop and start, empty and running, however the test before left it."""
+    if not module_server.process.alive:
+        module_server.process.stop()
+        module_server.start()
+    module_server.execute("DROP SCHEMA public CASCADE")
+    module_server.execute("CREATE SCHEMA public")
+    return module_server
+
+
+@pytest.fixture
+def database_there(server: OwnPostgres) -> Iterator[Database]:
+    """A database on it."""
+    engine = create_engine_for(url=server.url(), max_pool_size=8, connect_timeout=0.2)
+    yield Database.created(engine)
+    engine.dispose()
+
+
+def _patiently(act: Callable[[], Result]) -> Result:
+    """The result of `act`, which is done again for as long as the database is down."""
+    give_up = time.monotonic() + 60
+    while True:
+        try:
+            return act()
+        except DatabaseDown:
+            if time.monotonic() > give_up:
+                raise
+            time.sleep(0.02)
+
+
+def test_a_restart_is_not_noticed_by_the_next_transaction(
+    server: OwnPostgres, database_there: Database
+) -> None:
+    # Several connections are in the pool when it happens.
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(lambda number: database_there.enqueue(digest_of(number)), range(24)))
+    server.stop()
+    server.start()
+    for _ in range(6):
+        assert len(database_there.claim(4)) == 4
+
+
+@pytest.mark.parametrize("end", [OwnPostgres.stop, OwnPostgres.crash])
+def test_while_it_is_down_callers_are_told_so(
+    server: OwnPostgres, database_there: Database, end: Callable[[OwnPostgres], None]
+) -> None:
+    database_there.enqueue(A)
+    end(server)
+    for _ in range(2):
+        with pytest.raises(NoWritableHost, match="Connection refused"):
+            database_there.claim()
+        with pytest.raises(NoWritableHost), reading(database_there.engine):
+            pass
+    server.start()
+    assert [claim.digest for claim in database_there.claim()] == [A]
+
+
+def test_a_transaction_cut_in_the_middle_did_not_happen(
+    server: OwnPostgres, database_there: Database
+) -> None:
+    def insert_twice() -> None:
+        mapping = database_there.tables.mapping
+        with transaction(database_there.engine) as connection:
+            connection.execute(sa.insert(mapping).values(digest=A, added=1))
+            server.stop()
+            connection.execute(sa.insert(mapping).values(digest=B, added=1))
+
+    with pytest.raises(DatabaseDown):
+        insert_twice()
+    server.start()
+    assert database_there.mapping() == {}
+
+
+def test_brewers_work_through_restarts_and_crashes(server: OwnPostgres, database_there: Database) -> None:
+    layers = [digest_of(number) for number in range(400)]
+    database_there.enqueue(*layers)
+    clock = itertools.count(NOW)
+
+    def brew(_: int) -> None:
+        while True:
+            claims = _patiently(lambda: database_there.claim(5, now=next(clock)))
+            if not claims:
+                return
+            for claim in claims:
+                _patiently(lambda claim=claim: database_there.complete(claim, now=next(clock)))
+                time.sleep(0.002)
+
+    with ThreadPoolExecutor(4) as pool:
+        brewing = [pool.submit(brew, number) for number in range(4)]
+        for end in (server.stop, server.crash, server.stop):
+            time.sleep(0.1)
+            end()
+            time.sleep(0.1)
+            server.start()
+        for work in brewing:
+            work.result()
+    # A claim whose commit was cut off may have been made all the same: release-locks is there for that.
+    database_there.release(older_than=next(clock), max_attempts=9)
+    brew(0)
+    assert {digest: row.rbtorrent_id for digest, row in database_there.mapping().items()} == {
+        digest: rbtorrent_id_of(digest) for digest in layers
+    }
+
+
+def test_a_pooled_connection_that_hangs_is_given_up_for_a_new_one(database_there: Database) -> None:
+    backend = sa.text("SELECT pg_backend_pid()")
+    with transaction(database_there.engine) as connection:
+        hung = connection.scalars(backend).one()
+    os.kill(hung, signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        with transaction(database_there.engine) as connection:
+            assert connection.scalars(backend).one() != hung
+        assert 1.9 < time.monotonic() - began < 2 + 1.5
+    finally:
+        os.kill(hung, signal.SIGCONT)
+
+
+def test_a_statement_may_take_as_long_as_it_likes(database_there: Database) -> None:
+    with transaction(database_there.engine) as connection:
+        assert connection.scalar(sa.text("SELECT 7 FROM pg_sleep(2.3)")) == 7
+
+
+def test_restarts_of_either_side_of_pgbouncer_are_got_over(server: OwnPostgres, tmp_path: Path) -> None:
+    with start_pgbouncer(tmp_path / "pgbouncer", server) as bouncer:
+        engine = create_engine_for(url=bouncer.url("postgres"), connect_timeout=0.2)
+        database = Database.created(engine)
+        database.enqueue(A, B)
+        bouncer.stop()
+        with pytest.raises(DatabaseDown):
+            database.claim()
+        bouncer.start()
+        assert len(database.claim(1)) == 1
+        server.stop()
+        server.start()
+        assert len(_patiently(lambda: database.claim(1))) == 1
+        engine.dispose()
+
+
+def test_a_pool_that_is_used_up_is_as_good_as_down(database: Database) -> None:
+    engine = create_engine_for(
+        url=database.engine.url.render_as_string(hide_password=False), max_pool_size=1, pool_timeout=0.05
+    )
+    with (
+        reading(engine),
+        pytest.raises(DatabaseDown, match="all of its connections are in use"),
+        transaction(engine),
+    ):
+        pass
+    with transaction(engine) as connection:
+        assert connection.scalar(sa.select(1)) == 1
+    engine.dispose()
+
+
+def test_a_wrong_statement_is_not_taken_for_an_outage(engine: sa.Engine) -> None:
+    for wrong in ("SELECT * FROM no_such_table", "SELEKT 1"):
+        with pytest.raises(sa.exc.DBAPIError), transaction(engine) as connection:
+            connection.exec_driver_sql(wrong)
+
+
+def test_a_row_that_breaks_a_rule_is_not_taken_for_an_outage(database: Database) -> None:
+    row = {"pattern": "a", "granted": 1}
+    with pytest.raises(sa.exc.IntegrityError), transaction(database.engine) as connection:
+        connection.execute(sa.insert(database.tables.role), [row, row])
+
+
+def test_other_errors_pass_and_undo_the_transaction(database: Database) -> None:
+    def insert_and_fail() -> None:
+        with transaction(database.engine) as connection:
+            connection.execute(sa.insert(database.tables.mapping).values(digest=A))
+            raise KeyError(A)
+
+    with pytest.raises(KeyError):
+        insert_and_fail()
+    assert database.mapping() == {}
+
+
+def test_a_reader_sees_what_was_committed(database: Database) -> None:
+    database.enqueue(A)
+    with reading(database.engine) as connection:
+        assert connection.scalars(sa.select(database.tables.mapping.c.digest)).all() == [A]
+
+
+def test_the_folder_of_a_sqlite_file_is_made_for_its_owner_alone(tmp_path: Path) -> None:
+    file = tmp_path / "state" / "queue.sqlite"
+    engine = create_engine_for(file=file)
+    assert not file.parent.exists()
+    Database.created(engine)
+    engine.dispose()
+    assert file.is_file()
+    assert file.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_sqlite_file_that_cannot_be_is_an_outage(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "nonsense").write_text("this is no database, it is some text that is long enough" * 50)
+    (tmp_path / "folder").mkdir()
+    for path, why in [
+        ("file/queue.sqlite", "Not a directory|File exists"),
+        ("nonsense", "not a database"),
+        ("folder", "unable to open"),
+    ]:
+        engine = create_engine_for(file=tmp_path / path)
+        with pytest.raises(DatabaseDown, match=why), transaction(engine):
+            pass
+        engine.dispose()
+
+
+def test_a_sqlite_writer_waits_for_another_and_says_when_it_was_too_long(tmp_path: Path) -> None:
+    patient = Database.created(create_engine_for(file=tmp_path / "queue.sqlite"))
+    hasty = Database.created(create_engine_for(url=f"sqlite:///{tmp_path / 'queue.sqlite'}?timeout=0.05"))
+    with transaction(patient.engine) as connection:
+        with pytest.raises(DatabaseDown, match="database is locked"):
+            hasty.enqueue(A)
+        # Readers need not wait.
+        with reading(hasty.engine) as reader:
+            assert reader.scalars(sa.select(hasty.tables.mapping.c.digest)).all() == []
+        waiting = ThreadPoolExecutor(1)
+        queued = waiting.submit(patient.enqueue, B)
+        time.sleep(0.05)
+        assert not queued.done()
+        connection.execute(sa.insert(patient.tables.mapping).values(digest=A, brewed=1))
+    assert queued.result() == 1
+    waiting.shutdown()
+    for database in (patient, hasty):
+        database.engine.dispose()
+
+
+def test_many_may_open_a_new_sqlite_file_at_once(tmp_path: Path) -> None:
+    together = threading.Barrier(12)
+
+    def create(_: int) -> int:
+        engine = create_engine_for(file=tmp_path / "new" / "queue.sqlite")
+        together.wait()
+        with transaction(engine) as connection:
+            created = create_missing(connection, build_tables())
+        engine.dispose()
+        return len(created)
+
+    with ThreadPoolExecutor(12) as pool:
+        created = sorted(pool.map(create, range(12)))
+    assert created[:11] == [0] * 11
+    assert created[11] > 6

@@ -1,0 +1,238 @@
+"""A layer in a brewer's hands: who gets which, and what is left when it is done with."""
+
+from __future__ import annotations
+
+import pytest
+
+from sql.errors import RbtorrentIdTaken
+from sql.intake import NewLayer
+from sql.layers import find_rbtorrent_ids
+from sql.queue import claim_layers
+from sql.reason import one_line
+from sql.tables import Priority
+from sql.transaction import reading
+from tests.integration.sql.database import NOW, Database, digest_of, rbtorrent_id_of
+
+A, B, C, D = (digest_of(name) for name in "abcd")
+
+
+def test_a_claim_says_all_that_brewing_needs(database: Database) -> None:
+    database.enqueue(A, size=123, scope="team/two", priority=Priority.ASKED)
+    database.enqueue(A, scope="team/one")
+    [claim] = database.claim(now=NOW + 5)
+    assert claim.digest == A
+    assert claim.size == 123
+    assert claim.scopes == ("team/one", "team/two")
+    assert claim.priority == Priority.ASKED
+    assert claim.attempts == 0
+    assert claim.token == NOW + 5
+
+
+def test_an_empty_queue_gives_nothing(database: Database) -> None:
+    assert database.claim() == []
+
+
+def test_the_most_urgent_come_first_and_then_the_longest_waiting(database: Database) -> None:
+    database.enqueue(A, priority=Priority.BACKFILLED, now=NOW)
+    database.enqueue(B, priority=Priority.PUSHED, now=NOW + 3)
+    database.enqueue(C, priority=Priority.PUSHED, now=NOW + 2)
+    database.enqueue(D, priority=Priority.ASKED, now=NOW + 4)
+    assert [claim.digest for claim in database.claim(3)] == [D, C, B]
+    assert [claim.digest for claim in database.claim(3)] == [A]
+
+
+def test_no_more_than_the_limit_are_claimed_and_none_twice(database: Database) -> None:
+    digests = {digest_of(number) for number in range(25)}
+    database.enqueue(*digests)
+    chunks = [[claim.digest for claim in database.claim(10)] for _ in range(4)]
+    assert [len(chunk) for chunk in chunks] == [10, 10, 5, 0]
+    assert {digest for chunk in chunks for digest in chunk} == digests
+
+
+@pytest.mark.parametrize("rows", [1, 3, 40, 700])
+def test_the_limit_holds_when_the_planner_runs_a_subquery_in_a_loop(on_postgres: Database, rows: int) -> None:
+    on_postgres.enqueue(*(digest_of(number) for number in range(rows)))
+    with on_postgres.engine.begin() as connection:
+        # With these off, an UPDATE with LIMIT in a bare subquery takes all rows, one for each time round.
+        for method in ("hashjoin", "mergejoin", "hashagg", "sort", "material", "memoize"):
+            connection.exec_driver_sql(f"SET LOCAL enable_{method} = off")
+        claims = claim_layers(connection, on_postgres.tables, now=NOW, limit=2, brewer="host:1")
+    assert len(claims) == min(2, rows)
+    assert on_postgres.status().locked_count == len(claims)
+
+
+def test_a_completed_layer_has_its_id_and_is_nobodys(database: Database) -> None:
+    database.enqueue(A, now=NOW - 10)
+    assert database.complete(database.claim_one(), rbtorrent_id="rbtorrent:aa", size=77, now=NOW + 9)
+    assert tuple(database.mapping()[A]) == (A, "rbtorrent:aa", NOW - 10, None, NOW + 9)
+    layer = database.layer(A)
+    assert (layer.state, layer.size, layer.claimed, layer.brewer) == ("brewed", 77, None, "host:1")
+    assert database.claim() == []
+
+
+def test_ids_are_found_for_what_is_brewed_and_only_that(database: Database) -> None:
+    database.enqueue(A, B, C)
+    first, second = database.claim(2)
+    database.complete(first)
+    with reading(database.engine) as connection:
+        found = find_rbtorrent_ids(connection, database.tables, [A, B, C, D])
+        assert found == {first.digest: rbtorrent_id_of(first.digest)}
+        assert find_rbtorrent_ids(connection, database.tables, []) == {}
+    assert second.digest not in found
+
+
+def test_ten_thousand_digests_are_looked_up_at_once(database: Database) -> None:
+    database.enqueue(A)
+    database.complete(database.claim_one())
+    with reading(database.engine) as connection:
+        asked = [*(digest_of(number) for number in range(9_999)), A]
+        assert set(find_rbtorrent_ids(connection, database.tables, asked)) == {A}
+
+
+def test_renewing_gives_a_new_token_and_only_that_one_counts(database: Database) -> None:
+    database.enqueue(A)
+    old = database.claim_one(now=NOW)
+    [new] = database.renew([old], now=NOW + 100)
+    assert new.token == NOW + 100
+    assert not database.complete(old)
+    assert database.layer(A).state == "being brewed"
+    assert database.complete(new)
+
+
+def test_renewing_leaves_out_what_was_lost_or_finished(database: Database) -> None:
+    database.enqueue(A, B, C)
+    kept, lost, finished = database.claim(3, now=NOW)
+    database.complete(finished)
+    database.execute(f"UPDATE rbtorrent_mapping SET brew_lock = NULL WHERE digest = '{lost.digest}'")
+    assert [claim.digest for claim in database.renew([kept, lost, finished], now=NOW + 1)] == [kept.digest]
+    assert database.layer(lost.digest).locked is None
+    assert database.renew([], now=NOW) == []
+
+
+def test_claims_of_different_ages_are_renewed_together(database: Database) -> None:
+    database.enqueue(A, B)
+    claims = [database.claim_one(now=NOW), database.claim_one(now=NOW + 1)]
+    renewed = database.renew(claims, now=NOW + 2)
+    assert [claim.digest for claim in renewed] == [claim.digest for claim in claims]
+    assert {claim.token for claim in renewed} == {NOW + 2}
+
+
+def test_a_brewer_that_lost_its_lock_changes_nothing(database: Database) -> None:
+    database.enqueue(A)
+    slow = database.claim_one(now=NOW, brewer="slow:1")
+    database.release(older_than=NOW + 300)
+    quick = database.claim_one(now=NOW + 301, brewer="quick:1")
+    before = database.layer(A)
+    assert not database.complete(slow, rbtorrent_id="rbtorrent:wrong")
+    assert not database.retry(slow)
+    assert not database.set_aside(slow)
+    assert database.give_back([slow]) == 0
+    assert database.renew([slow], now=NOW + 302) == []
+    assert database.layer(A) == before
+    assert database.complete(quick)
+    assert not database.complete(slow, rbtorrent_id="rbtorrent:wrong")
+    assert database.layer(A).rbtorrent_id == rbtorrent_id_of(A)
+
+
+def test_a_retried_layer_waits_for_its_time_and_keeps_its_place(database: Database) -> None:
+    database.enqueue(A, now=NOW - 100)
+    database.enqueue(B, now=NOW - 50)
+    assert database.retry(database.claim_one(), reason="slow\nsource", next_try=NOW + 60)
+    layer = database.layer(A)
+    assert (layer.state, layer.attempts, layer.reason) == ("delayed", 1, "slow source")
+    assert layer.next_try == NOW + 60
+    assert layer.locked is None
+    assert [claim.digest for claim in database.claim(now=NOW + 59)] == [B]
+    database.enqueue(C, now=NOW)
+    again = database.claim(now=NOW + 60)
+    assert [(claim.digest, claim.attempts) for claim in again] == [(A, 1), (C, 0)]
+
+
+def test_thousands_of_delayed_layers_all_come_back(database: Database) -> None:
+    digests = [digest_of(number) for number in range(2_500)]
+    database.enqueue(*digests)
+    database.execute(f"UPDATE rbtorrent_mapping_queue SET next_try = {NOW + 10}")
+    assert database.claim(now=NOW + 9) == []
+    claimed = [claim.digest for _ in range(3) for claim in database.claim(1_000, now=NOW + 10)]
+    assert sorted(claimed) == sorted(digests)
+
+
+def test_a_layer_set_aside_stays_there(database: Database) -> None:
+    database.enqueue(A)
+    assert database.set_aside(database.claim_one(), reason="not there")
+    layer = database.layer(A)
+    assert (layer.state, layer.attempts, layer.reason) == ("set aside", 1, "not there")
+    assert database.claim(now=NOW + 10**6) == []
+    assert database.enqueue(A, priority=Priority.ASKED) == 0
+    assert database.adopt() == 0
+    assert database.claim(now=NOW + 10**6) == []
+
+
+def test_layers_given_back_are_as_if_never_claimed(database: Database) -> None:
+    database.enqueue(A, B)
+    claims = database.claim(2)
+    assert database.give_back(claims) == 2
+    assert database.layer(A).state == "waiting"
+    assert database.layer(A).attempts == 0
+    again = database.claim(2, now=NOW + 1)
+    assert [claim.digest for claim in again] == [claim.digest for claim in claims]
+    assert database.give_back([]) == 0
+
+
+def test_an_id_that_another_layer_has_is_a_clear_error(database: Database) -> None:
+    database.enqueue(A, B)
+    first, second = database.claim(2)
+    database.complete(first, rbtorrent_id="rbtorrent:same")
+    with pytest.raises(RbtorrentIdTaken, match=r"rbtorrent:same of sha256:.* belongs to another") as caught:
+        database.complete(second, rbtorrent_id="rbtorrent:same")
+    assert caught.value.digest == second.digest
+    # Nothing was written, and the layer can be put out of the way.
+    assert database.set_aside(second, reason=str(caught.value))
+    assert database.layer(second.digest).state == "set aside"
+
+
+def test_a_layer_brewed_by_other_hands_is_not_claimed(database: Database) -> None:
+    database.enqueue(A, B)
+    database.execute(
+        f"UPDATE rbtorrent_mapping SET brewed = {NOW}, rbtorrent_id = 'rbtorrent:x' WHERE digest = '{A}'"
+    )
+    assert [claim.digest for claim in database.claim()] == [B]
+
+
+def test_a_completed_layer_is_not_completed_again(database: Database) -> None:
+    database.enqueue(A)
+    claim = database.claim_one()
+    assert database.complete(claim, now=NOW + 1)
+    assert not database.complete(claim, now=NOW + 2)
+    assert database.layer(A).brewed == NOW + 1
+
+
+def test_a_claim_that_is_rolled_back_leaves_the_layers_to_others(database: Database) -> None:
+    database.enqueue(A)
+    with database.engine.connect() as connection:
+        assert claim_layers(connection, database.tables, now=NOW, limit=1, brewer="host:1")
+        connection.rollback()
+    assert len(database.claim()) == 1
+
+
+@pytest.mark.parametrize(
+    ("reason", "kept"),
+    [
+        ("two\n  lines", "two lines"),
+        ("a NUL \0 in it", "a NUL in it"),
+        ("half a pair \ud800", "half a pair ?"),
+        ("x" * 1000, "x" * 499 + "…"),
+    ],
+)
+def test_any_reason_can_be_kept(database: Database, reason: str, kept: str) -> None:
+    assert one_line(reason) == kept
+    database.enqueue(A)
+    database.set_aside(database.claim_one(), reason=reason)
+    assert database.layer(A).reason == kept
+
+
+def test_a_layer_whose_digest_is_none_goes_through_like_any_other(database: Database) -> None:
+    database.enqueue_all([NewLayer("../../etc", None, None)])
+    claim = database.claim_one()
+    assert (claim.digest, claim.scopes) == ("../../etc", ())
+    assert database.set_aside(claim)

@@ -1,0 +1,75 @@
+"""Layers whose brewer is gone come back, and those whose brewer lives do not."""
+
+from __future__ import annotations
+
+from tests.integration.sql.database import NOW, Database, digest_of
+
+A, B, C = (digest_of(name) for name in "abc")
+
+
+def test_a_stale_lock_is_released_and_counts_as_a_try(database: Database) -> None:
+    database.enqueue(A)
+    database.claim_one(now=NOW, brewer="gone:7")
+    assert database.release(older_than=NOW) == 0
+    assert database.release(older_than=NOW + 1) == 1
+    layer = database.layer(A)
+    assert (layer.state, layer.attempts) == ("waiting", 1)
+    assert layer.reason == "brewer gone:7 vanished"
+    assert database.claim_one(now=NOW + 1).attempts == 1
+
+
+def test_a_renewed_lock_is_not_stale(database: Database) -> None:
+    database.enqueue(A, B)
+    claims = database.claim(2, now=NOW)
+    [kept] = database.renew(claims[:1], now=NOW + 200)
+    assert database.release(older_than=NOW + 100) == 1
+    assert database.layer(kept.digest).state == "being brewed"
+    assert database.complete(kept)
+
+
+def test_a_layer_that_kills_its_brewers_is_set_aside(database: Database) -> None:
+    database.enqueue(A)
+    for attempt in range(1, 4):
+        assert database.claim_one(now=NOW + attempt, brewer=f"host:{attempt}").attempts == attempt - 1
+        assert database.release(older_than=NOW + attempt + 1, max_attempts=3) == 1
+    layer = database.layer(A)
+    assert (layer.state, layer.attempts, layer.reason) == ("set aside", 3, "brewer host:3 vanished")
+    assert database.claim(now=NOW + 10**6) == []
+
+
+def test_a_lock_set_by_hand_is_taken_off_without_counting(database: Database) -> None:
+    database.execute(f"INSERT INTO rbtorrent_mapping (digest, added, brew_lock) VALUES ('{A}', 1, 5)")
+    database.enqueue(B)
+    database.execute(f"UPDATE rbtorrent_mapping SET brew_lock = 6 WHERE digest = '{B}'")
+    assert database.release(older_than=NOW, max_attempts=1) == 2
+    assert database.adopt() == 1
+    claims = database.claim()
+    assert {claim.digest for claim in claims} == {A, B}
+    assert {claim.attempts for claim in claims} == {0}
+
+
+def test_brewed_layers_are_let_be_even_with_a_lock(database: Database) -> None:
+    database.execute(
+        f"INSERT INTO rbtorrent_mapping (digest, rbtorrent_id, added, brew_lock, brewed) "
+        f"VALUES ('{A}', 'rbtorrent:a', 1, 2, 3)"
+    )
+    assert database.release(older_than=NOW) == 0
+    assert database.mapping()[A].brew_lock == 2
+
+
+def test_thousands_of_stale_locks_are_released_at_once(database: Database) -> None:
+    digests = [digest_of(number) for number in range(2_300)]
+    database.enqueue(*digests)
+    database.execute(f"UPDATE rbtorrent_mapping SET brew_lock = {NOW}")
+    assert database.release(older_than=NOW + 1) == 2_300
+    assert database.status().locked_count == 0
+
+
+def test_a_layer_failed_or_given_back_in_time_is_not_counted_again(database: Database) -> None:
+    database.enqueue(A, B, C)
+    first, second, third = database.claim(3)
+    database.retry(first)
+    database.give_back([second])
+    database.set_aside(third)
+    assert database.release(older_than=NOW + 10**6) == 0
+    assert [database.layer(claim.digest).attempts for claim in (first, second, third)] == [1, 0, 1]

@@ -1,0 +1,125 @@
+"""What people are told of the queue and of single layers."""
+
+from __future__ import annotations
+
+from sql.intake import NewLayer
+from sql.layers import find_layer, find_layers, known_layers, list_scopes
+from sql.status import count_waiting
+from sql.tables import Priority
+from sql.transaction import reading
+from tests.integration.sql.database import NOW, Database, digest_of, rbtorrent_id_of
+
+A, B, C, D, E, F = (digest_of(name) for name in "abcdef")
+
+
+def test_an_empty_queue_says_so(database: Database) -> None:
+    status = database.status()
+    assert status.waiting == dict.fromkeys(Priority, 0)
+    assert (status.waiting_count, status.delayed, status.oldest_waiting) == (0, 0, None)
+    assert (status.locked, status.locked_count, status.set_aside) == ((), 0, {})
+    assert (status.brewed_last_hour, status.per_second, status.empty_in) == (0, 0, None)
+
+
+def test_what_waits_is_counted_by_priority_without_what_is_locked(database: Database) -> None:
+    database.enqueue(A, priority=Priority.ASKED, now=NOW - 70)
+    database.enqueue(B, priority=Priority.PUSHED, now=NOW - 60)
+    database.enqueue(C, priority=Priority.PUSHED, now=NOW - 50)
+    database.enqueue(D, E, priority=Priority.BACKFILLED, now=NOW - 40)
+    database.claim_one()
+    database.retry(database.claim_one(), next_try=NOW + 10)
+    status = database.status()
+    assert status.waiting == {
+        Priority.ASKED: 0,
+        Priority.PUSHED: 2,
+        Priority.SCANNED: 0,
+        Priority.BACKFILLED: 2,
+    }
+    assert (status.waiting_count, status.delayed, status.oldest_waiting) == (4, 1, NOW - 60)
+    assert database.status(now=NOW + 10).delayed == 0
+    with reading(database.engine) as connection:
+        assert count_waiting(connection, database.tables) == 4
+
+
+def test_locked_layers_are_listed_with_their_brewer(database: Database) -> None:
+    database.enqueue(A)
+    database.enqueue(B)
+    old = database.claim_one(now=NOW, brewer="one:1")
+    new = database.claim_one(now=NOW + 5, brewer="two:2")
+    database.renew([old], now=NOW + 100)
+    database.execute(f"INSERT INTO rbtorrent_mapping (digest, added, brew_lock) VALUES ('{C}', 1, {NOW + 7})")
+    status = database.status()
+    assert status.locked_count == 3
+    assert [(one.digest, one.since, one.renewed, one.brewer) for one in status.locked] == [
+        (old.digest, NOW, NOW + 100, "one:1"),
+        (new.digest, NOW + 5, NOW + 5, "two:2"),
+        (C, NOW + 7, NOW + 7, None),
+    ]
+
+
+def test_failures_of_one_kind_are_one_line(database: Database) -> None:
+    database.enqueue(A, B, C)
+    for claim, reason in zip(
+        database.claim(3),
+        [f"the layer has 5 bytes, not 6, of {A}", f"the layer has 17 bytes, not 8, of {B}", "no blob"],
+        strict=True,
+    ):
+        database.set_aside(claim, reason=reason)
+    status = database.status()
+    assert status.set_aside == {"the layer has … bytes, not …, of sha256:…": 2, "no blob": 1}
+    assert status.set_aside_count == 3
+
+
+def test_the_rate_of_the_last_hour_tells_when_the_queue_is_empty(database: Database) -> None:
+    database.enqueue(A, B, C, D, E, F)
+    first, second, third = database.claim(3)
+    database.complete(first, now=NOW - 3600)
+    database.complete(second, now=NOW - 3599)
+    database.complete(third, now=NOW)
+    status = database.status()
+    assert status.brewed_last_hour == 2
+    assert status.per_second == 2 / 3600
+    assert status.empty_in == 3 * 1800
+
+
+def test_a_layers_record_tells_its_whole_story(database: Database) -> None:
+    database.enqueue(A, size=5, scope="team/a", priority=Priority.ASKED, now=NOW)
+    database.retry(database.claim_one(now=NOW + 1, brewer="one:1"), reason="slow", next_try=NOW + 9)
+    assert database.layer(A, now=NOW + 8).state == "delayed"
+    assert database.layer(A, now=NOW + 9).state == "waiting"
+    claim = database.claim_one(now=NOW + 10, brewer="two:2")
+    layer = database.layer(A)
+    assert (layer.state, layer.brewer, layer.locked, layer.claimed) == (
+        "being brewed",
+        "two:2",
+        NOW + 10,
+        NOW + 10,
+    )
+    database.complete(claim, size=5, now=NOW + 20)
+    layer = database.layer(A)
+    assert (layer.state, layer.rbtorrent_id, layer.brewed) == ("brewed", rbtorrent_id_of(A), NOW + 20)
+    assert (layer.size, layer.scopes, layer.added) == (5, ("team/a",), NOW)
+    assert (layer.reason, layer.next_try, layer.attempts) == (None, None, 1)
+
+
+def test_records_of_known_layers_are_found_together(database: Database) -> None:
+    database.enqueue(A, B)
+    database.execute(f"INSERT INTO rbtorrent_mapping (digest, added) VALUES ('{C}', 1)")
+    with reading(database.engine) as connection:
+        found = find_layers(connection, database.tables, [A, B, C, D], now=NOW)
+        assert {digest: layer.state for digest, layer in found.items()} == dict.fromkeys((A, B, C), "waiting")
+        assert find_layer(connection, database.tables, D, now=NOW) is None
+        assert known_layers(connection, database.tables, [A, C, D]) == {A, C}
+
+
+def test_scopes_are_listed_once_each(database: Database) -> None:
+    with reading(database.engine) as connection:
+        assert list_scopes(connection, database.tables) == []
+    database.enqueue_all(
+        [
+            NewLayer(digest, None, scope)
+            for digest in (A, B, C)
+            for scope in ("team/b", "a", "team/a-1", "team/a")
+        ]
+    )
+    with reading(database.engine) as connection:
+        assert list_scopes(connection, database.tables) == ["a", "team/a", "team/a-1", "team/b"]

@@ -1,0 +1,295 @@
+"""Blackbox before the registry: whom it lets in, and that nobody gets in while it does not say so."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from core.access.access import AccessDenied
+from core.access.blackbox import BlackboxAccess
+from core.access.registry import RegistryAccess
+from core.config import Blackbox as Settings
+from core.config import DockerRegistry
+from core.http import HttpClient
+from core.registry import RegistryClient
+from tests.servers.bad_http import hanging_up, html, redirecting, replying, sending, silent
+from tests.servers.blackbox import Account, Blackbox, Fault, Status, reply_fault, start_blackbox
+from tests.servers.http_server import Answer, start_http_server
+from tests.web_server import front_of
+
+TOKEN = "AQAD-throw_away~token.1+2/3="
+ADDRESS = "192.0.2.7"
+HEADERS = {"X-Real-IP": ADDRESS, "Authorization": f"OAuth {TOKEN}"}
+
+
+class Clock:
+    """Seconds that pass when told to."""
+
+    def __init__(self) -> None:
+        self.now = 1_700_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def blackbox() -> Iterator[Blackbox]:
+    with start_blackbox() as server:
+        server.accounts[TOKEN] = Account("somebody", scopes="login:email registry:use")
+        yield server
+
+
+def settings(blackbox: Blackbox, **more: object) -> Settings:
+    return Settings.model_validate({"url_template": blackbox.url_template, "read_timeout": 0.5, **more})
+
+
+@pytest.fixture
+def access(blackbox: Blackbox, clock: Clock) -> Iterator[BlackboxAccess]:
+    with HttpClient(0.5, 0.5) as http:
+        yield access_of(settings(blackbox), http, clock)
+
+
+def access_of(chosen: Settings, http: HttpClient, clock: Clock) -> BlackboxAccess:
+    registry = RegistryAccess(RegistryClient(DockerRegistry(host="127.0.0.1:1", proto="http"), http))
+    return BlackboxAccess(chosen, http, registry, clock)
+
+
+def refused(access: BlackboxAccess, **headers: str | None) -> AccessDenied:
+    """Why a request with these headers, on top of good ones, is not let in; None takes one away."""
+    asked = {**HEADERS, **{name.replace("_", "-"): value for name, value in headers.items()}}
+    with pytest.raises(AccessDenied) as raised:
+        access.admit({name: value for name, value in asked.items() if value is not None})
+    return raised.value
+
+
+@pytest.mark.parametrize("kind", ["OAuth", "Bearer", "oauth", "BEARER"])
+def test_a_valid_token_with_the_scope_gets_in(blackbox: Blackbox, access: BlackboxAccess, kind: str) -> None:
+    access.admit({**HEADERS, "Authorization": f"{kind} {TOKEN}"})
+    asked = {
+        "method": "oauth",
+        "oauth_token": TOKEN,
+        "userip": ADDRESS,
+        "scopes": "registry:use",
+        "format": "json",
+    }
+    assert blackbox.questions == [asked]
+
+
+@pytest.mark.parametrize("status", [status for status in Status if status is not Status.VALID])
+def test_a_token_that_is_not_valid_is_401(blackbox: Blackbox, access: BlackboxAccess, status: Status) -> None:
+    blackbox.accounts[TOKEN].status = status
+    denied = refused(access)
+    assert (denied.status, denied.code) == (401, "UNAUTHORIZED")
+    assert dict(denied.headers)["WWW-Authenticate"].startswith("OAuth ")
+
+
+def test_a_token_that_nobody_knows_is_401(access: BlackboxAccess) -> None:
+    assert refused(access, Authorization="OAuth another").status == 401
+
+
+def test_a_token_from_another_address_than_its_own_is_401(blackbox: Blackbox, access: BlackboxAccess) -> None:
+    blackbox.accounts[TOKEN].address = "198.51.100.1"
+    assert refused(access).status == 401
+
+
+@pytest.mark.parametrize("scopes", ["", "login:email", "registry:used", "registry", "REGISTRY:USE"])
+def test_a_valid_token_without_the_scope_is_403(
+    blackbox: Blackbox, access: BlackboxAccess, scopes: str
+) -> None:
+    blackbox.accounts[TOKEN].scopes = scopes
+    assert (refused(access).status, refused(access).code) == (403, "DENIED")
+
+
+@pytest.mark.parametrize("configured", ["registry:use registry:pull", "registry:use,registry:pull"])
+def test_several_configured_scopes_are_all_needed(blackbox: Blackbox, clock: Clock, configured: str) -> None:
+    with HttpClient(0.5, 0.5) as http:
+        access = access_of(settings(blackbox, scopes=configured), http, clock)
+        assert refused(access).status == 403
+        blackbox.accounts[TOKEN].scopes = "registry:pull other registry:use"
+        access.admit(HEADERS)
+
+
+@pytest.mark.parametrize(
+    "address", [None, "", "example.com", "192.0.2.7, 198.51.100.1", "1.2.3", "1.2.3.4&a=b"]
+)
+def test_without_the_callers_address_it_is_400_and_nobody_is_asked(
+    blackbox: Blackbox, access: BlackboxAccess, address: str | None
+) -> None:
+    assert refused(access, X_Real_IP=address).status == 400
+    assert blackbox.questions == []
+
+
+@pytest.mark.parametrize("address", ["2001:db8::7", "::ffff:192.0.2.7", " 192.0.2.7 "])
+def test_addresses_of_both_kinds_are_taken(access: BlackboxAccess, address: str) -> None:
+    access.admit({**HEADERS, "X-Real-IP": address})
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    [
+        None,
+        "",
+        TOKEN,
+        "Basic c29tZWJvZHk6cGFzc3dvcmQ=",
+        "OAuth",
+        "OAuth ",
+        "OAuth two tokens",
+        f"OAuth {TOKEN}, OAuth {TOKEN}",
+        "OAuth a&method=login",
+        "OAuth \xe4",
+        "OAuth " + "x" * 9000,
+    ],
+)
+def test_without_a_token_it_is_401_and_nobody_is_asked(
+    blackbox: Blackbox, access: BlackboxAccess, authorization: str | None
+) -> None:
+    assert refused(access, Authorization=authorization).status == 401
+    assert blackbox.questions == []
+
+
+@pytest.mark.parametrize("fault", list(Fault))
+def test_an_exception_of_blackbox_lets_nobody_in(
+    blackbox: Blackbox, access: BlackboxAccess, fault: Fault
+) -> None:
+    blackbox.answer(reply_fault(fault))
+    assert refused(access).status == 503
+    tries = 2 if fault in (Fault.DB_FETCHFAILED, Fault.DB_EXCEPTION) else 1
+    assert len(blackbox.questions) == tries
+
+
+def verdict(**more: object) -> Answer:
+    told = {"status": {"value": "VALID", "id": 0}, "oauth": {"scope": "registry:use"}, **more}
+    return replying(200, json.dumps(told).encode())
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        html(),
+        replying(200, b""),
+        replying(200, b"[]"),
+        replying(200, b"null"),
+        replying(200, b"[" * 60_000),
+        replying(200, b"{}"),
+        replying(200, b"\xff\xfe"),
+        verdict(status=None),
+        verdict(status=0),
+        verdict(status={"id": None}),
+        verdict(status={"id": "0"}),
+        verdict(status={"id": False}),
+        verdict(status={"id": 0.0}),
+        verdict(exception={"id": "2"}),
+        verdict(exception=[]),
+        replying(200, b'{"status": {"id": 0}' + b" " * 100_000 + b', "oauth": {"scope": "registry:use"}}'),
+        replying(500, b'{"status": {"id": 0}, "oauth": {"scope": "registry:use"}}'),
+        redirecting("/blackbox2"),
+        hanging_up(),
+        hanging_up(reset=True),
+        sending(b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n" + b'{"status": {"id": 0}}'),
+        sending(b"\x16\x03\x01 not http at all\r\n\r\n"),
+        silent(),
+    ],
+)
+def test_anything_but_a_verdict_lets_nobody_in(
+    blackbox: Blackbox, access: BlackboxAccess, answer: Answer
+) -> None:
+    blackbox.answer(answer)
+    denied = refused(access)
+    assert (denied.status, denied.code) == (503, "UNAVAILABLE")
+    assert dict(denied.headers)["Retry-After"]
+
+
+@pytest.mark.parametrize(
+    "oauth", [None, [], "registry:use", {"scope": ["registry:use"]}, {"scope": None}, {}]
+)
+def test_a_verdict_that_does_not_say_the_scopes_lets_nobody_in(
+    blackbox: Blackbox, access: BlackboxAccess, oauth: object
+) -> None:
+    blackbox.answer(verdict(oauth=oauth))
+    assert refused(access).status == 403
+
+
+def test_with_blackbox_down_nobody_gets_in(blackbox: Blackbox, access: BlackboxAccess) -> None:
+    blackbox.server.close()
+    assert refused(access).status == 503
+
+
+def test_a_good_verdict_is_kept_for_its_time(blackbox: Blackbox, clock: Clock) -> None:
+    with HttpClient(0.5, 0.5) as http:
+        access = access_of(settings(blackbox, verdict_ttl=30), http, clock)
+        access.admit(HEADERS)
+        blackbox.accounts.clear()
+        clock.now += 29.9
+        access.admit(HEADERS)
+        assert len(blackbox.questions) == 1
+        clock.now += 0.2
+        assert refused(access).status == 401
+
+
+def test_a_verdict_is_for_one_token_from_one_address(blackbox: Blackbox, access: BlackboxAccess) -> None:
+    access.admit(HEADERS)
+    access.admit({**HEADERS, "X-Real-IP": "192.0.2.8"})
+    assert len(blackbox.questions) == 2
+    assert refused(access, Authorization="OAuth another").status == 401
+
+
+def test_a_time_of_zero_keeps_no_verdict(blackbox: Blackbox, clock: Clock) -> None:
+    with HttpClient(0.5, 0.5) as http:
+        access = access_of(settings(blackbox, verdict_ttl=0), http, clock)
+        for _ in range(3):
+            access.admit(HEADERS)
+    assert len(blackbox.questions) == 3
+
+
+def test_a_bad_verdict_is_not_kept(blackbox: Blackbox, access: BlackboxAccess) -> None:
+    blackbox.accounts[TOKEN].status = Status.EXPIRED
+    assert refused(access).status == 401
+    blackbox.accounts[TOKEN].status = Status.VALID
+    access.admit(HEADERS)
+
+
+def test_the_token_is_in_no_log_and_in_no_error(
+    blackbox: Blackbox, access: BlackboxAccess, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    denied = [refused(access, Authorization=f"OAuth {TOKEN}x")]
+    for answer in (silent(), html(500), reply_fault(Fault.DB_EXCEPTION), hanging_up()):
+        blackbox.answer(answer)
+        denied.append(refused(access))
+    blackbox.server.close()
+    denied.append(refused(access))
+    told = caplog.text + "".join(f"{one} {one.headers} {one.message}" for one in denied)
+    assert TOKEN not in told
+    assert "blackbox" in caplog.text
+
+
+def test_through_the_app_the_registry_sees_the_callers_header_once_he_is_let_in(
+    blackbox: Blackbox, tmp_path: Path
+) -> None:
+    box = {"url_template": blackbox.url_template}
+    with (
+        start_http_server() as registry,
+        front_of(registry.netloc, tmp_path, settings={"blackbox": box}) as front,
+    ):
+        registry.on("/v2/a/manifests/b", replying(200, b"{}", {"Content-Type": "application/json"}))
+        good = {"X_Real_IP": ADDRESS, "Authorization": f"OAuth {TOKEN}"}
+        assert front.get("/v2/a/manifests/b", **{**good, "Authorization": "OAuth bad"}).status == 401
+        assert front.get("/v2/a/manifests/b", Authorization=f"OAuth {TOKEN}").status == 400
+        assert front.head("/v2/a/manifests/b").status == 400
+        assert registry.requests == []
+        assert front.get("/v2/a/manifests/b", **good).status == 200
+        assert registry.requests[-1].headers["Authorization"] == f"OAuth {TOKEN}"
+        blackbox.server.close()
+        other = {**good, "Authorization": "OAuth other"}
+        answer = front.get("/v2/a/manifests/b", **other)
+        assert answer.status == 503
+        assert json.loads(answer.body)["errors"][0]["code"] == "UNAVAILABLE"

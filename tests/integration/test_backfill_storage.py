@@ -1,0 +1,337 @@
+"""Layers found in a registry's storage: all of them queued, once, and nothing that is no layer."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core.errors import SourceRefused, SourceUnavailable
+from core.layer import LayerRef
+from core.sources.directory import DirectorySource, FileReader
+from core.storages.directory import DirectoryStorage
+from core.storages.layout import StorageLayout
+from core.storages.storage import StoredFile
+from jobs.backfill_storage import StorageScan, StorageSummary, backfill_storage
+from sql.engine import create_engine_for
+from sql.tables import Priority
+from tests.integration.sql.database import NOW, Database
+from tests.layer_places import TEMPLATE
+from tests.servers.layers import layer_bytes, layer_tar
+from tests.servers.moto import Moto
+from tests.servers.push import push_image, push_index
+from tests.servers.registry import Registry, start_registry
+from tests.storage_places import (
+    REPOSITORIES,
+    DirectoryStoragePlace,
+    StoragePlace,
+    blob_path_of,
+    mds_storage_place,
+    put_blob,
+    s3_storage_place,
+)
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    engine = create_engine_for(url=database_url)
+    yield Database.created(engine)
+    engine.dispose()
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> DirectoryStoragePlace:
+    return DirectoryStoragePlace(tmp_path / "storage")
+
+
+def scan_of(database: Database, place: StoragePlace | Registry, **how: Any) -> StorageScan:
+    if isinstance(place, Registry):
+        place = DirectoryStoragePlace(place.storage)
+    return replace(
+        StorageScan(
+            engine=database.engine,
+            tables=database.tables,
+            storage=place.storage,
+            layout=StorageLayout(TEMPLATE, 7),
+            source=place.source,
+            clock=lambda: NOW,
+            stop=threading.Event(),
+        ),
+        **how,
+    )
+
+
+def backfill(database: Database, place: StoragePlace | Registry, **how: Any) -> StorageSummary:
+    return backfill_storage(scan_of(database, place, **how))
+
+
+class ListedBefore:
+    """Something that happens before the file of a number is listed: a failure, a signal, a deletion."""
+
+    def __init__(self, root: Path, number: int, happening: Callable[[], object]) -> None:
+        self._storage = DirectoryStorage(root)
+        self._number = number
+        self._happening = happening
+
+    def files(self, folder: str, skipping: frozenset[str] = frozenset()) -> Iterator[StoredFile]:
+        for number, file in enumerate(self._storage.files(folder, skipping)):
+            if number == self._number:
+                self._happening()
+            yield file
+
+
+class CountingSource(DirectorySource):
+    """Counts what is read."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root, TEMPLATE)
+        self.opened: list[str] = []
+
+    def open(self, layer: LayerRef, offset: int, length: int | None = None) -> FileReader:
+        self.opened.append(str(layer.digest))
+        return super().open(layer, offset, length)
+
+
+class FailingSource(DirectorySource):
+    """Does not give some blobs, or any."""
+
+    def __init__(self, root: Path, error: Exception, only: str | None = None) -> None:
+        super().__init__(root, TEMPLATE)
+        self._error = error
+        self._only = only
+
+    def open(self, layer: LayerRef, offset: int, length: int | None = None) -> FileReader:
+        if self._only in (None, str(layer.digest)):
+            raise self._error
+        return super().open(layer, offset, length)
+
+
+def raising(error: Exception) -> Callable[[], None]:
+    def happen() -> None:
+        raise error
+
+    return happen
+
+
+def test_of_a_real_registrys_blobs_the_layers_are_queued_with_size_and_repositories(
+    tmp_path: Path, database: Database
+) -> None:
+    layers = [layer_tar({"a": layer_bytes(3000, 1)}), layer_bytes(5000, 2), layer_tar({"b": b"b"})]
+    with start_registry(tmp_path) as registry:
+        one = push_image(registry, "team/one", "v1", layers[:2])
+        other = push_image(registry, "team/other", "v1", layers[1:], media="oci", platform="linux/arm64")
+        push_index(registry, "team/one", "all", [one.descriptor])
+
+        summary = backfill(database, registry)
+
+        known = database.mapping()
+        assert set(known) == {layer.digest for layer in (*one.layers, *other.layers)}
+        shared = database.layer(one.layers[1].digest)
+        assert (shared.state, shared.priority, shared.size) == ("waiting", Priority.BACKFILLED, 5000)
+        assert shared.scopes == ("team/one", "team/other")
+    # Two configs, two manifests and an index.
+    assert (summary.queued, summary.known, summary.others, summary.foreign) == (3, 0, 5, 0)
+    assert summary.bytes == sum(len(layer) for layer in layers)
+    assert summary.failed == 0
+
+
+def test_layers_in_the_bucket_of_a_real_registry_are_found(
+    tmp_path: Path, moto: Moto, bucket: str, database: Database
+) -> None:
+    storage = moto.registry_storage(bucket)
+    storage["rootdirectory"] = "/registries/one"
+    with start_registry(tmp_path, s3=storage) as registry, s3_storage_place(moto, bucket) as place:
+        image = push_image(registry, "team/one", "v1", [layer_bytes(2000, 1), layer_bytes(3000, 2)])
+
+        summary = backfill(database, place)
+
+        assert set(database.mapping()) == {layer.digest for layer in image.layers}
+        assert database.layer(image.layers[0].digest).scopes == ("team/one",)
+    assert (summary.queued, summary.others) == (2, 2)
+
+
+def test_layers_in_the_tables_of_mds_are_found(database: Database) -> None:
+    with mds_storage_place(database.engine, database.tables) as place:
+        layer = put_blob(place, layer_bytes(2000, 1), "team/one", "team/two")
+        put_blob(place, json.dumps({"architecture": "amd64"}).encode(), "team/one")
+        gone = put_blob(place, layer_bytes(2000, 2), "team/one")
+        place.remove(blob_path_of(gone[7:]))
+        place.put(f"{REPOSITORIES}/team/one/_uploads/1/data", b"1")
+
+        summary = backfill(database, place)
+
+        assert set(database.mapping()) == {layer}
+        assert database.layer(layer).scopes == ("team/one", "team/two")
+    assert (summary.queued, summary.others, summary.uploads) == (1, 1, 1)
+
+
+def test_partial_uploads_and_foreign_files_are_counted_and_let_be(
+    database: Database, place: DirectoryStoragePlace
+) -> None:
+    layer = put_blob(place, layer_bytes(2000, 1), "team/one")
+    put_blob(place, b"")
+    blobs = "docker/registry/v2/blobs/sha256"
+    for path in (f"{blobs}/.DS_Store", f"{blobs}/ab/{'ab' * 32}/data.tmp", f"{blobs}/ab/{'cd' * 32}/data"):
+        place.put(path, b"\x1f\x8b foreign")
+    (place.root / blobs / "ff").symlink_to("/etc/passwd")
+    for upload in ("1111", "2222"):
+        for name in ("data", "startedat", "hashstates/sha256/0"):
+            place.put(f"{REPOSITORIES}/team/one/_uploads/{upload}/{name}", b"1")
+    place.put(f"{REPOSITORIES}/Not A Name/_layers/sha256/{layer[7:]}/link", b"1")
+
+    summary = backfill(database, place)
+
+    assert set(database.mapping()) == {layer}
+    assert database.layer(layer).scopes == ("team/one",)
+    assert (summary.foreign, summary.uploads, summary.others, summary.failed) == (4, 2, 1, 0)
+
+
+def test_a_dry_run_counts_and_writes_nothing(database: Database, place: DirectoryStoragePlace) -> None:
+    known = put_blob(place, layer_bytes(1000, 1), "team/one")
+    put_blob(place, layer_bytes(2000, 2), "team/one")
+    put_blob(place, b"{}", "team/one")
+    database.enqueue(known, scope=None)
+
+    summary = backfill(database, place, dry_run=True)
+
+    assert str(summary).startswith("would queue 1 layers (0.0 MB), known 1, no layers 1,")
+    assert summary.bytes == 2000
+    assert set(database.mapping()) == {known}
+    assert database.layer(known).scopes == ()
+
+
+def test_the_limit_is_kept_and_the_next_run_goes_on(database: Database, place: DirectoryStoragePlace) -> None:
+    digests = {put_blob(place, layer_bytes(1000, seed), "team/one") for seed in range(25)}
+
+    first = backfill(database, place, limit=10)
+    assert (first.queued, len(database.mapping())) == (10, 10)
+    second = backfill(database, place, limit=10)
+    assert (second.queued, second.known) == (10, 10)
+    third = backfill(database, place)
+    assert (third.queued, third.known) == (5, 20)
+
+    assert set(database.mapping()) == digests
+    assert {database.layer(digest).scopes for digest in digests} == {("team/one",)}
+
+
+def test_what_is_known_is_not_read_again(database: Database, place: DirectoryStoragePlace) -> None:
+    for seed in range(5):
+        put_blob(place, layer_bytes(1000, seed))
+    config = put_blob(place, b'{"a": 1}')
+    backfill(database, place)
+    new = put_blob(place, layer_bytes(1000, 5))
+    source = CountingSource(place.root)
+
+    summary = backfill(database, place, source=source)
+
+    # Configs are not remembered: nothing is kept of what is no layer.
+    assert sorted(source.opened) == sorted([config, new])
+    assert (summary.queued, summary.known) == (1, 5)
+
+
+def test_what_is_brewed_or_more_urgent_stays_as_it_is(
+    database: Database, place: DirectoryStoragePlace
+) -> None:
+    brewed, asked = (put_blob(place, layer_bytes(1000, seed), "team/one") for seed in range(2))
+    database.enqueue(brewed)
+    database.complete(database.claim_one(), rbtorrent_id="rbtorrent:aa")
+    database.enqueue(asked, priority=Priority.ASKED)
+
+    summary = backfill(database, place)
+
+    assert (summary.queued, summary.known) == (0, 2)
+    assert database.layer(brewed).rbtorrent_id == "rbtorrent:aa"
+    assert database.layer(asked).priority == Priority.ASKED
+    assert "team/one" in database.layer(brewed).scopes
+
+
+def test_a_listing_that_breaks_half_way_keeps_what_was_queued_and_says_so(
+    database: Database, place: DirectoryStoragePlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.backfill_storage._BATCH", 4)
+    digests = {put_blob(place, layer_bytes(1000, seed), "team/one") for seed in range(20)}
+    breaking = ListedBefore(place.root, 10, raising(SourceUnavailable("s3://bucket/", "gone away")))
+
+    broken = backfill(database, place, storage=breaking)
+
+    assert (broken.queued, broken.failed) == (8, 1)
+    assert str(broken).endswith("broken off, run it again to go on: s3://bucket/ is unavailable: gone away")
+    assert len(database.mapping()) == 8
+    whole = backfill(database, place)
+    assert (whole.queued, whole.known, whole.failed) == (12, 8, 0)
+    assert set(database.mapping()) == digests
+
+
+def test_a_run_that_is_told_to_end_does_so_and_the_next_goes_on(
+    database: Database, place: DirectoryStoragePlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.backfill_storage._BATCH", 4)
+    digests = {put_blob(place, layer_bytes(1000, seed)) for seed in range(20)}
+    stop = threading.Event()
+
+    stopped = backfill(database, place, stop=stop, storage=ListedBefore(place.root, 9, stop.set))
+
+    assert str(stopped).endswith("interrupted: run it again to go on")
+    assert 0 < stopped.queued < 20
+    assert len(database.mapping()) == stopped.queued
+    assert backfill(database, place).queued == 20 - stopped.queued
+    assert set(database.mapping()) == digests
+
+
+def test_a_blob_that_vanishes_between_listing_and_reading_is_passed_over(
+    database: Database, place: DirectoryStoragePlace
+) -> None:
+    digests = sorted(put_blob(place, layer_bytes(1000, seed)) for seed in range(3))
+    vanishing = ListedBefore(place.root, 2, lambda: place.remove(blob_path_of(digests[0][7:])))
+
+    summary = backfill(database, place, storage=vanishing)
+
+    assert set(database.mapping()) == set(digests[1:])
+    assert summary.failed == 0
+
+
+def test_a_blob_that_cannot_be_read_is_counted_and_the_others_go_on(
+    database: Database, place: DirectoryStoragePlace
+) -> None:
+    digests = {put_blob(place, layer_bytes(1000, seed)) for seed in range(30)}
+    bad = min(digests)
+
+    summary = backfill(
+        database, place, source=FailingSource(place.root, SourceRefused("disk", "not yours"), only=bad)
+    )
+
+    assert (summary.queued, summary.unread, summary.failed, summary.broken) == (29, 1, 1, None)
+    assert set(database.mapping()) == digests - {bad}
+
+
+def test_a_storage_that_lists_but_gives_no_blob_is_not_asked_for_all_of_them(
+    database: Database, place: DirectoryStoragePlace
+) -> None:
+    for seed in range(100):
+        put_blob(place, layer_bytes(100, seed))
+
+    failing = FailingSource(place.root, SourceUnavailable("disk", "input/output error"))
+    summary = backfill(database, place, source=failing, limit=5)
+
+    assert summary.broken == "disk is unavailable: input/output error"
+    assert 0 < summary.unread < 100
+    assert database.mapping() == {}
+
+
+def test_two_runs_at_once_queue_everything_once(database: Database, place: DirectoryStoragePlace) -> None:
+    digests = {put_blob(place, layer_bytes(200, seed), "team/one") for seed in range(300)}
+    summaries: list[StorageSummary] = []
+    runs = [threading.Thread(target=lambda: summaries.append(backfill(database, place))) for _ in range(2)]
+    for run in runs:
+        run.start()
+    for run in runs:
+        run.join()
+
+    assert sum(summary.queued for summary in summaries) == 300
+    assert set(database.mapping()) == digests
+    assert sum(summary.links for summary in summaries) == 300

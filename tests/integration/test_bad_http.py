@@ -1,0 +1,150 @@
+"""The scripted HTTP server misbehaves in just the way that it was told to."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+import requests
+
+from tests.servers import bad_http
+from tests.servers.http_server import Answer, HttpServer, start_http_server
+from tests.servers.waiting import comes_true
+
+BODY = bytes(range(256)) * 400
+
+
+@pytest.fixture
+def server() -> Iterator[HttpServer]:
+    with start_http_server() as http:
+        yield http
+
+
+def _raw(server: HttpServer, request: bytes) -> bytes:
+    """All that the server sends in answer to these bytes, until it closes."""
+    with socket.create_connection((server.host, server.port), timeout=10) as client:
+        client.sendall(request)
+        answer = b""
+        while data := client.recv(1 << 16):
+            answer += data
+    return answer
+
+
+def _threads(server: HttpServer) -> int:
+    """How many threads the server has: one that accepts, and one for each connection."""
+    return sum(thread.name.endswith(f"-{server.port}") for thread in threading.enumerate())
+
+
+def test_paths_have_their_own_answers_and_requests_are_kept(server: HttpServer) -> None:
+    server.on("/v2/*", bad_http.replying(200, b"below"))
+    server.on("/v2/exact", bad_http.replying(429, b"later", {"Retry-After": "3"}))
+    assert (
+        requests.get(f"{server.url}/v2/a/b?n=1&n=2", headers={"X-One": "1"}, timeout=10).content == b"below"
+    )
+    late = requests.post(f"{server.url}/v2/exact", data=b"the body", timeout=10)
+    assert (late.status_code, late.headers["Retry-After"]) == (429, "3")
+    assert requests.get(f"{server.url}/elsewhere", timeout=10).status_code == 404
+    first, second, _ = server.requests
+    assert (first.method, first.path, first.query, first.headers["x-one"]) == (
+        "GET",
+        "/v2/a/b",
+        {"n": ["1", "2"]},
+        "1",
+    )
+    assert (second.method, second.body) == ("POST", b"the body")
+    assert server.requests_of("/v2/exact") == [second]
+
+
+def test_a_chunked_request_body_is_read(server: HttpServer) -> None:
+    server.on("/", bad_http.replying(200))
+    requests.post(server.url, data=iter([b"one ", b"two"]), timeout=10)
+    assert server.requests[0].body == b"one two"
+
+
+def test_head_has_the_length_and_no_body(server: HttpServer) -> None:
+    server.on("/file", bad_http.serving(BODY))
+    answer = _raw(server, b"HEAD /file HTTP/1.1\r\n\r\n")
+    assert answer.endswith(b"\r\n\r\n")
+    assert f"Content-Length: {len(BODY)}\r\n".encode() in answer
+
+
+def test_ranges_are_served(server: HttpServer) -> None:
+    server.on("/file", bad_http.serving(BODY))
+    server.on("/whole", bad_http.serving(BODY, ranges=False))
+
+    def get(path: str, asked: str) -> tuple[int, str | None, bytes]:
+        answer = requests.get(f"{server.url}{path}", headers={"Range": asked}, timeout=10)
+        return answer.status_code, answer.headers.get("Content-Range"), answer.content
+
+    assert get("/file", "bytes=10-19") == (206, f"bytes 10-19/{len(BODY)}", BODY[10:20])
+    assert get("/file", "bytes=102390-") == (206, "bytes 102390-102399/102400", BODY[-10:])
+    assert get("/file", "bytes=102400-") == (416, "bytes */102400", b"")
+    assert get("/whole", "bytes=10-19") == (200, None, BODY)
+
+
+def test_a_body_is_cut_and_resumed(server: HttpServer) -> None:
+    server.on("/file", bad_http.in_turn(bad_http.serving(BODY, cut_after=1000), bad_http.serving(BODY)))
+    with pytest.raises(requests.exceptions.ChunkedEncodingError, match="1000 bytes read"):
+        requests.get(f"{server.url}/file", timeout=10)
+    rest = requests.get(f"{server.url}/file", headers={"Range": "bytes=1000-"}, timeout=10)
+    assert rest.content == BODY[1000:]
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (bad_http.serving(BODY, cut_after=1000, reset=True), requests.exceptions.ChunkedEncodingError),
+        (bad_http.hanging_up(), requests.ConnectionError),
+        (bad_http.hanging_up(reset=True), requests.ConnectionError),
+        (bad_http.sending(b"SSH-2.0-nonsense\r\n"), requests.ConnectionError),
+        (bad_http.misstating_length(b"short", 10), requests.exceptions.ChunkedEncodingError),
+        (bad_http.redirecting("/"), requests.TooManyRedirects),
+        (bad_http.silent(), requests.ReadTimeout),
+        (bad_http.endless_head(), requests.ConnectionError),
+        (bad_http.dripping(b"slow", size=1, seconds=9), requests.ConnectionError),
+    ],
+    ids=["cut", "closed", "reset", "not HTTP", "short", "loop", "silence", "endless head", "drip"],
+)
+def test_a_client_gets_into_trouble(server: HttpServer, answer: Answer, error: type[Exception]) -> None:
+    server.on("/", answer)
+    with pytest.raises(error):
+        requests.get(server.url, timeout=0.3)
+
+
+def test_an_endless_body_ends_when_its_reader_leaves(server: HttpServer) -> None:
+    server.on("/", bad_http.endless())
+    with requests.get(server.url, stream=True, timeout=10) as answer:
+        assert len(answer.raw.read(1_000_000)) == 1_000_000
+    [request] = server.requests
+    assert request.sent >= 1_000_000
+    assert comes_true(lambda: _threads(server) == 1)
+
+
+def test_a_web_page_comes_where_json_was_asked_for(server: HttpServer) -> None:
+    server.on("/v2/", bad_http.html())
+    answer = requests.get(f"{server.url}/v2/", timeout=10)
+    assert (answer.status_code, answer.headers["Content-Type"]) == (200, "text/html; charset=utf-8")
+
+
+def test_a_drip_takes_its_time(server: HttpServer) -> None:
+    server.on("/", bad_http.dripping(b"abcd", size=2, seconds=0.1))
+    began = time.monotonic()
+    assert requests.get(server.url, timeout=10).content == b"abcd"
+    assert time.monotonic() - began >= 0.1
+
+
+def test_closing_breaks_off_what_is_under_way() -> None:
+    began = time.monotonic()
+    with start_http_server() as server:
+        server.on("/", bad_http.silent())
+        with socket.create_connection((server.host, server.port), timeout=10) as asking:
+            asking.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            with socket.create_connection((server.host, server.port), timeout=10):  # says nothing at all
+                assert comes_true(lambda: server.requests)
+                server.close()
+                assert asking.recv(1) == b""
+    assert time.monotonic() - began < 5
+    assert _threads(server) == 0

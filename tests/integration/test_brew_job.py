@@ -1,0 +1,354 @@
+"""The brew job on both engines: everything is brewed once, failures are told apart, nothing is lost."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from core.digest import Digest
+from core.stores.directory import DirectoryStore
+from jobs.brew import Brewery, brew
+from jobs.release_locks import release_locks
+from sql.engine import create_engine_for
+from sql.intake import NewLayer, enqueue_layers
+from sql.layers import LayerRecord, find_layer
+from sql.queue import claim_layers
+from sql.schema import create_missing
+from sql.tables import Priority, build_tables
+from sql.transaction import transaction
+from tests.memory_source import Fault, MemorySource
+from tests.servers.waiting import comes_true
+
+
+def layers_of(number: int, size: int = 1000) -> dict[Digest, bytes]:
+    contents = [f"{index:08}".encode() * (size // 8) for index in range(number)]
+    return {Digest(hashlib.sha256(content).hexdigest()): content for content in contents}
+
+
+@pytest.fixture
+def brewery(database_url: str, tmp_path: Path) -> Iterator[Brewery]:
+    """A brewery whose source is empty and whose chunks are of three layers."""
+    engine = create_engine_for(url=database_url)
+    tables = build_tables()
+    with transaction(engine) as connection:
+        create_missing(connection, tables)
+    yield Brewery(
+        engine=engine,
+        tables=tables,
+        source=MemorySource({}),
+        store=DirectoryStore(tmp_path / "metainfo"),
+        brewer="test:1",
+        workers=2,
+        layers_per_chunk=3,
+        sleep_time=0.1,
+    )
+    engine.dispose()
+
+
+def queue(
+    brewery: Brewery, digests: Sequence[Digest] | dict[Digest, bytes], priority: Priority = Priority.PUSHED
+) -> None:
+    with transaction(brewery.engine) as connection:
+        new = [NewLayer(str(digest), None, "library/test") for digest in digests]
+        enqueue_layers(connection, brewery.tables, new, priority=priority, now=int(time.time()))
+
+
+def record(brewery: Brewery, digest: Digest) -> LayerRecord:
+    with transaction(brewery.engine) as connection:
+        found = find_layer(connection, brewery.tables, str(digest), now=int(time.time()))
+    assert found is not None
+    return found
+
+
+def locks(brewery: Brewery) -> int:
+    mapping = brewery.tables.mapping
+    with transaction(brewery.engine) as connection:
+        return connection.scalars(
+            sa.select(sa.func.count()).select_from(mapping).where(mapping.c.brew_lock.is_not(None))
+        ).one()
+
+
+def test_everything_that_waits_is_brewed_chunk_after_chunk(brewery: Brewery) -> None:
+    layers = layers_of(20)
+    brewery = replace(brewery, source=MemorySource(layers))
+    queue(brewery, layers)
+
+    summary = brew(brewery, threading.Event())
+
+    assert str(summary) == "brewed 20, failed 0, waiting 0"
+    for digest in layers:
+        layer = record(brewery, digest)
+        assert layer.state == "brewed"
+        assert layer.rbtorrent_id in {brewed.rbtorrent_id for brewed in summary.layers}
+        assert brewery.store.get(digest)
+    assert locks(brewery) == 0
+
+
+def test_no_more_than_a_chunk_is_locked_at_once(brewery: Brewery) -> None:
+    layers = layers_of(12)
+    most = 0
+
+    def look(offset: int) -> None:
+        nonlocal most
+        most = max(most, locks(brewery))
+
+    queue(brewery, layers)
+    brew(replace(brewery, source=MemorySource(layers, before_read=look)), threading.Event())
+
+    assert 0 < most <= brewery.layers_per_chunk
+
+
+def test_a_row_put_into_the_table_by_hand_is_brewed(brewery: Brewery) -> None:
+    layers = layers_of(2)
+    with transaction(brewery.engine) as connection:
+        for digest in layers:
+            connection.execute(
+                sa.text("INSERT INTO rbtorrent_mapping (digest, added) VALUES (:digest, 1)"),
+                {"digest": str(digest)},
+            )
+
+    summary = brew(replace(brewery, source=MemorySource(layers)), threading.Event())
+
+    assert len(summary.layers) == 2
+
+
+def test_a_row_whose_digest_is_none_is_set_aside_and_holds_up_nobody(brewery: Brewery) -> None:
+    layers = layers_of(5)
+    with transaction(brewery.engine) as connection:
+        for digest in ("sha256:../../etc", "", "sha512:" + "0" * 121):
+            connection.execute(
+                sa.text("INSERT INTO rbtorrent_mapping (digest, added) VALUES (:digest, 1)"),
+                {"digest": digest},
+            )
+    queue(brewery, layers)
+
+    summary = brew(replace(brewery, source=MemorySource(layers)), threading.Event())
+
+    assert (len(summary.layers), summary.waiting) == (5, 0)
+    assert locks(brewery) == 0
+
+
+def test_bytes_that_do_not_match_their_digest_are_set_aside_and_get_no_id(brewery: Brewery) -> None:
+    layers = layers_of(4)
+    bad = next(iter(layers))
+    queue(brewery, layers)
+
+    summary = brew(
+        replace(brewery, source=MemorySource({**layers, bad: layers[bad][:-1] + b"?"})), threading.Event()
+    )
+
+    assert (len(summary.layers), summary.failed) == (3, 1)
+    layer = record(brewery, bad)
+    assert (layer.state, layer.rbtorrent_id, layer.attempts) == ("set aside", None, 1)
+    assert layer.reason is not None
+    assert "digest" in layer.reason
+
+
+def test_a_layer_whose_id_another_row_has_is_set_aside_and_holds_up_nobody(brewery: Brewery) -> None:
+    layers = layers_of(5)
+    brewery = replace(brewery, source=MemorySource(layers), workers=1)
+    queue(brewery, layers)
+    [first, *others] = brew(brewery, threading.Event()).layers
+    mapping = brewery.tables.mapping
+    with transaction(brewery.engine) as connection:
+        # Somebody gave the first layer's id to another row, and the layer is to be brewed anew.
+        connection.execute(
+            sa.delete(mapping).where(mapping.c.digest.in_([str(first.digest), str(others[0].digest)]))
+        )
+        connection.execute(sa.delete(brewery.tables.queue))
+        connection.execute(
+            sa.insert(mapping).values(
+                digest="sha256:" + "f" * 64, rbtorrent_id=first.rbtorrent_id, added=1, brewed=1
+            )
+        )
+    queue(brewery, [first.digest, others[0].digest])
+
+    summary = brew(brewery, threading.Event())
+
+    assert (len(summary.layers), summary.failed) == (1, 1)
+    assert record(brewery, first.digest).state == "set aside"
+    assert locks(brewery) == 0
+
+
+def test_a_layer_that_is_gone_is_set_aside(brewery: Brewery) -> None:
+    [gone] = layers_of(1)
+    queue(brewery, [gone])
+
+    summary = brew(brewery, threading.Event())
+
+    assert summary.failed == 1
+    assert record(brewery, gone).state == "set aside"
+
+
+def test_what_may_do_better_is_tried_again_later_and_set_aside_in_the_end(brewery: Brewery) -> None:
+    layers = layers_of(1)
+    [digest] = layers
+    now = time.time()
+    source = MemorySource(layers, faults=[Fault("refused connection")] * 1000)
+    brewery = replace(brewery, source=source, max_attempts=3, clock=lambda: now)
+    queue(brewery, [digest])
+
+    states = []
+    for _ in range(3):
+        brew(brewery, threading.Event())
+        layer = record(brewery, digest)
+        states.append((layer.state, layer.attempts))
+        # Not before its time has come:
+        assert brew(brewery, threading.Event()).failed == 0
+        now += 7 * 3600
+
+    assert states == [("delayed", 1), ("delayed", 2), ("set aside", 3)]
+
+
+def test_a_fault_of_ours_is_told_and_does_not_end_the_run(
+    brewery: Brewery, caplog: pytest.LogCaptureFixture
+) -> None:
+    layers = layers_of(4)
+    struck = threading.Lock()
+
+    def strike(offset: int) -> None:
+        if struck.acquire(blocking=False):
+            raise ZeroDivisionError("a bug")
+
+    queue(brewery, layers)
+
+    summary = brew(replace(brewery, source=MemorySource(layers, before_read=strike)), threading.Event())
+
+    assert (len(summary.layers), summary.failed, summary.waiting) == (3, 1, 1)
+    assert "a fault of ours" in caplog.text
+
+
+def test_a_brewer_that_is_told_to_stop_gives_its_layers_back_at_once(brewery: Brewery) -> None:
+    layers = layers_of(6)
+    stop, reading, go_on = threading.Event(), threading.Event(), threading.Event()
+
+    def block(offset: int) -> None:
+        reading.set()
+        go_on.wait(20)
+
+    queue(brewery, layers)
+    stopped = replace(brewery, source=MemorySource(layers, before_read=block))
+    run = threading.Thread(target=brew, args=(stopped, stop))
+    run.start()
+    assert reading.wait(10)
+    stop.set()
+    try:
+        assert comes_true(lambda: locks(brewery) == 0, timeout=5)
+    finally:
+        go_on.set()
+        run.join(20)
+
+    assert {record(brewery, digest).state for digest in layers} == {"waiting"}
+    assert {record(brewery, digest).attempts for digest in layers} == {0}
+    assert len(brew(replace(brewery, source=MemorySource(layers)), threading.Event()).layers) == 6
+
+
+def test_a_layer_that_takes_longer_than_the_time_out_is_not_stolen(brewery: Brewery) -> None:
+    layers = layers_of(1)
+    timeout, began = 2, threading.Event()
+
+    def slow(offset: int) -> None:
+        if not began.is_set():
+            began.set()
+            time.sleep(3 * timeout)
+
+    queue(brewery, layers)
+    slow_brewery = replace(
+        brewery, source=MemorySource(layers, before_read=slow), brew_discard_timeout=timeout
+    )
+    summaries = []
+    run = threading.Thread(target=lambda: summaries.append(brew(slow_brewery, threading.Event())))
+    run.start()
+    released = 0
+    while run.is_alive():
+        released += release_locks(
+            brewery.engine, brewery.tables, now=int(time.time()), brew_discard_timeout=timeout, max_attempts=8
+        ).released
+        time.sleep(0.2)
+    run.join()
+
+    assert released == 0
+    assert [len(summary.layers) for summary in summaries] == [1]
+
+
+def test_a_lock_lost_to_somebody_else_is_not_finished(brewery: Brewery) -> None:
+    layers = layers_of(1)
+    [digest] = layers
+    taken = threading.Event()
+
+    def take_over(offset: int) -> None:
+        """Another brewer holds the layer from now on, with a token of its own."""
+        if taken.is_set():
+            return
+        taken.set()
+        with transaction(brewery.engine) as connection:
+            connection.execute(sa.update(brewery.tables.mapping).values(brew_lock=None))
+            later = int(time.time()) + 60
+            assert claim_layers(connection, brewery.tables, now=later, limit=1, brewer="other:1")
+
+    queue(brewery, layers)
+    summary = brew(replace(brewery, source=MemorySource(layers, before_read=take_over)), threading.Event())
+
+    assert len(summary.layers) == 0
+    assert record(brewery, digest).state == "being brewed"
+    assert record(brewery, digest).brewer == "other:1"
+
+
+@pytest.mark.parametrize("brewers", [2, 4])
+def test_brewers_side_by_side_brew_every_layer_once(brewery: Brewery, brewers: int) -> None:
+    layers = layers_of(60)
+    source = MemorySource(layers)
+    queue(brewery, layers)
+
+    totals: list[int] = []
+    runs = [
+        threading.Thread(
+            target=lambda name=f"test:{number}": totals.append(
+                len(brew(replace(brewery, source=source, brewer=name), threading.Event()).layers)
+            )
+        )
+        for number in range(brewers)
+    ]
+    for run in runs:
+        run.start()
+    for run in runs:
+        run.join()
+
+    assert sum(totals) == 60
+    assert len(source.opened) == 60
+
+
+def test_urgent_layers_go_first(brewery: Brewery) -> None:
+    layers = layers_of(9)
+    digests = list(layers)
+    order: list[Digest] = []
+    source = MemorySource(layers)
+    queue(brewery, digests[:6], Priority.BACKFILLED)
+    queue(brewery, digests[6:], Priority.ASKED)
+
+    summary = brew(replace(brewery, source=source, workers=1), threading.Event())
+    order = [brewed.digest for brewed in summary.layers]
+
+    assert set(order[:3]) == set(digests[6:])
+
+
+def test_when_the_metainfo_cannot_be_kept_the_layer_gets_no_id(brewery: Brewery, tmp_path: Path) -> None:
+    layers = layers_of(1)
+    [digest] = layers
+    (tmp_path / "file").write_text("in the way")
+    queue(brewery, layers)
+
+    summary = brew(
+        replace(brewery, source=MemorySource(layers), store=DirectoryStore(tmp_path / "file" / "metainfo")),
+        threading.Event(),
+    )
+
+    assert summary.failed == 1
+    assert (record(brewery, digest).state, record(brewery, digest).rbtorrent_id) == ("delayed", None)

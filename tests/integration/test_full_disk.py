@@ -1,0 +1,101 @@
+"""The directory store on a file system that is really full, and on one that takes no writes."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from core.brewing import brew_layer
+from core.digest import Digest
+from core.errors import MetainfoMissing, StoreFailed
+from core.layer import LayerRef
+from core.stores.directory import DirectoryStore
+from tests.memory_source import MemorySource
+
+CONTENT = b"a layer whose metainfo finds no room" * 40_000
+DIGEST = Digest(hashlib.sha256(CONTENT).hexdigest())
+
+
+@contextmanager
+def small_disk(folder: Path) -> Iterator[Path]:
+    """A file system of 256 KiB at `folder`; skips where this user may not mount one."""
+    folder.mkdir()
+    mount = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)], capture_output=True, text=True
+    )
+    if mount.returncode:
+        pytest.skip(f"no disk to fill: {mount.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill(folder: Path) -> Path:
+    """A file that takes all that is left there."""
+    filler = folder / "filler"
+    with filler.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(4096))
+        except OSError:
+            return filler
+
+
+def files_in(root: Path) -> list[str]:
+    return [path.name for path in root.rglob("*") if path.is_file()]
+
+
+def brew(store: DirectoryStore) -> str:
+    source = MemorySource({DIGEST: CONTENT})
+    stop = threading.Event()
+    brewed = brew_layer(source, store, LayerRef(DIGEST), private=True, connections=1, interrupted=stop.is_set)
+    return brewed.rbtorrent_id
+
+
+def test_a_full_disk_fails_the_layer_for_now_and_leaves_no_part(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk") as disk:
+        store = DirectoryStore(disk / "metainfo")
+        store.check()
+        filler = fill(disk)
+        with pytest.raises(StoreFailed, match="No space left on device") as caught:
+            brew(store)
+        assert caught.value.verdict == "try again"
+        assert files_in(disk / "metainfo") == []
+        with pytest.raises(MetainfoMissing):
+            store.get(DIGEST)
+        filler.unlink()
+        rbtorrent_id = brew(store)
+        assert rbtorrent_id.removeprefix("rbtorrent:") == info_hash(store.get(DIGEST))
+
+
+def test_a_full_disk_leaves_what_was_kept_before_as_it_was(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk") as disk:
+        store = DirectoryStore(disk / "metainfo")
+        store.put(DIGEST, b"kept before")
+        fill(disk)
+        with pytest.raises(StoreFailed):
+            store.put(DIGEST, bytes(100_000))
+        assert store.get(DIGEST) == b"kept before"
+
+
+def test_a_disk_that_takes_no_writes_is_found_by_the_check(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk") as disk:
+        store = DirectoryStore(disk / "metainfo")
+        store.put(DIGEST, b"kept before")
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        with pytest.raises(StoreFailed, match="Read-only file system"):
+            store.check()
+        assert store.get(DIGEST) == b"kept before"
+
+
+def info_hash(data: bytes) -> str:
+    """The SHA-1 of the info dictionary, cut out by its known place in `data`."""
+    assert data.startswith(b"d4:info")
+    return hashlib.sha1(data[7:-1]).hexdigest()

@@ -1,0 +1,145 @@
+"""How much, and how long, the HTTP client takes at most."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from core.http import HttpClient
+from core.http_errors import HttpNonsense, HttpTimeout
+from tests.servers import bad_http
+from tests.servers.http_server import Connection, HttpServer, Request, start_http_server
+
+PATIENCE = 0.4
+"""Seconds: the read time-out of these tests."""
+
+
+@pytest.fixture
+def server() -> Iterator[HttpServer]:
+    with start_http_server() as running:
+        yield running
+
+
+@pytest.fixture
+def client() -> Iterator[HttpClient]:
+    with HttpClient(connect_timeout=0.5, read_timeout=PATIENCE) as running:
+        yield running
+
+
+class TestLimits:
+    def test_a_body_may_be_as_long_as_the_limit(self, server: HttpServer, client: HttpClient) -> None:
+        server.on("/", bad_http.replying(200, b"x" * 1000))
+        assert len(client.fetch("GET", server.url, limit=1000).body) == 1000
+
+    def test_a_longer_one_is_not_even_begun(self, server: HttpServer, client: HttpClient) -> None:
+        server.on("/", bad_http.replying(200, bytes(1 << 24)))
+        with pytest.raises(HttpNonsense, match="at most 1000 are taken"):
+            client.fetch("GET", server.url, limit=1000)
+
+    def test_a_body_without_end_is_left(self, server: HttpServer, client: HttpClient) -> None:
+        server.on("/", bad_http.endless())
+        with pytest.raises(HttpNonsense, match="more than 1000000 bytes"):
+            client.fetch("GET", server.url, limit=1_000_000)
+        wait_until(lambda: not answering(server))
+        assert server.requests[0].sent < 20_000_000
+
+    def test_chunks_without_end_are_left(self, server: HttpServer, client: HttpClient) -> None:
+        chunk = b"400\r\n" + bytes(1024) + b"\r\n"
+        server.on("/", bad_http.endless({"Transfer-Encoding": "chunked"}, chunk * 100))
+        with pytest.raises(HttpNonsense, match="more than 1000000 bytes"):
+            client.fetch("GET", server.url, limit=1_000_000)
+
+    def test_headers_without_end_are_left(self, server: HttpServer, client: HttpClient) -> None:
+        server.on("/", bad_http.endless_head())
+        with pytest.raises(HttpNonsense):
+            client.fetch("GET", server.url)
+
+
+class TestPatience:
+    """Nothing lasts longer than both time-outs together, 0.9 s; the tests give it 1 s more."""
+
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            bad_http.silent(),
+            bad_http.dripping(b"x" * 1000, size=1, seconds=0.1),
+            bad_http.dripping(b"x" * 100_000, size=5000, seconds=0.3),
+        ],
+        ids=["silence", "a byte at a time", "a little at a time"],
+    )
+    def test_ends(self, server: HttpServer, client: HttpClient, answer: bad_http.Answer) -> None:
+        server.on("/", answer)
+        begun = time.monotonic()
+        with pytest.raises(HttpTimeout):
+            client.fetch("GET", server.url)
+        assert time.monotonic() - begun < 1.9
+
+    @pytest.mark.parametrize("text", [b"HTTP/1.1 200 OK\r\nX-Slow: " + b"x" * 1000, b"1" * 1000])
+    def test_ends_also_within_the_head_and_within_a_chunk_s_size(
+        self, server: HttpServer, client: HttpClient, text: bytes
+    ) -> None:
+        def drip(request: Request, connection: Connection) -> None:
+            if not text.startswith(b"HTTP"):
+                connection.send_head(200, {"Transfer-Encoding": "chunked"})
+            for sign in text:
+                connection.send(bytes([sign]))
+                connection.pause(0.05)
+
+        server.on("/", drip)
+        begun = time.monotonic()
+        with pytest.raises(HttpTimeout):
+            client.fetch("GET", server.url)
+        assert time.monotonic() - begun < 1.9
+
+    def test_ends_also_with_a_server_that_says_to_go_on_and_on(
+        self, server: HttpServer, client: HttpClient
+    ) -> None:
+        def go_on(request: Request, connection: Connection) -> None:
+            while True:
+                connection.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+                connection.pause(0.01)
+
+        server.on("/", go_on)
+        with pytest.raises(HttpTimeout):
+            client.fetch("GET", server.url)
+
+    def test_may_be_shorter_for_one_request(self, server: HttpServer, client: HttpClient) -> None:
+        server.on("/", bad_http.silent())
+        begun = time.monotonic()
+        with pytest.raises(HttpTimeout) as caught:
+            client.fetch("GET", server.url, seconds=0.05)
+        assert time.monotonic() - begun < 0.4
+        assert caught.value.seconds == 0.05
+
+    def test_is_what_a_connection_gets_too(self) -> None:
+        with socket.create_server(("127.0.0.1", 0), backlog=0) as listener, HttpClient(0.2, 5) as client:
+            port = listener.getsockname()[1]
+            # With its backlog full, Linux leaves further connections unanswered.
+            waiting = [socket.socket() for _ in range(3)]
+            for one in waiting:
+                one.setblocking(False)
+                one.connect_ex(("127.0.0.1", port))
+            try:
+                with pytest.raises(HttpTimeout) as caught:
+                    client.fetch("GET", f"http://127.0.0.1:{port}/")
+                assert caught.value.seconds == 0.2
+            finally:
+                for one in waiting:
+                    one.close()
+
+
+def answering(server: HttpServer) -> bool:
+    """Whether `server` still answers somebody."""
+    return any(thread.name == f"serve-{server.port}" for thread in threading.enumerate())
+
+
+def wait_until(done: Callable[[], bool], seconds: float = 5.0) -> None:
+    """Wait until `done()` is true. Fails after `seconds`."""
+    give_up = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < give_up
+        time.sleep(0.01)

@@ -1,0 +1,183 @@
+"""Bodies that are read as they come."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from core.http import HttpClient
+from core.http_errors import HttpCut, HttpTimeout
+from core.http_stream import HttpStream
+from tests.servers import bad_http
+from tests.servers.http_server import Connection, HttpServer, Request, start_http_server
+from tests.servers.layers import layer_bytes
+from tests.servers.registry import Registry
+
+BODY = layer_bytes(3_000_000)
+
+
+@pytest.fixture
+def server() -> Iterator[HttpServer]:
+    with start_http_server() as running:
+        yield running
+
+
+@pytest.fixture
+def client() -> Iterator[HttpClient]:
+    with HttpClient(connect_timeout=0.5, read_timeout=0.5) as running:
+        yield running
+
+
+def read_all(stream: HttpStream, size: int = 1 << 20) -> bytes:
+    """The rest of the body, read into a buffer of `size` bytes."""
+    buffer = memoryview(bytearray(size))
+    body = bytearray()
+    while count := stream.readinto(buffer):
+        body += buffer[:count]
+    return bytes(body)
+
+
+@pytest.mark.parametrize("size", [1 << 20, 65_536, 1000])
+def test_a_body_is_read_into_a_buffer_of_any_size(server: HttpServer, client: HttpClient, size: int) -> None:
+    server.on("/", bad_http.replying(200, BODY))
+    with client.open("GET", server.url) as stream:
+        assert stream.length == len(BODY)
+        assert read_all(stream, size) == BODY
+        assert stream.received == len(BODY)
+        assert stream.readinto(memoryview(bytearray(10))) == 0
+
+
+@pytest.mark.parametrize("chunk", [1, 100, 70_000])
+def test_chunks_are_read_whatever_their_size(server: HttpServer, client: HttpClient, chunk: int) -> None:
+    body = BODY[: chunk * 40]
+    raw = b"".join(b"%x\r\n%b\r\n" % (chunk, body[at : at + chunk]) for at in range(0, len(body), chunk))
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    server.on("/", bad_http.sending(head + raw + b"0\r\n\r\n"))
+    with client.open("GET", server.url) as stream:
+        assert stream.length is None
+        assert read_all(stream) == body
+
+
+def test_what_is_there_is_given_at_once(server: HttpServer, client: HttpClient) -> None:
+    server.on("/", bad_http.dripping(b"abcdef", size=3, seconds=0.2))
+    buffer = memoryview(bytearray(100))
+    with client.open("GET", server.url) as stream:
+        assert bytes(buffer[: stream.readinto(buffer)]) == b"abc"
+        assert bytes(buffer[: stream.readinto(buffer)]) == b"def"
+        assert stream.readinto(buffer) == 0
+
+
+@pytest.mark.parametrize("reset", [False, True])
+def test_a_cut_body_is_not_taken_for_a_whole_one(server: HttpServer, client: HttpClient, reset: bool) -> None:
+    server.on("/", bad_http.serving(BODY, cut_after=1_000_000, reset=reset))
+    with client.open("GET", server.url) as stream, pytest.raises(HttpCut) as caught:
+        read_all(stream)
+    assert caught.value.received == stream.received
+    if not reset:  # a reset may overtake what was sent before it
+        assert caught.value.received == 1_000_000
+
+
+def test_silence_in_the_middle_ends_after_the_read_timeout(server: HttpServer, client: HttpClient) -> None:
+    def fall_silent(request: Request, connection: Connection) -> None:
+        connection.send_head(200, {"Content-Length": str(len(BODY))})
+        connection.send(BODY[:500_000])
+        connection.pause()
+
+    server.on("/", fall_silent)
+    begun = time.monotonic()
+    with client.open("GET", server.url) as stream, pytest.raises(HttpTimeout) as caught:
+        read_all(stream)
+    assert stream.received == 500_000
+    assert caught.value.seconds == 0.5
+    assert time.monotonic() - begun < 1.5
+
+
+def test_a_drip_ends_too(server: HttpServer, client: HttpClient) -> None:
+    server.on("/", bad_http.dripping(BODY, size=100, seconds=0.05))
+    begun = time.monotonic()
+    with client.open("GET", server.url) as stream, pytest.raises(HttpTimeout):
+        read_all(stream)
+    assert time.monotonic() - begun < 1.5
+
+
+def test_a_slow_but_steady_stream_may_take_as_long_as_it_needs(
+    server: HttpServer, client: HttpClient
+) -> None:
+    body = BODY[:400_000]
+    server.on("/", bad_http.dripping(body, size=20_000, seconds=0.1))
+    begun = time.monotonic()
+    with client.open("GET", server.url) as stream:
+        assert read_all(stream) == body
+    assert time.monotonic() - begun > 1.5
+
+
+def test_a_slow_reader_loses_nothing(server: HttpServer, client: HttpClient) -> None:
+    server.on("/", bad_http.replying(200, BODY))
+    with client.open("GET", server.url) as stream:
+        time.sleep(1)
+        assert read_all(stream) == BODY
+
+
+def test_an_endless_body_takes_no_memory(server: HttpServer, client: HttpClient) -> None:
+    server.on("/", bad_http.endless())
+    buffer = memoryview(bytearray(1 << 16))
+    with client.open("GET", server.url) as stream:
+        while stream.received < 50_000_000:
+            assert stream.readinto(buffer) > 0
+
+
+def test_closing_frees_the_connection_and_may_be_done_twice(server: HttpServer, client: HttpClient) -> None:
+    server.on("/", bad_http.endless())
+    stream = client.open("GET", server.url)
+    stream.close()
+    stream.close()
+    give_up = time.monotonic() + 5
+    while any(thread.name == f"serve-{server.port}" for thread in threading.enumerate()):
+        assert time.monotonic() < give_up
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("headers", [{"Content-Length": "100"}, {}], ids=["with a length", "without"])
+def test_closing_wakes_a_reader_in_another_thread(server: HttpServer, headers: dict[str, str]) -> None:
+    def say_no_more(request: Request, connection: Connection) -> None:
+        connection.send_head(200, headers)
+        connection.pause()
+
+    server.on("/", say_no_more)
+    with HttpClient(1, 60) as client, client.open("GET", server.url) as stream:
+        closing = threading.Timer(0.2, stream.close)
+        closing.start()
+        begun = time.monotonic()
+        with pytest.raises(HttpCut):
+            stream.readinto(memoryview(bytearray(100)))
+        assert time.monotonic() - begun < 10
+        closing.join()
+
+
+def test_a_connection_is_used_again_whatever_was_answered(registry: Registry) -> None:
+    with HttpClient(1, 5, pool_size=1) as client:
+        opened = 0
+        pool = client._adapter.poolmanager.connection_from_host(registry.host, registry.port, "http")
+        for method, path in [
+            ("GET", "/v2/"),
+            ("HEAD", "/v2/"),
+            ("GET", "/v2/none/tags/list"),
+            ("HEAD", "/none"),
+        ]:
+            client.fetch(method, registry.url + path)
+            client.open(method, registry.url + path).discard()
+            with client.open(method, registry.url + path) as stream:
+                read_all(stream)
+            opened = pool.num_connections
+    assert opened == 1
+
+
+def test_a_connection_that_the_server_closed_meanwhile_is_no_error(registry: Registry) -> None:
+    with HttpClient(1, 5) as client:
+        assert client.fetch("GET", f"{registry.url}/v2/").status == 200
+        registry.stop()
+        registry.start()
+        assert client.fetch("GET", f"{registry.url}/v2/").status == 200

@@ -1,0 +1,309 @@
+"""What every layer source does alike, whatever place it reads from: one suite for all of them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core.errors import (
+    LayerError,
+    LayerMissing,
+    SizeMismatch,
+    SourceCut,
+    SourceRefused,
+    SourceTimeout,
+    SourceUnavailable,
+)
+from core.hashing import hash_layer
+from core.layer import LayerRef
+from core.sources.layer_reader import open_layer
+from core.sources.resume import Patience
+from core.sources.source import BlobReader, LayerSource
+from tests.layer_places import (
+    READ_TIMEOUT,
+    DirectoryPlace,
+    MemoryPlace,
+    Place,
+    layer_of,
+    mds_place,
+    registry_on_s3_place,
+    registry_place,
+    s3_place,
+)
+from tests.servers.cutting_proxy import CuttingProxy, How
+from tests.servers.layers import layer_bytes
+
+SIZE = 3_000_000
+CONTENT = layer_bytes(SIZE, seed=2)
+UNKNOWN = layer_of(b"a layer that nobody has")
+PATIENCE = Patience(first_pause=0.05)
+
+LOCAL = ["memory", "directory"]
+REMOTE = ["registry", "registry on S3", "S3", "MDS"]
+
+
+@pytest.fixture
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
+    """A place of the kind that the test names."""
+    shared = request.getfixturevalue
+    made: AbstractContextManager[Any]
+    match request.param:
+        case "memory":
+            made = nullcontext(MemoryPlace())
+        case "directory":
+            made = nullcontext(DirectoryPlace(registry=shared("registry"), scope=shared("scope")))
+        case "registry":
+            made = registry_place(shared("registry"), shared("scope"), tmp_path)
+        case "registry on S3":
+            made = registry_on_s3_place(shared("moto"), shared("bucket"), shared("scope"), tmp_path)
+        case "S3":
+            made = s3_place(shared("moto"), shared("bucket"))
+        case _:
+            made = mds_place(tmp_path)
+    with made as ready:
+        yield ready
+
+
+everywhere = pytest.mark.parametrize("place", LOCAL + REMOTE, indirect=True)
+over_a_connection = pytest.mark.parametrize("place", REMOTE, indirect=True)
+
+
+def read_all(reader: BlobReader) -> bytes:
+    got = bytearray()
+    buffer = memoryview(bytearray(64 * 1024))
+    with reader:
+        while count := reader.readinto(buffer):
+            got += buffer[:count]
+    return bytes(got)
+
+
+def proxy_of(place: Place) -> CuttingProxy:
+    assert place.proxy is not None
+    return place.proxy
+
+
+def read_resumed(source: LayerSource, layer: LayerRef, connections: int = 1, window: int = 1 << 20) -> bytes:
+    return read_all(open_layer(source, layer, SIZE, connections, window=window, patience=PATIENCE))
+
+
+def no_thread_is_left() -> bool:
+    return not [thread for thread in threading.enumerate() if thread.name.startswith("range-")]
+
+
+@everywhere
+def test_a_layer_is_read_whole(place: Place) -> None:
+    layer = place.put(CONTENT)
+
+    assert place.source.size(layer) == SIZE
+    assert read_all(place.source.open(layer, 0)) == CONTENT
+
+
+@everywhere
+@pytest.mark.parametrize(
+    ("offset", "length"),
+    [(0, 1), (0, SIZE), (1, None), (1_000_000, 500_000), (SIZE - 1, None), (SIZE - 1, 1), (7, SIZE - 7)],
+)
+def test_a_layer_is_read_from_an_offset(place: Place, offset: int, length: int | None) -> None:
+    layer = place.put(CONTENT)
+
+    expected = CONTENT[offset:] if length is None else CONTENT[offset : offset + length]
+    assert read_all(place.source.open(layer, offset, length)) == expected
+
+
+@everywhere
+def test_a_layer_of_one_byte_is_read(place: Place) -> None:
+    layer = place.put(b"1")
+
+    assert place.source.size(layer) == 1
+    assert read_all(open_layer(place.source, layer, 1, 4)) == b"1"
+
+
+@everywhere
+def test_an_unknown_layer_is_missing(place: Place) -> None:
+    place.put(CONTENT)
+
+    with pytest.raises(LayerMissing, match=str(UNKNOWN.digest)):
+        place.source.size(UNKNOWN)
+    with pytest.raises(LayerMissing, match=str(UNKNOWN.digest)):
+        place.source.open(UNKNOWN, 0)
+
+
+@everywhere
+def test_a_layer_that_vanishes_between_its_size_and_its_bytes_is_missing(place: Place) -> None:
+    layer = place.put(CONTENT)
+    assert place.source.size(layer) == SIZE
+    place.remove(layer)
+
+    with pytest.raises(LayerMissing):
+        place.source.open(layer, 0)
+    with pytest.raises(LayerMissing):
+        place.source.open(layer, 1000, 1000)
+
+
+@everywhere
+@pytest.mark.parametrize("wrong", [SIZE - 1, SIZE // 2, SIZE + 1, 2 * SIZE])
+def test_a_layer_of_another_size_than_announced_is_never_taken_for_whole(place: Place, wrong: int) -> None:
+    layer = place.put(CONTENT)
+    place.replace(layer, (CONTENT + CONTENT)[:wrong])
+
+    with (
+        pytest.raises(LayerError) as raised,
+        open_layer(place.source, layer, SIZE, 1, patience=PATIENCE) as reader,
+    ):
+        hash_layer(reader, SIZE, 1 << 20)
+    expected = SizeMismatch if wrong > SIZE else (SizeMismatch, SourceCut, SourceRefused)
+    assert isinstance(raised.value, expected)
+
+
+@everywhere
+def test_many_threads_share_a_source(place: Place) -> None:
+    layer = place.put(CONTENT)
+    part = SIZE // 24
+
+    with ThreadPoolExecutor(8) as pool:
+        parts = pool.map(
+            lambda offset: read_all(place.source.open(layer, offset, part)), range(0, SIZE, part)
+        )
+    assert b"".join(parts) == CONTENT
+
+
+@everywhere
+def test_a_reader_may_be_closed_early_and_twice(place: Place) -> None:
+    layer = place.put(CONTENT)
+    reader = place.source.open(layer, 0)
+    assert reader.readinto(memoryview(bytearray(1000))) > 0
+    reader.close()
+    reader.close()
+
+    assert read_all(place.source.open(layer, SIZE - 10)) == CONTENT[-10:]
+
+
+@everywhere
+def test_a_check_says_in_a_line_what_was_looked_at(place: Place) -> None:
+    place.put(CONTENT)
+
+    line = place.source.check()
+    assert line
+    assert "\n" not in line
+
+
+@over_a_connection
+@pytest.mark.parametrize("how", ["end", "reset"])
+def test_a_layer_cut_in_the_middle_is_resumed(place: Place, how: How) -> None:
+    layer = place.put(CONTENT)
+    proxy_of(place).break_after(1_000_000, times=2, how=how)
+
+    assert read_resumed(place.source, layer) == CONTENT
+    assert proxy_of(place).broken == 2
+
+
+@over_a_connection
+def test_a_layer_that_stalls_in_the_middle_is_resumed_after_the_time_out(place: Place) -> None:
+    layer = place.put(CONTENT)
+    proxy_of(place).break_after(1_000_000, how="stall")
+
+    begun = time.monotonic()
+    assert read_resumed(place.source, layer) == CONTENT
+    assert READ_TIMEOUT * 0.9 < time.monotonic() - begun < READ_TIMEOUT + 4
+
+
+@over_a_connection
+def test_a_layer_that_never_comes_further_is_given_up(place: Place) -> None:
+    layer = place.put(CONTENT)
+    proxy_of(place).break_after(100_000, times=1000)
+
+    with (
+        pytest.raises(SourceCut) as raised,
+        open_layer(place.source, layer, SIZE, 1, patience=Patience(3, 0.05, progress=SIZE)) as reader,
+    ):
+        read_all(reader)
+    assert 0 < raised.value.offset < SIZE
+    assert proxy_of(place).broken == 3
+
+
+@over_a_connection
+def test_a_throttled_layer_is_read_faster_over_several_connections(place: Place) -> None:
+    layer = place.put(CONTENT)
+    proxy_of(place).throttle(1_000_000)
+
+    begun = time.monotonic()
+    assert read_resumed(place.source, layer, connections=6, window=6 * 128 * 1024) == CONTENT
+    assert time.monotonic() - begun < 0.8 * SIZE / 1_000_000
+    assert proxy_of(place).most_at_once >= 6
+    assert no_thread_is_left()
+
+
+@over_a_connection
+def test_ranges_read_side_by_side_are_resumed_each(place: Place) -> None:
+    layer = place.put(CONTENT)
+    proxy_of(place).throttle(2_000_000)
+    proxy_of(place).break_after(150_000, times=6)
+
+    assert read_resumed(place.source, layer, connections=4, window=1 << 20) == CONTENT
+    assert proxy_of(place).broken == 6
+    assert no_thread_is_left()
+
+
+@over_a_connection
+def test_a_read_that_waits_for_bytes_ends_when_its_reader_is_closed(place: Place) -> None:
+    layer = place.put(CONTENT)
+    proxy_of(place).break_after(500_000, how="stall")
+    reader = place.source.open(layer, 0)
+    ended = threading.Event()
+
+    def read() -> None:
+        try:
+            read_all(reader)
+        except LayerError:
+            ended.set()
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    while not proxy_of(place).broken:
+        time.sleep(0.01)
+    time.sleep(0.1)
+    begun = time.monotonic()
+    reader.close()
+    assert ended.wait(5)
+    assert time.monotonic() - begun < READ_TIMEOUT / 2
+    thread.join()
+
+
+@over_a_connection
+def test_silence_is_a_time_out(place: Place) -> None:
+    layer = place.put(CONTENT)
+    proxy_of(place).be_silent()
+
+    begun = time.monotonic()
+    with pytest.raises(SourceTimeout):
+        place.source.open(layer, 0)
+    assert time.monotonic() - begun < 10
+
+
+@over_a_connection
+def test_refused_credentials_set_the_layer_aside(place: Place) -> None:
+    layer = place.put(CONTENT)
+    source = place.refused()
+
+    with pytest.raises(SourceRefused):
+        source.open(layer, 0)
+    with pytest.raises(SourceRefused):
+        source.check()
+
+
+@over_a_connection
+def test_a_server_that_is_down_is_tried_again_later(place: Place) -> None:
+    layer = place.put(CONTENT)
+    source = place.unreachable()
+
+    with pytest.raises(SourceUnavailable):
+        source.open(layer, 0)
+    with pytest.raises(SourceUnavailable):
+        source.check()

@@ -1,0 +1,161 @@
+"""Layers in MDS: found through the driver's tables, under keys that need not be what one hopes for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from core.errors import LayerMissing, SizeMismatch, SourceRefused, SourceUnavailable
+from core.layer import LayerRef
+from core.sources.source import LayerSource
+from sql.legacy import find_mds_files
+from sql.tables import build_tables
+from tests.layer_places import MdsPlace, mds_place
+from tests.servers.bad_http import html, replying, serving
+from tests.servers.layers import layer_bytes
+
+CONTENT = layer_bytes(200_000, seed=4)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[MdsPlace]:
+    with mds_place(tmp_path) as ready:
+        yield ready
+
+
+def read(source: LayerSource, layer: LayerRef, offset: int = 0, length: int | None = None) -> bytes:
+    got = bytearray()
+    buffer = memoryview(bytearray(64 * 1024))
+    with source.open(layer, offset, length) as reader:
+        while count := reader.readinto(buffer):
+            got += buffer[:count]
+    return bytes(got)
+
+
+def test_a_file_is_asked_for_as_the_driver_asks(place: MdsPlace) -> None:
+    layer = place.put(CONTENT)
+    key = json.loads(place.row(layer))["key"]
+
+    assert read(place.source, layer, 1000, 500) == CONTENT[1000:1500]
+
+    request = place.mds.server.requests[-1]
+    assert (request.method, request.path) == ("GET", f"/get-docker-registry/{key}/")
+    assert request.headers["Range"] == "bytes=1000-1499"
+
+
+def test_a_redirect_to_where_the_bytes_are_is_followed(place: MdsPlace) -> None:
+    layer = place.put(CONTENT)
+    place.change(layer, mdsfileinfo=place.mds.put("elsewhere", CONTENT, redirect=True))
+
+    assert read(place.source, layer) == CONTENT
+    assert read(place.source, layer, 199_000) == CONTENT[199_000:]
+
+
+def test_a_file_marked_deleted_is_a_missing_layer(place: MdsPlace) -> None:
+    layer = place.put(CONTENT)
+    place.change(layer, deleted=True)
+
+    with pytest.raises(LayerMissing, match="tables"):
+        place.source.size(layer)
+    with pytest.raises(LayerMissing, match="tables"):
+        place.source.open(layer, 0)
+
+
+def test_a_file_whose_deletion_nobody_recorded_is_a_missing_layer(place: MdsPlace) -> None:
+    layer = place.put(CONTENT)
+    place.mds.delete(place.row(layer))
+
+    assert place.source.size(layer) == len(CONTENT)
+    with pytest.raises(LayerMissing, match="get-docker-registry"):
+        place.source.open(layer, 0)
+
+
+def test_a_file_uploaded_anew_is_found_under_its_new_key(place: MdsPlace) -> None:
+    layer = place.put(CONTENT)
+    assert read(place.source, layer) == CONTENT
+    place.mds.delete(place.row(layer))
+    place.change(layer, mdsfileinfo=place.mds.put("anew", CONTENT))
+
+    assert read(place.source, layer) == CONTENT
+
+
+@pytest.mark.parametrize("info", ["", "not JSON", "{}", '{"key": "../../admin", "size": 10}'])
+def test_a_row_that_names_no_file_is_refused_without_asking_mds(place: MdsPlace, info: str) -> None:
+    layer = place.put(CONTENT)
+    place.change(layer, mdsfileinfo=info)
+
+    with pytest.raises(SourceRefused, match="mdsfileinfo"):
+        place.source.open(layer, 0)
+    assert not place.mds.server.requests
+
+
+def test_a_key_with_signs_that_mean_something_in_a_url_stays_one_path(place: MdsPlace) -> None:
+    layer = place.put(CONTENT)
+    key = "30001/a b?c#d%2e%2e;e"
+    place.change(layer, mdsfileinfo=json.dumps({"key": key, "size": len(CONTENT)}))
+    place.mds.server.on("/get-docker-registry/30001/a%20b%3Fc%23d%252e%252e;e/", serving(CONTENT))
+
+    assert read(place.source, layer) == CONTENT
+
+
+def test_a_file_of_another_size_than_the_tables_say_is_not_taken(place: MdsPlace) -> None:
+    layer = place.put(CONTENT)
+    place.replace(layer, CONTENT[:-1])
+
+    with pytest.raises(SizeMismatch):
+        place.source.open(layer, 0)
+    with pytest.raises(SizeMismatch):
+        place.source.open(layer, 1000, 1000)
+
+
+@pytest.mark.parametrize(
+    "answer", [replying(500), replying(507), replying(410), html(200), html(404), html(403)]
+)
+def test_a_server_in_trouble_is_asked_again_later(place: MdsPlace, answer: object) -> None:
+    layer = place.put(CONTENT)
+    place.mds.server.on(place.mds.path(json.loads(place.row(layer))["key"]), answer)  # type: ignore[arg-type]
+
+    with pytest.raises(SourceUnavailable):
+        place.source.open(layer, 0)
+
+
+def test_a_server_that_gives_another_range_than_asked_for_is_not_believed(place: MdsPlace) -> None:
+    layer = place.put(CONTENT)
+    headers = {"Content-Range": f"bytes 0-999/{len(CONTENT)}"}
+    place.mds.server.on(
+        place.mds.path(json.loads(place.row(layer))["key"]), replying(206, CONTENT[:1000], headers)
+    )
+
+    with pytest.raises(SourceUnavailable):
+        place.source.open(layer, 1000, 1000)
+
+
+def test_the_tables_are_read_alike_on_every_engine(database_url: str) -> None:
+    tables = build_tables()
+    engine = sa.create_engine(database_url)
+    try:
+        tables.mfs.metadata.create_all(engine)
+        with engine.begin() as connection:
+            files = [
+                ("/here", "1"),
+                ("/unmarked", "2"),
+                ("/deleted", "3"),
+                ("/no info", "4"),
+                ("/no key", None),
+            ]
+            for path, key in files:
+                connection.execute(tables.mfs.insert().values(path=path, key=key))
+            rows = [("1", "one", False), ("2", "two", None), ("3", "three", True), ("4", None, False)]
+            for key, info, deleted in rows:
+                values = {"key": key, "mdsfileinfo": info, "deleted": deleted}
+                connection.execute(tables.mds.insert().values(values))
+            many = [*(path for path, _ in files), *(f"/unknown/{number}" for number in range(2000))]
+
+            assert find_mds_files(connection, tables, many) == {"/here": "one", "/unmarked": "two"}
+            assert find_mds_files(connection, tables, []) == {}
+    finally:
+        engine.dispose()

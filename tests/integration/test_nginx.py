@@ -1,0 +1,199 @@
+"""deploy/nginx.conf in a real nginx: what goes where, who is said to call, and pushes through it."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+
+from core.manifest_types import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
+from tests.nginx_front import nginx_front
+from tests.servers.bad_http import replying
+from tests.servers.blackbox import Account, start_blackbox
+from tests.servers.http_server import HttpServer, start_http_server
+from tests.servers.layers import layer_bytes
+from tests.servers.nginx import Nginx
+from tests.servers.push import push_image
+from tests.servers.registry import Registry
+from tests.web_manifests import brew, image_of, rbtorrent
+from tests.web_server import Front, front_of, served
+
+DIGEST = "sha256:" + "a" * 64
+
+
+@pytest.fixture
+def session() -> Iterator[requests.Session]:
+    with requests.Session() as session:
+        session.trust_env = False
+        yield session
+
+
+@pytest.fixture
+def both() -> Iterator[dict[str, HttpServer]]:
+    """Two servers that say who they are."""
+    with start_http_server() as app, start_http_server() as registry:
+        app.on("/*", replying(200, b"app"))
+        registry.on("/*", replying(200, b"registry"))
+        yield {"app": app, "registry": registry}
+
+
+@pytest.fixture
+def signpost(both: dict[str, HttpServer], tmp_path: Path) -> Iterator[Nginx]:
+    with nginx_front(tmp_path, registry=both["registry"].netloc, app=both["app"].netloc) as nginx:
+        yield nginx
+
+
+@pytest.fixture
+def front(registry: Registry, tmp_path: Path) -> Iterator[Front]:
+    with front_of(registry.netloc, tmp_path / "front") as front:
+        yield front
+
+
+@pytest.fixture
+def nginx(registry: Registry, front: Front, tmp_path: Path) -> Iterator[Nginx]:
+    with (
+        served(front) as app,
+        nginx_front(tmp_path / "nginx", registry=registry.netloc, app=app) as nginx,
+    ):
+        yield nginx
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "where"),
+    [
+        ("GET", "/v2/", "app"),
+        ("HEAD", "/v2/", "app"),
+        ("GET", "/v2/ubuntu/manifests/precise", "app"),
+        ("HEAD", "/v2/team/app/manifests/precise", "app"),
+        ("GET", f"/v2/a/b/c/manifests/{DIGEST}?ns=docker.io", "app"),
+        ("GET", "/v2/manifests/manifests/manifests", "app"),
+        ("GET", "/v2/team%2Fapp/manifests/precise", "app"),
+        ("PUT", "/v2/ubuntu/manifests/precise", "registry"),
+        ("DELETE", f"/v2/ubuntu/manifests/{DIGEST}", "registry"),
+        ("GET", f"/v2/ubuntu/blobs/{DIGEST}", "registry"),
+        ("HEAD", f"/v2/ubuntu/blobs/{DIGEST}", "registry"),
+        ("POST", "/v2/ubuntu/blobs/uploads/", "registry"),
+        ("PATCH", "/v2/ubuntu/blobs/uploads/1?_state=x", "registry"),
+        ("PUT", f"/v2/manifests/blobs/uploads/1?digest={DIGEST}", "registry"),
+        ("GET", "/v2/ubuntu/tags/list?n=5", "registry"),
+        ("GET", "/v2/_catalog", "registry"),
+        ("GET", "/v2/manifests/tags/list", "registry"),
+        ("POST", "/v0/event", "app"),
+        ("GET", f"/v0/torrents/team/app/{DIGEST}", "app"),
+        ("GET", "/v0/layers/capability/" + "a" * 64, "app"),
+    ],
+)
+def test_each_request_goes_where_it_belongs_as_it_was_written(
+    signpost: Nginx,
+    both: dict[str, HttpServer],
+    session: requests.Session,
+    method: str,
+    path: str,
+    where: str,
+) -> None:
+    session.request(method, signpost.url + path, timeout=20)
+    (request,) = both[where].requests
+    assert (request.method, request.path) == (method, path.partition("?")[0])
+    assert all(not server.requests for name, server in both.items() if name != where)
+
+
+@pytest.mark.parametrize("path", ["/v2/a/manifests/b", "/v2/a/blobs/b", "/v0/event"])
+def test_who_calls_is_the_connections_address_whatever_the_client_says(
+    signpost: Nginx, both: dict[str, HttpServer], session: requests.Session, path: str
+) -> None:
+    said = {"X-Real-IP": "203.0.113.9", "X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "gopher"}
+    session.get(signpost.url + path, headers=said, timeout=20)
+    (request,) = [request for server in both.values() for request in server.requests]
+    assert request.headers.get_all("X-Real-IP") == ["127.0.0.1"]
+    assert request.headers.get_all("X-Forwarded-For") == ["203.0.113.9, 127.0.0.1"]
+    assert request.headers.get_all("X-Forwarded-Proto") == ["http"]
+    assert request.headers.get_all("Host") == [f"127.0.0.1:{signpost.port}"]
+
+
+def test_no_capability_is_in_the_access_log(signpost: Nginx, session: requests.Session) -> None:
+    session.get(f"{signpost.url}/v0/layers/c2VjcmV0/{'a' * 64}", timeout=20)
+    session.get(f"{signpost.url}/v0/event", timeout=20)
+    signpost.stop()
+    log = (signpost.folder / "access.log").read_text()
+    assert "/v0/event" in log
+    assert "c2VjcmV0" not in log
+
+
+def test_an_image_is_pushed_through_it_and_pulled_with_ids(
+    nginx: Nginx, registry: Registry, front: Front, session: requests.Session, scope: str
+) -> None:
+    image = push_image(nginx.url, scope, "latest", [layer_bytes(20 << 20, 1), layer_bytes(3000, 2)])
+    brew(front, *image.layers)
+    path = f"/v2/{scope}/manifests/latest"
+    answer = session.get(nginx.url + path, timeout=20)
+    assert [layer["rbtorrent_id"] for layer in answer.json()["layers"]] == [
+        rbtorrent(layer.digest) for layer in image.layers
+    ]
+    by_digest = session.get(f"{nginx.url}/v2/{scope}/manifests/{image.digest}", timeout=20)
+    assert by_digest.content == image.manifest
+    blob = session.get(f"{nginx.url}/v2/{scope}/blobs/{image.layers[0].digest}", timeout=20)
+    assert blob.content == layer_bytes(20 << 20, 1)
+    deleted = session.delete(f"{nginx.url}/v2/{scope}/manifests/{image.digest}", timeout=20)
+    assert deleted.status_code == 202
+    assert session.get(nginx.url + path, timeout=20).status_code == 404
+
+
+def test_an_upload_is_told_to_go_on_at_the_front(nginx: Nginx, session: requests.Session, scope: str) -> None:
+    started = session.post(f"{nginx.url}/v2/{scope}/blobs/uploads/", timeout=20)
+    assert started.headers["Location"].startswith(f"{nginx.url}/v2/{scope}/blobs/uploads/")
+
+
+def test_a_blob_in_chunks_of_unknown_length_is_taken(
+    nginx: Nginx, session: requests.Session, scope: str
+) -> None:
+    where = session.post(f"{nginx.url}/v2/{scope}/blobs/uploads/", timeout=20).headers["Location"]
+    sent = session.patch(where, data=iter([b"x" * 100_000] * 50), timeout=20)
+    assert sent.status_code == 202
+    assert sent.headers["Range"] == "0-4999999"
+
+
+def test_several_accept_lines_count_as_one(
+    nginx: Nginx, registry: Registry, front: Front, scope: str
+) -> None:
+    image = image_of(registry, scope, media="oci")
+    brew(front, *image.layers)
+    lines = [f"Accept: {kind}" for kind in (DOCKER_MANIFEST, OCI_MANIFEST, DOCKER_LIST, OCI_INDEX)]
+    head = f"GET /v2/{scope}/manifests/latest HTTP/1.0\r\nHost: a\r\n" + "\r\n".join(lines) + "\r\n\r\n"
+    with socket.create_connection((nginx.host, nginx.port)) as client:
+        client.sendall(head.encode())
+        assert client.makefile("rb").read().endswith(image.manifest)
+
+
+def test_blackbox_is_told_the_address_that_nginx_saw(
+    registry: Registry, session: requests.Session, scope: str, tmp_path: Path
+) -> None:
+    image = image_of(registry, scope)
+    with start_blackbox() as blackbox:
+        blackbox.accounts["throw-away"] = Account("somebody", address="127.0.0.1")
+        settings = {"blackbox": {"url_template": blackbox.url_template}}
+        with (
+            front_of(registry.netloc, tmp_path / "box", settings=settings) as front,
+            served(front) as app,
+            nginx_front(tmp_path / "nginx", registry=registry.netloc, app=app) as nginx,
+        ):
+            url = f"{nginx.url}/v2/{scope}/manifests/{image.digest}"
+            sent = {"Authorization": "OAuth throw-away", "X-Real-IP": "203.0.113.9"}
+            assert session.get(url, headers=sent, timeout=20).content == image.manifest
+            assert session.get(url, headers={"X-Real-IP": "127.0.0.1"}, timeout=20).status_code == 401
+        assert {asked["userip"] for asked in blackbox.questions} == {"127.0.0.1"}
+
+
+def test_without_the_app_blobs_still_come_and_with_the_fallback_manifests_too(
+    registry: Registry, session: requests.Session, scope: str, tmp_path: Path
+) -> None:
+    image = image_of(registry, scope)
+    manifest, blob = f"/v2/{scope}/manifests/{image.digest}", f"/v2/{scope}/blobs/{image.layers[0].digest}"
+    nowhere = "127.0.0.1:1"
+    with nginx_front(tmp_path / "plain", registry=registry.netloc, app=nowhere) as nginx:
+        assert session.get(nginx.url + manifest, timeout=20).status_code == 502
+        assert session.get(nginx.url + blob, timeout=20).status_code == 200
+    with nginx_front(tmp_path / "more", registry=registry.netloc, app=nowhere, fallback=True) as nginx:
+        assert session.get(nginx.url + manifest, timeout=20).content == image.manifest

@@ -1,0 +1,106 @@
+"""docs/openapi.yaml against the app as it runs, in front of a real registry: schemathesis tries what it says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import libtorrent
+import pytest
+import requests
+import schemathesis
+from hypothesis import HealthCheck, settings
+
+from core.digest import Digest
+from core.hashing import hash_layer
+from core.layer import LayerRef
+from core.manifest_types import DOCKER_MANIFEST
+from core.metainfo import build_metainfo
+from core.piece_length import piece_length
+from tests.memory_source import MemorySource
+from tests.servers.layers import layer_bytes
+from tests.servers.push import PushedImage, push_image
+from tests.servers.registry import Registry
+from tests.web_server import Front, front_of, served
+
+DESCRIPTION = Path(__file__).parents[2] / "docs" / "openapi.yaml"
+KEY = "secretkey"
+# The registry makes a schema 1 manifest for whoever does not say that he understands more.
+ACCEPT = {"Accept": DOCKER_MANIFEST}
+HEADERS = {"/v0/event": {"Authorization": KEY}, "/v2/{scope}/manifests/{reference}": ACCEPT}
+SCOPE = "ubuntu"
+CONTENT = layer_bytes(100_000, 1)
+
+schema = schemathesis.openapi.from_path(DESCRIPTION)
+
+
+@dataclass(frozen=True)
+class Running:
+    """The app, one layer of whose image is brewed."""
+
+    url: str
+    image: PushedImage
+
+    @property
+    def layer(self) -> str:
+        return self.image.layers[0].digest
+
+
+@pytest.fixture(scope="module")
+def running(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    image = push_image(registry, SCOPE, "22.04", [CONTENT])
+    application = {"event_authorization": KEY, "public_url": "http://torrents.example.com"}
+    layer = Digest.parse(image.layers[0].digest)
+    with front_of(
+        registry.netloc,
+        tmp_path_factory.mktemp("openapi"),
+        settings={"application": application},
+        source=MemorySource({layer: CONTENT}),
+    ) as front:
+        brew(front, layer)
+        with served(front) as netloc:
+            yield Running(f"http://{netloc}", image)
+
+
+def brew(front: Front, layer: Digest) -> None:
+    with MemorySource({layer: CONTENT}).open(LayerRef(layer), 0) as reader:
+        hashes = hash_layer(reader, len(CONTENT), piece_length(len(CONTENT)))
+    front.parts.store.put(layer, build_metainfo(layer.hex, hashes, True).data)
+
+
+@schema.parametrize()
+@settings(max_examples=40, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
+def test_the_app_answers_as_described(case: schemathesis.Case, running: Running) -> None:
+    case.call_and_validate(base_url=running.url, headers=HEADERS.get(case.operation.path, {}))
+
+
+def test_what_is_there_comes_as_described(running: Running) -> None:
+    manifest = {"scope": SCOPE, "reference": "22.04"}
+    by_digest = {"scope": SCOPE, "reference": running.image.digest}
+    torrent = {"scope": SCOPE, "digest": running.layer}
+    layer = web_seed(running)
+    for method, path, parameters, headers, status in [
+        ("GET", "/v2/{scope}/manifests/{reference}", manifest, ACCEPT, 200),
+        ("HEAD", "/v2/{scope}/manifests/{reference}", manifest, ACCEPT, 200),
+        ("GET", "/v2/{scope}/manifests/{reference}", by_digest, ACCEPT, 200),
+        ("GET", "/v0/torrents/{scope}/{digest}", torrent, {}, 200),
+        ("GET", "/v0/layers/{capability}/{hex}", layer, {}, 200),
+        ("HEAD", "/v0/layers/{capability}/{hex}", layer, {}, 200),
+        ("GET", "/v0/layers/{capability}/{hex}", layer, {"Range": "bytes=0-9"}, 206),
+        ("GET", "/v0/layers/{capability}/{hex}", layer, {"Range": "bytes=100000-"}, 416),
+        ("GET", "/v0/layers/{capability}/{hex}", layer, {"If-None-Match": f'"{running.layer}"'}, 304),
+    ]:
+        case = schema[path][method].Case(path_parameters=parameters, headers=headers)
+        answer = case.call(base_url=running.url)
+        assert answer.status_code == status, (method, path, answer.text)
+        case.validate_response(answer)
+
+
+def web_seed(running: Running) -> dict[str, str]:
+    """The two parts of the web seed's path, out of the torrent."""
+    torrent = requests.get(f"{running.url}/v0/torrents/{SCOPE}/{running.layer}", timeout=20)
+    [url] = libtorrent.load_torrent_buffer(torrent.content).url_seeds
+    *_, capability, hex_digits = urlsplit(url).path.split("/")
+    return {"capability": capability, "hex": hex_digits}

@@ -1,0 +1,495 @@
+"""Layers gone from the registry are forgotten; nothing that is still there ever is."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from core.digest import Digest
+from core.errors import LayerError, MetainfoMissing, RegistryError, SourceUnavailable, StoreFailed
+from core.layer import LayerRef
+from core.presence.presence import Look, Lookout
+from core.presence.registry import RegistryLookout
+from core.presence.storage import StorageLookout
+from core.storages.layout import StorageLayout
+from core.stores.directory import DirectoryStore
+from jobs.prune import PruneSummary, Pruning, prune
+from sql.engine import create_engine_for
+from sql.gone import hint_gone
+from sql.intake import NewLayer
+from sql.manifests import mark_seen, seen_manifests
+from sql.transaction import transaction
+from tests.integration.sql.database import NOW, Database, digest_of
+from tests.layer_places import TEMPLATE, layer_of
+from tests.registry_clients import client_of
+from tests.servers.layers import layer_bytes
+from tests.servers.push import push_blob, push_image
+from tests.servers.registry import Registry, start_registry
+from tests.storage_places import DirectoryStoragePlace, blob_path_of, put_blob
+
+DAY = 86_400
+BLOBS = StorageLayout(TEMPLATE, 7).blobs
+
+
+@dataclass
+class Brewed:
+    """Layers in a storage, brewed, with their metainfo; and the time, which tests move on."""
+
+    database: Database
+    place: DirectoryStoragePlace
+    store: DirectoryStore
+    now: int = NOW
+    lookout: Lookout | None = None
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def layers(self, number: int) -> list[str]:
+        digests = sorted(put_blob(self.place, layer_bytes(100, seed)) for seed in range(number))
+        self.brew(*digests)
+        return digests
+
+    def brew(self, *digests: str, scope: str | None = "team/app") -> None:
+        new = [NewLayer(digest, 100, scope) for digest in digests]
+        self.database.enqueue_all(new, now=self.now - DAY)
+        for claim in self.database.claim(len(digests), now=self.now - DAY):
+            assert self.database.complete(claim, now=self.now - DAY)
+            self.store.put(Digest.parse(claim.digest), b"the metainfo")
+
+    def delete(self, *digests: str) -> None:
+        for digest in digests:
+            self.place.remove(blob_path_of(digest[7:]))
+
+    def restore(self, seed: int) -> None:
+        put_blob(self.place, layer_bytes(100, seed))
+
+    def prune(self, **how: Any) -> PruneSummary:
+        lookout = self.lookout or StorageLookout(self.place.source, self.place.storage, BLOBS)
+        pruning = Pruning(
+            engine=self.database.engine,
+            tables=self.database.tables,
+            lookout=lookout,
+            store=self.store,
+            clock=lambda: self.now,
+            stop=self.stop,
+            grace=DAY,
+        )
+        return prune(replace(pruning, **how))
+
+    def known(self) -> set[str]:
+        return set(self.database.mapping())
+
+    def has_metainfo(self, digest: str) -> bool:
+        try:
+            return self.store.get(Digest.parse(digest)) == b"the metainfo"
+        except MetainfoMissing:
+            return False
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    engine = create_engine_for(url=database_url)
+    yield Database.created(engine)
+    engine.dispose()
+
+
+@pytest.fixture
+def brewed(database: Database, tmp_path: Path) -> Brewed:
+    place = DirectoryStoragePlace(tmp_path / "storage")
+    return Brewed(database, place, DirectoryStore(tmp_path / "metainfo"))
+
+
+def counts(summary: PruneSummary) -> dict[str, int]:
+    shown = ("there", "missed", "forgotten", "unanswered", "failed")
+    return {name: getattr(summary, name) for name in shown if getattr(summary, name)}
+
+
+def test_a_layer_that_is_gone_twice_is_forgotten_with_its_metainfo(brewed: Brewed) -> None:
+    gone, *others = brewed.layers(5)
+    brewed.delete(gone)
+
+    assert counts(brewed.prune()) == {"there": 4, "missed": 1}
+    assert gone in brewed.known()
+    brewed.now += DAY - 1
+    assert counts(brewed.prune()) == {"there": 4}
+    assert gone in brewed.known()
+    brewed.now += 1
+    assert counts(brewed.prune()) == {"there": 4, "forgotten": 1}
+
+    assert brewed.known() == set(others)
+    assert not brewed.has_metainfo(gone)
+    assert all(brewed.has_metainfo(digest) for digest in others)
+
+
+def test_a_layer_that_is_back_in_time_stays(brewed: Brewed) -> None:
+    digests = brewed.layers(3)
+    brewed.delete(digests[0])
+    assert brewed.prune().missed == 1
+    for seed in range(3):
+        brewed.restore(seed)
+    brewed.now += DAY
+    assert counts(brewed.prune()) == {"there": 3}
+    # And its time begins anew.
+    brewed.delete(digests[0])
+    brewed.now += DAY
+    assert counts(brewed.prune()) == {"there": 2, "missed": 1}
+    assert brewed.known() == set(digests)
+
+
+def test_a_dry_run_says_what_would_be_forgotten_and_changes_nothing(brewed: Brewed) -> None:
+    gone, *_ = brewed.layers(3)
+    brewed.delete(gone)
+    assert counts(brewed.prune(dry_run=True)) == {"there": 2, "missed": 1}
+    assert counts(brewed.prune(dry_run=True)) == {"there": 2, "missed": 1}
+    brewed.prune()
+    brewed.now += DAY
+
+    dry = brewed.prune(dry_run=True)
+
+    assert str(dry).startswith("would forget 1, missed for the first time 0, there 2, unanswered 0")
+    assert gone in brewed.known()
+    assert brewed.has_metainfo(gone)
+    assert brewed.prune().forgotten == 1
+
+
+def test_a_run_looks_for_no_more_than_its_limit_and_the_next_goes_on(brewed: Brewed) -> None:
+    digests = brewed.layers(25)
+    brewed.delete(*digests)
+    put_blob(brewed.place, b"something else")
+
+    assert [brewed.prune(limit=10).missed for _ in range(3)] == [10, 10, 5]
+    brewed.now += DAY
+    for _ in range(10):
+        summary = brewed.prune(limit=10)
+        assert summary.forgotten + summary.missed + summary.there <= 10
+    assert brewed.known() == set()
+
+
+def test_the_round_goes_on_while_suspects_pile_up(brewed: Brewed) -> None:
+    digests = brewed.layers(20)
+    brewed.delete(digests[-1])
+    missed = 0
+    for _ in range(10):
+        with transaction(brewed.database.engine) as connection:
+            hint_gone(connection, brewed.database.tables, digests[:15], now=NOW)
+        missed += brewed.prune(limit=4).missed
+    assert missed == 1
+
+
+def test_layers_that_are_said_to_be_gone_are_looked_for_first(brewed: Brewed) -> None:
+    digests = brewed.layers(20)
+    brewed.delete(digests[-1])
+    with transaction(brewed.database.engine) as connection:
+        hint_gone(connection, brewed.database.tables, [digests[-1], digests[-2]], now=NOW)
+
+    assert counts(brewed.prune(limit=4)) == {"there": 3, "missed": 1}
+    brewed.now += DAY
+    assert brewed.prune(limit=4).forgotten == 1
+    assert brewed.known() == set(digests[:-1])
+
+
+def test_what_waits_or_is_being_brewed_is_let_be_and_what_was_set_aside_is_not(brewed: Brewed) -> None:
+    put_blob(brewed.place, b"something else")
+    aside, waiting, locked = (digest_of(name) for name in "abc")
+    brewed.database.enqueue(aside)
+    brewed.database.set_aside(brewed.database.claim_one())
+    brewed.database.enqueue(locked)
+    brewed.database.claim_one()
+    brewed.database.enqueue(waiting)
+
+    assert brewed.prune().missed == 1
+    brewed.now += DAY
+    assert brewed.prune().forgotten == 1
+    assert brewed.known() == {waiting, locked}
+
+
+def test_a_forgotten_layer_that_is_pushed_anew_is_found_by_the_next_scan(brewed: Brewed) -> None:
+    [digest] = brewed.layers(1)
+    put_blob(brewed.place, b"something else")
+    with transaction(brewed.database.engine) as connection:
+        mark_seen(connection, brewed.database.tables, "team/app", [digest_of("manifest")], now=NOW)
+    brewed.delete(digest)
+    brewed.prune()
+    brewed.now += DAY
+    assert brewed.prune().forgotten == 1
+
+    with transaction(brewed.database.engine) as connection:
+        tables = brewed.database.tables
+        assert seen_manifests(connection, tables, "team/app", [digest_of("manifest")]) == set()
+    assert brewed.database.enqueue(digest) == 1
+    assert brewed.database.layer(digest).state == "waiting"
+
+
+class LookingAt:
+    """A lookout that has something happen right after it has looked everywhere for a layer."""
+
+    def __init__(self, lookout: Lookout, happening: Callable[[str], object]) -> None:
+        self._lookout = lookout
+        self._happening = happening
+
+    def check(self) -> None:
+        self._lookout.check()
+
+    def look(self, layer: LayerRef) -> Look:
+        return self._lookout.look(layer)
+
+    def look_everywhere(self, layers: Sequence[LayerRef]) -> Iterator[Look]:
+        for look in self._lookout.look_everywhere(layers):
+            self._happening(str(look.layer.digest))
+            yield look
+
+
+def test_a_push_between_the_last_look_and_the_forgetting_is_not_lost(brewed: Brewed) -> None:
+    digests = brewed.layers(2)
+    put_blob(brewed.place, b"something else")
+    brewed.delete(*digests)
+    brewed.prune()
+    brewed.now += DAY
+    lookout = StorageLookout(brewed.place.source, brewed.place.storage, BLOBS)
+
+    def push(digest: str) -> None:
+        if digest == digests[0]:
+            # The same layer to the same repository: there is nothing new to write about it.
+            brewed.database.enqueue(digest, scope="team/app", now=brewed.now)
+
+    brewed.lookout = LookingAt(lookout, push)
+    assert counts(brewed.prune()) == {"there": 1, "forgotten": 1}
+    assert brewed.known() == {digests[0]}
+    assert brewed.has_metainfo(digests[0])
+
+
+@dataclass
+class BrokenStore:
+    """A store that cannot delete."""
+
+    store: DirectoryStore
+
+    def put(self, digest: Digest, data: bytes) -> None:
+        self.store.put(digest, data)
+
+    def get(self, digest: Digest) -> bytes:
+        return self.store.get(digest)
+
+    def delete(self, digest: Digest) -> None:
+        raise StoreFailed("s3://metainfo", "access denied")
+
+    def check(self) -> str:
+        return "broken"
+
+
+def test_a_layer_whose_metainfo_cannot_be_deleted_stays_whole_until_it_can(brewed: Brewed) -> None:
+    [gone, other] = brewed.layers(2)
+    brewed.delete(gone)
+    brewed.prune()
+    brewed.now += DAY
+
+    assert counts(brewed.prune(store=BrokenStore(brewed.store))) == {"there": 1, "failed": 1}
+    assert brewed.database.layer(gone).state == "brewed"
+    assert brewed.has_metainfo(gone)
+    assert counts(brewed.prune()) == {"there": 1, "forgotten": 1}
+    assert brewed.known() == {other}
+
+
+def test_a_run_that_was_killed_behind_the_metainfo_is_made_good_by_the_next(brewed: Brewed) -> None:
+    [gone, other] = brewed.layers(2)
+    brewed.delete(gone)
+    brewed.prune()
+    brewed.now += DAY
+    # As it is then: the metainfo is deleted, and nothing is committed.
+    brewed.store.delete(Digest.parse(gone))
+
+    assert brewed.prune().forgotten == 1
+    assert brewed.known() == {other}
+
+
+def test_a_storage_that_holds_nothing_is_not_believed(brewed: Brewed) -> None:
+    digests = brewed.layers(3)
+    brewed.delete(*digests)
+    with pytest.raises(LayerError, match="no blob at all"):
+        brewed.prune()
+
+
+def test_a_storage_that_is_not_there_is_not_believed(brewed: Brewed) -> None:
+    digests = brewed.layers(3)
+    brewed.place.root.rename(brewed.place.root.with_name("unmounted"))
+    with pytest.raises(LayerError):
+        brewed.prune()
+    assert brewed.known() == set(digests)
+
+
+class Silent:
+    """A lookout that never knows."""
+
+    def __init__(self) -> None:
+        self.looked = 0
+
+    def check(self) -> None:
+        pass
+
+    def look(self, layer: LayerRef) -> Look:
+        self.looked += 1
+        return Look(layer, "unanswered", why="time-out")
+
+    def look_everywhere(self, layers: Sequence[LayerRef]) -> Iterator[Look]:
+        return map(self.look, layers)
+
+
+def test_what_nobody_answers_for_stays_and_is_not_asked_for_ever(brewed: Brewed) -> None:
+    digests = brewed.layers(60)
+    brewed.delete(digests[0])
+    brewed.prune()
+    brewed.now += DAY
+    silent = brewed.lookout = Silent()
+
+    summary = brewed.prune()
+
+    assert 0 < summary.unanswered == silent.looked < 60
+    assert (summary.forgotten, summary.missed) == (0, 0)
+    brewed.lookout = None
+    assert brewed.prune().forgotten == 0
+    brewed.now += 3600
+    assert brewed.prune().forgotten == 1
+    assert brewed.known() == set(digests[1:])
+
+
+def test_a_longer_grace_holds_for_layers_missed_before(brewed: Brewed) -> None:
+    gone, *_ = brewed.layers(2)
+    brewed.delete(gone)
+    brewed.prune()
+    brewed.now += DAY
+    assert brewed.prune(grace=2 * DAY).forgotten == 0
+    brewed.now += DAY
+    assert brewed.prune(grace=2 * DAY).forgotten == 1
+
+
+def test_a_run_that_is_told_to_end_forgets_no_more(brewed: Brewed) -> None:
+    digests = brewed.layers(4)
+    put_blob(brewed.place, b"something else")
+    brewed.delete(*digests)
+    brewed.prune()
+    brewed.now += DAY
+    lookout = StorageLookout(brewed.place.source, brewed.place.storage, BLOBS)
+    looked: list[str] = []
+
+    def stop(digest: str) -> None:
+        looked.append(digest)
+        if len(looked) == 3:
+            brewed.stop.set()
+
+    brewed.lookout = LookingAt(lookout, stop)
+    assert brewed.prune().forgotten == 2
+    brewed.stop.clear()
+    brewed.lookout = None
+    assert brewed.prune().forgotten == 2
+
+
+def test_two_runs_at_once_forget_each_layer_once(brewed: Brewed) -> None:
+    digests = brewed.layers(30)
+    put_blob(brewed.place, b"something else")
+    brewed.delete(*digests)
+    brewed.prune()
+    brewed.now += DAY
+    summaries: list[PruneSummary] = []
+    runs = [threading.Thread(target=lambda: summaries.append(brewed.prune())) for _ in range(2)]
+    for run in runs:
+        run.start()
+    for run in runs:
+        run.join()
+
+    assert sum(summary.forgotten for summary in summaries) == 30
+    assert brewed.known() == set()
+
+
+def delete_blob(registry: Registry, scope: str, digest: str) -> None:
+    requests.delete(f"{registry.url}/v2/{scope}/blobs/{digest}", timeout=10).raise_for_status()
+
+
+def test_a_layer_in_a_repository_that_nobody_knew_of_is_not_forgotten(brewed: Brewed, tmp_path: Path) -> None:
+    content = layer_bytes(1000, 1)
+    digest = str(layer_of(content).digest)
+    with start_registry(tmp_path / "registry", delete=True) as registry:
+        push_image(registry, "team/known", "v1", [content])
+        push_blob(registry, "team/unknown", content)
+        brewed.brew(digest, scope="team/known")
+        delete_blob(registry, "team/known", digest)
+        with client_of(registry.netloc) as client:
+            brewed.lookout = RegistryLookout(client)
+            assert counts(brewed.prune()) == {"missed": 1}
+            brewed.now += DAY
+            assert counts(brewed.prune()) == {"there": 1}
+            assert brewed.database.layer(digest).scopes == ("team/known", "team/unknown")
+            # It is known now where it is.
+            brewed.now += DAY
+            assert counts(brewed.prune()) == {"there": 1}
+
+            delete_blob(registry, "team/unknown", digest)
+            assert counts(brewed.prune()) == {"missed": 1}
+            brewed.now += DAY
+            assert counts(brewed.prune()) == {"forgotten": 1}
+    assert brewed.known() == set()
+    assert not brewed.has_metainfo(digest)
+
+
+def test_a_registry_that_is_down_ends_the_run(brewed: Brewed, tmp_path: Path) -> None:
+    digests = brewed.layers(3)
+    with start_registry(tmp_path / "registry") as registry, client_of(registry.netloc) as client:
+        registry.stop()
+        brewed.lookout = RegistryLookout(client)
+        with pytest.raises(RegistryError):
+            brewed.prune()
+    assert brewed.known() == set(digests)
+
+
+def test_another_and_empty_registry_makes_nothing_be_forgotten(brewed: Brewed, tmp_path: Path) -> None:
+    digests = brewed.layers(3)
+    with start_registry(tmp_path / "registry") as registry, client_of(registry.netloc) as client:
+        brewed.lookout = RegistryLookout(client)
+        brewed.prune()
+        brewed.now += DAY
+        assert counts(brewed.prune()) == {"unanswered": 3}
+    assert brewed.known() == set(digests)
+
+
+def test_a_registry_that_wants_other_credentials_makes_nothing_be_forgotten(
+    brewed: Brewed, tmp_path: Path
+) -> None:
+    digests = brewed.layers(3)
+    with (
+        start_registry(tmp_path / "registry", htpasswd={"brewer": "right"}) as registry,
+        client_of(registry.netloc, "brewer", "wrong") as client,
+    ):
+        brewed.lookout = RegistryLookout(client)
+        with pytest.raises(RegistryError):
+            brewed.prune()
+    assert brewed.known() == set(digests)
+
+
+def test_trouble_of_the_storage_is_no_sign_that_a_layer_is_gone(brewed: Brewed) -> None:
+    digests = brewed.layers(3)
+    brewed.delete(digests[0])
+    brewed.prune()
+    brewed.now += DAY
+    failing = StorageLookout(FailingSizes(), brewed.place.storage, BLOBS)
+    brewed.lookout = failing
+
+    assert counts(brewed.prune()) == {"unanswered": 3}
+    assert brewed.known() == set(digests)
+
+
+class FailingSizes:
+    """A source that is out of order."""
+
+    parallel = False
+
+    def size(self, layer: LayerRef) -> int:
+        raise SourceUnavailable("disk", "input/output error")
+
+    def open(self, layer: LayerRef, offset: int, length: int | None = None) -> Any:
+        raise SourceUnavailable("disk", "input/output error")
+
+    def check(self) -> str:
+        return "out of order"

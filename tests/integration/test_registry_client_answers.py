@@ -1,0 +1,251 @@
+"""Every way in which a registry may answer other than hoped for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from core.digest import Digest
+from core.errors import (
+    NotInRegistry,
+    RangesIgnored,
+    RegistryError,
+    RegistryNonsense,
+    RegistryRefused,
+    RegistryTimeout,
+    RegistryUnavailable,
+)
+from core.http_errors import HttpCut, HttpTimeout
+from core.manifest import digest_of
+from core.manifest_types import DOCKER_SCHEMA1_SIGNED, OCI_MANIFEST
+from core.registry import MANIFEST_LIMIT, RegistryClient
+from tests.registry_clients import client_of, read_blob
+from tests.servers import bad_http
+from tests.servers.http_server import Answer, HttpServer, start_http_server
+
+DIGEST = Digest("ab" * 32)
+MANIFEST = b'{"schemaVersion": 2}'
+JSON = {"Content-Type": "application/json"}
+
+ASKING: dict[str, Callable[[RegistryClient], object]] = {
+    "a manifest": lambda client: client.fetch_manifest("a", "b"),
+    "a tag's digest": lambda client: client.head_manifest("a", "b"),
+    "tags": lambda client: list(client.list_tags("a")),
+    "repositories": lambda client: list(client.list_repositories()),
+    "a blob": lambda client: client.open_blob("a", DIGEST),
+    "a blob's size": lambda client: client.blob_size("a", DIGEST),
+    "an answer": lambda client: client.ping(),
+}
+
+
+@pytest.fixture
+def registry() -> Iterator[HttpServer]:
+    with start_http_server() as server:
+        yield server
+
+
+@pytest.fixture
+def client(registry: HttpServer) -> Iterator[RegistryClient]:
+    with client_of(registry.netloc, read_timeout=0.4) as running:
+        yield running
+
+
+def errors(code: str) -> bytes:
+    return json.dumps({"errors": [{"code": code, "message": "of the registry"}]}).encode()
+
+
+@pytest.mark.parametrize("what", ASKING)
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (bad_http.replying(401, errors("UNAUTHORIZED"), JSON), RegistryRefused),
+        (bad_http.replying(403, errors("DENIED"), JSON), RegistryRefused),
+        (bad_http.replying(400, errors("NAME_INVALID"), JSON), RegistryRefused),
+        (bad_http.replying(500, errors("UNKNOWN"), JSON), RegistryUnavailable),
+        (bad_http.html(502), RegistryUnavailable),
+        (bad_http.html(200), RegistryNonsense),
+        (bad_http.html(404), RegistryNonsense),
+        (bad_http.replying(204), RegistryNonsense),
+        (bad_http.replying(206, b"{}"), RegistryNonsense),
+        (bad_http.replying(304), RegistryNonsense),
+        (bad_http.redirecting("/v2/loop"), RegistryNonsense),
+        (bad_http.redirecting("gopher://a/"), RegistryNonsense),
+        (bad_http.sending(b"SSH-2.0-OpenSSH\r\n"), RegistryNonsense),
+        (bad_http.endless_head(), RegistryNonsense),
+        (bad_http.silent(), RegistryTimeout),
+        (bad_http.hanging_up(), RegistryUnavailable),
+        (bad_http.hanging_up(reset=True), RegistryUnavailable),
+    ],
+)
+def test_a_bad_answer_is_told_for_what_it_is(
+    registry: HttpServer, client: RegistryClient, what: str, answer: Answer, error: type[RegistryError]
+) -> None:
+    registry.on("/*", answer)
+    with pytest.raises(error) as caught:
+        ASKING[what](client)
+    assert registry.netloc in str(caught.value)
+
+
+@pytest.mark.parametrize("what", ASKING)
+def test_when_to_come_back_is_kept(registry: HttpServer, client: RegistryClient, what: str) -> None:
+    registry.on("/*", bad_http.replying(429, errors("TOOMANYREQUESTS"), {"Retry-After": "7"}))
+    with pytest.raises(RegistryUnavailable, match="answers 429") as caught:
+        ASKING[what](client)
+    assert caught.value.retry_after == 7
+
+
+@pytest.mark.parametrize("what", [what for what in ASKING if what != "repositories"])
+def test_what_is_not_there(registry: HttpServer, client: RegistryClient, what: str) -> None:
+    registry.on("/*", bad_http.replying(404, errors("MANIFEST_UNKNOWN"), JSON))
+    with pytest.raises(NotInRegistry):
+        ASKING[what](client)
+
+
+@pytest.mark.parametrize("status", [401, 404, 405])
+def test_a_catalog_that_is_kept_back(registry: HttpServer, client: RegistryClient, status: int) -> None:
+    registry.on("/v2/_catalog", bad_http.replying(status, errors("UNSUPPORTED"), JSON))
+    with pytest.raises(RegistryRefused) as caught:
+        list(client.list_repositories())
+    assert caught.value.status == status
+    assert "_catalog" in str(caught.value)
+    registry.on("/v2/a/tags/list", bad_http.replying(200, b'{"tags": ["b"]}', JSON))
+    assert list(client.list_tags("a")) == ["b"]
+
+
+@pytest.mark.parametrize("what", ["a manifest", "tags", "repositories"])
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (bad_http.serving(MANIFEST, cut_after=3), RegistryUnavailable),
+        (bad_http.dripping(b"{" + b" " * 1000 + b"}", size=1, seconds=0.05), RegistryTimeout),
+        (bad_http.replying(200, MANIFEST, {"Content-Encoding": "gzip"}), RegistryNonsense),
+        (bad_http.misstating_length(b"", 10**12), RegistryNonsense),
+    ],
+)
+def test_a_bad_body_is_told_for_what_it_is(
+    registry: HttpServer, client: RegistryClient, what: str, answer: Answer, error: type[RegistryError]
+) -> None:
+    registry.on("/*", answer)
+    with pytest.raises(error):
+        ASKING[what](client)
+
+
+class TestAManifest:
+    def test_is_not_longer_than_a_registry_takes(self, registry: HttpServer, client: RegistryClient) -> None:
+        longest = b" " * MANIFEST_LIMIT
+        registry.on("/v2/a/manifests/longest", bad_http.replying(200, longest))
+        registry.on("/v2/a/manifests/longer", bad_http.replying(200, longest + b" "))
+        registry.on("/v2/a/manifests/endless", bad_http.endless())
+        assert client.fetch_manifest("a", "longest").body == longest
+        for tag in ("longer", "endless"):
+            with pytest.raises(RegistryNonsense, match=r"bytes"):
+                client.fetch_manifest("a", tag)
+
+    def test_must_have_the_digest_that_it_is_said_to_have(
+        self, registry: HttpServer, client: RegistryClient
+    ) -> None:
+        registry.on(
+            "/v2/a/manifests/*", bad_http.replying(200, MANIFEST, {"Docker-Content-Digest": str(DIGEST)})
+        )
+        for reference in ("b", DIGEST):
+            with pytest.raises(RegistryNonsense, match=f"not {DIGEST}"):
+                client.fetch_manifest("a", reference)
+
+    @pytest.mark.parametrize(
+        "said", [{}, {"Docker-Content-Digest": "sha512:abc"}, {"Docker-Content-Digest": ""}]
+    )
+    def test_has_its_digest_reckoned_where_it_is_not_said(
+        self, registry: HttpServer, client: RegistryClient, said: dict[str, str]
+    ) -> None:
+        registry.on(
+            "/v2/a/manifests/b", bad_http.replying(200, MANIFEST, {"Content-Type": OCI_MANIFEST, **said})
+        )
+        assert client.fetch_manifest("a", "b").digest == digest_of(MANIFEST)
+        assert client.head_manifest("a", "b") == digest_of(MANIFEST)
+        assert [request.method for request in registry.requests] == ["GET", "HEAD", "GET"]
+
+    def test_may_be_of_a_registry_that_does_not_know_head(
+        self, registry: HttpServer, client: RegistryClient
+    ) -> None:
+        registry.on("/v2/a/*", bad_http.in_turn(bad_http.replying(405), bad_http.replying(200, MANIFEST)))
+        assert client.head_manifest("a", "b") == digest_of(MANIFEST)
+
+    def test_of_schema_1_has_a_digest_without_its_signatures(
+        self, registry: HttpServer, client: RegistryClient
+    ) -> None:
+        headers = {"Content-Type": DOCKER_SCHEMA1_SIGNED, "Docker-Content-Digest": str(DIGEST)}
+        registry.on("/v2/a/manifests/*", bad_http.replying(200, b'{"schemaVersion": 1}', headers))
+        assert client.fetch_manifest("a", "b").digest == DIGEST
+        assert client.fetch_manifest("a", DIGEST).media_type == DOCKER_SCHEMA1_SIGNED
+
+
+class TestABlob:
+    PATH = f"/v2/a/blobs/{DIGEST}"
+
+    def test_that_is_cut_or_falls_silent_is_told_from_a_whole_one(
+        self, registry: HttpServer, client: RegistryClient
+    ) -> None:
+        registry.on(self.PATH, bad_http.serving(b"x" * 1000, cut_after=100))
+        with pytest.raises(HttpCut) as caught:
+            read_blob(client.open_blob("a", DIGEST))
+        assert caught.value.received == 100
+        registry.on(self.PATH, bad_http.dripping(b"x" * 1000, size=100, seconds=30))
+        with pytest.raises(HttpTimeout):
+            read_blob(client.open_blob("a", DIGEST))
+
+    def test_is_not_given_from_elsewhere_than_asked_for(
+        self, registry: HttpServer, client: RegistryClient
+    ) -> None:
+        registry.on(self.PATH, bad_http.serving(b"x" * 1000, ranges=False))
+        for offset, length in ((5, None), (5, 10), (0, 10)):
+            with pytest.raises(RangesIgnored):
+                client.open_blob("a", DIGEST, offset, length)
+
+    @pytest.mark.parametrize(
+        "said",
+        [
+            None,
+            "",
+            "bytes",
+            "bytes 0-9/1000",
+            "bytes 6-14/1000",
+            "bytes 5-15/1000",
+            "bytes 5-14/14",
+            "bytes 5-4/1000",
+            "bytes 5-12/1000",
+            "bytes */1000",
+            "bytes 5-14/-1",
+            "lines 5-14/1000",
+            "bytes 5-14/1000, bytes 5-14/1000",
+            "bytes 5-14/" + "9" * 5000,
+        ],
+    )
+    def test_is_not_given_in_a_range_that_cannot_be(
+        self, registry: HttpServer, client: RegistryClient, said: str | None
+    ) -> None:
+        headers = {} if said is None else {"Content-Range": said}
+        registry.on(self.PATH, bad_http.replying(206, b"x" * 10, headers))
+        with pytest.raises(RegistryNonsense):
+            client.open_blob("a", DIGEST, 5, 10)
+
+    @pytest.mark.parametrize(("said", "size"), [("bytes 5-14/1000", 1000), ("bytes 5-14/*", None)])
+    def test_may_be_given_in_a_range_without_its_size(
+        self, registry: HttpServer, client: RegistryClient, said: str, size: int | None
+    ) -> None:
+        registry.on(self.PATH, bad_http.replying(206, b"x" * 10, {"Content-Range": said}))
+        with client.open_blob("a", DIGEST, 5, 10) as stream:
+            assert stream.size == size
+
+    def test_has_its_size_from_get_where_head_does_not_tell(
+        self, registry: HttpServer, client: RegistryClient
+    ) -> None:
+        registry.on(self.PATH, bad_http.in_turn(bad_http.replying(405), bad_http.replying(200, b"x" * 10)))
+        assert client.blob_size("a", DIGEST) == 10
+        headless = bad_http.sending(b"HTTP/1.1 200 OK\r\n\r\n")
+        registry.on(self.PATH, bad_http.in_turn(headless, bad_http.replying(200, b"x" * 10)))
+        assert client.blob_size("a", DIGEST) == 10
+        registry.on(self.PATH, headless)
+        with pytest.raises(RegistryNonsense, match="how long"):
+            client.blob_size("a", DIGEST)

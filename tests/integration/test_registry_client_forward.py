@@ -1,0 +1,131 @@
+"""A caller's requests, passed through to the registry as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import requests
+
+from core.digest import Digest
+from core.errors import RegistryError, RegistryNonsense, RegistryTimeout, RegistryUnavailable
+from core.manifest_types import OCI_MANIFEST
+from core.registry import MANIFEST_LIMIT, RegistryClient
+from tests.registry_clients import client_of
+from tests.servers import bad_http
+from tests.servers.http_server import Answer, HttpServer, start_http_server
+from tests.servers.push import PushedImage, push_image
+from tests.servers.registry import Registry, start_registry
+
+SCOPE = "team/app"
+CALLER = ("caller", "pass word")
+# Those that differ from one answer to the next.
+PASSING = {"Date"}
+
+
+@pytest.fixture(scope="module")
+def closed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    with start_registry(tmp_path_factory.mktemp("forward"), htpasswd=dict([CALLER])) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def image(closed: Registry) -> PushedImage:
+    return push_image(closed, SCOPE, "latest", [b"layer"], media="oci", auth=CALLER)
+
+
+@pytest.fixture
+def client(closed: Registry) -> Iterator[RegistryClient]:
+    """With a password of its own, which must not help the caller."""
+    with client_of(closed.netloc, *CALLER) as running:
+        running.ping()
+        yield running
+
+
+def header_of(user: str, password: str) -> str:
+    prepared = requests.Request("GET", "http://example.com/", auth=(user, password)).prepare()
+    return str(prepared.headers["Authorization"])
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("what", ["ping", "tag", "digest", "missing", "not accepted", "not allowed"])
+def test_the_registry_s_answer_comes_back_to_the_byte_and_header_for_header(
+    closed: Registry, image: PushedImage, client: RegistryClient, method: str, what: str
+) -> None:
+    headers = {"Accept": OCI_MANIFEST, "Authorization": header_of(*CALLER), "Accept-Encoding": "identity"}
+    if what == "not accepted":
+        headers["Accept"] = "application/vnd.docker.distribution.manifest.v2+json"
+    if what == "not allowed":
+        del headers["Authorization"]
+    reference: str | Digest = {"digest": Digest.parse(image.digest), "missing": "other"}.get(what, "latest")
+    scope = None if what == "ping" else SCOPE
+    path = "/v2/" if scope is None else f"/v2/{SCOPE}/manifests/{reference}"
+
+    direct = requests.request(method, closed.url + path, headers=headers, timeout=10)
+    passed = client.forward(method, scope, reference, headers)
+
+    assert passed.status == direct.status_code
+    assert passed.body == direct.content
+    assert without_passing(list(passed.headers)) == without_passing(list(direct.headers.items()))
+
+
+def without_passing(headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    return [(name, value) for name, value in headers if name not in PASSING]
+
+
+def test_the_caller_s_own_headers_decide(
+    closed: Registry, image: PushedImage, client: RegistryClient
+) -> None:
+    theirs = {"Authorization": header_of(*CALLER), "Accept": OCI_MANIFEST}
+    known = client.forward("GET", SCOPE, "latest", {**theirs, "If-None-Match": f'"{image.digest}"'})
+    assert known.status == 304
+    wrong = client.forward("GET", SCOPE, "latest", {"Authorization": header_of("caller", "wrong")})
+    assert wrong.status == 401
+    assert wrong.headers.all("WWW-Authenticate") == ['Basic realm="tests"']
+
+
+def test_a_layer_is_there_for_who_may_have_it(
+    closed: Registry, image: PushedImage, client: RegistryClient
+) -> None:
+    digest = Digest.parse(image.layers[0].digest)
+    theirs = {"Authorization": header_of(*CALLER)}
+    found = client.forward_blob_head(SCOPE, digest, theirs)
+    assert found.status == 200
+    assert found.headers.number("Content-Length") == len(b"layer")
+    assert client.forward_blob_head(SCOPE, digest, {}).status == 401
+    assert client.forward_blob_head("other/app", digest, theirs).status == 404
+
+
+class TestARegistryThatBehavesBadly:
+    @pytest.fixture
+    def registry(self) -> Iterator[HttpServer]:
+        with start_http_server() as server:
+            yield server
+
+    @pytest.mark.parametrize(
+        ("answer", "error"),
+        [
+            (bad_http.silent(), RegistryTimeout),
+            (bad_http.dripping(b"x" * 1000, size=10, seconds=0.1), RegistryTimeout),
+            (bad_http.hanging_up(), RegistryUnavailable),
+            (bad_http.serving(b"x" * 1000, cut_after=10), RegistryUnavailable),
+            (bad_http.replying(200, b"x" * (MANIFEST_LIMIT + 1)), RegistryNonsense),
+            (bad_http.endless(), RegistryNonsense),
+            (bad_http.sending(b"nothing known\r\n\r\n"), RegistryNonsense),
+        ],
+    )
+    def test_gives_no_answer(self, registry: HttpServer, answer: Answer, error: type[RegistryError]) -> None:
+        registry.on("/*", answer)
+        with client_of(registry.netloc, read_timeout=0.4) as client, pytest.raises(error):
+            client.forward("GET", SCOPE, "latest", {"Authorization": "Bearer secret"})
+
+    @pytest.mark.parametrize("status", [307, 401, 403, 404, 429, 500, 503])
+    def test_is_passed_on_with_any_status(self, registry: HttpServer, status: int) -> None:
+        said = {"Location": "http://s3.example.com/?signature", "Retry-After": "5"}
+        registry.on("/*", bad_http.replying(status, b"why", said))
+        with client_of(registry.netloc) as client:
+            answer = client.forward("GET", SCOPE, "latest", {})
+        assert (answer.status, answer.body) == (status, b"why")
+        assert answer.headers.get("Location") == said["Location"]
+        assert answer.headers.get("Retry-After") == said["Retry-After"]
+        assert len(registry.requests) == 1

@@ -1,0 +1,282 @@
+"""Token servers and challenges, good, odd and hostile, made by hand."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from typing import Any
+
+import pytest
+
+from core.errors import RegistryError, RegistryNonsense, RegistryRefused, RegistryTimeout, RegistryUnavailable
+from core.http import HttpClient
+from core.http_url import parse_url
+from core.registry_auth import RegistryAuth
+from tests.registry_clients import client_of
+from tests.servers import bad_http
+from tests.servers.http_server import Answer, Connection, HttpServer, Request, start_http_server
+
+PASSWORD = "pass word"
+
+
+class GuardedRegistry:
+    """Takes only the token given out last, and challenges with `challenge` otherwise."""
+
+    def __init__(self, registry: HttpServer, realm: HttpServer) -> None:
+        self.registry, self.realm = registry, realm
+        self.challenge = f'Bearer realm="{realm.url}/token?own=1",service="s"'
+        self.last = ""
+        self.more: dict[str, Any] = {}
+        self._numbers = itertools.count(1)
+        registry.on("/v2/", self._serve)
+        realm.on("/token", self.give)
+
+    def give(self, request: Request, connection: Connection) -> None:
+        """Gives out a token, with the fields in `more` beside it."""
+        self.last = f"token{next(self._numbers)}"
+        connection.reply(200, json.dumps({"token": self.last, **self.more}).encode())
+
+    def _serve(self, request: Request, connection: Connection) -> None:
+        if self.last and request.headers.get("Authorization") == f"Bearer {self.last}":
+            connection.reply(200, b"{}")
+        else:
+            connection.reply(401, b"{}", {"WWW-Authenticate": self.challenge})
+
+
+@pytest.fixture
+def guarded() -> Iterator[GuardedRegistry]:
+    with start_http_server() as registry, start_http_server() as realm:
+        yield GuardedRegistry(registry, realm)
+
+
+class TestAToken:
+    def test_is_asked_for_at_the_realm_with_what_the_challenge_names(self, guarded: GuardedRegistry) -> None:
+        guarded.challenge += ',scope="repository:mirror/a:pull registry:catalog:*"'
+        with client_of(guarded.registry.netloc, "brewer", PASSWORD) as client:
+            client.ping()
+        [request] = guarded.realm.requests
+        assert request.query == {
+            "own": ["1"],
+            "service": ["s"],
+            "scope": ["repository:mirror/a:pull", "registry:catalog:*"],
+            "account": ["brewer"],
+        }
+        assert request.headers["Authorization"].startswith("Basic ")
+
+    def test_is_asked_for_without_a_name_by_who_has_none(self, guarded: GuardedRegistry) -> None:
+        with client_of(guarded.registry.netloc) as client:
+            client.ping()
+        [request] = guarded.realm.requests
+        assert "account" not in request.query
+        assert "Authorization" not in request.headers
+
+    def test_may_be_called_access_token(self, guarded: GuardedRegistry) -> None:
+        def give(request: Request, connection: Connection) -> None:
+            guarded.last = "other"
+            connection.reply(200, b'{"access_token": "other"}')
+
+        guarded.realm.on("/token", give)
+        with client_of(guarded.registry.netloc) as client:
+            client.ping()
+
+    @pytest.mark.parametrize("lifetime", [None, 60, 3600, "soon", True, -5, 1e400, 10**400, [], {}])
+    def test_is_kept_while_it_is_good(self, guarded: GuardedRegistry, lifetime: object) -> None:
+        guarded.more = {"expires_in": lifetime, "issued_at": "not a date"}
+        with client_of(guarded.registry.netloc) as client:
+            client.ping()
+            client.ping()
+        assert len(guarded.realm.requests) == 1
+
+    def test_is_renewed_before_it_runs_out(self, guarded: GuardedRegistry) -> None:
+        now = 1000.0
+        guarded.more = {"expires_in": 100}
+        target = parse_url(f"{guarded.registry.url}/v2/")
+        with HttpClient(1, 5) as http:
+            auth = RegistryAuth(http, clock=lambda: now)
+            first = auth.answer([guarded.challenge], target, "x", None)
+            now += 89
+            assert auth.header(target, "x") == first
+            now += 2
+            assert auth.header(target, "x") == "Bearer token2"
+
+    def test_that_has_lain_in_a_cache_is_not_kept_as_long(self, guarded: GuardedRegistry) -> None:
+        """By the token server's clock, which may be far from ours."""
+        issued = datetime(2001, 2, 3, 4, 5, 6, tzinfo=UTC)
+        body = {"token": "cached", "expires_in": 300, "issued_at": "2001-02-03T04:05:06.123456789Z"}
+        date = format_datetime(issued + timedelta(seconds=200), usegmt=True)
+        guarded.realm.on("/token", bad_http.replying(200, json.dumps(body).encode(), {"Date": date}))
+        now = 0.0
+        target = parse_url(f"{guarded.registry.url}/v2/")
+        with HttpClient(1, 5) as http:
+            auth = RegistryAuth(http, clock=lambda: now)
+            auth.answer([guarded.challenge], target, "x", None)
+            now = 85.0
+            auth.header(target, "x")
+            assert len(guarded.realm.requests) == 1
+            now = 95.0
+            auth.header(target, "x")
+            assert len(guarded.realm.requests) == 2
+
+    def test_that_is_taken_no_more_is_replaced_once(self, guarded: GuardedRegistry) -> None:
+        with client_of(guarded.registry.netloc) as client:
+            client.ping()
+            guarded.last = "revoked"
+            client.ping()
+            assert len(guarded.realm.requests) == 2
+            guarded.realm.on("/token", bad_http.replying(200, b'{"token": "useless"}'))
+            guarded.last = "revoked"
+            with pytest.raises(RegistryRefused) as caught:
+                client.ping()
+        assert caught.value.status == 401
+        assert len(guarded.realm.requests) == 3
+
+    def test_is_needed_no_more_once_the_registry_lets_everybody_in(self, guarded: GuardedRegistry) -> None:
+        guarded.more = {"expires_in": 0}
+        with client_of(guarded.registry.netloc) as client:
+            client.ping()
+            guarded.realm.on("/token", bad_http.replying(503))
+            guarded.registry.on("/v2/", bad_http.replying(200, b"{}"))
+            with pytest.raises(RegistryUnavailable):
+                client.ping()
+            client.ping()
+
+    def test_is_not_asked_for_again_by_those_who_waited_in_vain(self, guarded: GuardedRegistry) -> None:
+        guarded.realm.on("/token", bad_http.silent())
+        failures: list[RegistryError] = []
+        with client_of(guarded.registry.netloc, read_timeout=0.5) as client:
+
+            def ask() -> None:
+                try:
+                    client.ping()
+                except RegistryError as error:
+                    failures.append(error)
+
+            threads = [threading.Thread(target=ask) for _ in range(8)]
+            begun = time.monotonic()
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        assert [type(error) for error in failures] == [RegistryTimeout] * 8
+        assert time.monotonic() - begun < 4
+
+
+class TestATokenServer:
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            bad_http.html(),
+            bad_http.replying(200, b""),
+            bad_http.replying(200, b"[]"),
+            bad_http.replying(200, b"{}"),
+            bad_http.replying(200, b'{"token": 5}'),
+            bad_http.replying(200, b'{"token": ""}'),
+            bad_http.replying(200, b'{"token": "a\\r\\nX-Injected: b"}'),
+            bad_http.replying(200, b'{"token": "\xc3\xa4"}'),
+            bad_http.replying(200, b"[" * 100_000),
+            bad_http.replying(200, b'{"token": "' + b"a" * 300_000 + b'"}'),
+            bad_http.endless(),
+            bad_http.redirecting("/token"),
+            bad_http.sending(b"SSH-2.0\r\n"),
+        ],
+    )
+    def test_that_talks_nonsense_is_told_of(self, guarded: GuardedRegistry, answer: Answer) -> None:
+        guarded.realm.on("/token", answer)
+        with client_of(guarded.registry.netloc) as client, pytest.raises(RegistryNonsense):
+            client.ping()
+
+    @pytest.mark.parametrize(
+        ("answer", "error"),
+        [
+            (bad_http.replying(401), RegistryRefused),
+            (bad_http.replying(403), RegistryRefused),
+            (bad_http.replying(429), RegistryUnavailable),
+            (bad_http.replying(503), RegistryUnavailable),
+            (bad_http.hanging_up(), RegistryUnavailable),
+            (bad_http.silent(), RegistryTimeout),
+        ],
+    )
+    def test_that_fails_is_told_of(
+        self, guarded: GuardedRegistry, answer: Answer, error: type[RegistryError]
+    ) -> None:
+        guarded.realm.on("/token", answer)
+        with client_of(guarded.registry.netloc, read_timeout=0.3) as client, pytest.raises(error) as caught:
+            client.ping()
+        assert guarded.realm.netloc in str(caught.value)
+
+    def test_elsewhere_does_not_get_the_password(self, guarded: GuardedRegistry) -> None:
+        with start_http_server() as elsewhere:
+            elsewhere.on("/token", guarded.give)
+            guarded.realm.on("/token", bad_http.redirecting(f"{elsewhere.url}/token"))
+            with client_of(guarded.registry.netloc, "brewer", PASSWORD) as client:
+                client.ping()
+            assert "Authorization" in guarded.realm.requests[0].headers
+            assert "Authorization" not in elsewhere.requests[0].headers
+
+    def test_at_plain_http_does_not_get_the_password_of_a_registry_at_https(
+        self, guarded: GuardedRegistry
+    ) -> None:
+        target = parse_url("https://registry.example.com/v2/")
+        with HttpClient(1, 5) as http:
+            with pytest.raises(RegistryRefused, match="plain http"):
+                RegistryAuth(http, "brewer", PASSWORD).answer([guarded.challenge], target, "x", None)
+            assert guarded.realm.requests == []
+            anonymous = RegistryAuth(http).answer([guarded.challenge], target, "x", None)
+        assert anonymous == "Bearer token1"
+
+
+class TestAChallenge:
+    @pytest.mark.parametrize(
+        "challenge",
+        [
+            "",
+            "Negotiate",
+            'Digest realm="a", nonce="b"',
+            "Bearer",
+            'Bearer service="s"',
+            'Bearer realm="open',
+            "%$!",
+        ],
+    )
+    def test_that_cannot_be_answered_is_told_of(self, guarded: GuardedRegistry, challenge: str) -> None:
+        guarded.challenge = challenge
+        with (
+            client_of(guarded.registry.netloc, "brewer", PASSWORD) as client,
+            pytest.raises(RegistryRefused, match="none of the ways") as caught,
+        ):
+            client.ping()
+        assert caught.value.status == 401
+        assert PASSWORD not in str(caught.value)
+
+    @pytest.mark.parametrize(
+        "realm", ["", "/token", "file:///etc/passwd", "ftp://a/", "http://a b/", "http://:1"]
+    )
+    def test_whose_realm_is_none_is_nonsense(self, guarded: GuardedRegistry, realm: str) -> None:
+        guarded.challenge = f'Bearer realm="{realm}"'
+        with client_of(guarded.registry.netloc) as client, pytest.raises(RegistryNonsense, match="realm"):
+            client.ping()
+
+    def test_for_a_token_goes_before_one_for_the_password(self, guarded: GuardedRegistry) -> None:
+        guarded.challenge = f'Basic realm="a", {guarded.challenge}'
+        with client_of(guarded.registry.netloc, "brewer", PASSWORD) as client:
+            client.ping()
+        sent = [request.headers.get("Authorization") for request in guarded.registry.requests]
+        assert sent == [None, "Bearer token1"]
+
+    def test_of_a_host_that_the_registry_led_to_is_not_answered(self, guarded: GuardedRegistry) -> None:
+        with start_http_server() as elsewhere:
+            asking = {"WWW-Authenticate": f'Basic realm="a", {guarded.challenge}'}
+            elsewhere.on("/*", bad_http.replying(401, headers=asking))
+            guarded.registry.on("/v2/", bad_http.redirecting(f"{elsewhere.url}/v2/"))
+            with (
+                client_of(guarded.registry.netloc, "brewer", PASSWORD) as client,
+                pytest.raises(RegistryUnavailable, match="storage answers 401"),
+            ):
+                client.ping()
+            assert [request.headers.get("Authorization") for request in elsewhere.requests] == [None]
+        assert guarded.realm.requests == []

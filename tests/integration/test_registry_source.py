@@ -1,0 +1,196 @@
+"""Which repository a layer is read from: the known ones in their order, else whatever holds it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from core.config import DockerRegistry
+from core.errors import LayerMissing, SourceRefused, SourceTimeout, SourceUnavailable
+from core.http import HttpClient
+from core.layer import LayerRef
+from core.registry import RegistryClient
+from core.sources.registry import RegistrySource
+from tests.layer_places import layer_of
+from tests.servers.bad_http import html, in_turn, replying, silent
+from tests.servers.http_server import Answer, start_http_server
+from tests.servers.layers import layer_bytes
+from tests.servers.push import Bearer, push_blob
+from tests.servers.registry import Registry, start_registry
+from tests.servers.token_server import User, start_token_server
+
+CONTENT = layer_bytes(300_000, seed=3)
+LAYER = layer_of(CONTENT)
+
+
+@pytest.fixture(scope="module")
+def quiet_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    """A registry that nobody else asks anything: its log shows what a source asked."""
+    with start_registry(tmp_path_factory.mktemp("quiet")) as registry:
+        push_blob(registry, "team/app", CONTENT)
+        push_blob(registry, "team/base", CONTENT)
+        push_blob(registry, "other", b"something else")
+        yield registry
+
+
+@pytest.fixture
+def http() -> Iterator[HttpClient]:
+    with HttpClient(2.0, 1.0) as client:
+        yield client
+
+
+def source_of(
+    http: HttpClient,
+    host: str,
+    candidates: Iterable[str] = (),
+    user: str | None = None,
+    password: str | None = None,
+) -> RegistrySource:
+    settings = DockerRegistry(host=host, proto="http")
+    return RegistrySource(RegistryClient(settings, http, user, password), lambda: candidates)
+
+
+def known_in(*scopes: str) -> LayerRef:
+    return replace(LAYER, scopes=scopes)
+
+
+def read(source: RegistrySource, layer: LayerRef, offset: int = 0, length: int | None = None) -> bytes:
+    got = bytearray()
+    buffer = memoryview(bytearray(64 * 1024))
+    with source.open(layer, offset, length) as reader:
+        while count := reader.readinto(buffer):
+            got += buffer[:count]
+    return bytes(got)
+
+
+def asked_since(registry: Registry, before: int) -> list[tuple[str, str, int]]:
+    """Method, repository and status of the requests after the first `before`."""
+    return [
+        (method, path.removeprefix("/v2/").partition("/blobs/")[0], status)
+        for method, path, status in registry.requests()[before:]
+    ]
+
+
+def test_the_first_known_repository_that_has_it_is_read(quiet_registry: Registry, http: HttpClient) -> None:
+    source = source_of(http, quiet_registry.netloc)
+    before = len(quiet_registry.requests())
+    layer = known_in("gone/away", "other", "team/app", "team/base")
+
+    assert source.size(layer) == len(CONTENT)
+    assert read(source, layer) == CONTENT
+
+    assert asked_since(quiet_registry, before) == [
+        ("HEAD", "gone/away", 404),
+        ("HEAD", "other", 404),
+        ("HEAD", "team/app", 200),
+        ("GET", "team/app", 200),
+    ]
+
+
+def test_a_layer_in_none_of_its_repositories_is_missing(quiet_registry: Registry, http: HttpClient) -> None:
+    source = source_of(http, quiet_registry.netloc, candidates=["team/app"])
+
+    with pytest.raises(LayerMissing, match="gone/away, other"):
+        source.size(known_in("gone/away", "other"))
+
+
+def test_a_layer_without_repositories_is_looked_for_with_one_request_each(
+    quiet_registry: Registry, http: HttpClient
+) -> None:
+    source = source_of(http, quiet_registry.netloc, candidates=["other", "team/base", "team/app"])
+    before = len(quiet_registry.requests())
+
+    assert source.size(LAYER) == len(CONTENT)
+    assert read(source, LAYER) == CONTENT
+    assert read(source, LAYER, 1000, 500) == CONTENT[1000:1500]
+
+    assert asked_since(quiet_registry, before) == [
+        ("HEAD", "other", 404),
+        ("HEAD", "team/base", 200),
+        ("GET", "team/base", 200),
+        ("GET", "team/base", 206),
+    ]
+
+
+def test_the_catalog_may_be_what_is_looked_through(quiet_registry: Registry, http: HttpClient) -> None:
+    client = RegistryClient(DockerRegistry(host=quiet_registry.netloc, proto="http"), http)
+    source = RegistrySource(client, client.list_repositories)
+
+    assert read(source, LAYER) == CONTENT
+
+
+def test_a_layer_that_no_repository_holds_is_missing_and_says_how_many_were_asked(
+    quiet_registry: Registry, http: HttpClient
+) -> None:
+    source = source_of(http, quiet_registry.netloc, candidates=["other", "gone", "other"])
+
+    with pytest.raises(LayerMissing, match="any of 2 repositories"):
+        source.size(LAYER)
+
+
+def test_a_layer_that_moved_is_looked_for_again(http: HttpClient) -> None:
+    with start_http_server() as server:
+        blob = {"Content-Length": str(len(CONTENT))}
+        server.on("/v2/old/blobs/*", in_turn(replying(200, CONTENT, blob), replying(404)))
+        server.on("/v2/new/blobs/*", replying(200, CONTENT, blob))
+        source = source_of(http, server.netloc, candidates=["old", "new"])
+
+        assert source.size(LAYER) == len(CONTENT)
+        assert read(source, LAYER) == CONTENT
+        assert server.requests[-1].path.startswith("/v2/new/")
+
+
+def test_what_is_no_scope_is_left_out(quiet_registry: Registry, http: HttpClient) -> None:
+    source = source_of(http, quiet_registry.netloc)
+
+    assert source.size(known_in("../../etc", "UPPER", "", "team/app")) == len(CONTENT)
+
+
+def test_a_repository_that_may_not_be_read_is_passed_over(tmp_path: Path, http: HttpClient) -> None:
+    users = {"brewer": User("right", {"open/*": {"pull"}})}
+    with (
+        start_token_server(tmp_path, users) as tokens,
+        start_registry(tmp_path / "registry", token=tokens.registry_auth()) as registry,
+    ):
+        for scope in ("closed/app", "open/app"):
+            rights = {"type": "repository", "name": scope, "actions": ["pull", "push"]}
+            push_blob(registry, scope, CONTENT, auth=Bearer(tokens.token("owner", [rights])))
+        source = source_of(http, registry.netloc, user="brewer", password="right")
+
+        assert read(source, known_in("closed/app", "open/app")) == CONTENT
+        with pytest.raises(SourceRefused, match="closed/app"):
+            source.size(replace(layer_of(b"another"), scopes=("closed/app",)))
+
+
+def test_a_catalog_that_is_refused_says_so(http: HttpClient) -> None:
+    with start_http_server() as server:
+        server.on("/v2/_catalog", replying(401))
+        client = RegistryClient(DockerRegistry(host=server.netloc, proto="http"), http)
+
+        with pytest.raises(SourceRefused, match="_catalog"):
+            RegistrySource(client, client.list_repositories).size(LAYER)
+
+
+@pytest.mark.parametrize("answer", [replying(500), replying(429), html(200), html(404)])
+def test_a_registry_in_trouble_is_asked_again_later(http: HttpClient, answer: Answer) -> None:
+    with start_http_server() as server:
+        server.on("/*", answer)
+        source = source_of(http, server.netloc)
+
+        with pytest.raises(SourceUnavailable):
+            source.size(known_in("team/app", "team/base"))
+        with pytest.raises(SourceUnavailable):
+            source.open(known_in("team/app"), 0)
+        with pytest.raises(SourceUnavailable):
+            source.check()
+
+
+def test_a_registry_that_never_answers_is_a_time_out(http: HttpClient) -> None:
+    with start_http_server() as server:
+        server.on("/*", silent())
+
+        with pytest.raises(SourceTimeout):
+            source_of(http, server.netloc).size(known_in("team/app"))

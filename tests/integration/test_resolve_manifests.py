@@ -1,0 +1,262 @@
+"""What events left unresolved, read from a real registry."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import requests
+
+from sql.engine import create_engine_for
+from sql.schema import create_missing
+from sql.tables import Priority, build_tables
+from sql.transaction import transaction
+from tests.resolving import NOWHERE, Desk, client
+from tests.servers.bad_http import html, replying, silent
+from tests.servers.http_server import start_http_server
+from tests.servers.layers import layer_bytes
+from tests.servers.push import (
+    CONFIG,
+    INDEX,
+    LAYER,
+    MANIFEST,
+    Descriptor,
+    PushedImage,
+    image_manifest,
+    push_image,
+    push_index,
+    push_manifest,
+)
+from tests.servers.registry import Registry
+
+
+@pytest.fixture
+def desk(database_url: str, registry: Registry, scope: str) -> Iterator[Desk]:
+    engine, tables = create_engine_for(url=database_url), build_tables()
+    with transaction(engine) as connection:
+        create_missing(connection, tables)
+    yield Desk(engine, tables, client(registry.url), scope)
+    engine.dispose()
+
+
+@pytest.fixture
+def push(registry: Registry, scope: str) -> Callable[..., PushedImage]:
+    """Pushes an image of two layers that no other test has, by digest."""
+    seeds = iter(range(1000, 2000))
+
+    def pushed(media: Any = "docker", platform: str = "linux/amd64", tag: str | None = None) -> PushedImage:
+        start = zlib.crc32(scope.encode()) * 1000
+        layers = [layer_bytes(1000, seed=start + next(seeds)) for _ in range(2)]
+        return push_image(registry, scope, tag, layers, media=media, platform=platform)
+
+    return pushed
+
+
+def digests(*images: PushedImage) -> set[str]:
+    return {layer.digest for image in images for layer in image.layers}
+
+
+@pytest.mark.parametrize("media", ["docker", "oci"])
+def test_an_images_layers_are_queued_as_pushed_and_its_config_is_not(
+    desk: Desk, push: Callable[..., PushedImage], media: str
+) -> None:
+    image = push(media)
+    desk.put_down(image.digest)
+    summary = desk.run()
+    assert desk.queued() == dict.fromkeys(digests(image), Priority.PUSHED)
+    assert desk.waiting() == {}
+    assert desk.seen(image.digest) == {image.digest}
+    assert str(summary) == "resolved 1 manifests, queued 2 layers, put off 0, set aside 0, waiting 0"
+
+
+@pytest.mark.parametrize("media", ["docker", "oci"])
+def test_an_index_is_resolved_down_to_the_layers_of_its_images(
+    desk: Desk, registry: Registry, push: Callable[..., PushedImage], media: Any
+) -> None:
+    images = [push(media, platform) for platform in ("linux/amd64", "linux/arm64")]
+    index = push_index(registry, desk.scope, None, [image.descriptor for image in images], media=media)
+    desk.put_down(index.digest)
+    desk.run()
+    assert desk.queued().keys() == digests(*images)
+    assert desk.seen(index.digest, *(image.digest for image in images)) == {
+        index.digest,
+        *(image.digest for image in images),
+    }
+
+
+def test_an_index_of_indexes_is_resolved_too(
+    desk: Desk, registry: Registry, push: Callable[..., PushedImage]
+) -> None:
+    first, second = push("oci"), push("oci", "linux/arm64")
+    inner = push_index(registry, desk.scope, None, [first.descriptor], media="oci")
+    outer = push_index(registry, desk.scope, None, [inner.descriptor, second.descriptor], media="oci")
+    desk.put_down(outer.digest)
+    desk.run()
+    assert desk.queued().keys() == digests(first, second)
+
+
+def test_an_image_resolved_before_is_not_fetched_again_for_its_index(
+    desk: Desk, registry: Registry, push: Callable[..., PushedImage]
+) -> None:
+    image = push("oci")
+    desk.put_down(image.digest)
+    desk.run()
+    index = push_index(registry, desk.scope, None, [image.descriptor] * 2, media="oci")
+    desk.put_down(index.digest)
+    desk.run()
+    fetched = [path for method, path, _ in registry.requests() if method == "GET" and image.digest in path]
+    assert len(fetched) == 1
+    assert desk.waiting() == {}
+
+
+def test_children_that_come_later_than_their_index_are_waited_for(
+    desk: Desk, registry: Registry, push: Callable[..., PushedImage]
+) -> None:
+    there, late = push("oci"), push("oci", "linux/arm64")
+    index = push_index(registry, desk.scope, None, [late.descriptor, there.descriptor], media="oci")
+    forget(registry, desk.scope, late.digest)
+    desk.put_down(index.digest)
+    summary = desk.run()
+    assert desk.queued().keys() == digests(there)
+    assert (summary.put_off, summary.resolved, summary.waiting) == (1, 0, 1)
+    row = desk.waiting()[index.digest]
+    assert (row.attempts, row.reason) == (1, f"1 of its manifests are missing, {late.digest} first")
+    assert desk.seen(index.digest) == set()
+
+    push_manifest(registry, desk.scope, None, late.manifest, MANIFEST["oci"])
+    assert desk.run().resolved == 0, "it was tried again before its time"
+    desk.now = row.next_try
+    assert desk.run().resolved == 1
+    assert desk.queued().keys() == digests(there, late)
+    assert desk.waiting() == {}
+
+
+def test_tries_come_further_and_further_apart_and_end(desk: Desk) -> None:
+    desk.put_down(NOWHERE)
+    delays = []
+    for _ in range(2):
+        desk.run(max_attempts=3)
+        next_try = desk.waiting()[NOWHERE].next_try
+        delays.append(next_try - desk.now)
+        desk.now = next_try
+    assert 0 < delays[0] < delays[1]
+    summary = desk.run(max_attempts=3)
+    assert (summary.set_aside, summary.waiting) == (1, 0)
+    row = desk.waiting()[NOWHERE]
+    assert (row.next_try, row.attempts) == (None, 3)
+    assert NOWHERE in row.reason
+    desk.now += 10**9
+    assert desk.run().failed == 0, "what is set aside is left alone"
+
+
+def test_a_push_brings_back_what_was_set_aside(desk: Desk) -> None:
+    desk.put_down(NOWHERE)
+    desk.run(max_attempts=1)
+    desk.put_down(NOWHERE)
+    assert desk.run(max_attempts=1).set_aside == 1
+
+
+def test_what_cannot_be_resolved_does_not_hold_up_the_others(
+    desk: Desk, registry: Registry, push: Callable[..., PushedImage]
+) -> None:
+    image = push()
+    desk.put_down(NOWHERE)
+    desk.put_down("sha256:../../etc", "nonsense")
+    desk.put_down(image.digest, scope="../etc")
+    desk.put_down(image.digest)
+    summary = desk.run()
+    assert desk.queued().keys() == digests(image)
+    assert (summary.resolved, summary.put_off, summary.set_aside) == (1, 1, 3)
+
+
+def test_foreign_empty_and_attested_layers_are_not_queued(desk: Desk) -> None:
+    # A registry takes a foreign layer only if it is set up for it, so this one is played.
+    names = iter("abcdef")
+
+    def blob(media_type: str, size: int = 10, urls: tuple[str, ...] = ()) -> Descriptor:
+        return Descriptor(media_type, "sha256:" + next(names) * 64, size, urls)
+
+    layer = blob(LAYER["oci"])
+    others = [
+        blob(LAYER["oci"], size=0),
+        blob(LAYER["oci"], urls=("https://example.com/layer",)),
+        blob("application/vnd.in-toto+json"),
+    ]
+    body = image_manifest(blob(CONFIG["oci"]), [*others, layer], media="oci")
+    with start_http_server() as server:
+        server.on("/v2/*", replying(200, body, {"Content-Type": MANIFEST["oci"]}))
+        desk.put_down("sha256:" + hashlib.sha256(body).hexdigest())
+        assert desk.run(registry=client(server.url)).resolved == 1
+    assert desk.queued().keys() == {layer.digest}
+
+
+def test_a_manifest_that_contradicts_itself_is_set_aside_at_once(desk: Desk) -> None:
+    body = json.dumps({"schemaVersion": 2, "mediaType": MANIFEST["docker"], "layers": "none"}).encode()
+    digest = "sha256:" + hashlib.sha256(body).hexdigest()
+    with start_http_server() as server:
+        server.on("/v2/*", replying(200, body, {"Content-Type": MANIFEST["docker"]}))
+        desk.put_down(digest)
+        summary = desk.run(registry=client(server.url))
+    assert summary.set_aside == 1
+    assert "layers is not a list" in desk.waiting()[digest].reason
+
+
+def test_indexes_that_never_end_are_given_up(desk: Desk) -> None:
+    bodies: dict[str, bytes] = {}
+    inner = NOWHERE
+    for _ in range(20):
+        child = Descriptor(INDEX["oci"], inner, 100)
+        body = json.dumps(
+            {"schemaVersion": 2, "mediaType": INDEX["oci"], "manifests": [child.as_json()]}
+        ).encode()
+        inner = "sha256:" + hashlib.sha256(body).hexdigest()
+        bodies[inner] = body
+    asked: list[str] = []
+    with start_http_server() as server:
+
+        def answer(request: Any, connection: Any) -> None:
+            asked.append(request.path)
+            connection.reply(200, bodies[request.path.rsplit("/", 1)[1]], {"Content-Type": INDEX["oci"]})
+
+        server.on("/v2/*", answer)
+        desk.put_down(inner)
+        assert desk.run(registry=client(server.url)).put_off == 1
+    assert len(asked) < 10
+
+
+@pytest.mark.parametrize("answer", [html(), html(500)], ids=["a web page", "a web page with 500"])
+def test_a_registry_that_talks_nonsense_queues_nothing_and_is_asked_again(desk: Desk, answer: Any) -> None:
+    with start_http_server() as server:
+        server.on("/v2/*", answer)
+        desk.put_down(NOWHERE)
+        summary = desk.run(registry=client(server.url))
+    assert (summary.put_off, desk.queued()) == (1, {})
+
+
+def test_a_registry_that_is_silent_is_left_alone_until_the_next_run(desk: Desk) -> None:
+    with start_http_server() as server:
+        server.on("/v2/*", silent())
+        desk.put_down(*(f"sha256:{number:064}" for number in range(20)))
+        summary = desk.run(registry=client(server.url, read_timeout=0.2))
+    assert (summary.put_off, summary.waiting) == (3, 20)
+
+
+def test_told_to_stop_it_leaves_the_rest_for_the_next_run(
+    desk: Desk, push: Callable[..., PushedImage]
+) -> None:
+    images = [push(), push()]
+    desk.put_down(*(image.digest for image in images))
+    desk.stop.set()
+    assert desk.run().waiting == 2
+    desk.stop.clear()
+    assert desk.run().resolved == 2
+    assert desk.queued().keys() == digests(*images)
+
+
+def forget(registry: Registry, scope: str, digest: str) -> None:
+    """Delete a manifest, by the API."""
+    requests.delete(f"{registry.url}/v2/{scope}/manifests/{digest}", timeout=10).raise_for_status()

@@ -1,0 +1,138 @@
+"""The S3 store: where things are in the bucket, and what trouble with S3 becomes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+
+import pytest
+
+from core.digest import Digest
+from core.errors import StoreFailed
+from core.s3 import Bucket, s3_client
+from core.stores.s3 import MOST, S3Store
+from tests.servers.bad_http import endless, html, misstating_length, replying, silent
+from tests.servers.http_server import Answer, HttpServer, start_http_server
+from tests.servers.moto import Moto
+from tests.servers.process import free_port
+
+DIGEST = Digest("ab" * 32)
+SECRET = "a-secret-that-nobody-may-read"
+READ_TIMEOUT = 0.5
+
+
+@pytest.fixture
+def store_at() -> Iterator[Callable[[str, str], S3Store]]:
+    """Makes a store at an endpoint, in a bucket."""
+    with ExitStack() as clients:
+
+        def make(endpoint: str, bucket: str) -> S3Store:
+            client = s3_client(endpoint, "us-east-1", "tests", SECRET, 0.5, READ_TIMEOUT)
+            clients.enter_context(closing(client))
+            return S3Store(Bucket(client, bucket), "torrents/")
+
+        yield make
+
+
+@pytest.fixture
+def server() -> Iterator[HttpServer]:
+    with start_http_server() as server:
+        yield server
+
+
+def answers_everything(server: HttpServer, answer: Answer) -> None:
+    for path in (f"/bucket/torrents/ab/{DIGEST.hex}.torrent", "/bucket/torrents/check", "/bucket"):
+        server.on(path, answer)
+
+
+def error_body(code: str, message: str) -> bytes:
+    return f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{message}</Message></Error>".encode()
+
+
+def test_a_layers_metainfo_is_an_object_named_after_it(
+    moto: Moto, bucket: str, store_at: Callable[[str, str], S3Store]
+) -> None:
+    store = store_at(moto.endpoint, bucket)
+    store.put(DIGEST, b"d4:infodee")
+    store.check()
+    with moto.client() as client:
+        listed = client.list_objects_v2(Bucket=bucket)["Contents"]
+        assert [entry["Key"] for entry in listed] == [f"torrents/ab/{DIGEST.hex}.torrent"]
+        kept = client.get_object(Bucket=bucket, Key=listed[0]["Key"])
+        assert kept["ContentType"] == "application/x-bittorrent"
+        assert kept["Body"].read() == b"d4:infodee"
+
+
+def test_a_bucket_that_is_not_there_is_a_failure_and_no_missing_metainfo(
+    moto: Moto, store_at: Callable[[str, str], S3Store]
+) -> None:
+    store = store_at(moto.endpoint, "no-such-bucket")
+    for call in calls(store):
+        with pytest.raises(StoreFailed, match="no such bucket"):
+            call()
+
+
+def test_a_server_that_nobody_answers_at_is_a_failure(store_at: Callable[[str, str], S3Store]) -> None:
+    store = store_at(f"http://127.0.0.1:{free_port()}", "bucket")
+    for call in calls(store):
+        with pytest.raises(StoreFailed, match="connect"):
+            call()
+
+
+def test_a_server_that_says_nothing_costs_the_time_outs_of_two_tries(
+    server: HttpServer, store_at: Callable[[str, str], S3Store]
+) -> None:
+    answers_everything(server, silent())
+    begun = time.monotonic()
+    with pytest.raises(StoreFailed, match="timeout") as caught:
+        store_at(server.url, "bucket").get(DIGEST)
+    assert time.monotonic() - begun < 2 * READ_TIMEOUT + 2.0
+    assert caught.value.verdict == "try again"
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (replying(403, error_body("AccessDenied", "Access Denied")), "403 AccessDenied: Access Denied"),
+        (replying(403, error_body("SignatureDoesNotMatch", "Check your key")), "SignatureDoesNotMatch"),
+        (replying(500, error_body("InternalError", "We encountered an error")), "InternalError"),
+        (replying(503, error_body("SlowDown", "Reduce your request rate")), "SlowDown"),
+        (html(502), "502"),
+    ],
+    ids=["no access", "wrong key", "internal error", "too many requests", "a proxy's page"],
+)
+def test_an_answer_that_is_an_error_is_told_in_its_own_words(
+    server: HttpServer, store_at: Callable[[str, str], S3Store], answer: Answer, why: str
+) -> None:
+    answers_everything(server, answer)
+    store = store_at(server.url, "bucket")
+    for call in calls(store):
+        with pytest.raises(StoreFailed, match=why) as caught:
+            call()
+        assert SECRET not in str(caught.value)
+
+
+def test_metainfo_that_breaks_off_is_a_failure(
+    server: HttpServer, store_at: Callable[[str, str], S3Store]
+) -> None:
+    answers_everything(server, misstating_length(b"d4:inf", stated=1000))
+    with pytest.raises(StoreFailed):
+        store_at(server.url, "bucket").get(DIGEST)
+
+
+def test_an_endless_object_is_left_after_the_most_that_metainfo_can_have(
+    server: HttpServer, store_at: Callable[[str, str], S3Store]
+) -> None:
+    answers_everything(server, endless())
+    with pytest.raises(StoreFailed, match=f"longer than {MOST} bytes"):
+        store_at(server.url, "bucket").get(DIGEST)
+
+
+def calls(store: S3Store) -> list[Callable[[], object]]:
+    return [
+        lambda: store.put(DIGEST, b"d4:infodee"),
+        lambda: store.get(DIGEST),
+        lambda: store.delete(DIGEST),
+        store.check,
+    ]

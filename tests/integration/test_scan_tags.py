@@ -1,0 +1,369 @@
+"""Scans and backfills: what a registry holds is queued, cheaply the second time, whatever goes wrong."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import requests
+import sqlalchemy as sa
+
+from core.config import DockerRegistry
+from core.http import HttpClient
+from core.manifest_types import DOCKER_MANIFEST, OCI_INDEX
+from core.platform import Platform
+from core.registry import RegistryClient
+from jobs.repository_scan import Scan
+from jobs.scan_tags import scan_tags
+from jobs.walk_repositories import scopes_matching, walk_repositories
+from sql.engine import create_engine_for
+from sql.roles import grant_role
+from sql.schema import create_missing
+from sql.tables import Priority, build_tables
+from sql.transaction import transaction
+from tests.servers.bad_http import replying
+from tests.servers.http_server import Answer, Connection, HttpServer, Request, start_http_server
+from tests.servers.layers import digest_of, layer_bytes
+from tests.servers.push import Descriptor, push_image, push_index, push_manifest
+from tests.servers.registry import Registry, start_registry
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    """A registry of this file's own, so that its catalog holds nothing else."""
+    with start_registry(tmp_path_factory.mktemp("shelf"), delete=True) as server:
+        yield server
+
+
+def client(netloc: str) -> RegistryClient:
+    return RegistryClient(DockerRegistry(host=netloc, proto="http"), HttpClient(2, 5))
+
+
+@pytest.fixture
+def scan(database_url: str, shelf: Registry) -> Iterator[Scan]:
+    engine = create_engine_for(url=database_url)
+    tables = build_tables()
+    with transaction(engine) as connection:
+        create_missing(connection, tables)
+    yield Scan(
+        engine=engine,
+        tables=tables,
+        registry=client(shelf.netloc),
+        clock=time.time,
+        priority=Priority.SCANNED,
+        stop=threading.Event(),
+    )
+    engine.dispose()
+
+
+def grant(scan: Scan, *patterns: str) -> None:
+    with transaction(scan.engine) as connection:
+        for pattern in patterns:
+            grant_role(connection, scan.tables, pattern, now=1)
+
+
+def queued(scan: Scan) -> dict[str, int]:
+    """The digests that wait, and their priorities."""
+    queue = scan.tables.queue
+    with transaction(scan.engine) as connection:
+        return {row.digest: row.priority for row in connection.execute(sa.select(queue))}
+
+
+def asked(registry: Registry, before: int = 0) -> list[tuple[str, str]]:
+    return [(method, path) for method, path, _ in registry.requests()[before:]]
+
+
+def test_scopes_with_the_role_are_scanned_and_no_others(scan: Scan, shelf: Registry, scope: str) -> None:
+    mine = push_image(shelf, f"{scope}/mine", "v1", [layer_bytes(500, 1)])
+    globbed = push_image(shelf, f"{scope}/team/a/b", "v1", [layer_bytes(500, 2)])
+    push_image(shelf, f"{scope}/other", "v1", [layer_bytes(500, 3)])
+    grant(scan, f"{scope}/mine", f"{scope}/team/*")
+
+    summary = scan_tags(scan)
+
+    assert queued(scan) == {
+        mine.layers[0].digest: Priority.SCANNED,
+        globbed.layers[0].digest: Priority.SCANNED,
+    }
+    assert (summary.repositories, summary.queued, summary.failed) == (2, 2, 0)
+
+
+def test_without_a_role_nothing_is_asked_of_the_registry(scan: Scan, shelf: Registry) -> None:
+    before = len(shelf.requests())
+
+    assert scan_tags(scan).repositories == 0
+    assert asked(shelf, before) == []
+
+
+def test_a_second_scan_costs_one_head_a_tag(scan: Scan, shelf: Registry, scope: str) -> None:
+    for number in range(5):
+        push_image(shelf, scope, f"v{number}", [layer_bytes(500, 10), layer_bytes(500, 20 + number)])
+    push_image(shelf, scope, "same-as-v0", [layer_bytes(500, 10), layer_bytes(500, 20)])
+    grant(scan, scope)
+    assert scan_tags(scan).queued == 6
+    before = len(shelf.requests())
+
+    summary = scan_tags(scan)
+
+    assert (summary.tags, summary.unchanged, summary.queued) == (6, 5, 0)
+    methods = [method for method, _ in asked(shelf, before)]
+    assert sorted(methods) == ["GET", *["HEAD"] * 6]
+
+
+def test_a_moved_tag_is_read_again_and_its_old_layers_are_not_queued_twice(
+    scan: Scan, shelf: Registry, scope: str
+) -> None:
+    push_image(shelf, scope, "latest", [layer_bytes(500, 30)])
+    grant(scan, scope)
+    scan_tags(scan)
+    push_image(shelf, scope, "latest", [layer_bytes(500, 30), layer_bytes(500, 31)])
+
+    summary = scan_tags(scan)
+
+    assert (summary.queued, summary.known) == (1, 1)
+
+
+def test_only_the_wanted_platforms_of_an_index_are_read_and_others_later_if_wanted_then(
+    scan: Scan, shelf: Registry, scope: str
+) -> None:
+    amd64 = push_image(shelf, scope, None, [layer_bytes(500, 40)], media="oci", platform="linux/amd64")
+    arm64 = push_image(shelf, scope, None, [layer_bytes(500, 41)], media="oci", platform="linux/arm64")
+    push_index(shelf, scope, "v1", [amd64.descriptor, arm64.descriptor], media="oci")
+    grant(scan, scope)
+    limited = replace(scan, platforms=(Platform("linux", "amd64"),))
+
+    assert scan_tags(limited).queued == 1
+    assert set(queued(scan)) == {amd64.layers[0].digest}
+    assert scan_tags(limited).unchanged == 1
+
+    assert scan_tags(scan).queued == 1
+    assert set(queued(scan)) == {amd64.layers[0].digest, arm64.layers[0].digest}
+
+
+def test_an_index_whose_child_is_missing_gives_the_others_and_is_read_again(
+    scan: Scan, shelf: Registry, scope: str
+) -> None:
+    there = push_image(shelf, scope, None, [layer_bytes(500, 50)], media="oci")
+    gone = push_image(shelf, scope, None, [layer_bytes(500, 51)], media="oci", platform="linux/arm64")
+    push_index(shelf, scope, "v1", [there.descriptor, gone.descriptor], media="oci")
+    deleted = requests.delete(f"{shelf.url}/v2/{scope}/manifests/{gone.digest}", timeout=5)
+    assert deleted.status_code == 202
+    grant(scan, scope)
+
+    summary = scan_tags(scan)
+
+    assert (summary.queued, summary.failed) == (1, 0)
+    push_manifest(shelf, scope, None, gone.manifest, gone.descriptor.media_type)
+    assert scan_tags(scan).queued == 1
+
+
+def test_an_index_with_a_child_that_is_no_manifest_gives_the_others(scan: Scan, liar: HttpServer) -> None:
+    broken = b'{"schemaVersion": 2, "layers": [{"digest": "../../etc"}]}'
+    children = [
+        {"mediaType": DOCKER_MANIFEST, "digest": digest_of(body), "size": len(body)}
+        for body in (broken, manifest_of(5))
+    ]
+    index = json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": children}).encode()
+    index_headers = {"Content-Type": OCI_INDEX, "Docker-Content-Digest": digest_of(index)}
+    liar.on("/v2/odd/tags/list*", replying(200, b'{"name":"odd","tags":["v1"]}'))
+    for name, body, headers in (
+        ("v1", index, index_headers),
+        (digest_of(index), index, index_headers),
+        (digest_of(broken), broken, {"Content-Type": DOCKER_MANIFEST}),
+        (digest_of(manifest_of(5)), manifest_of(5), {"Content-Type": DOCKER_MANIFEST}),
+    ):
+        liar.on(f"/v2/odd/manifests/{name}", replying(200, body, headers))
+
+    walk_repositories(replace(scan, registry=client(liar.netloc)), ["odd"], "test")
+
+    assert set(queued(scan)) == {f"sha256:{5:064x}"}
+
+
+def test_an_index_of_indexes_is_followed(scan: Scan, shelf: Registry, scope: str) -> None:
+    image = push_image(shelf, scope, None, [layer_bytes(500, 60)], media="oci")
+    inner = push_index(shelf, scope, None, [image.descriptor], media="oci")
+    push_index(shelf, scope, "v1", [Descriptor(OCI_INDEX, inner.digest, inner.descriptor.size)], media="oci")
+    grant(scan, scope)
+
+    assert scan_tags(scan).queued == 1
+
+
+def test_two_scans_at_once_queue_everything_once(scan: Scan, shelf: Registry, scope: str) -> None:
+    digests = set()
+    for number in range(10):
+        image = push_image(shelf, scope, f"v{number}", [layer_bytes(500, 70 + number), layer_bytes(500, 7)])
+        digests |= {layer.digest for layer in image.layers}
+    grant(scan, scope)
+
+    runs = [threading.Thread(target=scan_tags, args=(scan,)) for _ in range(3)]
+    for run in runs:
+        run.start()
+    for run in runs:
+        run.join()
+
+    assert set(queued(scan)) == digests
+
+
+def test_a_walk_ends_at_its_limit_and_goes_on_from_there(scan: Scan, shelf: Registry, scope: str) -> None:
+    for number in range(10):
+        push_image(shelf, scope, f"v{number}", [layer_bytes(500, 90 + number)])
+
+    first = walk_repositories(replace(scan, limit=4), [scope], "test")
+    second = walk_repositories(replace(scan, limit=100), [scope], "test")
+
+    assert (first.queued, second.queued) == (4, 6)
+
+
+def test_a_walk_that_is_told_to_stop_says_so(scan: Scan, shelf: Registry, scope: str) -> None:
+    push_image(shelf, scope, "v1", [layer_bytes(500, 110)])
+    scan.stop.set()
+
+    summary = walk_repositories(scan, [scope], "test")
+
+    assert summary.interrupted
+    assert str(summary).endswith("interrupted: run it again to go on")
+    assert queued(scan) == {}
+
+
+@pytest.fixture
+def liar() -> Iterator[HttpServer]:
+    """Something in a registry's place."""
+    with start_http_server() as server:
+        yield server
+
+
+def manifest_of(number: int) -> bytes:
+    """An image of one layer, different for each `number`."""
+    digest = f"sha256:{number:064x}"
+    blob = {"mediaType": "application/octet-stream", "size": 10, "digest": digest}
+    return json.dumps(
+        {"schemaVersion": 2, "mediaType": DOCKER_MANIFEST, "config": blob, "layers": [blob]}
+    ).encode()
+
+
+def image(number: int) -> Answer:
+    """The manifest of one tag, to HEAD and GET."""
+    body = manifest_of(number)
+    headers = {"Content-Type": DOCKER_MANIFEST, "Docker-Content-Digest": digest_of(body)}
+    return replying(200, body, headers)
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 405])
+def test_a_catalog_that_is_forbidden_is_told_and_exact_names_still_work(
+    scan: Scan, liar: HttpServer, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    liar.on("/v2/_catalog*", replying(status, b'{"errors":[]}'))
+    liar.on("/v2/exact/name/tags/list*", replying(200, b'{"name":"exact/name","tags":["v1"]}'))
+    liar.on("/v2/exact/name/manifests/*", image(1))
+    grant(scan, "exact/name", "glob/*")
+
+    summary = scan_tags(replace(scan, registry=client(liar.netloc)))
+
+    assert (summary.queued, summary.failed) == (1, 1)
+    assert "only exact names can be walked" in caplog.text
+    assert str(status) in caplog.text or status == 404
+
+
+def test_one_repository_that_fails_does_not_end_the_walk(scan: Scan, liar: HttpServer) -> None:
+    for scope, answer in {
+        "a/html": replying(200, b"<html>", {"Content-Type": "text/html"}),
+        "b/broken": replying(200, b'{"tags": 7}'),
+        "c/none": replying(200, b'{"name":"c/none","tags":null}'),
+        "d/gone": replying(404, b'{"errors":[{"code":"NAME_UNKNOWN"}]}'),
+        "e/good": replying(200, b'{"name":"e/good","tags":["v1","bad tag","v2"]}'),
+    }.items():
+        liar.on(f"/v2/{scope}/tags/list*", answer)
+    liar.on("/v2/e/good/manifests/v1", image(1))
+    liar.on(
+        "/v2/e/good/manifests/v2", replying(200, b'{"schemaVersion": 2, "layers": [{"digest": "../../etc"}]}')
+    )
+    liar.on("/v2/e/good/manifests/*", image(1))
+
+    summary = walk_repositories(
+        replace(scan, registry=client(liar.netloc)),
+        ["a/html", "b/broken", "c/none", "d/gone", "e/good"],
+        "test",
+    )
+
+    assert summary.queued == 1
+    assert summary.failed >= 3
+    assert set(queued(scan)) == {f"sha256:{1:064x}"}
+
+
+def test_a_registry_that_is_gone_ends_the_walk_before_long(scan: Scan, liar: HttpServer) -> None:
+    liar.on("/v2/*", replying(503, b"", {"Retry-After": "1"}))
+
+    summary = walk_repositories(
+        replace(scan, registry=client(liar.netloc)), (f"scope/{number}" for number in range(1000)), "test"
+    )
+
+    assert summary.failed == 5
+
+
+def test_a_registry_that_falls_silent_within_a_repository_ends_its_walk_before_long(
+    scan: Scan, liar: HttpServer
+) -> None:
+    tags = [f"build-{number}" for number in range(1000)]
+    liar.on("/v2/big/tags/list*", replying(200, json.dumps({"name": "big", "tags": tags}).encode()))
+    liar.on("/v2/big/manifests/*", replying(503))
+
+    summary = walk_repositories(replace(scan, registry=client(liar.netloc)), ["big"], "test")
+
+    assert summary.failed == 6
+
+
+def test_a_repository_with_100_000_tags_is_walked(scan: Scan, liar: HttpServer) -> None:
+    tags = [f"build-{number}" for number in range(100_000)]
+    listing = json.dumps({"name": "big", "tags": tags}).encode()
+    same = image(1)
+    liar.on("/v2/big/tags/list*", replying(200, listing))
+    walked = 0
+
+    def count(request: Request, connection: Connection) -> None:
+        nonlocal walked
+        walked += 1
+        if walked == 300:
+            scan.stop.set()
+        same(request, connection)
+
+    liar.on("/v2/big/manifests/*", count)
+
+    summary = walk_repositories(replace(scan, registry=client(liar.netloc)), ["big"], "test")
+
+    assert summary.interrupted
+    assert summary.tags >= 200
+    assert summary.queued == 1
+
+
+def test_a_tag_deleted_during_the_scan_is_no_failure(scan: Scan, liar: HttpServer) -> None:
+    liar.on("/v2/moving/tags/list*", replying(200, b'{"name":"moving","tags":["gone","v1"]}'))
+    liar.on("/v2/moving/manifests/gone", replying(404, b'{"errors":[{"code":"MANIFEST_UNKNOWN"}]}'))
+    liar.on("/v2/moving/manifests/*", image(1))
+
+    summary = walk_repositories(replace(scan, registry=client(liar.netloc)), ["moving"], "test")
+
+    assert (summary.queued, summary.failed) == (1, 0)
+
+
+def test_a_dry_run_counts_each_layer_once_and_writes_nothing(scan: Scan, shelf: Registry, scope: str) -> None:
+    push_image(shelf, scope, "v1", [layer_bytes(1000, 120), layer_bytes(2000, 121)])
+    push_image(shelf, scope, "v2", [layer_bytes(1000, 120), layer_bytes(4000, 122)])
+
+    summary = walk_repositories(replace(scan, dry_run=True), [scope], "test")
+
+    assert (summary.queued, summary.bytes, summary.known) == (3, 7000, 1)
+    assert queued(scan) == {}
+
+
+def test_the_catalog_is_asked_only_for_globs(shelf: Registry, scope: str) -> None:
+    push_image(shelf, f"{scope}/a", "v1", [layer_bytes(500, 130)])
+    registry = client(shelf.netloc)
+    before = len(shelf.requests())
+
+    assert list(scopes_matching(registry, ["x/y", "z", "x/y"])) == ["x/y", "z"]
+    assert asked(shelf, before) == []
+    assert list(scopes_matching(registry, [f"{scope}/*", f"{scope}/a"])) == [f"{scope}/a"]

@@ -1,0 +1,228 @@
+"""The files of a registry's storage, listed alike from a directory, from S3 and from the tables of MDS."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from core.errors import SourceRefused, SourceUnavailable
+from core.s3 import Bucket, s3_client
+from core.storages.directory import DirectoryStorage
+from core.storages.s3 import S3Storage
+from core.storages.storage import StoredFile
+from sql.engine import create_engine_for
+from tests.layer_places import CONNECT_TIMEOUT, READ_TIMEOUT, making_sources
+from tests.servers.bad_http import hanging_up, html, misstating_length, replying, sending
+from tests.servers.http_server import Connection, Request, start_http_server
+from tests.servers.moto import Moto
+from tests.storage_places import (
+    DirectoryStoragePlace,
+    MdsStoragePlace,
+    S3StoragePlace,
+    StoragePlace,
+    mds_storage_place,
+    s3_storage_place,
+)
+
+FOLDER = "docker/registry/v2/blobs/sha256"
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> DirectoryStoragePlace:
+    return DirectoryStoragePlace(tmp_path / "storage")
+
+
+@pytest.fixture
+def s3(moto: Moto, bucket: str) -> Iterator[S3StoragePlace]:
+    with s3_storage_place(moto, bucket) as place:
+        yield place
+
+
+@contextmanager
+def mds_in(url: str) -> Iterator[MdsStoragePlace]:
+    engine = create_engine_for(url=url)
+    with mds_storage_place(engine) as place:
+        yield place
+    engine.dispose()
+
+
+@pytest.fixture
+def mds(tmp_path: Path) -> Iterator[MdsStoragePlace]:
+    with mds_in(f"sqlite:///{tmp_path / 'mds.sqlite'}") as place:
+        yield place
+
+
+@pytest.fixture
+def mds_on_postgres(postgres_url: str) -> Iterator[MdsStoragePlace]:
+    with mds_in(postgres_url) as place:
+        yield place
+
+
+@pytest.fixture(params=["directory", "s3", "mds", "mds_on_postgres"])
+def place(request: pytest.FixtureRequest) -> StoragePlace:
+    found: StoragePlace = request.getfixturevalue(request.param)
+    return found
+
+
+def paths(place: StoragePlace, folder: str = FOLDER) -> list[str]:
+    return [file.path for file in place.storage.files(folder)]
+
+
+def test_every_file_below_the_folder_is_listed_once_in_order_with_its_size(place: StoragePlace) -> None:
+    names = [f"{FOLDER}/{number:02x}/{number:064x}/data" for number in range(8)]
+    for number, name in reversed(list(enumerate(names))):
+        place.put(name, bytes(number))
+
+    listed = list(place.storage.files(FOLDER))
+
+    assert listed == [StoredFile(name, number) for number, name in enumerate(names)]
+
+
+def test_what_lies_beside_the_folder_is_not_listed(place: StoragePlace) -> None:
+    for path in (f"{FOLDER}/aa/data", f"{FOLDER}x/data", "docker/registry/v2/repositories/a/_layers/link"):
+        place.put(path, b"1")
+
+    assert paths(place) == [f"{FOLDER}/aa/data"]
+
+
+def test_names_with_signs_that_databases_and_urls_give_a_meaning_are_listed_as_they_are(
+    place: StoragePlace,
+) -> None:
+    folder = "a_b%c"
+    names = [f"{folder}/x y+z", f"{folder}/%41", f"{folder}/ümlaut", f"{folder}/_", "aXbYc/other"]
+    for name in names:
+        place.put(name, b"1")
+
+    assert sorted(paths(place, folder)) == sorted(names[:-1])
+
+
+def test_what_is_gone_is_not_listed(place: StoragePlace) -> None:
+    place.put(f"{FOLDER}/aa/data", b"1")
+    place.put(f"{FOLDER}/bb/data", b"1")
+    place.remove(f"{FOLDER}/aa/data")
+
+    assert paths(place) == [f"{FOLDER}/bb/data"]
+
+
+def test_folders_to_skip_are_not_walked_in_a_directory(directory: DirectoryStoragePlace) -> None:
+    directory.put("repositories/a/_layers/link", b"1")
+    directory.put("repositories/a/_manifests/tags/latest/link", b"1")
+    (directory.root / "repositories/a/_manifests").chmod(0)
+
+    listed = directory.storage.files("repositories", frozenset({"_manifests"}))
+
+    assert [file.path for file in listed] == ["repositories/a/_layers/link"]
+
+
+def test_folders_in_the_tables_of_mds_are_no_files(mds: MdsStoragePlace) -> None:
+    mds.put_folder(f"{FOLDER}/aa")
+    mds.put(f"{FOLDER}/aa/data", b"1")
+
+    assert paths(mds) == [f"{FOLDER}/aa/data"]
+
+
+def test_a_tree_that_is_not_there_at_all_is_a_failure_and_not_empty(tmp_path: Path) -> None:
+    (tmp_path / "not-mounted").mkdir()
+    with pytest.raises(SourceUnavailable, match="blobs"):
+        list(DirectoryStorage(tmp_path / "not-mounted").files(FOLDER))
+
+
+def test_links_to_directories_are_followed_but_not_in_circles(
+    directory: DirectoryStoragePlace, tmp_path: Path
+) -> None:
+    other_disk = tmp_path / "other-disk"
+    (other_disk / "cc").mkdir(parents=True)
+    (other_disk / "cc/data").write_bytes(b"12")
+    directory.put(f"{FOLDER}/aa/data", b"1")
+    folder = directory.root / FOLDER
+    (folder / "bb").symlink_to(other_disk)
+    (other_disk / "back").symlink_to(folder)
+    (other_disk / "itself").symlink_to(other_disk / "itself")
+
+    listed = list(directory.storage.files(FOLDER))
+
+    assert StoredFile(f"{FOLDER}/bb/cc/data", 2) in listed
+    assert StoredFile(f"{FOLDER}/bb/itself", None) in listed
+    assert len(listed) < 10
+
+
+def test_what_is_no_regular_file_has_no_size(directory: DirectoryStoragePlace) -> None:
+    directory.put(f"{FOLDER}/aa/data", b"1")
+    (directory.root / FOLDER / "bb").symlink_to("/etc/passwd")
+    os.mkfifo(directory.root / FOLDER / "cc")
+
+    assert [file.size for file in directory.storage.files(FOLDER)] == [1, None, None]
+
+
+def test_a_folder_that_may_not_be_read_breaks_the_listing_off(
+    directory: DirectoryStoragePlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory.put(f"{FOLDER}/aa/data", b"1")
+    directory.put(f"{FOLDER}/bb/data", b"1")
+    scan = os.scandir
+
+    def forbidding(place: str) -> object:
+        # The tests may run as root, whom no mode keeps out.
+        if place.endswith("/bb"):
+            raise PermissionError(13, "Permission denied")
+        return scan(place)
+
+    monkeypatch.setattr(os, "scandir", forbidding)
+    listing = directory.storage.files(FOLDER)
+    assert next(listing).path == f"{FOLDER}/aa/data"
+    with pytest.raises(SourceRefused, match="bb"):
+        next(listing)
+
+
+def page(*keys: str, onward: str | None = None) -> bytes:
+    """A page of a listing (S3, ListObjectsV2)."""
+    contents = "".join(f"<Contents><Key>{key}</Key><Size>1</Size></Contents>" for key in keys)
+    more = f"<NextContinuationToken>{onward}</NextContinuationToken>" if onward else ""
+    truncated = "true" if onward else "false"
+    body = f"<IsTruncated>{truncated}</IsTruncated><KeyCount>{len(keys)}</KeyCount>{contents}{more}"
+    return f"<?xml version='1.0'?><ListBucketResult>{body}</ListBucketResult>".encode()
+
+
+XML = {"Content-Type": "application/xml"}
+BREAKS = {
+    "cut in its head": sending(b"HTTP/1.1 200 OK\r\nContent-Type: applic"),
+    "cut in its body": misstating_length(page(f"{FOLDER}/b")[:90], 400, XML),
+    "a web page": html(),
+    "nothing": hanging_up(),
+    "an error": replying(500, b"<Error><Code>InternalError</Code></Error>", XML),
+    "a refusal": replying(403, b"<Error><Code>AccessDenied</Code></Error>", XML),
+    "the page before": replying(200, page(f"{FOLDER}/a", onward="two"), XML),
+}
+
+
+@pytest.mark.parametrize("broken", BREAKS)
+def test_a_listing_of_s3_that_breaks_between_pages_never_looks_like_its_end(broken: str) -> None:
+    first = replying(200, page(f"{FOLDER}/a", onward="two"), XML)
+
+    def listing(request: Request, connection: Connection) -> None:
+        (BREAKS[broken] if "continuation-token" in request.query else first)(request, connection)
+
+    with start_http_server() as server, making_sources() as sources:
+        server.on("/*", listing)
+        client = s3_client(server.url, "us-east-1", "tests", "not a secret", CONNECT_TIMEOUT, READ_TIMEOUT)
+        sources.stack.callback(client.close)
+        storage = S3Storage(Bucket(client, "layers"), "", read_timeout=READ_TIMEOUT)
+        files = storage.files(FOLDER)
+        assert next(files).path == f"{FOLDER}/a"
+        with pytest.raises((SourceUnavailable, SourceRefused), match="s3://layers"):
+            list(files)
+
+
+def test_a_bucket_that_is_not_there_is_a_failure(moto: Moto) -> None:
+    with s3_storage_place(moto, "no-such-bucket") as place, pytest.raises(SourceUnavailable, match="no such"):
+        list(place.storage.files(FOLDER))
+
+
+def test_s3_out_of_reach_is_a_failure(s3: S3StoragePlace) -> None:
+    s3.proxy.close()
+    with pytest.raises(SourceUnavailable):
+        list(s3.storage.files(FOLDER))

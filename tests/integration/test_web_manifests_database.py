@@ -1,0 +1,165 @@
+"""Manifests while the database is away, hangs, or has no tables: they come all the same, and soon."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from core.digest import Digest
+from core.manifest import LayerDescriptor, parse_manifest
+from core.manifest_types import DOCKER_MANIFEST
+from sql.engine import create_engine_for
+from sql.tables import Priority, build_tables
+from tests.servers.postgres import OwnPostgres, start_postgres
+from tests.servers.registry import Registry
+from tests.web_manifests import brew, ids, image_of, rbtorrent, until
+from tests.web_parts import rows
+from tests.web_server import Front, front_of
+from web.asked_layers import MOST_WAITING, AskedLayers
+from web.known_ids import PAUSE_SECONDS
+
+
+class Clock:
+    """Seconds that pass when told to."""
+
+    def __init__(self) -> None:
+        self.now = 1_700_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def postgres_of_its_own(tmp_path: Path) -> Iterator[OwnPostgres]:
+    with start_postgres(tmp_path / "postgres") as server:
+        yield server
+
+
+@pytest.fixture
+def silent_port() -> Iterator[int]:
+    """A port that takes connections, as the machine does for a server that hangs, and never answers."""
+    with socket.create_server(("127.0.0.1", 0), backlog=100) as listener:
+        yield listener.getsockname()[1]
+
+
+def timed_get(front: Front, scope: str) -> tuple[list[str | None], float]:
+    began = time.monotonic()
+    answer = front.get(f"/v2/{scope}/manifests/latest")
+    took = time.monotonic() - began
+    assert answer.status == 200
+    return ids(answer), took
+
+
+def test_with_postgresql_stopped_and_started_again(
+    registry: Registry, postgres_of_its_own: OwnPostgres, scope: str, tmp_path: Path
+) -> None:
+    clock, image = Clock(), image_of(registry, scope)
+    postgres_of_its_own.create_database("app")
+    url = postgres_of_its_own.url("app")
+    with front_of(registry.netloc, tmp_path, database_url=url, clock=clock) as front:
+        brew(front, *image.layers[:2])
+        postgres_of_its_own.stop()
+        found, took = timed_get(front, scope)
+        assert (found, took < 2) == ([None] * 3, True)
+        # It is not asked at each request from now on.
+        assert timed_get(front, scope)[1] < 1
+        postgres_of_its_own.start()
+        clock.now += PAUSE_SECONDS
+        expected = [rbtorrent(layer.digest) for layer in image.layers[:2]]
+        assert timed_get(front, scope)[0] == [*expected, None]
+        queue = front.parts.tables.queue
+        until(lambda: rows(front.parts, queue, "digest") == [(image.layers[2].digest,)])
+        # Ids that are known do not need the database.
+        postgres_of_its_own.stop()
+        assert timed_get(front, scope)[0] == [*expected, None]
+
+
+@pytest.mark.parametrize("where", ["127.0.0.1:{port}", "127.0.0.1:1", "nobody.invalid:5432"])
+def test_a_database_that_cannot_be_reached_costs_little_time(
+    registry: Registry, scope: str, tmp_path: Path, silent_port: int, where: str
+) -> None:
+    image_of(registry, scope)
+    engine = create_engine_for(
+        url=f"postgresql://user@{where.format(port=silent_port)}/app", connect_timeout=2.0
+    )
+    with front_of(registry.netloc, tmp_path, engine=engine) as front:
+        for limit in (3.0, 1.5, 1.5):
+            found, took = timed_get(front, scope)
+            assert (found, took < limit) == ([None] * 3, True)
+
+
+def test_many_requests_at_once_do_not_queue_up_for_a_database_that_hangs(
+    registry: Registry, scope: str, tmp_path: Path, silent_port: int
+) -> None:
+    image_of(registry, scope)
+    engine = create_engine_for(url=f"postgresql://user@127.0.0.1:{silent_port}/app", connect_timeout=2.0)
+    with front_of(registry.netloc, tmp_path, engine=engine) as front:
+        took: list[float] = []
+        threads = [
+            threading.Thread(target=lambda: took.append(timed_get(front, scope)[1])) for _ in range(20)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20)
+        assert len(took) == 20
+        assert max(took) < 4
+
+
+def test_a_database_without_tables_costs_the_ids_alone(
+    registry: Registry, scope: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    image_of(registry, scope)
+    engine = create_engine_for(url=f"sqlite:///{tmp_path / 'empty.sqlite'}")
+    with front_of(registry.netloc, tmp_path / "front", engine=engine) as front:
+        assert timed_get(front, scope)[0] == [None] * 3
+    assert "ids not read" in caplog.text
+
+
+def test_what_cannot_be_queued_is_asked_for_again(
+    registry: Registry, postgres_of_its_own: OwnPostgres, scope: str, tmp_path: Path
+) -> None:
+    image = image_of(registry, scope)
+    layers = parse_manifest(image.manifest, DOCKER_MANIFEST).layers  # type: ignore[union-attr] # an image
+    postgres_of_its_own.create_database("app")
+    url = postgres_of_its_own.url("app")
+    with front_of(registry.netloc, tmp_path, database_url=url) as front:
+        parts = front.parts
+        asked = AskedLayers(parts.engine, parts.tables, parts.clock)
+        try:
+            postgres_of_its_own.stop()
+            assert asked.put(scope, layers) == 3
+            until(lambda: asked.dropped == 3)
+            postgres_of_its_own.start()
+            assert asked.put(scope, layers) == 3
+            until(lambda: len(rows(parts, parts.tables.queue, "digest")) == 3)
+            assert asked.put(scope, layers) == 0
+        finally:
+            asked.close()
+        assert set(rows(parts, parts.tables.queue, "priority")) == {(Priority.ASKED,)}
+
+
+def test_layers_beyond_what_may_wait_are_dropped_and_counted(silent_port: int) -> None:
+    engine = create_engine_for(url=f"postgresql://user@127.0.0.1:{silent_port}/app", connect_timeout=2.0)
+    asked = AskedLayers(engine, build_tables(), Clock())
+    layers = [
+        LayerDescriptor(Digest(f"{number:064x}"), 1, "application/gzip", foreign=False)
+        for number in range(MOST_WAITING + 50)
+    ]
+    assert asked.put("first", layers[:1]) == 1
+    time.sleep(0.2)  # the writer takes it, and hangs with it
+    assert asked.put("second", layers) == MOST_WAITING
+    assert asked.dropped == 50
+
+
+def test_what_waits_is_written_when_the_app_is_closed(registry: Registry, scope: str, tmp_path: Path) -> None:
+    image_of(registry, scope)
+    with front_of(registry.netloc, tmp_path) as front:
+        timed_get(front, scope)
+        front.app.close()
+        assert len(rows(front.parts, front.parts.tables.queue, "digest")) == 3

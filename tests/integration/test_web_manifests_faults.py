@@ -1,0 +1,236 @@
+"""Hostile headers, and a registry that misbehaves: what callers get then."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core.manifest_types import DOCKER_MANIFEST, OCI_INDEX
+from tests.servers.bad_http import (
+    dripping,
+    endless,
+    endless_head,
+    hanging_up,
+    html,
+    misstating_length,
+    redirecting,
+    replying,
+    sending,
+    silent,
+)
+from tests.servers.http_server import Answer, HttpServer, start_http_server
+from tests.servers.registry import Registry
+from tests.web_manifests import ENGINE, brew, code_of, ids, image_of
+from tests.web_server import Front, front_of
+
+PATH = "/v2/team/app/manifests/latest"
+IMAGE = json.dumps(
+    {
+        "schemaVersion": 2,
+        "mediaType": DOCKER_MANIFEST,
+        "config": {"mediaType": "application/json", "size": 2, "digest": "sha256:" + "c" * 64},
+        "layers": [{"mediaType": "application/gzip", "size": 9, "digest": "sha256:" + "a" * 64}],
+    }
+).encode()
+KIND = {"Content-Type": DOCKER_MANIFEST}
+
+
+@pytest.fixture
+def upstream() -> Iterator[HttpServer]:
+    with start_http_server() as server:
+        yield server
+
+
+@pytest.fixture
+def front(upstream: HttpServer, tmp_path: Path) -> Iterator[Front]:
+    with front_of(upstream.netloc, tmp_path) as front:
+        yield front
+
+
+def test_ping_answers_with_the_registry_down(front: Front, upstream: HttpServer) -> None:
+    upstream.close()
+    assert (front.get("/ping").status, front.get("/ping").body) == (200, b"pong")
+
+
+@pytest.mark.parametrize(
+    ("answer", "status"),
+    [
+        (hanging_up(), 502),
+        (hanging_up(reset=True), 502),
+        (sending(b"not http\r\n\r\n"), 502),
+        (misstating_length(IMAGE[:100], len(IMAGE), KIND), 502),
+        (replying(200, IMAGE + b" " * (5 << 20), KIND), 502),
+        (endless(KIND), 502),
+        (endless_head(), 502),
+        (silent(), 504),
+        (dripping(IMAGE, size=1, seconds=0.5, headers=KIND), 504),
+    ],
+)
+@pytest.mark.parametrize("accept", [ENGINE, "*/*"])
+def test_a_registry_that_gives_no_whole_answer_is_502_or_504_in_time(
+    front: Front, upstream: HttpServer, answer: Answer, status: int, accept: str
+) -> None:
+    upstream.on(PATH, answer)
+    began = time.monotonic()
+    got = front.get(PATH, Accept=accept)
+    assert (got.status, code_of(got)) == (status, "UNAVAILABLE")
+    assert time.monotonic() - began < 5
+
+
+def test_a_registry_that_is_down_is_502(front: Front, upstream: HttpServer) -> None:
+    upstream.close()
+    for path in (PATH, "/v2/"):
+        got = front.get(path)
+        assert (got.status, code_of(got)) == (502, "UNAVAILABLE")
+    assert front.head(PATH).status == 502
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        html(),
+        html(500),
+        redirecting("https://elsewhere.example/v2/team/app/manifests/latest", 307),
+        replying(429, b'{"errors": []}', {"Retry-After": "7", "Content-Type": "application/json"}),
+        replying(503, b"", {"Content-Type": "application/json"}),
+        replying(403, b'{"errors": [{"code": "DENIED"}]}', {"Content-Type": "application/json"}),
+        replying(200, b"{", KIND),
+        replying(200, b"[" * 100_000, KIND),
+        replying(200, IMAGE.replace(b"sha256:a", b"sha256:x"), KIND),
+        replying(200, IMAGE, {**KIND, "Content-Encoding": "gzip"}),
+        replying(200, IMAGE, {"Content-Type": "application/vnd.cncf.helm.config.v1+json"}),
+    ],
+)
+def test_whatever_else_the_registry_answers_comes_back_as_it_is(
+    front: Front, upstream: HttpServer, answer: Answer
+) -> None:
+    upstream.on(PATH, answer)
+    augmented, untouched = front.get(PATH), front.get(f"{PATH}?rbtorrent=false")
+    assert (augmented.status, augmented.body) == (untouched.status, untouched.body)
+    assert sorted(augmented.headers.items()) == sorted(untouched.headers.items())
+    assert augmented.headers["Rbtorrent-Image-Digest"] is None
+
+
+def test_odd_headers_of_the_registry_do_no_harm(front: Front, upstream: HttpServer) -> None:
+    head = (
+        "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n"
+        "X-Folded: one\r\n two\r\nX-Text: Größe\r\nConnection: X-Hop, close\r\nX-Hop: 1\r\n"
+        "Keep-Alive: 5\r\nTrailer: a\r\nSet-Cookie: a=b\r\nSet-Cookie: c=d\r\n\r\nok"
+    )
+    upstream.on(PATH, sending(head.encode()))
+    answer = front.get(PATH, Accept=ENGINE)
+    assert (answer.status, answer.body) == (200, b"ok")
+    assert answer.headers["X-Text"] == "Größe".encode().decode("latin-1")
+    assert (answer.headers["X-Folded"] or "").split() == ["one", "two"]
+    assert answer.headers.get_all("Set-Cookie") == ["a=b", "c=d"]
+    assert not {"connection", "keep-alive", "trailer", "x-hop"} & {
+        name.lower() for name, _ in answer.headers.items()
+    }
+
+
+def test_a_manifest_that_is_not_what_its_digest_says_gets_no_ids(front: Front, upstream: HttpServer) -> None:
+    digest = "sha256:" + "d" * 64
+    upstream.on(f"/v2/team/app/manifests/{digest}", replying(200, IMAGE, KIND))
+    upstream.on(PATH, replying(200, IMAGE, {**KIND, "Docker-Content-Digest": digest}))
+    assert front.get(PATH).status == 502
+    assert front.get(f"/v2/team/app/manifests/{digest}?rbtorrent=true").status == 502
+
+
+def test_an_index_that_leads_to_itself_or_nowhere_ends(front: Front, upstream: HttpServer) -> None:
+    def index(*digests: str) -> bytes:
+        entries = [{"mediaType": OCI_INDEX, "size": 9, "digest": digest} for digest in digests]
+        return json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}).encode()
+
+    many = [f"sha256:{number:064x}" for number in range(1000)]
+    upstream.on(PATH, replying(200, index(*many), {"Content-Type": OCI_INDEX}))
+    answer = front.get(PATH)
+    assert answer.status == 404
+    assert len(upstream.requests) <= 8
+
+
+def test_only_the_headers_meant_for_it_reach_the_registry(front: Front, upstream: HttpServer) -> None:
+    upstream.on(PATH, replying(200, IMAGE, KIND))
+    sent = {
+        "Authorization": "Basic c29tZWJvZHk6cGFzc3dvcmQ=",
+        "User_Agent": "docker/20.10",
+        "X_Forwarded_For": "192.0.2.7",
+        "X_Real_IP": "192.0.2.7",
+        "Cookie": "a=b",
+        "Range": "bytes=0-1",
+        "Accept_Encoding": "gzip",
+        "Host": "evil.example",
+        "Connection": "X-Hop",
+        "If_None_Match": '"sha256:x"',
+        "Accept": "application/json",
+        "Transfer_Encoding": "chunked",
+    }
+    front.get(PATH, **sent)
+    headers = {name.lower(): value for name, value in upstream.requests[-1].headers.items()}
+    assert headers == {
+        "host": upstream.netloc,
+        "accept": front.parts.config.docker_registry.compatibility_header,
+        "accept-encoding": "identity",
+        "authorization": "Basic c29tZWJvZHk6cGFzc3dvcmQ=",
+        "user-agent": "docker/20.10",
+        "x-forwarded-for": "192.0.2.7",
+        "x-real-ip": "192.0.2.7",
+    }
+    front.get(PATH + "?rbtorrent=false", **sent)
+    headers = {name.lower(): value for name, value in upstream.requests[-1].headers.items()}
+    assert (headers["accept"], headers["if-none-match"]) == ("application/json", '"sha256:x"')
+
+
+@pytest.mark.parametrize("hostile", ["a\x00b", "ü" * 10, "x" * 60_000, "\x7f", "a\tb"])
+def test_odd_headers_of_the_caller_do_no_harm(front: Front, upstream: HttpServer, hostile: str) -> None:
+    upstream.on(PATH, replying(200, IMAGE, KIND))
+    for name in ("Authorization", "Accept", "If_None_Match", "User_Agent", "X_Real_IP"):
+        answer = front.get(PATH, **{name: hostile})
+        assert answer.status in (200, 400, 502)
+        assert answer.status == 200 or code_of(answer)
+
+
+def test_a_failure_of_ours_tells_the_client_nothing(tmp_path: Path, upstream: HttpServer) -> None:
+    class Broken:
+        def admit(self, headers: Any) -> None:
+            raise RuntimeError("something secret")
+
+    with front_of(upstream.netloc, tmp_path / "broken", access=Broken()) as front:
+        answer = front.get(PATH)
+    assert (answer.status, code_of(answer)) == (500, "UNKNOWN")
+    assert b"secret" not in answer.body
+
+
+def test_no_token_is_in_any_log(
+    registry: Registry,
+    tmp_path: Path,
+    scope: str,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    image = image_of(registry, scope)
+    token = "dGhyb3ctYXdheS10b2tlbg"
+    with front_of(registry.netloc, tmp_path / "well") as front:
+        brew(front, image.layers[0])
+        for kind in ("Bearer", "Basic", "OAuth", ""):
+            sent = {"Authorization": f"{kind} {token}".strip()}
+            assert ids(front.get(f"/v2/{scope}/manifests/latest", **sent))[0]
+            front.head(f"/v2/{scope}/manifests/latest", **sent)
+            front.get("/v2/", **sent)
+            front.get(f"/v2/UPPER/manifests/latest?rbtorrent={token}", **sent)
+            front.ask("PUT", f"/v2/{scope}/manifests/latest", **sent)
+    with start_http_server() as bad, front_of(bad.netloc, tmp_path / "bad") as front:
+        for answer in (hanging_up(), html(500), replying(200, b"{", KIND)):
+            bad.on(PATH, answer)
+            front.get(PATH, Authorization=f"Bearer {token}")
+            front.get(PATH, Authorization=f"Bearer {token}\x00")
+    assert "manifest" in caplog.text
+    assert token not in caplog.text
+    written = capfd.readouterr()
+    assert token not in written.out + written.err

@@ -1,0 +1,329 @@
+"""The server that runs the app: addresses, slow clients, and how it stops, alone and with workers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from tests.servers.process import ServerProcess, free_port, listening
+from web.listen import listen
+from web.server import WebServer
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+class Doors:
+    """An app: /wait answers once it is let go, everything else at once."""
+
+    def __init__(self) -> None:
+        self.entered = threading.Event()
+        self.let_go = threading.Event()
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        if environ["PATH_INFO"] == "/wait":
+            self.entered.set()
+            self.let_go.wait(20)
+        body = f"{environ['PATH_INFO']} {environ.get('HTTP_ACCEPT')}".encode()
+        start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
+        return [body]
+
+
+@contextmanager
+def serving(app: Callable[..., Any], host: str = "127.0.0.1") -> Iterator[tuple[WebServer, int]]:
+    sockets = listen(host, 0)
+    port = sockets[0].getsockname()[1]
+    server = WebServer(app, sockets, threads=4)
+    try:
+        yield server, port
+    finally:
+        server.stop(0)
+
+
+def get(port: int, path: str, host: str = "127.0.0.1", **headers: str) -> requests.Response:
+    with requests.Session() as session:
+        session.trust_env = False
+        return session.get(f"http://{host}:{port}{path}", headers=headers, timeout=20)
+
+
+def in_background(work: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
+    results: list[Any] = []
+
+    def run() -> None:
+        try:
+            results.append(work())
+        except requests.RequestException as error:
+            results.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread, results
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 10) -> None:
+    give_up = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < give_up
+        time.sleep(0.05)
+
+
+def refused(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+@pytest.mark.parametrize("host", ["::", ""])
+def test_all_addresses_means_those_of_ipv4_and_of_ipv6(host: str) -> None:
+    with serving(Doors(), host) as (_, port):
+        assert get(port, "/a", "127.0.0.1").ok
+        if socket.has_ipv6 and Path("/proc/net/if_inet6").exists():
+            assert get(port, "/a", "[::1]").ok
+
+
+def test_one_address_means_no_other() -> None:
+    with serving(Doors(), "127.0.0.1") as (_, port):
+        assert get(port, "/a").ok
+        with pytest.raises(requests.ConnectionError):
+            get(port, "/a", "127.0.0.2")
+
+
+def test_an_address_that_is_taken_is_refused() -> None:
+    with closing(listen("127.0.0.1", 0)[0]) as taken, pytest.raises(OSError, match="in use"):
+        listen("127.0.0.1", taken.getsockname()[1])
+
+
+def test_several_accept_lines_reach_the_app_as_one() -> None:
+    with serving(Doors()) as (_, port), socket.create_connection(("127.0.0.1", port)) as client:
+        client.sendall(b"GET /a HTTP/1.0\r\nAccept: a/b\r\nAccept: c/d, e/f\r\n\r\n")
+        assert client.makefile("rb").read().endswith(b"/a a/b, c/d, e/f")
+
+
+def test_clients_that_send_slowly_hold_no_thread() -> None:
+    with serving(Doors()) as (_, port):
+        slow = [socket.create_connection(("127.0.0.1", port)) for _ in range(50)]
+        for client in slow:
+            client.sendall(b"GET /a HTTP/1.1\r\nHost: a\r\nX-")
+        began = time.monotonic()
+        assert get(port, "/a").ok
+        assert time.monotonic() - began < 5
+        for client in slow:
+            client.sendall(b"A: b\r\n\r\n")
+            assert client.recv(100).startswith(b"HTTP/1.1 200")
+            client.close()
+
+
+def test_requests_beyond_the_threads_wait_for_one() -> None:
+    app = Doors()
+    with serving(app) as (_, port):
+        asking = [in_background(lambda: get(port, "/wait").status_code) for _ in range(12)]
+        assert app.entered.wait(10)
+        app.let_go.set()
+        for thread, _ in asking:
+            thread.join(20)
+        assert [answers for _, answers in asking] == [[200]] * 12
+        assert sum(thread.name.startswith("web-") for thread in threading.enumerate()) <= 4
+
+
+def test_requests_that_still_wait_for_a_thread_are_served_before_the_server_stops() -> None:
+    app = Doors()
+    with serving(app) as (server, port):
+        asking = [in_background(lambda: get(port, "/wait").status_code) for _ in range(8)]
+        assert app.entered.wait(10)
+        time.sleep(0.5)
+        stopping, finished = in_background(lambda: server.stop(grace=10))
+        app.let_go.set()
+        for thread, _ in [*asking, (stopping, finished)]:
+            thread.join(20)
+        assert [answers for _, answers in asking] == [[200]] * 8
+        assert finished == [True]
+
+
+def test_a_head_without_end_is_refused() -> None:
+    with serving(Doors()) as (_, port):
+        assert get(port, "/a", Authorization="Bearer " + "x" * 30_000).ok
+        assert get(port, "/a", Authorization="Bearer " + "x" * 300_000).status_code == 431
+
+
+def test_what_the_server_logs_holds_no_capability(caplog: pytest.LogCaptureFixture) -> None:
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        raise RuntimeError("on purpose")
+
+    with serving(app) as (_, port):
+        answer = get(port, "/v0/layers/c2VjcmV0/" + "a" * 64)
+    assert (answer.status_code, "on purpose" in answer.text) == (500, False)
+    assert "/v0/layers/…/aaaa" in caplog.text
+    assert "c2VjcmV0" not in caplog.text
+
+
+def test_a_request_in_flight_finishes_before_the_server_stops() -> None:
+    app = Doors()
+    with serving(app) as (server, port):
+        asking, answers = in_background(lambda: get(port, "/wait").text)
+        assert app.entered.wait(10)
+        stopping, finished = in_background(lambda: server.stop(grace=10))
+        wait_until(lambda: refused(port))
+        assert stopping.is_alive()
+        app.let_go.set()
+        asking.join(10)
+        stopping.join(10)
+        assert answers == ["/wait */*"]
+        assert finished == [True]
+
+
+def test_a_request_that_does_not_finish_is_given_up_after_the_grace() -> None:
+    app = Doors()
+    with serving(app) as (server, port):
+        asking, answers = in_background(lambda: get(port, "/wait").text)
+        assert app.entered.wait(10)
+        began = time.monotonic()
+        assert not server.stop(grace=0.5)
+        assert time.monotonic() - began < 5
+        app.let_go.set()
+        asking.join(10)
+        assert isinstance(answers[0], requests.ConnectionError)
+
+
+def test_who_has_connected_before_the_stop_is_served() -> None:
+    with serving(Doors()) as (server, port), socket.create_connection(("127.0.0.1", port)) as client:
+        client.sendall(b"GET /a HTTP/1.0\r\n\r\n")
+        server.stop()
+        assert client.recv(100).startswith(b"HTTP/1.0 200")
+
+
+def test_an_answer_that_is_being_sent_is_sent_to_its_end() -> None:
+    size = 64 << 20
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterator[bytes]:
+        start_response("200 OK", [("Content-Length", str(size))])
+        for _ in range(size >> 20):
+            yield b"x" * (1 << 20)
+
+    with serving(app) as (server, port), socket.create_connection(("127.0.0.1", port)) as client:
+        client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        received = len(client.recv(1000))
+        stopping, finished = in_background(lambda: server.stop(grace=30))
+        while part := client.recv(1 << 20):
+            received += len(part)
+        stopping.join(10)
+        assert received > size
+        assert finished == [True]
+
+
+PROGRAM = """
+import os, sys, time
+from web.workers import serve
+
+class App:
+    def __call__(self, environ, start_response):
+        if environ["PATH_INFO"] == "/slow":
+            time.sleep(1)
+        if environ["PATH_INFO"] == "/crash":
+            os._exit(3)
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return iter([str(os.getpid()).encode()])
+    def close(self):
+        print("closed", flush=True)
+
+def broken():
+    raise ValueError("cannot be built")
+
+build = broken if sys.argv[3] == "broken" else App
+sys.exit(serve(build, "127.0.0.1", int(sys.argv[1]), workers=int(sys.argv[2]), threads=4, grace=5))
+"""
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Iterator[Callable[..., tuple[ServerProcess, int]]]:
+    started: list[ServerProcess] = []
+
+    def run(workers: int, how: str = "well") -> tuple[ServerProcess, int]:
+        file, port = tmp_path / "program.py", free_port()
+        file.write_text(textwrap.dedent(PROGRAM))
+        process = ServerProcess(
+            [sys.executable, file, str(port), str(workers), how],
+            ready=listening(port),
+            log=tmp_path / "log",
+            env={"PYTHONPATH": str(REPOSITORY)},
+            grace=10,
+        )
+        process.start()
+        started.append(process)
+        return process, port
+
+    yield run
+    for process in started:
+        process.stop()
+
+
+def exit_status(process: ServerProcess) -> int:
+    """The status with which it ends by itself; it is left to its own `stop` to be reaped."""
+    wait_until(lambda: not process.alive, 20)
+    ended = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    assert ended is not None
+    return ended.si_status
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_server_after_what_is_in_flight(
+    program: Callable[..., tuple[ServerProcess, int]], workers: int, number: signal.Signals
+) -> None:
+    process, port = program(workers)
+    asking, answers = in_background(lambda: get(port, "/slow").status_code)
+    time.sleep(0.4)
+    process.send_signal(number)
+    asking.join(10)
+    assert answers == [200]
+    assert exit_status(process) == 0
+    assert process.log.read_text().count("closed") == workers
+
+
+def test_workers_share_the_requests(program: Callable[..., tuple[ServerProcess, int]]) -> None:
+    process, port = program(2)
+    seen: set[str] = set()
+
+    def both() -> bool:
+        seen.add(get(port, "/a").text)
+        return len(seen) == 2
+
+    wait_until(both, 20)
+    assert str(process.pid) not in seen
+
+
+def test_a_worker_that_dies_is_replaced(program: Callable[..., tuple[ServerProcess, int]]) -> None:
+    _, port = program(1 + 1)
+    time.sleep(2.5)  # one that dies sooner counts as one that cannot work
+    with pytest.raises(requests.ConnectionError):
+        get(port, "/crash")
+    seen: set[str] = set()
+
+    def both() -> bool:
+        seen.add(get(port, "/a").text)
+        return len(seen) == 2
+
+    wait_until(both, 20)
+
+
+def test_an_app_that_cannot_be_built_ends_the_server(
+    program: Callable[..., tuple[ServerProcess, int]],
+) -> None:
+    process, _ = program(2, "broken")
+    assert exit_status(process) == 1
+
+
+def test_workers_do_not_outlive_who_started_them(program: Callable[..., tuple[ServerProcess, int]]) -> None:
+    process, port = program(2)
+    worker = int(get(port, "/a").text)
+    os.kill(process.pid, signal.SIGKILL)
+    wait_until(lambda: not Path(f"/proc/{worker}").exists())

@@ -1,0 +1,320 @@
+"""The places that layers are read from, each with a real server behind it and a proxy in front of that."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import sqlalchemy as sa
+
+from core.config import DockerRegistry
+from core.digest import Digest
+from core.http import HttpClient
+from core.layer import LayerRef
+from core.registry import RegistryClient
+from core.s3 import Bucket, s3_client
+from core.sources.directory import DirectorySource
+from core.sources.mds import MdsSource
+from core.sources.registry import RegistrySource
+from core.sources.s3 import S3Source
+from core.sources.source import LayerSource
+from sql.legacy import find_mds_files
+from sql.tables import Tables, build_tables
+from tests.memory_source import MemorySource
+from tests.servers.bad_http import replying, serving
+from tests.servers.cutting_proxy import CuttingProxy, start_cutting_proxy
+from tests.servers.http_server import start_http_server
+from tests.servers.mds import Mds, start_mds
+from tests.servers.moto import Moto
+from tests.servers.process import free_port
+from tests.servers.push import push_blob
+from tests.servers.registry import Registry, start_registry
+
+TEMPLATE = "/docker/registry/v2/blobs/sha256/{short_digest}/{full_digest}/data"
+CONNECT_TIMEOUT = 2.0
+READ_TIMEOUT = 1.0
+
+
+class Place(Protocol):
+    """Where layers are, and sources that read from there."""
+
+    source: LayerSource
+    proxy: CuttingProxy | None
+    """What stands between the source and its server; None where there is no connection to be cut."""
+
+    def put(self, content: bytes) -> LayerRef:
+        """Keep a layer there."""
+
+    def replace(self, layer: LayerRef, content: bytes) -> None:
+        """Put other bytes in the layer's place."""
+
+    def remove(self, layer: LayerRef) -> None:
+        """Have the layer vanish."""
+
+    def refused(self) -> LayerSource:
+        """A source of the same kind that the server refuses. Nothing else works there from now on."""
+
+    def unreachable(self) -> LayerSource:
+        """A source of the same kind that nobody answers."""
+
+
+def layer_of(content: bytes) -> LayerRef:
+    """The layer of these bytes, of which nothing more is known."""
+    return LayerRef(Digest(hashlib.sha256(content).hexdigest()))
+
+
+def s3_key(layer: LayerRef) -> str:
+    """Where a registry with `rootdirectory: /` keeps a layer in its bucket."""
+    return TEMPLATE.format(short_digest=layer.digest.short, full_digest=layer.digest.hex)[1:]
+
+
+@dataclass
+class MemoryPlace:
+    """The fake that unit tests use, held to what the real ones are held to."""
+
+    source: MemorySource = field(default_factory=lambda: MemorySource({}))
+    proxy: CuttingProxy | None = None
+
+    def put(self, content: bytes) -> LayerRef:
+        layer = layer_of(content)
+        self.replace(layer, content)
+        return layer
+
+    def replace(self, layer: LayerRef, content: bytes) -> None:
+        self.source.layers[layer.digest] = content
+
+    def remove(self, layer: LayerRef) -> None:
+        del self.source.layers[layer.digest]
+
+
+@dataclass(kw_only=True)
+class DirectoryPlace:
+    """A real registry's storage tree. `scope` is a repository to push to."""
+
+    registry: Registry
+    scope: str
+    proxy: CuttingProxy | None = None
+
+    def __post_init__(self) -> None:
+        self.source: LayerSource = DirectorySource(self.registry.storage, TEMPLATE)
+
+    def put(self, content: bytes) -> LayerRef:
+        layer = replace(layer_of(content), scopes=(self.scope,))
+        # Another test may have left other bytes in its place.
+        self.remove(layer)
+        push_blob(self.registry, self.scope, content)
+        return layer
+
+    def replace(self, layer: LayerRef, content: bytes) -> None:
+        self.registry.blob_file(str(layer.digest)).write_bytes(content)
+
+    def remove(self, layer: LayerRef) -> None:
+        self.registry.blob_file(str(layer.digest)).unlink(missing_ok=True)
+
+
+@dataclass(kw_only=True)
+class RegistryPlace(DirectoryPlace):
+    """A real registry, whose storage is a directory. `folder` is for another one, with a password."""
+
+    proxy: CuttingProxy
+    sources: Sources
+    folder: Path
+
+    def __post_init__(self) -> None:
+        self.source = self.sources.registry(self.proxy.netloc)
+
+    def refused(self) -> LayerSource:
+        guarded = start_registry(self.folder, htpasswd={"brewer": "right"})
+        return self.sources.registry(self.sources.stack.enter_context(guarded).netloc, "brewer", "wrong")
+
+    def unreachable(self) -> LayerSource:
+        return self.sources.registry(f"127.0.0.1:{free_port()}")
+
+
+@dataclass(kw_only=True)
+class RegistryOnS3Place(RegistryPlace):
+    """A real registry that stores in S3, and sends readers there. The proxy stands in front of that S3."""
+
+    moto: Moto
+    bucket: str
+
+    def __post_init__(self) -> None:
+        self.source = self.sources.registry(self.registry.netloc)
+
+    def replace(self, layer: LayerRef, content: bytes) -> None:
+        with self.moto.client() as client:
+            client.put_object(Bucket=self.bucket, Key=s3_key(layer), Body=content)
+
+    def remove(self, layer: LayerRef) -> None:
+        with self.moto.client() as client:
+            client.delete_object(Bucket=self.bucket, Key=s3_key(layer))
+
+
+@dataclass
+class S3Place:
+    """A bucket of moto's, filled as a registry fills it."""
+
+    moto: Moto
+    bucket: str
+    proxy: CuttingProxy
+    sources: Sources
+
+    def __post_init__(self) -> None:
+        self.source = self.sources.s3(self.proxy.url, self.bucket)
+
+    def put(self, content: bytes) -> LayerRef:
+        layer = layer_of(content)
+        self.replace(layer, content)
+        return layer
+
+    def replace(self, layer: LayerRef, content: bytes) -> None:
+        with self.moto.client() as client:
+            client.put_object(Bucket=self.bucket, Key=s3_key(layer), Body=content)
+
+    def remove(self, layer: LayerRef) -> None:
+        with self.moto.client() as client:
+            client.delete_object(Bucket=self.bucket, Key=s3_key(layer))
+
+    def refused(self) -> LayerSource:
+        # moto takes any credentials.
+        said = b"<Error><Code>InvalidAccessKeyId</Code><Message>No such key id</Message></Error>"
+        server = self.sources.stack.enter_context(start_http_server())
+        server.on("/*", replying(403, said, {"Content-Type": "application/xml"}))
+        return self.sources.s3(server.url, self.bucket)
+
+    def unreachable(self) -> LayerSource:
+        return self.sources.s3(f"http://127.0.0.1:{free_port()}", self.bucket)
+
+
+@dataclass
+class MdsPlace:
+    """A stand-in for MDS, with real tables that say where in it a file is."""
+
+    mds: Mds
+    proxy: CuttingProxy
+    engine: sa.Engine
+    sources: Sources
+    tables: Tables = field(default_factory=build_tables)
+
+    def __post_init__(self) -> None:
+        self.tables.mfs.metadata.create_all(self.engine)
+        self.source = self._source(self.proxy.url)
+
+    def put(self, content: bytes) -> LayerRef:
+        layer = layer_of(content)
+        path, mds_key = self._path(layer), f"our name for {layer.digest.hex}"
+        with self.engine.begin() as connection:
+            file = {"path": path, "parent": path.rpartition("/")[0], "dir": False, "size": len(content)}
+            connection.execute(self.tables.mfs.insert().values(file | {"key": mds_key}))
+            info = self.mds.put(layer.digest.hex, content)
+            row = {"key": mds_key, "mdsfileinfo": info, "deleted": False}
+            connection.execute(self.tables.mds.insert().values(row))
+        return layer
+
+    def replace(self, layer: LayerRef, content: bytes) -> None:
+        key = json.loads(self.row(layer))["key"]
+        self.mds.server.on(self.mds.path(key), serving(content))
+
+    def remove(self, layer: LayerRef) -> None:
+        self.mds.delete(self.row(layer))
+        self.change(layer, deleted=True)
+
+    def refused(self) -> LayerSource:
+        self.mds.refusing = True
+        return self.source
+
+    def unreachable(self) -> LayerSource:
+        return self._source(f"http://127.0.0.1:{free_port()}")
+
+    def row(self, layer: LayerRef) -> str:
+        """The layer's `mdsfileinfo`."""
+        info = self._find_file(self._path(layer))
+        assert info is not None
+        return info
+
+    def change(self, layer: LayerRef, **values: Any) -> None:
+        """Change columns of the layer's row in the table `mds`."""
+        mfs, mds = self.tables.mfs, self.tables.mds
+        key = sa.select(mfs.c.key).where(mfs.c.path == self._path(layer)).scalar_subquery()
+        with self.engine.begin() as connection:
+            connection.execute(mds.update().where(mds.c.key == key).values(values))
+
+    def _source(self, url: str) -> MdsSource:
+        template = f"{url}/{{payload}}/"
+        return MdsSource(self.sources.http, template, self.mds.namespace, TEMPLATE, self._find_file)
+
+    def _find_file(self, path: str) -> str | None:
+        with self.engine.connect() as connection:
+            return find_mds_files(connection, self.tables, [path]).get(path)
+
+    def _path(self, layer: LayerRef) -> str:
+        return TEMPLATE.format(short_digest=layer.digest.short, full_digest=layer.digest.hex)
+
+
+@dataclass
+class Sources:
+    """Makes sources, and closes what they hold open with `stack`."""
+
+    stack: ExitStack
+    http: HttpClient
+
+    def registry(self, host: str, user: str | None = None, password: str | None = None) -> RegistrySource:
+        """A source that reads from the registry at `host`."""
+        settings = DockerRegistry(host=host, proto="http")
+        return RegistrySource(RegistryClient(settings, self.http, user, password))
+
+    def s3(self, url: str, bucket: str) -> S3Source:
+        """A source that reads a bucket of the S3 at `url`."""
+        client = s3_client(url, "us-east-1", "tests", "not a secret", CONNECT_TIMEOUT, READ_TIMEOUT)
+        self.stack.callback(client.close)
+        return S3Source(Bucket(client, bucket), "/", TEMPLATE, read_timeout=READ_TIMEOUT)
+
+
+@contextmanager
+def making_sources() -> Iterator[Sources]:
+    """Sources for the length of a `with` block."""
+    with ExitStack() as stack:
+        yield Sources(stack, stack.enter_context(HttpClient(CONNECT_TIMEOUT, READ_TIMEOUT)))
+
+
+@contextmanager
+def registry_place(registry: Registry, scope: str, folder: Path) -> Iterator[RegistryPlace]:
+    with making_sources() as sources, start_cutting_proxy(registry.url) as proxy:
+        yield RegistryPlace(registry=registry, scope=scope, proxy=proxy, sources=sources, folder=folder)
+
+
+@contextmanager
+def registry_on_s3_place(moto: Moto, bucket: str, scope: str, folder: Path) -> Iterator[RegistryOnS3Place]:
+    with making_sources() as sources, start_cutting_proxy(moto.endpoint) as proxy:
+        storage = moto.registry_storage(bucket) | {"endpoint": proxy.url}
+        with start_registry(folder / "on S3", s3=storage) as registry:
+            yield RegistryOnS3Place(
+                registry=registry,
+                scope=scope,
+                proxy=proxy,
+                sources=sources,
+                folder=folder / "guarded",
+                moto=moto,
+                bucket=bucket,
+            )
+
+
+@contextmanager
+def s3_place(moto: Moto, bucket: str) -> Iterator[S3Place]:
+    with making_sources() as sources, start_cutting_proxy(moto.endpoint) as proxy:
+        yield S3Place(moto, bucket, proxy, sources)
+
+
+@contextmanager
+def mds_place(folder: Path) -> Iterator[MdsPlace]:
+    engine = sa.create_engine(f"sqlite:///{folder / 'mds.sqlite'}")
+    try:
+        with making_sources() as sources, start_mds() as mds, start_cutting_proxy(mds.server.url) as proxy:
+            yield MdsPlace(mds, proxy, engine, sources)
+    finally:
+        engine.dispose()

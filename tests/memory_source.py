@@ -1,0 +1,116 @@
+"""A layer source in memory that breaks when told to, for tests that open no socket."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Literal, Self
+
+from core.digest import Digest
+from core.errors import LayerMissing, RangesIgnored, SourceCut, SourceTimeout, SourceUnavailable
+from core.layer import LayerRef
+
+Kind = Literal["cut", "timeout", "early end", "unavailable", "refused connection"]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What one opening of the source suffers: after `after` bytes it breaks in this way.
+
+    "early end" is an end that looks like one; "refused connection" breaks the opening itself.
+    """
+
+    kind: Kind
+    after: int = 0
+
+
+@dataclass
+class MemorySource:
+    """Layers in memory. Openings suffer `faults`, one each, in the order in which they come.
+
+    `opened` records (offset, length) of every opening. `most_per_read` bytes are given at once, at most.
+    `before_read` is called before each read, with its offset; a test may wait or raise in it.
+    """
+
+    layers: dict[Digest, bytes]
+    faults: Iterable[Fault | None] = ()
+    parallel: bool = True
+    ignores_ranges: bool = False
+    most_per_read: int | None = None
+    before_read: Callable[[int], object] = lambda _offset: None
+    opened: list[tuple[int, int | None]] = field(default_factory=list)
+    open_readers: set[MemoryReader] = field(default_factory=set)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _coming: Iterator[Fault | None] | None = None
+
+    def size(self, layer: LayerRef) -> int:
+        return len(self._content(layer))
+
+    def open(self, layer: LayerRef, offset: int, length: int | None = None) -> MemoryReader:
+        content = self._content(layer)
+        with self._lock:
+            self._coming = self._coming or iter(self.faults)
+            fault = next(self._coming, None)
+            self.opened.append((offset, length))
+        if fault and fault.kind == "refused connection":
+            raise SourceUnavailable("memory", "connection refused")
+        if self.ignores_ranges and offset:
+            raise RangesIgnored("memory")
+        end = len(content) if length is None else offset + length
+        reader = MemoryReader(self, content[:end], offset, fault)
+        self.open_readers.add(reader)
+        return reader
+
+    def check(self) -> str:
+        return f"memory holds {len(self.layers)} layers"
+
+    def _content(self, layer: LayerRef) -> bytes:
+        if layer.digest not in self.layers:
+            raise LayerMissing(str(layer.digest), "memory")
+        return self.layers[layer.digest]
+
+
+class MemoryReader:
+    """Reads from `position` to the end of `content`, or to its fault."""
+
+    def __init__(self, source: MemorySource, content: bytes, position: int, fault: Fault | None) -> None:
+        self._source = source
+        self._content = content
+        self._position = position
+        self._fault = fault
+        self._breaks_at = len(content) if fault is None else min(position + fault.after, len(content))
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        self._source.before_read(self._position)
+        if self not in self._source.open_readers:
+            raise SourceCut("memory", self._position, "closed")
+        most = min(len(buffer), self._source.most_per_read or len(buffer))
+        part = self._content[self._position : min(self._position + most, self._breaks_at)]
+        if not part and self._fault:
+            match self._fault.kind:
+                case "cut":
+                    raise SourceCut("memory", self._position, "connection reset")
+                case "timeout":
+                    raise SourceTimeout("memory", 1.0)
+                case "unavailable":
+                    raise SourceUnavailable("memory", "out of order")
+        buffer[: len(part)] = part
+        self._position += len(part)
+        return len(part)
+
+    def close(self) -> None:
+        self._source.open_readers.discard(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+        /,
+    ) -> None:
+        self.close()

@@ -1,0 +1,37 @@
+"""deploy/nginx.conf as it is shipped, run by a real nginx: only addresses are changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.servers.nginx import Nginx, start_nginx
+
+SHIPPED = Path(__file__).parents[1] / "deploy/nginx.conf"
+
+
+@contextmanager
+def nginx_front(folder: Path, *, registry: str, app: str, fallback: bool = False) -> Iterator[Nginx]:
+    """nginx in front of these two, given as `host:port`. `fallback` takes the comment signs off the lines
+    by which pulls go on while the app is away.
+    """
+
+    def http(port: int) -> str:
+        changes = {
+            "server 127.0.0.1:10050;": f"server {app};",
+            "server 127.0.0.1:5000;": f"server {registry};",
+            "listen 80;": f"listen 127.0.0.1:{port};",
+        }
+        if fallback:
+            changes["#error_page"] = "error_page"
+            for line in ("location @registry {", "    proxy_pass http://docker_registry;", "}"):
+                changes[f"    #{line}"] = line
+        text = SHIPPED.read_text()
+        for shipped, changed in changes.items():
+            assert text.count(shipped) == 1, shipped
+            text = text.replace(shipped, changed)
+        return text
+
+    with start_nginx(folder, http) as nginx:
+        yield nginx

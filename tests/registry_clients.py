@@ -1,0 +1,37 @@
+"""Registry clients for the tests, with short time-outs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from core.config import DockerRegistry
+from core.http import HttpClient
+from core.registry import RegistryClient
+from core.registry_blob import BlobStream
+
+
+@contextmanager
+def client_of(
+    netloc: str,
+    user: str | None = None,
+    password: str | None = None,
+    *,
+    read_timeout: float = 5.0,
+    **settings: Any,
+) -> Iterator[RegistryClient]:
+    """A client of the registry at `host:port`, over plain HTTP; `settings` are those of the section."""
+    section = DockerRegistry(host=netloc, **{"proto": "http", **settings})
+    with HttpClient(connect_timeout=1, read_timeout=read_timeout) as http:
+        yield RegistryClient(section, http, user, password)
+
+
+def read_blob(stream: BlobStream) -> bytes:
+    """All that the stream still gives; closes it."""
+    buffer = memoryview(bytearray(1 << 16))
+    body = bytearray()
+    with stream:
+        while count := stream.readinto(buffer):
+            body += buffer[:count]
+    return bytes(body)

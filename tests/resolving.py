@@ -1,0 +1,76 @@
+"""The job resolve-manifests with what it needs, for tests."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import sqlalchemy as sa
+
+from core.config import DockerRegistry
+from core.http import HttpClient
+from core.registry import RegistryClient
+from jobs.resolve_manifests import ResolveSummary, resolve_manifests
+from sql.manifests import enqueue_manifests, seen_manifests
+from sql.tables import Priority, Tables
+from sql.transaction import transaction
+
+NOON = 1_700_000_000
+NOWHERE = "sha256:" + "0" * 64
+"""A manifest that no registry has."""
+
+
+class Desk:
+    """A database, the registry, and a clock that a test sets."""
+
+    def __init__(self, engine: sa.Engine, tables: Tables, registry: RegistryClient, scope: str) -> None:
+        self.engine = engine
+        self.tables = tables
+        self.registry = registry
+        self.scope = scope
+        self.now = NOON
+        self.stop = threading.Event()
+
+    def put_down(self, *digests: str, scope: str | None = None) -> None:
+        """Have these manifests resolved."""
+        with transaction(self.engine) as connection:
+            enqueue_manifests(
+                connection,
+                self.tables,
+                [(scope or self.scope, digest) for digest in digests],
+                priority=Priority.PUSHED,
+                now=self.now,
+            )
+
+    def run(self, *, registry: RegistryClient | None = None, max_attempts: int = 3) -> ResolveSummary:
+        """One run of the job."""
+        return resolve_manifests(
+            self.engine,
+            self.tables,
+            registry or self.registry,
+            clock=lambda: self.now,
+            stop=self.stop,
+            max_attempts=max_attempts,
+        )
+
+    def queued(self) -> dict[str, int]:
+        """Digests in the queue, and their priorities."""
+        queue = self.tables.queue
+        with transaction(self.engine) as connection:
+            return {row.digest: row.priority for row in connection.execute(sa.select(queue))}
+
+    def waiting(self) -> dict[str, Any]:
+        """Manifests still to resolve, by digest."""
+        with transaction(self.engine) as connection:
+            return {row.digest: row for row in connection.execute(sa.select(self.tables.manifest))}
+
+    def seen(self, *digests: str) -> set[str]:
+        """Those of these manifests that are known to be resolved wholly."""
+        with transaction(self.engine) as connection:
+            return seen_manifests(connection, self.tables, self.scope, digests)
+
+
+def client(url: str, read_timeout: float = 5.0) -> RegistryClient:
+    """A client, without credentials, of the registry at `url`."""
+    settings = DockerRegistry.model_validate({"host": url.removeprefix("http://"), "proto": "http"})
+    return RegistryClient(settings, HttpClient(1.0, read_timeout))

@@ -1,0 +1,283 @@
+"""A server as a child process: started, waited for until it is ready, and ended whatever happens."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.servers.waiting import POLL_SECONDS, comes_true
+
+# Set for Python's own downloads on some machines; docker-registry panics on the first of them.
+NOT_FOR_CHILDREN = (
+    "AWS_CA_BUNDLE",
+    "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+)
+LOG_TAIL_BYTES = 4000
+
+_given_ports: set[int] = set()
+
+
+class ServerMissing(Exception):
+    """The machine lacks the server `binary`; Debian's `package` has it."""
+
+    def __init__(self, binary: str, package: str) -> None:
+        self.binary = binary
+        self.package = package
+        super().__init__(f"{binary} is not installed, Debian's package {package} has it")
+
+
+class ServerFailed(Exception):
+    """The server did not start, or the program did not do its work. Says the end of its log."""
+
+    def __init__(self, argv: Sequence[str], why: str, log: Path) -> None:
+        self.why = why
+        self.log = log
+        super().__init__(f"{' '.join(argv)}: {why}; its log ends\n{_tail(log)}")
+
+
+def require(binary: str, package: str) -> Path:
+    """Where the program `binary` is. Raises ServerMissing, which names the Debian package to install."""
+    # Debian keeps daemons in the sbin folders, which are not in everybody's PATH.
+    path = shutil.which(binary, path=os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/sbin:/sbin")
+    if path is None:
+        raise ServerMissing(binary, package)
+    return Path(path)
+
+
+def free_port() -> int:
+    """A TCP port on 127.0.0.1 where nobody listens, another one at each call.
+
+    Below the range that Linux takes for outgoing connections: a server that a test stops finds its port
+    free when it is started again.
+    """
+    while True:
+        port = random.randrange(20_000, 32_000)
+        if port in _given_ports:
+            continue
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        _given_ports.add(port)
+        return port
+
+
+def listening(port: int, host: str = "127.0.0.1") -> Callable[[], bool]:
+    """A readiness test: does somebody accept TCP connections there?"""
+
+    def ready() -> bool:
+        with socket.socket() as probe:
+            probe.settimeout(1)
+            return probe.connect_ex((host, port)) == 0
+
+    return ready
+
+
+class ServerProcess:
+    """One child in a process group of its own, which can be stopped and started again.
+
+    It dies with the thread that started it (PR_SET_PDEATHSIG counts threads, prctl(2)): start it from
+    the main thread. `user` is a user name to run as, where this process is root. `end_signal` asks it
+    to end; SIGKILL follows after `grace` seconds. All output is appended to the file `log`.
+    """
+
+    def __init__(
+        self,
+        argv: Sequence[str | Path],
+        *,
+        ready: Callable[[], bool],
+        log: Path,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        user: str | None = None,
+        end_signal: signal.Signals = signal.SIGTERM,
+        start_timeout: float = 20.0,
+        grace: float = 5.0,
+    ) -> None:
+        self.argv = [str(part) for part in argv]
+        self.log = log
+        self._ready = ready
+        self._env = child_environment(env)
+        self._cwd = cwd
+        self._end_signal = end_signal
+        self._start_timeout = start_timeout
+        self._grace = grace
+        self._wrapper = _wrapper(user, end_signal)
+        self._child: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """The child's process id. Raises ServerFailed if it is not running."""
+        if self._child is None:
+            raise ServerFailed(self.argv, "it is not running", self.log)
+        return self._child.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether the child runs: neither stopped by us nor gone by itself."""
+        return self._child is not None and not _has_ended(self._child.pid, 0)
+
+    def start(self) -> None:
+        """Start the child and wait until it is ready. Raises ServerFailed; then nothing is left running."""
+        if self._child is not None:
+            raise ServerFailed(self.argv, "it is running already", self.log)
+        with self.log.open("ab") as output:
+            self._child = subprocess.Popen(
+                [*self._wrapper, *self.argv],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=self._env,
+                cwd=self._cwd,
+                start_new_session=True,
+            )
+        try:
+            self._wait_until_ready(self._child)
+        except BaseException:
+            self.kill()
+            raise
+
+    def stop(self) -> None:
+        """Ask the child to end, insist after `grace` seconds. Nothing to do if it is stopped."""
+        if self._child is not None:
+            self._end(self._child, self._end_signal)
+
+    def kill(self) -> None:
+        """End the child with SIGKILL, as a crash would. Nothing to do if it is stopped."""
+        if self._child is not None:
+            self._end(self._child, signal.SIGKILL)
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send the child a signal, such as SIGHUP to reread its files."""
+        os.kill(self.pid, number)
+
+    def _wait_until_ready(self, child: subprocess.Popen[bytes]) -> None:
+        give_up = time.monotonic() + self._start_timeout
+        while True:
+            if _has_ended(child.pid, 0):
+                raise ServerFailed(self.argv, "it ended at once", self.log)
+            if self._ready():
+                return
+            if time.monotonic() > give_up:
+                raise ServerFailed(self.argv, f"not ready after {self._start_timeout:g} s", self.log)
+            time.sleep(POLL_SECONDS)
+
+    def _end(self, child: subprocess.Popen[bytes], first: signal.Signals) -> None:
+        try:
+            os.kill(child.pid, first)
+            if not _has_ended(child.pid, self._grace):
+                os.kill(child.pid, signal.SIGKILL)
+        finally:
+            # Until the child is reaped its id is nobody else's, so the group is still ours.
+            os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+            self._child = None
+
+
+@contextmanager
+def running(
+    argv: Sequence[str | Path],
+    *,
+    ready: Callable[[], bool],
+    log: Path,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    user: str | None = None,
+    end_signal: signal.Signals = signal.SIGTERM,
+    start_timeout: float = 20.0,
+) -> Iterator[ServerProcess]:
+    """Run a server for the length of a `with` block; see ServerProcess for the arguments."""
+    process = ServerProcess(
+        argv,
+        ready=ready,
+        log=log,
+        env=env,
+        cwd=cwd,
+        user=user,
+        end_signal=end_signal,
+        start_timeout=start_timeout,
+    )
+    process.start()
+    try:
+        yield process
+    finally:
+        process.stop()
+
+
+def run(argv: Sequence[str | Path], *, log: Path, timeout: float = 60.0, user: str | None = None) -> None:
+    """Run a program to its end, its output to the file `log`.
+
+    Raises ServerFailed if its exit status is not 0, or if it takes longer than `timeout` seconds.
+    """
+    words = [str(part) for part in argv]
+    with log.open("wb") as output:
+        try:
+            ended = subprocess.run(
+                [*_wrapper(user, signal.SIGKILL), *words],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=child_environment(),
+                check=False,
+                timeout=timeout,
+            )
+        except subprocess.TimeoutExpired as expired:
+            raise ServerFailed(words, f"not done after {timeout:g} s", log) from expired
+    if ended.returncode != 0:
+        raise ServerFailed(words, f"it ended with status {ended.returncode}", log)
+
+
+def child_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """This process's environment without NOT_FOR_CHILDREN, and `extra` on top."""
+    environment = {name: value for name, value in os.environ.items() if name not in NOT_FOR_CHILDREN}
+    environment.update(extra or {})
+    return environment
+
+
+def _as_user(user: str | None) -> list[str]:
+    """What to put before a command to run it as `user`: nothing, unless this process is root.
+
+    The user keeps root's way into folders (CAP_DAC_OVERRIDE): pytest's folders are its owner's alone,
+    and the checkout may lie in somebody's home.
+    """
+    if user is None or os.geteuid() != 0:
+        return []
+    setpriv = require("setpriv", "util-linux")
+    group = pwd.getpwnam(user).pw_gid
+    become = [f"--reuid={user}", f"--regid={group}", "--clear-groups"]
+    return [str(setpriv), *become, "--inh-caps=+dac_override", "--ambient-caps=+dac_override", "--"]
+
+
+def _wrapper(user: str | None, death_signal: signal.Signals) -> list[str]:
+    """What to put before a command so that it dies with its parent, and runs as `user`.
+
+    A program in between instead of Popen's preexec_fn, which may deadlock where threads run. The user
+    changes first: a change of user afterwards makes the kernel forget the death signal.
+    """
+    setpriv = require("setpriv", "util-linux")
+    name = death_signal.name.removeprefix("SIG")
+    return [*_as_user(user), str(setpriv), f"--pdeathsig={name}", "--"]
+
+
+def _has_ended(pid: int, timeout: float) -> bool:
+    """Whether our child ends within `timeout` seconds. Leaves it to be reaped by `wait`."""
+    return comes_true(lambda: os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT), timeout)
+
+
+def _tail(log: Path) -> str:
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - LOG_TAIL_BYTES))
+        return file.read().decode(errors="replace")

@@ -1,0 +1,164 @@
+"""Registries' storages of each kind, filled file by file, with the source that reads blobs of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import sqlalchemy as sa
+
+from core.s3 import Bucket, s3_client
+from core.sources.directory import DirectorySource
+from core.sources.mds import MdsSource
+from core.sources.s3 import S3Source
+from core.sources.source import LayerSource
+from core.storages.directory import DirectoryStorage
+from core.storages.mds import MdsStorage
+from core.storages.s3 import S3Storage
+from core.storages.storage import Storage
+from sql.files import list_files
+from sql.legacy import find_mds_files
+from sql.tables import Tables, build_tables
+from sql.transaction import reading
+from tests.layer_places import CONNECT_TIMEOUT, READ_TIMEOUT, TEMPLATE, layer_of, making_sources
+from tests.servers.cutting_proxy import CuttingProxy, start_cutting_proxy
+from tests.servers.mds import Mds, start_mds
+from tests.servers.moto import Moto
+
+REPOSITORIES = "docker/registry/v2/repositories"
+
+
+class StoragePlace(Protocol):
+    """A storage to put files into."""
+
+    storage: Storage
+    source: LayerSource
+
+    def put(self, path: str, content: bytes) -> None:
+        """Keep a file; `path` is from the storage's root, without a slash in front."""
+
+    def remove(self, path: str) -> None:
+        """Have a file vanish."""
+
+
+def put_blob(place: StoragePlace, content: bytes, *scopes: str) -> str:
+    """Keep a blob as a registry does, with links from these repositories. Returns its digest."""
+    digest = layer_of(content).digest
+    place.put(blob_path_of(digest.hex), content)
+    for scope in scopes:
+        place.put(f"{REPOSITORIES}/{scope}/_layers/sha256/{digest.hex}/link", str(digest).encode())
+    return str(digest)
+
+
+def blob_path_of(hex_digits: str) -> str:
+    """Where a registry keeps a blob."""
+    return TEMPLATE.format(short_digest=hex_digits[:2], full_digest=hex_digits).lstrip("/")
+
+
+class DirectoryStoragePlace:
+    """A folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.storage = DirectoryStorage(root)
+        self.source = DirectorySource(root, TEMPLATE)
+
+    def put(self, path: str, content: bytes) -> None:
+        place = self.root / path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(content)
+
+    def remove(self, path: str) -> None:
+        (self.root / path).unlink()
+
+
+@dataclass
+class S3StoragePlace:
+    """A bucket of moto's behind a proxy, below a prefix that ends within a name."""
+
+    client: Any
+    bucket: str
+    proxy: CuttingProxy
+    storage: S3Storage
+    source: S3Source
+    prefix: str = "registries/one"
+
+    def put(self, path: str, content: bytes) -> None:
+        self.client.put_object(Bucket=self.bucket, Key=f"{self.prefix}/{path}", Body=content)
+
+    def remove(self, path: str) -> None:
+        self.client.delete_object(Bucket=self.bucket, Key=f"{self.prefix}/{path}")
+
+
+class MdsStoragePlace:
+    """The tables of the MDS driver, and a stand-in for MDS. Pages are of three files."""
+
+    def __init__(self, engine: sa.Engine, mds: Mds, source: MdsSource, tables: Tables) -> None:
+        self.engine = engine
+        self.mds = mds
+        self.tables = tables
+        self.storage = MdsStorage(self._read_page)
+        self.source = source
+
+    def put(self, path: str, content: bytes) -> None:
+        row = {
+            "path": f"/{path}",
+            "parent": f"/{path.rpartition('/')[0]}",
+            "dir": False,
+            "size": len(content),
+        }
+        info = self.mds.put(path.replace("/", "-"), content)
+        with self.engine.begin() as connection:
+            connection.execute(self.tables.mfs.insert().values(row | {"key": f"key of {path}"}))
+            named = {"key": f"key of {path}", "mdsfileinfo": info, "deleted": False}
+            connection.execute(self.tables.mds.insert().values(named))
+
+    def remove(self, path: str) -> None:
+        mfs, mds = self.tables.mfs, self.tables.mds
+        with self.engine.begin() as connection:
+            connection.execute(mfs.delete().where(mfs.c.path == f"/{path}"))
+            connection.execute(mds.update().where(mds.c.key == f"key of {path}").values(deleted=True))
+
+    def put_folder(self, path: str) -> None:
+        """Note a folder, as the driver does for each on the way to a file."""
+        row = {"path": f"/{path}", "parent": f"/{path.rpartition('/')[0]}", "dir": True, "size": 0}
+        with self.engine.begin() as connection:
+            connection.execute(self.tables.mfs.insert().values(row))
+
+    def _read_page(self, folder: str, after: str | None) -> tuple[list[tuple[str, int | None]], str | None]:
+        with reading(self.engine) as connection:
+            return list_files(connection, self.tables, folder=folder, after=after, limit=3)
+
+
+@contextmanager
+def s3_storage_place(moto: Moto, bucket: str) -> Iterator[S3StoragePlace]:
+    with making_sources() as sources, start_cutting_proxy(moto.endpoint) as proxy, moto.client() as filling:
+        client = s3_client(proxy.url, "us-east-1", "tests", "not a secret", CONNECT_TIMEOUT, READ_TIMEOUT)
+        sources.stack.callback(client.close)
+        read = Bucket(client, bucket)
+        prefix = S3StoragePlace.prefix
+        yield S3StoragePlace(
+            filling,
+            bucket,
+            proxy,
+            S3Storage(read, f"/{prefix}", read_timeout=READ_TIMEOUT),
+            S3Source(read, f"/{prefix}", TEMPLATE, read_timeout=READ_TIMEOUT),
+        )
+
+
+@contextmanager
+def mds_storage_place(engine: sa.Engine, tables: Tables | None = None) -> Iterator[MdsStoragePlace]:
+    """Its tables are made in the database of `engine`."""
+    tables = tables or build_tables()
+    tables.mfs.metadata.create_all(engine)
+
+    def find_file(path: str) -> str | None:
+        with reading(engine) as connection:
+            return find_mds_files(connection, tables, [path]).get(path)
+
+    with making_sources() as sources, start_mds() as mds:
+        source = MdsSource(sources.http, mds.url_template, mds.namespace, TEMPLATE, find_file)
+        yield MdsStoragePlace(engine, mds, source, tables)

@@ -1,0 +1,99 @@
+"""What a request for a manifest asks for: its path, whether it wants ids, what it has already."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core.digest import Digest
+from core.errors import InvalidName
+from core.manifest_types import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
+from core.names import parse_reference, parse_scope
+from core.platform import Platform
+from web.asked_for import is_current, parse_path, wanted_platform, wants_ids
+
+DIGEST = Digest("a" * 64)
+
+
+@pytest.mark.parametrize(
+    ("rest", "named"),
+    [
+        ("ubuntu/manifests/precise", ("ubuntu", "precise")),
+        ("a/b/c/manifests/v1.0", ("a/b/c", "v1.0")),
+        (f"a/manifests/{DIGEST}", ("a", DIGEST)),
+        ("manifests/manifests/manifests", ("manifests", "manifests")),
+        ("a/manifests/b/manifests/c", ("a/manifests/b", "c")),
+        ("a/tags/list", None),
+        ("manifests/a", None),
+        ("", None),
+    ],
+)
+def test_a_path_names_a_repository_and_a_reference(rest: str, named: tuple[str, str | Digest] | None) -> None:
+    assert parse_path(rest) == named
+
+
+@given(st.text() | st.builds("{}/manifests/{}".format, st.text(), st.text()))
+def test_whatever_the_path_only_names_come_out(rest: str) -> None:
+    try:
+        named = parse_path(rest)
+    except InvalidName:
+        return
+    if named is not None:
+        scope, reference = named
+        assert parse_scope(scope) == scope
+        assert parse_reference(str(reference)) == reference
+        assert rest == f"{scope}/manifests/{reference}"
+
+
+@pytest.mark.parametrize("accept", [None, "", "*/*", "application/json", DOCKER_MANIFEST, OCI_MANIFEST])
+def test_a_tag_without_a_list_in_accept_gets_ids(accept: str | None) -> None:
+    assert wants_ids("latest", accept, None)
+    assert not wants_ids(DIGEST, accept, None)
+
+
+@pytest.mark.parametrize("kind", [DOCKER_LIST, OCI_INDEX])
+@pytest.mark.parametrize("form", ["{}", "*/*,{}", "{};q=0.1", " {} ; q=0.001", "a;b={}, {}", "{};charset=q"])
+def test_whoever_names_a_list_in_accept_gets_none(kind: str, form: str) -> None:
+    assert not wants_ids("latest", form.format(kind, kind), None)
+    assert not wants_ids("latest", form.format(kind, kind).upper(), None)
+
+
+@pytest.mark.parametrize("weight", ["q=0", "q=0.0", "q=0.000", "Q=0"])
+def test_a_list_with_weight_zero_is_not_accepted(weight: str) -> None:
+    assert wants_ids("latest", f"*/*, {OCI_INDEX};{weight}", None)
+
+
+@pytest.mark.parametrize(("said", "expected"), [("true", True), ("1", True), ("FALSE", False), ("no", False)])
+def test_the_query_decides(said: str, expected: bool) -> None:
+    for reference in ("latest", DIGEST):
+        for accept in (None, OCI_INDEX):
+            assert wants_ids(reference, accept, said) is expected
+
+
+def test_a_query_that_says_neither_is_refused() -> None:
+    with pytest.raises(InvalidName, match="rbtorrent"):
+        wants_ids("latest", None, "perhaps")
+
+
+@given(st.text())
+def test_no_accept_breaks_the_reading(accept: str) -> None:
+    assert wants_ids("latest", accept, None) in (True, False)
+
+
+ETAG = '"sha256:abc"'
+
+
+@pytest.mark.parametrize("said", [ETAG, f"W/{ETAG}", "sha256:abc", f'"x", {ETAG}', "*", f'{ETAG},"x"'])
+def test_an_etag_that_is_named_is_current(said: str) -> None:
+    assert is_current(said, ETAG)
+
+
+@pytest.mark.parametrize("said", [None, "", '"sha256:abcd"', '"x"', '"*", "x"', "sha256"])
+def test_an_etag_that_is_not_named_is_not(said: str | None) -> None:
+    assert not is_current(said, ETAG)
+
+
+def test_the_platform_is_the_one_asked_for_or_the_configured_one() -> None:
+    assert wanted_platform("linux/arm/v7", "linux/amd64") == Platform("linux", "arm", "v7")
+    assert wanted_platform(None, "linux/amd64") == Platform("linux", "amd64")
+    with pytest.raises(InvalidName):
+        wanted_platform("linux", "linux/amd64")

@@ -1,0 +1,210 @@
+"""Brewing one layer: the id of the right bytes is published, and none for any other."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import libtorrent
+import pytest
+
+import core.sources.resume
+from core.brewing import Brewed, brew_layer
+from core.digest import Digest
+from core.errors import (
+    DigestMismatch,
+    Interrupted,
+    LayerEmpty,
+    LayerMissing,
+    MetainfoMissing,
+    SizeMismatch,
+    SourceCut,
+    StoreFailed,
+)
+from core.layer import LayerRef
+from core.sources.directory import DirectorySource
+from core.sources.resume import Patience
+from core.sources.source import LayerSource
+from core.stores.directory import DirectoryStore
+from tests.memory_source import MemorySource
+
+MIB = 1024 * 1024
+CONTENT = bytes(range(251)) * 20_000
+DIGEST = Digest(hashlib.sha256(CONTENT).hexdigest())
+LAYER = LayerRef(DIGEST, ("library/test",), len(CONTENT))
+
+
+@dataclass
+class Liar(MemorySource):
+    """A source that gives another size than the layer has."""
+
+    claimed: int = 0
+
+    def size(self, layer: LayerRef) -> int:
+        return self.claimed
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> DirectoryStore:
+    return DirectoryStore(tmp_path / "metainfo")
+
+
+def brew(
+    source: LayerSource,
+    store: DirectoryStore,
+    layer: LayerRef = LAYER,
+    *,
+    private: bool = True,
+    connections: int = 1,
+    interrupted: Callable[[], bool] = lambda: False,
+) -> Brewed:
+    return brew_layer(source, store, layer, private=private, connections=connections, interrupted=interrupted)
+
+
+def nothing_is_kept(store: DirectoryStore, layer: LayerRef = LAYER) -> bool:
+    try:
+        store.get(layer.digest)
+    except MetainfoMissing:
+        return True
+    return False
+
+
+def test_a_brewed_layer_has_its_metainfo_in_the_store(store: DirectoryStore) -> None:
+    brewed = brew(MemorySource({DIGEST: CONTENT}), store)
+    torrent = libtorrent.load_torrent_buffer(store.get(DIGEST)).ti
+    assert brewed.rbtorrent_id == f"rbtorrent:{torrent.info_hashes().v1}"
+    assert (brewed.digest, brewed.size, brewed.pieces) == (DIGEST, len(CONTENT), torrent.num_pieces())
+    assert brewed.seconds > 0
+    length = torrent.piece_length()
+    assert [torrent.hash_for_piece(number) for number in range(torrent.num_pieces())] == [
+        hashlib.sha1(CONTENT[start : start + length]).digest() for start in range(0, len(CONTENT), length)
+    ]
+
+
+def test_it_is_the_same_whoever_brews_it_and_however_it_was_read(tmp_path: Path) -> None:
+    blob = tmp_path / "blobs" / DIGEST.hex
+    blob.parent.mkdir()
+    blob.write_bytes(CONTENT)
+    sources = [
+        MemorySource({DIGEST: CONTENT}),
+        MemorySource({DIGEST: CONTENT}, most_per_read=65537),
+        DirectorySource(tmp_path, "/blobs/{full_digest}"),
+    ]
+    layers = [LAYER, LayerRef(DIGEST), LayerRef(DIGEST, ("another/scope", "library/test"))]
+    results = set()
+    for number, (source, layer) in enumerate(zip(sources, layers, strict=True)):
+        store = DirectoryStore(tmp_path / str(number))
+        results.add((brew(source, store, layer, connections=number + 1).rbtorrent_id, store.get(DIGEST)))
+    assert len(results) == 1
+
+
+def test_private_and_public_torrents_differ(store: DirectoryStore) -> None:
+    source = MemorySource({DIGEST: CONTENT})
+    assert brew(source, store).rbtorrent_id != brew(source, store, private=False).rbtorrent_id
+    assert not libtorrent.load_torrent_buffer(store.get(DIGEST)).ti.priv()
+
+
+@pytest.mark.parametrize("size", [1, 1000, 3 * MIB])
+def test_other_bytes_than_the_digest_names_are_never_published(store: DirectoryStore, size: int) -> None:
+    content = bytes(size)
+    layer = LayerRef(DIGEST, (), size)
+    with pytest.raises(DigestMismatch) as caught:
+        brew(MemorySource({DIGEST: content}), store, layer)
+    assert caught.value.verdict == "set aside"
+    assert caught.value.expected == str(DIGEST)
+    assert caught.value.got == f"sha256:{hashlib.sha256(content).hexdigest()}"
+    assert nothing_is_kept(store)
+
+
+def test_a_layer_brewed_before_keeps_its_metainfo_when_its_bytes_go_bad(store: DirectoryStore) -> None:
+    brew(MemorySource({DIGEST: CONTENT}), store)
+    before = store.get(DIGEST)
+    with pytest.raises(DigestMismatch):
+        brew(MemorySource({DIGEST: CONTENT[::-1]}), store)
+    assert store.get(DIGEST) == before
+
+
+@pytest.mark.parametrize("difference", [-1, 1, MIB])
+def test_a_layer_of_another_size_than_its_descriptor_says_is_refused_unread(
+    store: DirectoryStore, difference: int
+) -> None:
+    source = MemorySource({DIGEST: CONTENT})
+    with pytest.raises(SizeMismatch) as caught:
+        brew(source, store, LayerRef(DIGEST, (), len(CONTENT) + difference))
+    assert (caught.value.expected, caught.value.got) == (len(CONTENT) + difference, len(CONTENT))
+    assert source.opened == []
+    assert nothing_is_kept(store)
+
+
+def test_a_small_layer_is_not_asked_for_its_size_and_still_held_to_it(store: DirectoryStore) -> None:
+    source = MemorySource({DIGEST: CONTENT})
+    with pytest.raises(SizeMismatch) as caught:
+        brew(source, store, LayerRef(DIGEST, (), 1))
+    assert (caught.value.expected, caught.value.got) == (1, 2)
+    assert nothing_is_kept(store)
+
+
+def test_a_source_with_fewer_bytes_than_it_says_publishes_nothing(
+    store: DirectoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(core.sources.resume, "Patience", lambda: Patience(tries=2, first_pause=0.01))
+    source = Liar({DIGEST: CONTENT}, claimed=len(CONTENT) + 1)
+    with pytest.raises(SourceCut) as caught:
+        brew(source, store, LayerRef(DIGEST))
+    assert caught.value.verdict == "try again"
+    assert nothing_is_kept(store)
+
+
+def test_a_source_with_more_bytes_than_it_says_publishes_nothing(store: DirectoryStore) -> None:
+    # What comes first has the right digest; what follows makes it another blob.
+    source = Liar({DIGEST: CONTENT + b"more"}, claimed=len(CONTENT))
+    with pytest.raises(SizeMismatch) as caught:
+        brew(source, store)
+    assert (caught.value.expected, caught.value.got) == (len(CONTENT), len(CONTENT) + 1)
+    assert nothing_is_kept(store)
+
+
+@pytest.mark.parametrize("size", [None, 0])
+def test_an_empty_layer_is_refused(store: DirectoryStore, size: int | None) -> None:
+    empty = LayerRef(Digest(hashlib.sha256(b"").hexdigest()), (), size)
+    with pytest.raises(LayerEmpty) as caught:
+        brew(MemorySource({empty.digest: b""}), store, empty)
+    assert caught.value.verdict == "set aside"
+    assert nothing_is_kept(store, empty)
+
+
+def test_a_layer_that_is_not_there_is_missing(store: DirectoryStore) -> None:
+    with pytest.raises(LayerMissing):
+        brew(MemorySource({}), store)
+    assert nothing_is_kept(store)
+
+
+@pytest.mark.parametrize("reads", [0, 1, 3])
+def test_an_interrupted_layer_is_given_back_with_its_reader_closed(store: DirectoryStore, reads: int) -> None:
+    stop = threading.Event()
+
+    def stop_in_mid_layer(offset: int) -> None:
+        if len(offsets) == reads:
+            stop.set()
+        offsets.append(offset)
+
+    offsets: list[int] = []
+    source = MemorySource({DIGEST: CONTENT}, before_read=stop_in_mid_layer)
+    with pytest.raises(Interrupted) as caught:
+        brew(source, store, interrupted=stop.is_set)
+    assert caught.value.verdict == "give back"
+    assert len(offsets) == reads + 1
+    assert source.open_readers == set()
+    assert nothing_is_kept(store)
+
+
+def test_a_store_that_fails_is_tried_again_later(tmp_path: Path) -> None:
+    (tmp_path / "metainfo").write_text("not a directory")
+    source = MemorySource({DIGEST: CONTENT})
+    with pytest.raises(StoreFailed) as caught:
+        brew(source, DirectoryStore(tmp_path / "metainfo"))
+    assert caught.value.verdict == "try again"
+    assert source.open_readers == set()

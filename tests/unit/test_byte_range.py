@@ -1,0 +1,114 @@
+"""Range headers in all their forms (RFC 9110, section 14)."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core.byte_range import Span, etag_matches, range_holds, requested_span
+
+ETAG = '"sha256:' + "a" * 64 + '"'
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        ("bytes=0-0", Span(0, 1)),
+        ("bytes=0-99", Span(0, 100)),
+        ("bytes=10-19", Span(10, 10)),
+        ("bytes=99-", Span(99, 1)),
+        ("bytes=0-", Span(0, 100)),
+        ("bytes=90-1000", Span(90, 10)),
+        ("bytes=-1", Span(99, 1)),
+        ("bytes=-100", Span(0, 100)),
+        ("bytes=-1000", Span(0, 100)),
+        ("BYTES=5-5", Span(5, 1)),
+        ("bytes= 5-5 ", Span(5, 1)),
+        ("bytes=,5-5, ,", Span(5, 1)),
+        ("bytes=000000000000000000000000000005-6", Span(5, 2)),
+        ("bytes=5-" + "9" * 5000, Span(5, 95)),
+    ],
+)
+def test_a_single_range_gives_its_bytes(header: str, expected: Span) -> None:
+    assert requested_span(header, 100) == expected
+
+
+@pytest.mark.parametrize("header", ["bytes=100-", "bytes=100-200", "bytes=-0", "bytes=" + "9" * 5000 + "-"])
+def test_a_range_beyond_the_end_is_unsatisfiable(header: str) -> None:
+    assert requested_span(header, 100) == "unsatisfiable"
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        None,
+        "",
+        "bytes",
+        "bytes=",
+        "bytes=-",
+        "bytes=5-4",
+        "bytes=a-b",
+        "bytes=1-2-3",
+        "bytes=--1",
+        "bytes=+1-2",
+        "bytes=1 - 2",
+        "bytes=0x1-2",
+        "bytes=٣-٤",
+        "lines=0-1",
+        "0-1",
+        "bytes=0-1,5-6",
+        "bytes=0-1,bytes=5-6",
+        "bytes=0-1\n",
+    ],
+)
+def test_what_is_malformed_or_several_ranges_is_answered_with_everything(header: str | None) -> None:
+    assert requested_span(header, 100) == "whole"
+
+
+def test_an_empty_blob_has_no_ranges() -> None:
+    assert requested_span("bytes=0-", 0) == "unsatisfiable"
+    assert requested_span("bytes=-5", 0) == "whole"
+    assert requested_span(None, 0) == "whole"
+
+
+def test_content_range_names_the_last_byte_not_the_one_after() -> None:
+    assert Span(0, 1).content_range(100) == "bytes 0-0/100"
+    assert Span(90, 10).content_range(100) == "bytes 90-99/100"
+
+
+@given(
+    st.text(max_size=60) | st.from_regex(r"bytes=[0-9]{0,4}-[0-9]{0,4}", fullmatch=True), st.integers(0, 9999)
+)
+def test_a_span_always_lies_within_the_blob(header: str, size: int) -> None:
+    span = requested_span(header, size)
+    if isinstance(span, Span):
+        assert span.length > 0
+        assert 0 <= span.start < span.start + span.length <= size
+
+
+@given(st.integers(0, 200), st.integers(0, 200))
+def test_first_and_last_position_mean_what_slicing_means(first: int, last: int) -> None:
+    blob = bytes(range(100))
+    span = requested_span(f"bytes={first}-{last}", len(blob))
+    if isinstance(span, Span):
+        assert blob[span.start : span.start + span.length] == blob[first : last + 1]
+    else:
+        assert (span == "whole") == (last < first)
+
+
+def test_if_range_counts_only_with_the_very_etag() -> None:
+    assert range_holds(None, ETAG)
+    assert range_holds(ETAG, ETAG)
+    assert not range_holds("W/" + ETAG, ETAG)
+    assert not range_holds('"other"', ETAG)
+    assert not range_holds("Wed, 21 Oct 2015 07:28:00 GMT", ETAG)
+
+
+def test_if_none_match_names_the_etag_alone_in_a_list_or_by_star() -> None:
+    assert etag_matches(ETAG, ETAG)
+    assert etag_matches("W/" + ETAG, ETAG)
+    assert etag_matches(f'"other", {ETAG}', ETAG)
+    assert etag_matches("*", ETAG)
+    assert not etag_matches('"other"', ETAG)
+    assert not etag_matches(None, ETAG)

@@ -1,0 +1,80 @@
+"""Capabilities: minted here for one layer and one scope, for a while."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core.capability import Capability, mint, verify
+from core.digest import Digest
+from core.errors import CapabilityInvalid
+
+SECRET = b"a secret of thirty-two bytes, no?"
+LAYER = Digest("a" * 64)
+OTHER_LAYER = Digest("b" * 64)
+NOON = 1_700_000_000
+
+
+def test_a_capability_opens_its_layer_until_it_expires() -> None:
+    token = mint(SECRET, LAYER, "library/ubuntu", NOON)
+    assert verify(SECRET, token, LAYER, NOON - 0.001) == Capability("library/ubuntu", NOON)
+
+
+@pytest.mark.parametrize("now", [NOON, NOON + 1, 2 * NOON])
+def test_an_expired_capability_opens_nothing(now: int) -> None:
+    with pytest.raises(CapabilityInvalid, match="expired"):
+        verify(SECRET, mint(SECRET, LAYER, "ubuntu", NOON), LAYER, now)
+
+
+def test_a_capability_for_one_layer_does_not_open_another() -> None:
+    with pytest.raises(CapabilityInvalid):
+        verify(SECRET, mint(SECRET, LAYER, "ubuntu", NOON), OTHER_LAYER, 0)
+
+
+def test_a_capability_of_another_secret_opens_nothing() -> None:
+    with pytest.raises(CapabilityInvalid):
+        verify(b"other" + SECRET, mint(SECRET, LAYER, "ubuntu", NOON), LAYER, 0)
+
+
+def test_a_capability_cut_anywhere_opens_nothing() -> None:
+    token = mint(SECRET, LAYER, "ubuntu", NOON)
+    for length in range(len(token)):
+        with pytest.raises(CapabilityInvalid):
+            verify(SECRET, token[:length], LAYER, 0)
+
+
+def test_a_capability_changed_in_any_one_character_opens_nothing() -> None:
+    token = mint(SECRET, LAYER, "ubuntu", NOON)
+    for place, sign in enumerate(token):
+        for other in "Aw-_9=/+.":
+            if other != sign:
+                with pytest.raises(CapabilityInvalid):
+                    verify(SECRET, token[:place] + other + token[place + 1 :], LAYER, 0)
+
+
+@pytest.mark.parametrize("added", ["=", "==", "A", "AAAA", "\n", " ", "%3D"])
+def test_a_capability_with_something_added_opens_nothing(added: str) -> None:
+    with pytest.raises(CapabilityInvalid):
+        verify(SECRET, mint(SECRET, LAYER, "ubuntu", NOON) + added, LAYER, 0)
+
+
+@given(st.text(max_size=600))
+def test_no_text_opens_anything_or_fails_in_another_way(token: str) -> None:
+    with pytest.raises(CapabilityInvalid) as caught:
+        verify(SECRET, token, LAYER, 0)
+    assert len(token) < 12 or token not in str(caught.value)
+
+
+@given(st.from_regex(r"[a-z0-9]{1,60}(/[a-z0-9]{1,60}){0,3}", fullmatch=True), st.integers(1, 2**40))
+def test_a_capability_is_one_element_of_a_path_and_gives_its_scope_back(scope: str, expires: int) -> None:
+    token = mint(SECRET, LAYER, scope, expires)
+    assert re.fullmatch(r"[A-Za-z0-9_-]+", token)
+    assert verify(SECRET, token, LAYER, expires - 1) == Capability(scope, expires)
+
+
+def test_the_longest_scope_fits() -> None:
+    scope = "a" * 255
+    assert verify(SECRET, mint(SECRET, LAYER, scope, NOON), LAYER, 0).scope == scope

@@ -1,0 +1,143 @@
+"""What may be typed, what is refused, and the help."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from collections.abc import Iterator
+
+import pytest
+
+import docker_torrents
+from core.command_line import RUNNABLE, _parser, parse_arguments
+from core.digest import Digest
+from jobs.commands import COMMANDS
+
+DIGEST = "sha256:" + "0123456789abcdef" * 4
+SEED_USAGE = "usage: docker_torrents [-h] [-c CONFIG] [-d [DEBUG]]"
+
+
+def commands(
+    parser: argparse.ArgumentParser, words: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], argparse.ArgumentParser]]:
+    """Every command that runs something, with the words that lead to it."""
+    inner = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    if not inner:
+        yield words, parser
+    for action in inner:
+        for name, command in action.choices.items():
+            yield from commands(command, (*words, name))
+
+
+ALL = dict(commands(_parser()))
+
+
+def test_the_help_begins_with_the_usage_of_old(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse_arguments(["-h"])
+
+    told = capsys.readouterr().out
+    assert ended.value.code == 0
+    assert told.startswith(SEED_USAGE)
+    assert "Config file (default /etc/docker-registry-\n" in told
+    for words in ALL:
+        assert f"  {words[0]} " in told or f"  {words[0]}\n" in told
+
+
+@pytest.mark.parametrize("words", ALL, ids=" ".join)
+def test_every_command_has_help_with_an_example_that_parses(
+    words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse_arguments([*words, "--help"])
+
+    told = capsys.readouterr().out
+    assert ended.value.code == 0
+    [example] = [line for line in told.splitlines() if line.startswith("example: ")]
+    typed = example.removeprefix("example: docker_torrents ").split(" | ")[0]
+    arguments = parse_arguments(shlex.split(typed))
+    assert (arguments.command, arguments.action)[: len(words)] == words[:2]
+
+
+@pytest.mark.parametrize("words", ALL, ids=" ".join)
+def test_every_command_is_carried_out_by_somebody(words: tuple[str, ...]) -> None:
+    command, action = (*words, None)[:2]
+    assert command in docker_torrents.STARTS or (command, action) in COMMANDS
+
+
+def test_every_job_can_be_run() -> None:
+    assert set(RUNNABLE) == set(docker_torrents.JOBS)
+
+
+def test_without_a_command_it_is_the_daemon() -> None:
+    arguments = parse_arguments([])
+
+    assert arguments.command is None
+    assert str(arguments.config) == "/etc/docker-registry-torrents/config.yaml"
+    assert arguments.debug is False
+
+
+@pytest.mark.parametrize(
+    ("typed", "debug", "command"),
+    [
+        (["-d"], True, None),
+        (["-d", "true"], True, None),
+        (["-d", "0"], False, None),
+        (["-d", "run", "brew"], True, "run"),
+        (["--debug", "no", "run", "brew"], False, "run"),
+    ],
+)
+def test_debug_takes_a_word_but_not_the_command(typed: list[str], debug: bool, command: str | None) -> None:
+    arguments = parse_arguments(typed)
+
+    assert (arguments.debug, arguments.command) == (debug, command)
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ["nonsense"],
+        ["run"],
+        ["run", "nonsense"],
+        ["backfill"],
+        ["backfill", "repository"],
+        ["backfill", "repository", "Not/A/Scope"],
+        ["backfill", "repository", "a", "--limit", "0"],
+        ["backfill", "repository", "a", "--rate", "-1"],
+        ["backfill", "repository", "a", "--rate", "nan"],
+        ["backfill", "storage", "--from", "registry"],
+        ["backfill", "legacy", "--verify", "0"],
+        ["run", "brew", "--dry-run"],
+        ["role", "grant"],
+        ["role", "grant", "a b"],
+        ["show", "no-tag"],
+        ["show", "sha256:short"],
+        ["show", "scope:../../etc"],
+        ["queue", "retry"],
+        ["queue", "retry", "--all", "--digest", DIGEST],
+        ["web", "--workers", "0"],
+    ],
+    ids=" ".join,
+)
+def test_nonsense_is_a_usage_error(typed: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse_arguments(typed)
+
+    assert ended.value.code == 2
+    assert "error: " in capsys.readouterr().err
+
+
+def test_an_image_may_be_named_by_tag_or_digest() -> None:
+    assert parse_arguments(["show", "library/ubuntu:22.04"]).what == ("library/ubuntu", "22.04")
+    assert parse_arguments(["show", DIGEST]).what == Digest.parse(DIGEST)
+    assert parse_arguments(["show", f"library/ubuntu@{DIGEST}"]).what == (
+        "library/ubuntu",
+        Digest.parse(DIGEST),
+    )
+
+
+def test_a_missing_configuration_ends_with_status_2(
+    capsys: pytest.CaptureFixture[str], tmp_path: object
+) -> None:
+    assert docker_torrents.main(["-c", f"{tmp_path}/nothing.yaml", "run", "brew"]) == 2
+    assert "no such file" in capsys.readouterr().err

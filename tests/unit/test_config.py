@@ -1,0 +1,215 @@
+"""The configuration: the seed's example loads, and everything wrong is told at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from core.config_file import load_config, parse_config
+from core.errors import ConfigInvalid
+
+ROOT = Path(__file__).resolve().parents[2]
+
+SEED = """
+application:
+    port: 10050
+    host: '::'
+    event_authorization: 'secretkey'
+docker_registry:
+    host: 'registry-int.yandex.net'
+    proto: 'https'
+    image_resolve_template: '{proto}://{host}/v2/{scope}/manifests/{tag}'
+    hash_resolve_template: '{proto}://{host}/v2/{scope}/blobs/{blob_sum}'
+    tags_resolve_template: '{proto}://{host}/v2/{scope}/tags/list'
+    blob_sum_prefix: 'sha256:'
+    compatibility_header: 'application/vnd.docker.distribution.manifest.v2+json'
+    connect_timeout: 0.2
+    read_timeout: 2
+blackbox:
+    url_template: 'https://blackbox.yandex-team.ru/blackbox?{payload}'
+    scopes: 'registry:use'
+    connect_timeout: 0.2
+    read_timeout: 0.5
+mds:
+    url_template: 'http://storage-int.mds.yandex.net:80/{payload}/'
+    namespace: 'docker-registry'
+    torrent_url: 'http://rbtorrent.front.intape.yandex.net/announce'
+    connect_timeout: 0.5
+    read_timeout: 600
+brewer:
+    brew_discard_timeout: 300
+    sleep_time: 10
+    layers_per_chunk: 10
+    brew_user: 'robot-qloud-client'
+db:
+    database: 'database_name'
+    username: 'database_login'
+    password: 'P@ssw0rd'
+    host: 'host1,host2,host3'
+    port: 6432
+    table_name: 'rbtorrent_mapping'
+    old_table_name: 'mds_keys_to_rbtorrents_mapping'
+    blob_path_template: '/docker/registry/v2/blobs/sha256/{short_digest}/{full_digest}/data'
+    blob_path_digest_index: 7
+    mfs_table: 'mfs'
+    mds_table: 'mds'
+    max_pool_size: 100
+    connect_timeout: 0.1
+"""
+
+
+def problems_of(text: str, environ: dict[str, str] | None = None) -> list[str]:
+    with pytest.raises(ConfigInvalid) as caught:
+        parse_config(text, "config.yaml", environ or {})
+    return caught.value.problems
+
+
+def test_the_original_example_loads_and_means_what_it_says() -> None:
+    config = parse_config(SEED, "seed", {})
+
+    assert config.authorization == "blackbox"
+    assert config.layers.source == "registry"
+    assert config.torrents.store == "directory"
+    assert config.metainfo_dir == config.application.state_dir / "metainfo"
+    assert config.trackers == ["http://rbtorrent.front.intape.yandex.net/announce"]
+    assert config.web_seeds == []
+    assert config.db.host == ["host1", "host2", "host3"]
+    assert config.db.password is not None
+    assert config.db.password.get_secret_value() == "P@ssw0rd"
+    assert config.db.connect_timeout == 0.1
+    assert config.brewer.brew_user == "robot-qloud-client"
+
+
+def test_the_least_configuration_is_a_host_and_everything_else_is_embedded() -> None:
+    config = parse_config("docker_registry: {host: 'localhost:5000', proto: http}", "least", {})
+
+    assert config.authorization == "registry"
+    assert config.db.host is None
+    assert config.trackers == []
+
+
+def test_the_example_file_loads() -> None:
+    assert load_config(ROOT / "config.example.yaml").application.port == 10050
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "the file is empty"),
+        ("# only a comment\n", "the file is empty"),
+        ("a: [", "not YAML"),
+        ("a: \x00", "not YAML"),
+        ("- a\n- b\n", "expected sections, got list"),
+        ("just text", "expected sections, got str"),
+        ("docker_registry: {host: a}\ndocker_registry: {host: b}\n", "docker_registry is given twice"),
+        ("!!python/object/apply:os.system ['true']", "not YAML"),
+        ("application: {port: 1}", "docker_registry: required, but not given"),
+        ("docker_registry:\n", "docker_registry: expected a section with keys"),
+        ("docker_registry: {host: a, hots: b}", "docker_registry.hots: unknown key"),
+        ("docker_registry: {host: a}\nbrewers: {}", "brewers: unknown key"),
+        ("docker_registry: {host: a, read_timeout: -1}", "docker_registry.read_timeout: expected greater than 0"),
+        ("docker_registry: {host: a, read_timeout: .nan}", "docker_registry.read_timeout: expected"),
+        ("docker_registry: {host: a, read_timeout: soon}", "docker_registry.read_timeout: expected a valid number"),
+        ("docker_registry: {host: a}\napplication: {port: 70000}", "application.port: expected less than"),
+        ("docker_registry: {host: a, proto: ftp}", "docker_registry.proto: expected 'http' or 'https'"),
+        (
+            "docker_registry: {host: a, tags_resolve_template: 'http://x/tags'}",
+            "docker_registry.tags_resolve_template: lacks {scope}",
+        ),
+        (
+            "docker_registry: {host: a, tags_resolve_template: 'http://{scope.__class__}'}",
+            "docker_registry.tags_resolve_template: unknown field {scope.__class__}",
+        ),
+        ("docker_registry: {host: a, default_platform: linux}", "docker_registry.default_platform: "),
+        ("docker_registry: {host: a}\nlayers: {source: mds}", "layers.source is mds, but there is no section mds"),
+        ("docker_registry: {host: a}\nlayers: {source: directory}", "layers.directory is not given"),
+        ("docker_registry: {host: a}\nlayers: {source: s3}", "layers.bucket is not given"),
+        ("docker_registry: {host: a}\ntorrents: {store: s3}", "s3.bucket is not given"),
+        ("docker_registry: {host: a}\ns3: {access_key: a}", "s3.access_key and s3.secret_key go together"),
+        ("docker_registry: {host: a}\napplication: {authorization: blackbox}", "there is no section blackbox"),
+        (
+            "docker_registry: {host: a}\ntorrents: {web_seeds: ['{public_url}/v0/layers/{capability}/{hex}']}",
+            "application.public_url is not given",
+        ),
+        ("docker_registry: {host: a}\ndb: {blob_path_digest_index: 6}", "db: blob_path_digest_index is 6"),
+        ("docker_registry: {host: a}\ndb: {host: 'a,,b', database: x}", "db.host: expected a host"),
+        ("docker_registry: {host: a}\ndb: {host: a}", "db: database is required beside host"),
+        ("docker_registry: {host: a}\ndb: {table_name: 'x; drop'}", "db.table_name: "),
+        (
+            "docker_registry: {host: a}\njobs: {brew: {interval: 1, cron: '* * * * *'}}",
+            "jobs.brew: interval and cron are both given",
+        ),
+        ("docker_registry: {host: a}\njobs: {brwe: {interval: 1}}", "jobs.brwe: unknown key"),
+        ("docker_registry: {host: '${NOT_SET}'}", "docker_registry.host: the environment has no variable NOT_SET"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_told_with_the_path_of_the_key(text: str, told: str) -> None:
+    assert any(told in problem for problem in problems_of(text)), problems_of(text)
+
+
+def test_all_problems_are_told_at_once_those_between_sections_too() -> None:
+    problems = problems_of(
+        "docker_registry: {host: a, read_timeout: -1, port: 3}\n"
+        "brewer: {workers: many}\n"
+        "layers: {source: mds}\n"
+        "db: {password_file: /does/not/exist}\n"
+    )
+
+    assert [problem.split(":")[0] for problem in problems] == [
+        "docker_registry.read_timeout",
+        "docker_registry.port",
+        "brewer.workers",
+        "db.password",
+        "layers.source is mds, but there is no section mds",
+    ]
+
+
+def test_the_environment_fills_values_in_and_two_dollars_are_one() -> None:
+    config = parse_config(
+        "docker_registry: {host: '${HOST}:5000'}\nbrewer: {brew_password: 'a$$b', workers: '${N}'}",
+        "config.yaml",
+        {"HOST": "registry", "N": "3"},
+    )
+
+    assert config.docker_registry.host == "registry:5000"
+    assert config.brewer.workers == 3
+    assert config.brewer.brew_password is not None
+    assert config.brewer.brew_password.get_secret_value() == "a$b"
+
+
+def test_a_secret_may_come_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("from the file\n")
+    text = f"docker_registry: {{host: a}}\ndb: {{password_file: {tmp_path}/password}}"
+
+    config = parse_config(text, "config.yaml", {})
+
+    assert config.db.password is not None
+    assert config.db.password.get_secret_value() == "from the file"
+
+
+def test_a_secret_given_twice_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("one")
+    text = f"docker_registry: {{host: a}}\ndb: {{password: two, password_file: {tmp_path}/password}}"
+
+    assert problems_of(text) == ["db.password: given here and in password_file, expected one of them"]
+
+
+def test_no_secret_is_told_with_a_problem_or_shown_with_the_configuration() -> None:
+    text = "docker_registry: {host: a, port: 1}\ndb: {password: [hush-hush]}\nbrewer: {brew_password: {hush-hush: 1}}"
+
+    assert "hush-hush" not in " ".join(problems_of(text))
+    assert "P@ssw0rd" not in repr(parse_config(SEED, "seed", {}))
+
+
+def test_a_missing_file_says_how_to_name_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigInvalid, match="no such file; name one with -c"):
+        load_config(tmp_path / "config.yaml")
+
+
+def test_a_folder_or_binary_in_place_of_the_file_is_a_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
+
+    for path in (tmp_path, tmp_path / "binary"):
+        with pytest.raises(ConfigInvalid, match="cannot be read"):
+            load_config(path)

@@ -1,0 +1,38 @@
+"""crontab.example is one that cron takes, and it runs jobs that there are."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from core.command_line import RUNNABLE, parse_arguments
+from jobs.scheduler import Schedule, trigger
+
+LINES = (Path(__file__).resolve().parents[2] / "crontab.example").read_text().splitlines()
+ENTRIES = [line.split(None, 6) for line in LINES if line and not line.startswith("#") and "=" not in line]
+
+
+def test_every_line_is_a_setting_a_comment_or_an_entry() -> None:
+    for line in LINES:
+        assert (
+            not line
+            or line.startswith("#")
+            or re.match(r"[A-Z]+=\S+$", line)
+            or len(line.split(None, 6)) == 7
+        )
+
+
+def test_times_are_times() -> None:
+    for entry in ENTRIES:
+        assert trigger(Schedule("job", lambda: None, cron=" ".join(entry[:5])))
+
+
+def test_commands_are_ours_and_every_job_is_run() -> None:
+    ran = []
+    for entry in ENTRIES:
+        flock, nonblock, lock, program, *words = entry[6].split()
+        assert (flock, nonblock, program) == ("flock", "--nonblock", "docker_torrents")
+        assert lock == f"/run/lock/docker-torrents-{words[-1]}"
+        ran.append(parse_arguments(words).job)
+
+    assert sorted(ran) == sorted(RUNNABLE)

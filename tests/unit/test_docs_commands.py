@@ -1,0 +1,46 @@
+"""Every command of ours that the documentation shows is one that the program takes."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from core.command_line import parse_arguments
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def shown(page: Path) -> list[str]:
+    """Lines of shell that begin with our program, and what stands in `docker_torrents …` in prose."""
+    text = page.read_text()
+    blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    # Indented blocks in lists, too.
+    lines = [line.strip() for block in blocks for line in block.splitlines()]
+    return [line for line in lines if line.startswith("docker_torrents")]
+
+
+COMMANDS = [pytest.param(line, id=f"{page.name}: {line}") for page in PAGES for line in shown(page)]
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_a_command_that_is_shown_is_understood(line: str) -> None:
+    words = shlex.split(line.partition("|")[0], comments=True)
+
+    assert parse_arguments(words[1:])
+
+
+def test_commands_are_shown() -> None:
+    assert len(COMMANDS) > 10
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_within_the_project_lead_somewhere(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text())
+
+    for target in targets:
+        if not target.startswith(("http://", "https://")):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"

@@ -1,0 +1,78 @@
+"""Bodies that are no notifications, or hardly: they are refused as a whole, or queue nothing that is wrong."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core.errors import EventsMalformed
+from core.events import parse_events, plan
+from tests.notifications import A, B, any_events
+
+
+@pytest.mark.parametrize(
+    "malformed",
+    [
+        b"",
+        b"{",
+        b"OK",
+        b"[]",
+        b"null",
+        b"7",
+        b'"events"',
+        b"{}",
+        b'{"events": null}',
+        b'{"events": {}}',
+        b'{"events": "push"}',
+        b'{"events": [NaN]}',
+        b'{"events": [Infinity]}',
+        b'{"events": [' + b"9" * 5000 + b"]}",
+        b'{"events": ["\xff"]}',
+        '{"events": []}'.encode("utf-16"),
+        b'\xef\xbb\xbf{"events": []}',
+        b'{"events": []} {}',
+        b"<html>",
+        b"\x00" * 100,
+        b"[" * 100_000,
+        b'{"events":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        b'{"a":' * 100_000,
+    ],
+    ids=lambda malformed: repr(malformed[:20]),
+)
+def test_a_body_that_is_no_envelope_is_refused_as_a_whole(malformed: bytes) -> None:
+    with pytest.raises(EventsMalformed) as caught:
+        parse_events(malformed)
+    assert len(str(caught.value)) < 200
+
+
+def test_an_envelope_without_events_is_no_error() -> None:
+    assert parse_events(b'{"events": []}').events == ()
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_give_events_or_are_refused(data: bytes) -> None:
+    with suppress(EventsMalformed):
+        parse_events(data)
+
+
+@given(any_events)
+def test_any_events_queue_only_true_digests_of_scopes_with_the_role(events: list[Any]) -> None:
+    text = json.dumps({"events": events}).encode()
+    try:
+        notification = parse_events(text)
+    except EventsMalformed:
+        assert b"NaN" in text or b"Infinity" in text
+        return
+    wanted = plan(notification, lambda scope: scope == "library/test")
+    for layer in wanted.layers:
+        assert layer.digest in (A, B)
+        assert layer.scope == "library/test"
+        assert layer.size is None or 0 < layer.size < 2**63
+    assert {manifest.scope for manifest in (*wanted.manifests, *wanted.known)} <= {"library/test"}
+    assert not set(wanted.manifests) & set(wanted.known)
+    assert len(set(wanted.layers)) == len({layer.digest for layer in wanted.layers})

@@ -1,0 +1,117 @@
+"""No key of the configuration is there for nothing: each is read, at the start or later."""
+
+from __future__ import annotations
+
+import ast
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import docker_torrents
+from core.config import Config, Section
+from core.config_file import parse_config
+from web.app import build_app
+
+EVERYTHING = """
+application:
+    {{event_authorization: secret, public_url: 'http://here', state_dir: {state}, authorization: blackbox}}
+docker_registry: {{host: registry}}
+blackbox: {{url_template: 'http://blackbox/?{{payload}}'}}
+mds: {{url_template: 'http://mds/{{payload}}/', torrent_url: 'http://tracker/announce'}}
+brewer: {{brew_user: user, brew_password: password}}
+layers: {{source: {source}, directory: {state}, bucket: layers}}
+torrents: {{store: {store}, web_seed_secret: '0123456789abcdef0123456789abcdef'}}
+s3: {{bucket: torrents, access_key: a, secret_key: b, region: r, endpoint_url: 'http://s3'}}
+db: {database}
+"""
+# Read into the secret beside it while the file is checked: tests/unit/test_config.py.
+SECRET_FILES = {
+    "event_authorization_file",
+    "brew_password_file",
+    "web_seed_secret_file",
+    "secret_key_file",
+    "password_file",
+}
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> set[tuple[str, str]]:
+    """Which keys of which sections were looked at."""
+    seen: set[tuple[str, str]] = set()
+    look = Section.__getattribute__
+
+    def recording(section: Section, name: str) -> Any:
+        if not name.startswith(("_", "model_")):
+            seen.add((type(section).__name__, name))
+        return look(section, name)
+
+    monkeypatch.setattr(Section, "__getattribute__", recording)
+    return seen
+
+
+def put_together(config: Config) -> None:
+    """Builds everything that this configuration asks for; jobs run on a queue that is empty."""
+    parts = docker_torrents.Parts(config)
+    assert config.trackers == ["http://tracker/announce"]
+    assert parts.engine
+    assert parts.tables
+    assert parts.source
+    assert parts.store
+    assert parts.registry
+    build_app(parts.web).close()
+    assert docker_torrents.schedules(parts)
+    docker_torrents.start_web(parts, Namespace(workers=1))
+    if config.db.url:
+        assert parts.brewery
+        docker_torrents.JOBS["release-locks"](parts)
+        docker_torrents.JOBS["scan-tags"](parts)
+    parts.engine.dispose()
+
+
+def looked_up_in_the_code() -> set[str]:
+    """Names of attributes that the code reads, but for core/config.py with its checks."""
+    names = set()
+    files = [
+        ROOT / "docker_torrents.py",
+        *(f for room in ("core", "jobs", "web") for f in (ROOT / room).rglob("*.py")),
+    ]
+    for file in files:
+        if file.name != "config.py":
+            names |= {
+                node.attr
+                for node in ast.walk(ast.parse(file.read_text()))
+                if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)
+            }
+    return names
+
+
+def test_every_key_is_read(
+    read: set[tuple[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(docker_torrents, "serve", lambda build, host, port, workers, stopping: 0)
+    sqlite = f"{{url: 'sqlite:///{tmp_path}/queue.sqlite'}}"
+    postgresql = "{host: 'a,b', database: d, username: u, password: p}"
+    put_to_use: set[tuple[str, str]] = set()
+    for source, store, database in (
+        ("registry", "directory", sqlite),
+        ("s3", "s3", postgresql),
+        ("directory", "directory", sqlite),
+        ("mds", "directory", postgresql),
+    ):
+        text = EVERYTHING.format(state=tmp_path, source=source, store=store, database=database)
+        config = parse_config(text, "config.yaml", {})
+        read.clear()  # what only the checks have looked at does not count
+        put_together(config)
+        put_to_use |= read
+
+    later = looked_up_in_the_code()
+    unread = {
+        f"{section.__name__}.{key}"
+        for section in [Config, *Section.__subclasses__()]
+        for key in section.model_fields
+        if (section.__name__, key) not in put_to_use and key not in later | SECRET_FILES
+    }
+    assert unread == set()

@@ -1,0 +1,77 @@
+"""Scopes, tags, digests and patterns: what may stand in a registry's URL, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core.digest import Digest
+from core.errors import InvalidName
+from core.names import matches, parse_pattern, parse_reference, parse_scope, parse_tag
+
+HEX = "0123456789abcdef" * 4
+
+
+@pytest.mark.parametrize("scope", ["ubuntu", "library/ubuntu", "a/b/c/d", "a.b_c__d-e---f/0", "a" * 255])
+def test_scopes_as_registries_have_them_are_taken(scope: str) -> None:
+    assert parse_scope(scope) == scope
+
+
+@pytest.mark.parametrize(
+    "scope",
+    ["", "/", "a/", "/a", "a//b", "..", "a/../b", "A", "a b", "a%2Fb", "a\x00", "a\n", "ä", "-a", "a-", "a..b",
+     "a" * 256, "a" * 300, None, 3, b"a"],
+)  # fmt: skip
+def test_what_is_no_scope_is_refused(scope: object) -> None:
+    with pytest.raises(InvalidName):
+        parse_scope(scope)
+
+
+@pytest.mark.parametrize("tag", ["latest", "v1.2-3_4", "_x", "A" * 128])
+def test_tags_are_taken(tag: str) -> None:
+    assert parse_tag(tag) == tag
+
+
+@pytest.mark.parametrize("tag", ["", ".x", "-x", "a/b", "a:b", "A" * 129, "a\n", "ä", None])
+def test_what_is_no_tag_is_refused(tag: object) -> None:
+    with pytest.raises(InvalidName):
+        parse_tag(tag)
+
+
+def test_a_reference_is_a_digest_if_it_has_a_colon() -> None:
+    assert parse_reference(f"sha256:{HEX}") == Digest(HEX)
+    assert parse_reference("latest") == "latest"
+
+
+@pytest.mark.parametrize(
+    "digest",
+    [f"sha256:{HEX[:-1]}", f"sha256:{HEX}0", f"sha256:{HEX.upper()}", f"sha512:{HEX}", HEX, "sha256:../../etc",
+     f"sha256:{HEX}\n", "", None, 7],
+)  # fmt: skip
+def test_what_is_no_digest_is_refused(digest: object) -> None:
+    with pytest.raises(InvalidName):
+        Digest.parse(digest)
+
+
+def test_globs_cross_slashes() -> None:
+    assert matches("library/test/deep", parse_pattern("library/*"))
+    assert not matches("libraries", parse_pattern("library/*"))
+    assert matches("anything/at/all", parse_pattern("*"))
+
+
+@pytest.mark.parametrize("pattern", ["", "a b*", "A*", "*" * 256, "a/../b", "*\n"])
+def test_what_is_neither_scope_nor_glob_is_refused(pattern: str) -> None:
+    with pytest.raises(InvalidName):
+        parse_pattern(pattern)
+
+
+@pytest.mark.parametrize("parse", [parse_scope, parse_tag, parse_reference, parse_pattern, Digest.parse])
+@given(text=st.text())
+def test_only_one_kind_of_error_ever_comes_out(parse: Callable[[object], object], text: str) -> None:
+    try:
+        parse(text)
+    except InvalidName as error:
+        assert len(str(error)) < 300

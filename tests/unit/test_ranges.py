@@ -1,0 +1,244 @@
+"""Reading ahead in parallel: bytes in order, memory within bounds, and no thread left behind."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from core.digest import Digest
+from core.errors import Interrupted, LayerMissing, RangesIgnored, SourceCut
+from core.layer import LayerRef
+from core.sources.ranges import ParallelReader
+from core.sources.resume import Patience
+from tests.memory_source import Fault, Kind, MemorySource
+
+CONTENT = bytes(number * 7 % 251 for number in range(20_000))
+DIGEST = Digest(hashlib.sha256(CONTENT).hexdigest())
+LAYER = LayerRef(DIGEST)
+KINDS: list[Kind] = ["cut", "timeout", "early end", "unavailable", "refused connection"]
+
+
+def source_with(*faults: Fault | None, **rest: object) -> MemorySource:
+    return MemorySource({DIGEST: CONTENT}, faults=faults, **rest)  # type: ignore[arg-type]
+
+
+def parallel(
+    source: MemorySource,
+    offset: int = 0,
+    end: int = len(CONTENT),
+    *,
+    connections: int = 4,
+    range_bytes: int = 1000,
+    patience: Patience | None = None,
+    interrupted: Callable[[], bool] = lambda: False,
+) -> ParallelReader:
+    return ParallelReader(
+        source,
+        LAYER,
+        offset,
+        end,
+        connections=connections,
+        range_bytes=range_bytes,
+        patience=patience or Patience(progress=1, first_pause=0.0),
+        interrupted=interrupted,
+    )
+
+
+def read_all(reader: ParallelReader, at_once: int = 997) -> bytes:
+    got = bytearray()
+    buffer = memoryview(bytearray(at_once))
+    while count := reader.readinto(buffer):
+        got += buffer[:count]
+    return bytes(got)
+
+
+def range_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("range-")]
+
+
+@given(
+    faults=st.lists(st.none() | st.builds(Fault, st.sampled_from(KINDS), st.integers(0, 3000)), max_size=20),
+    span=st.tuples(st.integers(0, len(CONTENT)), st.integers(0, len(CONTENT))).map(sorted),
+    connections=st.integers(1, 6),
+    range_bytes=st.integers(500, 8000),
+    at_once=st.integers(300, 9000),
+    most_per_read=st.integers(200, 9000),
+)
+@settings(deadline=None)
+def test_cuts_anywhere_leave_no_trace_in_the_bytes(
+    faults: list[Fault | None],
+    span: list[int],
+    connections: int,
+    range_bytes: int,
+    at_once: int,
+    most_per_read: int,
+) -> None:
+    offset, end = span
+    source = source_with(*faults, most_per_read=most_per_read)
+
+    with parallel(
+        source,
+        offset,
+        end,
+        connections=connections,
+        range_bytes=range_bytes,
+        patience=Patience(tries=len(faults) + 2, first_pause=0.0),
+    ) as reader:
+        assert read_all(reader, at_once) == CONTENT[offset:end]
+
+    assert not range_threads()
+    assert not source.open_readers
+
+
+def test_ranges_are_asked_for_side_by_side() -> None:
+    together = threading.Barrier(4, timeout=10)
+    first_reads = {0, 1000, 2000, 3000}
+
+    def meet(offset: int) -> None:
+        if offset in first_reads:
+            together.wait()
+
+    with parallel(source_with(before_read=meet)) as reader:
+        assert read_all(reader) == CONTENT
+
+
+def test_no_more_is_read_ahead_than_the_window_holds() -> None:
+    source = source_with()
+    furthest_ahead = 0
+    with parallel(source, connections=4, range_bytes=1000) as reader:
+        buffer = memoryview(bytearray(100))
+        while reader.readinto(buffer):
+            asked_for = max(offset + (length or 0) for offset, length in source.opened)
+            furthest_ahead = max(furthest_ahead, asked_for - reader.position)
+
+    assert 3000 < furthest_ahead <= 4000
+
+
+def test_bytes_are_given_as_they_come_not_range_by_range() -> None:
+    may_go_on = threading.Event()
+
+    def wait_in_the_middle(offset: int) -> None:
+        if offset >= 500:
+            may_go_on.wait(10)
+
+    source = source_with(before_read=wait_in_the_middle, most_per_read=500)
+    with parallel(source) as reader:
+        assert reader.readinto(memoryview(bytearray(1000))) == 500
+        may_go_on.set()
+        assert read_all(reader) == CONTENT[500:]
+
+
+def test_closing_early_ends_threads_that_read_wait_or_pause() -> None:
+    reading = threading.Event()
+    closed = threading.Event()
+
+    def never_comes(offset: int) -> None:
+        if offset >= 2000:
+            reading.set()
+            closed.wait(10)
+
+    # The second range breaks and would be tried again in an hour; the third and fourth never come.
+    source = source_with(None, Fault("cut", 0), before_read=never_comes)
+    reader = parallel(source, patience=Patience(first_pause=3600, longest_pause=3600))
+    assert reader.readinto(memoryview(bytearray(10))) == 10
+    assert reading.wait(10)
+
+    begun = time.monotonic()
+    threading.Timer(0.2, closed.set).start()
+    reader.close()
+    reader.close()
+
+    assert time.monotonic() - begun < 1.5
+    assert not range_threads()
+    assert not source.open_readers
+    with pytest.raises(SourceCut):
+        reader.readinto(memoryview(bytearray(10)))
+
+
+def test_closing_from_another_thread_wakes_a_read() -> None:
+    closed = threading.Event()
+    source = source_with(before_read=lambda _offset: closed.wait(10))
+    reader = parallel(source)
+
+    def close() -> None:
+        closed.set()
+        reader.close()
+
+    threading.Timer(0.1, close).start()
+    with pytest.raises(SourceCut):
+        read_all(reader)
+    reader.close()
+    assert not range_threads()
+
+
+def test_an_interruption_is_noticed_while_nothing_comes() -> None:
+    stop = threading.Event()
+    closed = threading.Event()
+    source = source_with(before_read=lambda _offset: closed.wait(10))
+    with parallel(source, interrupted=stop.is_set) as reader:
+        threading.Timer(0.1, stop.set).start()
+        begun = time.monotonic()
+        with pytest.raises(Interrupted):
+            read_all(reader)
+        assert time.monotonic() - begun < 2
+        closed.set()
+    assert not range_threads()
+
+
+def test_a_range_that_fails_for_good_does_so_after_all_bytes_before_it() -> None:
+    source = MemorySource({DIGEST: CONTENT})
+
+    def vanish(offset: int) -> None:
+        if offset == 5000:
+            raise LayerMissing(str(DIGEST), "memory")
+
+    source.before_read = vanish
+    with parallel(source) as reader:
+        got = bytearray()
+        buffer = memoryview(bytearray(300))
+
+        def read_to_the_end() -> None:
+            while count := reader.readinto(buffer):
+                got.extend(buffer[:count])
+
+        with pytest.raises(LayerMissing):
+            read_to_the_end()
+        assert got == CONTENT[:5000]
+        assert reader.position == 5000
+        with pytest.raises(LayerMissing):
+            reader.readinto(buffer)
+    assert not range_threads()
+
+
+def test_a_range_that_cannot_be_resumed_says_where_it_broke() -> None:
+    source = source_with(None, Fault("cut", 300), *[Fault("refused connection")] * 100)
+    with (
+        parallel(source, patience=Patience(tries=3, first_pause=0.0)) as reader,
+        pytest.raises(SourceCut) as cut,
+    ):
+        read_all(reader)
+
+    assert cut.value.offset == reader.position
+
+
+def test_a_source_that_ignores_ranges_is_found_out_at_the_second() -> None:
+    with parallel(source_with(ignores_ranges=True)) as reader:
+        with pytest.raises(RangesIgnored):
+            read_all(reader)
+        assert reader.position == 1000
+    assert not range_threads()
+
+
+def test_no_more_threads_are_started_than_there_are_ranges() -> None:
+    held = threading.Event()
+    source = source_with(before_read=lambda _offset: held.wait(10))
+    with parallel(source, 0, 1500, connections=8) as reader:
+        assert len(range_threads()) == 2
+        held.set()
+        assert read_all(reader) == CONTENT[:1500]

@@ -1,0 +1,130 @@
+"""Looking for layers in a registry: gone takes a clear no of every repository there is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from core.digest import Digest
+from core.errors import (
+    NotInRegistry,
+    RegistryError,
+    RegistryNonsense,
+    RegistryRefused,
+    RegistryTimeout,
+    RegistryUnavailable,
+)
+from core.layer import LayerRef
+from core.presence.registry import RegistryLookout
+
+A, B, C = (Digest(sign * 64) for sign in "abc")
+
+TROUBLE: dict[str, RegistryError] = {
+    "401": RegistryRefused("r", 401, "it wants other credentials"),
+    "403": RegistryRefused("r", 403, "access is denied"),
+    "405": RegistryRefused("r", 405, "it does not allow this call"),
+    "500": RegistryUnavailable("r", "it answers 500"),
+    "429": RegistryUnavailable("r", "it answers 429", 30),
+    "time-out": RegistryTimeout("r", 30),
+    "a web page": RegistryNonsense("r", "a web page where the registry should be"),
+}
+
+
+class Blobs:
+    """A registry's blobs by repository; asking for some repositories, or the catalog, fails."""
+
+    def __init__(self, blobs: dict[str, set[Digest]], catalog: RegistryError | None = None) -> None:
+        self.blobs = blobs
+        self.catalog = catalog
+        self.broken: dict[str, RegistryError] = {}
+        self.asked: list[tuple[str, Digest]] = []
+
+    def ping(self) -> str:
+        return "answers"
+
+    def blob_size(self, scope: str, digest: Digest) -> int:
+        self.asked.append((scope, digest))
+        if scope in self.broken:
+            raise self.broken[scope]
+        if digest not in self.blobs.get(scope, set()):
+            raise NotInRegistry(f"blob {digest} in {scope}")
+        return 1
+
+    def list_repositories(self) -> Iterator[str]:
+        yield from list(self.blobs)[:2]
+        if self.catalog is not None:
+            raise self.catalog
+        yield from list(self.blobs)[2:]
+
+
+def everywhere(registry: Blobs, *digests: Digest, questions: int = 1000) -> dict[Digest, str]:
+    looks = RegistryLookout(registry, questions).look_everywhere([LayerRef(digest) for digest in digests])
+    return {look.layer.digest: look.presence for look in looks}
+
+
+def test_a_layer_is_there_if_one_of_its_repositories_has_it() -> None:
+    registry = Blobs({"one": set(), "two": {A}, "three": {A}})
+    look = RegistryLookout(registry).look(LayerRef(A, ("one", "two", "three")))
+    assert (look.presence, look.scope) == ("there", "two")
+    assert registry.asked == [("one", A), ("two", A)]
+
+
+def test_a_layer_is_gone_from_where_it_was_if_all_its_repositories_say_no() -> None:
+    registry = Blobs({"one": set(), "two": set(), "other": {A}})
+    assert RegistryLookout(registry).look(LayerRef(A, ("one", "two", "deleted"))).presence == "gone"
+
+
+@pytest.mark.parametrize("trouble", TROUBLE)
+def test_one_repository_that_does_not_answer_leaves_it_open(trouble: str) -> None:
+    registry = Blobs({"one": set(), "two": set(), "three": set()})
+    registry.broken["two"] = TROUBLE[trouble]
+    look = RegistryLookout(registry).look(LayerRef(A, ("one", "two", "three")))
+    assert look.presence == "unanswered"
+    assert look.why == str(TROUBLE[trouble])
+
+
+def test_a_yes_counts_more_than_no_answer() -> None:
+    registry = Blobs({"one": set(), "two": {A}})
+    registry.broken["one"] = TROUBLE["500"]
+    assert RegistryLookout(registry).look(LayerRef(A, ("one", "two"))).presence == "there"
+
+
+def test_everywhere_is_every_repository_of_the_catalog() -> None:
+    registry = Blobs({"one": {A}, "two": set(), "three": {C}})
+    assert everywhere(registry, A, B, C) == {A: "there", B: "gone", C: "there"}
+
+
+def test_a_repository_that_has_it_is_told() -> None:
+    registry = Blobs({"one": set(), "two": {A}})
+    [look] = RegistryLookout(registry).look_everywhere([LayerRef(A)])
+    assert look.scope == "two"
+
+
+@pytest.mark.parametrize("trouble", TROUBLE)
+def test_without_the_whole_catalog_nothing_is_gone(trouble: str) -> None:
+    # It breaks off behind the first page.
+    registry = Blobs({"one": set(), "two": set(), "three": {A}}, catalog=TROUBLE[trouble])
+    assert everywhere(registry, A, B) == {A: "unanswered", B: "unanswered"}
+
+
+@pytest.mark.parametrize("trouble", TROUBLE)
+def test_while_one_repository_of_the_catalog_does_not_answer_nothing_is_gone(trouble: str) -> None:
+    registry = Blobs({"one": {A}, "two": set(), "three": set()})
+    registry.broken["two"] = TROUBLE[trouble]
+    assert everywhere(registry, A, B) == {A: "there", B: "unanswered"}
+
+
+def test_an_empty_catalog_is_no_answer() -> None:
+    assert everywhere(Blobs({}), A) == {A: "unanswered"}
+
+
+def test_no_more_questions_are_asked_than_one_run_may() -> None:
+    registry = Blobs({f"scope{number}": set() for number in range(10)})
+    assert everywhere(registry, A, B, C, questions=25) == {A: "gone", B: "gone"}
+    assert len(registry.asked) == 20
+
+
+def test_one_layer_is_looked_for_however_many_repositories_there_are() -> None:
+    registry = Blobs({f"scope{number}": set() for number in range(10)})
+    assert everywhere(registry, A, B, questions=3) == {A: "gone"}

@@ -1,0 +1,91 @@
+"""Bodies of requests: read whole, never more than allowed, and never believed when they lie."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import bottle
+import pytest
+
+from web.request_body import read_body
+
+
+class Reading(io.BytesIO):
+    """A body that counts what is read of it, and takes no read without an end."""
+
+    taken = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        assert size is not None
+        assert 0 < size <= 1_000_000
+        part = super().read(size)
+        self.taken += len(part)
+        return part
+
+
+def environ(content: bytes, **more: Any) -> dict[str, Any]:
+    return {"wsgi.input": Reading(content), **more}
+
+
+def refusal(given: dict[str, Any], limit: int = 100) -> int:
+    with pytest.raises(bottle.HTTPResponse) as caught:
+        read_body(given, limit)
+    status: int = caught.value.status_code
+    return status
+
+
+@pytest.mark.parametrize("size", [0, 1, 99, 100])
+def test_a_body_up_to_the_limit_is_read_whole(size: int) -> None:
+    assert read_body(environ(b"x" * size, CONTENT_LENGTH=str(size)), 100) == b"x" * size
+
+
+def test_what_follows_the_body_on_the_connection_is_left_there() -> None:
+    given = environ(b"bodyGET / HTTP/1.1", CONTENT_LENGTH="4")
+    assert read_body(given, 100) == b"body"
+    assert given["wsgi.input"].taken == 4
+
+
+@pytest.mark.parametrize("length", ["101", "50000000", "9" * 5000])
+def test_a_longer_one_is_413_before_any_of_it_is_read(length: str) -> None:
+    given = environ(b"x" * 200, CONTENT_LENGTH=length)
+    assert refusal(given) == 413
+    assert given["wsgi.input"].taken == 0
+
+
+def test_one_without_a_length_is_read_to_its_end_where_the_server_marks_that() -> None:
+    assert read_body(environ(b"x" * 100, **{"wsgi.input_terminated": True}), 100) == b"x" * 100
+
+
+def test_one_without_a_length_is_413_one_byte_beyond_the_limit() -> None:
+    given = environ(b"x" * 1_000_000, **{"wsgi.input_terminated": True})
+    assert refusal(given) == 413
+    assert given["wsgi.input"].taken == 101
+
+
+def test_one_without_a_length_needs_one_where_the_server_does_not_mark_the_end() -> None:
+    given = environ(b"5\r\nhello\r\n0\r\n\r\n", HTTP_TRANSFER_ENCODING="chunked")
+    assert refusal(given) == 411
+    assert given["wsgi.input"].taken == 0
+
+
+def test_a_request_without_a_body_has_an_empty_one() -> None:
+    assert read_body(environ(b"GET / HTTP/1.1"), 100) == b""
+    assert read_body(environ(b"GET / HTTP/1.1", CONTENT_LENGTH=""), 100) == b""
+
+
+def test_a_body_that_is_shorter_than_promised_is_400() -> None:
+    assert refusal(environ(b"x" * 50, CONTENT_LENGTH="51")) == 400
+
+
+@pytest.mark.parametrize("length", ["-1", "+1", "1e3", "1_0", " 1", "0x10", "٣", "²", "one"])
+def test_a_content_length_that_is_no_number_is_400(length: str) -> None:
+    assert refusal(environ(b"x" * 50, CONTENT_LENGTH=length)) == 400
+
+
+def test_a_connection_that_breaks_off_is_400() -> None:
+    class Broken(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            raise ConnectionResetError
+
+    assert refusal({"wsgi.input": Broken(), "CONTENT_LENGTH": "5"}) == 400

@@ -1,0 +1,44 @@
+"""Good verdicts: for how long they are remembered, for whom, and of how many callers."""
+
+from core.access.verdicts import GoodVerdicts
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_verdict_ends_with_its_time_and_a_new_one_begins_anew() -> None:
+    clock = Clock()
+    verdicts = GoodVerdicts(10, clock)
+    verdicts.keep("token", "192.0.2.1")
+    clock.now += 9
+    assert verdicts.holds("token", "192.0.2.1")
+    verdicts.keep("token", "192.0.2.1")
+    clock.now += 9
+    assert verdicts.holds("token", "192.0.2.1")
+    clock.now += 1
+    assert not verdicts.holds("token", "192.0.2.1")
+
+
+def test_neither_another_token_nor_another_address_shares_it() -> None:
+    verdicts = GoodVerdicts(10, Clock())
+    verdicts.keep("token", "192.0.2.1")
+    assert not verdicts.holds("token2", "192.0.2.1")
+    assert not verdicts.holds("token", "192.0.2.12")
+    assert not verdicts.holds("token\n192.0.2.1", "")
+
+
+def test_beyond_the_limit_the_oldest_is_forgotten() -> None:
+    verdicts = GoodVerdicts(10, Clock(), limit=2)
+    for token in ("a", "b", "a", "c"):
+        verdicts.keep(token, "192.0.2.1")
+    assert [verdicts.holds(token, "192.0.2.1") for token in ("a", "b", "c")] == [True, False, True]
+
+
+def test_what_is_remembered_holds_no_token() -> None:
+    verdicts = GoodVerdicts(10, Clock())
+    verdicts.keep("throw-away-token", "192.0.2.1")
+    assert "throw-away-token" not in str(vars(verdicts))

@@ -1,0 +1,63 @@
+"""An app that takes events, for tests: what is sent to it, and what comes of that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sql.roles import grant_role
+from sql.transaction import transaction
+from tests.web_parts import NOON, app_of, rows, web_parts
+from tests.wsgi import Answer, call
+from web.app import RegistryApp
+from web.parts import WebParts
+
+SECRET = "secretkey"
+EVENTS_V1 = "application/vnd.docker.distribution.events.v1+json"
+
+
+@dataclass(frozen=True)
+class Receiving:
+    """An app whose registry knows the secret."""
+
+    app: RegistryApp
+    parts: WebParts
+
+    def post(self, body: bytes, *, secret: str | None = SECRET, kind: str = EVENTS_V1, **more: Any) -> Answer:
+        """What it answers to a notification."""
+        headers = {"Content-Type": kind} | ({"Authorization": secret} if secret is not None else {})
+        return call(self.app, "POST", "/v0/event", headers=headers, body=body, **more)
+
+    def grant(self, *patterns: str) -> None:
+        """Give scopes the role."""
+        with transaction(self.parts.engine) as connection:
+            for pattern in patterns:
+                grant_role(connection, self.parts.tables, pattern, now=NOON)
+
+    def queued(self) -> list[str]:
+        """The digests that are queued."""
+        return [digest for (digest,) in rows(self.parts, self.parts.tables.queue, "digest")]
+
+
+@contextmanager
+def receiving(
+    folder: Path,
+    *,
+    secret: str | None = SECRET,
+    database_url: str | None = None,
+    clock: Callable[[], float] = lambda: NOON,
+) -> Iterator[Receiving]:
+    """An app for the length of the block; `library/*` has the role."""
+    settings = {"application": {"event_authorization": secret}}
+    parts = web_parts(folder, database_url=database_url, settings=settings, clock=clock)
+    app = app_of(parts)
+    running = Receiving(app, parts)
+    running.grant("library/*")
+    try:
+        yield running
+    finally:
+        app.close()
+        parts.engine.dispose()

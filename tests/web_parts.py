@@ -1,0 +1,89 @@
+"""What a web app is made of, for tests: an empty SQLite database, layers in memory, an open door."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import bottle
+import sqlalchemy as sa
+
+from core.access.access import AccessDenied
+from core.config import Config
+from core.digest import Digest
+from core.http import HttpClient
+from core.registry import RegistryClient
+from core.sources.source import LayerSource
+from core.stores.directory import DirectoryStore
+from core.stores.store import MetainfoStore
+from sql.engine import create_engine_for
+from sql.schema import create_missing
+from sql.tables import build_tables
+from sql.transaction import transaction
+from tests.memory_source import MemorySource
+from web.app import build_app
+from web.parts import WebParts
+
+SECRET = b"throw-away secret of these tests"
+NOON = 1_700_000_000
+
+
+@dataclass
+class Door:
+    """Access that lets in whom a test names: (scope, digest, Authorization); everybody if `open`."""
+
+    open: bool = True
+    pullers: set[tuple[str, Digest, str | None]] = field(default_factory=set)
+
+    def admit(self, headers: Mapping[str, str]) -> None:
+        pass
+
+    def may_pull(self, scope: str, digest: Digest, authorization: str | None) -> None:
+        if not self.open and (scope, digest, authorization) not in self.pullers:
+            challenge = ("WWW-Authenticate", 'Basic realm="tests"')
+            raise AccessDenied(401, (challenge,), "UNAUTHORIZED", "authentication required")
+
+
+def web_parts(
+    folder: Path,
+    *,
+    database_url: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    source: LayerSource | None = None,
+    store: MetainfoStore | None = None,
+    access: Any = None,
+    clock: Callable[[], float] = lambda: NOON,
+) -> WebParts:
+    """Parts whose database is made and empty. `settings` are sections of the configuration."""
+    url = database_url or f"sqlite:///{folder / 'database.sqlite'}"
+    given = {"docker_registry": {"host": "127.0.0.1:1", "proto": "http"}, **(settings or {})}
+    config = Config.model_validate(given)
+    tables = build_tables()
+    engine = create_engine_for(url=url)
+    with transaction(engine) as connection:
+        create_missing(connection, tables)
+    return WebParts(
+        config=config,
+        engine=engine,
+        tables=tables,
+        registry=RegistryClient(config.docker_registry, HttpClient(0.5, 2.0)),
+        access=access or Door(),
+        source=source or MemorySource({}),
+        store=store or DirectoryStore(folder / "metainfo"),
+        clock=clock,
+        capability_secret=SECRET,
+    )
+
+
+def app_of(parts: WebParts) -> bottle.Bottle:
+    """The app of these parts."""
+    return build_app(parts)
+
+
+def rows(parts: WebParts, table: sa.Table, *columns: str) -> list[tuple[Any, ...]]:
+    """All rows of a table, these columns of them, sorted."""
+    with transaction(parts.engine) as connection:
+        found = connection.execute(sa.select(*(table.c[name] for name in columns))).all()
+    return sorted(tuple(row) for row in found)
