@@ -57,7 +57,7 @@ def test_a_server_leaves_no_process_when_the_body_raises(name: str, tmp_path: Pa
 
     with pytest.raises(RuntimeError, match="the body"):
         fail_inside()
-    _, alive = psutil.wait_procs(family, timeout=5)
+    _, alive = psutil.wait_procs(family, timeout=20)
     assert family
     assert not alive
 
@@ -75,6 +75,15 @@ def test_a_pushed_image_is_in_the_registry_to_the_byte(media: Any, registry: Reg
         assert requests.get(f"{url}/blobs/{descriptor.digest}", timeout=10).content == layer
         assert registry.blob_file(descriptor.digest).read_bytes() == layer
     assert ("GET", f"/v2/{scope}/manifests/latest", 200) in registry.requests()
+
+
+def test_the_registry_tells_of_every_request_whose_answer_is_there(registry: Registry, scope: str) -> None:
+    blob = push_blob(registry, scope, layer_bytes(300_000, seed=2))
+    path = f"/v2/{scope}/blobs/{blob.digest}"
+    before = len(registry.requests())
+    for asked in range(1, 51):
+        requests.get(registry.url + path, timeout=10)
+        assert registry.requests()[before:] == [("GET", path, 200)] * asked
 
 
 @pytest.mark.parametrize("media", ["docker", "oci"])

@@ -11,9 +11,13 @@ from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 import bcrypt
+import requests
 
 from tests.servers.process import ServerProcess, free_port, listening, require
+from tests.servers.waiting import comes_true
 
+# What the stack of a request that is not in the access log yet has in it.
+_IN_WORK = "handlers.loggingHandler.ServeHTTP("
 # An access log's line: `… "GET /v2/ubuntu/tags/list HTTP/1.1" 200 …`.
 _ACCESS = re.compile(r'"([A-Z]+) (\S+) HTTP/[0-9.]+" (\d{3}) ')
 
@@ -56,10 +60,14 @@ class Endpoint(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Registry:
-    """A running registry. `storage` is its root directory, empty where it stores in S3."""
+    """A running registry. `storage` is its root directory, empty where it stores in S3.
+
+    At `debug_port` it tells what its goroutines do (Go's net/http/pprof).
+    """
 
     host: str
     port: int
+    debug_port: int
     storage: Path
     process: ServerProcess
 
@@ -92,9 +100,20 @@ class Registry:
         return blobs / hex_digits[:2] / hex_digits / "data"
 
     def requests(self) -> list[tuple[str, str, int]]:
-        """Method, path with query, and status of every request that it has answered so far."""
+        """Method, path with query, and status of every request that it has answered so far.
+
+        The line of a large body is written after the client has all of it, so this waits until no request
+        is in work.
+        """
+        assert comes_true(self._is_idle, timeout=30), "a request is not answered"
         log = self.process.log.read_text(errors="replace")
         return [(method, path, int(status)) for method, path, status in _ACCESS.findall(log)]
+
+    def _is_idle(self) -> bool:
+        if not self.process.alive:
+            return True
+        stacks = f"http://{self.host}:{self.debug_port}/debug/pprof/goroutine?debug=2"
+        return _IN_WORK not in requests.get(stacks, timeout=30).text
 
 
 @contextmanager
@@ -121,7 +140,7 @@ def start_registry(
     binary = require("docker-registry", "docker-registry")
     storage = folder / "storage"
     storage.mkdir(parents=True, exist_ok=True)
-    port = free_port()
+    port, debug_port = free_port(), free_port()
     config: dict[str, Any] = {
         "version": "0.1",
         "log": {"level": "warn", "accesslog": {"disabled": not access_log}},
@@ -132,7 +151,11 @@ def start_registry(
             # Its sweep for stale uploads would read the whole storage at a random moment.
             "maintenance": {"uploadpurging": {"enabled": False}},
         },
-        "http": {"addr": f"{host}:{port}", "secret": "only for tests"},
+        "http": {
+            "addr": f"{host}:{port}",
+            "secret": "only for tests",
+            "debug": {"addr": f"{host}:{debug_port}"},
+        },
         "notifications": {
             "events": {"includereferences": includereferences},
             "endpoints": [
@@ -152,12 +175,12 @@ def start_registry(
     config_file.write_text(json.dumps(config, indent=2))  # JSON is YAML
     process = ServerProcess(
         [binary, "serve", config_file],
-        ready=listening(port, host),
+        ready=lambda: listening(debug_port, host)() and listening(port, host)(),
         log=folder / "registry.log",
     )
     process.start()
     try:
-        yield Registry(host=host, port=port, storage=storage, process=process)
+        yield Registry(host, port, debug_port, storage, process)
     finally:
         process.stop()
 
