@@ -72,10 +72,10 @@ class RegistryClient:
         self._auth = RegistryAuth(http, user, password)
         self._pace = Pace(None)
 
-    def paced(self, rate: float | None) -> RegistryClient:
-        """This client, asking the registry at most `rate` times a second; for one thread. None: unbounded."""
+    def paced(self, pace: Pace) -> RegistryClient:
+        """This client, waiting for `pace` before each request to the registry; for one thread."""
         paced = copy(self)
-        paced._pace = Pace(rate)
+        paced._pace = pace
         return paced
 
     def fetch_manifest(

@@ -128,7 +128,8 @@ class _Run:
         self.takeover = takeover
         self.summary = TakeoverSummary(dry_run=takeover.dry_run)
         self._batch = _BATCH if takeover.rate is None else max(1, min(_BATCH, int(takeover.rate)))
-        self._pace = Pace(None if takeover.rate is None else takeover.rate / self._batch)
+        per_batch = None if takeover.rate is None else takeover.rate / self._batch
+        self._pace = Pace(per_batch, sleep=takeover.stop.wait)
         self._logged: Counter[str] = Counter()
         self._drawn_from = 0
 

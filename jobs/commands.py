@@ -81,7 +81,7 @@ def backfill_from_storage(desk: Desk, arguments: argparse.Namespace) -> int:
                 source=source,
                 clock=desk.clock,
                 stop=desk.stop,
-                pace=Pace(arguments.rate),
+                pace=Pace(arguments.rate, sleep=desk.stop.wait),
                 readers=desk.config.layers.connections,
                 limit=arguments.limit,
                 dry_run=arguments.dry_run,
@@ -121,7 +121,7 @@ def _backfill(desk: Desk, arguments: argparse.Namespace) -> Scan:
     return Scan(
         engine=desk.engine,
         tables=desk.tables,
-        registry=desk.registry.paced(arguments.rate),
+        registry=desk.registry.paced(Pace(arguments.rate, sleep=desk.stop.wait)),
         clock=desk.clock,
         priority=Priority.BACKFILLED,
         stop=desk.stop,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import sha256
 from itertools import islice
 
@@ -55,7 +55,7 @@ class Scan:
 
 @dataclass
 class ScanSummary:
-    """What walks found and did. `bytes` are those of the layers queued; only a dry run counts `known` ones."""
+    """What walks did; `bytes` are those of the layers queued. A dry run also counts `known` ones."""
 
     dry_run: bool = False
     repositories: int = 0

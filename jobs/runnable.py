@@ -15,6 +15,7 @@ from core.config import Config
 from core.config_jobs import SECONDS
 from core.errors import ConfigInvalid
 from core.layer_places import LayerPlaces
+from core.pace import Pace
 from core.platform import Platform
 from core.registry import RegistryClient
 from core.stores.store import MetainfoStore
@@ -82,7 +83,7 @@ def run_scan_tags(kit: Kit) -> object:
         Scan(
             engine=kit.database,
             tables=kit.tables,
-            registry=kit.registry.paced(settings.rate),
+            registry=kit.registry.paced(Pace(settings.rate, sleep=kit.stop.wait)),
             clock=time.time,
             priority=Priority.SCANNED,
             stop=kit.stop,

@@ -23,7 +23,8 @@ def walk_repositories(
     """Walks each of `scopes`; one that fails is logged and counted, the others go on.
 
     What was queued stays queued when the walk is interrupted, and manifests read before are not read
-    again. `walked` is told of each repository that is done with. Raises DatabaseDown.
+    again. `walked` is told of each repository that is done with, not of those that the registry did not
+    answer for. Raises DatabaseDown.
     """
     walk = RepositoryScan(scan)
     ill = 0
@@ -41,7 +42,8 @@ def walk_repositories(
                     ill = ill + 1 if isinstance(error, (RegistryUnavailable, RegistryTimeout)) else 0
                 if walk.over():
                     break
-                walked(scope)
+                if not ill:
+                    walked(scope)
                 if ill == _GIVE_UP:
                     log.error("walk ended, the registry does not answer what=%s", what)
                     break

@@ -78,7 +78,7 @@ def test_a_dry_run_counts_and_queues_nothing(
 
     said = installation.last_line("backfill", "repository", "--dry-run", scope)
 
-    assert said.startswith("would queue 3 layers (0.0 MB), known 1, tags 2")
+    assert said.startswith("would queue 3 layers (0.0 MB), known already 0, tags 2")
     assert installation.asked("queue", "status")["waiting_count"] == 0
 
 
@@ -89,7 +89,7 @@ def test_a_backfill_run_again_finds_nothing_new(
     installation.run("backfill", "repository", scope)
 
     assert installation.last_line("backfill", "repository", scope) == (
-        "queued 0 layers (0.0 MB), known 0, tags 1 (unchanged 1), repositories 1, failed 0"
+        "queued 0 layers (0.0 MB), tags 1 (unchanged 1), repositories 1, failed 0"
     )
 
 

@@ -1,0 +1,167 @@
+"""A scan that was interrupted is gone on with; one that is paced asks no faster than it may."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from core.manifest_types import DOCKER_MANIFEST
+from core.pace import Pace
+from jobs.repository_scan import Scan
+from jobs.scan_tags import scan_tags
+from jobs.walk_repositories import walk_repositories
+from sql.roles import revoke_role
+from sql.transaction import transaction
+from tests.scanning import grant, image, manifest_of, queued, start_scan
+from tests.servers.bad_http import replying
+from tests.servers.http_server import Connection, HttpServer, Request, start_http_server
+from tests.servers.layers import digest_of
+
+SCOPES = ("a", "b", "c", "d")
+
+
+@pytest.fixture
+def four() -> Iterator[HttpServer]:
+    """Stands for a registry of four repositories, each with one tag and an image of its own."""
+    with start_http_server() as server:
+        for number, scope in enumerate(SCOPES):
+            server.on(f"/v2/{scope}/tags/list*", replying(200, json.dumps({"tags": ["v1"]}).encode()))
+            server.on(f"/v2/{scope}/manifests/*", image(number))
+        yield server
+
+
+@pytest.fixture
+def scan(database_url: str, four: HttpServer) -> Iterator[Scan]:
+    with start_scan(database_url, four.netloc) as scan:
+        yield scan
+
+
+def listed(server: HttpServer, before: int = 0) -> list[str]:
+    """The repositories whose tags were asked for, in that order."""
+    paths = [request.path for request in server.requests[before:]]
+    return [path.split("/")[2] for path in paths if "/tags/list" in path]
+
+
+def stopping_at(server: HttpServer, scope: str, scan: Scan) -> None:
+    """Whoever reads the manifests of `scope` is told to end."""
+    answer = image(SCOPES.index(scope))
+
+    def stop(request: Request, connection: Connection) -> None:
+        scan.stop.set()
+        answer(request, connection)
+
+    server.on(f"/v2/{scope}/manifests/*", stop)
+
+
+def test_an_interrupted_scan_goes_on_with_the_repository_in_which_it_was(
+    scan: Scan, four: HttpServer
+) -> None:
+    grant(scan, *SCOPES)
+    stopping_at(four, "c", scan)
+
+    assert scan_tags(scan).interrupted
+    assert listed(four) == ["a", "b", "c"]
+
+    scan.stop.clear()
+    four.on("/v2/c/manifests/*", image(2))
+    before = len(four.requests)
+    assert not scan_tags(scan).interrupted
+    assert listed(four, before) == ["c", "d"]
+    assert len(queued(scan)) == 4
+
+    before = len(four.requests)
+    scan_tags(scan)
+    assert listed(four, before) == [*SCOPES]
+
+
+def test_a_place_that_has_lost_its_role_leads_back_to_the_first_repository(
+    scan: Scan, four: HttpServer
+) -> None:
+    grant(scan, *SCOPES)
+    stopping_at(four, "c", scan)
+    assert scan_tags(scan).interrupted
+    scan.stop.clear()
+    four.on("/v2/c/manifests/*", image(2))
+    with transaction(scan.engine) as connection:
+        revoke_role(connection, scan.tables, "b")
+    before = len(four.requests)
+
+    scan_tags(scan)
+    assert listed(four, before) == ["a", "c", "d"]
+
+
+def test_repositories_that_the_registry_did_not_answer_for_are_not_left_behind(
+    scan: Scan, four: HttpServer
+) -> None:
+    grant(scan, *SCOPES)
+    four.on("/v2/c/tags/list*", replying(503))
+    stopping_at(four, "d", scan)
+
+    assert scan_tags(scan).interrupted
+
+    scan.stop.clear()
+    four.on("/v2/c/tags/list*", replying(200, b'{"tags": ["v1"]}'))
+    four.on("/v2/d/manifests/*", image(3))
+    scan_tags(scan)
+    assert len(queued(scan)) == 4
+
+
+def test_every_request_of_a_walk_is_paced(scan: Scan, four: HttpServer) -> None:
+    index = json.dumps(
+        {
+            "schemaVersion": 2,
+            "mediaType": "application/vnd.oci.image.index.v1+json",
+            "manifests": [
+                {"mediaType": DOCKER_MANIFEST, "digest": digest_of(manifest_of(number)), "size": 100}
+                for number in (7, 8)
+            ],
+        }
+    ).encode()
+    headers = {
+        "Content-Type": "application/vnd.oci.image.index.v1+json",
+        "Docker-Content-Digest": digest_of(index),
+    }
+
+    def pages(request: Request, connection: Connection) -> None:
+        if "last" in request.query:
+            connection.reply(200, b'{"tags":["v2"]}')
+        else:
+            connection.reply(200, b'{"tags":["v1"]}', {"Link": '</v2/deep/tags/list?last=v1>; rel="next"'})
+
+    four.on("/v2/deep/tags/list", pages)
+    four.on("/v2/deep/manifests/*", replying(200, index, headers))
+    for number in (7, 8):
+        four.on(f"/v2/deep/manifests/{digest_of(manifest_of(number))}", image(number))
+    slept: list[float] = []
+    pace = Pace(10, clock=lambda: 0.1 * len(slept), sleep=slept.append)
+
+    walk_repositories(replace(scan, registry=scan.registry.paced(pace)), ["deep", "a"], "test")
+
+    assert len(queued(scan)) == 3
+    # Nobody waits before the first request.
+    assert len(slept) == len(four.requests) - 1
+
+
+def test_whoever_waits_for_the_pace_ends_at_once_when_told_to(scan: Scan, four: HttpServer) -> None:
+    def told_to_end(seconds: float) -> None:
+        assert seconds == 3600
+        scan.stop.set()
+        scan.stop.wait(seconds)
+
+    hourly = Pace(1 / 3600, clock=lambda: 0.0, sleep=told_to_end)
+
+    assert walk_repositories(replace(scan, registry=scan.registry.paced(hourly)), SCOPES, "test").interrupted
+    assert len(four.requests) == 2
+
+
+def test_a_dry_run_tells_what_is_known_below_tags_that_have_not_changed(scan: Scan, four: HttpServer) -> None:
+    walk_repositories(scan, ["a", "b"], "test")
+
+    summary = walk_repositories(replace(scan, dry_run=True), [*SCOPES, "a"], "test")
+
+    assert (summary.queued, summary.known) == (2, 2)
+    assert str(summary).startswith("would queue 2 layers (0.0 MB), known already 2, tags 5")
+    assert len(queued(scan)) == 2

@@ -1,0 +1,76 @@
+"""A scan to test with: its database, its registry, and what it queued."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import sqlalchemy as sa
+
+from core.config import DockerRegistry
+from core.http import HttpClient
+from core.manifest_types import DOCKER_MANIFEST
+from core.registry import RegistryClient
+from jobs.repository_scan import Scan
+from sql.engine import create_engine_for
+from sql.roles import grant_role
+from sql.schema import create_missing
+from sql.tables import Priority, build_tables
+from sql.transaction import transaction
+from tests.servers.bad_http import replying
+from tests.servers.http_server import Answer
+from tests.servers.layers import digest_of
+
+
+def client(netloc: str) -> RegistryClient:
+    return RegistryClient(DockerRegistry(host=netloc, proto="http"), HttpClient(2, 5))
+
+
+@contextmanager
+def start_scan(database_url: str, netloc: str) -> Iterator[Scan]:
+    """A scan of the registry at `netloc`, with new tables in the database."""
+    engine = create_engine_for(url=database_url)
+    tables = build_tables()
+    with transaction(engine) as connection:
+        create_missing(connection, tables)
+    yield Scan(
+        engine=engine,
+        tables=tables,
+        registry=client(netloc),
+        clock=time.time,
+        priority=Priority.SCANNED,
+        stop=threading.Event(),
+    )
+    engine.dispose()
+
+
+def grant(scan: Scan, *patterns: str) -> None:
+    with transaction(scan.engine) as connection:
+        for pattern in patterns:
+            grant_role(connection, scan.tables, pattern, now=1)
+
+
+def queued(scan: Scan) -> dict[str, int]:
+    """The digests that wait, and their priorities."""
+    queue = scan.tables.queue
+    with transaction(scan.engine) as connection:
+        return {row.digest: row.priority for row in connection.execute(sa.select(queue))}
+
+
+def manifest_of(number: int) -> bytes:
+    """An image of one layer, different for each `number`."""
+    digest = f"sha256:{number:064x}"
+    blob = {"mediaType": "application/octet-stream", "size": 10, "digest": digest}
+    return json.dumps(
+        {"schemaVersion": 2, "mediaType": DOCKER_MANIFEST, "config": blob, "layers": [blob]}
+    ).encode()
+
+
+def image(number: int) -> Answer:
+    """The manifest of one tag, to HEAD and GET."""
+    body = manifest_of(number)
+    headers = {"Content-Type": DOCKER_MANIFEST, "Docker-Content-Digest": digest_of(body)}
+    return replying(200, body, headers)
