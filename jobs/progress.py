@@ -5,20 +5,27 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 
 from tqdm import tqdm
 
 log = logging.getLogger(__name__)
 
-_EVERY = 30.0
+EVERY = 30.0
 """Seconds between log lines where there is no terminal."""
 
 
 class Progress:
-    """Counts steps of `unit`; `total` may be raised on the way, None if it is not known."""
+    """Counts steps of `unit`; `total` may be raised on the way, None if it is not known.
 
-    def __init__(self, what: str, unit: str, total: int | None = None) -> None:
+    A terminal on standard error gets a bar. Elsewhere a step is logged if the last line is `EVERY` seconds
+    old, with the time that is left at the pace so far. `clock` gives seconds.
+    """
+
+    def __init__(
+        self, what: str, unit: str, total: int | None = None, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._what = what
         self._unit = unit
         self._bar = tqdm(
@@ -26,7 +33,8 @@ class Progress:
         )
         self._done = 0
         self._total = total
-        self._told = time.monotonic()
+        self._clock = clock
+        self._begun = self._told = clock()
 
     def __enter__(self) -> Progress:
         return self
@@ -52,10 +60,17 @@ class Progress:
         if note:
             self._bar.set_postfix_str(note, refresh=False)
         self._bar.update(number)
-        now = time.monotonic()
-        if self._bar.disable and now - self._told >= _EVERY:
+        now = self._clock()
+        if self._bar.disable and now - self._told >= EVERY:
             self._told = now
             log.info(
-                "progress what=%s done=%d total=%s unit=%s %s",
-                *(self._what, self._done, self._total if self._total else "?", self._unit, note),
+                "progress what=%s done=%d total=%s unit=%s eta=%s note=%s",
+                *(self._what, self._done, self._total or "?", self._unit, self._eta(now), note or "-"),
             )
+
+    def _eta(self, now: float) -> str:
+        """The time that is left, as `[h:]mm:ss`, or `?`."""
+        if not self._total or not self._done:
+            return "?"
+        left = max(0, self._total - self._done)
+        return tqdm.format_interval(left * (now - self._begun) / self._done)

@@ -1,0 +1,158 @@
+"""One-off jobs tell how far they are: a terminal gets a bar, anything else lines in the log."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import termios
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass
+from io import StringIO
+
+import pytest
+
+from jobs.progress import EVERY, Progress
+
+
+_MARK = b"\x1e"
+
+
+@dataclass
+class Clock:
+    """A clock that goes only when it is told to."""
+
+    now: float = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def tick(self, seconds: float) -> None:
+        self.now += seconds
+
+
+class Terminal:
+    """A terminal of 100 columns, to stand in for standard error."""
+
+    def __init__(self) -> None:
+        self._ours, theirs = os.openpty()
+        termios.tcsetwinsize(theirs, (24, 100))
+        self.stream = os.fdopen(theirs, "w")
+        self._written = b""
+
+    def line(self) -> str:
+        """What stands in the line that was written last."""
+        # The kernel hands it over in its own time: after this mark there is no more to come.
+        self.stream.write(_MARK.decode())
+        self.stream.flush()
+        while not self._written.endswith(_MARK):
+            self._written += os.read(self._ours, 65536)
+        self._written = self._written.removesuffix(_MARK)
+        return re.split(r"[\r\n]+", self._written.decode().rstrip())[-1].rstrip()
+
+    def close(self) -> None:
+        self.stream.close()
+        os.close(self._ours)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    # The bar takes no clock of its own.
+    monkeypatch.setattr("tqdm.std.time", clock)
+    return clock
+
+
+@contextmanager
+def terminal() -> Iterator[Terminal]:
+    """Standard error is a terminal."""
+    terminal = Terminal()
+    with redirect_stderr(terminal.stream):
+        yield terminal
+    terminal.close()
+
+
+@contextmanager
+def no_terminal(caplog: pytest.LogCaptureFixture) -> Iterator[StringIO]:
+    """Standard error is none."""
+    caplog.set_level(logging.INFO, logger="jobs.progress")
+    with redirect_stderr(StringIO()) as written:
+        yield written
+
+
+def test_a_terminal_gets_a_bar_with_the_time_that_is_left(
+    clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    with terminal() as screen, Progress("backfill", "layers", total=40, clock=clock) as progress:
+        clock.tick(60)
+        progress.step(10, note="3 new")
+        assert re.match(r"backfill:  25%\|.+\| 10/40 \[01:00<03:00, .*layers.*, 3 new\]$", screen.line())
+
+        clock.tick(180)
+        progress.step(30)
+        assert re.match(r"backfill: 100%\|.+\| 40/40 \[04:00<00:00, ", screen.line())
+
+    assert caplog.messages == []
+
+
+def test_the_bar_grows_with_what_is_to_come(clock: Clock) -> None:
+    with terminal() as screen, Progress("backfill", "tags", clock=clock) as progress:
+        progress.expect(10)
+        clock.tick(10)
+        progress.step(10)
+        assert "10/10 [00:10<00:00" in screen.line()
+
+        progress.expect(20)
+        assert "10/30 [00:10<00:20" in screen.line()
+
+        clock.tick(10)
+        progress.estimate(50)
+        progress.step(10)
+        assert "20/50 [00:20<00:30" in screen.line()
+
+
+def test_elsewhere_there_is_a_line_at_intervals_with_the_time_that_is_left(
+    clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    with (
+        no_terminal(caplog) as written,
+        Progress("backfill", "layers", total=600, clock=clock) as progress,
+    ):
+        for _ in range(int(2 * EVERY)):
+            clock.tick(1)
+            progress.step(note="3 new")
+
+    assert caplog.messages == [
+        "progress what=backfill done=30 total=600 unit=layers eta=09:30 note=3 new",
+        "progress what=backfill done=60 total=600 unit=layers eta=09:00 note=3 new",
+    ]
+    assert written.getvalue() == ""
+
+
+def test_a_short_job_logs_nothing(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    with no_terminal(caplog), Progress("verify", "layers", total=2, clock=clock) as progress:
+        progress.step()
+        clock.tick(EVERY - 1)
+        progress.step()
+
+    assert caplog.messages == []
+
+
+def test_what_nobody_knows_is_said_so(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    with no_terminal(caplog), Progress("backfill", "tags", clock=clock) as progress:
+        clock.tick(EVERY)
+        progress.step(0)
+        clock.tick(EVERY)
+        progress.step(20)
+        progress.expect(5)
+        clock.tick(EVERY)
+        progress.step(5)
+
+    assert caplog.messages == [
+        "progress what=backfill done=0 total=? unit=tags eta=? note=-",
+        "progress what=backfill done=20 total=? unit=tags eta=? note=-",
+        # More was done than was foreseen: it is over, as far as anybody knows.
+        "progress what=backfill done=25 total=5 unit=tags eta=00:00 note=-",
+    ]
