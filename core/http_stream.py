@@ -8,12 +8,9 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
-from urllib3.response import BaseHTTPResponse
-
 from core.http_errors import HttpCut, HttpError, HttpNonsense
-from core.http_headers import Headers
 from core.http_url import Target
-from core.http_wire import WIRE_ERRORS, Patience, as_http_error
+from core.http_wire import WIRE_ERRORS, Exchange, Patience, as_http_error
 
 LEAST_BYTES = 16 * 1024
 """What has to come, at least, within each read time-out that is spent waiting."""
@@ -33,12 +30,12 @@ class HttpStream:
     thread, whose reader then gets HttpCut.
     """
 
-    def __init__(self, raw: BaseHTTPResponse, target: Target, patience: Patience, seconds: float) -> None:
-        self.status = raw.status
-        self.headers = Headers(tuple(raw.headers.iteritems()))
+    def __init__(self, exchange: Exchange, target: Target, patience: Patience, seconds: float) -> None:
+        self.status = exchange.status
+        self.headers = exchange.headers
         self.target = target
         self.received = 0
-        self._raw = raw
+        self._exchange = exchange
         self._patience = patience
         self._seconds = seconds
         self._left = float(patience)
@@ -75,7 +72,7 @@ class HttpStream:
 
         Raises HttpNonsense if it has more than `limit` bytes, and what `readinto` raises.
         """
-        if (self.length or 0) > limit and self._raw.length_remaining:
+        if (self.length or 0) > limit and not self._exchange.at_end:
             self.close()
             raise HttpNonsense(str(self.target), f"a body of {self.length} bytes, at most {limit} are taken")
         parts = []
@@ -97,23 +94,20 @@ class HttpStream:
         """Free the connection: for the next request if nothing is left on it, else by cutting it."""
         self._closed = True
         if not self._lock.acquire(blocking=False):
-            # Wakes the reader; RuntimeError: it has just come to the end by itself.
-            with suppress(OSError, ValueError, RuntimeError):
-                self._raw.shutdown()
+            # Wakes the reader, if it has not just come to the end by itself.
+            with suppress(OSError, ValueError):
+                self._exchange.interrupt()
             self._lock.acquire()
         try:
             with suppress(*WIRE_ERRORS):
-                if self._raw.length_remaining == 0:
-                    self._raw.read1(1)
-                self._raw.close()
-            self._raw.release_conn()
+                self._exchange.end()
         finally:
             self._lock.release()
 
     def _read(self, most: int, seconds: float) -> bytes:
         with self._lock:
             try:
-                data = b"" if self._closed else self._raw.read1(most, decode_content=False)
+                data = b"" if self._closed else self._exchange.read(most)
             except WIRE_ERRORS as error:
                 self.close()
                 raise as_http_error(error, str(self.target), seconds, self.received) from error

@@ -35,6 +35,12 @@ class Target:
         return self.scheme, self.host, self.port
 
     @property
+    def netloc(self) -> str:
+        """Host and port as they stand in a URL and in `Host`."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
+
+    @property
     def url(self) -> str:
         """The whole URL, query included."""
         return self._base() + self.path
@@ -52,9 +58,7 @@ class Target:
             raise HttpNonsense(str(self), f"leads to a URL that is none: {error}") from None
 
     def _base(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        port = "" if self.port == DEFAULT_PORTS[self.scheme] else f":{self.port}"
-        return f"{self.scheme}://{host}{port}"
+        return f"{self.scheme}://{self.netloc}"
 
     def __str__(self) -> str:
         shown = self._base() + self.path.partition("?")[0]

@@ -7,35 +7,37 @@ what is left until the answer's deadline: status line, headers, the sizes of chu
 from __future__ import annotations
 
 import io
+import re
 import socket
+import ssl
 import time
-from http.client import HTTPException, HTTPResponse
-from http.client import IncompleteRead as HttpClientIncompleteRead
+import weakref
+from collections.abc import Mapping
+from contextlib import suppress
+from http.client import HTTPException, HTTPResponse, IncompleteRead
 from typing import Any
 
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.exceptions import (
-    HTTPError,
-    IncompleteRead,
-    NameResolutionError,
-    NewConnectionError,
-    ProtocolError,
-    SSLError,
-)
+from urllib3.exceptions import HTTPError, NameResolutionError, NewConnectionError
+from urllib3.exceptions import SSLError as UrllibSSLError
 from urllib3.exceptions import TimeoutError as WireTimeout
 
 from core.http_errors import HttpCut, HttpError, HttpNonsense, HttpTimeout, HttpUnreachable
+from core.http_headers import Headers
+from core.http_url import Target
 
 WIRE_ERRORS = (HTTPError, HTTPException, OSError, ValueError)
 """Everything that sending a request and reading its answer may raise."""
+
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_CONTROLS = re.compile(r"[\r\n\0]")
+_TLS_ERRORS = (ssl.SSLError, UrllibSSLError)
 
 
 class Patience(float):
     """A read time-out in seconds that also knows its answer's deadline.
 
-    urllib3 hands a request's read time-out through to the connection that serves it; so this is how
-    the deadline gets there. `until` is on time.monotonic()'s clock and may be moved at any time.
+    `until` is on time.monotonic()'s clock and may be moved at any time.
     """
 
     until: float
@@ -80,41 +82,134 @@ class _PatientSocket:
         return io.BufferedReader(self._reader, 64 * 1024)
 
 
-class _Patient:
-    """Has a connection's responses read with the patience of their request."""
+class Connections:
+    """Connections to one origin: those that are idle are used again, the last one first.
 
-    timeout: Any
+    Connecting is urllib3's, over TLS with `tls`; reading an answer is http.client's. urllib3's own way of
+    asking costs the processor more than both (docs/decisions/manifest-speed.md). `keep` is how many
+    idle ones are kept; more may be in use.
+    """
 
-    def response_class(self, sock: socket.socket, *args: Any, **kwargs: Any) -> HTTPResponse:
-        # http.client calls what is usually its class HTTPResponse.
-        patience = self.timeout
-        if not isinstance(patience, Patience):
-            patience = Patience(patience, time.monotonic() + patience)
-        return HTTPResponse(_PatientSocket(sock, patience), *args, **kwargs)  # type: ignore[arg-type] # see there
+    def __init__(self, target: Target, tls: ssl.SSLContext | None, keep: int) -> None:
+        self._target = target
+        self._tls = tls
+        self._keep = keep
+        self._idle: list[HTTPConnection] = []
+        weakref.finalize(self, _close_all, self._idle)
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        body: bytes | None,
+        connect_timeout: float,
+        patience: Patience,
+    ) -> Exchange:
+        """Send a request and read the head of its answer. Raises one of WIRE_ERRORS."""
+        head = _head(method, path, self._target.netloc, headers, body)
+        connection = self._take()
+        try:
+            if connection.sock is None:
+                connection.timeout = connect_timeout
+                connection.connect()
+            connection.sock.settimeout(min(patience, patience.until - time.monotonic()))
+            # A server that has heard enough may answer before it has all of the body.
+            with suppress(BrokenPipeError):
+                connection.sock.sendall(head + body if body else head)
+            return Exchange(self, connection, method, patience)
+        except BaseException:
+            connection.close()
+            raise
+
+    def take_back(self, connection: HTTPConnection) -> None:
+        """Keep a connection for the next request."""
+        self._idle.append(connection)
+        if len(self._idle) > self._keep:
+            self._idle.pop(0).close()
+
+    def close(self) -> None:
+        """Close those that are idle, and those in use when they come back."""
+        self._keep = 0
+        _close_all(self._idle)
+
+    def _take(self) -> HTTPConnection:
+        while True:
+            try:
+                connection = self._idle.pop()
+            except IndexError:
+                if self._tls is None:
+                    return HTTPConnection(self._target.host, self._target.port)
+                return HTTPSConnection(self._target.host, self._target.port, ssl_context=self._tls)
+            if connection.is_connected:
+                return connection
+            connection.close()
 
 
-# http.client declares response_class as a class; a method does as well, and knows its connection.
-class PatientHTTPConnection(_Patient, HTTPConnection):  # type: ignore[misc] # see above
-    """A plain connection of this kind."""
+def _close_all(connections: list[HTTPConnection]) -> None:
+    while connections:
+        connections.pop().close()
 
 
-class PatientHTTPSConnection(_Patient, HTTPSConnection):  # type: ignore[misc] # see above
-    """A TLS connection of this kind."""
+class Exchange:
+    """An answer that is being read: status and headers are there, the body comes piece by piece."""
+
+    def __init__(
+        self, connections: Connections, connection: HTTPConnection, method: str, patience: Patience
+    ) -> None:
+        # http.client uses nothing of a socket but `makefile`.
+        sock: Any = _PatientSocket(connection.sock, patience)
+        self._response = HTTPResponse(sock, method=method)
+        try:
+            self._response.begin()
+            self.headers = Headers(tuple(self._response.headers.raw_items()))
+            if len(set(self.headers.all("Content-Length"))) > 1:
+                raise HTTPException("it has several lengths")
+        except BaseException:
+            self._response.close()
+            raise
+        self._connections = connections
+        self._connection = connection
+        self.status = self._response.status
+
+    @property
+    def at_end(self) -> bool:
+        """Whether nothing of the answer is left on the wire."""
+        left = self._response.length
+        return left == 0 or (left is None and self._response.isclosed())
+
+    def read(self, most: int) -> bytes:
+        """What is there of the body, up to `most` bytes; nothing at its end. Raises one of WIRE_ERRORS."""
+        data = self._response.read1(most)
+        if not data and self._response.length:
+            raise IncompleteRead(b"", self._response.length)
+        return data
+
+    def interrupt(self) -> None:
+        """Wake whoever reads, in another thread. Raises OSError or ValueError where nobody can be reading."""
+        if self._connection.sock is not None:
+            self._connection.sock.shutdown(socket.SHUT_RD)
+
+    def end(self) -> None:
+        """Free the connection: for the next request if nothing is left on it, else by closing it."""
+        again = self.at_end and not self._response.will_close
+        self._response.close()
+        if again:
+            self._connections.take_back(self._connection)
+        else:
+            self._connection.close()
 
 
-class PatientHTTPPool(HTTPConnectionPool):
-    """A pool of the former."""
-
-    ConnectionCls = PatientHTTPConnection
-
-
-class PatientHTTPSPool(HTTPSConnectionPool):
-    """A pool of the latter."""
-
-    ConnectionCls = PatientHTTPSConnection
-
-
-POOLS = {"http": PatientHTTPPool, "https": PatientHTTPSPool}
+def _head(method: str, path: str, host: str, headers: Mapping[str, str], body: bytes | None) -> bytes:
+    """A request's head (RFC 9112, 3 and 5). Raises ValueError, which does not show what is wrong."""
+    lines = [f"{method} {path} HTTP/1.1", f"Host: {host}"]
+    for name, value in headers.items():
+        if not _NAME.fullmatch(name) or _CONTROLS.search(value):
+            raise ValueError("a header that HTTP does not allow")
+        lines.append(f"{name}: {value}")
+    if body is not None:
+        lines.append(f"Content-Length: {len(body)}")
+    return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
 
 def as_http_error(error: Exception, where: str, seconds: float, received: int | None) -> HttpError:
@@ -123,23 +218,20 @@ def as_http_error(error: Exception, where: str, seconds: float, received: int | 
     `received` is how many bytes of the body had come, None before the answer began. What libraries
     say is passed on where it cannot hold a header of ours or a query, and cut short.
     """
-    cause: BaseException = error
-    if isinstance(error, ProtocolError) and isinstance(error.args[-1], Exception):
-        cause = error.args[-1]
-    if isinstance(cause, (WireTimeout, TimeoutError)) and not isinstance(cause, NewConnectionError):
+    if isinstance(error, (WireTimeout, TimeoutError)) and not isinstance(error, NewConnectionError):
         return HttpTimeout(where, seconds)
-    if isinstance(cause, NameResolutionError):
+    if isinstance(error, NameResolutionError):
         return HttpUnreachable(where, "its host name cannot be resolved")
-    if isinstance(cause, NewConnectionError):
-        return HttpUnreachable(where, _short(cause.__cause__ or "no connection"))
-    if isinstance(cause, SSLError) and received is None:
-        return HttpUnreachable(where, f"TLS: {_short(cause)}")
-    if isinstance(cause, (IncompleteRead, HttpClientIncompleteRead)):
+    if isinstance(error, NewConnectionError):
+        return HttpUnreachable(where, _short(error.__cause__ or "no connection"))
+    if isinstance(error, _TLS_ERRORS) and received is None:
+        return HttpUnreachable(where, f"TLS: {_short(error)}")
+    if isinstance(error, IncompleteRead):
         return HttpCut(where, received or 0, "the body is shorter than announced")
-    if isinstance(cause, (SSLError, OSError)):
-        return HttpCut(where, received or 0, _short(cause))
-    if isinstance(cause, (HTTPException, HTTPError)):
-        return HttpNonsense(where, f"{type(cause).__name__}: {_short(cause)}")
+    if isinstance(error, (*_TLS_ERRORS, OSError)):
+        return HttpCut(where, received or 0, _short(error))
+    if isinstance(error, (HTTPException, HTTPError)):
+        return HttpNonsense(where, f"{type(error).__name__}: {_short(error)}")
     # ValueError: http.client shows the header that it refuses, which may be a credential.
     return HttpNonsense(where, "the exchange cannot be put into HTTP")
 

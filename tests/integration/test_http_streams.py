@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 
+import psutil
 import pytest
 
 from core.http import HttpClient
@@ -15,6 +16,7 @@ from tests.servers import bad_http
 from tests.servers.http_server import Connection, HttpServer, Request, start_http_server
 from tests.servers.layers import layer_bytes
 from tests.servers.registry import Registry
+from tests.servers.waiting import comes_true
 
 BODY = layer_bytes(3_000_000)
 
@@ -27,7 +29,13 @@ def server() -> Iterator[HttpServer]:
 
 @pytest.fixture
 def client() -> Iterator[HttpClient]:
-    with HttpClient(connect_timeout=0.5, read_timeout=0.5) as running:
+    with HttpClient(connect_timeout=1, read_timeout=20) as running:
+        yield running
+
+
+@pytest.fixture
+def hasty() -> Iterator[HttpClient]:
+    with HttpClient(connect_timeout=1, read_timeout=1) as running:
         yield running
 
 
@@ -80,36 +88,30 @@ def test_a_cut_body_is_not_taken_for_a_whole_one(server: HttpServer, client: Htt
         assert caught.value.received == 1_000_000
 
 
-def test_silence_in_the_middle_ends_after_the_read_timeout(server: HttpServer, client: HttpClient) -> None:
+def test_silence_in_the_middle_ends_after_the_read_timeout(server: HttpServer, hasty: HttpClient) -> None:
     def fall_silent(request: Request, connection: Connection) -> None:
         connection.send_head(200, {"Content-Length": str(len(BODY))})
         connection.send(BODY[:500_000])
         connection.pause()
 
     server.on("/", fall_silent)
-    begun = time.monotonic()
-    with client.open("GET", server.url) as stream, pytest.raises(HttpTimeout) as caught:
+    with hasty.open("GET", server.url) as stream, pytest.raises(HttpTimeout) as caught:
         read_all(stream)
     assert stream.received == 500_000
-    assert caught.value.seconds == 0.5
-    assert time.monotonic() - begun < 1.5
+    assert caught.value.seconds == 1
 
 
-def test_a_drip_ends_too(server: HttpServer, client: HttpClient) -> None:
+def test_a_drip_ends_too(server: HttpServer, hasty: HttpClient) -> None:
     server.on("/", bad_http.dripping(BODY, size=100, seconds=0.05))
-    begun = time.monotonic()
-    with client.open("GET", server.url) as stream, pytest.raises(HttpTimeout):
+    with hasty.open("GET", server.url) as stream, pytest.raises(HttpTimeout):
         read_all(stream)
-    assert time.monotonic() - begun < 1.5
 
 
-def test_a_slow_but_steady_stream_may_take_as_long_as_it_needs(
-    server: HttpServer, client: HttpClient
-) -> None:
-    body = BODY[:400_000]
-    server.on("/", bad_http.dripping(body, size=20_000, seconds=0.1))
+def test_a_slow_but_steady_stream_may_take_as_long_as_it_needs(server: HttpServer, hasty: HttpClient) -> None:
+    body = BODY[:2_000_000]
+    server.on("/", bad_http.dripping(body, size=100_000, seconds=0.1))
     begun = time.monotonic()
-    with client.open("GET", server.url) as stream:
+    with hasty.open("GET", server.url) as stream:
         assert read_all(stream) == body
     assert time.monotonic() - begun > 1.5
 
@@ -134,10 +136,9 @@ def test_closing_frees_the_connection_and_may_be_done_twice(server: HttpServer, 
     stream = client.open("GET", server.url)
     stream.close()
     stream.close()
-    give_up = time.monotonic() + 5
-    while any(thread.name == f"serve-{server.port}" for thread in threading.enumerate()):
-        assert time.monotonic() < give_up
-        time.sleep(0.01)
+    assert comes_true(
+        lambda: not any(thread.name == f"serve-{server.port}" for thread in threading.enumerate())
+    )
 
 
 @pytest.mark.parametrize("headers", [{"Content-Length": "100"}, {}], ids=["with a length", "without"])
@@ -150,17 +151,20 @@ def test_closing_wakes_a_reader_in_another_thread(server: HttpServer, headers: d
     with HttpClient(1, 60) as client, client.open("GET", server.url) as stream:
         closing = threading.Timer(0.2, stream.close)
         closing.start()
-        begun = time.monotonic()
+        # By itself it would end in a time-out.
         with pytest.raises(HttpCut):
             stream.readinto(memoryview(bytearray(100)))
-        assert time.monotonic() - begun < 10
         closing.join()
 
 
 def test_a_connection_is_used_again_whatever_was_answered(registry: Registry) -> None:
-    with HttpClient(1, 5, pool_size=1) as client:
-        opened = 0
-        pool = client._adapter.poolmanager.connection_from_host(registry.host, registry.port, "http")
+    def own_ports() -> set[int]:
+        opened = psutil.Process().net_connections("tcp")
+        return {one.laddr.port for one in opened if one.raddr and one.raddr.port == registry.port}
+
+    seen: set[int] = set()
+    before = own_ports()
+    with HttpClient(1, 20, pool_size=1) as client:
         for method, path in [
             ("GET", "/v2/"),
             ("HEAD", "/v2/"),
@@ -171,12 +175,12 @@ def test_a_connection_is_used_again_whatever_was_answered(registry: Registry) ->
             client.open(method, registry.url + path).discard()
             with client.open(method, registry.url + path) as stream:
                 read_all(stream)
-            opened = pool.num_connections
-    assert opened == 1
+            seen |= own_ports() - before
+    assert len(seen) == 1
 
 
 def test_a_connection_that_the_server_closed_meanwhile_is_no_error(registry: Registry) -> None:
-    with HttpClient(1, 5) as client:
+    with HttpClient(1, 20) as client:
         assert client.fetch("GET", f"{registry.url}/v2/").status == 200
         registry.stop()
         registry.start()
