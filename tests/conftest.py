@@ -9,13 +9,20 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
+import web.intake
+import web.known_ids
 from tests.servers.moto import Moto, start_moto
 from tests.servers.postgres import PostgresServer, given_postgres, start_postgres
 from tests.servers.process import ServerMissing
 from tests.servers.registry import Registry, start_registry
 
 _numbers = itertools.count(1)
+
+# What takes long on a busy machine is not wrong.
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
 
 
 @contextmanager
@@ -40,6 +47,13 @@ def pytest_runtest_call() -> Generator[None]:
     """The same for a test that starts servers by itself."""
     with _skipping_where_a_server_is_missing():
         return (yield)
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The app gives no database up because the machine is busy. Where one hangs, a test says how long it has."""
+    for module in (web.intake, web.known_ids):
+        monkeypatch.setattr(module, "PATIENCE_SECONDS", 20.0)
 
 
 @pytest.fixture(scope="session")

@@ -37,7 +37,7 @@ from tests.servers.registry import Registry, start_registry
 
 TEMPLATE = "/docker/registry/v2/blobs/sha256/{short_digest}/{full_digest}/data"
 CONNECT_TIMEOUT = 2.0
-READ_TIMEOUT = 1.0
+READ_TIMEOUT = 2.0
 
 
 class Place(Protocol):

@@ -18,7 +18,7 @@ def client_of(
     user: str | None = None,
     password: str | None = None,
     *,
-    read_timeout: float = 5.0,
+    read_timeout: float = 20.0,
     **settings: Any,
 ) -> Iterator[RegistryClient]:
     """A client of the registry at `host:port`, over plain HTTP; `settings` are those of the section."""

@@ -70,7 +70,7 @@ class Desk:
             return seen_manifests(connection, self.tables, self.scope, digests)
 
 
-def client(url: str, read_timeout: float = 5.0) -> RegistryClient:
+def client(url: str, read_timeout: float = 20.0) -> RegistryClient:
     """A client, without credentials, of the registry at `url`."""
     settings = DockerRegistry.model_validate({"host": url.removeprefix("http://"), "proto": "http"})
     return RegistryClient(settings, HttpClient(1.0, read_timeout))

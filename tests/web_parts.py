@@ -55,8 +55,11 @@ def web_parts(
     store: MetainfoStore | None = None,
     access: Any = None,
     clock: Callable[[], float] = lambda: NOON,
+    read_timeout: float = 20.0,
 ) -> WebParts:
-    """Parts whose database is made and empty. `settings` are sections of the configuration."""
+    """Parts whose database is made and empty. `settings` are sections of the configuration, and
+    `read_timeout` is how long the registry may be silent, in seconds.
+    """
     url = database_url or f"sqlite:///{folder / 'database.sqlite'}"
     given = {"docker_registry": {"host": "127.0.0.1:1", "proto": "http"}, **(settings or {})}
     config = Config.model_validate(given)
@@ -68,7 +71,7 @@ def web_parts(
         config=config,
         engine=engine,
         tables=tables,
-        registry=RegistryClient(config.docker_registry, HttpClient(0.5, 2.0)),
+        registry=RegistryClient(config.docker_registry, HttpClient(2.0, read_timeout)),
         access=access or Door(),
         source=source or MemorySource({}),
         store=store or DirectoryStore(folder / "metainfo"),

@@ -49,12 +49,12 @@ def blackbox() -> Iterator[Blackbox]:
 
 
 def settings(blackbox: Blackbox, **more: object) -> Settings:
-    return Settings.model_validate({"url_template": blackbox.url_template, "read_timeout": 0.5, **more})
+    return Settings.model_validate({"url_template": blackbox.url_template, "read_timeout": 2.0, **more})
 
 
 @pytest.fixture
 def access(blackbox: Blackbox, clock: Clock) -> Iterator[BlackboxAccess]:
-    with HttpClient(0.5, 0.5) as http:
+    with HttpClient(1.0, 2.0) as http:
         yield access_of(settings(blackbox), http, clock)
 
 
@@ -111,7 +111,7 @@ def test_a_valid_token_without_the_scope_is_403(
 
 @pytest.mark.parametrize("configured", ["registry:use registry:pull", "registry:use,registry:pull"])
 def test_several_configured_scopes_are_all_needed(blackbox: Blackbox, clock: Clock, configured: str) -> None:
-    with HttpClient(0.5, 0.5) as http:
+    with HttpClient(1.0, 2.0) as http:
         access = access_of(settings(blackbox, scopes=configured), http, clock)
         assert refused(access).status == 403
         blackbox.accounts[TOKEN].scopes = "registry:pull other registry:use"
@@ -224,7 +224,7 @@ def test_with_blackbox_down_nobody_gets_in(blackbox: Blackbox, access: BlackboxA
 
 
 def test_a_good_verdict_is_kept_for_its_time(blackbox: Blackbox, clock: Clock) -> None:
-    with HttpClient(0.5, 0.5) as http:
+    with HttpClient(1.0, 2.0) as http:
         access = access_of(settings(blackbox, verdict_ttl=30), http, clock)
         access.admit(HEADERS)
         blackbox.accounts.clear()
@@ -243,7 +243,7 @@ def test_a_verdict_is_for_one_token_from_one_address(blackbox: Blackbox, access:
 
 
 def test_a_time_of_zero_keeps_no_verdict(blackbox: Blackbox, clock: Clock) -> None:
-    with HttpClient(0.5, 0.5) as http:
+    with HttpClient(1.0, 2.0) as http:
         access = access_of(settings(blackbox, verdict_ttl=0), http, clock)
         for _ in range(3):
             access.admit(HEADERS)
@@ -275,7 +275,7 @@ def test_the_token_is_in_no_log_and_in_no_error(
 def test_through_the_app_the_registry_sees_the_callers_header_once_he_is_let_in(
     blackbox: Blackbox, tmp_path: Path
 ) -> None:
-    box = {"url_template": blackbox.url_template}
+    box = {"url_template": blackbox.url_template, "read_timeout": 20}
     with (
         start_http_server() as registry,
         front_of(registry.netloc, tmp_path, settings={"blackbox": box}) as front,

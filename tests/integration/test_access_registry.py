@@ -172,7 +172,7 @@ def test_what_the_registry_says_of_a_layer_is_understood(tmp_path: Path) -> None
     path = f"/v2/team/a/blobs/{layer}"
     with ExitStack() as stack:
         registry = stack.enter_context(start_http_server())
-        access = stack.enter_context(front_of(registry.netloc, tmp_path)).parts.access
+        access = stack.enter_context(front_of(registry.netloc, tmp_path, read_timeout=1.0)).parts.access
         registry.on(path, redirecting("https://storage.example/blob?signature=x", 307))
         access.may_pull("team/a", layer, None)
         for status, expected in [(403, 403), (429, 429), (500, 502), (204, 502), (418, 502)]:

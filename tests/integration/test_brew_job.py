@@ -231,19 +231,19 @@ def test_a_brewer_that_is_told_to_stop_gives_its_layers_back_at_once(brewery: Br
 
     def block(offset: int) -> None:
         reading.set()
-        go_on.wait(20)
+        go_on.wait(60)
 
     queue(brewery, layers)
     stopped = replace(brewery, source=MemorySource(layers, before_read=block))
     run = threading.Thread(target=brew, args=(stopped, stop))
     run.start()
-    assert reading.wait(10)
+    assert reading.wait(60)
     stop.set()
     try:
-        assert comes_true(lambda: locks(brewery) == 0, timeout=5)
+        assert comes_true(lambda: locks(brewery) == 0)
     finally:
         go_on.set()
-        run.join(20)
+        run.join(60)
 
     assert {record(brewery, digest).state for digest in layers} == {"waiting"}
     assert {record(brewery, digest).attempts for digest in layers} == {0}
@@ -252,12 +252,12 @@ def test_a_brewer_that_is_told_to_stop_gives_its_layers_back_at_once(brewery: Br
 
 def test_a_layer_that_takes_longer_than_the_time_out_is_not_stolen(brewery: Brewery) -> None:
     layers = layers_of(1)
-    timeout, began = 2, threading.Event()
+    timeout, began = 4, threading.Event()
 
     def slow(offset: int) -> None:
         if not began.is_set():
             began.set()
-            time.sleep(3 * timeout)
+            time.sleep(2 * timeout)
 
     queue(brewery, layers)
     slow_brewery = replace(

@@ -14,9 +14,6 @@ from tests.servers import bad_http
 from tests.servers.http_server import Connection, HttpServer, Request, start_http_server
 from tests.servers.process import free_port
 
-PATIENCE = 0.4
-"""Seconds: the read time-out of these tests."""
-
 
 @pytest.fixture
 def server() -> Iterator[HttpServer]:
@@ -26,7 +23,7 @@ def server() -> Iterator[HttpServer]:
 
 @pytest.fixture
 def client() -> Iterator[HttpClient]:
-    with HttpClient(connect_timeout=0.5, read_timeout=PATIENCE) as running:
+    with HttpClient(connect_timeout=1, read_timeout=20) as running:
         yield running
 
 
@@ -194,9 +191,10 @@ class TestFailures:
         server.on("/loop", bad_http.redirecting("/loop?signature=secret"))
         caplog.set_level(logging.DEBUG)
         messages = []
-        for path in ("odd", "silent", "loop", "nothing"):
+        for path, seconds in (("odd", 20), ("silent", 0.4), ("loop", 20), ("nothing", 20)):
+            url = f"http://user:secret@{server.netloc}/{path}?signature=secret"
             try:
-                client.fetch("GET", f"http://user:secret@{server.netloc}/{path}?signature=secret")
+                client.fetch("GET", url, seconds=seconds)
             except HttpError as error:
                 messages.append(f"{error} {error!r}")
         assert len(messages) >= 2

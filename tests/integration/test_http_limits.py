@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
@@ -13,9 +13,7 @@ from core.http import HttpClient
 from core.http_errors import HttpNonsense, HttpTimeout
 from tests.servers import bad_http
 from tests.servers.http_server import Connection, HttpServer, Request, start_http_server
-
-PATIENCE = 0.4
-"""Seconds: the read time-out of these tests."""
+from tests.servers.waiting import comes_true
 
 
 @pytest.fixture
@@ -26,7 +24,13 @@ def server() -> Iterator[HttpServer]:
 
 @pytest.fixture
 def client() -> Iterator[HttpClient]:
-    with HttpClient(connect_timeout=0.5, read_timeout=PATIENCE) as running:
+    with HttpClient(connect_timeout=1, read_timeout=20) as running:
+        yield running
+
+
+@pytest.fixture
+def hasty() -> Iterator[HttpClient]:
+    with HttpClient(connect_timeout=1, read_timeout=0.4) as running:
         yield running
 
 
@@ -44,7 +48,7 @@ class TestLimits:
         server.on("/", bad_http.endless())
         with pytest.raises(HttpNonsense, match="more than 1000000 bytes"):
             client.fetch("GET", server.url, limit=1_000_000)
-        wait_until(lambda: not answering(server))
+        assert comes_true(lambda: not answering(server))
         assert server.requests[0].sent < 20_000_000
 
     def test_chunks_without_end_are_left(self, server: HttpServer, client: HttpClient) -> None:
@@ -60,27 +64,27 @@ class TestLimits:
 
 
 class TestPatience:
-    """Nothing lasts longer than both time-outs together, 0.9 s; the tests give it 1 s more."""
+    """Nothing lasts longer than both time-outs together, 1.4 s; what is tried here would last 30 s and more."""
 
     @pytest.mark.parametrize(
         "answer",
         [
             bad_http.silent(),
             bad_http.dripping(b"x" * 1000, size=1, seconds=0.1),
-            bad_http.dripping(b"x" * 100_000, size=5000, seconds=0.3),
+            bad_http.dripping(b"x" * 500_000, size=5000, seconds=0.3),
         ],
         ids=["silence", "a byte at a time", "a little at a time"],
     )
-    def test_ends(self, server: HttpServer, client: HttpClient, answer: bad_http.Answer) -> None:
+    def test_ends(self, server: HttpServer, hasty: HttpClient, answer: bad_http.Answer) -> None:
         server.on("/", answer)
         begun = time.monotonic()
         with pytest.raises(HttpTimeout):
-            client.fetch("GET", server.url)
-        assert time.monotonic() - begun < 1.9
+            hasty.fetch("GET", server.url)
+        assert time.monotonic() - begun < 15
 
     @pytest.mark.parametrize("text", [b"HTTP/1.1 200 OK\r\nX-Slow: " + b"x" * 1000, b"1" * 1000])
     def test_ends_also_within_the_head_and_within_a_chunk_s_size(
-        self, server: HttpServer, client: HttpClient, text: bytes
+        self, server: HttpServer, hasty: HttpClient, text: bytes
     ) -> None:
         def drip(request: Request, connection: Connection) -> None:
             if not text.startswith(b"HTTP"):
@@ -92,11 +96,11 @@ class TestPatience:
         server.on("/", drip)
         begun = time.monotonic()
         with pytest.raises(HttpTimeout):
-            client.fetch("GET", server.url)
-        assert time.monotonic() - begun < 1.9
+            hasty.fetch("GET", server.url)
+        assert time.monotonic() - begun < 15
 
     def test_ends_also_with_a_server_that_says_to_go_on_and_on(
-        self, server: HttpServer, client: HttpClient
+        self, server: HttpServer, hasty: HttpClient
     ) -> None:
         def go_on(request: Request, connection: Connection) -> None:
             while True:
@@ -105,18 +109,18 @@ class TestPatience:
 
         server.on("/", go_on)
         with pytest.raises(HttpTimeout):
-            client.fetch("GET", server.url)
+            hasty.fetch("GET", server.url)
 
     def test_may_be_shorter_for_one_request(self, server: HttpServer, client: HttpClient) -> None:
         server.on("/", bad_http.silent())
         begun = time.monotonic()
         with pytest.raises(HttpTimeout) as caught:
             client.fetch("GET", server.url, seconds=0.05)
-        assert time.monotonic() - begun < 0.4
+        assert time.monotonic() - begun < 15
         assert caught.value.seconds == 0.05
 
     def test_is_what_a_connection_gets_too(self) -> None:
-        with socket.create_server(("127.0.0.1", 0), backlog=0) as listener, HttpClient(0.2, 5) as client:
+        with socket.create_server(("127.0.0.1", 0), backlog=0) as listener, HttpClient(0.2, 20) as client:
             port = listener.getsockname()[1]
             # With its backlog full, Linux leaves further connections unanswered.
             waiting = [socket.socket() for _ in range(3)]
@@ -135,11 +139,3 @@ class TestPatience:
 def answering(server: HttpServer) -> bool:
     """Whether `server` still answers somebody."""
     return any(thread.name == f"serve-{server.port}" for thread in threading.enumerate())
-
-
-def wait_until(done: Callable[[], bool], seconds: float = 5.0) -> None:
-    """Wait until `done()` is true. Fails after `seconds`."""
-    give_up = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < give_up
-        time.sleep(0.01)

@@ -29,7 +29,7 @@ def other() -> Iterator[HttpServer]:
 
 @pytest.fixture
 def client() -> Iterator[HttpClient]:
-    with HttpClient(connect_timeout=1, read_timeout=2) as running:
+    with HttpClient(connect_timeout=1, read_timeout=20) as running:
         yield running
 
 

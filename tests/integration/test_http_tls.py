@@ -88,13 +88,13 @@ HELLO = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello
 
 
 def test_the_system_s_certificates_are_believed(trusted: Path) -> None:
-    with tls_server(trusted, HELLO) as (url, _), HttpClient(1, 2) as client:
+    with tls_server(trusted, HELLO) as (url, _), HttpClient(1, 20) as client:
         assert client.fetch("GET", url).body == b"hello"
         assert client.fetch("GET", url).body == b"hello"
 
 
 def test_a_stranger_s_certificate_is_not(tmp_path: Path) -> None:
-    with tls_server(certificate(tmp_path), HELLO) as (url, asked), HttpClient(1, 2) as client:
+    with tls_server(certificate(tmp_path), HELLO) as (url, asked), HttpClient(1, 20) as client:
         with pytest.raises(HttpUnreachable, match=r"TLS.*certificate verify failed"):
             client.fetch("GET", url, headers={"Authorization": "Bearer secret"})
         assert asked == []
@@ -103,19 +103,19 @@ def test_a_stranger_s_certificate_is_not(tmp_path: Path) -> None:
 def test_a_certificate_for_another_host_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = certificate(tmp_path, "127.0.0.2")
     monkeypatch.setenv("SSL_CERT_FILE", str(other))
-    with tls_server(other, HELLO) as (url, asked), HttpClient(1, 2) as client:
+    with tls_server(other, HELLO) as (url, asked), HttpClient(1, 20) as client:
         with pytest.raises(HttpUnreachable, match="TLS"):
             client.fetch("GET", url)
         assert asked == []
 
 
 def test_a_cut_body_is_told_from_a_whole_one(trusted: Path) -> None:
-    with tls_server(trusted, HELLO[:-2]) as (url, _), HttpClient(1, 2) as client, pytest.raises(HttpCut):
+    with tls_server(trusted, HELLO[:-2]) as (url, _), HttpClient(1, 20) as client, pytest.raises(HttpCut):
         client.fetch("GET", url)
 
 
 def test_credentials_are_not_carried_out_into_the_open(trusted: Path) -> None:
-    with start_http_server() as plain, HttpClient(1, 2) as client:
+    with start_http_server() as plain, HttpClient(1, 20) as client:
         plain.on("/", bad_http.replying(200, b"there"))
         away = (
             f"HTTP/1.1 307 Away\r\nLocation: {plain.url}/\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"

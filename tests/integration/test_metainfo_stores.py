@@ -37,7 +37,7 @@ def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Calla
     with ExitStack() as clients:
 
         def make() -> MetainfoStore:
-            client = s3_client(moto.endpoint, moto.region, moto.access_key, moto.secret_key, 2.0, 5.0)
+            client = s3_client(moto.endpoint, moto.region, moto.access_key, moto.secret_key, 2.0, 20.0)
             clients.enter_context(closing(client))
             return S3Store(Bucket(client, bucket), "torrents/")
 

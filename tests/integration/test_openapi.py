@@ -71,7 +71,7 @@ def brew(front: Front, layer: Digest) -> None:
 
 
 @schema.parametrize()
-@settings(max_examples=40, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, derandomize=True, suppress_health_check=list(HealthCheck))
 def test_the_app_answers_as_described(case: schemathesis.Case, running: Running) -> None:
     case.call_and_validate(base_url=running.url, headers=HEADERS.get(case.operation.path, {}))
 

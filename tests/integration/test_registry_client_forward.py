@@ -116,7 +116,7 @@ class TestARegistryThatBehavesBadly:
     )
     def test_gives_no_answer(self, registry: HttpServer, answer: Answer, error: type[RegistryError]) -> None:
         registry.on("/*", answer)
-        with client_of(registry.netloc, read_timeout=0.4) as client, pytest.raises(error):
+        with client_of(registry.netloc, read_timeout=1.0) as client, pytest.raises(error):
             client.forward("GET", SCOPE, "latest", {"Authorization": "Bearer secret"})
 
     @pytest.mark.parametrize("status", [307, 401, 403, 404, 429, 500, 503])

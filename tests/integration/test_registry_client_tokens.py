@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import threading
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -96,7 +95,7 @@ class TestAToken:
         now = 1000.0
         guarded.more = {"expires_in": 100}
         target = parse_url(f"{guarded.registry.url}/v2/")
-        with HttpClient(1, 5) as http:
+        with HttpClient(1, 20) as http:
             auth = RegistryAuth(http, clock=lambda: now)
             first = auth.answer([guarded.challenge], target, "x", None)
             now += 89
@@ -112,7 +111,7 @@ class TestAToken:
         guarded.realm.on("/token", bad_http.replying(200, json.dumps(body).encode(), {"Date": date}))
         now = 0.0
         target = parse_url(f"{guarded.registry.url}/v2/")
-        with HttpClient(1, 5) as http:
+        with HttpClient(1, 20) as http:
             auth = RegistryAuth(http, clock=lambda: now)
             auth.answer([guarded.challenge], target, "x", None)
             now = 85.0
@@ -148,7 +147,7 @@ class TestAToken:
     def test_is_not_asked_for_again_by_those_who_waited_in_vain(self, guarded: GuardedRegistry) -> None:
         guarded.realm.on("/token", bad_http.silent())
         failures: list[RegistryError] = []
-        with client_of(guarded.registry.netloc, read_timeout=0.5) as client:
+        with client_of(guarded.registry.netloc, read_timeout=2.0) as client:
 
             def ask() -> None:
                 try:
@@ -157,13 +156,12 @@ class TestAToken:
                     failures.append(error)
 
             threads = [threading.Thread(target=ask) for _ in range(8)]
-            begun = time.monotonic()
             for thread in threads:
                 thread.start()
             for thread in threads:
                 thread.join()
         assert [type(error) for error in failures] == [RegistryTimeout] * 8
-        assert time.monotonic() - begun < 4
+        assert len(guarded.realm.requests) == 1
 
 
 class TestATokenServer:
@@ -205,7 +203,7 @@ class TestATokenServer:
         self, guarded: GuardedRegistry, answer: Answer, error: type[RegistryError]
     ) -> None:
         guarded.realm.on("/token", answer)
-        with client_of(guarded.registry.netloc, read_timeout=0.3) as client, pytest.raises(error) as caught:
+        with client_of(guarded.registry.netloc, read_timeout=1.0) as client, pytest.raises(error) as caught:
             client.ping()
         assert guarded.realm.netloc in str(caught.value)
 
@@ -222,7 +220,7 @@ class TestATokenServer:
         self, guarded: GuardedRegistry
     ) -> None:
         target = parse_url("https://registry.example.com/v2/")
-        with HttpClient(1, 5) as http:
+        with HttpClient(1, 20) as http:
             with pytest.raises(RegistryRefused, match="plain http"):
                 RegistryAuth(http, "brewer", PASSWORD).answer([guarded.challenge], target, "x", None)
             assert guarded.realm.requests == []

@@ -38,7 +38,7 @@ def quiet_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registr
 
 @pytest.fixture
 def http() -> Iterator[HttpClient]:
-    with HttpClient(2.0, 1.0) as client:
+    with HttpClient(2.0, 20.0) as client:
         yield client
 
 
@@ -188,8 +188,8 @@ def test_a_registry_in_trouble_is_asked_again_later(http: HttpClient, answer: An
             source.check()
 
 
-def test_a_registry_that_never_answers_is_a_time_out(http: HttpClient) -> None:
-    with start_http_server() as server:
+def test_a_registry_that_never_answers_is_a_time_out() -> None:
+    with start_http_server() as server, HttpClient(2.0, 0.5) as http:
         server.on("/*", silent())
 
         with pytest.raises(SourceTimeout):

@@ -29,9 +29,9 @@ def test_the_prefix_is_the_registrys_rootdirectory_to_the_letter(
         push_blob(registry, "team/app", CONTENT)
 
     with making_sources() as sources:
-        client = s3_client(moto.endpoint, "us-east-1", "tests", "not a secret", 2.0, 2.0)
+        client = s3_client(moto.endpoint, "us-east-1", "tests", "not a secret", 2.0, 20.0)
         sources.stack.callback(client.close)
-        source = S3Source(Bucket(client, bucket), rootdirectory, TEMPLATE, read_timeout=2.0)
+        source = S3Source(Bucket(client, bucket), rootdirectory, TEMPLATE, read_timeout=20.0)
 
         assert source.size(LAYER) == len(CONTENT)
         with source.open(LAYER, 99_990) as reader:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 
@@ -19,7 +18,7 @@ from tests.servers.process import free_port
 
 DIGEST = Digest("ab" * 32)
 SECRET = "a-secret-that-nobody-may-read"
-READ_TIMEOUT = 0.5
+READ_TIMEOUT = 2.0
 
 
 @pytest.fixture
@@ -28,7 +27,7 @@ def store_at() -> Iterator[Callable[[str, str], S3Store]]:
     with ExitStack() as clients:
 
         def make(endpoint: str, bucket: str) -> S3Store:
-            client = s3_client(endpoint, "us-east-1", "tests", SECRET, 0.5, READ_TIMEOUT)
+            client = s3_client(endpoint, "us-east-1", "tests", SECRET, 2.0, READ_TIMEOUT)
             clients.enter_context(closing(client))
             return S3Store(Bucket(client, bucket), "torrents/")
 
@@ -84,10 +83,9 @@ def test_a_server_that_says_nothing_costs_the_time_outs_of_two_tries(
     server: HttpServer, store_at: Callable[[str, str], S3Store]
 ) -> None:
     answers_everything(server, silent())
-    begun = time.monotonic()
     with pytest.raises(StoreFailed, match="timeout") as caught:
         store_at(server.url, "bucket").get(DIGEST)
-    assert time.monotonic() - begun < 2 * READ_TIMEOUT + 2.0
+    assert len(server.requests) == 2
     assert caught.value.verdict == "try again"
 
 

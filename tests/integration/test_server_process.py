@@ -18,18 +18,12 @@ from tests.servers.process import (
     ServerMissing,
     ServerProcess,
     free_port,
+    gone,
     listening,
     require,
     running,
 )
 from tests.servers.waiting import comes_true
-
-
-def _gone(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
 
 
 def _written(path: Path) -> bool:
@@ -51,7 +45,7 @@ def test_a_process_is_ended_when_the_body_raises(tmp_path: Path) -> None:
     pids: list[int] = []
     with pytest.raises(RuntimeError, match="the body"):
         _raise_while_running(port, tmp_path / "log", pids)
-    assert _gone(pids[0])
+    assert gone(pids[0])
     assert not listening(port)()
 
 
@@ -79,8 +73,8 @@ def test_a_process_that_ignores_sigterm_is_killed_with_its_children(tmp_path: Pa
     process.start()
     pid = process.pid
     process.stop()
-    assert _gone(pid)
-    assert comes_true(lambda: _gone(int(child.read_text())))
+    assert gone(pid)
+    assert comes_true(lambda: gone(int(child.read_text())))
 
 
 def test_a_process_dies_with_the_one_that_started_it(tmp_path: Path) -> None:
@@ -103,7 +97,7 @@ def test_a_process_dies_with_the_one_that_started_it(tmp_path: Path) -> None:
         pid = int(parent.stdout.readline())
         assert comes_true(lambda: psutil.Process(pid).name() == "sleep")
         parent.send_signal(signal.SIGKILL)
-    assert comes_true(lambda: _gone(pid))
+    assert comes_true(lambda: gone(pid))
 
 
 def test_a_server_that_ends_at_once_says_the_end_of_its_log(tmp_path: Path) -> None:
@@ -116,16 +110,16 @@ def test_a_server_that_ends_at_once_says_the_end_of_its_log(tmp_path: Path) -> N
 
 
 def test_a_server_that_is_not_ready_in_time_is_ended(tmp_path: Path) -> None:
-    pid = tmp_path / "pid"
-    process = ServerProcess(
-        ["sh", "-c", f"echo $$ >{pid}; exec sleep 1000"],
-        ready=lambda: False,
-        log=tmp_path / "log",
-        start_timeout=0.3,
-    )
+    pids: list[int] = []
+
+    def never() -> bool:
+        pids.append(process.pid)
+        return False
+
+    process = ServerProcess(["sleep", "1000"], ready=never, log=tmp_path / "log", start_timeout=0.3)
     with pytest.raises(ServerFailed, match=r"not ready after 0\.3 s"):
         process.start()
-    assert _gone(int(pid.read_text()))
+    assert gone(pids[0])
 
 
 def test_a_server_does_not_see_the_certificates_of_python(

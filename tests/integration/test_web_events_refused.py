@@ -106,7 +106,7 @@ TEXTS = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=30)
 
 
 @given(body=BODIES, kind=TEXTS)
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_body_does_anything_but_ok_or_400(app: Receiving, body: bytes, kind: str) -> None:
     answer = app.post(body, kind=kind)
     assert answer.status in (200, 400)
@@ -114,7 +114,7 @@ def test_no_body_does_anything_but_ok_or_400(app: Receiving, body: bytes, kind: 
 
 
 @given(secret=TEXTS)
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_other_secret_opens(app: Receiving, secret: str) -> None:
     assert app.post(envelope(), secret=secret).status == (200 if secret == SECRET else 401)
 

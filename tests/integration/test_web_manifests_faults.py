@@ -49,7 +49,7 @@ def upstream() -> Iterator[HttpServer]:
 
 @pytest.fixture
 def front(upstream: HttpServer, tmp_path: Path) -> Iterator[Front]:
-    with front_of(upstream.netloc, tmp_path) as front:
+    with front_of(upstream.netloc, tmp_path, read_timeout=2.0) as front:
         yield front
 
 
@@ -80,7 +80,7 @@ def test_a_registry_that_gives_no_whole_answer_is_502_or_504_in_time(
     began = time.monotonic()
     got = front.get(PATH, Accept=accept)
     assert (got.status, code_of(got)) == (status, "UNAVAILABLE")
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
 
 
 def test_a_registry_that_is_down_is_502(front: Front, upstream: HttpServer) -> None:

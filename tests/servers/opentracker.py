@@ -16,7 +16,7 @@ from tests.servers.waiting import comes_true
 
 # opentracker, as root, shuts itself into its folder and becomes this user; here it is so from the start.
 USER = "nobody"
-SETTLE_SECONDS = 5
+SETTLE_SECONDS = 30
 
 
 @dataclass(frozen=True)

@@ -86,6 +86,14 @@ def listening(port: int, host: str = "127.0.0.1") -> Callable[[], bool]:
     return ready
 
 
+def gone(pid: int) -> bool:
+    """Whether the process has ended, reaped or not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
 class ServerProcess:
     """One child in a process group of its own, which can be stopped and started again.
 
@@ -104,8 +112,8 @@ class ServerProcess:
         cwd: Path | None = None,
         user: str | None = None,
         end_signal: signal.Signals = signal.SIGTERM,
-        start_timeout: float = 20.0,
-        grace: float = 5.0,
+        start_timeout: float = 60.0,
+        grace: float = 20.0,
     ) -> None:
         self.argv = [str(part) for part in argv]
         self.log = log
@@ -197,7 +205,7 @@ def running(
     cwd: Path | None = None,
     user: str | None = None,
     end_signal: signal.Signals = signal.SIGTERM,
-    start_timeout: float = 20.0,
+    start_timeout: float = 60.0,
 ) -> Iterator[ServerProcess]:
     """Run a server for the length of a `with` block; see ServerProcess for the arguments."""
     process = ServerProcess(

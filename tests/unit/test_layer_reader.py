@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from core.digest import Digest
@@ -217,7 +217,6 @@ def test_a_source_that_does_not_take_several_connections_is_read_over_one() -> N
     faults=st.lists(st.none() | st.builds(Fault, st.sampled_from(KINDS), st.integers(0, 3000)), max_size=20),
     at_once=st.integers(300, 9000),
 )
-@settings(deadline=None)
 def test_cuts_anywhere_leave_no_trace_in_the_bytes(faults: list[Fault | None], at_once: int) -> None:
     clock = Clock()
     source = slow(clock)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from core.digest import Digest
@@ -74,7 +74,6 @@ def test_any_json(document: Any, content_type: str) -> None:
     check_is_trustworthy(parse_or_none(json.dumps(document).encode(), content_type))
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(st.data(), CONTENT_TYPES)
 def test_a_good_manifest_with_values_replaced(data: st.DataObject, content_type: str) -> None:
     document: Any = data.draw(st.sampled_from([image(), index()]))

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import threading
-import time
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from core.digest import Digest
@@ -17,6 +16,7 @@ from core.layer import LayerRef
 from core.sources.ranges import ParallelReader
 from core.sources.resume import Patience
 from tests.memory_source import Fault, Kind, MemorySource
+from tests.servers.waiting import comes_true
 
 CONTENT = bytes(number * 7 % 251 for number in range(20_000))
 DIGEST = Digest(hashlib.sha256(CONTENT).hexdigest())
@@ -70,7 +70,6 @@ def range_threads() -> list[threading.Thread]:
     at_once=st.integers(300, 9000),
     most_per_read=st.integers(200, 9000),
 )
-@settings(deadline=None)
 def test_cuts_anywhere_leave_no_trace_in_the_bytes(
     faults: list[Fault | None],
     span: list[int],
@@ -97,7 +96,7 @@ def test_cuts_anywhere_leave_no_trace_in_the_bytes(
 
 
 def test_ranges_are_asked_for_side_by_side() -> None:
-    together = threading.Barrier(4, timeout=10)
+    together = threading.Barrier(4, timeout=60)
     first_reads = {0, 1000, 2000, 3000}
 
     def meet(offset: int) -> None:
@@ -112,6 +111,7 @@ def test_no_more_is_read_ahead_than_the_window_holds() -> None:
     source = source_with()
     furthest_ahead = 0
     with parallel(source, connections=4, range_bytes=1000) as reader:
+        assert comes_true(lambda: len(source.opened) == 4)
         buffer = memoryview(bytearray(100))
         while reader.readinto(buffer):
             asked_for = max(offset + (length or 0) for offset, length in source.opened)
@@ -125,7 +125,7 @@ def test_bytes_are_given_as_they_come_not_range_by_range() -> None:
 
     def wait_in_the_middle(offset: int) -> None:
         if offset >= 500:
-            may_go_on.wait(10)
+            may_go_on.wait(60)
 
     source = source_with(before_read=wait_in_the_middle, most_per_read=500)
     with parallel(source) as reader:
@@ -139,23 +139,23 @@ def test_closing_early_ends_threads_that_read_wait_or_pause() -> None:
     closed = threading.Event()
 
     def never_comes(offset: int) -> None:
+        if offset == 1000:
+            raise SourceCut("memory", offset, "connection reset")
         if offset >= 2000:
             reading.set()
-            closed.wait(10)
+            closed.wait(60)
 
     # The second range breaks and would be tried again in an hour; the third and fourth never come.
-    source = source_with(None, Fault("cut", 0), before_read=never_comes)
+    source = source_with(before_read=never_comes)
     reader = parallel(source, patience=Patience(first_pause=3600, longest_pause=3600))
     assert reader.readinto(memoryview(bytearray(10))) == 10
-    assert reading.wait(10)
+    assert reading.wait(60)
 
-    begun = time.monotonic()
     threading.Timer(0.2, closed.set).start()
     reader.close()
     reader.close()
 
-    assert time.monotonic() - begun < 1.5
-    assert not range_threads()
+    assert comes_true(lambda: not range_threads())
     assert not source.open_readers
     with pytest.raises(SourceCut):
         reader.readinto(memoryview(bytearray(10)))
@@ -163,7 +163,7 @@ def test_closing_early_ends_threads_that_read_wait_or_pause() -> None:
 
 def test_closing_from_another_thread_wakes_a_read() -> None:
     closed = threading.Event()
-    source = source_with(before_read=lambda _offset: closed.wait(10))
+    source = source_with(before_read=lambda _offset: closed.wait(60))
     reader = parallel(source)
 
     def close() -> None:
@@ -180,13 +180,12 @@ def test_closing_from_another_thread_wakes_a_read() -> None:
 def test_an_interruption_is_noticed_while_nothing_comes() -> None:
     stop = threading.Event()
     closed = threading.Event()
-    source = source_with(before_read=lambda _offset: closed.wait(10))
+    source = source_with(before_read=lambda _offset: closed.wait(60))
     with parallel(source, interrupted=stop.is_set) as reader:
         threading.Timer(0.1, stop.set).start()
-        begun = time.monotonic()
         with pytest.raises(Interrupted):
             read_all(reader)
-        assert time.monotonic() - begun < 2
+        assert not closed.is_set()
         closed.set()
     assert not range_threads()
 
@@ -237,7 +236,7 @@ def test_a_source_that_ignores_ranges_is_found_out_at_the_second() -> None:
 
 def test_no_more_threads_are_started_than_there_are_ranges() -> None:
     held = threading.Event()
-    source = source_with(before_read=lambda _offset: held.wait(10))
+    source = source_with(before_read=lambda _offset: held.wait(60))
     with parallel(source, 0, 1500, connections=8) as reader:
         assert len(range_threads()) == 2
         held.set()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,9 +28,10 @@ from tests.servers.cutting_proxy import start_cutting_proxy
 from tests.servers.pgbouncer import start_pgbouncer
 from tests.servers.postgres import OwnPostgres, start_postgres, start_standby
 from tests.servers.process import free_port
+from tests.servers.waiting import comes_true
 
-# What a dead host may cost beyond its time-out on a busy machine: less than libpq's least, 2 s.
-SLACK = 1.2
+# Seconds that all may cost beyond the time-outs on a busy machine.
+SLACK = 6.0
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +50,7 @@ def standby(primary: OwnPostgres, tmp_path_factory: pytest.TempPathFactory) -> I
 
 
 @contextmanager
-def _engine(*hosts: str, connect_timeout: float = 0.1, **more: Any) -> Iterator[sa.Engine]:
+def _engine(*hosts: str, connect_timeout: float = 0.5, **more: Any) -> Iterator[sa.Engine]:
     engine = create_engine_for(
         hosts=hosts, database="postgres", username="postgres", connect_timeout=connect_timeout, **more
     )
@@ -64,6 +66,12 @@ def _port_reached(engine: sa.Engine) -> int:
     with transaction(engine) as connection:
         port: int = connection.scalars(sa.text("SELECT inet_server_port()")).one()
         return port
+
+
+def _setting(engine: sa.Engine, name: str) -> str:
+    with transaction(engine) as connection:
+        found: str = connection.scalars(sa.text(f"SHOW {name}")).one()
+        return found
 
 
 def test_the_first_host_that_takes_writes_is_taken(primary: OwnPostgres, standby: OwnPostgres) -> None:
@@ -84,18 +92,18 @@ def test_a_server_that_is_read_only_by_configuration_is_passed_over(
         assert _port_reached(engine) == primary.port
 
 
-@pytest.mark.parametrize("connect_timeout", [0.1, 0.4])
-def test_a_dead_host_costs_its_time_out_and_no_more(primary: OwnPostgres, connect_timeout: float) -> None:
+def test_a_dead_host_costs_its_time_out_and_no_more(primary: OwnPostgres) -> None:
     refused = f"127.0.0.1:{free_port()}"
     with (
         hung_host() as hung,
         black_hole() as hole,
-        _engine(refused, hung, hole, _host(primary), connect_timeout=connect_timeout) as engine,
+        _engine(refused, *[hung, hole] * 3, _host(primary), connect_timeout=0.5) as engine,
     ):
         began = time.monotonic()
         assert _port_reached(engine) == primary.port
         took = time.monotonic() - began
-    assert 2 * connect_timeout <= took < 2 * connect_timeout + SLACK
+    # libpq takes no time-out below 2 s: that would be 12 s.
+    assert 6 * 0.5 <= took < 6 * 0.5 + SLACK
 
 
 def test_a_stopped_postgresql_is_passed_over_in_time(primary: OwnPostgres, tmp_path: Path) -> None:
@@ -104,7 +112,7 @@ def test_a_stopped_postgresql_is_passed_over_in_time(primary: OwnPostgres, tmp_p
         try:
             began = time.monotonic()
             assert _port_reached(engine) == primary.port
-            assert time.monotonic() - began < 0.1 + SLACK
+            assert time.monotonic() - began < 0.5 + SLACK
         finally:
             other.process.send_signal(signal.SIGCONT)
 
@@ -129,7 +137,7 @@ def test_where_all_hosts_fail_the_reasons_are_given_one_by_one(standby: OwnPostg
             pass
         first, second, third, fourth = caught.value.reasons
         assert first == f"{refused}: 127.0.0.1 Connection refused"
-        assert second == f"{hung}: 127.0.0.1 no answer within 0.1 s"
+        assert second == f"{hung}: 127.0.0.1 no answer within 0.5 s"
         assert "read-only" in third
         assert str(standby.port) in third
         assert fourth.startswith("no-such-host.invalid:5432: ")
@@ -156,29 +164,30 @@ def test_a_name_with_several_addresses_is_tried_at_all_of_them(
     # 127.0.0.2 is hung, at 127.0.0.3 nobody listens.
     with (
         hung_host("127.0.0.2", primary.port),
-        _engine(f"db.example.org:{primary.port}", connect_timeout=2) as engine,
+        _engine(f"db.example.org:{primary.port}", connect_timeout=20) as engine,
     ):
         began = time.monotonic()
         assert _port_reached(engine) == primary.port
         # All are asked at the same time: the hung one holds nobody up.
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 20
 
 
 def test_a_resolver_that_hangs_costs_the_time_out_and_no_more(
     primary: OwnPostgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = socket.getaddrinfo
+    asked, go_on = socket.getaddrinfo, threading.Event()
 
     def look_up(host: Any, *arguments: Any, **more: Any) -> Any:
         if host == "slow.example.org" and not more["flags"]:
-            time.sleep(3)
+            go_on.wait(60)
         return asked(host, *arguments, **more)
 
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
-    with _engine("slow.example.org", _host(primary), connect_timeout=0.2) as engine:
+    with _engine("slow.example.org", _host(primary), connect_timeout=0.5) as engine:
         began = time.monotonic()
         assert _port_reached(engine) == primary.port
-        assert 0.2 <= time.monotonic() - began < 0.2 + SLACK
+        assert 0.5 <= time.monotonic() - began < 0.5 + SLACK
+    go_on.set()
 
 
 def test_a_host_may_be_an_ipv6_address(primary: OwnPostgres) -> None:
@@ -210,7 +219,7 @@ def test_a_host_may_be_the_folder_of_a_unix_socket(tmp_path: Path) -> None:
 
 def test_a_url_may_name_several_hosts(primary: OwnPostgres) -> None:
     url = f"postgresql://postgres@/postgres?host=127.0.0.1:{free_port()}&host={_host(primary)}"
-    engine = create_engine_for(url=url, connect_timeout=0.1)
+    engine = create_engine_for(url=url, connect_timeout=2)
     assert _port_reached(engine) == primary.port
     engine.dispose()
 
@@ -236,7 +245,7 @@ def test_a_primary_that_was_made_read_only_is_left_for_the_new_one(tmp_path: Pat
 
 
 def _until_it_fails(database: Database) -> None:
-    give_up = time.monotonic() + 10
+    give_up = time.monotonic() + 60
     number = 0
     while time.monotonic() < give_up:
         number += 1
@@ -253,7 +262,7 @@ def test_a_promoted_standby_takes_over_with_all_that_was_committed(tmp_path: Pat
         first.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
         first.execute("ALTER SYSTEM SET synchronous_commit = 'remote_apply'")
         first.execute("SELECT pg_reload_conf()")
-        time.sleep(0.1)
+        assert comes_true(lambda: _setting(engine, "synchronous_standby_names") == "*")
         database.enqueue(*(digest_of(number) for number in range(50)))
         first.stop()
         with pytest.raises(DatabaseDown):
@@ -271,7 +280,7 @@ def test_a_failover_between_pgbouncers_is_got_over_in_seconds(tmp_path: Path) ->
         start_pgbouncer(tmp_path / "before a", first) as before_first,
         start_pgbouncer(tmp_path / "before b", second) as before_second,
         _engine(
-            f"127.0.0.1:{before_second.port}", f"127.0.0.1:{before_first.port}", connect_timeout=0.2
+            f"127.0.0.1:{before_second.port}", f"127.0.0.1:{before_first.port}", connect_timeout=0.5
         ) as engine,
     ):
         assert _port_reached(engine) == first.port

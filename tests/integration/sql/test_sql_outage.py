@@ -50,7 +50,7 @@ def server(module_server: OwnPostgres) -> OwnPostgres:
 @pytest.fixture
 def database_there(server: OwnPostgres) -> Iterator[Database]:
     """A database on it."""
-    engine = create_engine_for(url=server.url(), max_pool_size=8, connect_timeout=0.2)
+    engine = create_engine_for(url=server.url(), max_pool_size=8, connect_timeout=2)
     yield Database.created(engine)
     engine.dispose()
 
@@ -150,7 +150,7 @@ def test_a_pooled_connection_that_hangs_is_given_up_for_a_new_one(database_there
         began = time.monotonic()
         with transaction(database_there.engine) as connection:
             assert connection.scalars(backend).one() != hung
-        assert 1.9 < time.monotonic() - began < 2 + 1.5
+        assert 1.9 < time.monotonic() - began < 20
     finally:
         os.kill(hung, signal.SIGCONT)
 
@@ -162,7 +162,7 @@ def test_a_statement_may_take_as_long_as_it_likes(database_there: Database) -> N
 
 def test_restarts_of_either_side_of_pgbouncer_are_got_over(server: OwnPostgres, tmp_path: Path) -> None:
     with start_pgbouncer(tmp_path / "pgbouncer", server) as bouncer:
-        engine = create_engine_for(url=bouncer.url("postgres"), connect_timeout=0.2)
+        engine = create_engine_for(url=bouncer.url("postgres"), connect_timeout=2)
         database = Database.created(engine)
         database.enqueue(A, B)
         bouncer.stop()
