@@ -18,9 +18,11 @@ from itertools import chain
 import sqlalchemy as sa
 
 from core.access.access import Access
+from core.access.blackbox import BlackboxAccess
 from core.access.chosen import choose_access
 from core.command_line import parse_arguments
 from core.config import Config
+from core.config_checks import Checks
 from core.config_file import load_config
 from core.errors import ConfigInvalid, DockerTorrentsError
 from core.http import HttpClient
@@ -36,10 +38,11 @@ from jobs.brew import Brewery
 from jobs.check import Probe, check
 from jobs.commands import COMMANDS, DONE, FAILED, USAGE, Desk, told
 from jobs.runnable import JOBS, run_prune_dry, schedules
-from jobs.scheduler import Scheduler
-from sql.engine import create_engine_for
+from jobs.scheduler import Scheduler, cron_trigger
+from sql.engine import check_url, create_engine_for
 from sql.errors import SqlError
 from sql.files import list_files
+from sql.hosts import parse_host
 from sql.layers import list_scopes
 from sql.legacy import find_mds_files
 from sql.schema import create_missing, ddl, missing
@@ -50,6 +53,9 @@ from web.parts import WebParts
 from web.workers import serve
 
 log = logging.getLogger("docker_torrents")
+
+CHECKS = Checks(cron=cron_trigger, database_url=check_url, database_host=parse_host)
+"""Who judges the values of the configuration that core does not know how to read."""
 
 # Files of MDS that are listed at a time.
 _MDS_PAGE = 5_000
@@ -185,6 +191,8 @@ class Parts:
         yield "registry", self.registry.ping
         yield "layers", self.source.check
         yield "metainfo", self.store.check
+        if isinstance(self.access, BlackboxAccess):
+            yield "blackbox", self.access.check
 
     def _probe_database(self) -> str:
         with transaction(self.engine) as connection:
@@ -193,18 +201,10 @@ class Parts:
         return f"{self.engine.dialect.name} takes writes{made}"
 
 
-def scheduler_of(parts: Parts) -> Scheduler:
-    """The jobs with their times. Raises ConfigInvalid for a cron expression that is none."""
-    try:
-        return Scheduler(schedules(parts))
-    except ValueError as error:
-        raise ConfigInvalid("the configuration", [str(error)]) from error
-
-
 @contextmanager
 def scheduled(parts: Parts) -> Iterator[None]:
     """The jobs run by the clock within the block."""
-    scheduler = scheduler_of(parts)
+    scheduler = Scheduler(schedules(parts))
     scheduler.start()
     try:
         yield
@@ -260,8 +260,7 @@ def init_db(parts: Parts, arguments: argparse.Namespace) -> int:
 
 
 def run_check(parts: Parts, arguments: argparse.Namespace) -> int:
-    scheduler_of(parts)
-    return DONE if check(parts.probes()) else FAILED
+    return told(check(parts.probes()))
 
 
 STARTS: dict[str | None, Callable[[Parts, argparse.Namespace], int]] = {
@@ -307,7 +306,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse_arguments(sys.argv[1:] if argv is None else argv)
     set_up_logging(arguments.debug)
     try:
-        config = load_config(arguments.config)
+        config = load_config(arguments.config, checks=CHECKS)
         parts = Parts(config)
         if arguments.command in STARTS:
             return STARTS[arguments.command](parts, arguments)

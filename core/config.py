@@ -19,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 
+from core.config_checks import checked
 from core.config_jobs import Jobs, PlatformName
 from core.config_section import Section
 from core.config_template import check_template
@@ -61,6 +62,7 @@ def _template(*required: str, optional: tuple[str, ...] = ()) -> AfterValidator:
 
 
 Url = Annotated[str, AfterValidator(_url)]
+DatabaseHost = Annotated[str, checked(lambda checks: checks.database_host)]
 
 
 class Application(Section):
@@ -149,12 +151,12 @@ class S3(Section):
 
 
 class Db(Section):
-    url: SecretStr | None = None
+    url: Annotated[SecretStr, checked(lambda checks: checks.database_url)] | None = None
     database: str | None = None
     username: str | None = None
     password_file: Path | None = None
     password: SecretStr | None = None
-    host: Annotated[list[str], BeforeValidator(_hosts)] | None = None
+    host: Annotated[list[DatabaseHost], BeforeValidator(_hosts)] | None = None
     port: Port = 5432
     table_name: str = Field(default="rbtorrent_mapping", pattern=r"^[a-z_][a-z0-9_]{0,40}$")
     old_table_name: str = Field(default="mds_keys_to_rbtorrents_mapping", pattern=r"^[a-z_][a-z0-9_]{0,62}$")

@@ -12,6 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from core.config import Config
+from core.config_checks import Checks
 from core.errors import ConfigInvalid
 
 _VARIABLE = re.compile(r"\$(\$|\{([A-Za-z_][A-Za-z0-9_]*)\})")
@@ -30,10 +31,11 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def load_config(path: Path, environ: Mapping[str, str] | None = None) -> Config:
+def load_config(path: Path, environ: Mapping[str, str] | None = None, checks: Checks | None = None) -> Config:
     """The configuration in the file at `path`. Raises ConfigInvalid with every problem in it.
 
-    `${NAME}` in a value is replaced from the environment, `$$` stands for one `$`.
+    `${NAME}` in a value is replaced from the environment, `$$` stands for one `$`. Without `checks`, what
+    they are for is left to who uses it.
     """
     where = str(path)
     try:
@@ -44,10 +46,10 @@ def load_config(path: Path, environ: Mapping[str, str] | None = None) -> Config:
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigInvalid(where, [f"cannot be read: {error}"]) from None
-    return parse_config(text, where, os.environ if environ is None else environ)
+    return parse_config(text, where, os.environ if environ is None else environ, checks)
 
 
-def parse_config(text: str, where: str, environ: Mapping[str, str]) -> Config:
+def parse_config(text: str, where: str, environ: Mapping[str, str], checks: Checks | None = None) -> Config:
     """The configuration that the YAML `text` holds; `where` names it in errors."""
     try:
         raw = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader, see above
@@ -59,13 +61,13 @@ def parse_config(text: str, where: str, environ: Mapping[str, str]) -> Config:
         raise ConfigInvalid(where, [f"expected sections, got {type(raw).__name__}"])
     problems: list[str] = []
     filled = _substitute(raw, "", environ, problems)
-    config = _validate(filled, problems)
+    config = _validate(filled, checks, problems)
     if config is None or problems:
         raise ConfigInvalid(where, problems)
     return config
 
 
-def _validate(raw: dict[str, Any], problems: list[str]) -> Config | None:
+def _validate(raw: dict[str, Any], checks: Checks | None, problems: list[str]) -> Config | None:
     """The Config that `raw` makes, or None with all that is wrong added to `problems`.
 
     How sections agree is only looked at when each is valid; so what is wrong is told, taken out, and
@@ -74,7 +76,7 @@ def _validate(raw: dict[str, Any], problems: list[str]) -> Config | None:
     removed: list[str] = []
     while True:
         try:
-            return Config.model_validate(raw)
+            return Config.model_validate(raw, context=checks)
         except ValidationError as error:
             details = error.errors()
         for detail in details:

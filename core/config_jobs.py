@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
 
+from core.config_checks import checked
 from core.config_section import Section
 from core.platform import Platform
 
@@ -23,7 +24,7 @@ class Job(Section):
     """When the scheduler runs a job: every `interval` seconds (0: never), or by `cron`."""
 
     interval: Annotated[float, Field(ge=0)] | None = None
-    cron: str | None = None
+    cron: Annotated[str, checked(lambda checks: checks.cron)] | None = None
 
     @model_validator(mode="after")
     def _one_of_them(self) -> Job:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from core.errors import DockerTorrentsError
 from sql.errors import SqlError
@@ -11,13 +12,25 @@ Probe = Callable[[], str]
 """Gives a line on what it found, or raises a DockerTorrentsError or SqlError."""
 
 
-def check(probes: Iterable[tuple[str, Probe]], tell: Callable[[str], None] = print) -> bool:
-    """Runs every one of `probes`, whatever the others give; whether all went well."""
-    well = True
+@dataclass
+class CheckSummary:
+    """How many dependencies were probed, and how many of them failed."""
+
+    checked: int = 0
+    failed: int = 0
+
+    def __str__(self) -> str:
+        return f"checked {self.checked}, failed {self.failed}"
+
+
+def check(probes: Iterable[tuple[str, Probe]], tell: Callable[[str], None] = print) -> CheckSummary:
+    """Runs every one of `probes`, whatever the others give, and tells of each in a line."""
+    summary = CheckSummary()
     for name, probe in probes:
+        summary.checked += 1
         try:
             tell(f"ok      {name:<10} {probe()}")
         except (DockerTorrentsError, SqlError) as error:
-            well = False
+            summary.failed += 1
             tell(f"failed  {name:<10} {error}")
-    return well
+    return summary

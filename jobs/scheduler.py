@@ -20,6 +20,8 @@ from sql.errors import DatabaseDown
 
 log = logging.getLogger(__name__)
 
+_SOME_DAY = datetime(2000, 1, 1, tzinfo=UTC)
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -35,7 +37,7 @@ class Scheduler:
     """The scheduled jobs, in threads. A job that fails is logged and runs again at its next time."""
 
     def __init__(self, schedules: list[Schedule]) -> None:
-        """Raises ValueError, with the key's path, if a cron expression is none."""
+        """Raises ValueError if a cron expression is none (see `cron_trigger`)."""
         self._scheduler = BackgroundScheduler(
             timezone="UTC",
             # A run that was missed while the last one went on is made up for once, however late.
@@ -47,11 +49,7 @@ class Scheduler:
             if schedule.cron is None and not schedule.interval:
                 continue
             first = {} if schedule.cron else {"next_run_time": datetime.now(UTC)}
-            try:
-                when = trigger(schedule)
-            except ValueError as error:
-                raise ValueError(f"jobs.{schedule.name}.cron: {error}") from error
-            self._scheduler.add_job(_logged, when, args=[schedule], id=schedule.name, **first)
+            self._scheduler.add_job(_logged, trigger(schedule), args=[schedule], id=schedule.name, **first)
 
     def start(self) -> None:
         """Starts the jobs that have an interval at once, the others at their time."""
@@ -66,21 +64,27 @@ class Scheduler:
 
 
 def trigger(schedule: Schedule) -> BaseTrigger:
-    """APScheduler's trigger for `schedule`, in UTC. Raises ValueError if its cron expression is none."""
+    """APScheduler's trigger for `schedule`. Raises ValueError if its cron expression is none."""
     if schedule.cron is None:
         return IntervalTrigger(seconds=schedule.interval, timezone="UTC")
-    minute, hour, day, month, weekday = with_named_weekdays(schedule.cron).split()
-    if "*" in (day, weekday):
-        return CronTrigger(
-            minute=minute, hour=hour, day=day, month=month, day_of_week=weekday, timezone="UTC"
-        )
-    # crontab(5): with both days restricted, either of them will do.
-    return OrTrigger(
-        [
-            CronTrigger(minute=minute, hour=hour, day=day, month=month, timezone="UTC"),
-            CronTrigger(minute=minute, hour=hour, month=month, day_of_week=weekday, timezone="UTC"),
-        ]
-    )
+    return cron_trigger(schedule.cron)
+
+
+def cron_trigger(expression: str) -> BaseTrigger:
+    """APScheduler's trigger for a cron expression (crontab(5)), in UTC.
+
+    Raises ValueError if it is none, or names a day that no month has.
+    """
+    minute, hour, day, month, weekday = with_named_weekdays(expression).split()
+    by_day = CronTrigger(minute=minute, hour=hour, day=day, month=month, timezone="UTC")
+    by_weekday = CronTrigger(minute=minute, hour=hour, month=month, day_of_week=weekday, timezone="UTC")
+    when: BaseTrigger = by_day if weekday == "*" else by_weekday
+    if "*" not in (day, weekday):
+        # crontab(5): with both days restricted, either of them will do.
+        when = OrTrigger([by_day, by_weekday])
+    if when.get_next_fire_time(None, _SOME_DAY) is None:
+        raise ValueError(f"that time never comes: {expression!r}")
+    return when
 
 
 def _logged(schedule: Schedule) -> None:

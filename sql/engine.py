@@ -71,6 +71,18 @@ def create_engine_for(
     return _postgresql(bare, [parse_host(host, port) for host in hosts], connect_timeout, pool)
 
 
+def check_url(url: str) -> None:
+    """Raises ValueError if `url` is none that `create_engine_for` takes; it shows no more than the scheme."""
+    parsed = _parse_url(url)
+    try:
+        for host in _hosts_of(parsed):
+            parse_host(host, parsed.port or DEFAULT_PORT)
+    except ValueError:
+        raise ValueError("its host is none: expected host, host:port or [address]:port") from None
+    if parsed.port is not None and not 0 < parsed.port < 65536:
+        raise ValueError("expected a port from 1 to 65535")
+
+
 def _parse_url(text: str) -> sa.URL:
     try:
         url = sa.make_url(text)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import secrets
 from collections.abc import Callable, Mapping
 from ipaddress import ip_address
 from typing import Any
@@ -19,8 +20,10 @@ from core.access.registry import RegistryAccess
 from core.access.verdicts import GoodVerdicts
 from core.config import Blackbox
 from core.digest import Digest
+from core.errors import DockerTorrentsError
 from core.http import HttpClient
 from core.http_errors import HttpError
+from core.http_url import parse_url
 
 log = logging.getLogger(__name__)
 
@@ -28,10 +31,24 @@ ANSWER_LIMIT = 64 * 1024
 VALID = 0
 """`status.id` of a token that is good; 1 to 5 are the ways in which one is not."""
 
-# Exceptions after which the same question may be answered: Blackbox's own database had a moment.
+_EXCEPTIONS = {
+    2: "it does not understand the question: blackbox.scopes?",
+    9: "its own database does not answer",
+    10: "its own database does not answer",
+    21: "this host may not ask it",
+}
+# Exceptions after which the same question may be answered.
 _ASK_AGAIN = (9, 10)
 _TRIES = 2
 _AUTHORIZATION = re.compile(r"(?:OAuth|Bearer) +([A-Za-z0-9._~+/=-]{1,8192}) *\Z", re.IGNORECASE)
+
+
+class NoVerdict(DockerTorrentsError):
+    """Blackbox does not say whether a token is good. `why` holds none."""
+
+    def __init__(self, why: str) -> None:
+        self.why = why
+        super().__init__(f"Blackbox gives no verdict: {why}")
 
 
 class BlackboxAccess:
@@ -55,12 +72,27 @@ class BlackboxAccess:
         token = self._token(headers.get("Authorization"))
         if self._verdicts.holds(token, address):
             return
-        self._judge(self._ask(token, address))
+        try:
+            status, held = self._ask(token, address)
+        except NoVerdict as error:
+            log.warning("blackbox gives no verdict reason=%s", error.why)
+            raise _unavailable() from None
+        self._judge(status, held)
         self._verdicts.keep(token, address)
 
     def may_pull(self, scope: str, digest: Digest, authorization: str | None) -> None:
         """See Access: once let in, the registry decides."""
         self._registry.may_pull(scope, digest, authorization)
+
+    def check(self) -> str:
+        """One line for the operator on a Blackbox that answers: it must refuse a token that is none.
+
+        Raises NoVerdict if it does not answer, or lets in whoever comes.
+        """
+        status, _ = self._ask(secrets.token_hex(16), "127.0.0.1")
+        if status == VALID:
+            raise NoVerdict("it takes a token that is made up for a good one")
+        return f"{parse_url(self._url_template.format(payload=''))} answers, and refuses a token that is none"
 
     def _token(self, authorization: str | None) -> str:
         found = _AUTHORIZATION.match(authorization or "")
@@ -68,8 +100,8 @@ class BlackboxAccess:
             raise self._unauthorized("an OAuth token is required: Authorization: OAuth <token>")
         return found[1]
 
-    def _ask(self, token: str, address: str) -> dict[str, Any]:
-        """Blackbox's verdict. Raises AccessDenied (503) where there is none."""
+    def _ask(self, token: str, address: str) -> tuple[int, frozenset[str]]:
+        """Blackbox's verdict: `status.id`, and the scopes that the token holds. Raises NoVerdict."""
         asked = {
             "method": "oauth",
             "oauth_token": token,
@@ -82,48 +114,48 @@ class BlackboxAccess:
             answer = self._fetch(url)
             exception = answer.get("exception")
             if exception is None:
-                return answer
-            number = exception.get("id") if isinstance(exception, dict) else None
-            log.warning("blackbox exception id=%s", number if isinstance(number, int) else "none")
+                return _verdict(answer)
+            told = exception.get("id") if isinstance(exception, dict) else None
+            number = told if type(told) is int else -1
             if number not in _ASK_AGAIN:
                 break
-        raise _unavailable()
+        raise NoVerdict(f"exception {number}, {_EXCEPTIONS.get(number, 'of an unknown kind')}")
 
     def _fetch(self, url: str) -> dict[str, Any]:
         try:
             answer = self._http.fetch("GET", url, limit=ANSWER_LIMIT, follow=False)
         except HttpError as error:
             # Its text shows no query, which is where the token is.
-            log.warning("blackbox out of reach reason=%s", error)
-            raise _unavailable() from None
+            raise NoVerdict(str(error)) from None
         try:
             verdict = json.loads(answer.body) if answer.status == 200 else None
         except (ValueError, RecursionError):
             verdict = None
         if not isinstance(verdict, dict):
-            log.warning("blackbox answers nonsense status=%d", answer.status)
-            raise _unavailable()
+            raise NoVerdict(f"HTTP status {answer.status}, and no JSON of its kind")
         return verdict
 
-    def _judge(self, verdict: dict[str, Any]) -> None:
+    def _judge(self, status: int, held: frozenset[str]) -> None:
         """Return if the verdict is a yes. Raises AccessDenied."""
-        status = verdict.get("status")
-        number = status.get("id") if isinstance(status, dict) else None
-        if type(number) is not int:
-            log.warning("blackbox answers nonsense: no status.id")
-            raise _unavailable()
-        if number != VALID:
-            log.info("token refused status=%d", number)
+        if status != VALID:
+            log.info("token refused status=%d", status)
             raise self._unauthorized("the token is not valid")
-        oauth = verdict.get("oauth")
-        held = oauth.get("scope") if isinstance(oauth, dict) else None
-        if not isinstance(held, str) or not self._scopes <= set(held.split()):
+        if not self._scopes <= held:
             log.info("token refused: it lacks the scope")
             raise AccessDenied(403, (), "DENIED", f"the token lacks the scope {self._asked_scopes}")
 
     def _unauthorized(self, message: str) -> AccessDenied:
         challenge = f'OAuth realm="docker-registry-torrents", scope="{self._asked_scopes}"'
         return AccessDenied(401, (("WWW-Authenticate", challenge),), "UNAUTHORIZED", message)
+
+
+def _verdict(answer: dict[str, Any]) -> tuple[int, frozenset[str]]:
+    status, oauth = answer.get("status"), answer.get("oauth")
+    number = status.get("id") if isinstance(status, dict) else None
+    if type(number) is not int:
+        raise NoVerdict("its answer has no status.id")
+    held = oauth.get("scope") if isinstance(oauth, dict) else None
+    return number, frozenset(held.split() if isinstance(held, str) else ())
 
 
 def _address(text: str | None) -> str:

@@ -11,6 +11,7 @@ import psycopg2
 import pytest
 
 from tests.installation import PROGRAM, Installation
+from tests.servers.blackbox import start_blackbox
 from tests.servers.layers import layer_bytes
 from tests.servers.process import child_environment, free_port
 from tests.servers.push import push_image
@@ -108,12 +109,23 @@ def test_a_layer_or_image_that_is_not_known_is_told(installation: Installation, 
 def test_check_has_a_line_for_each_dependency(installation: Installation) -> None:
     lines = installation.run("check").stdout.splitlines()
 
-    assert [line.split()[:2] for line in lines] == [
+    assert [line.split()[:2] for line in lines[:-1]] == [
         ["ok", "database"],
         ["ok", "registry"],
         ["ok", "layers"],
         ["ok", "metainfo"],
     ]
+    assert lines[-1] == "checked 4, failed 0"
+
+
+def test_check_asks_blackbox_where_it_judges(tmp_path: Path, registry: Registry) -> None:
+    with start_blackbox() as blackbox:
+        asking = Installation(tmp_path, registry, blackbox={"url_template": blackbox.url_template})
+        lines = asking.run("check").stdout.splitlines()
+
+        assert lines[-2].startswith("ok      blackbox   ")
+        assert lines[-1] == "checked 5, failed 0"
+        assert len(blackbox.questions) == 1
 
 
 def test_check_tells_all_that_fails(tmp_path: Path) -> None:
@@ -124,12 +136,15 @@ def test_check_tells_all_that_fails(tmp_path: Path) -> None:
         db={"host": "127.0.0.1", "port": free_port(), "database": "d", "password": "hush-hush"},
         torrents={"directory": str(tmp_path / "file" / "metainfo")},
         brewer={"brew_user": "u", "brew_password": "hush-hush"},
+        blackbox={"url_template": f"http://127.0.0.1:{free_port()}/blackbox?{{payload}}"},
     )
 
     ended = broken.run("check", check=False)
 
     assert ended.returncode == 1
-    assert [line.split()[0] for line in ended.stdout.splitlines()] == ["failed"] * 4
+    *lines, last = ended.stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["failed"] * 5
+    assert last == "checked 5, failed 5"
     assert "hush-hush" not in ended.stdout + ended.stderr
 
 
@@ -167,7 +182,8 @@ def test_printing_the_schema_touches_nothing(installation: Installation) -> None
             "docker_registry: {host: a, read_timeout: -2}",
             "docker_registry.read_timeout: expected greater than 0",
         ),
-        ("docker_registry: {host: a}\njobs: {scan-tags: {cron: 'no such time'}}", "jobs.scan-tags"),
+        ("docker_registry: {host: a}\njobs: {scan-tags: {cron: 'no such time'}}", "jobs.scan-tags.cron"),
+        ("docker_registry: {host: a}\ndb: {url: 'mysql://host/name'}", "db.url: mysql:// is not supported"),
     ],
 )
 def test_a_configuration_that_cannot_be_used_is_told_and_ends_with_2(

@@ -15,7 +15,6 @@ import pytest
 
 from jobs.progress import EVERY, Progress
 
-
 _MARK = b"\x1e"
 
 

@@ -1,0 +1,86 @@
+"""`check` asks Blackbox about a token that is none: does it answer, and does it refuse it?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from core.access.blackbox import BlackboxAccess, NoVerdict
+from core.access.registry import RegistryAccess
+from core.config import Blackbox as Settings
+from core.config import DockerRegistry
+from core.http import HttpClient
+from core.registry import RegistryClient
+from tests.servers.bad_http import hanging_up, html, replying
+from tests.servers.blackbox import Blackbox, Fault, reply_fault, start_blackbox
+from tests.servers.http_server import Answer
+
+
+@pytest.fixture
+def blackbox() -> Iterator[Blackbox]:
+    with start_blackbox() as blackbox:
+        yield blackbox
+
+
+@pytest.fixture
+def access(blackbox: Blackbox) -> Iterator[BlackboxAccess]:
+    with HttpClient(5.0, 20.0) as http:
+        registry = RegistryClient(DockerRegistry(host="localhost", proto="http"), http)
+        settings = Settings.model_validate({"url_template": blackbox.url_template})
+        yield BlackboxAccess(settings, http, RegistryAccess(registry), clock=lambda: 0.0)
+
+
+def test_one_that_refuses_a_token_that_is_none_does_its_work(
+    blackbox: Blackbox, access: BlackboxAccess
+) -> None:
+    told = access.check()
+
+    assert told == f"{blackbox.server.url}/blackbox answers, and refuses a token that is none"
+    [asked] = blackbox.questions
+    assert asked["oauth_token"] not in told
+    assert (asked["method"], asked["scopes"], asked["format"]) == ("oauth", "registry:use", "json")
+
+
+def test_it_is_asked_about_another_token_each_time(blackbox: Blackbox, access: BlackboxAccess) -> None:
+    access.check()
+    access.check()
+
+    first, second = blackbox.questions
+    assert first["oauth_token"] != second["oauth_token"]
+
+
+VALID = b'{"status": {"value": "VALID", "id": 0}, "oauth": {"scope": "registry:use"}, "error": "OK"}'
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (reply_fault(Fault.INVALID_PARAMS), "exception 2, it does not understand the question"),
+        (reply_fault(Fault.DB_EXCEPTION), "exception 10, its own database does not answer"),
+        (reply_fault(Fault.ACCESS_DENIED), "exception 21, this host may not ask it"),
+        (replying(200, b'{"exception": {"id": [21]}}'), "of an unknown kind"),
+        (replying(200, b'{"login": "somebody"}'), "no status.id"),
+        (replying(200, VALID), "it takes a token that is made up for a good one"),
+        (html(500), "HTTP status 500"),
+        (hanging_up(), ""),
+    ],
+)
+def test_one_that_does_not_judge_fails_and_says_why(
+    blackbox: Blackbox, access: BlackboxAccess, answer: Answer, told: str
+) -> None:
+    blackbox.answer(answer)
+
+    with pytest.raises(NoVerdict) as caught:
+        access.check()
+
+    assert str(caught.value).startswith("Blackbox gives no verdict: ")
+    assert told in str(caught.value)
+    assert blackbox.questions[-1]["oauth_token"] not in str(caught.value)
+
+
+def test_one_that_is_down_fails(blackbox: Blackbox, access: BlackboxAccess) -> None:
+    blackbox.server.close()
+
+    with pytest.raises(NoVerdict, match=r"refused|reached"):
+        access.check()

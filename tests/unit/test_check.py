@@ -1,0 +1,30 @@
+"""`check`: a line for each dependency, whatever the others give, and at last how many failed."""
+
+from __future__ import annotations
+
+from core.errors import RegistryTimeout
+from jobs.check import check
+from sql.errors import NoWritableHost
+
+
+def no_host() -> str:
+    raise NoWritableHost(["db1:5432: it is read-only", "db2:5432: Connection refused"])
+
+
+def no_answer() -> str:
+    raise RegistryTimeout("registry:5000", 2.0)
+
+
+def test_every_dependency_gets_its_line() -> None:
+    lines: list[str] = []
+    probes = [("database", no_host), ("registry", no_answer), ("layers", lambda: "all there")]
+
+    summary = check(probes, lines.append)
+
+    assert lines == [
+        "failed  database   the database is down: db1:5432: it is read-only; db2:5432: Connection refused",
+        "failed  registry   registry registry:5000 gave no answer within 2 s",
+        "ok      layers     all there",
+    ]
+    assert str(summary) == "checked 3, failed 2"
+    assert summary.failed == 2
