@@ -311,7 +311,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.command in STARTS:
             return STARTS[arguments.command](parts, arguments)
         with stopping(parts):
-            desk = Desk(parts.database, parts.tables, parts.registry, parts.places, config, parts.stop)
+            desk = Desk(
+                parts.database, parts.tables, parts.registry, parts.places, parts.store, config, parts.stop
+            )
             return COMMANDS[arguments.command, arguments.action](desk, arguments)
     except ConfigInvalid as error:
         for problem in error.problems:

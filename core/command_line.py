@@ -184,14 +184,21 @@ def _add_queue(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     _json(status)
     for action, does in (
-        ("retry", "Queues layers anew that were set aside."),
+        ("retry", "Queues layers anew that were set aside, or whose torrent is lost."),
         ("drop", "Forgets layers that were set aside, or one that waits; who asks for one queues it anew."),
     ):
         command = _command(what, action, does, f"queue {action} --reason 'no blob'")
         chosen = command.add_mutually_exclusive_group(required=True)
         chosen.add_argument("--all", action="store_true", help="all that were set aside")
         chosen.add_argument("--reason", metavar="TEXT", help="those whose reason contains TEXT")
-        chosen.add_argument("--digest", type=_digest, metavar="DIGEST", help="this one")
+        if action == "retry":
+            chosen.add_argument(
+                "--lost",
+                action="store_true",
+                help="all that are brewed and whose metainfo is not in the store",
+            )
+        this = "this one; one that is brewed is brewed again" if action == "retry" else "this one"
+        chosen.add_argument("--digest", type=_digest, metavar="DIGEST", help=this)
 
 
 def _command(

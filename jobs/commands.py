@@ -20,13 +20,16 @@ from core.errors import RegistryTimeout, RegistryUnavailable
 from core.layer_places import LayerPlaces
 from core.pace import Pace
 from core.registry import RegistryClient
+from core.stores.store import MetainfoStore
 from jobs.backfill_legacy import Takeover, backfill_legacy
 from jobs.backfill_storage import StorageScan, backfill_storage
+from jobs.queue_lost import LostSearch, queue_lost
 from jobs.queue_status import status_json, status_lines
 from jobs.repository_scan import Scan
 from jobs.show import Coverage, layer_lines, show_image, show_layer
 from jobs.verify_ids import verify_ids
 from jobs.walk_repositories import scopes_matching, walk_repositories
+from sql.again import brew_again, find_brewed
 from sql.aside import drop_layers, retry_set_aside
 from sql.errors import DatabaseDown
 from sql.manifests import count_manifests, retry_set_aside_manifests
@@ -50,6 +53,7 @@ class Desk:
     tables: Tables
     registry: RegistryClient
     places: LayerPlaces
+    store: MetainfoStore
     config: Config
     stop: threading.Event
     clock: Callable[[], float] = time.time
@@ -174,10 +178,17 @@ def queue_show(desk: Desk, arguments: argparse.Namespace) -> int:
 
 
 def queue_retry(desk: Desk, arguments: argparse.Namespace) -> int:
+    if arguments.lost:
+        return told(queue_lost(LostSearch(desk.engine, desk.tables, desk.store, desk.clock, desk.stop)))
     digest = str(arguments.digest) if arguments.digest else None
     with transaction(desk.engine) as connection:
         number = retry_set_aside(connection, desk.tables, reason_like=arguments.reason, digest=digest)
         manifests = retry_set_aside_manifests(connection, desk.tables, now=desk.now()) if arguments.all else 0
+        brewed = find_brewed(connection, desk.tables, digest) if digest else None
+        if brewed is not None:
+            number = brew_again(connection, desk.tables, [brewed], priority=Priority.ASKED, now=desk.now())
+    if brewed is not None and not brewed.here:
+        print(f"docker_torrents: {digest} has its id from the older service, and keeps it", file=sys.stderr)
     print(f"queued anew {number}, manifests {manifests}")
     return FAILED if digest and not number else DONE
 

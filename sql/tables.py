@@ -113,7 +113,8 @@ def _queue(name: str, metadata: sa.MetaData) -> sa.Table:
     """What the mapping does not say about a layer. The row stays when the layer is brewed.
 
     `next_try` 0: claimable; a time: not before then; NULL: never, for the layer is brewed, or set aside
-    if there is a `reason`. `claimed` is NULL unless a brewer holds the lock.
+    if there is a `reason`. `claimed` is NULL unless a brewer holds the lock. `brewer` is NULL if none ever
+    did: a brewed layer without one was not brewed here.
     """
     table = sa.Table(
         name,

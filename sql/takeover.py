@@ -130,7 +130,8 @@ def _update(connection: sa.Connection, tables: Tables, ids: Sequence[MadeElsewhe
         .where(mapping.c.digest == asked.c.digest, free)
         .values(rbtorrent_id=asked.c.rbtorrent_id, brewed=now)
     )
-    write_queue(connection, tables, updated, next_try=None, reason=None, claimed=None)
+    # No brewer of ours has anything to do with these ids, whoever tried before (sql/again.py goes by it).
+    write_queue(connection, tables, updated, next_try=None, reason=None, claimed=None, brewer=None)
     return set(updated)
 
 

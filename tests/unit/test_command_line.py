@@ -115,6 +115,8 @@ def test_debug_takes_a_word_but_not_the_command(typed: list[str], debug: bool, c
         ["show", "scope:../../etc"],
         ["queue", "retry"],
         ["queue", "retry", "--all", "--digest", DIGEST],
+        ["queue", "retry", "--lost", "--digest", DIGEST],
+        ["queue", "drop", "--lost"],
         ["web", "--workers", "0"],
     ],
     ids=" ".join,

@@ -1,0 +1,101 @@
+"""Brewed layers that have to be brewed again, because their metainfo is lost: back into the queue with them.
+
+Not every brewed layer can be: some have the id that an older service gave them. What tells them apart is the
+queue's row, which names the brewer of a layer that was brewed here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from sql.given import given, given_digests
+from sql.queue import write_queue
+from sql.tables import AT_ONCE, Priority, Tables
+
+
+@dataclass(frozen=True, slots=True)
+class BrewedLayer:
+    """A layer that was brewed at this time (Unix seconds): `here`, or its id is an older service's."""
+
+    digest: str
+    brewed: int
+    here: bool
+
+
+def find_brewed(connection: sa.Connection, tables: Tables, digest: str) -> BrewedLayer | None:
+    """The layer, if it is brewed and has an id."""
+    mapping, queue = tables.mapping, tables.queue
+    row = connection.execute(
+        sa.select(mapping.c.digest, mapping.c.brewed, _is_ours(queue).label("here"))
+        .outerjoin(queue, queue.c.digest == mapping.c.digest)
+        .where(mapping.c.digest == digest, _has_id(mapping))
+    ).one_or_none()
+    return BrewedLayer(row.digest, row.brewed, bool(row.here)) if row else None
+
+
+def next_brewed_here(
+    connection: sa.Connection, tables: Tables, *, after: str, limit: int
+) -> tuple[list[BrewedLayer], str | None]:
+    """Those of the next `limit` layers in the order of digests that were brewed here, and the last of all.
+
+    The last is None at the end.
+    """
+    mapping, queue = tables.mapping, tables.queue
+    # The page by itself: joined at once, the queue would be read from its beginning.
+    page = (
+        sa.select(mapping.c.digest, mapping.c.rbtorrent_id, mapping.c.brewed)
+        .where(mapping.c.digest > after)
+        .order_by(mapping.c.digest)
+        .limit(limit)
+        .subquery("page")
+    )
+    rows = connection.execute(
+        sa.select(page.c.digest, page.c.brewed, sa.and_(_has_id(page), _is_ours(queue)).label("here"))
+        .outerjoin(queue, queue.c.digest == page.c.digest)
+        .order_by(page.c.digest)
+    ).all()
+    found = [BrewedLayer(row.digest, row.brewed, True) for row in rows if row.here]
+    return found, rows[-1].digest if rows else None
+
+
+def brew_again(
+    connection: sa.Connection,
+    tables: Tables,
+    layers: Sequence[BrewedLayer],
+    *,
+    priority: Priority,
+    now: int,
+) -> int:
+    """Queue these layers as if they had never been brewed. Returns how many were.
+
+    Their ids are taken away until then, for nobody could get their torrents. Those that were brewed again
+    or forgotten meanwhile are let be, and those that were not brewed here.
+    """
+    mapping = tables.mapping
+    ours = ((layer.digest, layer.brewed) for layer in layers if layer.here)
+    asked = given(connection, "asked", {"digest": sa.Text(), "brewed": sa.BigInteger()}, ours)
+    # Locked in the order of their digests, and the mapping before the queue, as everybody locks them.
+    digests = connection.scalars(
+        sa.select(mapping.c.digest)
+        .join(asked, sa.and_(asked.c.digest == mapping.c.digest, asked.c.brewed == mapping.c.brewed))
+        .order_by(mapping.c.digest)
+        .with_for_update(of=mapping)
+    ).all()
+    if not digests:
+        return 0
+    these = mapping.c.digest.in_(given_digests(connection, digests))
+    connection.execute(sa.update(mapping).where(these).values(brewed=None, rbtorrent_id=None))
+    write_queue(connection, tables, digests, next_try=AT_ONCE, priority=int(priority), added=now, attempts=0)
+    return len(digests)
+
+
+def _has_id(mapping: sa.FromClause) -> sa.ColumnElement[bool]:
+    return sa.and_(mapping.c.brewed.is_not(None), mapping.c.rbtorrent_id.is_not(None))
+
+
+def _is_ours(queue: sa.Table) -> sa.ColumnElement[bool]:
+    """Whether a brewed layer, whose row of the queue this is, was brewed here."""
+    return sa.and_(queue.c.brewer.is_not(None), queue.c.next_try.is_(None), queue.c.reason.is_(None))

@@ -1,0 +1,166 @@
+"""Brewed layers go back to the queue, those that were brewed here; an older service's stay as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from sql.again import BrewedLayer, brew_again, find_brewed, next_brewed_here
+from sql.intake import NewLayer
+from sql.layers import find_rbtorrent_ids
+from sql.tables import Priority
+from sql.takeover import MadeElsewhere, take_over_ids
+from sql.transaction import reading, transaction
+from tests.integration.sql.database import NOW, Database, digest_of, rbtorrent_id_of
+
+A, B, C, D = sorted(digest_of(name) for name in "abcd")
+
+
+def brewed(database: Database, *digests: str, now: int = NOW - 100) -> None:
+    for digest in digests:
+        database.enqueue(digest, priority=Priority.BACKFILLED, now=now)
+        database.complete(database.claim_one(now=now), size=77, now=now)
+
+
+def find(database: Database, digest: str) -> BrewedLayer | None:
+    with reading(database.engine) as connection:
+        return find_brewed(connection, database.tables, digest)
+
+
+def again(database: Database, *layers: BrewedLayer | None, priority: Priority = Priority.ASKED) -> int:
+    with transaction(database.engine) as connection:
+        known = [layer for layer in layers if layer is not None]
+        return brew_again(connection, database.tables, known, priority=priority, now=NOW)
+
+
+def take_over(database: Database, *digests: str) -> None:
+    ids = [MadeElsewhere(digest, rbtorrent_id_of(digest)) for digest in digests]
+    with transaction(database.engine) as connection:
+        outcomes = take_over_ids(connection, database.tables, ids, now=NOW - 50)
+    assert set(outcomes.values()) == {"taken"}
+
+
+def walk(database: Database, after: str = "", limit: int = 100) -> tuple[Sequence[str], str | None]:
+    with reading(database.engine) as connection:
+        found, last = next_brewed_here(connection, database.tables, after=after, limit=limit)
+    return [layer.digest for layer in found], last
+
+
+def test_a_brewed_layer_waits_again_without_its_id(database: Database) -> None:
+    brewed(database, A, B)
+
+    assert again(database, find(database, A)) == 1
+
+    layer = database.layer(A)
+    assert (layer.state, layer.rbtorrent_id, layer.brewed) == ("waiting", None, None)
+    assert (layer.priority, layer.attempts, layer.size) == (Priority.ASKED, 0, 77)
+    assert layer.scopes == ("library/ubuntu",)
+    # The row is as old as ever, its wait is not.
+    assert layer.added == NOW - 100
+    assert database.status().oldest_waiting == NOW
+    with reading(database.engine) as connection:
+        assert set(find_rbtorrent_ids(connection, database.tables, [A, B])) == {B}
+
+
+def test_it_is_claimed_and_gets_the_same_id(database: Database) -> None:
+    brewed(database, A)
+    again(database, find(database, A))
+
+    claim = database.claim_one()
+
+    assert (claim.digest, claim.size, claim.attempts) == (A, 77, 0)
+    assert find(database, A) is None
+    assert database.complete(claim)
+    assert database.layer(A).rbtorrent_id == rbtorrent_id_of(A)
+    assert find(database, A) == BrewedLayer(A, NOW, here=True)
+
+
+def test_layers_of_many_digests_are_queued_in_one_go(database: Database) -> None:
+    brewed(database, A, B, C)
+    layers = [find(database, digest) for digest in (C, A, B)]
+    assert again(database, *layers, priority=Priority.BACKFILLED) == 3
+    assert again(database) == 0
+    assert database.status().waiting[Priority.BACKFILLED] == 3
+
+
+def test_one_that_was_brewed_again_or_is_gone_meanwhile_is_let_be(database: Database) -> None:
+    brewed(database, A, B)
+    old, gone = find(database, A), find(database, B)
+    again(database, old)
+    database.complete(database.claim_one())
+    database.execute(f"DELETE FROM rbtorrent_mapping WHERE digest = '{B}'")
+
+    assert again(database, old, gone) == 0
+    assert database.layer(A).state == "brewed"
+    assert B not in database.mapping()
+
+
+def test_of_many_at_once_one_queues_it(database: Database) -> None:
+    brewed(database, A, B, C)
+    layers = [find(database, digest) for digest in (A, B, C)]
+    with ThreadPoolExecutor(8) as pool:
+        queued = list(pool.map(lambda _: again(database, *layers), range(8)))
+    assert sorted(queued) == [0] * 7 + [3]
+    assert database.status().waiting_count == 3
+
+
+@pytest.mark.parametrize("before", ["unknown", "waiting", "delayed", "set aside", "freed"])
+def test_a_layer_whose_id_was_taken_over_keeps_it(database: Database, before: str) -> None:
+    if before != "unknown":
+        database.enqueue(A)
+    if before == "delayed":
+        database.retry(database.claim_one(), next_try=NOW + 10**6)
+    if before == "set aside":
+        database.set_aside(database.claim_one())
+    if before == "freed":
+        database.give_back([database.claim_one()])
+    take_over(database, A)
+
+    found = find(database, A)
+
+    assert found == BrewedLayer(A, NOW - 50, here=False)
+    assert again(database, found) == 0
+    assert database.layer(A).rbtorrent_id == rbtorrent_id_of(A)
+    assert walk(database) == ([], A)
+
+
+def test_a_row_that_the_older_service_wrote_is_none_of_ours(database: Database) -> None:
+    database.execute(
+        f"INSERT INTO rbtorrent_mapping (digest, rbtorrent_id, added, brewed) VALUES ('{A}', 'x', 1, 2)"
+    )
+    # Tried here, put off, and then brewed by somebody else.
+    database.enqueue(B)
+    database.retry(database.claim_one(), next_try=NOW + 10**6)
+    database.execute(f"UPDATE rbtorrent_mapping SET rbtorrent_id = 'y', brewed = 2 WHERE digest = '{B}'")
+    assert find(database, A) == BrewedLayer(A, 2, here=False)
+    assert find(database, B) == BrewedLayer(B, 2, here=False)
+    assert walk(database)[0] == []
+
+
+def test_what_was_lost_may_get_an_old_id_instead(database: Database) -> None:
+    brewed(database, A)
+    again(database, find(database, A))
+    take_over(database, A)
+    found = find(database, A)
+    assert found is not None
+    assert not found.here
+    assert database.claim() == []
+
+
+def test_what_is_not_brewed_is_not_found(database: Database) -> None:
+    database.enqueue(A)
+    database.enqueue(B)
+    database.set_aside(database.claim_one())
+    assert [find(database, digest) for digest in (A, B, C)] == [None] * 3
+
+
+def test_the_walk_goes_over_what_was_brewed_here_in_steps(database: Database) -> None:
+    brewed(database, A, C)
+    take_over(database, B)
+    database.enqueue_all([NewLayer(D)])
+    assert walk(database) == ([A, C], D)
+    assert walk(database, limit=2) == ([A], B)
+    assert walk(database, after=B, limit=2) == ([C], D)
+    assert walk(database, after=D) == ([], None)

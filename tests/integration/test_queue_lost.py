@@ -1,0 +1,178 @@
+"""Brewed layers whose metainfo is lost are found and queued; nothing else is."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from core.digest import Digest
+from core.errors import StoreFailed
+from core.stores.directory import DirectoryStore
+from core.stores.store import MetainfoStore
+from jobs.queue_lost import LostSearch, LostSummary, queue_lost
+from sql.engine import create_engine_for
+from sql.intake import NewLayer
+from sql.tables import Priority
+from sql.takeover import MadeElsewhere, take_over_ids
+from sql.transaction import transaction
+from tests.integration.sql.database import NOW, Database, digest_of, rbtorrent_id_of
+
+
+@dataclass
+class Brewed:
+    """Layers that were brewed, and the store that has their metainfo."""
+
+    database: Database
+    store: DirectoryStore
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def layers(self, number: int) -> list[str]:
+        digests = sorted(digest_of(name) for name in range(number))
+        self.database.enqueue_all([NewLayer(digest, 100, "team/app") for digest in digests], now=NOW - 100)
+        for claim in self.database.claim(number, now=NOW - 100):
+            assert self.database.complete(claim, now=NOW - 100)
+            self.store.put(Digest.parse(claim.digest), b"the metainfo")
+        return digests
+
+    def lose(self, *digests: str) -> None:
+        for digest in digests:
+            self.store.delete(Digest.parse(digest))
+
+    def search(self, store: MetainfoStore | None = None) -> LostSummary:
+        database = self.database
+        return queue_lost(
+            LostSearch(database.engine, database.tables, store or self.store, lambda: NOW, self.stop)
+        )
+
+    def waiting(self) -> set[str]:
+        return {digest for digest, row in self.database.mapping().items() if row.brewed is None}
+
+
+@pytest.fixture
+def brewed(database_url: str, tmp_path: Path) -> Iterator[Brewed]:
+    engine = create_engine_for(url=database_url)
+    yield Brewed(Database.created(engine), DirectoryStore(tmp_path / "metainfo"))
+    engine.dispose()
+
+
+@pytest.fixture(autouse=True)
+def _small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobs.queue_lost._BATCH", 7)
+
+
+class StoreOf:
+    """A store whose reading a test takes over."""
+
+    def __init__(self, store: MetainfoStore, read: Callable[[Digest], object]) -> None:
+        self._store = store
+        self._read = read
+
+    def get(self, digest: Digest) -> bytes:
+        self._read(digest)
+        return self._store.get(digest)
+
+    def put(self, digest: Digest, data: bytes) -> None:
+        self._store.put(digest, data)
+
+    def delete(self, digest: Digest) -> None:
+        self._store.delete(digest)
+
+    def check(self) -> str:
+        return "a store"
+
+
+def test_those_whose_metainfo_is_gone_are_queued_behind_everything(brewed: Brewed) -> None:
+    digests = brewed.layers(40)
+    brewed.lose(*digests[::3])
+
+    summary = brewed.search()
+
+    assert str(summary) == "queued anew 14, looked for 40 torrents, unanswered 0"
+    assert brewed.waiting() == set(digests[::3])
+    assert brewed.database.status().waiting[Priority.BACKFILLED] == 14
+    assert brewed.search().queued == 0
+
+
+def test_a_store_that_lost_everything_has_everything_brewed_again(brewed: Brewed) -> None:
+    digests = brewed.layers(20)
+    brewed.lose(*digests)
+    assert brewed.search().queued == 20
+    assert {claim.digest for claim in brewed.database.claim(20)} == set(digests)
+
+
+def test_ids_of_an_older_service_are_no_lost_torrents(brewed: Brewed) -> None:
+    brewed.layers(10)
+    old = [digest_of(f"old {number}") for number in range(20)]
+    brewed.database.enqueue(*old[:5])
+    for claim in brewed.database.claim(2):
+        brewed.database.set_aside(claim)
+    made = [MadeElsewhere(digest, rbtorrent_id_of(digest)) for digest in old]
+    with transaction(brewed.database.engine) as connection:
+        outcomes = take_over_ids(connection, brewed.database.tables, made, now=NOW)
+    assert set(outcomes.values()) == {"taken"}
+
+    summary = brewed.search()
+
+    assert (summary.looked, summary.queued, summary.failed) == (10, 0, 0)
+    assert brewed.waiting() == set()
+
+
+def test_layers_that_wait_or_were_set_aside_are_not_looked_for(brewed: Brewed) -> None:
+    brewed.layers(3)
+    brewed.database.enqueue(digest_of("aside"))
+    brewed.database.set_aside(brewed.database.claim_one())
+    brewed.database.enqueue(digest_of("waiting"))
+    assert brewed.search().looked == 3
+    assert brewed.database.layer(digest_of("aside")).state == "set aside"
+
+
+def test_a_search_that_is_interrupted_keeps_what_it_queued(brewed: Brewed) -> None:
+    digests = brewed.layers(60)
+    brewed.lose(*digests)
+    looked: list[Digest] = []
+
+    def stop(digest: Digest) -> None:
+        looked.append(digest)
+        if len(looked) == 20:
+            brewed.stop.set()
+
+    summary = brewed.search(StoreOf(brewed.store, stop))
+
+    assert str(summary).endswith(", interrupted: run it again")
+    assert 0 < summary.queued < 60
+    assert len(brewed.waiting()) == summary.queued
+    brewed.stop.clear()
+    assert summary.queued + brewed.search().queued == 60
+
+
+def test_what_the_store_does_not_answer_for_is_not_lost(brewed: Brewed) -> None:
+    digests = brewed.layers(40)
+    brewed.lose(*digests[:20])
+    silent = set(digests[10:25])
+
+    def read(digest: Digest) -> None:
+        if str(digest) in silent:
+            raise StoreFailed("s3://metainfo", "slow down")
+
+    summary = brewed.search(StoreOf(brewed.store, read))
+
+    assert str(summary) == "queued anew 10, looked for 25 torrents, unanswered 15"
+    assert brewed.waiting() == set(digests[:10])
+
+
+def test_a_store_that_answers_no_more_ends_the_search(brewed: Brewed) -> None:
+    digests = brewed.layers(100)
+    brewed.lose(*digests)
+
+    def read(digest: Digest) -> None:
+        raise StoreFailed("s3://metainfo", "access denied")
+
+    summary = brewed.search(StoreOf(brewed.store, read))
+
+    assert "broken off, run it again: metainfo store s3://metainfo failed: access denied" in str(summary)
+    assert 0 < summary.failed < 100
+    assert brewed.waiting() == set()

@@ -1,0 +1,303 @@
+"""Torrents that are not in the store: lost ones are brewed again, an older service's are told from those."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from core.brewing import brew_layer
+from core.digest import Digest
+from core.layer import LayerRef
+from core.stores.store import MetainfoStore
+from jobs.brew import Brewery, brew
+from sql.engine import create_engine_for
+from sql.layers import find_rbtorrent_ids
+from sql.tables import Priority
+from sql.takeover import MadeElsewhere, take_over_ids
+from sql.transaction import reading, transaction
+from tests.integration.sql.database import Database
+from tests.memory_source import MemorySource
+from tests.servers.layers import layer_bytes
+from tests.servers.postgres import start_postgres
+from tests.web_parts import NOON, app_of, rows, web_parts
+from tests.wsgi import Answer, call
+from web.app import RegistryApp
+from web.missing_torrents import KEPT_SECONDS, ONCE_SECONDS, PAUSE_SECONDS
+from web.parts import WebParts
+
+CONTENT = layer_bytes(100_000)
+LAYER = Digest(hashlib.sha256(CONTENT).hexdigest())
+OLD_ID = "rbtorrent:" + "5" * 40
+ELSEWHERE = "its id was taken over from the older service, which serves its torrent"
+
+
+@dataclass
+class Here:
+    """An app, a brewer beside it, and the time, which tests move on."""
+
+    app: RegistryApp
+    parts: WebParts
+    database: Database
+    now: float = NOON
+
+    def get(self, digest: Digest = LAYER, method: str = "GET", scope: str = "library/test") -> Answer:
+        return call(self.app, method, f"/v0/torrents/{scope}/{digest}")
+
+    def enqueue(self, digest: Digest = LAYER) -> None:
+        self.database.enqueue(str(digest), scope="library/test", priority=Priority.BACKFILLED, now=NOON - 10)
+
+    def brew(self) -> int:
+        """One run of the brewer; how many layers it brewed."""
+        parts = self.parts
+        clock = lambda: self.now  # noqa: E731
+        brewery = Brewery(parts.engine, parts.tables, parts.source, parts.store, "host:1", clock=clock)
+        return len(brew(brewery, threading.Event()).layers)
+
+    def lose(self, digest: Digest = LAYER) -> None:
+        self.parts.store.delete(digest)
+
+    def take_over(self, digest: Digest = LAYER) -> None:
+        with transaction(self.parts.engine) as connection:
+            made = MadeElsewhere(str(digest), OLD_ID)
+            assert take_over_ids(connection, self.parts.tables, [made], now=NOON - 5) == {made: "taken"}
+
+
+def here_of(folder: Path, database_url: str) -> Here:
+    here: list[Here] = []
+    source = MemorySource({LAYER: CONTENT})
+    parts = web_parts(folder, database_url=database_url, source=source, clock=lambda: here[0].now)
+    here.append(Here(app_of(parts), parts, Database(parts.engine, parts.tables)))
+    return here[0]
+
+
+@pytest.fixture
+def here(tmp_path: Path, database_url: str) -> Iterator[Here]:
+    made = here_of(tmp_path, database_url)
+    yield made
+    made.app.close()
+    made.parts.engine.dispose()
+
+
+def message(answer: Answer) -> str:
+    [told] = json.loads(answer.body)["errors"]
+    assert told["detail"] == {"digest": str(LAYER)}
+    assert told["code"] == ("TORRENT_UNKNOWN" if answer.status == 404 else "UNAVAILABLE")
+    text: str = told["message"]
+    return text
+
+
+def test_a_lost_torrent_is_brewed_again_and_served(here: Here) -> None:
+    here.enqueue()
+    assert here.brew() == 1
+    whole = here.get()
+    here.lose()
+
+    answer = here.get()
+    assert (answer.status, answer.headers["Retry-After"]) == (404, "30")
+    assert message(answer) == "its torrent was lost, and is being brewed again"
+    layer = here.database.layer(str(LAYER), now=NOON)
+    assert (layer.state, layer.priority, layer.scopes) == ("waiting", Priority.ASKED, ("library/test",))
+
+    assert here.brew() == 1
+    again = here.get()
+    assert (again.status, len(again.body)) == (200, len(whole.body))
+
+
+def test_while_it_is_brewed_again_manifests_do_not_name_it(here: Here) -> None:
+    def ids() -> dict[str, str]:
+        with reading(here.parts.engine) as connection:
+            return find_rbtorrent_ids(connection, here.parts.tables, [str(LAYER)])
+
+    here.enqueue()
+    here.brew()
+    before = ids()
+    here.lose()
+    here.get()
+    assert ids() == {}
+    here.brew()
+    assert ids() == before != {}
+
+
+def test_many_who_ask_at_once_queue_it_once_and_keep_the_database_quiet(here: Here) -> None:
+    here.enqueue()
+    here.brew()
+    here.lose()
+    statements: list[str] = []
+    sa.event.listen(
+        here.parts.engine, "before_cursor_execute", lambda *args: statements.append(args[2].split()[0])
+    )
+
+    with ThreadPoolExecutor(20) as pool:
+        answers = list(pool.map(lambda _: here.get(), range(200)))
+
+    # What one request asks for, and not 200 times that.
+    assert 0 < len(statements) < 20
+    assert {(answer.status, answer.headers["Retry-After"]) for answer in answers} == {(404, "30")}
+    assert here.database.status(now=NOON).waiting_count == 1
+
+
+def test_what_was_found_out_is_looked_at_again_after_a_while(here: Here) -> None:
+    assert message(here.get()) == "the layer is not brewed yet"
+    assert here.brew() == 1
+    here.lose()
+    assert message(here.get()) == "the layer is not brewed yet"
+    here.now += KEPT_SECONDS
+    assert message(here.get()) == "its torrent was lost, and is being brewed again"
+
+
+def test_a_store_that_the_brewers_do_not_share_does_not_make_them_brew_for_ever(
+    here: Here, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    here.enqueue()
+    here.brew()
+    here.lose()
+    assert here.get().status == 404
+    here.brew()
+    here.lose()
+    here.now += KEPT_SECONDS
+
+    answer = here.get()
+    assert (answer.status, answer.headers["Retry-After"]) == (503, "30")
+    assert message(answer) == "the layer is brewed, and its torrent is not in the store"
+    assert "metainfo brewed again is not in the store" in caplog.text
+    assert here.brew() == 0
+
+    here.now += ONCE_SECONDS
+    assert here.get().status == 404
+    assert here.brew() == 1
+
+
+def test_one_that_was_there_meanwhile_may_be_lost_again_at_once(here: Here) -> None:
+    here.enqueue()
+    for _ in range(3):
+        assert here.brew() == 1
+        assert here.get().status == 200
+        here.lose()
+        assert message(here.get()) == "its torrent was lost, and is being brewed again"
+
+
+class LateStore:
+    """A store whose metainfo is put there between a request's look at it and its look at the database."""
+
+    def __init__(self, store: MetainfoStore, late: bytes) -> None:
+        self._store = store
+        self._late: bytes | None = late
+
+    def get(self, digest: Digest) -> bytes:
+        try:
+            return self._store.get(digest)
+        finally:
+            if self._late is not None:
+                self._store.put(digest, self._late)
+                self._late = None
+
+    def put(self, digest: Digest, data: bytes) -> None:
+        self._store.put(digest, data)
+
+    def delete(self, digest: Digest) -> None:
+        self._store.delete(digest)
+
+    def check(self) -> str:
+        return "late"
+
+
+def test_one_that_comes_while_it_is_asked_for_is_not_taken_for_lost(here: Here) -> None:
+    here.enqueue()
+    here.brew()
+    late = here.parts.store.get(LAYER)
+    here.lose()
+    parts = replace(here.parts, store=LateStore(here.parts.store, late))
+    app = app_of(parts)
+    assert call(app, "GET", f"/v0/torrents/library/test/{LAYER}").status == 200
+    assert here.database.layer(str(LAYER), now=NOON).state == "brewed"
+    app.close()
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("before", ["unknown", "waiting", "failed", "set aside", "in the old table"])
+def test_an_id_that_was_taken_over_is_told_and_nothing_is_queued(
+    here: Here, before: str, method: str
+) -> None:
+    if before in ("waiting", "failed", "set aside"):
+        here.enqueue()
+    if before == "failed":
+        here.database.retry(here.database.claim_one(now=NOON), next_try=NOON + 10**6)
+    if before == "set aside":
+        here.database.set_aside(here.database.claim_one(now=NOON))
+    if before == "in the old table":
+        here.database.execute(
+            f"INSERT INTO rbtorrent_mapping VALUES ('{LAYER}', '{OLD_ID}', {NOON - 9}, NULL, {NOON - 5})"
+        )
+    else:
+        here.take_over()
+
+    for scope in ("library/test", "somebody/else", "library/test"):
+        answer = here.get(method=method, scope=scope)
+        assert answer.status == 404
+        assert "Retry-After" not in answer.headers
+        assert method == "HEAD" or message(answer) == ELSEWHERE
+    assert rows(here.parts, here.parts.tables.mapping, "rbtorrent_id", "brewed") == [(OLD_ID, NOON - 5)]
+    assert here.brew() == 0
+
+
+def test_a_torrent_that_is_here_is_served_whoever_gave_the_id(here: Here) -> None:
+    here.take_over()
+    source = here.parts.source
+    brew_layer(
+        source, here.parts.store, LayerRef(LAYER), private=True, connections=1, interrupted=lambda: False
+    )
+    assert here.get().status == 200
+
+
+def test_with_the_database_down_the_answer_is_the_same_and_it_is_not_asked_at_each_request(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with start_postgres(tmp_path / "postgres") as postgres:
+        postgres.create_database("app")
+        here = here_of(tmp_path, postgres.url("app"))
+        here.enqueue()
+        here.brew()
+        here.lose()
+        postgres.stop()
+        for _ in range(50):
+            answer = here.get()
+            assert (answer.status, answer.headers["Retry-After"]) == (404, "30")
+            assert message(answer) == "the layer is not brewed yet"
+        assert caplog.text.count("layer not queued") == 1
+        postgres.start()
+        here.now += PAUSE_SECONDS
+        assert message(here.get()) == "its torrent was lost, and is being brewed again"
+        assert here.brew() == 1
+        here.app.close()
+        here.parts.engine.dispose()
+
+
+def test_without_tables_the_answer_is_the_same(here: Here) -> None:
+    here.database.execute("DROP TABLE rbtorrent_mapping")
+    answer = here.get()
+    assert (answer.status, answer.headers["Retry-After"]) == (404, "30")
+
+
+def test_many_who_ask_do_not_queue_up_for_a_database_that_hangs(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=100) as silent:
+        url = f"postgresql://user@127.0.0.1:{silent.getsockname()[1]}/app"
+        app = app_of(replace(web_parts(tmp_path), engine=create_engine_for(url=url, connect_timeout=2.0)))
+        with ThreadPoolExecutor(20) as pool:
+            answers = list(
+                pool.map(lambda _: call(app, "GET", f"/v0/torrents/library/test/{LAYER}"), range(20))
+            )
+        app.close()
+    assert {(answer.status, answer.headers["Retry-After"]) for answer in answers} == {(404, "30")}
+    # One was with the database.
+    assert caplog.text.count("layer not queued") == 1
