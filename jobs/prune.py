@@ -24,6 +24,7 @@ from sql.gone import (
     put_off_suspects,
     record_misses,
 )
+from sql.manifests import forget_seen
 from sql.places import find_place, keep_place
 from sql.scopes import find_scopes, remember_scopes
 from sql.tables import Tables
@@ -38,6 +39,12 @@ _ENOUGH_SILENCE = 20
 
 _PATIENCE = 3600
 """Seconds after which a suspect that nobody answered for is looked for again."""
+
+_READ_AGAIN = 30 * 86_400
+"""Seconds after which a manifest no longer counts as read; a scan that meets it reads it once more."""
+
+_MOST_READ_AGAIN = 10_000
+"""Manifests of which a run forgets that they were read, so that no scan has to read all of them at once."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +91,8 @@ def prune(pruning: Pruning) -> PruneSummary:
 
     A layer is missed where it was, and looked for everywhere when `grace` is over; only if it is nowhere
     then, it is forgotten. Layers that wait or are being brewed are let be; those set aside are pruned as
-    brewed ones are. Whatever cannot be answered leaves a layer as it is. Raises DatabaseDown, and what the
+    brewed ones are. Whatever cannot be answered leaves a layer as it is. Manifests that were read long ago
+    are forgotten as well, for nobody tells of those that are gone. Raises DatabaseDown, and what the
     lookout's check raises.
     """
     pruning.lookout.check()
@@ -109,6 +117,7 @@ class _Run:
         self._wait_for({suspect.digest: ripe for suspect, ripe in missed if ripe > now})
         self._look_for([suspect.digest for suspect in due if suspect.missed is None])
         self._go_round(pruning.limit - len(due))
+        self._forget_seen()
         return self.summary
 
     def _now(self) -> int:
@@ -158,6 +167,15 @@ class _Run:
             if not pruning.dry_run and not self._over():
                 with transaction(pruning.engine) as connection:
                     keep_place(connection, pruning.tables, _JOB, place or "")
+
+    def _forget_seen(self) -> None:
+        if self.pruning.dry_run or self.pruning.stop.is_set():
+            return
+        old = self._now() - _READ_AGAIN
+        with transaction(self.pruning.engine) as connection:
+            number = forget_seen(connection, self.pruning.tables, older_than=old, limit=_MOST_READ_AGAIN)
+        if number:
+            log.info("manifests no longer taken for read number=%d", number)
 
     def _wait_for(self, times: dict[str, int]) -> None:
         if times and not self.pruning.dry_run:

@@ -182,10 +182,23 @@ def seen_manifests(connection: sa.Connection, tables: Tables, scope: str, digest
     )
 
 
-def forget_seen(connection: sa.Connection, tables: Tables, *, older_than: int) -> int:
-    """Forget manifests that were resolved before the time `older_than`. Returns how many."""
+def forget_seen(connection: sa.Connection, tables: Tables, *, older_than: int, limit: int) -> int:
+    """Forget up to `limit` manifests that were resolved before the time `older_than`, the oldest first.
+
+    A scan that meets one of them again reads it again. Returns how many.
+    """
     seen = tables.seen
-    return connection.execute(sa.delete(seen).where(seen.c.seen < older_than)).rowcount
+    old = (
+        sa.select(seen.c.scope, seen.c.digest)
+        .where(seen.c.seen < older_than)
+        .order_by(seen.c.seen)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+        # A CTE, because it is executed once (see sql/queue.py).
+        .cte("old")
+    )
+    is_old = sa.tuple_(seen.c.scope, seen.c.digest).in_(sa.select(old.c.scope, old.c.digest))
+    return len(connection.scalars(sa.delete(seen).where(is_old).returning(seen.c.digest)).all())
 
 
 def _fail(

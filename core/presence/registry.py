@@ -54,30 +54,44 @@ class RegistryLookout:
         return unanswered or Look(layer, "gone")
 
     def look_everywhere(self, layers: Sequence[LayerRef]) -> Iterator[Look]:
-        """See Lookout. At least one layer is looked for, however many repositories there are."""
-        try:
-            scopes = list(self._registry.list_repositories())
-            if not scopes:
-                raise RegistryNonsense("catalog", "it has no repository at all")
-        except RegistryError as error:
-            yield from (Look(layer, "unanswered", why=str(error)) for layer in layers)
-            return
-        left = dict(enumerate(layers[: max(1, self._questions // len(scopes))]))
+        """See Lookout. At least one layer is looked for, however many repositories there are.
+
+        The catalog is listed again after the last question, and its new repositories are asked as well, until
+        there are none: the questions take minutes, and somebody may push a layer meanwhile.
+        """
+        left: dict[int, LayerRef] = dict(enumerate(layers))
         unanswered: dict[int, Look] = {}
-        for scope in scopes:
-            # A repository after the other, and not a layer: each one costs a token.
-            for number, layer in list(left.items()):
-                look = self._ask(layer, scope)
-                if look.presence == "there":
-                    del left[number]
-                    unanswered.pop(number, None)
-                    yield look
-                elif look.presence == "unanswered":
-                    unanswered[number] = look
-            if not left:
-                return
+        asked: set[str] = set()
+        try:
+            scopes = self._catalog()
+            left = dict(enumerate(layers[: max(1, self._questions // len(scopes))]))
+            while new := [scope for scope in scopes if scope not in asked]:
+                for scope in new:
+                    # A repository after the other, and not a layer: each one costs a token.
+                    for number, layer in list(left.items()):
+                        look = self._ask(layer, scope)
+                        if look.presence == "there":
+                            del left[number]
+                            unanswered.pop(number, None)
+                            yield look
+                        elif look.presence == "unanswered":
+                            unanswered[number] = look
+                    if not left:
+                        return
+                asked.update(new)
+                scopes = self._catalog()
+        except RegistryError as error:
+            # Only the catalog raises it.
+            unanswered = {number: Look(layer, "unanswered", why=str(error)) for number, layer in left.items()}
         for number, layer in left.items():
             yield unanswered.get(number) or Look(layer, "gone")
+
+    def _catalog(self) -> list[str]:
+        """All repositories. Raises RegistryError, also if there is none."""
+        scopes = list(self._registry.list_repositories())
+        if not scopes:
+            raise RegistryNonsense("catalog", "it has no repository at all")
+        return scopes
 
     def _ask(self, layer: LayerRef, scope: str) -> Look:
         try:

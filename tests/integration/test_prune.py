@@ -17,6 +17,7 @@ from core.layer import LayerRef
 from core.presence.presence import Look, Lookout
 from core.presence.registry import RegistryLookout
 from core.presence.storage import StorageLookout
+from core.registry import RegistryClient
 from core.storages.layout import StorageLayout
 from core.stores.directory import DirectoryStore
 from jobs.prune import PruneSummary, Pruning, prune
@@ -432,6 +433,74 @@ def test_a_layer_in_a_repository_that_nobody_knew_of_is_not_forgotten(brewed: Br
             assert counts(brewed.prune()) == {"forgotten": 1}
     assert brewed.known() == set()
     assert not brewed.has_metainfo(digest)
+
+
+def test_a_layer_pushed_to_a_repository_made_during_the_last_look_is_not_forgotten(
+    brewed: Brewed, tmp_path: Path
+) -> None:
+    content = layer_bytes(1000, 1)
+    digest = str(layer_of(content).digest)
+    with start_registry(tmp_path / "registry", delete=True) as registry:
+        push_image(registry, "team/known", "v1", [content])
+        brewed.brew(digest, scope="team/known")
+        delete_blob(registry, "team/known", digest)
+        with client_of(registry.netloc) as client:
+            asker = PushedMeanwhile(client, lambda: push_blob(registry, "team/new", content))
+            brewed.lookout = RegistryLookout(asker)
+            assert counts(brewed.prune()) == {"missed": 1}
+            brewed.now += DAY
+            # Nobody tells of the push, and the catalog was read before it.
+            assert counts(brewed.prune()) == {"there": 1}
+    assert brewed.database.layer(digest).scopes == ("team/known", "team/new")
+    assert brewed.has_metainfo(digest)
+
+
+@dataclass
+class PushedMeanwhile:
+    """A registry to which something is pushed when its catalog has just been read for the first time."""
+
+    client: RegistryClient
+    push: Callable[[], object]
+    pushed: bool = False
+
+    def ping(self) -> str:
+        return self.client.ping()
+
+    def blob_size(self, scope: str, digest: Digest) -> int:
+        return self.client.blob_size(scope, digest)
+
+    def list_repositories(self) -> Iterator[str]:
+        yield from self.client.list_repositories()
+        if not self.pushed:
+            self.pushed = True
+            self.push()
+
+
+def seen_in(brewed: Brewed, *digests: str) -> set[str]:
+    with transaction(brewed.database.engine) as connection:
+        return seen_manifests(connection, brewed.database.tables, "team/app", digests)
+
+
+def test_manifests_read_long_ago_are_read_again_some_a_run(
+    brewed: Brewed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.prune._MOST_READ_AGAIN", 2)
+    brewed.layers(1)
+    manifests = [digest_of(name) for name in "abcd"]
+    with transaction(brewed.database.engine) as connection:
+        for age, manifest in enumerate(manifests):
+            mark_seen(connection, brewed.database.tables, "team/app", [manifest], now=NOW - age)
+
+    brewed.now += 30 * DAY - 2
+    brewed.prune()
+    assert seen_in(brewed, *manifests) == set(manifests[:3])
+    brewed.now += 3
+    brewed.prune(dry_run=True)
+    assert seen_in(brewed, *manifests) == set(manifests[:3])
+    brewed.prune()
+    assert seen_in(brewed, *manifests) == set(manifests[:1])
+    brewed.prune()
+    assert seen_in(brewed, *manifests) == set()
 
 
 def test_a_registry_that_is_down_ends_the_run(brewed: Brewed, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -39,6 +39,8 @@ class Blobs:
         self.catalog = catalog
         self.broken: dict[str, RegistryError] = {}
         self.asked: list[tuple[str, Digest]] = []
+        self.listed = 0
+        self.pushed: dict[int, Callable[[], object]] = {}
 
     def ping(self) -> str:
         return "answers"
@@ -52,10 +54,16 @@ class Blobs:
         return 1
 
     def list_repositories(self) -> Iterator[str]:
+        self.listed += 1
+        self.pushed.get(self.listed, lambda: None)()
         yield from list(self.blobs)[:2]
         if self.catalog is not None:
             raise self.catalog
         yield from list(self.blobs)[2:]
+
+    def before_listing(self, number: int, push: Callable[[], object]) -> None:
+        """Have something happen when the catalog is about to be listed for the `number`th time."""
+        self.pushed[number] = push
 
 
 def everywhere(registry: Blobs, *digests: Digest, questions: int = 1000) -> dict[Digest, str]:
@@ -128,3 +136,44 @@ def test_no_more_questions_are_asked_than_one_run_may() -> None:
 def test_one_layer_is_looked_for_however_many_repositories_there_are() -> None:
     registry = Blobs({f"scope{number}": set() for number in range(10)})
     assert everywhere(registry, A, B, questions=3) == {A: "gone"}
+
+
+def test_a_layer_pushed_to_a_repository_made_during_the_look_is_there() -> None:
+    registry = Blobs({"one": set(), "two": set()})
+    registry.before_listing(2, lambda: registry.blobs.update(new={B}))
+    assert everywhere(registry, A, B, C) == {A: "gone", B: "there", C: "gone"}
+    assert registry.asked[6:] == [("new", A), ("new", B), ("new", C)]
+
+
+def test_the_catalog_is_listed_until_it_has_nothing_new() -> None:
+    registry = Blobs({"one": set()})
+    registry.before_listing(2, lambda: registry.blobs.update(two=set()))
+    registry.before_listing(3, lambda: registry.blobs.update(three={A}))
+    assert everywhere(registry, A, B) == {A: "there", B: "gone"}
+    assert registry.listed == 4
+
+
+def test_a_layer_that_was_found_needs_no_second_listing() -> None:
+    registry = Blobs({"one": {A}})
+    assert everywhere(registry, A) == {A: "there"}
+    assert registry.listed == 1
+
+
+@pytest.mark.parametrize("trouble", TROUBLE)
+def test_a_catalog_that_cannot_be_listed_again_leaves_it_open(trouble: str) -> None:
+    registry = Blobs({"one": set(), "two": {B}})
+    registry.before_listing(2, lambda: setattr(registry, "catalog", TROUBLE[trouble]))
+    assert everywhere(registry, A, B) == {A: "unanswered", B: "there"}
+
+
+def test_a_catalog_that_is_empty_the_second_time_is_no_answer() -> None:
+    registry = Blobs({"one": set()})
+    registry.before_listing(2, registry.blobs.clear)
+    assert everywhere(registry, A) == {A: "unanswered"}
+
+
+def test_a_new_repository_that_does_not_answer_leaves_it_open() -> None:
+    registry = Blobs({"one": set()})
+    registry.broken["new"] = TROUBLE["500"]
+    registry.before_listing(2, lambda: registry.blobs.update(new=set()))
+    assert everywhere(registry, A) == {A: "unanswered"}

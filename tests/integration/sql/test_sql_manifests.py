@@ -112,7 +112,7 @@ def test_resolved_manifests_are_remembered_by_scope(database: Database) -> None:
         mark_seen(connection, database.tables, "a", [B], now=NOW + 5)
         assert seen_manifests(connection, database.tables, "a", [A, B, C]) == {A, B}
         assert seen_manifests(connection, database.tables, "b", [A, B, C]) == set()
-        assert forget_seen(connection, database.tables, older_than=NOW + 1) == 1
+        assert forget_seen(connection, database.tables, older_than=NOW + 1, limit=10) == 1
         assert seen_manifests(connection, database.tables, "a", [A, B, C]) == {B}
 
 
@@ -122,8 +122,20 @@ def test_manifests_of_many_scopes_are_remembered_once(database: Database) -> Non
         mark_new_seen(connection, database.tables, [("b", B), ("b", C)], now=NOW + 5)
         assert seen_manifests(connection, database.tables, "a", [A, B, C]) == {A}
         assert seen_manifests(connection, database.tables, "b", [A, B, C]) == {B, C}
-        assert forget_seen(connection, database.tables, older_than=NOW + 1) == 2
+        assert forget_seen(connection, database.tables, older_than=NOW + 1, limit=10) == 2
         assert seen_manifests(connection, database.tables, "b", [A, B, C]) == {C}
+
+
+def test_manifests_are_forgotten_some_at_a_time_the_oldest_first(database: Database) -> None:
+    with transaction(database.engine) as connection:
+        for number, digest in enumerate((A, B, C)):
+            mark_seen(connection, database.tables, "a", [digest], now=NOW + number)
+            mark_seen(connection, database.tables, "b", [digest], now=NOW + 10)
+        assert forget_seen(connection, database.tables, older_than=NOW + 3, limit=2) == 2
+        assert seen_manifests(connection, database.tables, "a", [A, B, C]) == {C}
+        assert forget_seen(connection, database.tables, older_than=NOW + 3, limit=2) == 1
+        assert forget_seen(connection, database.tables, older_than=NOW + 3, limit=2) == 0
+        assert seen_manifests(connection, database.tables, "b", [A, B, C]) == {A, B, C}
 
 
 def test_roles_are_granted_revoked_and_listed(database: Database) -> None:
