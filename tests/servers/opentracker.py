@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import requests
 
-from tests.servers.process import ServerFailed, ServerProcess, free_port, listening, require
+from tests.servers.process import ServerFailed, ServerProcess, free_port, require
 from tests.servers.waiting import comes_true
 
 # opentracker, as root, shuts itself into its folder and becomes this user; here it is so from the start.
@@ -81,7 +81,7 @@ def start_opentracker(
     port = free_port()
     process = ServerProcess(
         [binary, "-i", host, "-p", str(port), "-P", str(port), "-d", folder, "-w", whitelist],
-        ready=listening(port, host),
+        ready=lambda: _answers(host, port),
         log=folder / "opentracker.log",
         user=USER,
     )
@@ -92,6 +92,15 @@ def start_opentracker(
         yield tracker
     finally:
         process.stop()
+
+
+def _answers(host: str, port: int) -> bool:
+    """Whether it answers a request. It listens from the first, but until then SIGHUP would end it."""
+    try:
+        requests.get(f"http://{host}:{port}/scrape", timeout=10)
+    except requests.RequestException:
+        return False
+    return True
 
 
 def _number(bencoded: bytes, key: bytes) -> int:
