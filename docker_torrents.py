@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import signal
 import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain
 
 import sqlalchemy as sa
@@ -27,16 +26,19 @@ from core.config_file import load_config
 from core.errors import ConfigInvalid, DockerTorrentsError
 from core.http import HttpClient
 from core.layer_places import LayerPlaces
+from core.log_lines import set_up_logging
 from core.registry import RegistryClient
 from core.s3_bucket import open_bucket
 from core.secret_file import own_secret
 from core.sources.source import LayerSource
+from core.stopping import told_to_stop
 from core.stores.directory import DirectoryStore
 from core.stores.s3 import S3Store
 from core.stores.store import MetainfoStore
 from jobs.brew import Brewery
-from jobs.check import Probe, check
+from jobs.check import Probe, check, probe_database
 from jobs.commands import COMMANDS, DONE, FAILED, USAGE, Desk, told
+from jobs.init_db import init_db
 from jobs.runnable import JOBS, run_prune_dry, schedules
 from jobs.scheduler import Scheduler, cron_trigger
 from sql.engine import check_url, create_engine_for
@@ -45,7 +47,7 @@ from sql.files import list_files
 from sql.hosts import parse_host
 from sql.layers import list_scopes
 from sql.legacy import find_mds_files
-from sql.schema import create_missing, ddl, missing
+from sql.schema import create_missing, ddl
 from sql.tables import Tables, build_tables
 from sql.transaction import reading, transaction
 from web.app import build_app
@@ -187,23 +189,17 @@ class Parts:
 
     def probes(self) -> Iterator[tuple[str, Probe]]:
         """What `check` looks at, in the order in which things depend on each other."""
-        yield "database", self._probe_database
+        yield "database", partial(probe_database, self.engine, self.tables)
         yield "registry", self.registry.ping
         yield "layers", self.source.check
         yield "metainfo", self.store.check
         if isinstance(self.access, BlackboxAccess):
             yield "blackbox", self.access.check
 
-    def _probe_database(self) -> str:
-        with transaction(self.engine) as connection:
-            lacking = missing(connection, self.tables)
-        made = f", {len(lacking)} tables and indexes are made at first use" if lacking else ""
-        return f"{self.engine.dialect.name} takes writes{made}"
-
 
 @contextmanager
 def scheduled(parts: Parts) -> Iterator[None]:
-    """The jobs run by the clock within the block."""
+    """The jobs run by the clock within the block. `parts.stop` ends them sooner."""
     scheduler = Scheduler(schedules(parts))
     scheduler.start()
     try:
@@ -213,50 +209,42 @@ def scheduled(parts: Parts) -> Iterator[None]:
 
 
 def start_daemon(parts: Parts, arguments: argparse.Namespace) -> int:
-    with scheduled(parts):
-        return start_web(parts, arguments)
+    # Told to stop before all is up, it ends as it would later: no layer stays locked.
+    with told_to_stop(parts.stop), scheduled(parts):
+        return serve_web(parts)
 
 
 def start_web(parts: Parts, arguments: argparse.Namespace) -> int:
+    with told_to_stop(parts.stop):
+        return serve_web(parts, arguments.workers)
+
+
+def serve_web(parts: Parts, workers: int = 1) -> int:
     application = parts.config.application
     if application.event_authorization is None:
         log.warning("no application.event_authorization: every notification is refused")
-    workers = getattr(arguments, "workers", 1)
     return serve(
-        lambda: build_app(parts.web),
-        application.host,
-        application.port,
-        workers=workers,
-        # The daemon's jobs give their layers back while requests in flight finish.
-        stopping=parts.stop.set,
+        lambda: build_app(parts.web), application.host, application.port, parts.stop, workers=workers
     )
 
 
 def start_scheduler(parts: Parts, arguments: argparse.Namespace) -> int:
-    with scheduled(parts), stopping(parts):
+    with told_to_stop(parts.stop), scheduled(parts):
         parts.stop.wait()
     return DONE
 
 
 def run_job(parts: Parts, arguments: argparse.Namespace) -> int:
-    with stopping(parts):
+    with told_to_stop(parts.stop):
         run = run_prune_dry if arguments.dry_run else JOBS[arguments.job]
         return told(run(parts))
 
 
-def init_db(parts: Parts, arguments: argparse.Namespace) -> int:
+def start_init_db(parts: Parts, arguments: argparse.Namespace) -> int:
     if arguments.print:
         print(ddl(parts.tables, parts.engine.dialect), end="")
         return DONE
-    with transaction(parts.engine) as connection:
-        created = create_missing(connection, parts.tables)
-        lacking = missing(connection, parts.tables)
-    for what in created:
-        print(f"created {what}")
-    for what in lacking:
-        print(f"still lacks {what}")
-    print(f"created {len(created)}, still lacking {len(lacking)}")
-    return FAILED if lacking else DONE
+    return told(init_db(parts.engine, parts.tables))
 
 
 def run_check(parts: Parts, arguments: argparse.Namespace) -> int:
@@ -268,38 +256,9 @@ STARTS: dict[str | None, Callable[[Parts, argparse.Namespace], int]] = {
     "web": start_web,
     "scheduler": start_scheduler,
     "run": run_job,
-    "init-db": init_db,
+    "init-db": start_init_db,
     "check": run_check,
 }
-
-
-@contextmanager
-def stopping(parts: Parts) -> Iterator[None]:
-    """Within the block SIGTERM and SIGINT set `parts.stop`, and a second one ends the process as ever."""
-
-    def stop(number: int, _: object) -> None:
-        parts.stop.set()
-        signal.signal(number, signal.SIG_DFL)
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def set_up_logging(debug: bool) -> None:
-    """One event a line, on standard error, times in UTC."""
-    logging.Formatter.converter = time.gmtime
-    logging.basicConfig(
-        level=logging.DEBUG if debug else logging.INFO,
-        format="%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s %(message)s",
-        datefmt="%Y-%m-%dT%H:%M:%S",
-    )
-    for chatty in ("botocore", "boto3", "s3transfer"):
-        # At DEBUG they log headers and URLs, and with them signatures (urllib3: core/http.py).
-        logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -310,7 +269,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parts = Parts(config)
         if arguments.command in STARTS:
             return STARTS[arguments.command](parts, arguments)
-        with stopping(parts):
+        with told_to_stop(parts.stop):
             desk = Desk(
                 parts.database, parts.tables, parts.registry, parts.places, parts.store, config, parts.stop
             )

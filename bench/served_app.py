@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 
 from core.config_file import load_config
-from docker_torrents import Parts, set_up_logging
+from core.log_lines import set_up_logging
+from docker_torrents import Parts
 from web.app import build_app
 
 set_up_logging(debug=False)

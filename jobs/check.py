@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from sqlalchemy import Engine
+
 from core.errors import DockerTorrentsError
 from sql.errors import SqlError
+from sql.schema import missing
+from sql.tables import Tables
+from sql.transaction import transaction
 
 Probe = Callable[[], str]
 """Gives a line on what it found, or raises a DockerTorrentsError or SqlError."""
@@ -34,3 +39,11 @@ def check(probes: Iterable[tuple[str, Probe]], tell: Callable[[str], None] = pri
             summary.failed += 1
             tell(f"failed  {name:<10} {error}")
     return summary
+
+
+def probe_database(engine: Engine, tables: Tables) -> str:
+    """Whether the database takes writes, and what is not there yet. Raises DatabaseDown."""
+    with transaction(engine) as connection:
+        lacking = missing(connection, tables)
+    made = f", {len(lacking)} tables and indexes are made at first use" if lacking else ""
+    return f"{engine.dialect.name} takes writes{made}"

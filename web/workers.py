@@ -5,14 +5,11 @@ from __future__ import annotations
 import gc
 import logging
 import multiprocessing
-import signal
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
-from types import FrameType
 from typing import TYPE_CHECKING, Protocol
 
 from web.listen import listen
@@ -41,28 +38,25 @@ def serve(
     build: Callable[[], App],
     host: str,
     port: int,
+    stop: threading.Event,
     *,
     workers: int = 1,
     threads: int = THREADS,
     grace: float = GRACE_SECONDS,
-    stopping: Callable[[], None] = lambda: None,
 ) -> int:
-    """Serve until SIGTERM or SIGINT; then requests in flight have `grace` seconds to finish.
+    """Serve until `stop` is set, by SIGTERM for one; then requests in flight have `grace` seconds to finish.
 
     `build` makes the app, once in each of `workers` processes, after these have been forked: nothing that
-    it makes is shared. With one worker, `stopping` is called as soon as it is told to stop. Call this from
-    the main thread, while there is no other. Returns the exit status: 0 when it was told to stop, 1 when a
-    worker does not stay up. Raises OSError if the address is taken.
+    it makes is shared. With more than one, call this from the main thread, while there is no other, and
+    have SIGTERM set `stop` (core/stopping.py): that is how workers are ended. Returns the exit status: 0
+    when it was told to stop, 1 when a worker does not stay up. Raises OSError if the address is taken.
     """
     listening = listen(host, port)
-    with _told_to_stop() as stop:
-        log.info(
-            "serving at %s port %d with %d workers", host or "::", listening[0].getsockname()[1], workers
-        )
-        if workers == 1:
-            _serve_here(build, listening, threads, grace, stop, stopping)
-            return 0
-        return _supervise(build, listening, workers, threads, grace, stop)
+    log.info("serving at %s port %d with %d workers", host or "::", listening[0].getsockname()[1], workers)
+    if workers == 1:
+        _serve_here(build, listening, threads, grace, stop)
+        return 0
+    return _supervise(build, listening, workers, threads, grace, stop)
 
 
 def _serve_here(
@@ -71,7 +65,6 @@ def _serve_here(
     threads: int,
     grace: float,
     stop: threading.Event,
-    stopping: Callable[[], None] = lambda: None,
 ) -> None:
     app = build()
     # What is there now stays: the collector need not look through it again and again.
@@ -81,7 +74,6 @@ def _serve_here(
     try:
         stop.wait()
     finally:
-        stopping()
         server.stop(grace)
         app.close()
 
@@ -98,7 +90,9 @@ def _supervise(
     running: dict[BaseProcess, float] = {}
 
     def start() -> None:
-        process = context.Process(target=_work, args=(build, listening, threads, grace), name="web worker")
+        process = context.Process(
+            target=_work, args=(build, listening, threads, grace, stop), name="web worker"
+        )
         process.start()
         running[process] = time.monotonic()
 
@@ -133,31 +127,20 @@ def _end(processes: Sequence[BaseProcess], patience: float) -> None:
             process.join()
 
 
-def _work(build: Callable[[], App], listening: Sequence[socket.socket], threads: int, grace: float) -> None:
+def _work(
+    build: Callable[[], App],
+    listening: Sequence[socket.socket],
+    threads: int,
+    grace: float,
+    stop: threading.Event,
+) -> None:
     """What a worker does. It stops as well when the process that forked it is gone."""
-    with _told_to_stop() as stop:
-        parent = multiprocessing.parent_process()
+    parent = multiprocessing.parent_process()
 
-        def follow() -> None:
-            if parent is not None:
-                parent.join()
-            stop.set()
-
-        threading.Thread(target=follow, name="parent", daemon=True).start()
-        _serve_here(build, listening, threads, grace, stop)
-
-
-@contextmanager
-def _told_to_stop() -> Iterator[threading.Event]:
-    """An event that SIGTERM and SIGINT set, until the end of the block."""
-    stop = threading.Event()
-
-    def set_it(number: int, frame: FrameType | None) -> None:
+    def follow() -> None:
+        if parent is not None:
+            parent.join()
         stop.set()
 
-    before = {number: signal.signal(number, set_it) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    threading.Thread(target=follow, name="parent", daemon=True).start()
+    _serve_here(build, listening, threads, grace, stop)

@@ -216,7 +216,8 @@ def test_an_answer_that_is_being_sent_is_sent_to_its_end() -> None:
 
 
 PROGRAM = """
-import os, sys, time
+import os, sys, threading, time
+from core.stopping import told_to_stop
 from web.workers import serve
 
 class App:
@@ -234,8 +235,10 @@ class App:
 def broken():
     raise ValueError("cannot be built")
 
-build = broken if sys.argv[3] == "broken" else App
-sys.exit(serve(build, "127.0.0.1", int(sys.argv[1]), workers=int(sys.argv[2]), threads=4, grace=5))
+build, stop = broken if sys.argv[3] == "broken" else App, threading.Event()
+port, workers = map(int, sys.argv[1:3])
+with told_to_stop(stop):
+    sys.exit(serve(build, "127.0.0.1", port, stop, workers=workers, threads=4, grace=30))
 """
 
 
@@ -267,14 +270,6 @@ def program(tmp_path: Path) -> Iterator[Callable[..., tuple[ServerProcess, int]]
         process.stop()
 
 
-def exit_status(process: ServerProcess) -> int:
-    """The status with which it ends by itself; it is left to its own `stop` to be reaped."""
-    assert comes_true(lambda: not process.alive)
-    ended = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-    assert ended is not None
-    return ended.si_status
-
-
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_server_after_what_is_in_flight(
@@ -286,7 +281,7 @@ def test_a_signal_ends_the_server_after_what_is_in_flight(
     process.send_signal(number)
     asking.join(60)
     assert answers == [200]
-    assert exit_status(process) == 0
+    assert process.exit_status() == 0
     assert process.log.read_text().count("closed") == workers
 
 

@@ -138,6 +138,13 @@ class ServerProcess:
         """Whether the child runs: neither stopped by us nor gone by itself."""
         return self._child is not None and not _has_ended(self._child.pid, 0)
 
+    def exit_status(self) -> int:
+        """The status with which it ends by itself, -15 for SIGTERM's; `stop` is still to be called."""
+        assert comes_true(lambda: not self.alive), f"{self.argv} goes on"
+        ended = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+        assert ended is not None
+        return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+
     def start(self) -> None:
         """Start the child and wait until it is ready. Raises ServerFailed; then nothing is left running."""
         if self._child is not None:

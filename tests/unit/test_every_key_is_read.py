@@ -91,7 +91,7 @@ def looked_up_in_the_code() -> set[str]:
 def test_every_key_is_read(
     read: set[tuple[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(docker_torrents, "serve", lambda build, host, port, workers, stopping: 0)
+    monkeypatch.setattr(docker_torrents, "serve", lambda build, host, port, stop, workers: 0)
     sqlite = f"{{url: 'sqlite:///{tmp_path}/queue.sqlite'}}"
     postgresql = "{host: 'a,b', database: d, username: u, password: p}"
     put_to_use: set[tuple[str, str]] = set()

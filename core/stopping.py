@@ -1,0 +1,28 @@
+"""Ends the process in an orderly way when it is told to."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def told_to_stop(stop: threading.Event) -> Iterator[None]:
+    """Within the block SIGTERM and SIGINT set `stop`; a second SIGINT, from an impatient terminal, kills.
+
+    For the main thread. A process forked within the block does the same to its own copy of `stop`.
+    """
+
+    def set_it(number: int, _: object) -> None:
+        stop.set()
+        if number == signal.SIGINT:
+            signal.signal(number, signal.SIG_DFL)
+
+    before = {number: signal.signal(number, set_it) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

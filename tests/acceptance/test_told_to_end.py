@@ -1,0 +1,107 @@
+"""The daemon, told to end at any moment: it ends by itself, and no layer stays locked."""
+
+from __future__ import annotations
+
+import signal
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.installation import Installation
+from tests.servers.bad_http import dripping
+from tests.servers.http_server import start_http_server
+from tests.servers.layers import layer_bytes
+from tests.servers.process import ServerProcess, free_port
+from tests.servers.push import push_image
+from tests.servers.registry import Registry
+from tests.servers.waiting import comes_true
+
+SIZE = 400_000
+LAYERS = 3
+
+
+@dataclass
+class Daemon:
+    """An installation with layers in its queue, whose registry gives a blob in about a minute."""
+
+    slow: Installation
+    usual: Installation
+    """The same queue, with a registry that works."""
+
+    def locked(self) -> int:
+        """How many layers are locked."""
+        with closing(sqlite3.connect(self.slow.state / "docker_torrents.sqlite")) as database:
+            found = database.execute("SELECT count(*) FROM rbtorrent_mapping WHERE brew_lock IS NOT NULL")
+            number: int = found.fetchone()[0]
+            return number
+
+    def process(self) -> ServerProcess:
+        return self.slow.process(name="daemon")
+
+    @property
+    def log(self) -> str:
+        return (self.slow.folder / "daemon.log").read_text()
+
+
+@pytest.fixture
+def daemon(tmp_path: Path, registry: Registry, scope: str) -> Iterator[Daemon]:
+    state = {"state_dir": str(tmp_path / "slow/state"), "host": "127.0.0.1"}
+    usual = Installation(tmp_path / "usual", registry, application=state)
+    push_image(registry, scope, "v1", [layer_bytes(SIZE, 900 + seed) for seed in range(LAYERS)])
+    usual.run("backfill", "repository", scope)
+    with start_http_server() as server:
+        server.on(f"/v2/{scope}/blobs/*", dripping(bytes(SIZE), size=SIZE // 200, seconds=0.3))
+        slow = Installation(
+            tmp_path / "slow",
+            server.netloc,
+            application={**state, "port": free_port()},
+            brewer={"sleep_time": 0.2},
+            layers={"connections": 1},
+        )
+        yield Daemon(slow, usual)
+
+
+def test_a_daemon_that_is_brewing_gives_its_layers_back(daemon: Daemon) -> None:
+    process = daemon.process()
+    process.start()
+    assert comes_true(lambda: daemon.locked() == LAYERS)
+
+    process.send_signal(signal.SIGTERM)
+
+    assert process.exit_status() == 0
+    process.stop()
+    assert daemon.locked() == 0
+    assert f"did=brewed 0, failed 0, given back {LAYERS}, waiting {LAYERS}" in daemon.log
+    assert daemon.usual.last_line("run", "brew") == f"brewed {LAYERS}, failed 0, waiting 0"
+
+
+@pytest.mark.parametrize("said", ["job scheduled", "every notification is refused", "serving at"])
+def test_a_daemon_that_is_starting_ends_with_0(daemon: Daemon, said: str) -> None:
+    process = daemon.process()
+    process.start()
+    assert comes_true(lambda: said in daemon.log)
+
+    process.send_signal(signal.SIGTERM)
+
+    assert process.exit_status() == 0
+    process.stop()
+    assert daemon.locked() == 0
+
+
+def test_a_daemon_leaves_nothing_locked_whenever_it_is_told(daemon: Daemon) -> None:
+    for tenths in range(0, 20, 2):
+        process = daemon.process()
+        process.start()
+        time.sleep(tenths / 10)
+
+        process.send_signal(signal.SIGTERM)
+
+        # Before it is set up the signal ends it as any program.
+        assert process.exit_status() in (0, -signal.SIGTERM)
+        process.stop()
+        assert daemon.locked() == 0

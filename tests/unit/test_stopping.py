@@ -1,0 +1,86 @@
+"""SIGTERM and SIGINT: when they come, and what they end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from argparse import Namespace
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import docker_torrents
+from core.config import Config
+from core.stopping import told_to_stop
+
+BOTH = [signal.SIGTERM, signal.SIGINT]
+
+
+class ToldOutside(Exception):
+    """The signal came when nobody was prepared for it: the process would have ended."""
+
+
+@pytest.fixture(autouse=True)
+def outside() -> Iterator[None]:
+    def tell(number: int, _: object) -> None:
+        raise ToldOutside
+
+    before = {number: signal.signal(number, tell) for number in BOTH}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def send(number: signal.Signals) -> None:
+    os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize("number", BOTH)
+def test_within_the_block_the_event_is_set_and_behind_it_all_is_as_before(number: signal.Signals) -> None:
+    stop = threading.Event()
+    with told_to_stop(stop):
+        send(number)
+        assert stop.wait(10)
+    with pytest.raises(ToldOutside):
+        send(number)
+
+
+def test_sigterm_may_come_again_and_only_a_second_sigint_ends_the_process() -> None:
+    with told_to_stop(threading.Event()):
+        send(signal.SIGTERM)
+        send(signal.SIGTERM)
+        send(signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
+
+
+@pytest.mark.parametrize("start", [docker_torrents.start_daemon, docker_torrents.start_scheduler])
+def test_told_to_stop_while_it_starts_it_ends_as_it_would_later(
+    start: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[bool] = []
+
+    class Told:
+        """A scheduler during whose start the process is told to stop."""
+
+        def __init__(self, schedules: object) -> None:
+            pass
+
+        def start(self) -> None:
+            send(signal.SIGTERM)
+
+        def stop(self, stop: threading.Event) -> None:
+            ended.append(stop.is_set())
+
+    monkeypatch.setattr(docker_torrents, "Scheduler", Told)
+    monkeypatch.setattr(
+        docker_torrents, "serve", lambda build, host, port, stop, workers: 0 if stop.is_set() else 1
+    )
+    config = Config.model_validate(
+        {"docker_registry": {"host": "registry"}, "application": {"state_dir": tmp_path}}
+    )
+
+    assert start(docker_torrents.Parts(config), Namespace()) == 0
+    assert ended == [True]
