@@ -23,7 +23,7 @@ from core.manifest import digest_of
 from core.manifest_types import ALL_MANIFESTS, DOCKER_SCHEMA1, DOCKER_SCHEMA1_SIGNED
 from core.names import parse_scope, parse_tag
 from core.pace import Pace
-from core.registry_answers import from_http_error, from_status, is_html
+from core.registry_answers import from_http_error, from_status, refuse_page
 from core.registry_auth import RegistryAuth
 from core.registry_blob import BlobStream, range_header
 from core.registry_pages import PAGE_LIMIT, read_pages
@@ -201,7 +201,7 @@ class RegistryClient:
         answer = self._authorized(url, token_scope, headers, send)
         if answer.status != 200:
             raise _refusal(answer, answer.body, url, what)
-        _check_kind(answer)
+        refuse_page(answer.headers, answer.target)
         encoding = answer.headers.get("Content-Encoding")
         if encoding and encoding.lower() != "identity":
             raise RegistryNonsense(str(answer.target), "its answer is packed, which nobody asked for")
@@ -217,7 +217,7 @@ class RegistryClient:
         try:
             if stream.status != 200 and (stream.status != 206 or "Range" not in headers):
                 raise _refusal(stream, _beginning(stream), url, what)
-            _check_kind(stream)
+            refuse_page(stream.headers, stream.target)
         except BaseException:
             stream.close()
             raise
@@ -297,8 +297,3 @@ def _beginning(stream: HttpStream) -> bytes:
         return stream.read(_ERROR_LIMIT)
     except HttpError:
         return b""
-
-
-def _check_kind(answer: HttpAnswer | HttpStream) -> None:
-    if is_html(answer.headers):
-        raise RegistryNonsense(str(answer.target), "a web page where the registry should be")

@@ -54,6 +54,12 @@ def from_status(status: int, headers: Headers, body: bytes, where: str, what: st
     return RegistryNonsense(where, f"status {status}{page}{said}")
 
 
+def refuse_page(headers: Headers, target: object) -> None:
+    """Raises RegistryNonsense if a web page came from `target`, which may have the right status."""
+    if is_html(headers):
+        raise RegistryNonsense(str(target), "a web page where the registry should be")
+
+
 def is_html(headers: Headers) -> bool:
     """Whether a web page came: a login portal, a proxy's excuse, but no registry."""
     return (headers.get("Content-Type") or "").lower().lstrip().startswith(("text/html", "application/xhtml"))
