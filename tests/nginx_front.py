@@ -22,6 +22,7 @@ def nginx_front(folder: Path, *, registry: str, app: str, fallback: bool = False
             "server 127.0.0.1:10050;": f"server {app};",
             "server 127.0.0.1:5000;": f"server {registry};",
             "listen 80;": f"listen 127.0.0.1:{port};",
+            "/var/log/nginx/access.log combined": f"{folder}/access.log tests",
         }
         if fallback:
             changes["#error_page"] = "error_page"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -11,13 +12,15 @@ import requests
 
 from core.manifest_types import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
 from tests.nginx_front import nginx_front
-from tests.servers.bad_http import replying
+from tests.servers.bad_http import hanging_up, misstating_length, replying, sending
 from tests.servers.blackbox import Account, start_blackbox
-from tests.servers.http_server import HttpServer, start_http_server
+from tests.servers.http_server import Answer, HttpServer, start_http_server
 from tests.servers.layers import layer_bytes
 from tests.servers.nginx import Nginx
+from tests.servers.process import free_port
 from tests.servers.push import push_image
 from tests.servers.registry import Registry
+from tests.servers.waiting import comes_true
 from tests.web_manifests import brew, image_of, rbtorrent
 from tests.web_server import Front, front_of, served
 
@@ -113,13 +116,49 @@ def test_who_calls_is_the_connections_address_whatever_the_client_says(
     assert request.headers.get_all("Host") == [f"127.0.0.1:{signpost.port}"]
 
 
-def test_no_capability_is_in_the_access_log(signpost: Nginx, session: requests.Session) -> None:
-    session.get(f"{signpost.url}/v0/layers/c2VjcmV0/{'a' * 64}", timeout=20)
-    session.get(f"{signpost.url}/v0/event", timeout=20)
-    signpost.stop()
-    log = (signpost.folder / "access.log").read_text()
-    assert "/v0/event" in log
-    assert "c2VjcmV0" not in log
+CAPABILITY = "c2VjcmV0"
+LAYER = f"/v0/layers/{CAPABILITY}/{'a' * 64}"
+REQUESTS = [
+    f"GET {LAYER} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+    f"GET //v0/./%6cayers/{CAPABILITY}/x?a=b HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+    f"GET {LAYER} HTTP/1.1\r\n\r\n",
+    f"GET {LAYER} HTTP/1.1\r\nHost: a\r\nX-Long: {'x' * 40_000}\r\n\r\n",
+    f"GET {LAYER}{'a' * 40_000} HTTP/1.1\r\nHost: a\r\n\r\n",
+    f"GET {LAYER} HTTP/1.1\r\nHost: a\r\nContent-Length: x\r\n\r\n",
+]
+LEAVING = [f"GET {LAYER} HTTP/1.1\r\nHost: a\r\n\r\n", f"GET {LAYER} HTTP/1.1\r\nHo"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "trouble"),
+    [
+        (replying(200, b"x" * 10_000_000), False),
+        (replying(404), False),
+        (hanging_up(), True),
+        (misstating_length(b"short", 1_000_000), True),
+        (sending(b"HTTP/1.1 nothing\r\n\r\n"), True),
+        (None, True),
+    ],
+    ids=["a layer", "no layer", "nothing", "half of it", "nonsense", "app away"],
+)
+def test_no_capability_is_in_any_log(
+    both: dict[str, HttpServer], tmp_path: Path, answer: Answer | None, trouble: bool
+) -> None:
+    app = both["app"].netloc if answer else f"127.0.0.1:{free_port()}"
+    both["app"].on("/v0/*", answer or replying(500))
+    with nginx_front(tmp_path, registry=both["registry"].netloc, app=app) as nginx:
+        event = "GET /v0/event HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+        for request in [*REQUESTS, *LEAVING, event]:
+            with socket.create_connection((nginx.host, nginx.port), timeout=20) as client:
+                client.sendall(request.encode())
+                with suppress(ConnectionError):
+                    while request not in LEAVING and client.recv(1 << 16):
+                        pass
+        assert comes_true(lambda: any(one.path == "/v0/event" for one in nginx.requests()))
+    access, errors = ((tmp_path / name).read_text() for name in ("access.log", "error.log"))
+    assert ("/v0/event" in errors) == trouble
+    assert CAPABILITY not in access
+    assert CAPABILITY not in errors
 
 
 def test_an_image_is_pushed_through_it_and_pulled_with_ids(
@@ -173,7 +212,7 @@ def test_blackbox_is_told_the_address_that_nginx_saw(
     image = image_of(registry, scope)
     with start_blackbox() as blackbox:
         blackbox.accounts["throw-away"] = Account("somebody", address="127.0.0.1")
-        settings = {"blackbox": {"url_template": blackbox.url_template}}
+        settings = {"blackbox": {"url_template": blackbox.url_template, "read_timeout": 20}}
         with (
             front_of(registry.netloc, tmp_path / "box", settings=settings) as front,
             served(front) as app,
