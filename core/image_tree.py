@@ -19,14 +19,20 @@ MAX_DEPTH = 4
 class ReadManifest:
     """A manifest that was read.
 
-    `missing` are manifests below it that the registry lacks, or that are none; `skipped` says that some
-    below it are for platforms that were not wanted.
+    `platform` is what an index names for it, if one does. `missing` are manifests below it that the registry
+    lacks, or that are none; `left_out` are the platforms of those below it that were not wanted.
     """
 
     digest: Digest
     layers: tuple[LayerDescriptor, ...] = ()
     missing: tuple[Digest, ...] = ()
-    skipped: bool = False
+    platform: Platform | None = None
+    left_out: tuple[Platform, ...] = ()
+
+    @property
+    def skipped(self) -> bool:
+        """Whether some manifests below it were not wanted."""
+        return bool(self.left_out)
 
 
 def read_tree(
@@ -53,40 +59,40 @@ class _Reading:
     platforms: tuple[Platform, ...]
     known: Callable[[Digest], bool]
 
-    def read(self, reference: str | Digest, above: frozenset[Digest]) -> Iterator[ReadManifest]:
+    def read(
+        self, reference: str | Digest, above: frozenset[Digest], platform: Platform | None = None
+    ) -> Iterator[ReadManifest]:
         fetched = self.registry.fetch_manifest(self.scope, reference)
         manifest = parse_manifest(fetched.body, fetched.media_type)
         if isinstance(manifest, Image):
-            yield ReadManifest(fetched.digest, manifest.layers)
+            yield ReadManifest(fetched.digest, manifest.layers, platform=platform)
         elif isinstance(manifest, Index):
-            yield from self._read_children(manifest, fetched.digest, above | {fetched.digest})
+            yield from self._read_children(manifest, fetched.digest, above | {fetched.digest}, platform)
         else:
-            yield ReadManifest(fetched.digest)
+            yield ReadManifest(fetched.digest, platform=platform)
 
     def _read_children(
-        self, index: Index, digest: Digest, above: frozenset[Digest]
+        self, index: Index, digest: Digest, above: frozenset[Digest], platform: Platform | None
     ) -> Iterator[ReadManifest]:
         if len(above) > MAX_DEPTH:
             raise RegistryNonsense(f"{self.scope}@{digest}", f"indexes nested deeper than {MAX_DEPTH}")
         missing: list[Digest] = []
-        skipped = False
+        left_out: list[Platform] = []
         for child in index.children:
             if child.attestation or child.digest in above or self.known(child.digest):
                 continue
-            if not self._wants(child.platform):
-                skipped = True
+            if child.platform is not None and not self._wants(child.platform):
+                left_out.append(child.platform)
                 continue
             try:
-                for read in self.read(child.digest, above):
+                for read in self.read(child.digest, above, child.platform or platform):
                     missing += read.missing
-                    skipped = skipped or read.skipped
+                    left_out += read.left_out
                     yield read
             except (NotInRegistry, ManifestInvalid):
                 missing.append(child.digest)
-        yield ReadManifest(digest, missing=tuple(missing), skipped=skipped)
+        yield ReadManifest(digest, missing=tuple(missing), left_out=tuple(dict.fromkeys(left_out)))
 
-    def _wants(self, platform: Platform | None) -> bool:
-        """Whether a child for `platform` is read; one that names none always is."""
-        if not self.platforms or platform is None:
-            return True
-        return any(wanted.takes(platform) for wanted in self.platforms)
+    def _wants(self, platform: Platform) -> bool:
+        """Whether a child for `platform` is read. A child that names none always is."""
+        return not self.platforms or any(wanted.takes(platform) for wanted in self.platforms)

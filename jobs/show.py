@@ -11,6 +11,7 @@ from sqlalchemy import Engine
 from core.digest import Digest
 from core.image_tree import read_tree
 from core.manifest import LayerDescriptor
+from core.platform import Platform
 from core.registry import RegistryClient
 from sql.layers import LayerRecord, find_layer, find_layers
 from sql.tables import Tables
@@ -30,11 +31,18 @@ class ImageLayer:
 
 @dataclass(frozen=True)
 class Coverage:
-    """How much of an image is brewed, all platforms together; each layer is counted once."""
+    """How much of an image is brewed, its platforms together; each layer is counted once.
+
+    `missing` are manifests that the registry lacks. Of an index, `platforms` are those that were looked at,
+    `left_out` those that were not, and `absent` those for which it should have an image and has none.
+    """
 
     image: str
     layers: tuple[ImageLayer, ...]
     missing: tuple[str, ...] = ()
+    platforms: tuple[Platform, ...] = ()
+    left_out: tuple[Platform, ...] = ()
+    absent: tuple[Platform, ...] = ()
 
     @property
     def brewed(self) -> tuple[ImageLayer, ...]:
@@ -47,8 +55,8 @@ class Coverage:
 
     @property
     def whole(self) -> bool:
-        """Whether everything of the image that can be brewed is."""
-        return not self.lacking and not self.missing
+        """Whether everything of the image that can be brewed is, as far as its platforms were looked at."""
+        return not (self.lacking or self.missing or self.absent)
 
     def as_json(self) -> dict[str, object]:
         return {
@@ -59,15 +67,22 @@ class Coverage:
             "bytes_total": sum(layer.size for layer in self.layers),
             "bytes_brewed": sum(layer.size for layer in self.brewed),
             "missing_manifests": list(self.missing),
+            "platforms": [str(platform) for platform in self.platforms],
+            "platforms_left_out": [str(platform) for platform in self.left_out],
+            "platforms_absent": [str(platform) for platform in self.absent],
             "layers": [asdict(layer) for layer in self.layers],
         }
 
     def lines(self) -> Iterator[str]:
-        """A line for each layer, and the share of the whole."""
+        """A line for each layer, the platforms of an index, and the share of the whole."""
         for layer in self.layers:
             yield f"{layer.digest}  {layer.size:>12}  {layer.rbtorrent_id or _lacks(layer)}"
         for digest in self.missing:
             yield f"{digest}  {'?':>12}  a manifest that the registry lacks"
+        if self.platforms or self.left_out:
+            yield f"platforms {_names(self.platforms)}, left out {_names(self.left_out)}"
+        for platform in self.absent:
+            yield f"no image for {platform}"
         total = sum(layer.size for layer in self.layers)
         done = sum(layer.size for layer in self.brewed)
         share = 100 * done / total if total else 100.0
@@ -78,22 +93,57 @@ class Coverage:
 
 
 def show_image(
-    engine: Engine, tables: Tables, registry: RegistryClient, scope: str, reference: str | Digest, *, now: int
+    engine: Engine,
+    tables: Tables,
+    registry: RegistryClient,
+    scope: str,
+    reference: str | Digest,
+    *,
+    asked: tuple[Platform, ...] = (),
+    usual: tuple[Platform, ...] = (),
+    now: int,
 ) -> Coverage:
-    """The coverage of the image, or of all images of the index, at `scope:reference`.
+    """The coverage of the image at `scope:reference`, or of the images of the index there.
 
-    Raises RegistryError if its manifests cannot be read, DatabaseDown.
+    Of an index those are looked at that are for one of the `asked` platforms, each of which it should have;
+    or else for one of the `usual` ones, any of which will do; or else all. Raises RegistryError if its
+    manifests cannot be read, DatabaseDown.
     """
     layers: dict[str, LayerDescriptor] = {}
     missing: dict[str, None] = {}
-    for manifest in read_tree(registry, scope, reference):
+    platforms: dict[Platform, None] = {}
+    left_out: dict[Platform, None] = {}
+    unnamed = False
+    for manifest in read_tree(registry, scope, reference, platforms=asked or usual):
         layers.update((str(layer.digest), layer) for layer in manifest.layers)
         missing.update((str(digest), None) for digest in manifest.missing)
+        left_out.update((platform, None) for platform in manifest.left_out)
+        if manifest.platform is not None:
+            platforms[manifest.platform] = None
+        elif manifest.layers:
+            unnamed = True
     with reading(engine) as connection:
         known = find_layers(connection, tables, layers, now=now)
     joint = "@" if isinstance(reference, Digest) else ":"
-    shown = tuple(_image_layer(layer, known.get(digest)) for digest, layer in layers.items())
-    return Coverage(f"{scope}{joint}{reference}", shown, tuple(missing))
+    return Coverage(
+        f"{scope}{joint}{reference}",
+        tuple(_image_layer(layer, known.get(digest)) for digest, layer in layers.items()),
+        tuple(missing),
+        tuple(platforms),
+        tuple(left_out),
+        # What an image is for that no index names a platform for, nobody can tell.
+        () if unnamed else _absent(asked, usual, tuple(platforms)),
+    )
+
+
+def _absent(
+    asked: tuple[Platform, ...], usual: tuple[Platform, ...], platforms: tuple[Platform, ...]
+) -> tuple[Platform, ...]:
+    if not asked and platforms:
+        return ()
+    return tuple(
+        wanted for wanted in asked or usual if not any(wanted.takes(platform) for platform in platforms)
+    )
 
 
 def _image_layer(layer: LayerDescriptor, known: LayerRecord | None) -> ImageLayer:
@@ -104,6 +154,10 @@ def _image_layer(layer: LayerDescriptor, known: LayerRecord | None) -> ImageLaye
         return ImageLayer(digest, layer.size, "unknown", why="nobody has asked for it yet")
     why = "foreign, its bytes are elsewhere" if layer.foreign else "empty"
     return ImageLayer(digest, layer.size, "not brewed here", why=why)
+
+
+def _names(platforms: tuple[Platform, ...]) -> str:
+    return " ".join(str(platform) for platform in platforms) or "none"
 
 
 def _lacks(layer: ImageLayer) -> str:

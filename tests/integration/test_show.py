@@ -1,0 +1,145 @@
+"""How much of an image is brewed: which of its platforms are looked at, and what counts as whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from core.platform import Platform
+from jobs.show import Coverage, show_image
+from sql.engine import create_engine_for
+from tests.integration.sql.database import NOW, Database
+from tests.scanning import client
+from tests.servers.layers import layer_bytes
+from tests.servers.push import PushedImage, push_image, push_index
+from tests.servers.registry import Registry
+
+AMD64, ARM64, ARM_V7, WINDOWS = (
+    Platform.parse(name) for name in ("linux/amd64", "linux/arm64", "linux/arm/v7", "windows/amd64")
+)
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    engine = create_engine_for(file=tmp_path / "queue.sqlite")
+    yield Database.created(engine)
+    engine.dispose()
+
+
+@pytest.fixture
+def images(database: Database, registry: Registry, scope: str) -> dict[Platform, PushedImage]:
+    """The images of the index `multi`, of one layer each; only that for linux/amd64 is brewed."""
+    images = {
+        platform: push_image(
+            registry, scope, None, [layer_bytes(1000, 1200 + number)], platform=str(platform)
+        )
+        for number, platform in enumerate((AMD64, ARM64, ARM_V7))
+    }
+    push_index(registry, scope, "multi", [image.descriptor for image in images.values()])
+    database.enqueue(images[AMD64].layers[0].digest)
+    database.complete(database.claim_one())
+    return images
+
+
+def look(
+    database: Database,
+    registry: Registry,
+    image: tuple[str, str],
+    asked: tuple[Platform, ...] = (),
+    usual: tuple[Platform, ...] = (),
+) -> Coverage:
+    return show_image(
+        database.engine, database.tables, client(registry.netloc), *image, asked=asked, usual=usual, now=NOW
+    )
+
+
+def test_all_platforms_are_looked_at_where_none_are_named(
+    database: Database, registry: Registry, scope: str, images: dict[Platform, PushedImage]
+) -> None:
+    coverage = look(database, registry, (scope, "multi"))
+
+    assert coverage.platforms == (AMD64, ARM64, ARM_V7)
+    assert (coverage.left_out, coverage.absent) == ((), ())
+    assert (len(coverage.brewed), len(coverage.layers), coverage.whole) == (1, 3, False)
+    assert "platforms linux/amd64 linux/arm64 linux/arm/v7, left out none" in coverage.lines()
+
+
+@pytest.mark.parametrize("named", ["asked", "usual"])
+def test_only_platforms_that_are_named_are_looked_at_and_the_others_told(
+    database: Database, registry: Registry, scope: str, images: dict[Platform, PushedImage], named: str
+) -> None:
+    coverage = look(database, registry, (scope, "multi"), **{named: (AMD64,)})
+
+    assert [layer.digest for layer in coverage.layers] == [images[AMD64].layers[0].digest]
+    assert coverage.whole
+    *_, platforms, last = coverage.lines()
+    assert platforms == "platforms linux/amd64, left out linux/arm64 linux/arm/v7"
+    assert last.startswith(f"{scope}:multi: brewed 1 of 1 layers, ")
+    told = coverage.as_json()
+    assert told["platforms"] == ["linux/amd64"]
+    assert told["platforms_left_out"] == ["linux/arm64", "linux/arm/v7"]
+    assert (told["platforms_absent"], told["whole"]) == ([], True)
+
+
+def test_what_is_asked_for_goes_before_what_is_usual(
+    database: Database, registry: Registry, scope: str, images: dict[Platform, PushedImage]
+) -> None:
+    coverage = look(database, registry, (scope, "multi"), asked=(ARM64,), usual=(AMD64,))
+
+    assert (coverage.platforms, coverage.left_out) == ((ARM64,), (AMD64, ARM_V7))
+    assert not coverage.whole
+
+
+def test_a_platform_without_a_variant_takes_any(
+    database: Database, registry: Registry, scope: str, images: dict[Platform, PushedImage]
+) -> None:
+    coverage = look(database, registry, (scope, "multi"), asked=(Platform.parse("linux/arm"),))
+
+    assert coverage.platforms == (ARM_V7,)
+
+
+def test_an_index_lacks_what_was_asked_for_and_is_not_whole(
+    database: Database, registry: Registry, scope: str, images: dict[Platform, PushedImage]
+) -> None:
+    coverage = look(database, registry, (scope, "multi"), asked=(AMD64, WINDOWS))
+
+    assert coverage.absent == (WINDOWS,)
+    assert not coverage.whole
+    assert "no image for windows/amd64" in coverage.lines()
+    assert coverage.as_json()["platforms_absent"] == ["windows/amd64"]
+
+
+def test_of_the_usual_platforms_any_will_do_but_one_there_must_be(
+    database: Database, registry: Registry, scope: str, images: dict[Platform, PushedImage]
+) -> None:
+    some = look(database, registry, (scope, "multi"), usual=(AMD64, WINDOWS))
+    none = look(database, registry, (scope, "multi"), usual=(WINDOWS,))
+
+    assert (some.absent, some.whole) == ((), True)
+    assert (none.absent, none.whole, none.layers) == ((WINDOWS,), False, ())
+
+
+def test_an_image_of_an_index_within_an_index_is_left_out_too(
+    database: Database, registry: Registry, scope: str, images: dict[Platform, PushedImage]
+) -> None:
+    inner = push_index(registry, scope, None, [images[AMD64].descriptor, images[ARM64].descriptor])
+    push_index(registry, scope, "outer", [inner.descriptor, images[ARM_V7].descriptor])
+
+    coverage = look(database, registry, (scope, "outer"), asked=(AMD64,))
+
+    assert (coverage.platforms, coverage.left_out) == ((AMD64,), (ARM64, ARM_V7))
+    assert coverage.whole
+
+
+def test_an_image_that_is_in_no_index_is_looked_at_whatever_is_named(
+    database: Database, registry: Registry, scope: str
+) -> None:
+    push_image(registry, scope, "v1", [layer_bytes(1000, 1210)], platform="linux/arm64")
+
+    coverage = look(database, registry, (scope, "v1"), asked=(AMD64,))
+
+    assert len(coverage.layers) == 1
+    assert (coverage.platforms, coverage.left_out, coverage.absent) == ((), (), ())
+    assert not any("platforms" in line for line in coverage.lines())
