@@ -5,10 +5,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from core.digest import Digest
 from core.errors import InvalidName
 from core.names import parse_pattern, parse_scope, parse_tag
+from core.platform import Platform
+
+Named = TypeVar("Named")
 
 DEFAULT_CONFIG = Path("/etc/docker-registry-torrents/config.yaml")
 RUNNABLE = ("brew", "release-locks", "resolve-manifests", "scan-tags", "prune", "publish-whitelist")
@@ -49,6 +53,8 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     arguments = parser.parse_args(_debug_apart(argv))
     if arguments.command == "run" and arguments.dry_run and arguments.job != "prune":
         parser.error("--dry-run is for run prune")
+    if arguments.command == "show" and arguments.platforms and isinstance(arguments.what, Digest):
+        parser.error("--platform is for show SCOPE:TAG")
     return arguments
 
 
@@ -100,10 +106,16 @@ def _parser() -> argparse.ArgumentParser:
 
     show = _command(
         commands, "show", "A layer's state, or an image's coverage layer by layer.",
-        "show library/ubuntu:22.04",
+        "show --wait --platform linux/amd64 library/ubuntu:22.04",
     )  # fmt: skip
     show.add_argument("what", type=_digest_or_image, metavar="DIGEST|SCOPE:TAG", help="sha256:… or scope:tag")
     _json(show)
+    show.add_argument(
+        "--platform", dest="platforms", type=_named(Platform.parse), action="append", default=[],
+        metavar="OS/ARCH[/VARIANT]",
+        help="of SCOPE:TAG, look at the images for this one; may be given several times (default: "
+        "jobs.scan-tags.platforms, or else all)",
+    )  # fmt: skip
     show.add_argument("--wait", action="store_true", help="return when all of it is brewed")
     show.add_argument(
         "--timeout", type=_rate, default=600.0, metavar="SECONDS", help="fail after so long (default 600)"
@@ -184,10 +196,14 @@ def _add_queue(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     _json(status)
     for action, does in (
-        ("retry", "Queues layers anew that were set aside, or whose torrent is lost."),
-        ("drop", "Forgets layers that were set aside, or one that waits; who asks for one queues it anew."),
+        ("retry", "Queues layers and manifests anew that were set aside, or layers whose torrent is lost."),
+        (
+            "drop",
+            "Forgets layers and manifests that were set aside, or one that waits; it may be queued anew.",
+        ),
     ):
         command = _command(what, action, does, f"queue {action} --reason 'no blob'")
+        _json(command)
         chosen = command.add_mutually_exclusive_group(required=True)
         chosen.add_argument("--all", action="store_true", help="all that were set aside")
         chosen.add_argument("--reason", metavar="TEXT", help="those whose reason contains TEXT")
@@ -197,8 +213,10 @@ def _add_queue(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
                 action="store_true",
                 help="all that are brewed and whose metainfo is not in the store",
             )
-        this = "this one; one that is brewed is brewed again" if action == "retry" else "this one"
-        chosen.add_argument("--digest", type=_digest, metavar="DIGEST", help=this)
+        this = "this layer or manifest"
+        if action == "retry":
+            this += "; a layer that is brewed is brewed again"
+        chosen.add_argument("--digest", type=_named(Digest.parse), metavar="DIGEST", help=this)
 
 
 def _command(
@@ -237,21 +255,14 @@ def _rate(text: str) -> float:
     return rate
 
 
-def _named(parse: Callable[[object], str]) -> Callable[[str], str]:
-    def argument(text: str) -> str:
+def _named(parse: Callable[[object], Named]) -> Callable[[str], Named]:
+    def argument(text: str) -> Named:
         try:
             return parse(text)
         except InvalidName as error:
             raise argparse.ArgumentTypeError(str(error)) from None
 
     return argument
-
-
-def _digest(text: str) -> Digest:
-    try:
-        return Digest.parse(text)
-    except InvalidName as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _digest_or_image(text: str) -> Digest | tuple[str, str | Digest]:

@@ -19,6 +19,7 @@ from core.digest import Digest
 from core.errors import RegistryTimeout, RegistryUnavailable
 from core.layer_places import LayerPlaces
 from core.pace import Pace
+from core.platform import Platform
 from core.registry import RegistryClient
 from core.stores.store import MetainfoStore
 from jobs.backfill_legacy import Takeover, backfill_legacy
@@ -26,13 +27,11 @@ from jobs.backfill_storage import StorageScan, backfill_storage
 from jobs.queue_lost import LostSearch, queue_lost
 from jobs.queue_status import status_json, status_lines
 from jobs.repository_scan import Scan
+from jobs.set_aside import drop, queue_anew
 from jobs.show import Coverage, layer_lines, show_image, show_layer
 from jobs.verify_ids import verify_ids
 from jobs.walk_repositories import scopes_matching, walk_repositories
-from sql.again import brew_again, find_brewed
-from sql.aside import drop_layers, retry_set_aside
 from sql.errors import DatabaseDown
-from sql.manifests import count_manifests, retry_set_aside_manifests
 from sql.roles import grant_role, list_roles, revoke_role
 from sql.status import queue_status
 from sql.tables import Priority, Tables
@@ -168,37 +167,27 @@ def queue_show(desk: Desk, arguments: argparse.Namespace) -> int:
     now = desk.now()
     with reading(desk.engine) as connection:
         status = queue_status(connection, desk.tables, now=now)
-        manifests = count_manifests(connection, desk.tables)
-    if arguments.json:
-        say({**status_json(status), "manifests": asdict(manifests)})
-        return DONE
-    print(f"manifests  {manifests.waiting} to resolve, {manifests.set_aside} set aside (queue retry --all)")
-    say(status_lines(status, now=now))
+    say(status_json(status) if arguments.json else status_lines(status, now=now))
     return DONE
 
 
 def queue_retry(desk: Desk, arguments: argparse.Namespace) -> int:
     if arguments.lost:
-        return told(queue_lost(LostSearch(desk.engine, desk.tables, desk.store, desk.clock, desk.stop)))
-    digest = str(arguments.digest) if arguments.digest else None
-    with transaction(desk.engine) as connection:
-        number = retry_set_aside(connection, desk.tables, reason_like=arguments.reason, digest=digest)
-        manifests = retry_set_aside_manifests(connection, desk.tables, now=desk.now()) if arguments.all else 0
-        brewed = find_brewed(connection, desk.tables, digest) if digest else None
-        if brewed is not None:
-            number = brew_again(connection, desk.tables, [brewed], priority=Priority.ASKED, now=desk.now())
-    if brewed is not None and not brewed.here:
+        lost = queue_lost(LostSearch(desk.engine, desk.tables, desk.store, desk.clock, desk.stop))
+        say(asdict(lost) if arguments.json else [str(lost)])
+        return FAILED if lost.failed else DONE
+    digest = arguments.digest
+    anew = queue_anew(desk.engine, desk.tables, reason=arguments.reason, digest=digest, now=desk.now())
+    if anew.kept:
         print(f"docker_torrents: {digest} has its id from the older service, and keeps it", file=sys.stderr)
-    print(f"queued anew {number}, manifests {manifests}")
-    return FAILED if digest and not number else DONE
+    say(asdict(anew) if arguments.json else [str(anew)])
+    return FAILED if digest and not (anew.queued or anew.manifests) else DONE
 
 
 def queue_drop(desk: Desk, arguments: argparse.Namespace) -> int:
-    digest = str(arguments.digest) if arguments.digest else None
-    with transaction(desk.engine) as connection:
-        number = drop_layers(connection, desk.tables, reason_like=arguments.reason, digest=digest)
-    print(f"dropped {number}")
-    return FAILED if digest and not number else DONE
+    dropped = drop(desk.engine, desk.tables, reason=arguments.reason, digest=arguments.digest)
+    say(asdict(dropped) if arguments.json else [str(dropped)])
+    return FAILED if arguments.digest and not (dropped.dropped or dropped.manifests) else DONE
 
 
 def show(desk: Desk, arguments: argparse.Namespace) -> int:
@@ -223,9 +212,19 @@ def _show_layer(desk: Desk, arguments: argparse.Namespace, deadline: float) -> i
 
 def _show_image(desk: Desk, arguments: argparse.Namespace, deadline: float) -> int:
     scope, reference = arguments.what
+    usual = tuple(Platform.parse(name) for name in desk.config.jobs.scan_tags.platforms)
 
     def look() -> tuple[bool, Coverage]:
-        coverage = show_image(desk.engine, desk.tables, desk.registry, scope, reference, now=desk.now())
+        coverage = show_image(
+            desk.engine,
+            desk.tables,
+            desk.registry,
+            scope,
+            reference,
+            asked=tuple(arguments.platforms),
+            usual=usual,
+            now=desk.now(),
+        )
         return coverage.whole, coverage
 
     whole, coverage = _wait_for(look, desk, deadline)

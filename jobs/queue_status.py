@@ -11,7 +11,7 @@ _SHOWN_LOCKS = 20
 
 
 def status_lines(status: QueueStatus, *, now: int) -> Iterator[str]:
-    """What waits, what is locked and by whom, what was set aside and why, and how fast it goes."""
+    """What waits, what is locked and by whom, what was set aside and why, the manifests, and the pace."""
     oldest = f", oldest {_span(now - status.oldest_waiting)} ago" if status.oldest_waiting else ""
     yield f"waiting    {status.waiting_count} ({status.delayed} for their next try{oldest})"
     for priority, layers in status.waiting.items():
@@ -26,6 +26,10 @@ def status_lines(status: QueueStatus, *, now: int) -> Iterator[str]:
     yield f"set aside  {status.set_aside_count}"
     for reason, layers in status.set_aside.items():
         yield f"  {layers:>9} {reason}"
+    manifests = status.manifests
+    yield f"manifests  {manifests.waiting} to resolve, {manifests.set_aside_count} set aside"
+    for reason, number in manifests.set_aside.items():
+        yield f"  {number:>9} {reason}"
     yield f"brewed     {status.brewed_last_hour} in the last hour ({status.per_second:.2f} a second)"
     if status.waiting_count:
         yield f"empty in   {'?' if status.empty_in is None else _span(status.empty_in)}"
@@ -37,6 +41,7 @@ def status_json(status: QueueStatus) -> dict[str, object]:
     told["waiting"] = {priority.name.lower(): layers for priority, layers in status.waiting.items()}
     told["waiting_count"] = status.waiting_count
     told["set_aside_count"] = status.set_aside_count
+    told["manifests"] = {**asdict(status.manifests), "set_aside_count": status.manifests.set_aside_count}
     return told
 
 

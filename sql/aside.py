@@ -1,4 +1,4 @@
-"""Layers that were set aside, when somebody has looked: tried again, or dropped."""
+"""Layers and manifests that were set aside, when somebody has looked: tried again, or dropped."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def retry_set_aside(
     queue = tables.queue
     chosen = (
         sa.select(queue.c.digest)
-        .where(is_set_aside(queue), *_chosen(queue, reason_like, digest))
+        .where(is_set_aside(queue), *_like(queue, reason_like, digest))
         .order_by(queue.c.digest)
         .with_for_update()
         .cte("chosen")
@@ -58,7 +58,7 @@ def drop_layers(
             sa.or_(is_set_aside(queue), droppable),
             mapping.c.brewed.is_(None),
             mapping.c.brew_lock.is_(None),
-            *_chosen(queue, reason_like, digest),
+            *_like(queue, reason_like, digest),
         )
         # What somebody else has a hand on is not for dropping.
         .with_for_update(skip_locked=True)
@@ -72,10 +72,53 @@ def drop_layers(
     return len(digests)
 
 
-def _chosen(queue: sa.Table, reason_like: str | None, digest: str | None) -> list[sa.ColumnElement[bool]]:
-    chosen = []
+def retry_set_aside_manifests(
+    connection: sa.Connection,
+    tables: Tables,
+    *,
+    reason_like: str | None = None,
+    digest: str | None = None,
+    now: int,
+) -> int:
+    """Try manifests anew that were set aside, chosen as `retry_set_aside` does; the reason stays to be read.
+
+    One that several repositories have counts for each. Returns how many there were.
+    """
+    manifest = tables.manifest
+    chosen = _these(manifest, is_set_aside(manifest), *_like(manifest, reason_like, digest))
+    anew = sa.update(manifest).where(chosen).values(next_try=now, attempts=0)
+    return len(connection.scalars(anew.returning(manifest.c.digest)).all())
+
+
+def drop_manifests(
+    connection: sa.Connection,
+    tables: Tables,
+    *,
+    reason_like: str | None = None,
+    digest: str | None = None,
+) -> int:
+    """Forget manifests that were set aside, chosen as above; who asks for one puts it down anew.
+
+    A `digest` may also be of one that waits. Returns how many were forgotten.
+    """
+    manifest = tables.manifest
+    droppable = is_set_aside(manifest) if digest is None else sa.true()
+    chosen = _these(manifest, droppable, *_like(manifest, reason_like, digest))
+    dropped = sa.delete(manifest).where(chosen).returning(manifest.c.digest)
+    return len(connection.scalars(dropped).all())
+
+
+def _these(manifest: sa.Table, *where: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
+    """Whether a row is one of those `where`, all of which are locked first, in the order of everybody."""
+    key = (manifest.c.scope, manifest.c.digest)
+    these = sa.select(*key).where(*where).order_by(*key).with_for_update().cte("these")
+    return sa.tuple_(*key).in_(sa.select(*these.c))
+
+
+def _like(table: sa.Table, reason_like: str | None, digest: str | None) -> list[sa.ColumnElement[bool]]:
+    like = []
     if reason_like is not None:
-        chosen.append(queue.c.reason.icontains(reason_like, autoescape=True))
+        like.append(table.c.reason.icontains(reason_like, autoescape=True))
     if digest is not None:
-        chosen.append(queue.c.digest == digest)
-    return chosen
+        like.append(table.c.digest == digest)
+    return like

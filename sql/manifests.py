@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from sql.given import given, given_digests
 from sql.reason import one_line
-from sql.tables import Priority, Tables, is_set_aside
+from sql.tables import Priority, Tables
 from sql.upsert import insert
 
 
@@ -117,13 +117,6 @@ def set_aside_manifest(
 ) -> bool:
     """Leave a manifest until somebody has looked, or asks for it again. False if it is not there."""
     return _fail(connection, tables, scope, digest, reason=reason, next_try=None)
-
-
-def retry_set_aside_manifests(connection: sa.Connection, tables: Tables, *, now: int) -> int:
-    """Try all manifests anew that were set aside. Returns how many there were."""
-    manifest = tables.manifest
-    anew = sa.update(manifest).where(is_set_aside(manifest)).values(next_try=now, attempts=0)
-    return connection.execute(anew).rowcount
 
 
 def count_manifests(connection: sa.Connection, tables: Tables) -> ManifestCounts:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
+from sql.manifests import count_manifests
 from sql.tables import Priority, Tables, is_set_aside, waits
 
 # What differs between two reasons of one kind: digests, sizes, offsets, addresses.
@@ -15,6 +16,7 @@ _PARTICULAR = re.compile(r"\b(?:[0-9a-f]{12,}|\d+)\b")
 _HOUR = 3600
 _MOST_LOCKED = 1_000
 _MOST_REASONS = 10_000
+_OTHERS = "other reasons"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +30,26 @@ class LockedLayer:
 
 
 @dataclass(frozen=True, slots=True)
+class ManifestStatus:
+    """Manifests whose layers are still to be found out: those that wait, and those set aside, by reason."""
+
+    waiting: int
+    set_aside: dict[str, int]
+
+    @property
+    def set_aside_count(self) -> int:
+        """All manifests that were set aside, whatever the reason."""
+        return sum(self.set_aside.values())
+
+
+@dataclass(frozen=True, slots=True)
 class QueueStatus:
     """Counts of layers, and times in Unix seconds.
 
     `waiting` has all priorities, delayed layers included and locked ones not; `delayed` is how many of them
     wait for their next try. `locked` holds 1,000 at most, `locked_count` counts all. `set_aside` is by
-    reason, with `…` for digests and numbers. `per_second` is the rate of the last hour, `empty_in` seconds
-    at that rate, None if nothing was brewed.
+    reason, with `…` for digests and numbers; of very many reasons those with the fewest layers are one.
+    `per_second` is the rate of the last hour, `empty_in` seconds at that rate, None if nothing was brewed.
     """
 
     waiting: dict[Priority, int]
@@ -46,6 +61,7 @@ class QueueStatus:
     brewed_last_hour: int
     per_second: float
     empty_in: float | None
+    manifests: ManifestStatus
 
     @property
     def waiting_count(self) -> int:
@@ -88,6 +104,10 @@ def queue_status(connection: sa.Connection, tables: Tables, *, now: int) -> Queu
         brewed_last_hour=brewed,
         per_second=brewed / _HOUR,
         empty_in=sum(waiting.values()) * _HOUR / brewed if brewed else None,
+        manifests=ManifestStatus(
+            waiting=count_manifests(connection, tables).waiting,
+            set_aside=_set_aside(connection, tables.manifest),
+        ),
     )
 
 
@@ -124,14 +144,18 @@ def _locked_layers(connection: sa.Connection, tables: Tables) -> tuple[LockedLay
     )
 
 
-def _set_aside(connection: sa.Connection, queue: sa.Table) -> dict[str, int]:
+def _set_aside(connection: sa.Connection, table: sa.Table) -> dict[str, int]:
+    """How many rows of the queue, or of the manifests, were set aside, by reason, the most frequent first."""
+    number = sa.func.count()
     counts: Counter[str] = Counter()
-    for reason, layers in connection.execute(
-        sa.select(queue.c.reason, sa.func.count())
-        .where(is_set_aside(queue))
-        .group_by(queue.c.reason)
-        .order_by(sa.func.count().desc(), queue.c.reason)
+    for reason, rows in connection.execute(
+        sa.select(table.c.reason, number)
+        .where(is_set_aside(table))
+        .group_by(table.c.reason)
+        .order_by(number.desc(), table.c.reason)
         .limit(_MOST_REASONS)
     ):
-        counts[_PARTICULAR.sub("…", reason)] += layers
-    return dict(counts.most_common())
+        counts[_PARTICULAR.sub("…", reason)] += rows
+    all_of_them = connection.scalars(sa.select(number).select_from(table).where(is_set_aside(table))).one()
+    others = all_of_them - counts.total()
+    return {**dict(counts.most_common()), **({_OTHERS: others} if others > 0 else {})}

@@ -14,7 +14,7 @@ from tests.installation import PROGRAM, Installation
 from tests.servers.blackbox import start_blackbox
 from tests.servers.layers import layer_bytes
 from tests.servers.process import child_environment, free_port
-from tests.servers.push import push_image
+from tests.servers.push import push_image, push_index
 from tests.servers.registry import Registry
 from tests.servers.waiting import comes_true
 
@@ -63,10 +63,74 @@ def test_what_was_dropped_is_found_again_by_a_backfill(
     [layer] = push_image(registry, scope, "v1", [layer_bytes(1000, 1003)]).layers
     installation.run("backfill", "repository", scope)
 
-    assert installation.last_line("queue", "drop", "--digest", layer.digest) == "dropped 1"
+    assert installation.last_line("queue", "drop", "--digest", layer.digest) == "dropped 1, manifests 0"
     assert installation.run("queue", "drop", "--digest", layer.digest, check=False).returncode == 1
     assert installation.asked("queue", "status")["waiting_count"] == 0
     assert installation.last_line("backfill", "repository", scope).startswith("queued 1 layers")
+
+
+def test_manifests_that_were_set_aside_are_told_by_reason_tried_again_and_dropped(
+    tmp_path: Path, registry: Registry, scope: str
+) -> None:
+    installation = Installation(tmp_path, registry, brewer={"max_attempts": 1})
+    installation.run("init-db")
+    gone = f"sha256:{'0123456789abcdef' * 4}"
+    database = sqlite3.connect(installation.state / "docker_torrents.sqlite")
+    with database:
+        database.execute(
+            "INSERT INTO rbtorrent_mapping_manifest (scope, digest, priority, added, next_try) "
+            "VALUES (?, ?, 1, 1, 1)",
+            (scope, gone),
+        )
+    database.close()
+    fails = installation.run("run", "resolve-manifests", check=False)
+    assert fails.stdout.splitlines()[-1].endswith("put off 0, set aside 1, waiting 0")
+
+    manifests = installation.asked("queue", "status")["manifests"]
+    assert (manifests["waiting"], manifests["set_aside_count"]) == (0, 1)
+    [reason] = manifests["set_aside"]
+    assert reason.startswith("registry has no tests/scope-")
+    told = installation.run("queue", "status").stdout
+    assert "manifests  0 to resolve, 1 set aside\n" in told
+    assert f"        1 {reason}\n" in told
+
+    tried = {"queued": 0, "manifests": 1, "kept": False}
+    assert installation.asked("queue", "retry", "--reason", "REGISTRY HAS NO") == tried
+    assert installation.asked("queue", "status")["manifests"]["waiting"] == 1
+    installation.run("run", "resolve-manifests", check=False)
+    assert installation.last_line("queue", "retry", "--digest", gone) == "queued anew 0, manifests 1"
+    assert installation.last_line("queue", "retry", "--all") == "queued anew 0, manifests 0"
+    installation.run("run", "resolve-manifests", check=False)
+    assert installation.asked("queue", "drop", "--reason", "registry has") == {"dropped": 0, "manifests": 1}
+    assert installation.run("queue", "drop", "--digest", gone, check=False).returncode == 1
+    assert installation.asked("queue", "status")["manifests"]["set_aside"] == {}
+
+
+def test_an_image_is_shown_for_the_platforms_of_the_configuration_or_those_asked_for(
+    tmp_path: Path, registry: Registry, scope: str
+) -> None:
+    limited = Installation(tmp_path, registry, jobs={"scan-tags": {"platforms": ["linux/arm64"]}})
+    children = [
+        push_image(registry, scope, None, [layer_bytes(1000, seed)], platform=platform).descriptor
+        for seed, platform in ((1007, "linux/amd64"), (1008, "linux/arm64"))
+    ]
+    push_index(registry, scope, "multi", children)
+    image = f"{scope}:multi"
+
+    shown = limited.asked("show", image)
+    assert (shown["platforms"], shown["platforms_left_out"]) == (["linux/arm64"], ["linux/amd64"])
+    shown = limited.asked("show", image, "--platform", "linux/amd64", "--platform", "linux/arm64")
+    assert (shown["platforms"], shown["layers_total"]) == (["linux/amd64", "linux/arm64"], 2)
+
+    limited.run("role", "grant", scope)
+    limited.run("run", "scan-tags")
+    limited.run("run", "brew")
+    assert limited.run("show", "--wait", image).stdout.splitlines()[-2:-1] == [
+        "platforms linux/arm64, left out linux/amd64"
+    ]
+    ended = limited.run("show", "--wait", "--timeout", "1", "--platform", "linux/s390x", image, check=False)
+    assert ended.returncode == 1
+    assert "no image for linux/s390x" in ended.stdout
 
 
 def test_waiting_for_an_image_ends_when_it_is_wholly_brewed(
@@ -208,5 +272,12 @@ def test_a_configuration_that_cannot_be_used_is_told_and_ends_with_2(
 def test_json_is_json_whatever_is_asked(installation: Installation, registry: Registry, scope: str) -> None:
     push_image(registry, scope, "v1", [layer_bytes(1000, 1006)])
 
-    for words in (("role", "list"), ("queue", "status"), ("show", f"{scope}:v1")):
+    for words in (
+        ("role", "list"),
+        ("queue", "status"),
+        ("queue", "retry", "--all"),
+        ("queue", "retry", "--lost"),
+        ("queue", "drop", "--all"),
+        ("show", f"{scope}:v1"),
+    ):
         assert json.loads(installation.run(*words, "--json").stdout) is not None

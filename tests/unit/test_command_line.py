@@ -11,6 +11,7 @@ import pytest
 import docker_torrents
 from core.command_line import RUNNABLE, _parser, parse_arguments
 from core.digest import Digest
+from core.platform import Platform
 from jobs.commands import COMMANDS
 
 DIGEST = "sha256:" + "0123456789abcdef" * 4
@@ -113,6 +114,8 @@ def test_debug_takes_a_word_but_not_the_command(typed: list[str], debug: bool, c
         ["show", "no-tag"],
         ["show", "sha256:short"],
         ["show", "scope:../../etc"],
+        ["show", "scope:tag", "--platform", "linux"],
+        ["show", DIGEST, "--platform", "linux/amd64"],
         ["queue", "retry"],
         ["queue", "retry", "--all", "--digest", DIGEST],
         ["queue", "retry", "--lost", "--digest", DIGEST],
@@ -136,6 +139,13 @@ def test_an_image_may_be_named_by_tag_or_digest() -> None:
         "library/ubuntu",
         Digest.parse(DIGEST),
     )
+
+
+def test_several_platforms_may_be_named() -> None:
+    typed = ["show", "library/ubuntu:22.04", "--platform", "linux/amd64", "--platform", "linux/arm/v7"]
+
+    assert parse_arguments(typed).platforms == [Platform("linux", "amd64"), Platform("linux", "arm", "v7")]
+    assert parse_arguments(typed[:2]).platforms == []
 
 
 def test_a_missing_configuration_ends_with_status_2(

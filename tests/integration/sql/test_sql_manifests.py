@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from sql.aside import drop_manifests, retry_set_aside_manifests
 from sql.manifests import (
     DueManifest,
     ManifestCounts,
@@ -13,7 +16,6 @@ from sql.manifests import (
     mark_new_seen,
     mark_seen,
     retry_manifest,
-    retry_set_aside_manifests,
     seen_manifests,
     set_aside_manifest,
 )
@@ -103,6 +105,62 @@ def test_a_manifest_set_aside_is_tried_when_asked_for_again(database: Database) 
     with transaction(database.engine) as connection:
         assert retry_set_aside_manifests(connection, database.tables, now=NOW) == 1
     assert _counts(database) == ManifestCounts(waiting=2, set_aside=0)
+
+
+@pytest.fixture
+def three_set_aside(database: Database) -> Database:
+    """A of two repositories, and B, were set aside for different reasons; C waits."""
+    _enqueue(database, ("a", A), ("b", A), ("a", B), ("a", C))
+    with transaction(database.engine) as connection:
+        for scope, digest, reason in (
+            ("a", A, "no such"),
+            ("b", A, "no such"),
+            ("a", B, "Not a manifest: 5%"),
+        ):
+            assert set_aside_manifest(connection, database.tables, scope, digest, reason=reason)
+    return database
+
+
+CHOICES = pytest.mark.parametrize(
+    ("chosen", "those"),
+    [
+        ({}, [("a", A), ("b", A), ("a", B)]),
+        ({"reason_like": "NO SUCH"}, [("a", A), ("b", A)]),
+        ({"reason_like": "5%"}, [("a", B)]),
+        ({"reason_like": "_"}, []),
+        ({"digest": A}, [("a", A), ("b", A)]),
+        ({"digest": A, "reason_like": "not"}, []),
+    ],
+)
+
+
+@CHOICES
+def test_those_set_aside_are_tried_again_by_reason_or_digest(
+    three_set_aside: Database, chosen: dict[str, str], those: list[tuple[str, str]]
+) -> None:
+    tables = three_set_aside.tables
+    with transaction(three_set_aside.engine) as connection:
+        assert retry_set_aside_manifests(connection, tables, **chosen, now=NOW + 5) == len(those)
+        assert retry_set_aside_manifests(connection, tables, **chosen, now=NOW + 5) == 0
+    assert {(one.scope, one.digest) for one in _due(three_set_aside, now=NOW + 5)} == {*those, ("a", C)}
+    assert {one.attempts for one in _due(three_set_aside, now=NOW + 5)} == {0}
+
+
+@CHOICES
+def test_those_set_aside_are_dropped_by_reason_or_digest(
+    three_set_aside: Database, chosen: dict[str, str], those: list[tuple[str, str]]
+) -> None:
+    with transaction(three_set_aside.engine) as connection:
+        assert drop_manifests(connection, three_set_aside.tables, **chosen) == len(those)
+    assert _counts(three_set_aside) == ManifestCounts(waiting=1, set_aside=3 - len(those))
+    assert _enqueue(three_set_aside, *those) == len(those)
+
+
+def test_one_that_waits_is_dropped_by_its_digest_only(three_set_aside: Database) -> None:
+    with transaction(three_set_aside.engine) as connection:
+        assert drop_manifests(connection, three_set_aside.tables) == 3
+        assert drop_manifests(connection, three_set_aside.tables, digest=C) == 1
+    assert _counts(three_set_aside) == ManifestCounts(waiting=0, set_aside=0)
 
 
 def test_resolved_manifests_are_remembered_by_scope(database: Database) -> None:

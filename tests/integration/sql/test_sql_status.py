@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
 from sql.intake import NewLayer
 from sql.layers import find_layer, find_layers, known_layers, list_scopes
+from sql.manifests import enqueue_manifests, set_aside_manifest
 from sql.status import count_waiting
 from sql.tables import Priority
-from sql.transaction import reading
+from sql.transaction import reading, transaction
 from tests.integration.sql.database import NOW, Database, digest_of, rbtorrent_id_of
 
 A, B, C, D, E, F = (digest_of(name) for name in "abcdef")
@@ -17,6 +20,7 @@ def test_an_empty_queue_says_so(database: Database) -> None:
     assert status.waiting == dict.fromkeys(Priority, 0)
     assert (status.waiting_count, status.delayed, status.oldest_waiting) == (0, 0, None)
     assert (status.locked, status.locked_count, status.set_aside) == ((), 0, {})
+    assert (status.manifests.waiting, status.manifests.set_aside) == (0, {})
     assert (status.brewed_last_hour, status.per_second, status.empty_in) == (0, 0, None)
 
 
@@ -67,6 +71,30 @@ def test_failures_of_one_kind_are_one_line(database: Database) -> None:
     status = database.status()
     assert status.set_aside == {"the layer has … bytes, not …, of sha256:…": 2, "no blob": 1}
     assert status.set_aside_count == 3
+
+
+def test_of_very_many_reasons_the_rarest_are_one(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sql.status._MOST_REASONS", 2)
+    database.enqueue(A, B, C, D, E)
+    for claim, reason in zip(database.claim(5), ["one", "two", "two", "three", "two"], strict=True):
+        database.set_aside(claim, reason=reason)
+    status = database.status()
+    assert list(status.set_aside.items()) == [("two", 3), ("one", 1), ("other reasons", 1)]
+    assert status.set_aside_count == 5
+
+
+def test_manifests_that_could_not_be_resolved_are_told_by_reason(database: Database) -> None:
+    with transaction(database.engine) as connection:
+        tables = database.tables
+        manifests = [("team/a", digest) for digest in (A, B, C, D)]
+        enqueue_manifests(connection, tables, manifests, priority=Priority.PUSHED, now=NOW)
+        for digest, reason in ((A, f"registry has no {A}"), (B, f"registry has no {B}"), (C, "not JSON")):
+            set_aside_manifest(connection, tables, "team/a", digest, reason=reason)
+    manifests_told = database.status().manifests
+    assert manifests_told.waiting == 1
+    assert list(manifests_told.set_aside.items()) == [("registry has no sha256:…", 2), ("not JSON", 1)]
+    assert manifests_told.set_aside_count == 3
+    assert database.status().set_aside == {}
 
 
 def test_the_rate_of_the_last_hour_tells_when_the_queue_is_empty(database: Database) -> None:

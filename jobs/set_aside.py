@@ -1,0 +1,68 @@
+"""What was set aside, when somebody has looked: layers and manifests, queued anew or dropped."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import Engine
+
+from core.digest import Digest
+from sql.again import brew_again, find_brewed
+from sql.aside import drop_layers, drop_manifests, retry_set_aside, retry_set_aside_manifests
+from sql.tables import Priority, Tables
+from sql.transaction import transaction
+
+
+@dataclass(frozen=True)
+class QueuedAnew:
+    """Layers and manifests that are tried again. `kept`: the layer keeps its id from an older service."""
+
+    queued: int
+    manifests: int
+    kept: bool = False
+
+    def __str__(self) -> str:
+        return f"queued anew {self.queued}, manifests {self.manifests}"
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """Layers and manifests that were forgotten."""
+
+    dropped: int
+    manifests: int
+
+    def __str__(self) -> str:
+        return f"dropped {self.dropped}, manifests {self.manifests}"
+
+
+def queue_anew(
+    engine: Engine, tables: Tables, *, reason: str | None = None, digest: Digest | None = None, now: int
+) -> QueuedAnew:
+    """Try again what was set aside: all, or what has `reason` in its own, or the layer or manifest `digest`.
+
+    A manifest is tried in each of its repositories, and a layer `digest` that is brewed is brewed again.
+    Raises DatabaseDown.
+    """
+    chosen = {"reason_like": reason, "digest": None if digest is None else str(digest)}
+    with transaction(engine) as connection:
+        queued = retry_set_aside(connection, tables, **chosen)
+        manifests = retry_set_aside_manifests(connection, tables, **chosen, now=now)
+        brewed = find_brewed(connection, tables, str(digest)) if digest is not None else None
+        if brewed is not None:
+            queued = brew_again(connection, tables, [brewed], priority=Priority.ASKED, now=now)
+    return QueuedAnew(queued, manifests, kept=brewed is not None and not brewed.here)
+
+
+def drop(
+    engine: Engine, tables: Tables, *, reason: str | None = None, digest: Digest | None = None
+) -> Dropped:
+    """Forget what was set aside, chosen as for `queue_anew`, or a layer or manifest `digest` that waits.
+
+    Raises DatabaseDown.
+    """
+    chosen = {"reason_like": reason, "digest": None if digest is None else str(digest)}
+    with transaction(engine) as connection:
+        return Dropped(
+            drop_layers(connection, tables, **chosen), drop_manifests(connection, tables, **chosen)
+        )
