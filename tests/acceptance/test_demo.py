@@ -1,0 +1,76 @@
+"""`make demo`, as somebody who tries it sees it."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+import psutil
+
+from tests.servers.process import child_environment, require
+from tests.servers.waiting import comes_true
+
+ROOT = Path(__file__).parents[2]
+ID = r"rbtorrent:[0-9a-f]{40}"
+
+
+def marked(mark: str) -> list[str]:
+    """The processes that have this in their environment, as whoever was started by one that has it."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("DEMO_MARK") == mark:
+                found.append(f"{process.pid} {process.name()}")
+        except psutil.Error:
+            continue
+    return found
+
+
+def test_the_demo_shows_the_whole_way_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    for binary, package in (("docker-registry", "docker-registry"), ("aria2c", "aria2")):
+        require(binary, package)
+    mark = uuid.uuid4().hex
+    ended = subprocess.run(
+        [sys.executable, "-m", "demo"],
+        cwd=ROOT,
+        env=child_environment({"DEMO_MARK": mark, "TMPDIR": str(tmp_path)}),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    said = ended.stdout
+    first, second = said.split("\n== 2. ")
+    assert "checked 4, failed 0" in first
+    assert re.search(r"^queued 3 layers", first, re.MULTILINE)
+    assert "brewed 3, failed 0, waiting 0" in first
+    table = re.findall(rf"^sha256:[0-9a-f]{{12}}… +\d+ +\d+  ({ID}) +\d+$", first, re.MULTILINE)
+    shown = re.findall(rf"^sha256:[0-9a-f]{{64}} +\d+  ({ID})$", first, re.MULTILINE)
+    assert len(table) == 3
+    assert set(table) == set(shown)
+    assert re.search(r"brewed 3 of 3 layers, (\d+) of \1 bytes \(100.0 %\)$", first, re.MULTILINE)
+
+    manifest = json.loads(second[second.index("\n{") : second.index("\n}") + 2])
+    assert len(manifest["layers"]) == 3
+    assert all(re.fullmatch(ID, layer["rbtorrent_id"]) for layer in manifest["layers"])
+    for part in (first, second):
+        assert len(re.findall(r"^-- \d+ bytes came, and their SHA-256 is", part, re.MULTILINE)) == 1
+    assert said.splitlines()[-1] == "-- done, nothing is left running"
+
+    # What was killed may take a moment to be gone.
+    assert comes_true(lambda: not marked(mark)), marked(mark)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_process_of_the_demo_would_be_found() -> None:
+    mark = uuid.uuid4().hex
+    with subprocess.Popen(["sleep", "100"], env={"DEMO_MARK": mark, "PATH": "/usr/bin:/bin"}) as left:
+        assert marked(mark) == [f"{left.pid} sleep"]
+        left.kill()
