@@ -237,7 +237,7 @@ def test_a_throttled_layer_is_read_over_several_connections_at_once(place: Place
 
     assert read_resumed(place.source, layer, connections=6, window=6 * 128 * 1024) == CONTENT
     assert proxy_of(place).most_at_once >= 6
-    assert no_thread_is_left()
+    assert comes_true(no_thread_is_left)
 
 
 @over_a_connection
@@ -248,7 +248,7 @@ def test_ranges_read_side_by_side_are_resumed_each(place: Place) -> None:
 
     assert read_resumed(place.source, layer, connections=4, window=1 << 20) == CONTENT
     assert proxy_of(place).broken == 6
-    assert no_thread_is_left()
+    assert comes_true(no_thread_is_left)
 
 
 @over_a_connection
