@@ -11,14 +11,13 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from waitress import wasyncore
 from waitress.channel import HTTPChannel
 from waitress.server import BaseWSGIServer, create_server
 
-from web.read_ahead import LOOKAHEAD, ReadAheadChannel
 from web.threads import Threads
 
 if TYPE_CHECKING:
@@ -77,7 +76,6 @@ class WebServer:
             # poll(2): select(2) ends at 1024 connections.
             asyncore_use_poll=True,
             connection_limit=10_000,
-            channel_request_lookahead=LOOKAHEAD,
             channel_timeout=patience,
             # A body that breaks off with an OSError ends its connection: no traceback, no path, in the log.
             log_socket_errors=False,
@@ -89,8 +87,6 @@ class WebServer:
             max_request_header_size=LARGEST_HEAD_BYTES,
             max_request_body_size=LARGEST_BODY_BYTES,
         )
-        for listener in self._listeners():
-            listener.channel_class = ReadAheadChannel
         self._patience = patience
         self._finished = False
         self._stopping = threading.Event()
@@ -169,7 +165,7 @@ class WebServer:
     def _busy(self) -> bool:
         return any(channel.requests or channel.total_outbufs_len for channel in self._of(HTTPChannel))
 
-    def _listeners(self) -> list[Any]:
+    def _listeners(self) -> Iterable[BaseWSGIServer]:
         return self._of(BaseWSGIServer)
 
     def _of(self, kind: type[Any]) -> list[Any]:
