@@ -11,13 +11,14 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from waitress import wasyncore
 from waitress.channel import HTTPChannel
 from waitress.server import BaseWSGIServer, create_server
 
+from web.lingering import LingeringChannel
 from web.threads import Threads
 
 if TYPE_CHECKING:
@@ -87,6 +88,8 @@ class WebServer:
             max_request_header_size=LARGEST_HEAD_BYTES,
             max_request_body_size=LARGEST_BODY_BYTES,
         )
+        for listener in self._listeners():
+            listener.channel_class = LingeringChannel
         self._patience = patience
         self._finished = False
         self._stopping = threading.Event()
@@ -103,6 +106,7 @@ class WebServer:
         """
         if not self._stopping.is_set():
             self._give_up = time.monotonic() + grace
+            self._server.task_dispatcher.hurry()
             self._stopping.set()
             self._wake()
         self._ended.wait()
@@ -165,7 +169,7 @@ class WebServer:
     def _busy(self) -> bool:
         return any(channel.requests or channel.total_outbufs_len for channel in self._of(HTTPChannel))
 
-    def _listeners(self) -> Iterable[BaseWSGIServer]:
+    def _listeners(self) -> list[Any]:
         return self._of(BaseWSGIServer)
 
     def _of(self, kind: type[Any]) -> list[Any]:

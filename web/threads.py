@@ -36,6 +36,7 @@ class Threads:
         self._waiting: deque[Task] = deque()
         self._running = 0
         self._ending = False
+        self._hurried = False
 
     def add_task(self, task: Task) -> None:
         """Have the task done, at once if a thread is free or may be started."""
@@ -49,6 +50,14 @@ class Threads:
             self._running += 1
             number = self._running
         threading.Thread(target=self._work, args=(task,), name=f"web-{number}", daemon=True).start()
+
+    def may_linger(self) -> bool:
+        """Whether a thread may wait for more of the connection that it has: nothing else is to be done."""
+        return not (self._waiting or self._hurried)
+
+    def hurry(self) -> None:
+        """From now on no thread lingers."""
+        self._hurried = True
 
     def set_thread_count(self, count: int) -> None:
         """Part of what waitress asks of a dispatcher: the limit was said before."""

@@ -1,0 +1,77 @@
+"""Connections whose thread stays a moment after its answer, as the next request often follows at once.
+
+In waitress each request goes over the server's loop: it polls all connections, reads, wakes a thread, and is
+woken by it. Whoever asks again within LINGER_SECONDS is read and served by the thread that is there.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+from contextlib import suppress
+from typing import Any
+
+from waitress.channel import HTTPChannel
+
+LINGER_SECONDS = 0.005
+"""As long as a client on the same network takes to ask for the next thing it knows of."""
+
+
+class LingeringChannel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
+    """A connection of a server whose threads are web.threads.Threads."""
+
+    def __init__(self, server: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(_Server(server, self), *args, **kwargs)
+        self.lingering = False
+        """A thread has the connection: the loop does not read from it, or take note of what is read."""
+
+    def readable(self) -> bool:
+        """Asked by the loop before each poll."""
+        return not self.lingering and bool(super().readable())
+
+    def service(self) -> None:
+        """Serve the request that has come, and those that follow at once."""
+        self.lingering = True
+        try:
+            super().service()
+            while self.requests or self._read_next():
+                super().service()
+        finally:
+            self.lingering = False
+            if self.connected:
+                self.server.pull_trigger()
+
+    def _read_next(self) -> bool:
+        """Whether a whole request has been read. What only the loop can do is left to it."""
+        if not self.connected or self.writable() or not self.server.task_dispatcher.may_linger():
+            return False
+        # ValueError: the loop has closed it meanwhile.
+        with suppress(OSError, ValueError):
+            poll = select.poll()
+            poll.register(self.socket, select.POLLIN)
+            if poll.poll(LINGER_SECONDS * 1000) and self.socket.recv(1, socket.MSG_PEEK):
+                self.handle_read()
+        return bool(self.requests)
+
+
+class _Server:
+    """The server as one connection sees it: not to be woken, nor given requests, while a thread lingers."""
+
+    def __init__(self, server: Any, channel: LingeringChannel) -> None:
+        self._server = server
+        self._channel = channel
+        # Looked up for each request.
+        self.adj = server.adj
+        self.application = server.application
+        self.task_dispatcher = server.task_dispatcher
+
+    def add_task(self, channel: LingeringChannel) -> None:
+        if not channel.lingering:
+            self._server.add_task(channel)
+
+    def pull_trigger(self) -> None:
+        if not self._channel.lingering or self._channel.writable():
+            self._server.pull_trigger()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._server, name)
