@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from _thread import start_new_thread
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,7 +17,8 @@ def told_to_stop(stop: threading.Event) -> Iterator[None]:
     """
 
     def set_it(number: int, _: object) -> None:
-        stop.set()
+        # Not here: the signal may have come while this thread holds the event's own lock, to wait for it.
+        start_new_thread(stop.set, ())
         if number == signal.SIGINT:
             signal.signal(number, signal.SIG_DFL)
 

@@ -6,7 +6,7 @@ import signal
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,8 +40,14 @@ class Daemon:
             number: int = found.fetchone()[0]
             return number
 
-    def process(self) -> ServerProcess:
-        return self.slow.process(name="daemon")
+    @contextmanager
+    def running(self) -> Iterator[ServerProcess]:
+        process = self.slow.process(name="daemon")
+        process.start()
+        try:
+            yield process
+        finally:
+            process.stop()
 
     @property
     def log(self) -> str:
@@ -67,14 +73,12 @@ def daemon(tmp_path: Path, registry: Registry, scope: str) -> Iterator[Daemon]:
 
 
 def test_a_daemon_that_is_brewing_gives_its_layers_back(daemon: Daemon) -> None:
-    process = daemon.process()
-    process.start()
-    assert comes_true(lambda: daemon.locked() == LAYERS)
+    with daemon.running() as process:
+        assert comes_true(lambda: daemon.locked() == LAYERS)
 
-    process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGTERM)
 
-    assert process.exit_status() == 0
-    process.stop()
+        assert process.exit_status() == 0
     assert daemon.locked() == 0
     assert f"did=brewed 0, failed 0, given back {LAYERS}, waiting {LAYERS}" in daemon.log
     assert daemon.usual.last_line("run", "brew") == f"brewed {LAYERS}, failed 0, waiting 0"
@@ -82,26 +86,22 @@ def test_a_daemon_that_is_brewing_gives_its_layers_back(daemon: Daemon) -> None:
 
 @pytest.mark.parametrize("said", ["job scheduled", "every notification is refused", "serving at"])
 def test_a_daemon_that_is_starting_ends_with_0(daemon: Daemon, said: str) -> None:
-    process = daemon.process()
-    process.start()
-    assert comes_true(lambda: said in daemon.log)
+    with daemon.running() as process:
+        assert comes_true(lambda: said in daemon.log)
 
-    process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGTERM)
 
-    assert process.exit_status() == 0
-    process.stop()
+        assert process.exit_status() == 0
     assert daemon.locked() == 0
 
 
 def test_a_daemon_leaves_nothing_locked_whenever_it_is_told(daemon: Daemon) -> None:
     for tenths in range(0, 20, 2):
-        process = daemon.process()
-        process.start()
-        time.sleep(tenths / 10)
+        with daemon.running() as process:
+            time.sleep(tenths / 10)
 
-        process.send_signal(signal.SIGTERM)
+            process.send_signal(signal.SIGTERM)
 
-        # Before it is set up the signal ends it as any program.
-        assert process.exit_status() in (0, -signal.SIGTERM)
-        process.stop()
+            # Before it is set up the signal ends it as any program.
+            assert process.exit_status() in (0, -signal.SIGTERM)
         assert daemon.locked() == 0

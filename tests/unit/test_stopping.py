@@ -48,6 +48,15 @@ def test_within_the_block_the_event_is_set_and_behind_it_all_is_as_before(number
         send(number)
 
 
+def test_a_signal_may_come_while_the_event_is_being_waited_for() -> None:
+    stop = threading.Event()
+    with told_to_stop(stop):
+        # What `wait` does, too, for as long as it takes to see whether there is anything to wait for.
+        with stop._cond:
+            send(signal.SIGTERM)
+        assert stop.wait(10)
+
+
 def test_sigterm_may_come_again_and_only_a_second_sigint_ends_the_process() -> None:
     with told_to_stop(threading.Event()):
         send(signal.SIGTERM)
@@ -76,7 +85,7 @@ def test_told_to_stop_while_it_starts_it_ends_as_it_would_later(
 
     monkeypatch.setattr(docker_torrents, "Scheduler", Told)
     monkeypatch.setattr(
-        docker_torrents, "serve", lambda build, host, port, stop, workers: 0 if stop.is_set() else 1
+        docker_torrents, "serve", lambda build, host, port, stop, workers: 0 if stop.wait(10) else 1
     )
     config = Config.model_validate(
         {"docker_registry": {"host": "registry"}, "application": {"state_dir": tmp_path}}
