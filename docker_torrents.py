@@ -31,7 +31,7 @@ from core.registry import RegistryClient
 from core.s3_bucket import open_bucket
 from core.secret_file import own_secret
 from core.sources.source import LayerSource
-from core.stopping import told_to_stop
+from core.stopping import told_to_stop, wait_until
 from core.stores.directory import DirectoryStore
 from core.stores.s3 import S3Store
 from core.stores.store import MetainfoStore
@@ -230,7 +230,7 @@ def serve_web(parts: Parts, workers: int = 1) -> int:
 
 def start_scheduler(parts: Parts, arguments: argparse.Namespace) -> int:
     with told_to_stop(parts.stop), scheduled(parts):
-        parts.stop.wait()
+        wait_until(parts.stop)
     return DONE
 
 

@@ -8,6 +8,18 @@ from _thread import start_new_thread
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+_NOTICED_SECONDS = 1.0
+
+
+def wait_until(stop: threading.Event) -> None:
+    """Returns when `stop` is set.
+
+    A signal that comes in the moment in which the main thread falls asleep is not looked at before it wakes
+    (CPython's signal module, "Execution of Python signal handlers"): so it wakes every second.
+    """
+    while not stop.wait(_NOTICED_SECONDS):
+        pass
+
 
 @contextmanager
 def told_to_stop(stop: threading.Event) -> Iterator[None]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Protocol
 
+from core.stopping import wait_until
 from web.listen import listen
 from web.server import GRACE_SECONDS, THREADS, WebServer
 
@@ -72,7 +73,7 @@ def _serve_here(
     gc.freeze()
     server = WebServer(app, listening, threads=threads)
     try:
-        stop.wait()
+        wait_until(stop)
     finally:
         server.stop(grace)
         app.close()
