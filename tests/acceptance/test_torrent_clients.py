@@ -80,7 +80,9 @@ class Shop:
             web.stop()
 
     def is_whole(self, file: Path) -> bool:
-        """Whether this file is the layer."""
+        """Whether this file is the layer; not yet, if it is not there."""
+        if not file.exists():
+            return False
         with file.open("rb") as content:
             return hashlib.file_digest(content, "sha256").hexdigest() == self.hex
 
@@ -124,14 +126,15 @@ def by_transmission(torrent: bytes, shop: Shop, folder: Path) -> bool:
     with start_transmission(folder / "transmission") as client:
         number = client.add(torrent)
         assert comes_true(lambda: client.done(number), timeout=PATIENCE), client.state(number)
-        return shop.is_whole(client.folder / shop.hex)
+        # What it has, it may still be writing.
+        return comes_true(lambda: shop.is_whole(client.folder / shop.hex))
 
 
 def by_libtorrent(torrent: bytes, shop: Shop, folder: Path) -> bool:
     with start_libtorrent(folder / "libtorrent") as client:
         handle = client.add(torrent)
         assert comes_true(lambda: done(handle), timeout=PATIENCE), client.messages()
-        return shop.is_whole(client.folder / shop.hex)
+        return comes_true(lambda: shop.is_whole(client.folder / shop.hex))
 
 
 Download = Callable[[bytes, Shop, Path], bool]
@@ -231,7 +234,7 @@ def test_from_libtorrent_to_transmission_through_the_tracker(
         # Transmission never connects to 127.0.0.1. So it comes first, and its peer finds it at the tracker.
         seeder.add(torrent)
         assert comes_true(lambda: leecher.done(number), timeout=PATIENCE), seeder.messages()
-        assert shop.is_whole(leecher.folder / shop.hex)
+        assert comes_true(lambda: shop.is_whole(leecher.folder / shop.hex))
 
 
 def test_a_tracker_that_does_not_know_the_torrent_leads_to_nobody(
