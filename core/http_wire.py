@@ -170,6 +170,7 @@ class Exchange:
             raise
         self._connections = connections
         self._connection = connection
+        self._ended = False
         self.status = self._response.status
 
     @property
@@ -187,11 +188,17 @@ class Exchange:
 
     def interrupt(self) -> None:
         """Wake whoever reads, in another thread. Raises OSError or ValueError where nobody can be reading."""
-        if self._connection.sock is not None:
+        if not self._ended and self._connection.sock is not None:
             self._connection.sock.shutdown(socket.SHUT_RD)
 
     def end(self) -> None:
-        """Free the connection: for the next request if nothing is left on it, else by closing it."""
+        """Free the connection: for the next request if nothing is left on it, else by closing it.
+
+        Once: by a second time the connection may be another's.
+        """
+        if self._ended:
+            return
+        self._ended = True
         again = self.at_end and not self._response.will_close
         self._response.close()
         if again:

@@ -48,6 +48,12 @@ def read_all(stream: HttpStream, size: int = 1 << 20) -> bytes:
     return bytes(body)
 
 
+def own_ports(registry: Registry) -> set[int]:
+    """Of this process's connections to `registry`."""
+    opened = psutil.Process().net_connections("tcp")
+    return {one.laddr.port for one in opened if one.raddr and one.raddr.port == registry.port}
+
+
 @pytest.mark.parametrize("size", [1 << 20, 65_536, 1000])
 def test_a_body_is_read_into_a_buffer_of_any_size(server: HttpServer, client: HttpClient, size: int) -> None:
     server.on("/", bad_http.replying(200, BODY))
@@ -157,13 +163,20 @@ def test_closing_wakes_a_reader_in_another_thread(server: HttpServer, headers: d
         closing.join()
 
 
-def test_a_connection_is_used_again_whatever_was_answered(registry: Registry) -> None:
-    def own_ports() -> set[int]:
-        opened = psutil.Process().net_connections("tcp")
-        return {one.laddr.port for one in opened if one.raddr and one.raddr.port == registry.port}
+def test_a_connection_that_was_freed_twice_serves_one_request_at_a_time(registry: Registry) -> None:
+    before = own_ports(registry)
+    with HttpClient(1, 20) as client:
+        with client.open("GET", f"{registry.url}/v2/") as stream:
+            read_all(stream)
+            stream.close()
+        with client.open("GET", f"{registry.url}/v2/") as one, client.open("GET", f"{registry.url}/v2/") as other:
+            assert len(own_ports(registry) - before) == 2
+            assert read_all(one) == read_all(other)
 
+
+def test_a_connection_is_used_again_whatever_was_answered(registry: Registry) -> None:
     seen: set[int] = set()
-    before = own_ports()
+    before = own_ports(registry)
     with HttpClient(1, 20, pool_size=1) as client:
         for method, path in [
             ("GET", "/v2/"),
@@ -175,7 +188,7 @@ def test_a_connection_is_used_again_whatever_was_answered(registry: Registry) ->
             client.open(method, registry.url + path).discard()
             with client.open(method, registry.url + path) as stream:
                 read_all(stream)
-            seen |= own_ports() - before
+            seen |= own_ports(registry) - before
     assert len(seen) == 1
 
 
