@@ -169,7 +169,10 @@ def test_a_connection_that_was_freed_twice_serves_one_request_at_a_time(registry
         with client.open("GET", f"{registry.url}/v2/") as stream:
             read_all(stream)
             stream.close()
-        with client.open("GET", f"{registry.url}/v2/") as one, client.open("GET", f"{registry.url}/v2/") as other:
+        with (
+            client.open("GET", f"{registry.url}/v2/") as one,
+            client.open("GET", f"{registry.url}/v2/") as other,
+        ):
             assert len(own_ports(registry) - before) == 2
             assert read_all(one) == read_all(other)
 
