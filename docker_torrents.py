@@ -20,14 +20,14 @@ from core.access.access import Access
 from core.access.blackbox import BlackboxAccess
 from core.access.chosen import choose_access
 from core.command_line import parse_arguments
-from core.config import Config
-from core.config_checks import Checks
-from core.config_file import load_config
+from core.config.checks import Checks
+from core.config.config import Config
+from core.config.file import load_config
 from core.errors import ConfigInvalid, DockerTorrentsError
-from core.http import HttpClient
+from core.http.client import HttpClient
 from core.layer_places import LayerPlaces
 from core.log_lines import set_up_logging
-from core.registry import RegistryClient
+from core.registry.client import RegistryClient
 from core.s3_bucket import open_bucket
 from core.secret_file import own_secret
 from core.sources.source import LayerSource

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 
 from bench.load import Load, flood, processor_seconds, steady
 from bench.report import Target, report
-from core.manifest_types import DOCKER_MANIFEST
+from core.manifests.media_types import DOCKER_MANIFEST
 from tests.installation import Installation
 from tests.servers.layers import layer_bytes
 from tests.servers.process import ServerProcess, free_port, listening

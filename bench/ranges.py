@@ -18,13 +18,13 @@ from pathlib import Path
 from matplotlib.axes import Axes
 
 from bench.report import SCRATCH, Target, report
-from core.config import DockerRegistry
+from core.config.config import DockerRegistry
 from core.digest import Digest
 from core.hashing import hash_layer
-from core.http import HttpClient
+from core.http.client import HttpClient
 from core.layer import LayerRef
 from core.piece_length import piece_length
-from core.registry import RegistryClient
+from core.registry.client import RegistryClient
 from core.sources.layer_reader import open_layer
 from core.sources.registry import RegistrySource
 from tests.servers.cutting_proxy import start_throttling_process

@@ -20,11 +20,11 @@ import requests
 from matplotlib.axes import Axes
 
 from bench.report import report
-from core.config import DockerRegistry
+from core.config.config import DockerRegistry
 from core.digest import Digest
-from core.http import HttpClient
-from core.manifest_types import DOCKER_MANIFEST
-from core.registry import FetchedManifest, RegistryClient
+from core.http.client import HttpClient
+from core.manifests.media_types import DOCKER_MANIFEST
+from core.registry.client import FetchedManifest, RegistryClient
 from jobs.repository_scan import Scan
 from jobs.scan_tags import scan_tags
 from sql.engine import create_engine_for

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from core.config_file import load_config
+from core.config.file import load_config
 from core.log_lines import set_up_logging
 from docker_torrents import Parts
 from web.app import build_app

@@ -14,9 +14,9 @@ import requests
 from matplotlib.axes import Axes
 
 from bench.report import Target, report
-from core.config import DockerRegistry
-from core.http import HttpClient
-from core.registry import RegistryClient
+from core.config.config import DockerRegistry
+from core.http.client import HttpClient
+from core.registry.client import RegistryClient
 from core.sources.registry import RegistrySource
 from core.stores.directory import DirectoryStore
 from jobs.brew import Brewery, brew

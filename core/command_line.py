@@ -9,8 +9,8 @@ from typing import TypeVar
 
 from core.digest import Digest
 from core.errors import InvalidName
+from core.manifests.platform import Platform
 from core.names import parse_pattern, parse_scope, parse_tag
-from core.platform import Platform
 
 Named = TypeVar("Named")
 

@@ -3,7 +3,7 @@
 DockerTorrentsError
 ├── ConfigInvalid            the operator has to mend the configuration
 ├── InvalidName              a scope, tag, digest or reference that is none
-├── HttpError                an HTTP exchange failed (core/http_errors.py); who asked turns it into
+├── HttpError                an HTTP exchange failed (core/http/errors.py); who asked turns it into
 │                            one of those below
 ├── LayerError               a layer could not be brewed
 │   ├── SetAside             trying again cannot help until somebody looks

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from core.digest import Digest
 from core.errors import EventsMalformed, InvalidName
-from core.manifest_types import ALL_MANIFESTS, IMAGES, IN_TOTO
+from core.manifests.media_types import ALL_MANIFESTS, IMAGES, IN_TOTO
 from core.names import parse_scope
 
 _MAX_SIZE = 2**63 - 1

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Literal
 
-from core.config import Config
+from core.config.config import Config
 from core.errors import ConfigInvalid
-from core.http import HttpClient
+from core.http.client import HttpClient
 from core.presence.presence import Lookout
 from core.presence.registry import RegistryLookout
 from core.presence.storage import StorageLookout
-from core.registry import RegistryClient
+from core.registry.client import RegistryClient
 from core.s3_bucket import READ_SECONDS, open_bucket
 from core.sources.directory import DirectorySource
 from core.sources.mds import FindFile, MdsSource

@@ -15,5 +15,5 @@ def set_up_logging(debug: bool) -> None:
         datefmt="%Y-%m-%dT%H:%M:%S",
     )
     for chatty in ("botocore", "boto3", "s3transfer"):
-        # At DEBUG they log headers and URLs, and with them signatures (urllib3: core/http.py).
+        # At DEBUG they log headers and URLs, and with them signatures (urllib3: core/http/client.py).
         logging.getLogger(chatty).setLevel(logging.WARNING)

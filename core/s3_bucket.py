@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from core.config import S3
+from core.config.config import S3
 from core.s3 import Bucket, s3_client
 
 CONNECT_SECONDS, READ_SECONDS = 5.0, 60.0

@@ -11,11 +11,11 @@ from itertools import islice
 
 from sqlalchemy import Engine
 
-from core.blob_kind import HEAD_BYTES, looks_like_layer
 from core.errors import LayerError, LayerMissing
 from core.layer import LayerRef
 from core.pace import Pace
 from core.sources.source import LayerSource
+from core.storages.blob_kind import HEAD_BYTES, looks_like_layer
 from core.storages.layout import MANIFESTS, StorageLayout, position_of
 from core.storages.storage import Storage, StoredFile
 from jobs.progress import Progress

@@ -14,13 +14,13 @@ from typing import TypeVar
 
 from sqlalchemy import Engine
 
-from core.config import Config
+from core.config.config import Config
 from core.digest import Digest
 from core.errors import RegistryTimeout, RegistryUnavailable
 from core.layer_places import LayerPlaces
+from core.manifests.platform import Platform
 from core.pace import Pace
-from core.platform import Platform
-from core.registry import RegistryClient
+from core.registry.client import RegistryClient
 from core.stores.store import MetainfoStore
 from jobs.backfill_legacy import Takeover, backfill_legacy
 from jobs.backfill_storage import StorageScan, backfill_storage

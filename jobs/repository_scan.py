@@ -13,10 +13,10 @@ from sqlalchemy import Engine
 
 from core.digest import Digest
 from core.errors import InvalidName, NotInRegistry, RegistryError, RegistryTimeout, RegistryUnavailable
-from core.image_tree import ReadManifest, read_tree
-from core.manifest import LayerDescriptor
-from core.platform import Platform
-from core.registry import RegistryClient
+from core.manifests.manifest import LayerDescriptor
+from core.manifests.platform import Platform
+from core.registry.client import RegistryClient
+from core.registry.image_tree import ReadManifest, read_tree
 from jobs.progress import Progress
 from sql.intake import NewLayer, enqueue_layers
 from sql.layers import known_layers

@@ -19,8 +19,8 @@ from core.errors import (
     RegistryTimeout,
     RegistryUnavailable,
 )
-from core.image_tree import ReadManifest, read_tree
-from core.registry import RegistryClient
+from core.registry.client import RegistryClient
+from core.registry.image_tree import ReadManifest, read_tree
 from sql.intake import NewLayer, enqueue_layers
 from sql.manifests import (
     DueManifest,

@@ -11,13 +11,13 @@ from typing import Protocol
 
 from sqlalchemy import Engine
 
-from core.config import Config
-from core.config_jobs import SECONDS
+from core.config.config import Config
+from core.config.jobs import SECONDS
 from core.errors import ConfigInvalid
 from core.layer_places import LayerPlaces
+from core.manifests.platform import Platform
 from core.pace import Pace
-from core.platform import Platform
-from core.registry import RegistryClient
+from core.registry.client import RegistryClient
 from core.stores.store import MetainfoStore
 from jobs.brew import Brewery, brew
 from jobs.prune import Pruning, prune

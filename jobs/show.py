@@ -9,10 +9,10 @@ from datetime import UTC, datetime
 from sqlalchemy import Engine
 
 from core.digest import Digest
-from core.image_tree import read_tree
-from core.manifest import LayerDescriptor
-from core.platform import Platform
-from core.registry import RegistryClient
+from core.manifests.manifest import LayerDescriptor
+from core.manifests.platform import Platform
+from core.registry.client import RegistryClient
+from core.registry.image_tree import read_tree
 from sql.layers import LayerRecord, find_layer, find_layers
 from sql.tables import Tables
 from sql.transaction import reading

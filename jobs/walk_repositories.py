@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from core.errors import RegistryError, RegistryTimeout, RegistryUnavailable
 from core.names import is_glob, matches
-from core.registry import RegistryClient
+from core.registry.client import RegistryClient
 from jobs.progress import Progress
 from jobs.repository_scan import RepositoryScan, Scan, ScanSummary
 

@@ -12,11 +12,11 @@ from typing import Any, Protocol
 
 import sqlalchemy as sa
 
-from core.config import DockerRegistry
+from core.config.config import DockerRegistry
 from core.digest import Digest
-from core.http import HttpClient
+from core.http.client import HttpClient
 from core.layer import LayerRef
-from core.registry import RegistryClient
+from core.registry.client import RegistryClient
 from core.s3 import Bucket, s3_client
 from core.sources.directory import DirectorySource
 from core.sources.mds import MdsSource

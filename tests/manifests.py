@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from core.manifest_types import OCI_INDEX, OCI_MANIFEST
+from core.manifests.media_types import OCI_INDEX, OCI_MANIFEST
 
 DIGESTS = [f"sha256:{hashlib.sha256(bytes([number])).hexdigest()}" for number in range(8)]
 LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar+gzip"

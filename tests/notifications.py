@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from core.manifest_types import DOCKER_MANIFEST, OCI_INDEX
+from core.manifests.media_types import DOCKER_MANIFEST, OCI_INDEX
 
 FIXTURES = Path(__file__).parent / "fixtures"
 EXAMPLE = FIXTURES / "event.json"

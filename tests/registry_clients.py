@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from core.config import DockerRegistry
-from core.http import HttpClient
-from core.registry import RegistryClient
-from core.registry_blob import BlobStream
+from core.config.config import DockerRegistry
+from core.http.client import HttpClient
+from core.registry.blob import BlobStream
+from core.registry.client import RegistryClient
 
 
 @contextmanager

@@ -7,9 +7,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from core.config import DockerRegistry
-from core.http import HttpClient
-from core.registry import RegistryClient
+from core.config.config import DockerRegistry
+from core.http.client import HttpClient
+from core.registry.client import RegistryClient
 from jobs.resolve_manifests import ResolveSummary, resolve_manifests
 from sql.manifests import enqueue_manifests, seen_manifests
 from sql.tables import Priority, Tables

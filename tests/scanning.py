@@ -10,10 +10,10 @@ from contextlib import contextmanager
 
 import sqlalchemy as sa
 
-from core.config import DockerRegistry
-from core.http import HttpClient
-from core.manifest_types import DOCKER_MANIFEST
-from core.registry import RegistryClient
+from core.config.config import DockerRegistry
+from core.http.client import HttpClient
+from core.manifests.media_types import DOCKER_MANIFEST
+from core.registry.client import RegistryClient
 from jobs.repository_scan import Scan
 from sql.engine import create_engine_for
 from sql.roles import grant_role

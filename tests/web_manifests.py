@@ -11,7 +11,7 @@ from typing import Any
 import requests
 import sqlalchemy as sa
 
-from core.manifest_types import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
+from core.manifests.media_types import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
 from sql.transaction import transaction
 from tests.servers.layers import layer_bytes
 from tests.servers.push import Descriptor, PushedImage, push_image

@@ -11,10 +11,10 @@ import bottle
 import sqlalchemy as sa
 
 from core.access.access import AccessDenied
-from core.config import Config
+from core.config.config import Config
 from core.digest import Digest
-from core.http import HttpClient
-from core.registry import RegistryClient
+from core.http.client import HttpClient
+from core.registry.client import RegistryClient
 from core.sources.source import LayerSource
 from core.stores.directory import DirectoryStore
 from core.stores.store import MetainfoStore

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from core.digest import Digest
 from core.errors import InvalidName
-from core.manifest_types import INDEXES
+from core.manifests.media_types import INDEXES
+from core.manifests.platform import Platform
 from core.names import parse_reference, parse_scope
-from core.platform import Platform
 
 _MIDDLE = "/manifests/"
 _YES_OR_NO = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}

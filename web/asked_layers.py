@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import sqlalchemy as sa
 
-from core.manifest import LayerDescriptor
+from core.manifests.manifest import LayerDescriptor
 from sql.errors import DatabaseDown
 from sql.intake import NewLayer, enqueue_layers
 from sql.tables import Priority, Tables

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from core.augment import augment
 from core.digest import Digest
-from core.manifest import Image, Index, Other, digest_of, parse_manifest
+from core.manifests.augment import augment
+from core.manifests.manifest import Image, Index, Other, digest_of, parse_manifest
 
 MOST_KEPT = 512
 LARGEST_KEPT_BYTES = 32 * 1024

@@ -6,14 +6,14 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from core.augment import pick
 from core.digest import Digest
 from core.errors import ManifestInvalid, RegistryNonsense
-from core.http import HttpAnswer
-from core.image_tree import MAX_DEPTH
-from core.manifest import Index, Other, digest_of
-from core.platform import Platform
-from core.registry import RegistryClient
+from core.http.client import HttpAnswer
+from core.manifests.augment import pick
+from core.manifests.manifest import Index, Other, digest_of
+from core.manifests.platform import Platform
+from core.registry.client import RegistryClient
+from core.registry.image_tree import MAX_DEPTH
 from web.augmented import ReadImage, read_manifest
 
 MOST_ASKED = 8

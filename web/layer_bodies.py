@@ -6,8 +6,8 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 
-from core.byte_range import Span
 from core.errors import LayerError, SourceCut
+from core.http.byte_range import Span
 from core.layer import LayerRef
 from core.sources.directory import FileReader
 from core.sources.source import BlobReader

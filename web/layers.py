@@ -9,10 +9,10 @@ from functools import lru_cache
 
 import bottle
 
-from core.byte_range import Span, etag_matches, range_holds, requested_span
 from core.capability import verify
 from core.digest import Digest
 from core.errors import CapabilityInvalid, InvalidName, LayerError, LayerMissing, SourceTimeout
+from core.http.byte_range import Span, etag_matches, range_holds, requested_span
 from core.layer import LayerRef
 from core.sources.directory import DirectorySource, FileReader
 from core.sources.source import LayerSource

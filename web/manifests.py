@@ -6,9 +6,9 @@ import logging
 
 import bottle
 
-from core.augment import brewable
 from core.digest import Digest
-from core.registry import RegistryClient
+from core.manifests.augment import brewable
+from core.registry.client import RegistryClient
 from web.answers import error
 from web.asked_for import is_current, parse_path, wanted_platform, wants_ids
 from web.asked_layers import AskedLayers

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from core.access.access import Access
-from core.config import Config
-from core.registry import RegistryClient
+from core.config.config import Config
+from core.registry.client import RegistryClient
 from core.sources.source import LayerSource
 from core.stores.store import MetainfoStore
 from sql.tables import Tables

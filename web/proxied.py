@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from bottle import HTTPResponse
 
-from core.http import HttpAnswer
+from core.http.client import HttpAnswer
 
 PASSED_ON = (
     "Accept",

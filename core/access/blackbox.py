@@ -18,12 +18,12 @@ from urllib.parse import urlencode
 from core.access.access import AccessDenied
 from core.access.registry import RegistryAccess
 from core.access.verdicts import GoodVerdicts
-from core.config import Blackbox
+from core.config.config import Blackbox
 from core.digest import Digest
 from core.errors import DockerTorrentsError
-from core.http import HttpClient
-from core.http_errors import HttpError
-from core.http_url import parse_url
+from core.http.client import HttpClient
+from core.http.errors import HttpError
+from core.http.url import parse_url
 
 log = logging.getLogger(__name__)
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from core.access.access import Access
 from core.access.blackbox import BlackboxAccess
 from core.access.registry import RegistryAccess
-from core.config import Config
-from core.http import HttpClient
-from core.registry import RegistryClient
+from core.config.config import Config
+from core.http.client import HttpClient
+from core.registry.client import RegistryClient
 
 
 def choose_access(config: Config, registry: RegistryClient, clock: Callable[[], float]) -> Access:

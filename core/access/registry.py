@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from core.access.access import AccessDenied
 from core.digest import Digest
-from core.http import REDIRECTS
-from core.registry import RegistryClient
+from core.http.client import REDIRECTS
+from core.registry.client import RegistryClient
 
 _SAYINGS = {
     401: ("UNAUTHORIZED", "authentication required"),

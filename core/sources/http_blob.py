@@ -17,8 +17,8 @@ from core.errors import (
     SourceTimeout,
     SourceUnavailable,
 )
-from core.http_errors import HttpCut, HttpError, HttpTimeout
-from core.registry_blob import BlobStream
+from core.http.errors import HttpCut, HttpError, HttpTimeout
+from core.registry.blob import BlobStream
 
 
 class HttpBlobReader:

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from urllib.parse import quote
 
 from core.errors import LayerMissing, RegistryNonsense, SizeMismatch, SourceRefused, SourceUnavailable
-from core.http import HttpClient
-from core.http_errors import HttpError
-from core.http_stream import HttpStream
+from core.http.client import HttpClient
+from core.http.errors import HttpError
+from core.http.stream import HttpStream
 from core.layer import LayerRef
-from core.registry_answers import is_html
-from core.registry_blob import BlobStream, range_header
+from core.registry.answers import is_html
+from core.registry.blob import BlobStream, range_header
 from core.sources.blob_path import blob_path
 from core.sources.http_blob import HttpBlobReader, from_http_error
 from core.sources.recent import Recent

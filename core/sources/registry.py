@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from core.errors import InvalidName, LayerMissing, NotInRegistry, RegistryError, RegistryRefused
 from core.layer import LayerRef
-from core.registry import RegistryClient
+from core.registry.client import RegistryClient
 from core.sources.http_blob import HttpBlobReader, from_registry_error
 from core.sources.recent import Recent
 

@@ -8,10 +8,10 @@ import pytest
 
 from core.access.blackbox import BlackboxAccess, NoVerdict
 from core.access.registry import RegistryAccess
-from core.config import Blackbox as Settings
-from core.config import DockerRegistry
-from core.http import HttpClient
-from core.registry import RegistryClient
+from core.config.config import Blackbox as Settings
+from core.config.config import DockerRegistry
+from core.http.client import HttpClient
+from core.registry.client import RegistryClient
 from tests.servers.bad_http import hanging_up, html, replying
 from tests.servers.blackbox import Blackbox, Fault, reply_fault, start_blackbox
 from tests.servers.http_server import Answer

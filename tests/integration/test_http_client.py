@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from core.http import HttpClient
-from core.http_errors import HttpCut, HttpError, HttpNonsense, HttpUnreachable
+from core.http.client import HttpClient
+from core.http.errors import HttpCut, HttpError, HttpNonsense, HttpUnreachable
 from tests.servers import bad_http
 from tests.servers.http_server import Connection, HttpServer, Request, start_http_server
 from tests.servers.process import free_port

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from core.http import HttpClient
-from core.http_errors import HttpNonsense
+from core.http.client import HttpClient
+from core.http.errors import HttpNonsense
 from tests.servers import bad_http
 from tests.servers.http_server import HttpServer, start_http_server
 

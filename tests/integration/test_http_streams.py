@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from core.http import HttpClient
-from core.http_errors import HttpCut, HttpTimeout
-from core.http_stream import HttpStream
+from core.http.client import HttpClient
+from core.http.errors import HttpCut, HttpTimeout
+from core.http.stream import HttpStream
 from tests.servers import bad_http
 from tests.servers.http_server import Connection, HttpServer, Request, start_http_server
 from tests.servers.layers import layer_bytes

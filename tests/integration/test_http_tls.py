@@ -16,8 +16,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from core.http import HttpClient
-from core.http_errors import HttpCut, HttpUnreachable
+from core.http.client import HttpClient
+from core.http.errors import HttpCut, HttpUnreachable
 from tests.servers import bad_http
 from tests.servers.http_server import start_http_server
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from core.manifest_types import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
+from core.manifests.media_types import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
 from tests.nginx_front import nginx_front
 from tests.servers.bad_http import hanging_up, misstating_length, replying, sending
 from tests.servers.blackbox import Account, start_blackbox

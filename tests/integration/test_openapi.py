@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, settings
 from core.digest import Digest
 from core.hashing import hash_layer
 from core.layer import LayerRef
-from core.manifest_types import DOCKER_MANIFEST
+from core.manifests.media_types import DOCKER_MANIFEST
 from core.metainfo import build_metainfo
 from core.piece_length import piece_length
 from tests.memory_source import MemorySource

@@ -17,7 +17,7 @@ from core.layer import LayerRef
 from core.presence.presence import Look, Lookout
 from core.presence.registry import RegistryLookout
 from core.presence.storage import StorageLookout
-from core.registry import RegistryClient
+from core.registry.client import RegistryClient
 from core.storages.layout import StorageLayout
 from core.stores.directory import DirectoryStore
 from jobs.prune import PruneSummary, Pruning, prune

@@ -11,9 +11,9 @@ import pytest
 
 from core.digest import Digest
 from core.errors import InvalidName, NotInRegistry, RegistryNonsense, RegistryRefused, RegistryUnavailable
-from core.manifest import Image, Index, parse_manifest
-from core.manifest_types import DOCKER_LIST, DOCKER_MANIFEST, OCI_MANIFEST
-from core.registry import RegistryClient
+from core.manifests.manifest import Image, Index, parse_manifest
+from core.manifests.media_types import DOCKER_LIST, DOCKER_MANIFEST, OCI_MANIFEST
+from core.registry.client import RegistryClient
 from tests.registry_clients import client_of, read_blob
 from tests.servers.layers import layer_bytes
 from tests.servers.process import free_port

@@ -17,10 +17,10 @@ from core.errors import (
     RegistryTimeout,
     RegistryUnavailable,
 )
-from core.http_errors import HttpCut, HttpTimeout
-from core.manifest import digest_of
-from core.manifest_types import DOCKER_SCHEMA1_SIGNED, OCI_MANIFEST
-from core.registry import MANIFEST_LIMIT, RegistryClient
+from core.http.errors import HttpCut, HttpTimeout
+from core.manifests.manifest import digest_of
+from core.manifests.media_types import DOCKER_SCHEMA1_SIGNED, OCI_MANIFEST
+from core.registry.client import MANIFEST_LIMIT, RegistryClient
 from tests.registry_clients import client_of, read_blob
 from tests.servers import bad_http
 from tests.servers.http_server import Answer, HttpServer, start_http_server

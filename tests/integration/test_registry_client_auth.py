@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from core.errors import RegistryRefused
-from core.registry import RegistryClient
+from core.registry.client import RegistryClient
 from tests.registry_clients import client_of
 from tests.servers.push import Bearer, PushedImage, push_image
 from tests.servers.registry import Registry, start_registry

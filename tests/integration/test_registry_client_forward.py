@@ -9,8 +9,8 @@ import requests
 
 from core.digest import Digest
 from core.errors import RegistryError, RegistryNonsense, RegistryTimeout, RegistryUnavailable
-from core.manifest_types import OCI_MANIFEST
-from core.registry import MANIFEST_LIMIT, RegistryClient
+from core.manifests.media_types import OCI_MANIFEST
+from core.registry.client import MANIFEST_LIMIT, RegistryClient
 from tests.registry_clients import client_of
 from tests.servers import bad_http
 from tests.servers.http_server import Answer, HttpServer, start_http_server

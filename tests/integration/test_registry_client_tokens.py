@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from core.errors import RegistryError, RegistryNonsense, RegistryRefused, RegistryTimeout, RegistryUnavailable
-from core.http import HttpClient
-from core.http_url import parse_url
-from core.registry_auth import RegistryAuth
+from core.http.client import HttpClient
+from core.http.url import parse_url
+from core.registry.auth import RegistryAuth
 from tests.registry_clients import client_of
 from tests.servers import bad_http
 from tests.servers.http_server import Answer, Connection, HttpServer, Request, start_http_server

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from core.config import DockerRegistry
+from core.config.config import DockerRegistry
 from core.errors import LayerMissing, SourceRefused, SourceTimeout, SourceUnavailable
-from core.http import HttpClient
+from core.http.client import HttpClient
 from core.layer import LayerRef
-from core.registry import RegistryClient
+from core.registry.client import RegistryClient
 from core.sources.registry import RegistrySource
 from tests.layer_places import layer_of
 from tests.servers.bad_http import html, in_turn, replying, silent

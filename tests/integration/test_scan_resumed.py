@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from core.manifest_types import DOCKER_MANIFEST
+from core.manifests.media_types import DOCKER_MANIFEST
 from core.pace import Pace
 from jobs.repository_scan import Scan
 from jobs.scan_tags import scan_tags

@@ -10,8 +10,8 @@ from dataclasses import replace
 import pytest
 import requests
 
-from core.manifest_types import DOCKER_MANIFEST, OCI_INDEX
-from core.platform import Platform
+from core.manifests.media_types import DOCKER_MANIFEST, OCI_INDEX
+from core.manifests.platform import Platform
 from jobs.repository_scan import Scan
 from jobs.scan_tags import scan_tags
 from jobs.walk_repositories import scopes_matching, walk_repositories

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from core.manifest_types import OCI_INDEX
+from core.manifests.media_types import OCI_INDEX
 from sql.roles import revoke_role
 from sql.tables import Priority
 from sql.transaction import transaction

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from core.manifest_types import DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
+from core.manifests.media_types import DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
 from sql.tables import Priority
 from sql.transaction import transaction
 from tests.servers.bad_http import replying

@@ -12,8 +12,8 @@ import pytest
 
 import web.known_ids
 from core.digest import Digest
-from core.manifest import LayerDescriptor, parse_manifest
-from core.manifest_types import DOCKER_MANIFEST
+from core.manifests.manifest import LayerDescriptor, parse_manifest
+from core.manifests.media_types import DOCKER_MANIFEST
 from sql.engine import create_engine_for
 from sql.tables import Priority, build_tables
 from tests.servers.postgres import OwnPostgres, start_postgres

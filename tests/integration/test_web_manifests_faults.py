@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from core.manifest_types import DOCKER_MANIFEST, OCI_INDEX
+from core.manifests.media_types import DOCKER_MANIFEST, OCI_INDEX
 from tests.servers.bad_http import (
     dripping,
     endless,

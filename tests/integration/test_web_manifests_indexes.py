@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from core.manifest_types import OCI_INDEX
+from core.manifests.media_types import OCI_INDEX
 from tests.servers.layers import layer_bytes
 from tests.servers.push import (
     Media,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from core.manifest_types import DOCKER_MANIFEST
+from core.manifests.media_types import DOCKER_MANIFEST
 from tests.servers.bad_http import replying
 from tests.servers.http_server import HttpServer, start_http_server
 from tests.web_manifests import code_of

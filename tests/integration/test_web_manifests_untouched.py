@@ -7,7 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from core.manifest_types import DOCKER_LIST, DOCKER_MANIFEST, DOCKER_SCHEMA1_SIGNED, OCI_INDEX, OCI_MANIFEST
+from core.manifests.media_types import (
+    DOCKER_LIST,
+    DOCKER_MANIFEST,
+    DOCKER_SCHEMA1_SIGNED,
+    OCI_INDEX,
+    OCI_MANIFEST,
+)
 from tests.servers.bad_http import replying
 from tests.servers.http_server import start_http_server
 from tests.servers.registry import Registry

@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 
 from core.digest import Digest
 from core.errors import InvalidName
-from core.manifest_types import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
+from core.manifests.media_types import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
+from core.manifests.platform import Platform
 from core.names import parse_reference, parse_scope
-from core.platform import Platform
 from web.asked_for import is_current, parse_path, wanted_platform, wants_ids
 
 DIGEST = Digest("a" * 64)

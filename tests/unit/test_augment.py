@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.augment import FIELD, augment, brewable, pick
 from core.digest import Digest
 from core.errors import ManifestInvalid
-from core.manifest import Image, Index, parse_manifest
-from core.manifest_types import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
-from core.platform import Platform
+from core.manifests.augment import FIELD, augment, brewable, pick
+from core.manifests.manifest import Image, Index, parse_manifest
+from core.manifests.media_types import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
+from core.manifests.platform import Platform
 
 LAYER = "application/vnd.docker.image.rootfs.diff.tar.gzip"
 A, B, C = (Digest(letter * 64) for letter in "abc")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.byte_range import Span, etag_matches, range_holds, requested_span
+from core.http.byte_range import Span, etag_matches, range_holds, requested_span
 
 ETAG = '"sha256:' + "a" * 64 + '"'
 

@@ -11,7 +11,7 @@ import pytest
 import docker_torrents
 from core.command_line import RUNNABLE, _parser, parse_arguments
 from core.digest import Digest
-from core.platform import Platform
+from core.manifests.platform import Platform
 from jobs.commands import COMMANDS
 
 DIGEST = "sha256:" + "0123456789abcdef" * 4

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from core.config_file import load_config, parse_config
+from core.config.file import load_config, parse_config
 from core.errors import ConfigInvalid
 
 ROOT = Path(__file__).resolve().parents[2]

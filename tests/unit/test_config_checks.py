@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 import docker_torrents
-from core.config import Config
-from core.config_file import parse_config
+from core.config.config import Config
+from core.config.file import parse_config
 from core.errors import ConfigInvalid
 
 REGISTRY = "docker_registry: {host: a}\n"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from core.config_file import parse_config
+from core.config.file import parse_config
 
 ROOT = Path(__file__).resolve().parents[2]
 SHOWN = [

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from core.digest import Digest
 from core.events import ManifestRef, Plan, PushedLayer, parse_events, plan
-from core.manifest_types import (
+from core.manifests.media_types import (
     ALL_MANIFESTS,
     DOCKER_LIST,
     DOCKER_MANIFEST,

@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel
 
 from core.command_line import RUNNABLE
-from core.config import Config
+from core.config.config import Config
 
 SECTIONS = {f"{name}:" for name in (*Config.model_fields, *RUNNABLE)}
 EXAMPLE = (Path(__file__).resolve().parents[2] / "config.example.yaml").read_text()

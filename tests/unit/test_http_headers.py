@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from core.http_headers import Headers
+from core.http.headers import Headers
 
 HEADERS = Headers(
     [("Content-Type", "text/plain"), ("WWW-Authenticate", "Basic"), ("www-authenticate", 'Bearer realm="a"')]

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.http_errors import HttpNonsense
-from core.http_url import parse_url
+from core.http.errors import HttpNonsense
+from core.http.url import parse_url
 
 
 def test_a_url_is_taken_apart() -> None:

@@ -9,13 +9,13 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 OWNERS = {
-    "requests": ["core/http"],
-    "urllib3": ["core/http"],
+    "requests": ["core/http/"],
+    "urllib3": ["core/http/"],
     "boto3": ["core/s3.py"],
     "botocore": ["core/s3.py"],
     "torf": ["core/metainfo.py"],
-    "pydantic": ["core/config"],
-    "yaml": ["core/config"],
+    "pydantic": ["core/config/"],
+    "yaml": ["core/config/"],
     "apscheduler": ["jobs/scheduler.py"],
     "tqdm": ["jobs/progress.py"],
     "bottle": ["web/"],

@@ -9,8 +9,8 @@ import pytest
 
 from core.digest import Digest
 from core.errors import DigestMismatch, ManifestInvalid
-from core.manifest import Image, Index, Other, digest_of, parse_manifest, verify_digest
-from core.manifest_types import (
+from core.manifests.manifest import Image, Index, Other, digest_of, parse_manifest, verify_digest
+from core.manifests.media_types import (
     DOCKER_LIST,
     DOCKER_MANIFEST,
     DOCKER_SCHEMA1,
@@ -18,7 +18,7 @@ from core.manifest_types import (
     OCI_INDEX,
     OCI_MANIFEST,
 )
-from core.platform import Platform
+from core.manifests.platform import Platform
 from tests.manifests import DIGESTS, LAYER_TYPE, child, image, index, layer, without
 
 

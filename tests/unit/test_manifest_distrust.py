@@ -7,8 +7,8 @@ import json
 import pytest
 
 from core.errors import ManifestInvalid
-from core.manifest import parse_manifest
-from core.manifest_types import OCI_INDEX, OCI_MANIFEST
+from core.manifests.manifest import parse_manifest
+from core.manifests.media_types import OCI_INDEX, OCI_MANIFEST
 from tests.manifests import child, image, index, layer, without
 
 

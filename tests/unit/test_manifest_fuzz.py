@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from core.digest import Digest
 from core.errors import ManifestInvalid
-from core.manifest import Image, Index, Other, parse_manifest
-from core.manifest_types import ALL_MANIFESTS, DOCKER_SCHEMA1
+from core.manifests.manifest import Image, Index, Other, parse_manifest
+from core.manifests.media_types import ALL_MANIFESTS, DOCKER_SCHEMA1
 from tests.manifests import image, index
 
 CONTENT_TYPES = st.sampled_from(["", "application/json", DOCKER_SCHEMA1, *ALL_MANIFESTS]) | st.text(

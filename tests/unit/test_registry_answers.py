@@ -13,9 +13,9 @@ from core.errors import (
     RegistryTimeout,
     RegistryUnavailable,
 )
-from core.http_errors import HttpCut, HttpNonsense, HttpTimeout, HttpUnreachable
-from core.http_headers import Headers
-from core.registry_answers import from_http_error, from_status
+from core.http.errors import HttpCut, HttpNonsense, HttpTimeout, HttpUnreachable
+from core.http.headers import Headers
+from core.registry.answers import from_http_error, from_status
 
 WHERE = "https://registry.example.com/v2/a/manifests/b"
 NOTHING = Headers()

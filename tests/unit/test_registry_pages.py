@@ -10,11 +10,11 @@ from itertools import islice
 import pytest
 
 from core.errors import RegistryNonsense, RegistryRefused
-from core.http import HttpAnswer
-from core.http_headers import Headers
-from core.http_url import parse_url
+from core.http.client import HttpAnswer
+from core.http.headers import Headers
+from core.http.url import parse_url
 from core.names import parse_tag
-from core.registry_pages import MAX_PAGES, read_pages
+from core.registry.pages import MAX_PAGES, read_pages
 
 BASE = "https://registry.example.com/v2/a/tags/list"
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import docker_torrents
-from core.config import Config
+from core.config.config import Config
 from core.stopping import told_to_stop
 
 BOTH = [signal.SIGTERM, signal.SIGINT]

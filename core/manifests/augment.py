@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from core.digest import Digest
-from core.manifest import ChildDescriptor, Image, Index, LayerDescriptor
-from core.manifest_types import IMAGES, INDEXES
-from core.platform import Platform
+from core.manifests.manifest import ChildDescriptor, Image, Index, LayerDescriptor
+from core.manifests.media_types import IMAGES, INDEXES
+from core.manifests.platform import Platform
 
 FIELD = "rbtorrent_id"
 _INDENT = re.compile(rb"\s*\{\r?\n([ \t]+)")

@@ -1,7 +1,7 @@
 """The configuration: sections and keys of config.yaml, their defaults, and what makes one valid.
 
 Times are seconds, sizes bytes. A secret `x` may be given in a file instead, as `x_file`. Reading the
-file, the environment and reporting problems is core/config_file.py.
+file, the environment and reporting problems is core/config/file.py.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from pydantic import (
     model_validator,
 )
 
-from core.config_checks import checked
-from core.config_jobs import Jobs, PlatformName
-from core.config_section import Section
-from core.config_template import check_template
-from core.manifest_types import ALL_MANIFESTS
+from core.config.checks import checked
+from core.config.jobs import Jobs, PlatformName
+from core.config.section import Section
+from core.config.template import check_template
+from core.manifests.media_types import ALL_MANIFESTS
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 

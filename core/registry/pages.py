@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from core.errors import InvalidName, RegistryNonsense, RegistryRefused
-from core.http import HttpAnswer
-from core.http_errors import HttpNonsense
-from core.http_url import Target
+from core.http.client import HttpAnswer
+from core.http.errors import HttpNonsense
+from core.http.url import Target
 
 log = logging.getLogger(__name__)
 

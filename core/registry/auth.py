@@ -20,12 +20,12 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import urlencode
 
-from core.challenge import Challenge, parse_challenges
 from core.errors import RegistryError, RegistryNonsense, RegistryRefused
-from core.http import HttpAnswer, HttpClient
-from core.http_errors import HttpError
-from core.http_url import Origin, Target, parse_url
-from core.registry_answers import from_http_error, from_status, parse_date
+from core.http.client import HttpAnswer, HttpClient
+from core.http.errors import HttpError
+from core.http.url import Origin, Target, parse_url
+from core.registry.answers import from_http_error, from_status, parse_date
+from core.registry.challenge import Challenge, parse_challenges
 
 TOKEN_LIMIT = 256 * 1024
 DEFAULT_LIFETIME = 60.0

@@ -11,8 +11,8 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from core.config import Config
-from core.config_checks import Checks
+from core.config.checks import Checks
+from core.config.config import Config
 from core.errors import ConfigInvalid
 
 _VARIABLE = re.compile(r"\$(\$|\{([A-Za-z_][A-Za-z0-9_]*)\})")

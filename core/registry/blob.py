@@ -7,8 +7,8 @@ from types import TracebackType
 from typing import Self
 
 from core.errors import RangesIgnored, RegistryNonsense
-from core.http_headers import Headers
-from core.http_stream import HttpStream
+from core.http.headers import Headers
+from core.http.stream import HttpStream
 
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(?:(\d{1,18})|\*)\Z")
 

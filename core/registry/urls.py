@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from core.config import DockerRegistry
+from core.config.config import DockerRegistry
 from core.digest import Digest
 from core.names import parse_scope, parse_tag
 

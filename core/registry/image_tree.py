@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from core.digest import Digest
 from core.errors import ManifestInvalid, NotInRegistry, RegistryNonsense
-from core.manifest import Image, Index, LayerDescriptor, parse_manifest
-from core.platform import Platform
-from core.registry import RegistryClient
+from core.manifests.manifest import Image, Index, LayerDescriptor, parse_manifest
+from core.manifests.platform import Platform
+from core.registry.client import RegistryClient
 
 MAX_DEPTH = 4
 """Indexes may hold indexes (OCI image-index.md); deeper than this nobody nests them in earnest."""

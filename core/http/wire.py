@@ -22,9 +22,9 @@ from urllib3.exceptions import HTTPError, NameResolutionError, NewConnectionErro
 from urllib3.exceptions import SSLError as UrllibSSLError
 from urllib3.exceptions import TimeoutError as WireTimeout
 
-from core.http_errors import HttpCut, HttpError, HttpNonsense, HttpTimeout, HttpUnreachable
-from core.http_headers import Headers
-from core.http_url import Target
+from core.http.errors import HttpCut, HttpError, HttpNonsense, HttpTimeout, HttpUnreachable
+from core.http.headers import Headers
+from core.http.url import Target
 
 WIRE_ERRORS = (HTTPError, HTTPException, OSError, ValueError)
 """Everything that sending a request and reading its answer may raise."""

@@ -8,9 +8,9 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
-from core.http_errors import HttpCut, HttpError, HttpNonsense
-from core.http_url import Target
-from core.http_wire import WIRE_ERRORS, Exchange, Patience, as_http_error
+from core.http.errors import HttpCut, HttpError, HttpNonsense
+from core.http.url import Target
+from core.http.wire import WIRE_ERRORS, Exchange, Patience, as_http_error
 
 LEAST_BYTES = 16 * 1024
 """What has to come, at least, within each read time-out that is spent waiting."""

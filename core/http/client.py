@@ -2,7 +2,7 @@
 
 What it adds: redirects followed by hand, so that credentials stay with the origin that they are for;
 limits on what is read into memory; deadlines that a slow drip cannot outlast; bodies that are shorter
-than announced told from whole ones; and one small set of errors (core/http_errors.py) with no secrets in
+than announced told from whole ones; and one small set of errors (core/http/errors.py) with no secrets in
 them.
 
 Neither proxies nor .netrc are looked up in the environment.
@@ -22,11 +22,11 @@ from typing import Self
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 from urllib3.exceptions import ConnectTimeoutError
 
-from core.http_errors import HttpNonsense, HttpTimeout
-from core.http_headers import Headers
-from core.http_stream import HttpStream
-from core.http_url import Origin, Target, parse_url
-from core.http_wire import WIRE_ERRORS, Connections, Exchange, Patience, as_http_error
+from core.http.errors import HttpNonsense, HttpTimeout
+from core.http.headers import Headers
+from core.http.stream import HttpStream
+from core.http.url import Origin, Target, parse_url
+from core.http.wire import WIRE_ERRORS, Connections, Exchange, Patience, as_http_error
 
 REDIRECTS = frozenset((301, 302, 303, 307, 308))
 MAX_REDIRECTS = 5

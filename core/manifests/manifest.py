@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from core.digest import Digest
 from core.errors import DigestMismatch, InvalidName, ManifestInvalid
-from core.manifest_types import (
+from core.manifests.media_types import (
     ALL_MANIFESTS,
     DOCKER_SCHEMA1,
     DOCKER_SCHEMA1_SIGNED,
@@ -21,7 +21,7 @@ from core.manifest_types import (
     IN_TOTO,
     INDEXES,
 )
-from core.platform import Platform
+from core.manifests.platform import Platform
 
 MAX_SIZE = 2**63 - 1
 """In bytes: what a signed 64-bit integer holds, as Go's registries and the database have it."""

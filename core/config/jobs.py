@@ -7,9 +7,9 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
 
-from core.config_checks import checked
-from core.config_section import Section
-from core.platform import Platform
+from core.config.checks import checked
+from core.config.section import Section
+from core.manifests.platform import Platform
 
 
 def _platform(value: str) -> str:

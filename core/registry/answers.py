@@ -15,8 +15,8 @@ from core.errors import (
     RegistryTimeout,
     RegistryUnavailable,
 )
-from core.http_errors import HttpError, HttpNonsense, HttpTimeout
-from core.http_headers import Headers
+from core.http.errors import HttpError, HttpNonsense, HttpTimeout
+from core.http.headers import Headers
 
 _MAX_SAID = 200
 _LONGEST_RETRY_AFTER = 86_400.0

@@ -12,22 +12,22 @@ from copy import copy
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from core.config import DockerRegistry
+from core.config.config import DockerRegistry
 from core.digest import Digest
 from core.errors import InvalidName, NotInRegistry, RegistryNonsense, RegistryRefused, RegistryUnavailable
-from core.http import HttpAnswer, HttpClient
-from core.http_errors import HttpError
-from core.http_stream import HttpStream
-from core.http_url import parse_url
-from core.manifest import digest_of
-from core.manifest_types import ALL_MANIFESTS, DOCKER_SCHEMA1, DOCKER_SCHEMA1_SIGNED
+from core.http.client import HttpAnswer, HttpClient
+from core.http.errors import HttpError
+from core.http.stream import HttpStream
+from core.http.url import parse_url
+from core.manifests.manifest import digest_of
+from core.manifests.media_types import ALL_MANIFESTS, DOCKER_SCHEMA1, DOCKER_SCHEMA1_SIGNED
 from core.names import parse_scope, parse_tag
 from core.pace import Pace
-from core.registry_answers import from_http_error, from_status, refuse_page
-from core.registry_auth import RegistryAuth
-from core.registry_blob import BlobStream, range_header
-from core.registry_pages import PAGE_LIMIT, read_pages
-from core.registry_urls import RegistryUrls
+from core.registry.answers import from_http_error, from_status, refuse_page
+from core.registry.auth import RegistryAuth
+from core.registry.blob import BlobStream, range_header
+from core.registry.pages import PAGE_LIMIT, read_pages
+from core.registry.urls import RegistryUrls
 
 MANIFEST_LIMIT = 4 * 1024 * 1024
 """Bytes: what docker/distribution itself takes for a manifest at most."""
@@ -43,8 +43,8 @@ Answer = TypeVar("Answer", HttpAnswer, HttpStream)
 class FetchedManifest:
     """A manifest's bytes as the registry gave them, and their digest.
 
-    `media_type` is what the registry said of them; core/manifest.py finds out what they are. Of schema 1
-    manifests the digest is the registry's word: it leaves the signatures out.
+    `media_type` is what the registry said of them; core/manifests/manifest.py finds out what they are. Of
+    schema 1 manifests the digest is the registry's word: it leaves the signatures out.
     """
 
     digest: Digest

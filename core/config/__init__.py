@@ -1,0 +1,1 @@
+"""The configuration: its keys, and reading and checking a file of them."""

@@ -1,0 +1,1 @@
+"""Manifests: what they say, and putting rbtorrent ids into them."""
