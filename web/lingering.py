@@ -13,12 +13,16 @@ from typing import Any
 
 from waitress.channel import HTTPChannel
 
+from web.protocol_errors import JsonErrorTask
+
 LINGER_SECONDS = 0.005
 """As long as a client on the same network takes to ask for the next thing it knows of."""
 
 
 class LingeringChannel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
     """A connection of a server whose threads are web.threads.Threads."""
+
+    error_task_class = JsonErrorTask
 
     def __init__(self, server: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(_Server(server, self), *args, **kwargs)
