@@ -26,7 +26,7 @@ demo: .venv servers ## brew a real image out of a real registry, show it, and en
 
 .PHONY: test
 test: .venv servers ## run every test
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile $(PYTEST_ARGS)
 
 .PHONY: lint
 lint: .venv ## check style, types, and the direction of imports

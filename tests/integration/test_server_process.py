@@ -180,3 +180,13 @@ def test_a_missing_server_skips_its_tests_unless_all_are_required(
 
 def test_free_ports_are_all_different() -> None:
     assert len({free_port() for _ in range(50)}) == 50
+
+
+def test_test_processes_that_run_side_by_side_share_no_free_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTEST_XDIST_WORKER_COUNT", "3")
+    given = []
+    for number in range(3):
+        monkeypatch.setenv("PYTEST_XDIST_WORKER", f"gw{number}")
+        given.append({free_port() % 3 for _ in range(20)})
+    assert [len(ports) for ports in given] == [1, 1, 1]
+    assert len(set.union(*given)) == 3

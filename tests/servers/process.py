@@ -26,6 +26,10 @@ NOT_FOR_CHILDREN = (
 )
 LOG_TAIL_BYTES = 4000
 
+_PORTS = range(20_000, 32_000)
+"""Below those that Linux takes for outgoing connections: a server that a test stops finds its port free when it
+is started again."""
+
 _given_ports: set[int] = set()
 
 
@@ -57,13 +61,11 @@ def require(binary: str, package: str) -> Path:
 
 
 def free_port() -> int:
-    """A TCP port on 127.0.0.1 where nobody listens, another one at each call.
-
-    Below the range that Linux takes for outgoing connections: a server that a test stops finds its port
-    free when it is started again.
-    """
+    """A TCP port on 127.0.0.1 where nobody listens, another one at each call, also beside other test processes."""
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    own = _PORTS[number :: int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))]
     while True:
-        port = random.randrange(20_000, 32_000)
+        port = random.choice(own)
         if port in _given_ports:
             continue
         with socket.socket() as probe:
