@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Engine
 from core.backoff import delay_after
 from core.brewing import Brewed, brew_layer
 from core.digest import Digest
-from core.errors import DockerTorrentsError, Interrupted, Verdict
+from core.errors import DockerTorrentsError, Interrupted, SizeMismatch, Verdict
 from core.layer import LayerRef
 from core.sources.source import LayerSource
 from core.stores.store import MetainfoStore
@@ -206,6 +206,11 @@ class _Run:
             )
         except Interrupted:
             return "not ours"
+        except SizeMismatch as error:
+            if claim.size is None:
+                return self._failed(claim, str(error), error.verdict)
+            # Whoever pushed a manifest wrote that size. At the next try the digest alone decides.
+            return self._failed(claim, str(error), "try again", forget_size=True)
         except DockerTorrentsError as error:
             return self._failed(claim, str(error), error.verdict)
         except DatabaseDown as error:
@@ -232,7 +237,7 @@ class _Run:
         )
         return brewed
 
-    def _failed(self, claim: Claim, reason: str, verdict: Verdict) -> _Outcome:
+    def _failed(self, claim: Claim, reason: str, verdict: Verdict, *, forget_size: bool = False) -> _Outcome:
         """Counts the failure and records its reason: set aside, or tried again after a growing delay."""
         brewery = self.brewery
         attempts = claim.attempts + 1
@@ -243,7 +248,9 @@ class _Run:
         def record(connection: Connection, held: Claim) -> bool:
             if last:
                 return set_aside_layer(connection, brewery.tables, held, reason=reason)
-            return retry_layer(connection, brewery.tables, held, reason=reason, next_try=next_try)
+            return retry_layer(
+                connection, brewery.tables, held, reason=reason, next_try=next_try, forget_size=forget_size
+            )
 
         then = "set aside" if last else f"again in {next_try - now} s"
         log.warning(

@@ -150,12 +150,19 @@ def complete_layer(
 
 
 def retry_layer(
-    connection: sa.Connection, tables: Tables, claim: Claim, *, reason: str, next_try: int
+    connection: sa.Connection,
+    tables: Tables,
+    claim: Claim,
+    *,
+    reason: str,
+    next_try: int,
+    forget_size: bool = False,
 ) -> bool:
     """Put the layer back, to be tried again from `next_try` on, and count the failure. False if the lock was
-    lost.
+    lost. `forget_size` takes away the size that somebody gave for it.
     """
-    return _fail(connection, tables, claim, reason=reason, next_try=max(next_try, 0))
+    size = {"size": None} if forget_size else {}
+    return _fail(connection, tables, claim, reason=reason, next_try=max(next_try, 0), **size)
 
 
 def set_aside_layer(connection: sa.Connection, tables: Tables, claim: Claim, *, reason: str) -> bool:
@@ -164,7 +171,13 @@ def set_aside_layer(connection: sa.Connection, tables: Tables, claim: Claim, *, 
 
 
 def _fail(
-    connection: sa.Connection, tables: Tables, claim: Claim, *, reason: str, next_try: int | None
+    connection: sa.Connection,
+    tables: Tables,
+    claim: Claim,
+    *,
+    reason: str,
+    next_try: int | None,
+    **values: object,
 ) -> bool:
     lost = not _finish(connection, tables, claim)
     if lost:
@@ -178,6 +191,7 @@ def _fail(
         reason=one_line(reason),
         next_try=next_try,
         claimed=None,
+        **values,
     )
     return True
 

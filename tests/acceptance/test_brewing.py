@@ -164,5 +164,5 @@ def test_a_blob_shorter_or_longer_than_its_descriptor_gets_no_id(
     installation.run("run", "brew", check=False)
 
     layer = installation.asked("show", image.layers[0].digest)
-    assert (layer["state"], layer["rbtorrent_id"]) == ("set aside", None)
+    assert (layer["state"], layer["rbtorrent_id"]) == ("delayed", None)
     assert str(size) in layer["reason"]

@@ -151,6 +151,32 @@ def test_bytes_that_do_not_match_their_digest_are_set_aside_and_get_no_id(brewer
     assert "digest" in layer.reason
 
 
+@pytest.mark.parametrize("wrong", [999, 5_000_000])
+def test_a_size_that_somebody_made_up_costs_a_layer_one_try(brewery: Brewery, wrong: int) -> None:
+    layers = layers_of(2)
+    whole, damaged = layers
+    now = time.time()
+    source = MemorySource({whole: layers[whole], damaged: (layers[damaged] * 5001)[:wrong]})
+    brewery = replace(brewery, source=source, clock=lambda: now)
+    with transaction(brewery.engine) as connection:
+        new = [NewLayer(str(whole), wrong, "library/test"), NewLayer(str(damaged), 1000, "library/test")]
+        enqueue_layers(connection, brewery.tables, new, priority=Priority.PUSHED, now=int(now))
+
+    assert brew(brewery, threading.Event()).failed == 2
+    first = record(brewery, whole)
+    assert (first.state, first.size, first.attempts) == ("delayed", None, 1)
+    assert first.reason is not None
+    assert str(wrong) in first.reason
+
+    now += 3600
+    assert brew(brewery, threading.Event()).failed == 1
+    assert (record(brewery, whole).state, record(brewery, whole).size) == ("brewed", 1000)
+    last = record(brewery, damaged)
+    assert (last.state, last.rbtorrent_id) == ("set aside", None)
+    assert last.reason is not None
+    assert "the bytes have digest" in last.reason
+
+
 def test_a_layer_whose_id_another_row_has_is_set_aside_and_holds_up_nobody(brewery: Brewery) -> None:
     layers = layers_of(5)
     brewery = replace(brewery, source=MemorySource(layers), workers=1)
