@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -15,7 +16,15 @@ from core.names import parse_pattern, parse_scope, parse_tag
 Named = TypeVar("Named")
 
 DEFAULT_CONFIG = Path("/etc/docker-registry-torrents/config.yaml")
-RUNNABLE = ("brew", "release-locks", "resolve-manifests", "scan-tags", "prune", "publish-whitelist")
+RUNNABLE = {
+    "brew": "brew what waits",
+    "release-locks": "free layers whose brewer has vanished",
+    "resolve-manifests": "find the layers of pushed manifests whose events did not name them",
+    "scan-tags": "queue what is new under the tags of repositories that have the role",
+    "prune": "forget layers that are gone from the registry",
+    "publish-whitelist": "write the info-hashes for a tracker's whitelist",
+}
+_WIDTH = 79
 _DEBUG_WORDS = {
     "true": True,
     "1": True,
@@ -78,14 +87,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(action=None)
-    parser.add_argument(
-        "-c", "--config", type=Path, default=DEFAULT_CONFIG, metavar="CONFIG",
-        help=f"Config file (default {DEFAULT_CONFIG})",
-    )  # fmt: skip
-    parser.add_argument(
-        "-d", "--debug", type=_debug, nargs="?", const=True, default=False, metavar="DEBUG",
-        help="Enable debug mode: more is logged",
-    )  # fmt: skip
+    _add_general(parser, config=DEFAULT_CONFIG, debug=False)
     commands = parser.add_subparsers(
         dest="command", metavar="COMMAND", help=argparse.SUPPRESS, prog="docker_torrents"
     )
@@ -95,7 +97,9 @@ def _parser() -> argparse.ArgumentParser:
     _command(commands, "scheduler", "The scheduled jobs alone, until it is stopped.", "scheduler")
 
     run = _command(commands, "run", "One run of one scheduled job, then exit; for system cron.", "run brew")
-    run.add_argument("job", choices=RUNNABLE, metavar="JOB", help=", ".join(RUNNABLE))
+    jobs = "\n".join(f"  {job:<20} {does}" for job, does in RUNNABLE.items())
+    run.epilog = f"jobs:\n{jobs}\n\n{run.epilog}"
+    run.add_argument("job", choices=RUNNABLE, metavar="JOB", help="one of those below")
     run.add_argument(
         "--dry-run", action="store_true", help="of prune: say what it would forget, and forget nothing"
     )
@@ -127,6 +131,18 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_general(parser: argparse.ArgumentParser, *, config: object, debug: object) -> None:
+    """The options that may stand before the command as well as behind it."""
+    parser.add_argument(
+        "-c", "--config", type=Path, default=config, metavar="CONFIG",
+        help=f"Config file (default {DEFAULT_CONFIG})",
+    )  # fmt: skip
+    parser.add_argument(
+        "-d", "--debug", type=_debug, nargs="?", const=True, default=debug, metavar="DEBUG",
+        help="Enable debug mode: more is logged",
+    )  # fmt: skip
+
+
 def _add_backfill(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     backfill = _command(
         commands, "backfill", "Queues what is there already.", "backfill repository library/ubuntu"
@@ -136,13 +152,19 @@ def _add_backfill(commands: argparse._SubParsersAction[argparse.ArgumentParser])
         what, "repository", "Queues all layers of all tags of repositories.",
         "backfill repository --dry-run library/ubuntu library/debian",
     )  # fmt: skip
-    repository.add_argument("scopes", nargs="+", type=_named(parse_scope), metavar="SCOPE")
+    repository.add_argument(
+        "scopes", nargs="+", type=_named(parse_scope), metavar="SCOPE",
+        help="a repository's name, as in library/ubuntu",
+    )  # fmt: skip
     _paced(repository)
     catalog = _command(
         what, "catalog", "Queues all layers of all repositories, or of those that match a glob.",
         "backfill catalog --rate 50 'library/*'",
     )  # fmt: skip
-    catalog.add_argument("patterns", nargs="*", type=_named(parse_pattern), metavar="SCOPE|GLOB")
+    catalog.add_argument(
+        "patterns", nargs="*", type=_named(parse_pattern), metavar="SCOPE|GLOB",
+        help="a name or a glob, in which * crosses slashes (default: all)",
+    )  # fmt: skip
     _paced(catalog)
     storage = _command(
         what, "storage",
@@ -170,7 +192,7 @@ def _add_backfill(commands: argparse._SubParsersAction[argparse.ArgumentParser])
 
 def _paced(backfill: argparse.ArgumentParser) -> None:
     backfill.add_argument("--dry-run", action="store_true", help="count, and write nothing")
-    backfill.add_argument("--limit", type=_positive, metavar="N", help="end after N new layers")
+    backfill.add_argument("--limit", type=_positive, metavar="N", help="end after N new layers (or ids)")
     backfill.add_argument(
         "--rate", type=_rate, metavar="R", help="at most R requests, or rows of legacy, a second"
     )
@@ -182,9 +204,15 @@ def _add_role(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         "role grant 'library/*'",
     )  # fmt: skip
     what = role.add_subparsers(dest="action", required=True, metavar="WHAT")
-    for action, does in (("grant", "Pushes to these scopes are brewed."), ("revoke", "They are no longer.")):
+    for action, does in (
+        ("grant", "Pushes to these scopes are brewed."),
+        ("revoke", "Pushes to these scopes are no longer brewed."),
+    ):
         command = _command(what, action, does, f"role {action} 'library/*'")
-        command.add_argument("patterns", nargs="+", type=_named(parse_pattern), metavar="SCOPE|GLOB")
+        command.add_argument(
+            "patterns", nargs="+", type=_named(parse_pattern), metavar="SCOPE|GLOB",
+            help="a name or a glob, in which * crosses slashes",
+        )  # fmt: skip
     _json(_command(what, "list", "The scopes and globs that have the role.", "role list"))
 
 
@@ -224,10 +252,13 @@ def _command(
 ) -> argparse.ArgumentParser:
     command: argparse.ArgumentParser = parent.add_parser(
         name,
-        description=does,
+        help=does.partition(". ")[0].rstrip("."),
+        description=textwrap.fill(does, _WIDTH),
         epilog=f"example: docker_torrents -c config.yaml {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    # Left out, they are what was said before the command.
+    _add_general(command, config=argparse.SUPPRESS, debug=argparse.SUPPRESS)
     return command
 
 

@@ -70,6 +70,26 @@ def test_every_job_can_be_run() -> None:
     assert set(RUNNABLE) == set(docker_torrents.JOBS)
 
 
+@pytest.mark.parametrize("words", ["queue status", "run brew", "check"])
+def test_config_and_debug_may_stand_before_a_command_or_behind_it(words: str) -> None:
+    before = parse_arguments(["-c", "a.yaml", "-d", *words.split()])
+    assert (str(before.config), before.debug) == ("a.yaml", True)
+    assert parse_arguments([*words.split(), "-c", "a.yaml", "-d"]) == before
+    assert parse_arguments([*words.split()]).config == parse_arguments([]).config
+
+
+@pytest.mark.parametrize("group", sorted({words[0] for words in ALL if len(words) > 1}))
+def test_the_help_of_a_group_of_commands_tells_what_each_does(
+    group: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        parse_arguments([group, "-h"])
+    told = capsys.readouterr().out
+    for first, *rest in ALL:
+        if first == group:
+            assert f"    {rest[0]} " in told
+
+
 def test_without_a_command_it_is_the_daemon() -> None:
     arguments = parse_arguments([])
 
