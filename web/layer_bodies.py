@@ -89,6 +89,10 @@ class LayerFile:
             reader.close()
             raise SourceCut("the source", found, f"it has {found} bytes, not {size}")
 
+    def fileno(self) -> int:
+        """The descriptor of the file itself."""
+        return self._file.fileno()
+
     def read(self, count: int = -1, /) -> bytes:
         """The next `count` bytes, or all, never beyond the span."""
         left = max(0, self._end - self._file.tell())

@@ -14,6 +14,7 @@ from typing import Any
 from waitress.channel import HTTPChannel
 
 from web.protocol_errors import JsonErrorTask
+from web.sent_files import FilePart, FileSendingTask
 
 LINGER_SECONDS = 0.005
 """As long as a client on the same network takes to ask for the next thing it knows of."""
@@ -22,6 +23,7 @@ LINGER_SECONDS = 0.005
 class LingeringChannel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
     """A connection of a server whose threads are web.threads.Threads."""
 
+    task_class = FileSendingTask
     error_task_class = JsonErrorTask
 
     def __init__(self, server: Any, *args: Any, **kwargs: Any) -> None:
@@ -32,6 +34,15 @@ class LingeringChannel(HTTPChannel):  # type: ignore[misc]  # waitress has no ty
     def readable(self) -> bool:
         """Asked by the loop before each poll."""
         return not self.lingering and bool(super().readable())
+
+    def send(self, data: bytes | FilePart, do_close: bool = True) -> int:
+        """How many bytes of `data` the client's end takes now: 0 if it is full, or gone."""
+        if not isinstance(data, FilePart):
+            return int(super().send(data, do_close))
+        try:
+            return data.send_to(self.socket)
+        except BlockingIOError:
+            return 0
 
     def service(self) -> None:
         """Serve the request that has come, and those that follow at once."""

@@ -230,6 +230,52 @@ def test_pieces_of_a_file_arrive(file_port: int, blob: Path, asked: str, start: 
     assert comes_true(lambda: open_files(blob) == 0)
 
 
+def test_a_slow_client_gets_a_file_in_order(file_port: int, blob: Path) -> None:
+    with ask(file_port, headers="Range: bytes=1-7999998\r\nConnection: close\r\n") as slow:
+        received = b""
+        while part := slow.recv(1 << 18):
+            received += part
+            time.sleep(0.002)
+    head, _, body = received.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 206 ")
+    assert body == CONTENT[1:7_999_999]
+    assert comes_true(lambda: open_files(blob) == 0)
+
+
+def test_pieces_asked_for_in_one_breath_come_one_after_the_other(file_port: int, blob: Path) -> None:
+    with socket.create_connection(("127.0.0.1", file_port), timeout=60) as connection:
+        request = "GET {} HTTP/1.1\r\nHost: here\r\nRange: bytes={}-{}\r\n{}\r\n"
+        connection.sendall(
+            request.format(PATH, 0, 2_999_999, "").encode()
+            + request.format("/ping", 0, 1, "").encode()
+            + request.format(PATH, 3_000_000, 7_999_999, "Connection: close\r\n").encode()
+        )
+        received = b""
+        while part := connection.recv(1 << 18):
+            received += part
+    first, second, third = received.split(b"HTTP/1.1 2")[1:]
+    assert first.partition(b"\r\n\r\n")[2] == CONTENT[:3_000_000]
+    assert second.startswith(b"00 OK")
+    assert third.partition(b"\r\n\r\n")[2] == CONTENT[3_000_000:]
+    assert comes_true(lambda: open_files(blob) == 0)
+
+
+def test_a_file_that_is_cut_off_while_it_is_sent_ends_its_connection(
+    file_port: int, blob: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with ask(file_port, headers="Range: bytes=0-7999999\r\n") as connection:
+        received = connection.recv(1000)
+        assert received.startswith(b"HTTP/1.1 206 ")
+        os.truncate(blob, 1000)
+        while part := connection.recv(1 << 18):
+            received += part
+    body = received.partition(b"\r\n\r\n")[2]
+    assert len(body) < len(CONTENT)
+    assert body[:1000] == CONTENT[:1000]
+    assert comes_true(lambda: open_files(blob) == 0)
+    assert "Traceback" not in caplog.text
+
+
 def test_a_layer_longer_than_any_piece_arrives_from_a_file_too(
     file_port: int, blob: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
