@@ -17,6 +17,7 @@ BENCHES = [
     "web_seed",
     "manifests",
     "servers",
+    "swarm",
 ]
 
 

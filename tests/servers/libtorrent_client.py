@@ -54,10 +54,10 @@ def done(handle: Any) -> bool:
 
 
 @contextmanager
-def start_libtorrent(folder: Path) -> Iterator[Client]:
-    """Run a session that downloads into, and seeds from, `folder`."""
+def start_libtorrent(folder: Path, *, host: str = "127.0.0.1") -> Iterator[Client]:
+    """Run a session that downloads into, and seeds from, `folder`, and listens at `host`."""
     folder.mkdir(parents=True, exist_ok=True)
-    session = libtorrent.session({**ALONE, "listen_interfaces": f"127.0.0.1:{free_port()}"})
+    session = libtorrent.session({**ALONE, "listen_interfaces": f"{host}:{free_port()}"})
     try:
         yield Client(session, folder)
     finally:
