@@ -98,7 +98,7 @@ def brewed(registry: Registry, layers: list[Descriptor], url: str, store: Path) 
     summary = brew(brewery, threading.Event())
     took = time.perf_counter() - begun
     engine.dispose()
-    assert len(summary.layers) == len(layers), str(summary)
+    assert summary.brewed == len(layers), str(summary)
     return took
 
 

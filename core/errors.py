@@ -7,9 +7,9 @@ DockerTorrentsError
 │                            one of those below
 ├── LayerError               a layer could not be brewed
 │   ├── SetAside             trying again cannot help until somebody looks
-│   │   ├── DigestMismatch, SizeMismatch, LayerEmpty, LayerForeign, LayerMissing
-│   │   └── SourceRefused
+│   │   └── DigestMismatch, SizeMismatch, LayerEmpty, LayerForeign
 │   ├── TryAgain             the next try may do better
+│   │   ├── LayerMissing, SourceRefused
 │   │   └── SourceUnavailable, SourceTimeout, SourceCut, RangesIgnored, StoreFailed
 │   └── Interrupted          given back, nobody's fault
 ├── RegistryError            the registry did not give a manifest, a list of tags …
@@ -108,8 +108,11 @@ class LayerForeign(SetAside):
         super().__init__("the layer is foreign, its bytes are not the registry's to give")
 
 
-class LayerMissing(SetAside):
-    """The source does not hold the blob. `where` names the place that was asked."""
+class LayerMissing(TryAgain):
+    """The source does not hold the blob. `where` names the place that was asked.
+
+    It may come: its push may not be over, a storage may be behind.
+    """
 
     def __init__(self, digest: str, where: str) -> None:
         self.digest = digest
@@ -117,8 +120,8 @@ class LayerMissing(SetAside):
         super().__init__(f"no blob {digest} at {where}")
 
 
-class SourceRefused(SetAside):
-    """The source will not give the blob to these credentials."""
+class SourceRefused(TryAgain):
+    """The source will not give the blob to these credentials, which somebody may be about to mend."""
 
     def __init__(self, where: str, why: str) -> None:
         self.where = where

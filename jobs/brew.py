@@ -7,7 +7,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from sqlalchemy import Connection, Engine
@@ -25,7 +25,7 @@ from sql.intake import adopt_layers
 from sql.queue import Claim, claim_layers, complete_layer, retry_layer, set_aside_layer
 from sql.status import count_waiting
 from sql.tables import Tables
-from sql.transaction import transaction
+from sql.transaction import reading, transaction
 
 log = logging.getLogger(__name__)
 
@@ -57,16 +57,17 @@ class Brewery:
 
 @dataclass
 class BrewSummary:
-    """What a run did; `layers` are those it brewed."""
+    """What a run did, in layers; `waiting` is None if the database did not say at the end."""
 
-    layers: list[Brewed] = field(default_factory=list)
+    brewed: int = 0
     failed: int = 0
     given_back: int = 0
-    waiting: int = 0
+    waiting: int | None = 0
 
     def __str__(self) -> str:
         back = f", given back {self.given_back}" if self.given_back else ""
-        return f"brewed {len(self.layers)}, failed {self.failed}{back}, waiting {self.waiting}"
+        waiting = "unknown" if self.waiting is None else self.waiting
+        return f"brewed {self.brewed}, failed {self.failed}{back}, waiting {waiting}"
 
 
 def brew(brewery: Brewery, stop: threading.Event) -> BrewSummary:
@@ -113,8 +114,12 @@ class _Run:
                     self._claim_or_log()
         finally:
             self._end()
-        with transaction(self.brewery.engine) as connection:
-            self.summary.waiting = count_waiting(connection, self.brewery.tables)
+        try:
+            with reading(self.brewery.engine) as connection:
+                self.summary.waiting = count_waiting(connection, self.brewery.tables)
+        except DatabaseDown as error:
+            self.summary.waiting = None
+            log.warning("waiting layers not counted reason=%s", error)
         return self.summary
 
     def _claim(self) -> None:
@@ -160,7 +165,7 @@ class _Run:
             while True:
                 self.in_work -= 1
                 if isinstance(outcome, Brewed):
-                    self.summary.layers.append(outcome)
+                    self.summary.brewed += 1
                 elif outcome == "failed":
                     self.summary.failed += 1
                 outcome = self.done.get_nowait()

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from itertools import chain
 from typing import TypeVar
 
 from sqlalchemy import Engine
@@ -30,7 +31,7 @@ from jobs.repository_scan import Scan
 from jobs.set_aside import drop, queue_anew
 from jobs.show import Coverage, layer_lines, show_image, show_layer
 from jobs.verify_ids import verify_ids
-from jobs.walk_repositories import scopes_matching, walk_repositories
+from jobs.walk_repositories import catalog_matching, exact_names, walk_repositories
 from sql.errors import DatabaseDown
 from sql.roles import grant_role, list_roles, revoke_role
 from sql.status import queue_status
@@ -62,14 +63,16 @@ class Desk:
 
 
 def backfill_repository(desk: Desk, arguments: argparse.Namespace) -> int:
-    return told(walk_repositories(_backfill(desk, arguments), arguments.scopes, "backfill"))
+    scopes = arguments.scopes
+    return told(walk_repositories(_backfill(desk, arguments), scopes, "backfill", named=scopes))
 
 
 def backfill_catalog(desk: Desk, arguments: argparse.Namespace) -> int:
     scan = _backfill(desk, arguments)
-    return told(
-        walk_repositories(scan, scopes_matching(scan.registry, arguments.patterns or ["*"]), "backfill")
-    )
+    patterns = arguments.patterns or ["*"]
+    names = exact_names(patterns)
+    scopes = chain(names, catalog_matching(scan.registry, patterns))
+    return told(walk_repositories(scan, scopes, "backfill", named=names))
 
 
 def backfill_from_storage(desk: Desk, arguments: argparse.Namespace) -> int:

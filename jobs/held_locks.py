@@ -23,7 +23,8 @@ _PAUSE = 1.0
 class HeldLocks:
     """Claims by digest, each with its newest token. Threads may call any method.
 
-    A lock that was not renewed for `expires` seconds is taken for lost, as `release-locks` does.
+    A lock that was not renewed for `expires` seconds may be freed by `release-locks`; whether it was, only
+    the database tells.
     """
 
     def __init__(self, engine: Engine, tables: Tables, clock: Callable[[], float], expires: float) -> None:
@@ -73,14 +74,14 @@ class HeldLocks:
         """Runs `act` in a transaction with the claim in force; True if it was done.
 
         `act` says whether the row still had the claim's token. While the database is down it is tried
-        again for as long as the lock can be ours. False, and a log line, if the lock was lost.
+        again until it is back, or the locks are given back. False, and a log line, if the lock was lost.
         """
         while (claim := self._claims.get(digest)) is not None:
             try:
                 with transaction(self._engine) as connection:
                     done = act(connection, claim)
             except DatabaseDown as error:
-                if self._clock() - claim.token > self._expires or self._closed.wait(_PAUSE):
+                if self._closed.wait(_PAUSE):
                     log.warning("layer not finished digest=%s reason=%s", digest, error)
                     return self._forget(digest)
                 continue

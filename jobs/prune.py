@@ -12,7 +12,7 @@ from sqlalchemy import Engine
 from core.digest import Digest
 from core.errors import InvalidName, StoreFailed
 from core.layer import LayerRef
-from core.presence.presence import Look, Lookout
+from core.presence.presence import ENOUGH_SILENCE, Look, Lookout
 from core.stores.store import MetainfoStore
 from sql.gone import (
     Suspect,
@@ -34,9 +34,6 @@ log = logging.getLogger(__name__)
 
 _JOB = "prune"
 _BATCH = 500
-_ENOUGH_SILENCE = 20
-"""Layers in a row that nobody answers for: then the run ends."""
-
 _PATIENCE = 3600
 """Seconds after which a suspect that nobody answered for is looked for again."""
 
@@ -107,7 +104,9 @@ class _Run:
         self._looked: set[str] = set()
 
     def go(self) -> PruneSummary:
-        """Suspects get up to half of the run, so that the round never comes to a halt."""
+        """Suspects get up to half of the run, so that the round never comes to a halt. Nobody's answering for
+        some layers ends a run, not the round: the next run begins behind them.
+        """
         pruning, now = self.pruning, self._now()
         with reading(pruning.engine) as connection:
             due = due_suspects(connection, pruning.tables, now=now, limit=max(1, pruning.limit // 2))
@@ -124,7 +123,7 @@ class _Run:
         return int(self.pruning.clock())
 
     def _over(self) -> bool:
-        return self.pruning.stop.is_set() or self._silent >= _ENOUGH_SILENCE
+        return self.pruning.stop.is_set() or self._silent >= ENOUGH_SILENCE
 
     def _judge(self, missed: Sequence[Suspect]) -> None:
         """Looks for layers again: where they were, then everywhere. Forgets those that are nowhere."""
@@ -137,10 +136,14 @@ class _Run:
         self._settle(look for look in looks if look.presence != "gone")
 
     def _everywhere(self, layers: list[LayerRef]) -> Iterable[Look]:
-        return self.pruning.lookout.look_everywhere(layers) if layers and not self._over() else ()
+        if not layers or self._over():
+            return
+        for look in self.pruning.lookout.look_everywhere(layers, self.pruning.stop.is_set):
+            self._note(look)
+            yield look
 
-    def _look_for(self, digests: Sequence[str]) -> None:
-        """Looks for layers where they were, and suspects those that are not there."""
+    def _look_for(self, digests: Sequence[str]) -> str | None:
+        """Looks for layers where they were, and suspects those that are not there. The last it came to."""
         looks = self._looks(digests)
         self._settle(look for look in looks if look.presence != "gone")
         gone = [str(look.layer.digest) for look in looks if look.presence == "gone"]
@@ -149,6 +152,7 @@ class _Run:
             now = self._now()
             with transaction(self.pruning.engine) as connection:
                 record_misses(connection, self.pruning.tables, gone, now=now, due=now + self.pruning.grace)
+        return str(looks[-1].layer.digest) if looks else None
 
     def _go_round(self, limit: int) -> None:
         """Goes on where the last run ended, to the end of the layers at most."""
@@ -157,14 +161,14 @@ class _Run:
             place: str | None = find_place(connection, pruning.tables, _JOB)
         while place is not None and limit > 0 and not self._over():
             with reading(pruning.engine) as connection:
-                digests, place = next_layers(
+                digests, behind = next_layers(
                     connection, pruning.tables, after=place, limit=min(limit, _BATCH)
                 )
                 suspects = known_suspects(connection, pruning.tables, digests)
-            self._look_for([digest for digest in digests if digest not in suspects | self._looked])
+            last = self._look_for([digest for digest in digests if digest not in suspects | self._looked])
             limit -= _BATCH
-            # The next run begins with a batch that was not looked for to its end.
-            if not pruning.dry_run and not self._over():
+            place = (last or place) if self._over() else behind
+            if not pruning.dry_run:
                 with transaction(pruning.engine) as connection:
                     keep_place(connection, pruning.tables, _JOB, place or "")
 
@@ -199,9 +203,12 @@ class _Run:
                 # Put there by hand, or by an odd event: no registry could have it, or be asked for it.
                 continue
             look = self.pruning.lookout.look(layer)
-            self._silent = self._silent + 1 if look.presence == "unanswered" else 0
+            self._note(look)
             looks.append(look)
         return looks
+
+    def _note(self, look: Look) -> None:
+        self._silent = self._silent + 1 if look.silent else 0
 
     def _settle(self, looks: Iterable[Look]) -> None:
         """Counts layers that are not gone, and notes what was found out about them."""

@@ -16,7 +16,7 @@ from core.errors import InvalidName, NotInRegistry, RegistryError, RegistryTimeo
 from core.manifests.manifest import LayerDescriptor
 from core.manifests.platform import Platform
 from core.registry.client import RegistryClient
-from core.registry.image_tree import ReadManifest, read_tree
+from core.registry.image_tree import Known, ReadManifest, read_tree
 from jobs.progress import Progress
 from sql.intake import NewLayer, enqueue_layers
 from sql.layers import known_layers
@@ -113,6 +113,7 @@ class RepositoryScan:
             self._walk_tags(scope, batch, progress)
 
     def _walk_tags(self, scope: str, tags: list[str], progress: Progress) -> None:
+        heads: list[Digest] = []
         digests: dict[Digest, str] = {}
         silent = 0
         for tag in tags:
@@ -120,6 +121,7 @@ class RepositoryScan:
                 return
             try:
                 digest = self.scan.registry.head_manifest(scope, tag)
+                heads.append(digest)
                 digests.setdefault(digest, tag)
                 silent = 0
             except NotInRegistry:
@@ -132,7 +134,7 @@ class RepositoryScan:
                     raise
         self.summary.tags += len(tags)
         seen = self._seen(scope, digests)
-        self.summary.unchanged += len(seen)
+        self.summary.unchanged += sum(digest in seen for digest in heads)
         for digest, tag in digests.items():
             if self.over():
                 return
@@ -145,17 +147,19 @@ class RepositoryScan:
                     self._failed(scope, tag, error)
         progress.step(len(tags), note=f"{scope}: {self.summary.queued} layers")
 
-    def _seen(self, scope: str, digests: Iterable[Digest]) -> set[Digest]:
-        """Those of the manifests all of whose wanted layers were queued before.
+    def _seen(self, scope: str, digests: Iterable[Digest]) -> dict[Digest, Known]:
+        """Those of the manifests all of whose wanted layers were queued before, or all of them.
 
         A dry run reads them all the same: it is to say what is below them.
         """
         if self.scan.dry_run:
-            return set()
-        names = {str(digest) + how: digest for digest in digests for how in ("", self._limited)}
+            return {}
+        hows: dict[str, Known] = {self._limited: "in part", "": "whole"}
+        names = {str(digest) + mark: (digest, how) for mark, how in hows.items() for digest in digests}
         with reading(self.scan.engine) as connection:
             found = seen_manifests(connection, self.scan.tables, scope, names)
-        return {names[name] for name in found}
+        # In this order: what was seen both ways was seen whole.
+        return {digest: how for name, (digest, how) in names.items() if name in found}
 
     def _read(self, scope: str, digest: Digest) -> None:
         """Queues what is below the manifest `digest`, a transaction for each manifest."""
@@ -164,7 +168,7 @@ class RepositoryScan:
             scope,
             digest,
             platforms=self.scan.platforms,
-            known=lambda child: bool(self._seen(scope, [child])),
+            known=lambda child: self._seen(scope, [child]).get(child, "no"),
         )
         for manifest in manifests:
             for child in manifest.missing:

@@ -20,7 +20,7 @@ from core.errors import (
     RegistryUnavailable,
 )
 from core.registry.client import RegistryClient
-from core.registry.image_tree import ReadManifest, read_tree
+from core.registry.image_tree import Known, ReadManifest, read_tree
 from sql.intake import NewLayer, enqueue_layers
 from sql.manifests import (
     DueManifest,
@@ -134,13 +134,14 @@ class _Run:
         digest = Digest.parse(due.digest)
         asked: set[Digest] = set()
 
-        def known(child: Digest) -> bool:
+        def known(child: Digest) -> Known:
             """Whether it need not be read: it was before, or this index has named it already."""
             if child in asked:
-                return True
+                return "whole"
             asked.add(child)
             with reading(self._engine) as connection:
-                return bool(seen_manifests(connection, self._tables, due.scope, [str(child)]))
+                seen = seen_manifests(connection, self._tables, due.scope, [str(child)])
+            return "whole" if seen else "no"
 
         read = None
         for read in read_tree(self._registry, due.scope, digest, known=known):

@@ -3,48 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 
 from jobs.repository_scan import Scan, ScanSummary
-from jobs.walk_repositories import scopes_matching, walk_repositories
+from jobs.walk_repositories import catalog_matching, exact_names, walk_repositories
 from sql.places import find_place, keep_place
 from sql.roles import list_roles
 from sql.transaction import reading, transaction
 
-_JOB = "scan-tags"
+_NAMED = "scan-tags"
+_CATALOG = "scan-tags catalog"
 
 
 def scan_tags(scan: Scan) -> ScanSummary:
-    """Walks the scopes that have the role, globs resolved against the registry's catalog.
+    """Walks the scopes that have the role: exact names, then globs resolved against the registry's catalog.
 
     A tag whose digest was seen costs one HEAD, a manifest seen before nothing. A run that was ended before
-    the last repository is gone on with by the next one. Two scans at once do no harm: what both find is
-    queued once. Raises DatabaseDown.
+    the last repository is gone on with by the next one: among the exact names or in the catalog, each from
+    its own place, so that a catalog that cannot be had never keeps the names from being scanned. Two scans
+    at once do no harm: what both find is queued once. Raises DatabaseDown.
     """
     with reading(scan.engine) as connection:
         patterns = [role.pattern for role in list_roles(connection, scan.tables)]
-        place = find_place(connection, scan.tables, _JOB)
+    names = exact_names(patterns)
+    named = _Round(scan, _NAMED, lambda: names)
+    catalog = _Round(scan, _CATALOG, lambda: catalog_matching(scan.registry, patterns))
 
     def keep(scope: str) -> None:
-        with transaction(scan.engine) as connection:
-            keep_place(connection, scan.tables, _JOB, scope)
+        (named if scope in names else catalog).keep(scope)
 
-    coming = _Coming(after(place, lambda: scopes_matching(scan.registry, patterns)))
-    summary = walk_repositories(scan, coming, "scan", keep)
-    if coming.ended:
-        keep("")
-    return summary
+    return walk_repositories(scan, chain(named, catalog), "scan", keep, named=names)
 
 
-class _Coming:
-    """An iterable that knows whether it was read to its end."""
+class _Round:
+    """Scopes of which a run walks those that the last one did not come to; all, if it came to all of them."""
 
-    def __init__(self, scopes: Iterable[str]) -> None:
-        self._scopes = iter(scopes)
-        self.ended = False
+    def __init__(self, scan: Scan, job: str, scopes: Callable[[], Iterable[str]]) -> None:
+        self._scan = scan
+        self._job = job
+        self._scopes = scopes
 
     def __iter__(self) -> Iterator[str]:
-        yield from self._scopes
-        self.ended = True
+        with reading(self._scan.engine) as connection:
+            place = find_place(connection, self._scan.tables, self._job)
+        yield from after(place, self._scopes)
+        self.keep("")
+
+    def keep(self, scope: str) -> None:
+        """Have the next run begin behind `scope`, or at the beginning."""
+        with transaction(self._scan.engine) as connection:
+            keep_place(connection, self._scan.tables, self._job, scope)
 
 
 def after(place: str, scopes: Callable[[], Iterable[str]]) -> Iterator[str]:

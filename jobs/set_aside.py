@@ -8,7 +8,7 @@ from sqlalchemy import Engine
 
 from core.digest import Digest
 from sql.again import brew_again, find_brewed
-from sql.aside import drop_layers, drop_manifests, retry_set_aside, retry_set_aside_manifests
+from sql.aside import drop_layers, drop_manifests, retry_failed, retry_failed_manifests
 from sql.tables import Priority, Tables
 from sql.transaction import transaction
 
@@ -46,8 +46,8 @@ def queue_anew(
     """
     chosen = {"reason_like": reason, "digest": None if digest is None else str(digest)}
     with transaction(engine) as connection:
-        queued = retry_set_aside(connection, tables, **chosen)
-        manifests = retry_set_aside_manifests(connection, tables, **chosen, now=now)
+        queued = retry_failed(connection, tables, **chosen)
+        manifests = retry_failed_manifests(connection, tables, **chosen, now=now)
         brewed = find_brewed(connection, tables, str(digest)) if digest is not None else None
         if brewed is not None:
             queued = brew_again(connection, tables, [brewed], priority=Priority.ASKED, now=now)

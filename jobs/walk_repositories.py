@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
-from core.errors import RegistryError, RegistryTimeout, RegistryUnavailable
+from core.errors import NotInRegistry, RegistryError, RegistryTimeout, RegistryUnavailable
 from core.names import is_glob, matches
 from core.registry.client import RegistryClient
 from jobs.progress import Progress
@@ -18,13 +18,19 @@ _GIVE_UP = 5
 
 
 def walk_repositories(
-    scan: Scan, scopes: Iterable[str], what: str, walked: Callable[[str], None] = lambda scope: None
+    scan: Scan,
+    scopes: Iterable[str],
+    what: str,
+    walked: Callable[[str], None] = lambda scope: None,
+    *,
+    named: Collection[str] = (),
 ) -> ScanSummary:
     """Walks each of `scopes`; one that fails is logged and counted, the others go on.
 
-    What was queued stays queued when the walk is interrupted, and manifests read before are not read
-    again. `walked` is told of each repository that is done with, not of those that the registry did not
-    answer for. Raises DatabaseDown.
+    One that the registry does not have is a failure if it is `named`, by somebody who may have mistyped it;
+    a catalog has repositories without a tag, of which the registry says the same. What was queued stays
+    queued when the walk is interrupted, and manifests read before are not read again. `walked` is told of
+    each repository that is done with, not of those that the registry did not answer for. Raises DatabaseDown.
     """
     walk = RepositoryScan(scan)
     ill = 0
@@ -36,6 +42,11 @@ def walk_repositories(
                 try:
                     walk.walk(scope, progress)
                     ill = 0
+                except NotInRegistry as error:
+                    ill = 0
+                    if scope in named:
+                        walk.summary.failed += 1
+                        log.warning("repository failed scope=%s reason=%s", scope, error)
                 except RegistryError as error:
                     walk.summary.failed += 1
                     log.warning("repository failed scope=%s reason=%s", scope, error)
@@ -56,13 +67,17 @@ def walk_repositories(
     return walk.summary
 
 
-def scopes_matching(registry: RegistryClient, patterns: Sequence[str]) -> Iterator[str]:
-    """The scopes that `patterns` name: exact ones as they are, then those of the catalog that a glob fits.
+def exact_names(patterns: Sequence[str]) -> list[str]:
+    """Those of `patterns` that are no globs, each once."""
+    return list(dict.fromkeys(pattern for pattern in patterns if not is_glob(pattern)))
 
-    The catalog is asked only if there is a glob, after the exact names. Raises RegistryError from there.
+
+def catalog_matching(registry: RegistryClient, patterns: Sequence[str]) -> Iterator[str]:
+    """The scopes of the catalog that a glob of `patterns` fits, but for those that are named exactly.
+
+    The catalog is asked only if there is a glob. Raises RegistryError.
     """
-    exact = dict.fromkeys(pattern for pattern in patterns if not is_glob(pattern))
-    yield from exact
+    exact = set(exact_names(patterns))
     globs = [pattern for pattern in patterns if is_glob(pattern)]
     if not globs:
         return

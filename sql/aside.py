@@ -1,4 +1,4 @@
-"""Layers and manifests that were set aside, when somebody has looked: tried again, or dropped."""
+"""Layers and manifests that failed, when somebody has looked: tried again, or dropped."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from sql.given import given_digests
 from sql.tables import AT_ONCE, Tables, is_set_aside
 
 
-def retry_set_aside(
+def retry_failed(
     connection: sa.Connection,
     tables: Tables,
     *,
     reason_like: str | None = None,
     digest: str | None = None,
 ) -> int:
-    """Queue layers anew that were set aside, with all their tries before them; the reason stays to be read.
+    """Queue layers anew that were set aside, or that wait for their next try, with all their tries before
+    them; the reason stays to be read.
 
     All of them, or those whose reason contains `reason_like` in whatever case, or the one `digest`.
     Returns how many there were.
@@ -23,7 +24,8 @@ def retry_set_aside(
     queue = tables.queue
     chosen = (
         sa.select(queue.c.digest)
-        .where(is_set_aside(queue), *_like(queue, reason_like, digest))
+        # One that a brewer holds was due: it is neither.
+        .where(sa.or_(is_set_aside(queue), queue.c.next_try > AT_ONCE), *_like(queue, reason_like, digest))
         .order_by(queue.c.digest)
         .with_for_update()
         .cte("chosen")
@@ -44,7 +46,7 @@ def drop_layers(
     reason_like: str | None = None,
     digest: str | None = None,
 ) -> int:
-    """Forget layers that were set aside, chosen as `retry_set_aside` does; who asks for one queues it anew.
+    """Forget layers that were set aside, by reason or digest as above; who asks for one queues it anew.
 
     A `digest` may also be of a layer that waits. What is brewed, or held by a brewer, is never dropped.
     Returns how many were.
@@ -72,7 +74,7 @@ def drop_layers(
     return len(digests)
 
 
-def retry_set_aside_manifests(
+def retry_failed_manifests(
     connection: sa.Connection,
     tables: Tables,
     *,
@@ -80,12 +82,13 @@ def retry_set_aside_manifests(
     digest: str | None = None,
     now: int,
 ) -> int:
-    """Try manifests anew that were set aside, chosen as `retry_set_aside` does; the reason stays to be read.
+    """Try manifests anew that were set aside or wait for their next try, chosen as `retry_failed` does.
 
-    One that several repositories have counts for each. Returns how many there were.
+    The reason stays to be read. One that several repositories have counts for each. Returns how many.
     """
     manifest = tables.manifest
-    chosen = _these(manifest, is_set_aside(manifest), *_like(manifest, reason_like, digest))
+    failed = sa.or_(is_set_aside(manifest), sa.and_(manifest.c.attempts > 0, manifest.c.next_try > now))
+    chosen = _these(manifest, failed, *_like(manifest, reason_like, digest))
     anew = sa.update(manifest).where(chosen).values(next_try=now, attempts=0)
     return len(connection.scalars(anew.returning(manifest.c.digest)).all())
 

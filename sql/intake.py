@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from sql.given import Given
 from sql.gone import clear_suspects
-from sql.tables import AT_ONCE, Priority, Tables
+from sql.tables import AT_ONCE, Priority, Tables, is_set_aside
 from sql.upsert import insert, insert_for
 
 # Rows in one statement; a manifest has 10,000 layers at the very most.
@@ -42,8 +42,9 @@ def enqueue_layers(
     """Queue the layers that are neither brewed nor queued. Returns how many were.
 
     Of the others, one that waits may become more urgent, never less; an unknown size is filled in; and each
-    scope is remembered. What was set aside stays so. Where there is nothing new, nothing is written. What
-    was taken to be gone from the registry no longer is.
+    scope is remembered. One that was set aside waits anew, with all its tries before it: the blob may be
+    there now. Not so if it is merely asked for, which says nothing of the blob. Where there is nothing new,
+    nothing is written. What was taken to be gone from the registry no longer is.
 
     Rows are locked in the order of their digests, so that two callers never wait for each other in a
     circle: which holds for one call of up to 5,000 layers in a transaction.
@@ -93,6 +94,7 @@ def _enqueueing(tables: Tables, dialect: str) -> tuple[sa.Select[int, int], list
     asked, held = _ASKED.relation(dialect), _HELD.relation(dialect)
     now, urgency = sa.bindparam("at", type_=sa.BigInteger), sa.bindparam("urgency", type_=sa.SmallInteger)
     unbrewed, waits = mapping.c.brewed.is_(None), queue.c.next_try.is_not(None)
+    wakes = sa.and_(is_set_aside(queue), urgency > int(Priority.ASKED))
     known = asked.outerjoin(mapping, mapping.c.digest == asked.c.digest).outerjoin(
         queue, queue.c.digest == asked.c.digest
     )
@@ -122,6 +124,7 @@ def _enqueueing(tables: Tables, dialect: str) -> tuple[sa.Select[int, int], list
             unbrewed,
             sa.or_(
                 queue.c.digest.is_(None),
+                wakes,
                 sa.and_(waits, queue.c.priority > urgency),
                 sa.and_(queue.c.size.is_(None), asked.c.size.is_not(None)),
             ),
@@ -132,7 +135,11 @@ def _enqueueing(tables: Tables, dialect: str) -> tuple[sa.Select[int, int], list
     to_queue = to_queue.on_conflict_do_update(
         index_elements=["digest"],
         set_={
-            "priority": sa.case((more_urgent, to_queue.excluded.priority), else_=queue.c.priority),
+            "priority": sa.case(
+                (sa.or_(wakes, more_urgent), to_queue.excluded.priority), else_=queue.c.priority
+            ),
+            "next_try": sa.case((wakes, AT_ONCE), else_=queue.c.next_try),
+            "attempts": sa.case((wakes, 0), else_=queue.c.attempts),
             "size": sa.func.coalesce(queue.c.size, to_queue.excluded.size),
         },
     )

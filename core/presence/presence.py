@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from core.layer import LayerRef
+
+ENOUGH_SILENCE = 20
+"""Questions in a row that nobody answers: then there is no sense in asking more."""
 
 Presence = Literal["there", "gone", "unanswered"]
 """What was found out. "gone" takes an answer that says so; whatever else went wrong is "unanswered"."""
@@ -15,13 +18,14 @@ Presence = Literal["there", "gone", "unanswered"]
 @dataclass(frozen=True, slots=True)
 class Look:
     """The outcome of looking for a layer: `scope` holds it, where that was found out; `why` there was no
-    answer.
+    answer, and whether that was for nobody's answering (`silent`), not for a refusal.
     """
 
     layer: LayerRef
     presence: Presence
     scope: str | None = None
     why: str | None = None
+    silent: bool = False
 
 
 class Lookout(Protocol):
@@ -37,6 +41,9 @@ class Lookout(Protocol):
         """A look at where the layer was. "gone" means no more than that it is not there."""
         ...
 
-    def look_everywhere(self, layers: Sequence[LayerRef]) -> Iterator[Look]:
-        """A look wherever the layers could be, for as many of them, in their order, as one run may do."""
+    def look_everywhere(self, layers: Sequence[LayerRef], over: Callable[[], bool]) -> Iterator[Look]:
+        """A look wherever the layers could be, for as many of them, in their order, as one run may do.
+
+        `over` is asked before each question; once it says so, nothing more is found out about the others.
+        """
         ...

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
-from core.errors import LayerError, LayerMissing, SourceUnavailable
+from core.errors import LayerError, LayerMissing, SourceRefused, SourceUnavailable
 from core.layer import LayerRef
 from core.presence.presence import Look
 from core.sources.source import LayerSource
@@ -35,9 +35,13 @@ class StorageLookout:
         except LayerMissing:
             return Look(layer, "gone")
         except LayerError as error:
-            return Look(layer, "unanswered", why=str(error))
+            silent = not isinstance(error, SourceRefused)
+            return Look(layer, "unanswered", why=str(error), silent=silent)
         return Look(layer, "there")
 
-    def look_everywhere(self, layers: Sequence[LayerRef]) -> Iterator[Look]:
+    def look_everywhere(self, layers: Sequence[LayerRef], over: Callable[[], bool]) -> Iterator[Look]:
         """See Lookout. There is nowhere else to look."""
-        return map(self.look, layers)
+        for layer in layers:
+            if over():
+                return
+            yield self.look(layer)

@@ -118,8 +118,11 @@ class RegistryClient:
 
         return read_pages(self.urls.tags(scope), fetch, "tags", parse_tag)
 
-    def list_repositories(self) -> Iterator[str]:
-        """The names of all repositories, page by page. Many registries refuse this (RegistryRefused)."""
+    def list_repositories(self, *, complete: bool = False) -> Iterator[str]:
+        """The names of all repositories, page by page. Many registries refuse this (RegistryRefused).
+
+        What is no name is left out; where the list has to be `complete`, it raises RegistryNonsense.
+        """
 
         def fetch(url: str) -> HttpAnswer:
             try:
@@ -128,7 +131,7 @@ class RegistryClient:
                 why = "it does not list its repositories, they have to be named"
                 raise RegistryRefused(url.partition("?")[0], 404, why) from None
 
-        return read_pages(self.urls.catalog, fetch, "repositories", parse_scope)
+        return read_pages(self.urls.catalog, fetch, "repositories", parse_scope, complete=complete)
 
     def open_blob(self, scope: str, digest: Digest, offset: int = 0, length: int | None = None) -> BlobStream:
         """A blob's bytes from `offset` on, `length` of them or all; the caller closes the stream.

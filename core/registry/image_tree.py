@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 from core.digest import Digest
 from core.errors import ManifestInvalid, NotInRegistry, RegistryNonsense
 from core.manifests.manifest import Image, Index, LayerDescriptor, parse_manifest
 from core.manifests.platform import Platform
 from core.registry.client import RegistryClient
+
+Known = Literal["no", "in part", "whole"]
+"""Whether a manifest and all below it was read before: `in part` for the wanted platforms."""
 
 MAX_DEPTH = 4
 """Indexes may hold indexes (OCI image-index.md); deeper than this nobody nests them in earnest."""
@@ -20,7 +24,8 @@ class ReadManifest:
     """A manifest that was read.
 
     `platform` is what an index names for it, if one does. `missing` are manifests below it that the registry
-    lacks, or that are none; `left_out` are the platforms of those below it that were not wanted.
+    lacks, or that are none; `left_out` are the platforms of those below it that were not wanted. It is read
+    `in_part` if some below it were read before, for the wanted platforms only.
     """
 
     digest: Digest
@@ -28,11 +33,12 @@ class ReadManifest:
     missing: tuple[Digest, ...] = ()
     platform: Platform | None = None
     left_out: tuple[Platform, ...] = ()
+    in_part: bool = False
 
     @property
     def skipped(self) -> bool:
         """Whether some manifests below it were not wanted."""
-        return bool(self.left_out)
+        return self.in_part or bool(self.left_out)
 
 
 def read_tree(
@@ -41,11 +47,11 @@ def read_tree(
     reference: str | Digest,
     *,
     platforms: tuple[Platform, ...] = (),
-    known: Callable[[Digest], bool] = lambda digest: False,
+    known: Callable[[Digest], Known] = lambda digest: "no",
 ) -> Iterator[ReadManifest]:
     """Reads the manifest at `reference` and all below it, children before their index.
 
-    Children for which `known` says so are not read again; with `platforms`, only those for one of them
+    Children that are `known` are not read again; with `platforms`, only those for one of them
     are read. Attestations are left out, and what is no image has no layers. Raises RegistryError for
     what cannot be read, a child excepted that the registry lacks or that is no manifest.
     """
@@ -57,7 +63,7 @@ class _Reading:
     registry: RegistryClient
     scope: str
     platforms: tuple[Platform, ...]
-    known: Callable[[Digest], bool]
+    known: Callable[[Digest], Known]
 
     def read(
         self, reference: str | Digest, above: frozenset[Digest], platform: Platform | None = None
@@ -78,8 +84,12 @@ class _Reading:
             raise RegistryNonsense(f"{self.scope}@{digest}", f"indexes nested deeper than {MAX_DEPTH}")
         missing: list[Digest] = []
         left_out: list[Platform] = []
+        in_part = False
         for child in index.children:
-            if child.attestation or child.digest in above or self.known(child.digest):
+            if child.attestation or child.digest in above:
+                continue
+            if (known := self.known(child.digest)) != "no":
+                in_part = in_part or known == "in part"
                 continue
             if child.platform is not None and not self._wants(child.platform):
                 left_out.append(child.platform)
@@ -88,10 +98,13 @@ class _Reading:
                 for read in self.read(child.digest, above, child.platform or platform):
                     missing += read.missing
                     left_out += read.left_out
+                    in_part = in_part or read.in_part
                     yield read
             except (NotInRegistry, ManifestInvalid):
                 missing.append(child.digest)
-        yield ReadManifest(digest, missing=tuple(missing), left_out=tuple(dict.fromkeys(left_out)))
+        yield ReadManifest(
+            digest, missing=tuple(missing), left_out=tuple(dict.fromkeys(left_out)), in_part=in_part
+        )
 
     def _wants(self, platform: Platform) -> bool:
         """Whether a child for `platform` is read. A child that names none always is."""

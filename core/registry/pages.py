@@ -29,17 +29,23 @@ _NEXT = re.compile(r";\s*rel\s*=\s*(?:\"(?:[^\"]*\s)?next(?:\s[^\"]*)?\"|next\s*
 
 
 def read_pages(
-    url: str, fetch: Callable[[str], HttpAnswer], key: str, parse: Callable[[object], str]
+    url: str,
+    fetch: Callable[[str], HttpAnswer],
+    key: str,
+    parse: Callable[[object], str],
+    *,
+    complete: bool = False,
 ) -> Iterator[str]:
     """The names in the list `key` of each page, from the one at `url` on; one page at a time in memory.
 
-    What `parse` does not take for a name is left out, and logged. Raises RegistryNonsense where going
-    on is impossible: ending early would pass off a part of the list as all of it.
+    What `parse` does not take for a name is left out, and logged; with `complete` it is no list then.
+    Raises RegistryNonsense where going on is impossible: ending early would pass off a part of the list as
+    all of it.
     """
     seen: set[str] = set()
     for _ in range(MAX_PAGES):
         answer = _fetch_page(url, fetch, first=not seen)
-        yield from _names(answer, key, parse)
+        yield from _names(answer, key, parse, complete)
         seen.add(answer.target.path)
         onward = _next_page(answer)
         if onward is None:
@@ -63,13 +69,15 @@ def _fetch_page(url: str, fetch: Callable[[str], HttpAnswer], *, first: bool) ->
         return fetch(url)
 
 
-def _names(answer: HttpAnswer, key: str, parse: Callable[[object], str]) -> Iterator[str]:
+def _names(answer: HttpAnswer, key: str, parse: Callable[[object], str], complete: bool) -> Iterator[str]:
     entries = _load(answer, key)
     bad: list[InvalidName] = []
     for entry in entries:
         try:
             yield parse(entry)
         except InvalidName as error:
+            if complete:
+                raise RegistryNonsense(str(answer.target), str(error)) from None
             bad.append(error)
     if bad:
         log.warning("names left out of a list url=%s count=%d first=%s", answer.target, len(bad), bad[0])

@@ -238,8 +238,8 @@ class LookingAt:
     def look(self, layer: LayerRef) -> Look:
         return self._lookout.look(layer)
 
-    def look_everywhere(self, layers: Sequence[LayerRef]) -> Iterator[Look]:
-        for look in self._lookout.look_everywhere(layers):
+    def look_everywhere(self, layers: Sequence[LayerRef], over: Callable[[], bool]) -> Iterator[Look]:
+        for look in self._lookout.look_everywhere(layers, over):
             self._happening(str(look.layer.digest))
             yield look
 
@@ -333,9 +333,9 @@ class Silent:
 
     def look(self, layer: LayerRef) -> Look:
         self.looked += 1
-        return Look(layer, "unanswered", why="time-out")
+        return Look(layer, "unanswered", why="time-out", silent=True)
 
-    def look_everywhere(self, layers: Sequence[LayerRef]) -> Iterator[Look]:
+    def look_everywhere(self, layers: Sequence[LayerRef], over: Callable[[], bool]) -> Iterator[Look]:
         return map(self.look, layers)
 
 
@@ -435,6 +435,95 @@ def test_a_layer_in_a_repository_that_nobody_knew_of_is_not_forgotten(brewed: Br
     assert not brewed.has_metainfo(digest)
 
 
+def test_a_layer_in_a_repository_whose_name_is_none_here_is_not_forgotten(
+    brewed: Brewed, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    content = layer_bytes(1000, 1)
+    digest = str(layer_of(content).digest)
+    with start_registry(tmp_path / "registry", delete=True) as registry:
+        push_image(registry, "team/known", "v1", [content])
+        # The registry takes it: a first part with capitals may be a host's name.
+        push_image(registry, "Mirror/app", "v1", [content])
+        brewed.brew(digest, scope="team/known")
+        delete_blob(registry, "team/known", digest)
+        with client_of(registry.netloc) as client:
+            brewed.lookout = RegistryLookout(client)
+            assert counts(brewed.prune()) == {"missed": 1}
+            brewed.now += DAY
+            assert counts(brewed.prune()) == {"unanswered": 1}
+    assert brewed.known() == {digest}
+    assert "Mirror/app" in caplog.text
+
+
+@dataclass
+class Unanswering:
+    """A lookout that gets no answer for some layers, or is refused."""
+
+    digests: set[str]
+    silent: bool
+    looked: set[str] = field(default_factory=set)
+
+    def check(self) -> None:
+        pass
+
+    def look(self, layer: LayerRef) -> Look:
+        self.looked.add(str(layer.digest))
+        if str(layer.digest) in self.digests:
+            return Look(layer, "unanswered", why="trouble", silent=self.silent)
+        return Look(layer, "there", "team/app")
+
+    def look_everywhere(self, layers: Sequence[LayerRef], over: Callable[[], bool]) -> Iterator[Look]:
+        return map(self.look, layers)
+
+
+@pytest.mark.parametrize("silent", [False, True])
+def test_neighbours_that_nobody_answers_for_do_not_halt_the_round(brewed: Brewed, silent: bool) -> None:
+    digests = brewed.layers(100)
+    lookout = brewed.lookout = Unanswering(set(digests[10:40]), silent)
+    for _ in range(3):
+        brewed.prune()
+    assert lookout.looked == set(digests)
+
+
+def test_the_last_look_ends_when_the_run_is_told_to(brewed: Brewed, tmp_path: Path) -> None:
+    content = layer_bytes(1000, 1)
+    digest = str(layer_of(content).digest)
+    with start_registry(tmp_path / "registry", delete=True) as registry:
+        push_image(registry, "team/app", "v1", [content])
+        for number in range(10):
+            push_image(registry, f"other/app{number}", "v1", [layer_bytes(1000, 2)])
+        brewed.brew(digest)
+        delete_blob(registry, "team/app", digest)
+        with client_of(registry.netloc) as client:
+            brewed.lookout = RegistryLookout(StoppedMeanwhile(client, brewed.stop, questions=5))
+            assert counts(brewed.prune()) == {"missed": 1}
+            brewed.now += DAY
+            assert counts(brewed.prune()) == {}
+    assert brewed.known() == {digest}
+
+
+@dataclass
+class StoppedMeanwhile:
+    """A registry that is asked for a few blobs when the run is told to end."""
+
+    registry: RegistryClient
+    stop: threading.Event
+    questions: int
+
+    def ping(self) -> str:
+        return self.registry.ping()
+
+    def list_repositories(self, *, complete: bool) -> Iterator[str]:
+        return self.registry.list_repositories(complete=complete)
+
+    def blob_size(self, scope: str, digest: Digest) -> int:
+        self.questions -= 1
+        assert self.questions >= 0, "it goes on asking"
+        if not self.questions:
+            self.stop.set()
+        return self.registry.blob_size(scope, digest)
+
+
 def test_a_layer_pushed_to_a_repository_made_during_the_last_look_is_not_forgotten(
     brewed: Brewed, tmp_path: Path
 ) -> None:
@@ -469,7 +558,7 @@ class PushedMeanwhile:
     def blob_size(self, scope: str, digest: Digest) -> int:
         return self.client.blob_size(scope, digest)
 
-    def list_repositories(self) -> Iterator[str]:
+    def list_repositories(self, *, complete: bool) -> Iterator[str]:
         yield from self.client.list_repositories()
         if not self.pushed:
             self.pushed = True

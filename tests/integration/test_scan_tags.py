@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,7 +15,7 @@ from core.manifests.media_types import DOCKER_MANIFEST, OCI_INDEX
 from core.manifests.platform import Platform
 from jobs.repository_scan import Scan
 from jobs.scan_tags import scan_tags
-from jobs.walk_repositories import scopes_matching, walk_repositories
+from jobs.walk_repositories import catalog_matching, exact_names, walk_repositories
 from sql.tables import Priority
 from tests.scanning import client, grant, image, manifest_of, queued, start_scan
 from tests.servers.bad_http import replying
@@ -73,7 +74,7 @@ def test_a_second_scan_costs_one_head_a_tag(scan: Scan, shelf: Registry, scope: 
 
     summary = scan_tags(scan)
 
-    assert (summary.tags, summary.unchanged, summary.queued) == (6, 5, 0)
+    assert (summary.tags, summary.unchanged, summary.queued) == (6, 6, 0)
     methods = [method for method, _ in asked(shelf, before)]
     assert sorted(methods) == ["GET", *["HEAD"] * 6]
 
@@ -215,6 +216,67 @@ def test_a_catalog_that_is_forbidden_is_told_and_exact_names_still_work(
     assert "only exact names can be walked" in caplog.text
     assert str(status) in caplog.text or status == 404
 
+    liar.on("/v2/exact/name/manifests/*", image(2))
+    assert scan_tags(replace(scan, registry=client(liar.netloc))).queued == 1
+    again = scan_tags(replace(scan, registry=client(liar.netloc)))
+    assert (again.repositories, again.failed) == (1, 1)
+
+
+def test_a_catalog_that_is_forbidden_later_keeps_no_exact_name_from_being_scanned(
+    scan: Scan, liar: HttpServer
+) -> None:
+    names = [f"glob/{number}" for number in range(5)]
+    liar.on("/v2/_catalog*", replying(200, json.dumps({"repositories": names}).encode()))
+    for number, scope in enumerate(["exact/name", *names]):
+        body = json.dumps({"name": scope, "tags": ["v1"]}).encode()
+        liar.on(f"/v2/{scope}/tags/list*", replying(200, body))
+        liar.on(f"/v2/{scope}/manifests/*", image(number))
+    grant(scan, "exact/name", "glob/*")
+    scan = replace(scan, registry=client(liar.netloc))
+    # It ends at its limit, in the middle of the catalog.
+    assert scan_tags(replace(scan, limit=3)).queued == 3
+
+    liar.on("/v2/_catalog*", replying(403, b'{"errors":[]}'))
+    liar.on("/v2/exact/name/manifests/*", image(10))
+    assert scan_tags(scan).queued == 1
+    liar.on("/v2/exact/name/manifests/*", image(11))
+    assert scan_tags(scan).queued == 1
+
+    liar.on("/v2/_catalog*", replying(200, json.dumps({"repositories": names}).encode()))
+    assert scan_tags(scan).queued == 3
+
+
+def test_a_repository_of_the_catalog_that_has_no_tags_is_no_failure(
+    scan: Scan, shelf: Registry, scope: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    image = push_image(shelf, f"{scope}/emptied", "v1", [layer_bytes(500, 5)])
+    push_image(shelf, f"{scope}/full", "v1", [layer_bytes(500, 6)])
+    requests.delete(f"{shelf.url}/v2/{scope}/emptied/manifests/{image.digest}", timeout=5).raise_for_status()
+    untagged = shelf.storage / "docker/registry/v2/repositories" / scope / "emptied/_manifests/tags"
+    shutil.rmtree(untagged)
+    grant(scan, f"{scope}/*")
+
+    summary = scan_tags(scan)
+
+    assert (summary.queued, summary.failed) == (1, 0)
+    assert walk_repositories(scan, [f"{scope}/emptied"], "test", named=[f"{scope}/emptied"]).failed == 1
+
+
+def test_what_was_read_for_some_platforms_is_read_for_all_when_an_index_above_it_moves(
+    scan: Scan, shelf: Registry, scope: str
+) -> None:
+    amd64 = push_image(shelf, scope, None, [layer_bytes(500, 45)], media="oci", platform="linux/amd64")
+    arm64 = push_image(shelf, scope, None, [layer_bytes(500, 46)], media="oci", platform="linux/arm64")
+    inner = push_index(shelf, scope, "v1", [amd64.descriptor, arm64.descriptor], media="oci")
+    grant(scan, scope)
+    limited = replace(scan, platforms=(Platform("linux", "amd64"),))
+    assert scan_tags(limited).queued == 1
+    push_index(shelf, scope, "v1", [Descriptor(OCI_INDEX, inner.digest, inner.descriptor.size)], media="oci")
+    assert scan_tags(limited).queued == 0
+
+    assert scan_tags(scan).queued == 1
+    assert set(queued(scan)) == {amd64.layers[0].digest, arm64.layers[0].digest}
+
 
 def test_one_repository_that_fails_does_not_end_the_walk(scan: Scan, liar: HttpServer) -> None:
     for scope, answer in {
@@ -312,6 +374,8 @@ def test_the_catalog_is_asked_only_for_globs(shelf: Registry, scope: str) -> Non
     registry = client(shelf.netloc)
     before = len(shelf.requests())
 
-    assert list(scopes_matching(registry, ["x/y", "z", "x/y"])) == ["x/y", "z"]
+    assert exact_names(["x/y", "z", "x/y", "z*"]) == ["x/y", "z"]
+    assert list(catalog_matching(registry, ["x/y", "z", "x/y"])) == []
     assert asked(shelf, before) == []
-    assert list(scopes_matching(registry, [f"{scope}/*", f"{scope}/a"])) == [f"{scope}/a"]
+    assert list(catalog_matching(registry, [f"{scope}/*", f"{scope}/b"])) == [f"{scope}/a"]
+    assert list(catalog_matching(registry, [f"{scope}/*", f"{scope}/a"])) == []

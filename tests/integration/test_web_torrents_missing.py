@@ -60,7 +60,7 @@ class Here:
         parts = self.parts
         clock = lambda: self.now  # noqa: E731
         brewery = Brewery(parts.engine, parts.tables, parts.source, parts.store, "host:1", clock=clock)
-        return len(brew(brewery, threading.Event()).layers)
+        return brew(brewery, threading.Event()).brewed
 
     def lose(self, digest: Digest = LAYER) -> None:
         self.parts.store.delete(digest)

@@ -53,7 +53,8 @@ class Blobs:
             raise NotInRegistry(f"blob {digest} in {scope}")
         return 1
 
-    def list_repositories(self) -> Iterator[str]:
+    def list_repositories(self, *, complete: bool) -> Iterator[str]:
+        assert complete
         self.listed += 1
         self.pushed.get(self.listed, lambda: None)()
         yield from list(self.blobs)[:2]
@@ -67,7 +68,8 @@ class Blobs:
 
 
 def everywhere(registry: Blobs, *digests: Digest, questions: int = 1000) -> dict[Digest, str]:
-    looks = RegistryLookout(registry, questions).look_everywhere([LayerRef(digest) for digest in digests])
+    layers = [LayerRef(digest) for digest in digests]
+    looks = RegistryLookout(registry, questions).look_everywhere(layers, lambda: False)
     return {look.layer.digest: look.presence for look in looks}
 
 
@@ -105,7 +107,7 @@ def test_everywhere_is_every_repository_of_the_catalog() -> None:
 
 def test_a_repository_that_has_it_is_told() -> None:
     registry = Blobs({"one": set(), "two": {A}})
-    [look] = RegistryLookout(registry).look_everywhere([LayerRef(A)])
+    [look] = RegistryLookout(registry).look_everywhere([LayerRef(A)], lambda: False)
     assert look.scope == "two"
 
 
@@ -177,3 +179,27 @@ def test_a_new_repository_that_does_not_answer_leaves_it_open() -> None:
     registry.broken["new"] = TROUBLE["500"]
     registry.before_listing(2, lambda: registry.blobs.update(new=set()))
     assert everywhere(registry, A) == {A: "unanswered"}
+
+
+@pytest.mark.parametrize("trouble", ["500", "time-out"])
+def test_a_registry_that_falls_silent_is_not_asked_a_thousand_times(trouble: str) -> None:
+    registry = Blobs({f"scope{number}": set() for number in range(1000)})
+    registry.broken = dict.fromkeys(registry.blobs, TROUBLE[trouble])
+    registry.broken.pop("scope0")
+    registry.blobs["scope0"] = {A}
+    assert everywhere(registry, A, B, C, questions=100_000) == {A: "there", B: "unanswered", C: "unanswered"}
+    assert len(registry.asked) < 30
+
+
+def test_refusals_are_answers_however_many() -> None:
+    registry = Blobs({f"scope{number}": set() for number in range(50)})
+    registry.broken = dict.fromkeys(list(registry.blobs)[:40], TROUBLE["403"])
+    registry.blobs["scope49"] = {A}
+    assert everywhere(registry, A, B) == {A: "there", B: "unanswered"}
+
+
+def test_a_look_ends_when_it_is_over() -> None:
+    registry = Blobs({f"scope{number}": set() for number in range(10)})
+    layers = [LayerRef(digest) for digest in (A, B)]
+    looks = list(RegistryLookout(registry).look_everywhere(layers, lambda: len(registry.asked) == 5))
+    assert (looks, len(registry.asked)) == ([], 5)

@@ -32,8 +32,8 @@ class Pages:
         headers = Headers([("Link", link)] if link is not None else [])
         return HttpAnswer(200, headers, json.dumps({"name": "a", "tags": tags}).encode(), parse_url(url))
 
-    def read(self) -> Iterator[str]:
-        return read_pages(BASE, self.fetch, "tags", parse_tag)
+    def read(self, *, complete: bool = False) -> Iterator[str]:
+        return read_pages(BASE, self.fetch, "tags", parse_tag, complete=complete)
 
 
 def one_page(body: bytes) -> Iterator[str]:
@@ -128,6 +128,12 @@ def test_names_that_are_none_are_left_out_and_logged(caplog: pytest.LogCaptureFi
     [record] = caplog.records
     assert "count=7" in record.getMessage()
     assert "'../../etc' is not a tag" in record.getMessage()
+
+
+def test_a_list_that_has_to_be_complete_has_no_names_that_are_none() -> None:
+    pages = Pages({f"{BASE}?n=1000": (["good", "Upper/case:tag"], None)})
+    with pytest.raises(RegistryNonsense, match="Upper/case:tag"):
+        list(pages.read(complete=True))
 
 
 @pytest.mark.parametrize(

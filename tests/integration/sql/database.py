@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from sql.aside import drop_layers, retry_set_aside
+from sql.aside import drop_layers, retry_failed
 from sql.intake import NewLayer, adopt_layers, enqueue_layers
 from sql.layers import LayerRecord, find_layer
 from sql.queue import (
@@ -123,9 +123,9 @@ class Database:
                 connection, self.tables, older_than=older_than, max_attempts=max_attempts
             )
 
-    def retry_set_aside(self, *, reason_like: str | None = None, digest: str | None = None) -> int:
+    def retry_failed(self, *, reason_like: str | None = None, digest: str | None = None) -> int:
         with transaction(self.engine) as connection:
-            return retry_set_aside(connection, self.tables, reason_like=reason_like, digest=digest)
+            return retry_failed(connection, self.tables, reason_like=reason_like, digest=digest)
 
     def drop(self, *, reason_like: str | None = None, digest: str | None = None) -> int:
         with transaction(self.engine) as connection:

@@ -175,7 +175,7 @@ def test_all_that_is_done_to_the_queue_can_be_done_at_once(database: Database, s
             elif act == 3:
                 database.release(older_than=next(clock) - 20, max_attempts=MANY)
             elif act == 4:
-                database.retry_set_aside(reason_like=chance.choice([None, "one"]))
+                database.retry_failed(reason_like=chance.choice([None, "one"]))
             elif act == 5:
                 database.drop(reason_like="other")
             else:
@@ -184,6 +184,6 @@ def test_all_that_is_done_to_the_queue_can_be_done_at_once(database: Database, s
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(disturb, range(6)))
     database.enqueue(*layers)
-    database.retry_set_aside()
+    database.retry_failed()
     database.release(older_than=NOW + 10**6, max_attempts=MANY)
     assert sorted(claim.digest for claim in database.claim(100)) == sorted(layers)

@@ -113,12 +113,31 @@ def test_asking_for_known_layers_writes_nothing(on_postgres: Database) -> None:
     layers = [NewLayer(digest_of(number), number, "team/a") for number in range(20)]
     on_postgres.enqueue_all(layers, Priority.PUSHED)
     on_postgres.complete(on_postgres.claim_one())
-    on_postgres.set_aside(on_postgres.claim_one())
     with transaction(on_postgres.engine) as connection:
         for _ in range(2):
             enqueue_layers(connection, on_postgres.tables, layers, priority=Priority.SCANNED, now=NOW + 1)
         # PostgreSQL numbers a transaction when it first writes, or locks a row.
         assert connection.scalar(sa.text("SELECT pg_current_xact_id_if_assigned()")) is None
+
+
+@pytest.mark.parametrize("priority", [Priority.PUSHED, Priority.SCANNED, Priority.BACKFILLED])
+def test_what_was_set_aside_waits_anew_when_it_is_pushed_or_found(
+    database: Database, priority: Priority
+) -> None:
+    database.enqueue(A, scope="team/a")
+    database.set_aside(database.claim_one(), reason="no blob")
+    assert database.enqueue(A, priority=priority, scope="team/b") == 0
+    layer = database.layer(A)
+    assert (layer.state, layer.attempts, layer.scopes) == ("waiting", 0, ("team/a", "team/b"))
+    assert database.claim_one().priority == priority
+
+
+def test_what_was_set_aside_stays_so_however_often_it_is_asked_for(database: Database) -> None:
+    database.enqueue(A)
+    database.set_aside(database.claim_one(), reason="no blob")
+    assert database.enqueue(A, priority=Priority.ASKED, scope="team/b") == 0
+    assert (database.layer(A).state, database.layer(A).attempts) == ("set aside", 1)
+    assert database.claim() == []
 
 
 def test_a_row_put_in_by_hand_is_brewed(database: Database) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sql.aside import drop_manifests, retry_set_aside_manifests
+from sql.aside import drop_manifests, retry_failed_manifests
 from sql.manifests import (
     DueManifest,
     ManifestCounts,
@@ -103,7 +103,7 @@ def test_a_manifest_set_aside_is_tried_when_asked_for_again(database: Database) 
     assert _enqueue(database, ("a", A), priority=Priority.BACKFILLED) == 1
     assert _due(database) == [DueManifest("a", A, Priority.PUSHED, 0)]
     with transaction(database.engine) as connection:
-        assert retry_set_aside_manifests(connection, database.tables, now=NOW) == 1
+        assert retry_failed_manifests(connection, database.tables, now=NOW) == 1
     assert _counts(database) == ManifestCounts(waiting=2, set_aside=0)
 
 
@@ -140,8 +140,8 @@ def test_those_set_aside_are_tried_again_by_reason_or_digest(
 ) -> None:
     tables = three_set_aside.tables
     with transaction(three_set_aside.engine) as connection:
-        assert retry_set_aside_manifests(connection, tables, **chosen, now=NOW + 5) == len(those)
-        assert retry_set_aside_manifests(connection, tables, **chosen, now=NOW + 5) == 0
+        assert retry_failed_manifests(connection, tables, **chosen, now=NOW + 5) == len(those)
+        assert retry_failed_manifests(connection, tables, **chosen, now=NOW + 5) == 0
     assert {(one.scope, one.digest) for one in _due(three_set_aside, now=NOW + 5)} == {*those, ("a", C)}
     assert {one.attempts for one in _due(three_set_aside, now=NOW + 5)} == {0}
 
