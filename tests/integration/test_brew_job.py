@@ -14,6 +14,7 @@ import pytest
 import sqlalchemy as sa
 
 from core.digest import Digest
+from core.layer import LayerRef
 from core.stores.directory import DirectoryStore
 from jobs.brew import Brewery, brew
 from jobs.release_locks import release_locks
@@ -344,7 +345,7 @@ def test_brewers_side_by_side_brew_every_layer_once(brewery: Brewery, brewers: i
     runs = [
         threading.Thread(
             target=lambda name=f"test:{number}": totals.append(
-                len(brew(replace(brewery, source=source, brewer=name), threading.Event()).layers)
+                brew(replace(brewery, source=source, brewer=name), threading.Event()).brewed
             )
         )
         for number in range(brewers)
@@ -358,18 +359,27 @@ def test_brewers_side_by_side_brew_every_layer_once(brewery: Brewery, brewers: i
     assert len(source.opened) == 60
 
 
+class InOrder(MemorySource):
+    """Notes which layer is asked for after which."""
+
+    order: list[Digest]
+
+    def size(self, layer: LayerRef) -> int:
+        self.order.append(layer.digest)
+        return super().size(layer)
+
+
 def test_urgent_layers_go_first(brewery: Brewery) -> None:
     layers = layers_of(9)
     digests = list(layers)
-    order: list[Digest] = []
-    source = MemorySource(layers)
+    source = InOrder(layers)
+    source.order = []
     queue(brewery, digests[:6], Priority.BACKFILLED)
     queue(brewery, digests[6:], Priority.ASKED)
 
-    summary = brew(replace(brewery, source=source, workers=1), threading.Event())
-    order = [brewed.digest for brewed in summary.layers]
+    assert brew(replace(brewery, source=source, workers=1), threading.Event()).brewed == 9
 
-    assert set(order[:3]) == set(digests[6:])
+    assert set(source.order[:3]) == set(digests[6:])
 
 
 def test_when_the_metainfo_cannot_be_kept_the_layer_gets_no_id(brewery: Brewery, tmp_path: Path) -> None:
