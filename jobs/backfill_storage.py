@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice
 
 from sqlalchemy import Engine
 
-from core.errors import LayerError, LayerMissing
+from core.errors import LayerError, LayerMissing, SourceRefused
 from core.layer import LayerRef
 from core.pace import Pace
 from core.sources.source import LayerSource
@@ -207,31 +207,42 @@ class _Run:
 
     def _layers(self, blobs: list[LayerRef], pool: ThreadPoolExecutor) -> list[LayerRef]:
         """Those of the blobs that are layers, by their first bytes."""
-        peeks: list[tuple[LayerRef, Future[bool]]] = []
+        layers: list[LayerRef] = []
+        peeks: deque[tuple[LayerRef, Future[bool]]] = deque()
         for blob in blobs:
-            if self.scan.stop.is_set():
-                break
             self.scan.pace.wait()
+            if self._no_more():
+                break
             peeks.append((blob, pool.submit(_peek, self.scan.source, blob)))
-        layers = []
+            # Not all at once: told to stop, or with a storage that falls silent, the rest is not read.
+            if len(peeks) == 2 * self.scan.readers:
+                self._sort(*peeks.popleft(), layers)
         for blob, peek in peeks:
-            try:
-                if peek.result():
-                    layers.append(blob)
-                else:
-                    self.summary.others += 1
-                self._unanswered = 0
-            except LayerMissing:
-                log.info("blob gone during the backfill digest=%s", blob.digest)
-            except LayerError as error:
-                self._not_read(blob, error)
+            if not (self._no_more() and peek.cancel()):
+                self._sort(blob, peek, layers)
         return layers
+
+    def _no_more(self) -> bool:
+        return self.scan.stop.is_set() or self._silence is not None
+
+    def _sort(self, blob: LayerRef, peek: Future[bool], layers: list[LayerRef]) -> None:
+        """Adds the blob to `layers` if it turns out to be one."""
+        try:
+            if peek.result():
+                layers.append(blob)
+            else:
+                self.summary.others += 1
+            self._unanswered = 0
+        except LayerMissing:
+            log.info("blob gone during the backfill digest=%s", blob.digest)
+        except LayerError as error:
+            self._not_read(blob, error)
 
     def _not_read(self, blob: LayerRef, error: LayerError) -> None:
         """Counts a blob that could not be looked into, and notices a storage that answers no more."""
         self.summary.unread += 1
         log.warning("blob not read digest=%s reason=%s", blob.digest, error)
-        if error.verdict == "try again":
+        if not isinstance(error, SourceRefused):
             self._unanswered += 1
             if self._unanswered >= _ENOUGH_SILENCE:
                 self._silence = error
@@ -248,6 +259,17 @@ def _peek(source: LayerSource, blob: LayerRef) -> bool:
 
 
 def _batches(files: Iterable[StoredFile]) -> Iterator[list[StoredFile]]:
-    iterator = iter(files)
-    while batch := list(islice(iterator, _BATCH)):
+    """Files in batches; what came before a listing broke off is a batch too."""
+    batch: list[StoredFile] = []
+    try:
+        for file in files:
+            batch.append(file)
+            if len(batch) == _BATCH:
+                yield batch
+                batch = []
+    except LayerError:
+        if batch:
+            yield batch
+        raise
+    if batch:
         yield batch

@@ -20,6 +20,7 @@ from core.layer import LayerRef
 from core.sources.source import LayerSource
 from core.stores.store import MetainfoStore
 from jobs.held_locks import HeldLocks
+from jobs.release_locks import release_locks
 from sql.errors import DatabaseDown, SqlError
 from sql.intake import adopt_layers
 from sql.queue import Claim, claim_layers, complete_layer, retry_layer, set_aside_layer
@@ -73,6 +74,7 @@ class BrewSummary:
 def brew(brewery: Brewery, stop: threading.Event) -> BrewSummary:
     """Brews until nothing waits or `stop` is set. Raises DatabaseDown if the first claim cannot be made.
 
+    Before all, locks of brewers that have vanished are released, as by the job of that name.
     No more than `layers_per_chunk` layers are locked at once. While full chunks come back the next is
     claimed as soon as a worker would be idle, so that one long layer does not hold up the others.
     When `stop` is set, what is locked is given back at once.
@@ -106,6 +108,7 @@ class _Run:
 
     def go(self) -> BrewSummary:
         try:
+            self._release()
             self._claim()
             while self.in_work and not self.stop.is_set():
                 self._collect(timeout=_TICK)
@@ -121,6 +124,16 @@ class _Run:
             self.summary.waiting = None
             log.warning("waiting layers not counted reason=%s", error)
         return self.summary
+
+    def _release(self) -> None:
+        brewery = self.brewery
+        release_locks(
+            brewery.engine,
+            brewery.tables,
+            now=int(brewery.clock()),
+            brew_discard_timeout=brewery.brew_discard_timeout,
+            max_attempts=brewery.max_attempts,
+        )
 
     def _claim(self) -> None:
         """Locks layers until there are `layers_per_chunk`, and puts them to work."""

@@ -122,19 +122,25 @@ def test_a_database_made_by_hand_with_rows_put_in_by_hand_is_brewed(
     assert installation.asked("show", layer.digest)["state"] == "brewed"
 
 
-def test_a_blob_gone_from_the_registry_is_set_aside_with_its_reason(
-    installation: Installation, registry: Registry, scope: str
+def test_a_blob_gone_from_the_registry_is_tried_again_and_then_set_aside_with_its_reason(
+    tmp_path: Path, registry: Registry, scope: str
 ) -> None:
+    installation = Installation(tmp_path, registry, brewer={"max_attempts": 3})
     image = push_image(registry, scope, "v1", [layer_bytes(1000, 11), layer_bytes(1000, 12)])
     installation.run("backfill", "repository", scope)
     registry.blob_file(image.layers[0].digest).unlink()
 
     ended = installation.run("run", "brew", check=False)
 
-    assert (ended.returncode, ended.stdout) == (1, "brewed 1, failed 1, waiting 0\n")
+    assert (ended.returncode, ended.stdout) == (1, "brewed 1, failed 1, waiting 1\n")
     layer = installation.asked("show", image.layers[0].digest)
-    assert layer["state"] == "set aside"
+    assert layer["state"] == "delayed"
     assert "no blob" in layer["reason"]
+
+    again = Installation(tmp_path, registry, brewer={"max_attempts": 1})
+    assert again.last_line("queue", "retry", "--reason", "no blob") == "queued anew 1, manifests 0"
+    assert again.run("run", "brew", check=False).stdout == "brewed 0, failed 1, waiting 0\n"
+    assert again.asked("show", image.layers[0].digest)["state"] == "set aside"
 
 
 def test_a_blob_whose_bytes_were_changed_gets_no_id(

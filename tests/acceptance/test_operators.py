@@ -33,8 +33,9 @@ def test_roles_are_granted_listed_and_revoked(installation: Installation) -> Non
 
 
 def test_what_failed_is_told_by_reason_and_tried_again_when_it_is_mended(
-    installation: Installation, registry: Registry, scope: str
+    tmp_path: Path, registry: Registry, scope: str
 ) -> None:
+    installation = Installation(tmp_path, registry, brewer={"max_attempts": 1})
     image = push_image(registry, scope, "v1", [layer_bytes(1000, 1001), layer_bytes(1000, 1002)])
     installation.run("backfill", "repository", scope)
     blob = registry.blob_file(image.layers[0].digest)

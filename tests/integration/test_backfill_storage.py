@@ -97,6 +97,20 @@ class CountingSource(DirectorySource):
         return super().open(layer, offset, length)
 
 
+class StoppingSource(CountingSource):
+    """Tells the run to end once some blobs were read."""
+
+    def __init__(self, root: Path, stop: threading.Event, after: int) -> None:
+        super().__init__(root)
+        self._stop = stop
+        self._after = after
+
+    def open(self, layer: LayerRef, offset: int, length: int | None = None) -> FileReader:
+        if len(self.opened) == self._after:
+            self._stop.set()
+        return super().open(layer, offset, length)
+
+
 class FailingSource(DirectorySource):
     """Does not give some blobs, or any."""
 
@@ -259,11 +273,11 @@ def test_a_listing_that_breaks_half_way_keeps_what_was_queued_and_says_so(
 
     broken = backfill(database, place, storage=breaking)
 
-    assert (broken.queued, broken.failed) == (8, 1)
+    assert (broken.queued, broken.failed) == (10, 1)
     assert str(broken).endswith("broken off, run it again to go on: s3://bucket/ is unavailable: gone away")
-    assert len(database.mapping()) == 8
+    assert len(database.mapping()) == 10
     whole = backfill(database, place)
-    assert (whole.queued, whole.known, whole.failed) == (12, 8, 0)
+    assert (whole.queued, whole.known, whole.failed) == (10, 10, 0)
     assert set(database.mapping()) == digests
 
 
@@ -309,18 +323,34 @@ def test_a_blob_that_cannot_be_read_is_counted_and_the_others_go_on(
     assert set(database.mapping()) == digests - {bad}
 
 
+@pytest.mark.parametrize("limit", [5, None])
 def test_a_storage_that_lists_but_gives_no_blob_is_not_asked_for_all_of_them(
-    database: Database, place: DirectoryStoragePlace
+    database: Database, place: DirectoryStoragePlace, limit: int | None
 ) -> None:
     for seed in range(100):
         put_blob(place, layer_bytes(100, seed))
 
     failing = FailingSource(place.root, SourceUnavailable("disk", "input/output error"))
-    summary = backfill(database, place, source=failing, limit=5)
+    summary = backfill(database, place, source=failing, limit=limit)
 
     assert summary.broken == "disk is unavailable: input/output error"
-    assert 0 < summary.unread < 100
+    assert 0 < summary.unread < 50
     assert database.mapping() == {}
+
+
+def test_a_run_that_is_told_to_end_reads_no_more_blobs(
+    database: Database, place: DirectoryStoragePlace
+) -> None:
+    digests = {put_blob(place, layer_bytes(100, seed)) for seed in range(200)}
+    stop = threading.Event()
+    source = StoppingSource(place.root, stop, after=10)
+
+    summary = backfill(database, place, source=source, stop=stop)
+
+    assert summary.interrupted
+    assert 10 <= summary.queued == len(database.mapping()) < 50
+    assert backfill(database, place).queued == 200 - summary.queued
+    assert set(database.mapping()) == digests
 
 
 def test_two_runs_at_once_queue_everything_once(database: Database, place: DirectoryStoragePlace) -> None:
