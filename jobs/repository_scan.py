@@ -89,6 +89,7 @@ class RepositoryScan:
         self.summary = ScanSummary(dry_run=scan.dry_run)
         # A dry run writes nothing, so what it has counted it has to remember.
         self._counted: set[str] = set()
+        self._silent = 0
         # What was seen with some platforms only is not seen for other ones.
         self._limited = "/" + sha256(" ".join(sorted(map(str, scan.platforms))).encode()).hexdigest()[:16]
 
@@ -115,7 +116,7 @@ class RepositoryScan:
     def _walk_tags(self, scope: str, tags: list[str], progress: Progress) -> None:
         heads: list[Digest] = []
         digests: dict[Digest, str] = {}
-        silent = 0
+        self._silent = 0
         for tag in tags:
             if self.over():
                 return
@@ -123,15 +124,11 @@ class RepositoryScan:
                 digest = self.scan.registry.head_manifest(scope, tag)
                 heads.append(digest)
                 digests.setdefault(digest, tag)
-                silent = 0
+                self._silent = 0
             except NotInRegistry:
                 log.info("tag gone during the scan scope=%s tag=%s", scope, tag)
             except (RegistryError, InvalidName) as error:
                 self._failed(scope, tag, error)
-                ill = isinstance(error, (RegistryUnavailable, RegistryTimeout))
-                silent = silent + 1 if ill else 0
-                if silent == _ENOUGH_SILENCE:
-                    raise
         self.summary.tags += len(tags)
         seen = self._seen(scope, digests)
         self.summary.unchanged += sum(digest in seen for digest in heads)
@@ -141,6 +138,7 @@ class RepositoryScan:
             if digest not in seen:
                 try:
                     self._read(scope, digest)
+                    self._silent = 0
                 except NotInRegistry:
                     log.info("manifest gone during the scan scope=%s tag=%s digest=%s", scope, tag, digest)
                 except (RegistryError, InvalidName) as error:
@@ -207,8 +205,13 @@ class RepositoryScan:
             self.summary.bytes += layer.size
 
     def _failed(self, scope: str, tag: str, error: Exception) -> None:
+        """Counts a tag that failed. Raises the error when it was the last of too many without an answer."""
         self.summary.failed += 1
         log.warning("tag failed scope=%s tag=%s reason=%s", scope, tag, error)
+        ill = isinstance(error, (RegistryUnavailable, RegistryTimeout))
+        self._silent = self._silent + 1 if ill else 0
+        if self._silent == _ENOUGH_SILENCE:
+            raise error
 
 
 def _batches(items: Iterable[str], size: int) -> Iterator[list[str]]:

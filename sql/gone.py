@@ -130,7 +130,12 @@ def forget_layer(connection: sa.Connection, tables: Tables, suspect: Suspect) ->
         tables.seen,
         tables.gone,
     )
-    # First, for this row is what those who queue the layer wait for.
+    # In the order in which those who queue or claim it lock its rows, or they and we wait for each other.
+    for table in (mapping, queue):
+        connection.execute(
+            sa.select(table.c.digest).where(table.c.digest == suspect.digest).with_for_update()
+        )
+    # This row is what those who queue the layer wait for.
     taken = sa.delete(gone).where(gone.c.digest == suspect.digest, gone.c.missed == suspect.missed)
     if connection.execute(taken).rowcount == 0:
         return False

@@ -326,6 +326,27 @@ def test_a_registry_that_falls_silent_within_a_repository_ends_its_walk_before_l
     assert summary.failed == 6
 
 
+def test_a_registry_that_gives_digests_and_no_manifest_ends_the_walk_of_a_repository_before_long(
+    scan: Scan, liar: HttpServer
+) -> None:
+    tags = [f"build-{number}" for number in range(1000)]
+    liar.on("/v2/big/tags/list*", replying(200, json.dumps({"name": "big", "tags": tags}).encode()))
+
+    def only_heads(request: Request, connection: Connection) -> None:
+        digest = digest_of(request.path.encode())
+        if request.method == "HEAD":
+            connection.reply(200, b"", {"Docker-Content-Digest": digest, "Content-Type": DOCKER_MANIFEST})
+        else:
+            connection.reply(503, b"")
+
+    liar.on("/v2/big/manifests/*", only_heads)
+
+    summary = walk_repositories(replace(scan, registry=client(liar.netloc)), ["big"], "test")
+
+    assert summary.failed == 6
+    assert summary.tags == 100
+
+
 def test_a_repository_with_100_000_tags_is_walked_to_its_end(
     scan: Scan, liar: HttpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -248,3 +249,30 @@ def test_a_place_is_kept_for_each_job(database: Database) -> None:
     with transaction(database.engine) as connection:
         assert find_place(connection, database.tables, "prune") == C
         assert find_place(connection, database.tables, "other") == B
+
+
+def test_what_is_pushed_while_it_is_forgotten_waits_in_the_end(database: Database) -> None:
+    digests = [digest_of(f"contended {number}") for number in range(40)]
+    for digest in digests:
+        database.enqueue(digest, now=NOW - DAY)
+        database.set_aside(database.claim_one(now=NOW - DAY))
+    miss(database, *digests)
+    start = threading.Barrier(2, timeout=60)
+
+    def each(act: Callable[[str], object]) -> None:
+        for digest in digests:
+            start.wait()
+            act(digest)
+
+    with ThreadPoolExecutor(2) as pool:
+        runs = [
+            pool.submit(each, lambda digest: forget(database, digest)),
+            pool.submit(
+                each, lambda digest: database.enqueue(digest, priority=Priority.PUSHED, scope="team/new")
+            ),
+        ]
+    for run in runs:
+        run.result()
+
+    assert {database.layer(digest).state for digest in digests} == {"waiting"}
+    assert {claim.digest for claim in database.claim(100)} == set(digests)
