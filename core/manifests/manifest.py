@@ -31,6 +31,10 @@ _SCHEMA1 = (DOCKER_SCHEMA1, DOCKER_SCHEMA1_SIGNED)
 _VAGUE = ("", "application/json", "application/octet-stream", "text/plain")
 # BuildKit's attestations: manifests of an index that are no images.
 _ATTESTATION = ("vnd.docker.reference.type", "attestation-manifest")
+# The fields that are read here, of manifests of any kind.
+_OF_MANIFESTS = ("schemaVersion", "mediaType", "config", "layers", "manifests", "fsLayers")
+_OF_DESCRIPTORS = ("mediaType", "digest", "size", "urls", "annotations", "platform")
+_OF_PLATFORMS = ("os", "architecture", "variant")
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +159,7 @@ def _load(body: bytes) -> dict[str, Any]:
         raise ManifestInvalid("not JSON: a number too long") from None
     if not isinstance(document, dict):
         raise ManifestInvalid("not a JSON object")
+    _check_spelling(document, _OF_MANIFESTS, "the manifest")
     return document
 
 
@@ -164,6 +169,16 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(loaded) != len(pairs):
         raise ManifestInvalid("a key is given twice in one object")
     return loaded
+
+
+def _check_spelling(said: dict[str, Any], fields: tuple[str, ...], where: str) -> None:
+    """Registries in Go take `Layers`, and even `layer\u017f`, for `layers`, and the last of them counts: what
+    they have checked must not be other layers than those that are read here.
+    """
+    exact = {field.casefold(): field for field in fields}
+    for key in said:
+        if exact.get(key.casefold(), key) != key:
+            raise ManifestInvalid(f"{where} has a field that is {exact[key.casefold()]} but for its letters")
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -206,6 +221,7 @@ def _blob(entry: object, where: str) -> tuple[Digest, int, str]:
     """Digest, size and media type of a descriptor (OCI descriptor.md)."""
     if not isinstance(entry, dict):
         raise ManifestInvalid(f"{where} is not an object")
+    _check_spelling(entry, _OF_DESCRIPTORS, where)
     try:
         digest = Digest.parse(entry.get("digest"))
     except InvalidName as error:
@@ -242,11 +258,14 @@ def _child(entry: object, where: str) -> ChildDescriptor:
     annotations = said.get("annotations")
     name, value = _ATTESTATION
     attestation = isinstance(annotations, dict) and annotations.get(name) == value
-    return ChildDescriptor(digest, media_type, size, _platform(said.get("platform")), attestation)
+    return ChildDescriptor(digest, media_type, size, _platform(said.get("platform"), where), attestation)
 
 
-def _platform(said: object) -> Platform | None:
-    names = [said.get(key) for key in ("os", "architecture", "variant")] if isinstance(said, dict) else []
+def _platform(said: object, where: str) -> Platform | None:
+    if not isinstance(said, dict):
+        return None
+    _check_spelling(said, _OF_PLATFORMS, f"{where}.platform")
+    names = [said.get(key) for key in _OF_PLATFORMS]
     try:
         return Platform.parse("/".join(str(name) for name in names if name))
     except InvalidName:

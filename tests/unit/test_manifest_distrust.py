@@ -7,7 +7,7 @@ import json
 import pytest
 
 from core.errors import ManifestInvalid
-from core.manifests.manifest import parse_manifest
+from core.manifests.manifest import Image, parse_manifest
 from core.manifests.media_types import OCI_INDEX, OCI_MANIFEST
 from tests.manifests import child, image, index, layer, without
 
@@ -111,3 +111,48 @@ class TestNothingIsBelieved:
     def test_where_a_key_is_given_twice(self) -> None:
         twice = json.dumps(image())[:-1] + ', "layers": []}'
         assert why_not(twice.encode()) == "a key is given twice in one object"
+
+    @pytest.mark.parametrize(
+        "field",
+        [
+            "Layers",
+            "LAYERS",
+            "layer\u017f",
+            "Config",
+            "MEDIATYPE",
+            "schemaVer\u017fion",
+            "Manifest\u017f",
+            "fslayers",
+        ],
+    )
+    def test_where_a_field_is_spelled_as_go_would_take_it_too(self, field: str) -> None:
+        assert "but for its letters" in why_not_document(image(**{field: []}))
+        assert "but for its letters" in why_not_document(index(**{field: []}), OCI_INDEX)
+
+    @pytest.mark.parametrize(
+        "field", ["Digest", "DIGEST", "Size", "\u017fize", "Urls", "url\u017f", "mediatype"]
+    )
+    def test_where_a_field_of_a_descriptor_is_spelled_as_go_would_take_it_too(self, field: str) -> None:
+        assert "but for its letters" in why_not_document(image(layers=[layer(1), layer(2, **{field: 5})]))
+        assert "but for its letters" in why_not_document(image(config=layer(0, **{field: 5})))
+        assert "but for its letters" in why_not_document(index(manifests=[child(1, **{field: 5})]), OCI_INDEX)
+
+    @pytest.mark.parametrize("field", ["Platform", "Annotations", "annotation\u017f"])
+    def test_where_a_field_of_a_child_is_spelled_as_go_would_take_it_too(self, field: str) -> None:
+        assert "but for its letters" in why_not_document(
+            index(manifests=[child(1, **{field: {}})]), OCI_INDEX
+        )
+
+    @pytest.mark.parametrize("field", ["OS", "o\u017f", "Architecture", "Variant"])
+    def test_where_a_field_of_a_platform_is_spelled_as_go_would_take_it_too(self, field: str) -> None:
+        platform = {"os": "linux", "architecture": "amd64", field: "arm64"}
+        assert "but for its letters" in why_not_document(
+            index(manifests=[child(1, platform=platform)]), OCI_INDEX
+        )
+
+
+@pytest.mark.parametrize("field", ["Note", "\u212aind", "layer", "Labels", "ß"])
+def test_fields_that_mean_nothing_here_may_be_spelled_anyhow(field: str) -> None:
+    annotations = {"Digest": "text", "Size": "text"}
+    document = image(**{field: 1}, layers=[layer(1, **{field: 1}, annotations=annotations)])
+    assert isinstance(parse_manifest(json.dumps(document).encode(), OCI_MANIFEST), Image)
