@@ -62,6 +62,7 @@ def web_parts(
     """
     url = database_url or f"sqlite:///{folder / 'database.sqlite'}"
     given = {"docker_registry": {"host": "127.0.0.1:1", "proto": "http"}, **(settings or {})}
+    given["docker_registry"] = {"read_timeout": read_timeout, **given["docker_registry"]}
     config = Config.model_validate(given)
     tables = build_tables()
     engine = create_engine_for(url=url)

@@ -46,7 +46,10 @@ def read_manifest(body: bytes, content_type: str) -> ReadImage | Index | Other:
 
 
 def with_ids(read: ReadImage, ids: Mapping[str, str]) -> Augmented:
-    """The manifest with those of the ids that are of its layers; they are by `sha256:<hex>`."""
+    """The manifest with those of the ids that are of its layers; they are by `sha256:<hex>`.
+
+    Raises ManifestInvalid where one that was pushed with it cannot be taken out.
+    """
     own = tuple(map(ids.get, read.layers))
     return (_put_kept if len(read.body) <= LARGEST_KEPT_BYTES else _put)(read, own)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from core.digest import Digest
-from core.errors import ManifestInvalid, RegistryNonsense
+from core.errors import ManifestInvalid, RegistryNonsense, RegistryTimeout
 from core.http.client import HttpAnswer
-from core.manifests.augment import pick
+from core.manifests.augment import FIELD, names_an_id, pick
 from core.manifests.manifest import Index, Other, digest_of
 from core.manifests.platform import Platform
 from core.registry.client import RegistryClient
@@ -40,13 +41,16 @@ def find_image(
     reference: str | Digest,
     headers: Mapping[str, str],
     platform: Platform,
+    seconds: float,
 ) -> FoundImage | HttpAnswer:
     """The image, or the registry's answer where there is none to augment: an error, schema 1, an artifact.
 
-    `headers` go along with each request, so the registry judges the caller each time. Raises
-    RegistryError; NoImage where an index was read to its end.
+    `headers` go along with each request, so the registry judges the caller each time. All of them together
+    may take `seconds`. Raises RegistryError, ManifestInvalid among them; NoImage where an index was read to
+    its end.
     """
-    first = answer = registry.forward("GET", scope, reference, headers)
+    until = time.monotonic() + seconds
+    first = answer = registry.forward("GET", scope, reference, headers, seconds=seconds)
     digest: Digest | None = reference if isinstance(reference, Digest) else None
     depth, asked = 1, 1
     left: list[tuple[Digest, int]] = []
@@ -59,7 +63,7 @@ def find_image(
         if isinstance(read, Index) and depth <= MAX_DEPTH:
             left[:0] = [(child.digest, depth + 1) for child in pick(read, platform)]
         elif answer is first:
-            return first
+            return _without_ids(first)
         elif read is None and answer.status != 404:
             return answer
         elif read is None:
@@ -70,10 +74,22 @@ def find_image(
         digest, depth = left.pop(0)
         seen.add(digest)
         asked += 1
-        answer = registry.forward("GET", scope, digest, headers)
+        left_seconds = until - time.monotonic()
+        if left_seconds <= 0:
+            raise RegistryTimeout(str(first.target), seconds)
+        answer = registry.forward("GET", scope, digest, headers, seconds=left_seconds)
     if refused is not None:
         return refused
     raise NoImage
+
+
+def _without_ids(answer: HttpAnswer) -> HttpAnswer:
+    """The answer, to be given as it is to somebody who looks for ids. Raises ManifestInvalid if there is one
+    in it: whoever pushed it wrote that.
+    """
+    if answer.status == 200 and names_an_id(answer.body):
+        raise ManifestInvalid(f"{FIELD} was pushed with it, and cannot be taken out")
+    return answer
 
 
 def _read(answer: HttpAnswer, expected: Digest | None) -> ReadImage | Index | Other | None:
@@ -90,7 +106,7 @@ def _read(answer: HttpAnswer, expected: Digest | None) -> ReadImage | Index | Ot
     try:
         read = read_manifest(answer.body, content_type)
     except ManifestInvalid as invalid:
-        log.warning("manifest not understood, given as it is url=%s reason=%s", answer.target, invalid)
+        log.warning("manifest not understood, it gets no ids url=%s reason=%s", answer.target, invalid)
         return Other(content_type)
     if not isinstance(read, Other):
         digest = read.digest if isinstance(read, ReadImage) else digest_of(answer.body)

@@ -7,6 +7,7 @@ import logging
 import bottle
 
 from core.digest import Digest
+from core.errors import ManifestInvalid
 from core.manifests.augment import brewable
 from core.registry.client import RegistryClient
 from web.answers import error
@@ -44,8 +45,11 @@ class _Manifests:
         self._access = parts.access
         self._known = known
         self._asked = asked
-        self._accept = parts.config.docker_registry.compatibility_header
-        self._platform = parts.config.docker_registry.default_platform
+        settings = parts.config.docker_registry
+        self._accept = settings.compatibility_header
+        self._platform = settings.default_platform
+        # However many manifests it takes to find the image.
+        self._seconds = settings.connect_timeout + settings.read_timeout
 
     def ping(self) -> bottle.HTTPResponse:
         """The registry's answer to `/v2/`: its challenge is what clients come for."""
@@ -76,24 +80,27 @@ class _Manifests:
         # If-None-Match is about our bytes: the registry would compare it with its own.
         sent = {**passed_on(headers, without=("Accept", "If-None-Match")), "Accept": self._accept}
         try:
-            found = find_image(self._registry, scope, reference, sent, platform)
+            found = find_image(self._registry, scope, reference, sent, platform, self._seconds)
+            if isinstance(found, FoundImage):
+                return self._augmented(scope, found, headers.get("If-None-Match"))
+            return untouched(found)
         except NoImage:
             message = "the index has no image for the platform"
             return error(404, "MANIFEST_UNKNOWN", message, detail={"platform": str(platform)})
-        if isinstance(found, FoundImage):
-            return self._augmented(scope, found, headers.get("If-None-Match"))
-        return untouched(found)
+        except ManifestInvalid as invalid:
+            log.warning("manifest refused scope=%s reference=%s reason=%s", scope, reference, invalid)
+            raise
 
     def _augmented(self, scope: str, found: FoundImage, if_none_match: str | None) -> bottle.HTTPResponse:
         read = found.read
         ids, all_known = self._known.find(read.layers)
+        augmented = with_ids(read, ids)
         # Without the database nobody knows which are brewed; and it would not take the others.
         if all_known and len(ids) < len(read.layers):
             missing = [layer for layer in brewable(read.image) if str(layer.digest) not in ids]
             queued = self._asked.put(scope, missing)
             if queued:
                 log.info("layers asked for scope=%s digest=%s queued=%d", scope, read.digest, queued)
-        augmented = with_ids(read, ids)
         etag = f'"{augmented.digest}"'
         if is_current(if_none_match, etag):
             answer = bottle.HTTPResponse(b"", 304)

@@ -8,26 +8,30 @@ from collections.abc import Mapping
 from typing import Any
 
 from core.digest import Digest
+from core.errors import ManifestInvalid
 from core.manifests.manifest import ChildDescriptor, Image, Index, LayerDescriptor
 from core.manifests.media_types import IMAGES, INDEXES
 from core.manifests.platform import Platform
 
 FIELD = "rbtorrent_id"
 _INDENT = re.compile(rb"\s*\{\r?\n([ \t]+)")
+_ESCAPED = re.compile(rb"\\u00([0-9A-Fa-f]{2})")
 _SPACED = re.compile(rb'\s*\{\s*"[^"]*": ')
 
 
 def augment(body: bytes, image: Image, ids: Mapping[Digest, str]) -> bytes:
-    """`body` with `rbtorrent_id` as the last field of each layer that `ids` has an id for.
+    """`body` with `rbtorrent_id` as the last field of each layer that `ids` has an id for; foreign layers
+    and others that are not for brewing get none.
 
     `image` is what was read from `body`. All else stays: the order of fields, and the way in which the
     registry sets line breaks and spaces. An `rbtorrent_id` that came with the manifest is taken out:
     whoever pushed the image wrote it, and it may lead anywhere. With nothing to put in or take out, or
-    where the manifest cannot be written again the way it came, `body` itself is given.
+    where the manifest cannot be written again the way it came, `body` itself is given; but ManifestInvalid
+    is raised if something had to be taken out of that.
     """
     before: list[dict[str, Any]] = image.document["layers"]
     after = [
-        _with_id(descriptor, ids.get(layer.digest))
+        _with_id(descriptor, ids.get(layer.digest) if layer.brewable else None)
         for descriptor, layer in zip(before, image.layers, strict=True)
     ]
     if after == before:
@@ -44,12 +48,21 @@ def augment(body: bytes, image: Image, ids: Mapping[Digest, str]) -> bytes:
         )
         return text.encode()
     except (ValueError, RecursionError):
+        if names_an_id(body):
+            raise ManifestInvalid(f"{FIELD} was pushed with it, and cannot be taken out") from None
         return body
 
 
+def names_an_id(body: bytes) -> bool:
+    """Whether a field of `body`, which need not be JSON, may be taken for `rbtorrent_id` by some client:
+    letters may be escaped, and parsers in Go do not look at their case.
+    """
+    return FIELD.encode() in _ESCAPED.sub(lambda sign: bytes.fromhex(sign[1].decode()), body).lower()
+
+
 def brewable(image: Image) -> list[LayerDescriptor]:
-    """The layers that can be brewed: those that the registry itself holds, and that are not empty."""
-    return [layer for layer in image.layers if layer.size > 0 and not layer.foreign]
+    """The layers of the image that torrents are made of."""
+    return [layer for layer in image.layers if layer.brewable]
 
 
 def pick(index: Index, platform: Platform) -> list[ChildDescriptor]:
@@ -74,5 +87,5 @@ def pick(index: Index, platform: Platform) -> list[ChildDescriptor]:
 
 
 def _with_id(descriptor: dict[str, Any], rbtorrent_id: str | None) -> dict[str, Any]:
-    plain = {name: value for name, value in descriptor.items() if name != FIELD}
+    plain = {name: value for name, value in descriptor.items() if name.lower() != FIELD}
     return plain if rbtorrent_id is None else {**plain, FIELD: rbtorrent_id}

@@ -173,15 +173,22 @@ class RegistryClient:
         return f"{answer.target} answers ({version[:80]})"
 
     def forward(
-        self, method: str, scope: str | None, reference: str | Digest, headers: Mapping[str, str]
+        self,
+        method: str,
+        scope: str | None,
+        reference: str | Digest,
+        headers: Mapping[str, str],
+        *,
+        seconds: float | None = None,
     ) -> HttpAnswer:
         """The registry's own answer, of any status, to a caller's GET or HEAD of a manifest.
 
         With `scope` None it is that to `/v2/`. The caller's `headers` go along, ours do not: no
-        credentials of ours, and redirects are the caller's to follow.
+        credentials of ours, and redirects are the caller's to follow. The answer has to be here within
+        `seconds` (by default both time-outs together).
         """
         url = self.urls.base if scope is None else self.urls.manifest(scope, reference)
-        return self._forward(method, url, headers)
+        return self._forward(method, url, headers, seconds)
 
     def forward_blob_head(self, scope: str, digest: Digest, headers: Mapping[str, str]) -> HttpAnswer:
         """The registry's own answer to a caller's HEAD of a blob: may they have it, and is it there?"""
@@ -259,9 +266,13 @@ class RegistryClient:
         except HttpError as error:
             raise from_http_error(error) from error
 
-    def _forward(self, method: str, url: str, headers: Mapping[str, str]) -> HttpAnswer:
+    def _forward(
+        self, method: str, url: str, headers: Mapping[str, str], seconds: float | None = None
+    ) -> HttpAnswer:
         try:
-            return self._http.fetch(method, url, headers=headers, limit=MANIFEST_LIMIT, follow=False)
+            return self._http.fetch(
+                method, url, headers=headers, limit=MANIFEST_LIMIT, seconds=seconds, follow=False
+            )
         except HttpError as error:
             raise from_http_error(error) from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from core.manifests.media_types import OCI_INDEX
+from tests.servers.http_server import Answer, Connection, Request, start_http_server
 from tests.servers.layers import layer_bytes
 from tests.servers.push import (
     Media,
@@ -19,7 +21,7 @@ from tests.servers.push import (
     push_manifest,
 )
 from tests.servers.registry import Registry
-from tests.web_manifests import ENGINE, assert_untouched, brew, ids, image_of, rbtorrent, sha256
+from tests.web_manifests import ENGINE, assert_untouched, brew, code_of, ids, image_of, rbtorrent, sha256
 from tests.web_server import Front, front_of
 
 
@@ -93,3 +95,32 @@ def test_an_attestation_in_an_index_is_no_image(front: Front, registry: Registry
     assert front.get(f"/v2/{scope}/manifests/attested").headers["Rbtorrent-Image-Digest"] == image.digest
     other = front.get(f"/v2/{scope}/manifests/attested?platform=unknown/unknown")
     assert other.status == 404
+
+
+def test_however_many_manifests_it_takes_the_answer_comes_within_the_time_of_one(tmp_path: Path) -> None:
+    def slow(body: bytes) -> Answer:
+        def answer(request: Request, connection: Connection) -> None:
+            connection.pause(0.7)
+            connection.reply(200, body, {"Content-Type": OCI_INDEX})
+
+        return answer
+
+    def index(number: int, *children: str) -> bytes:
+        entries = [{"mediaType": OCI_INDEX, "size": 9, "digest": digest} for digest in children]
+        document = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries, "number": number}
+        return json.dumps(document).encode()
+
+    settings = {"docker_registry": {"connect_timeout": 0.5, "read_timeout": 1.0}}
+    with (
+        start_http_server() as registry,
+        front_of(registry.netloc, tmp_path, settings=settings, read_timeout=1.0) as front,
+    ):
+        below = [index(number) for number in range(7)]
+        for body in below:
+            registry.on(f"/v2/a/manifests/{sha256(body)}", slow(body))
+        registry.on("/v2/a/manifests/b", slow(index(7, *map(sha256, below))))
+        began = time.monotonic()
+        answer = front.get("/v2/a/manifests/b")
+        assert (answer.status, code_of(answer)) == (504, "UNAVAILABLE")
+        assert 1.4 < time.monotonic() - began < 2.5
+        assert len(registry.requests) == 3

@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 
 from core.digest import Digest
 from core.errors import ManifestInvalid
-from core.manifests.augment import FIELD, augment, brewable, pick
+from core.manifests.augment import FIELD, augment, brewable, names_an_id, pick
 from core.manifests.manifest import Image, Index, parse_manifest
-from core.manifests.media_types import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
+from core.manifests.media_types import DOCKER_LIST, DOCKER_MANIFEST, IN_TOTO, OCI_INDEX, OCI_MANIFEST
 from core.manifests.platform import Platform
 
 LAYER = "application/vnd.docker.image.rootfs.diff.tar.gzip"
-A, B, C = (Digest(letter * 64) for letter in "abc")
+A, B, C, D = (Digest(letter * 64) for letter in "abcd")
 ID_A, ID_B = "rbtorrent:" + "1" * 40, "rbtorrent:" + "2" * 40
 
 
@@ -122,6 +122,12 @@ def test_an_id_that_was_pushed_with_the_manifest_gives_way_to_ours() -> None:
     )
 
 
+@pytest.mark.parametrize("field", ["Rbtorrent_ID", "RBTORRENT_ID"])
+def test_an_id_that_was_pushed_in_other_letters_is_taken_out_too(field: str) -> None:
+    text = json.dumps(manifest(layer(A, **{field: "rbtorrent:" + "f" * 40})))
+    assert augmented(text, {}) == json.dumps(manifest(layer(A)))
+
+
 def test_a_layer_that_is_there_twice_gets_its_id_twice() -> None:
     layers = json.loads(augmented(json.dumps(manifest(layer(A), layer(A))), {A: ID_A}))["layers"]
     assert [descriptor[FIELD] for descriptor in layers] == [ID_A, ID_A]
@@ -134,14 +140,36 @@ def test_texts_beyond_ascii_and_large_numbers_stay() -> None:
     assert str(10**40) in after
 
 
-def test_foreign_and_empty_layers_are_not_for_brewing() -> None:
-    body = json.dumps(manifest(layer(A), layer(B, size=0), layer(C, urls=["https://example.com/"])))
+def test_foreign_and_empty_layers_and_statements_are_not_for_brewing_and_get_no_id() -> None:
+    others = [layer(B, size=0), layer(C, urls=["https://example.com/"]), {**layer(D), "mediaType": IN_TOTO}]
+    body = json.dumps(manifest(layer(A), *others))
     image = parse_manifest(body.encode(), DOCKER_MANIFEST)
     assert isinstance(image, Image)
     assert [one.digest for one in brewable(image)] == [A]
+    ids = dict.fromkeys((A, B, C, D), ID_A)
+    assert augmented(body, ids) == json.dumps(manifest(layer(A, rbtorrent_id=ID_A), *others))
 
 
-@pytest.mark.parametrize("note", ["1e999", '"\\ud800"'])
+UNWRITABLE = ["1e999", '"\\ud800"']
+
+
+@pytest.mark.parametrize("note", UNWRITABLE)
+@pytest.mark.parametrize("field", [FIELD, "rb\\u0074orrent\\u005Fid", "RBTORRENT_ID"])
+def test_a_pushed_id_that_cannot_be_taken_out_makes_the_manifest_invalid(note: str, field: str) -> None:
+    text = json.dumps(manifest(layer(A, pushed="rbtorrent:" + "f" * 40), note=0))
+    text = text.replace('"pushed"', f'"{field}"').replace('"note": 0', f'"note": {note}')
+    for ids in ({}, {A: ID_A}):
+        with pytest.raises(ManifestInvalid, match="cannot be taken out"):
+            augmented(text, ids)
+
+
+@pytest.mark.parametrize("body", [b'{"rbtorrent_id": 1', b'\xff"RbTorrent_Id"', rb'"\u0072btorrent\u005fid"'])
+def test_an_id_is_found_in_what_is_no_json_too(body: bytes) -> None:
+    assert names_an_id(body)
+    assert not names_an_id(body.replace(b"o", b"0"))
+
+
+@pytest.mark.parametrize("note", UNWRITABLE)
 def test_a_manifest_that_cannot_be_written_the_way_it_came_is_left_alone(note: str) -> None:
     text = json.dumps(manifest(layer(A), note=0)).replace('"note": 0', f'"note": {note}')
     assert note in text
