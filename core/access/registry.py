@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from urllib.parse import unquote
 
 from core.access.access import AccessDenied
 from core.digest import Digest
-from core.http.client import REDIRECTS
+from core.http.client import HttpAnswer
+from core.http.errors import HttpNonsense
+from core.registry.answers import is_html
 from core.registry.client import RegistryClient
 
 _SAYINGS = {
@@ -29,12 +32,34 @@ class RegistryAccess:
         """Everybody may ask the registry."""
 
     def may_pull(self, scope: str, digest: Digest, authorization: str | None) -> None:
-        """See Access. A redirect is a yes: the registry sends nobody to its storage who may not go there."""
+        """See Access. To be sent to the storage is a yes: the registry sends nobody there who may not go."""
         headers = {} if authorization is None else {"Authorization": authorization}
         answer = self._registry.forward_blob_head(scope, digest, headers)
-        if answer.status == 200 or answer.status in REDIRECTS:
+        if (answer.status == 200 and not is_html(answer.headers)) or _leads_to_storage(answer, digest):
             return
         code, message = _SAYINGS.get(answer.status, ("UNAVAILABLE", "the registry does not say who may pull"))
         status = answer.status if answer.status in _SAYINGS else 502
         passed_on = [(name, value) for name in _PASSED_ON for value in answer.headers.all(name)]
         raise AccessDenied(status, tuple(passed_on), code, message)
+
+
+def _leads_to_storage(answer: HttpAnswer, digest: Digest) -> bool:
+    """Whether it is docker/distribution's own redirect to the blob in its storage: 307, to another server, at
+    the blob's path in there (registry/storage/paths.go).
+
+    What stands in front of registries redirects too, with 307 among others: to https, to a canonical name, to
+    a page where people log in. None of these has looked at whether this caller may have the blob.
+    """
+    location = answer.headers.get("Location")
+    if answer.status != 307 or not location:
+        return False
+    try:
+        onward = answer.target.join(location)
+    except HttpNonsense:
+        return False
+    elsewhere = onward.host != answer.target.host or (
+        onward.port != answer.target.port and onward.scheme == answer.target.scheme
+    )
+    # Azure's URLs have the slashes within the path escaped.
+    path = unquote(onward.path.partition("?")[0])
+    return elsewhere and path.endswith(f"/blobs/sha256/{digest.short}/{digest.hex}/data")

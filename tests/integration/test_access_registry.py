@@ -13,9 +13,10 @@ import requests
 from core.access.access import AccessDenied
 from core.digest import Digest
 from core.errors import RegistryTimeout, RegistryUnavailable
-from tests.servers.bad_http import redirecting, replying, silent
+from tests.servers.bad_http import html, redirecting, replying, silent
 from tests.servers.http_server import start_http_server
 from tests.servers.layers import layer_bytes
+from tests.servers.moto import Moto
 from tests.servers.push import Bearer, PushedImage, push_image
 from tests.servers.registry import Registry, start_registry
 from tests.servers.token_server import TokenServer, User, start_token_server
@@ -173,17 +174,86 @@ def test_what_the_registry_says_of_a_layer_is_understood(tmp_path: Path) -> None
     with ExitStack() as stack:
         registry = stack.enter_context(start_http_server())
         access = stack.enter_context(front_of(registry.netloc, tmp_path, read_timeout=1.0)).parts.access
-        registry.on(path, redirecting("https://storage.example/blob?signature=x", 307))
-        access.may_pull("team/a", layer, None)
         for status, expected in [(403, 403), (429, 429), (500, 502), (204, 502), (418, 502)]:
             registry.on(path, replying(status, headers={"Retry-After": "3"}))
             with pytest.raises(AccessDenied) as denied:
                 access.may_pull("team/a", layer, None)
             assert denied.value.status == expected
             assert dict(denied.value.headers) == {"Retry-After": "3"}
+        registry.on(path, html())
+        with pytest.raises(AccessDenied):
+            access.may_pull("team/a", layer, None)
         registry.on(path, silent())
         with pytest.raises(RegistryTimeout):
             access.may_pull("team/a", layer, None)
         registry.close()
         with pytest.raises(RegistryUnavailable):
             access.may_pull("team/a", layer, None)
+
+
+BLOB = Digest("a" * 64)
+STORED = f"docker/registry/v2/blobs/sha256/aa/{BLOB.hex}/data"
+
+
+def may_anybody_pull(folder: Path, location: str, status: int) -> bool:
+    """Whether the registry's answer lets anybody in, if it is a redirect to `location`."""
+    asked = f"/v2/team/a/blobs/{BLOB}"
+    with start_http_server() as registry, front_of(registry.netloc, folder) as front:
+        registry.on(asked, redirecting(location.format(netloc=registry.netloc, asked=asked), status))
+        try:
+            front.parts.access.may_pull("team/a", BLOB, None)
+        except AccessDenied as denied:
+            assert (denied.status, denied.code) == (502, "UNAVAILABLE")
+            return False
+        return True
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        f"https://bucket.s3.example.com/{STORED}?X-Amz-Signature=x",
+        f"https://s3.example.com/bucket/prefix/{STORED}?X-Amz-Signature=x",
+        f"https://account.blob.example.com/container/{STORED.replace('/', '%2F')}?sig=x",
+        # A storage on the registry's own machine.
+        f"http://127.0.0.1:9000/bucket/{STORED}?X-Amz-Signature=x",
+    ],
+)
+def test_to_be_sent_to_the_storage_is_a_yes(tmp_path: Path, location: str) -> None:
+    assert may_anybody_pull(tmp_path, location, 307)
+    for status in (301, 302, 303, 308):
+        assert not may_anybody_pull(tmp_path / str(status), location, status)
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize(
+    "location",
+    [
+        "https://127.0.0.1{asked}",
+        "https://{netloc}{asked}",
+        "http://{netloc}{asked}/",
+        "https://registry.example.com{asked}",
+        "/oauth2/start?rd={asked}",
+        f"https://login.example.com/start?rd=/{STORED}",
+        f"https://127.0.0.1/{STORED}",
+        f"/{STORED}",
+        f"https://bucket.s3.example.com/{STORED.replace('a' * 64, 'b' * 64)}",
+        "ftp://storage.example.com/" + STORED,
+        "",
+    ],
+)
+def test_any_other_redirect_lets_nobody_in(tmp_path: Path, status: int, location: str) -> None:
+    assert not may_anybody_pull(tmp_path, location, status)
+
+
+def test_a_registry_with_its_blobs_in_s3_lets_in_who_may_pull(tmp_path: Path, moto: Moto) -> None:
+    s3 = moto.registry_storage(moto.create_bucket())
+    with start_registry(tmp_path / "registry", s3=s3, htpasswd=PASSWORDS) as registry:
+        image = push_image(
+            registry, "team/a", "latest", [layer_bytes(1000)], auth=("reader", PASSWORDS["reader"])
+        )
+        layer = Digest.parse(image.layers[0].digest)
+        with front_of(registry.netloc, tmp_path / "front") as front:
+            front.parts.access.may_pull("team/a", layer, basic("reader"))
+            assert registry.requests()[-1][2] == 307
+            with pytest.raises(AccessDenied):
+                front.parts.access.may_pull("team/a", layer, None)
