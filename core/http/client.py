@@ -93,8 +93,9 @@ class HttpClient:
     ) -> HttpAnswer:
         """The whole answer, which has to be here within `seconds` (by default both time-outs together).
 
-        Redirects of GET and HEAD are followed unless `follow` is false. An answer of any status is an
-        answer; HttpError is raised where there is none: a body of more than `limit` bytes included.
+        Redirects of GET and HEAD are followed unless `follow` is false; then `headers` may have a `Host`
+        other than the URL's. An answer of any status is an answer; HttpError is raised where there is none:
+        a body of more than `limit` bytes included.
         """
         seconds = self._connect_timeout + self._read_timeout if seconds is None else seconds
         with self._open(method, url, headers, body, seconds, follow) as stream:
@@ -140,7 +141,7 @@ class HttpClient:
             target = parse_url(url)
         except ValueError as error:
             raise HttpNonsense("a URL", str(error)) from None
-        sent = self._headers(headers)
+        sent = self._headers(headers, follow)
         seen = {target}
         while True:
             exchange = self._send(method, target, sent, body, patience, seconds)
@@ -160,12 +161,14 @@ class HttpClient:
             seen.add(onward)
             target = onward
 
-    def _headers(self, headers: Mapping[str, str] | None) -> dict[str, str]:
+    def _headers(self, headers: Mapping[str, str] | None, follow: bool) -> dict[str, str]:
         sent = {"Accept-Encoding": "identity", "User-Agent": self._user_agent}
         for name, value in (headers or {}).items():
             lower = name.lower()
             if lower == "user-agent":
                 sent["User-Agent"] = value
+            elif lower == "host" and not follow:
+                sent["Host"] = value
             elif lower not in _OURS:
                 sent[name] = value
         return sent

@@ -65,12 +65,16 @@ class Target:
         return shown if len(shown) <= MAX_SHOWN else shown[: MAX_SHOWN - 3] + "..."
 
 
-@lru_cache(maxsize=1024)
 def parse_url(url: str) -> Target:
     """The target that `url` names; its fragment and user information are left out.
 
     Raises ValueError, which does not show the URL, as it may hold secrets.
     """
+    # Queries are where tokens and signatures are: they are not kept in memory.
+    return _parse(url) if "?" in url else _parse_kept(url)
+
+
+def _parse(url: str) -> Target:
     if _NOT_PRINTABLE.search(url):
         raise ValueError("it has characters that no URL may have")
     parts = urlsplit(url)
@@ -84,3 +88,6 @@ def parse_url(url: str) -> Target:
         raise ValueError("there is no port 0")
     path = parts.path or "/"
     return Target(parts.scheme, parts.hostname, port, f"{path}?{parts.query}" if parts.query else path)
+
+
+_parse_kept = lru_cache(maxsize=1024)(_parse)

@@ -29,6 +29,7 @@ from core.http.url import Target
 WIRE_ERRORS = (HTTPError, HTTPException, OSError, ValueError)
 """Everything that sending a request and reading its answer may raise."""
 
+_INTERIM = frozenset((*range(102, 200), 100))
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CONTROLS = re.compile(r"[\r\n\0]")
 _TLS_ERRORS = (ssl.SSLError, UrllibSSLError)
@@ -107,7 +108,7 @@ class Connections:
         patience: Patience,
     ) -> Exchange:
         """Send a request and read the head of its answer. Raises one of WIRE_ERRORS."""
-        head = _head(method, path, self._target.netloc, headers, body)
+        head = _head(method, path, {"Host": self._target.netloc, **headers}, body)
         connection = self._take()
         try:
             if connection.sock is None:
@@ -162,9 +163,15 @@ class Exchange:
         self._response = HTTPResponse(sock, method=method)
         try:
             self._response.begin()
+            while self._response.status in _INTERIM:
+                # http.client skips 100 by itself, and takes the others for the answer (RFC 9110, 15.2).
+                self._response.headers = None  # type: ignore[assignment]  # so that it reads on
+                self._response.begin()
+            if self._response.status == 101:
+                raise HTTPException("it changes the protocol, which nobody asked for")
             self.headers = Headers(tuple(self._response.headers.raw_items()))
-            if len(set(self.headers.all("Content-Length"))) > 1:
-                raise HTTPException("it has several lengths")
+            if self.headers.all("Content-Length") and self.headers.number("Content-Length") is None:
+                raise HTTPException("its length is no number")
         except BaseException:
             self._response.close()
             raise
@@ -207,9 +214,9 @@ class Exchange:
             self._connection.close()
 
 
-def _head(method: str, path: str, host: str, headers: Mapping[str, str], body: bytes | None) -> bytes:
+def _head(method: str, path: str, headers: Mapping[str, str], body: bytes | None) -> bytes:
     """A request's head (RFC 9112, 3 and 5). Raises ValueError, which does not show what is wrong."""
-    lines = [f"{method} {path} HTTP/1.1", f"Host: {host}"]
+    lines = [f"{method} {path} HTTP/1.1"]
     for name, value in headers.items():
         if not _NAME.fullmatch(name) or _CONTROLS.search(value):
             raise ValueError("a header that HTTP does not allow")

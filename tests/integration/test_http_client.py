@@ -87,6 +87,16 @@ class TestARequest:
         assert request.headers["Accept"] == "a, b"
         assert request.headers["User-Agent"] == "docker-torrents"
 
+    @pytest.mark.parametrize("status", [100, 102, 103, 199])
+    def test_what_is_said_before_the_answer_is_passed_over(
+        self, server: HttpServer, client: HttpClient, status: int
+    ) -> None:
+        early = f"HTTP/1.1 {status} Early\r\nLink: </x>\r\nContent-Length: 0\r\n\r\n".encode()
+        answer = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
+        server.on("/", bad_http.sending(early * 2 + answer))
+        got = client.fetch("GET", server.url)
+        assert (got.status, got.body, got.headers.get("Link")) == (200, b"hello", None)
+
     def test_has_the_caller_s_user_agent_but_our_framing(
         self, server: HttpServer, client: HttpClient
     ) -> None:
@@ -98,6 +108,13 @@ class TestARequest:
         assert sent.get_all("Accept-Encoding") == ["identity"]
         assert sent.get_all("Host") == [server.netloc]
         assert "Content-Length" not in sent
+
+    def test_may_name_another_host_where_redirects_are_not_followed(
+        self, server: HttpServer, client: HttpClient
+    ) -> None:
+        server.on("/", saying)
+        client.fetch("GET", server.url, headers={"Host": "registry.example"}, follow=False)
+        assert server.requests[0].headers.get_all("Host") == ["registry.example"]
 
     def test_with_a_header_that_cannot_be_sent_does_not_show_it(
         self, server: HttpServer, client: HttpClient
@@ -168,6 +185,10 @@ class TestFailures:
             b"HTTP/1.1 abc OK\r\n\r\n",
             b"HTTP/1.1 99999 OK\r\n\r\n",
             b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello!",
+            b"HTTP/1.1 200 OK\r\nContent-Length: 5, 5\r\n\r\nhello",
+            b"HTTP/1.1 200 OK\r\nContent-Length: +5\r\n\r\nhello",
+            b"HTTP/1.1 200 OK\r\nContent-Length: \r\n\r\nhello",
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n",
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nwhat\r\n",
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\nhello",
             b"HTTP/1.1 200 OK\r\nX-Long: " + b"x" * 70_000 + b"\r\n\r\n",

@@ -104,3 +104,10 @@ class TestALocation:
         assert onward.scheme in ("http", "https")
         assert onward.path.startswith("/")
         assert all("!" <= sign <= "~" for sign in onward.url)
+
+
+def test_a_url_with_a_query_which_may_hold_a_token_is_not_kept() -> None:
+    plain, secret = "http://example.com/v2/", "http://example.com/blackbox?oauth_token=secret"
+    assert parse_url(plain) is parse_url(plain)
+    assert parse_url(secret) == parse_url(secret)
+    assert parse_url(secret) is not parse_url(secret)
