@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+import web.granted_roles
 import web.intake
 import web.known_ids
 from tests.servers.moto import Moto, start_moto
@@ -52,7 +53,7 @@ def pytest_runtest_call() -> Generator[None]:
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """The app gives no database up because the machine is busy. Where one hangs, a test says how long it has."""
-    for module in (web.intake, web.known_ids):
+    for module in (web.granted_roles, web.intake, web.known_ids):
         monkeypatch.setattr(module, "PATIENCE_SECONDS", 20.0)
 
 

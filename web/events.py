@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import logging
+import threading
 
 import bottle
 
@@ -18,9 +19,15 @@ from web.request_body import read_body
 
 log = logging.getLogger(__name__)
 
-MAX_BODY = 16 * 1024 * 1024
-"""Bytes. A registry takes manifests of 4 MiB, and tells their references indented: twice as much."""
+MAX_BODY = 40 * 1024 * 1024
+"""Bytes. A registry takes manifests of 4 MiB and tells their references with all annotations, where Go writes
+each `&`, `<` and `>` as six characters. What is refused for its length would be sent again for ever."""
 
+MAX_AT_ONCE = 64
+"""Notifications that one process works on at a time. Each takes a thread of the server, and with a database
+that hangs takes it for seconds."""
+
+_AGAIN = (("Retry-After", "5"),)
 _ODD_SHOWN = 5
 
 
@@ -42,6 +49,7 @@ class _Receiver:
         self._secret = secret
         self._roles = roles
         self._intake = intake
+        self._places = threading.BoundedSemaphore(MAX_AT_ONCE)
 
     def receive(self) -> bottle.HTTPResponse:
         """`OK` once everything that the events ask for is committed, or nothing is to be done for them.
@@ -52,7 +60,15 @@ class _Receiver:
         environ = bottle.request.environ
         if not self._authorized(environ.get("HTTP_AUTHORIZATION")):
             return error(401, "UNAUTHORIZED", "the Authorization header is not the configured one")
-        body = read_body(environ, MAX_BODY)
+        if not self._places.acquire(blocking=False):
+            log.warning("events not taken, too many at once")
+            return error(503, "UNAVAILABLE", "too many notifications at once, send it again", _AGAIN)
+        try:
+            return self._take(read_body(environ, MAX_BODY))
+        finally:
+            self._places.release()
+
+    def _take(self, body: bytes) -> bottle.HTTPResponse:
         try:
             notification = parse_events(body)
         except EventsMalformed as malformed:
@@ -68,8 +84,7 @@ class _Receiver:
                 self._intake.put(wanted)
         except DatabaseDown as down:
             log.error("events not taken, the registry will send them again reason=%s", down)
-            again = [("Retry-After", "5")]
-            return error(503, "UNAVAILABLE", "the queue cannot be written now, send it again", again)
+            return error(503, "UNAVAILABLE", "the queue cannot be written now, send it again", _AGAIN)
         return bottle.HTTPResponse("OK", 200, {"Content-Type": "text/plain; charset=utf-8"})
 
     def _authorized(self, given: str | None) -> bool:

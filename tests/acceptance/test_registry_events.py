@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import subprocess
 from collections.abc import Iterator
@@ -244,3 +245,14 @@ def test_the_example_posted_by_curl_is_ok_and_queues_its_layer(receiver: Receive
     receiver.installation.run("role", "grant", "library/test")
     assert comes_true(lambda: posted() == "OK" and receiver.queued() == {EXAMPLE_LAYER})
     assert [row[0] for row in receiver.rows("")] == [EXAMPLE_LAYER]
+
+
+def test_the_longest_event_that_a_registry_makes_does_not_hold_back_those_after_it(tmp_path: Path) -> None:
+    with receiving(tmp_path, includereferences=True) as receiver:
+        base = push(receiver, scope="other/app", media="oci")
+        manifest = json.loads(base.manifest)
+        # The registry copies it into its event, where Go writes each of these as \u0026.
+        manifest["layers"][0]["annotations"] = {"note": "&" * 3_700_000}
+        push_manifest(receiver.registry, "other/app", "long", json.dumps(manifest).encode(), MANIFEST["oci"])
+        image = push(receiver, seed=2)
+        assert comes_true(lambda: receiver.queued() == layers_of(image))

@@ -79,13 +79,15 @@ def test_with_postgresql_stopped_events_are_503_and_come_through_when_it_is_back
                 answer = app.post(envelope(layer_event(digest=B, repository=role)))
                 assert (answer.status, answer.headers["Retry-After"]) == (503, "5")
             postgres.start()
+            now[0] += 60
             assert app.queued() == [A]
             assert app.post(envelope(layer_event(digest=B))).body == b"OK"
             assert app.queued() == [A, B]
 
 
 def test_with_the_file_of_the_database_gone_events_are_503_until_it_is_back(tmp_path: Path) -> None:
-    with receiving(tmp_path) as app:
+    now = [float(NOON)]
+    with receiving(tmp_path, clock=lambda: now[0]) as app:
         app.parts.engine.dispose()
         database, aside = tmp_path / "database.sqlite", tmp_path / "aside.sqlite"
         database.rename(aside)
@@ -93,6 +95,7 @@ def test_with_the_file_of_the_database_gone_events_are_503_until_it_is_back(tmp_
         assert app.post(envelope(layer_event())).status == 503
         database.rmdir()
         aside.rename(database)
+        now[0] += 60
         assert app.post(envelope(layer_event())).body == b"OK"
         assert app.queued() == [A]
 
