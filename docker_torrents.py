@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import chain
 
 import sqlalchemy as sa
@@ -36,7 +36,7 @@ from core.stores.directory import DirectoryStore
 from core.stores.s3 import S3Store
 from core.stores.store import MetainfoStore
 from jobs.brew import Brewery
-from jobs.check import Probe, check, probe_database
+from jobs.check import Probe, check, probe_database, probe_store
 from jobs.commands import COMMANDS, DONE, FAILED, USAGE, Desk, told
 from jobs.init_db import init_db
 from jobs.runnable import JOBS, run_prune_dry, schedules
@@ -189,12 +189,13 @@ class Parts:
 
     def probes(self) -> Iterator[tuple[str, Probe]]:
         """What `check` looks at, in the order in which things depend on each other."""
-        yield "database", partial(probe_database, self.engine, self.tables)
-        yield "registry", self.registry.ping
-        yield "layers", self.source.check
-        yield "metainfo", self.store.check
-        if isinstance(self.access, BlackboxAccess):
-            yield "blackbox", self.access.check
+        folder = self.config.metainfo_dir if self.config.torrents.store == "directory" else None
+        yield "database", lambda: probe_database(self.engine, self.tables)
+        yield "registry", lambda: self.registry.ping()
+        yield "layers", lambda: self.source.check()
+        yield "metainfo", lambda: probe_store(self.store, folder)
+        if isinstance(access := self.access, BlackboxAccess):
+            yield "blackbox", access.check
 
 
 @contextmanager

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from sqlalchemy import Engine
 
-from core.errors import DockerTorrentsError
-from sql.errors import SqlError
+from core.errors import DockerTorrentsError, StoreFailed
+from core.stores.store import MetainfoStore
+from sql.errors import DatabaseDown, DatabaseUnfit, SqlError
+from sql.rights import lacking_rights
 from sql.schema import missing
 from sql.tables import Tables
 from sql.transaction import transaction
@@ -34,16 +38,52 @@ def check(probes: Iterable[tuple[str, Probe]], tell: Callable[[str], None] = pri
     for name, probe in probes:
         summary.checked += 1
         try:
-            tell(f"ok      {name:<10} {probe()}")
-        except (DockerTorrentsError, SqlError) as error:
+            line = f"ok      {name:<10} {probe()}"
+        except Exception as error:  # noqa: BLE001 - whatever one raises, the others are probed
             summary.failed += 1
-            tell(f"failed  {name:<10} {error}")
+            said = " ".join(str(error).split())
+            if not isinstance(error, (DockerTorrentsError, SqlError)):
+                said = f"{type(error).__name__}: {said}"
+            line = f"failed  {name:<10} {said}"
+        tell(line)
     return summary
 
 
 def probe_database(engine: Engine, tables: Tables) -> str:
-    """Whether the database takes writes, and what is not there yet. Raises DatabaseDown."""
+    """Whether the database takes writes to each table, and what is not there yet. Raises DatabaseDown.
+
+    A SQLite file is not made.
+    """
+    if engine.name == "sqlite" and not (file := Path(engine.url.database or "")).exists():
+        if (why := _unusable(file)) is not None:
+            raise DatabaseDown(why)
+        return f"sqlite {file} is made at first use"
     with transaction(engine) as connection:
         lacking = missing(connection, tables)
+        to_do = [f"lacks {what}" for what in lacking if what.startswith("column ")]
+        to_do += lacking_rights(connection, tables, lacking)
+    if to_do:
+        raise DatabaseUnfit("; ".join(to_do))
     made = f", {len(lacking)} tables and indexes are made at first use" if lacking else ""
     return f"{engine.dialect.name} takes writes{made}"
+
+
+def probe_store(store: MetainfoStore, folder: Path | None) -> str:
+    """Whether the metainfo store works. One that is a `folder` is not made. Raises StoreFailed."""
+    if folder is None or folder.exists():
+        return store.check()
+    if (why := _unusable(folder)) is not None:
+        raise StoreFailed(str(folder), why)
+    return f"directory {folder} is made at first use"
+
+
+def _unusable(path: Path) -> str | None:
+    """Why `path`, which is not there, cannot be made."""
+    above = next(parent for parent in path.absolute().parents if parent.exists())
+    if not above.is_dir():
+        return f"{above} is no folder"
+    return (
+        None
+        if os.access(above, os.W_OK | os.X_OK, effective_ids=True)
+        else f"{above} is not writable for this user"
+    )

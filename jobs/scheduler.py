@@ -16,7 +16,7 @@ from apscheduler.triggers.interval import IntervalTrigger
 
 from core.errors import DockerTorrentsError
 from jobs.cron import with_named_weekdays
-from sql.errors import DatabaseDown
+from sql.errors import SqlError
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ def cron_trigger(expression: str) -> BaseTrigger:
 def _logged(schedule: Schedule) -> None:
     try:
         log.info("job ended name=%s did=%s", schedule.name, schedule.run())
-    except (DockerTorrentsError, DatabaseDown) as error:
+    except (DockerTorrentsError, SqlError) as error:
         log.error("job failed name=%s reason=%s", schedule.name, error)
     except Exception:
         log.exception("job failed, a fault of ours name=%s", schedule.name)

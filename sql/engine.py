@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine.interfaces import DBAPIConnection
 
 from sql.errors import DatabaseDown, NoWritableHost, UnsupportedDatabase
+from sql.faults import no_permission
 from sql.hosts import DEFAULT_PORT, Address, Host, parse_host, resolve
 from sql.patience import patience, teach
 from sql.probe import answering
@@ -204,7 +205,7 @@ def _sqlite(url: sa.URL, pool: dict[str, Any]) -> sa.Engine:
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
-            raise DatabaseDown(f"{folder}: {error.strerror}") from error
+            raise DatabaseDown(no_permission(error, folder)) from error
 
     def prepare(connection: Any, _: object) -> None:
         connection.isolation_level = None  # BEGIN is ours to say, below

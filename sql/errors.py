@@ -2,7 +2,8 @@
 
 SqlError
 ├── DatabaseDown            nothing was written: try the whole transaction again later
-│   └── NoWritableHost      no host of the list takes writes now
+│   ├── NoWritableHost      no host of the list takes writes now
+│   └── DatabaseUnfit       it lacks a table, a column, or a right of ours
 ├── UnsupportedDatabase     the URL names a database that this service cannot use
 ├── RbtorrentIdTaken        another layer has this rbtorrent id already
 ├── MdsRecordBroken         a row of the registry's MDS driver that cannot be read
@@ -38,6 +39,14 @@ class NoWritableHost(DatabaseDown):
     def __init__(self, reasons: Sequence[str]) -> None:
         self.reasons = list(reasons)
         super().__init__("; ".join(self.reasons))
+
+
+class DatabaseUnfit(DatabaseDown):
+    """The database lacks a table, a column or a right, until somebody mends that. `why` tells which."""
+
+    def __init__(self, why: str) -> None:
+        self.why = why
+        SqlError.__init__(self, f"the database is not ready: {why}")
 
 
 class UnsupportedDatabase(SqlError, ValueError):

@@ -34,8 +34,9 @@ def create_missing(connection: sa.Connection, tables: Tables) -> list[str]:
     """Create the tables and indexes that the database lacks, in the transaction of `connection`.
 
     Returns what was created, named as `missing` does. What is there is never touched, so a missing column
-    stays missing. Several processes may do this at once, and one that finds nothing missing needs no right
-    to create. On PostgreSQL, writers to a table wait while it gets a new index.
+    stays missing, and its table's indexes with it. Several processes may do this at once, and one that
+    finds nothing missing needs no right to create. On PostgreSQL, writers to a table wait while it gets a
+    new index.
     """
     if connection.dialect.name == "postgresql":
         # Taken before looking, and given back by the transaction's end: PgBouncer may sit between.
@@ -47,8 +48,10 @@ def create_missing(connection: sa.Connection, tables: Tables) -> list[str]:
         if f"table {table.name}" in lacking:
             connection.execute(CreateTable(table))
             created.append(f"table {table.name}")
+        # An index may be on a column that is lacking, or on a condition on one.
+        in_part = any(what.startswith(f"column {table.name}.") for what in lacking)
         for index in _indexes(table):
-            if f"index {index.name}" in lacking:
+            if f"index {index.name}" in lacking and not in_part:
                 connection.execute(CreateIndex(index))
                 created.append(f"index {index.name}")
     return created

@@ -1,0 +1,103 @@
+"""What an error of the driver means to who runs the service: the database is down, or not ready for us."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import re
+import sqlite3
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from sql.errors import DatabaseDown, DatabaseUnfit
+
+_SQLITE_DOWN = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_NOTADB,
+        sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_PROTOCOL,
+        sqlite3.SQLITE_READONLY,
+    }
+)
+_SQLITE_SHUT = frozenset({sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY})
+# Its code for these is that of any mistake in a statement.
+_SQLITE_UNFIT = re.compile(
+    r"no such (?:table|column): |has no column named |ON CONFLICT clause does not match"
+)
+
+# PostgreSQL's manual, appendix A.
+_NO_RIGHT, _NO_TABLE = "42501", "42P01"
+_UNFIT = frozenset({_NO_RIGHT, _NO_TABLE, "42703", "42P10", "3F000"})  # no column, no unique index, no schema
+_DENIED = re.compile(r"permission denied for (?P<kind>table|relation|view|schema) (?P<name>\S+)")
+
+
+def as_ours(error: sa.exc.DBAPIError, engine: sa.Engine) -> DatabaseDown | None:
+    """The error that callers get for this one; None if the statement itself is wrong."""
+    if isinstance(error.orig, sqlite3.Error):
+        return _of_sqlite(error.orig, Path(engine.url.database or ""))
+    if (code := getattr(error.orig, "pgcode", None)) in _UNFIT:
+        # The first line alone: the others show the statement.
+        said = str(error.orig).partition("\n")[0]
+        return DatabaseUnfit(_how_to_mend(code, said, error.statement or "", engine.url.username))
+    if error.connection_invalidated or isinstance(error, (sa.exc.OperationalError, sa.exc.InterfaceError)):
+        return DatabaseDown(" ".join(str(error.orig).split()))
+    return None
+
+
+def no_permission(error: OSError, path: Path) -> str:
+    """Why `path` cannot be used, in one line; a missing permission with the name of who lacks it."""
+    why = error.strerror or str(error)
+    return f"{path}: {why} for user {_me()}" if isinstance(error, PermissionError) else f"{path}: {why}"
+
+
+def _of_sqlite(error: sqlite3.Error, file: Path) -> DatabaseDown | None:
+    # Its OperationalError stands for a missing table as well as for a full disk: the code tells.
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code in _SQLITE_DOWN:
+        denied = code in _SQLITE_SHUT and not all(
+            os.access(path, os.R_OK | os.W_OK, effective_ids=True) for path in _used(file)
+        )
+        return DatabaseDown(f"{file}: permission denied for user {_me()}" if denied else f"{file}: {error}")
+    if _SQLITE_UNFIT.search(str(error)):
+        return DatabaseUnfit(f"{file}: {error}")
+    return None
+
+
+def _used(file: Path) -> list[Path]:
+    """What has to be writable: the file, if it is there, and its folder, for the log beside it."""
+    return [path for path in (file, file.parent) if path.exists()]
+
+
+def _me() -> str:
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
+
+
+def _how_to_mend(code: str, said: str, statement: str, user: str | None) -> str:
+    who = user or "this user"
+    if code == _NO_TABLE:
+        return f"{said} (`docker_torrents init-db` makes those that are ours)"
+    if code != _NO_RIGHT:
+        return said
+    creates = statement.lstrip().upper().startswith("CREATE")
+    if creates:
+        return f"user {who}: {said}: have who may run what `docker_torrents init-db --print` gives"
+    # In another language than English the server's own words must do.
+    if not (denied := _DENIED.search(said)):
+        return f"user {who}: {said}"
+    name = denied["name"]
+    if denied["kind"] == "schema":
+        return f"user {who}: {said}: GRANT USAGE ON SCHEMA {name} TO {who}"
+    only_reads = statement.lstrip().upper().startswith("SELECT") and "FOR UPDATE" not in statement.upper()
+    rights = "SELECT" if only_reads else "SELECT, INSERT, UPDATE, DELETE"
+    return f"user {who}: {said}: GRANT {rights} ON {name} TO {who}"

@@ -1,0 +1,190 @@
+"""A database that lacks a table, a column or a right: told in a line, and by `check` before it is needed."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from jobs.check import check, probe_database
+from jobs.init_db import init_db
+from sql.engine import create_engine_for
+from sql.errors import DatabaseDown, DatabaseUnfit
+from sql.files import list_files
+from sql.schema import create_missing, missing
+from sql.status import queue_status
+from sql.tables import build_tables
+from sql.transaction import reading, transaction
+from tests.installation import Installation
+from tests.integration.sql.database import NOW, Database, digest_of
+from tests.servers.postgres import PostgresServer
+from tests.servers.process import free_port
+
+A = digest_of("a")
+TABLES = build_tables()
+
+
+@pytest.fixture
+def low_url(postgres: PostgresServer, empty_database: str) -> Iterator[str]:
+    """The URL of an empty database for the user low_user, who may not make tables there."""
+    postgres.execute("DROP ROLE IF EXISTS low_user")
+    postgres.execute("CREATE ROLE low_user LOGIN PASSWORD 'low'")
+    postgres.execute("GRANT USAGE ON SCHEMA public TO low_user", empty_database)
+    url = sa.make_url(postgres.url(empty_database)).set(username="low_user", password="low")
+    yield url.render_as_string(hide_password=False)
+    postgres.execute("DROP OWNED BY low_user", empty_database)
+    postgres.execute("DROP ROLE low_user")
+
+
+@pytest.fixture
+def low(low_url: str) -> Iterator[sa.Engine]:
+    engine = create_engine_for(url=low_url)
+    yield engine
+    engine.dispose()
+
+
+def test_who_may_not_create_is_told_what_to_do(low: sa.Engine) -> None:
+    with pytest.raises(DatabaseUnfit) as caught, transaction(low) as connection:
+        create_missing(connection, TABLES)
+
+    assert str(caught.value) == (
+        "the database is not ready: user low_user: permission denied for schema public: "
+        "have who may run what `docker_torrents init-db --print` gives"
+    )
+    with pytest.raises(
+        DatabaseUnfit, match=r"GRANT CREATE ON SCHEMA public TO low_user, or .*init-db --print"
+    ):
+        probe_database(low, TABLES)
+
+
+def test_rights_that_are_lacking_are_told_by_table_and_granted_they_do(
+    low: sa.Engine, on_postgres: Database, postgres: PostgresServer, empty_database: str
+) -> None:
+    postgres.execute(
+        "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO low_user", empty_database
+    )
+    assert probe_database(low, TABLES) == "postgresql takes writes"
+    postgres.execute("REVOKE INSERT, DELETE ON rbtorrent_mapping_queue FROM low_user", empty_database)
+    postgres.execute("REVOKE ALL ON rbtorrent_mapping_role FROM low_user", empty_database)
+
+    with pytest.raises(DatabaseUnfit) as caught:
+        probe_database(low, TABLES)
+
+    lines = caught.value.why.split("; ")
+    assert lines == [
+        "GRANT INSERT, DELETE ON rbtorrent_mapping_queue TO low_user",
+        "GRANT SELECT, INSERT, UPDATE, DELETE ON rbtorrent_mapping_role TO low_user",
+    ]
+    limited = Database(low, TABLES)
+    with pytest.raises(
+        DatabaseUnfit, match="GRANT SELECT, INSERT, UPDATE, DELETE ON rbtorrent_mapping_queue TO low_user"
+    ):
+        limited.enqueue(A)
+    for line in lines:
+        postgres.execute(line, empty_database)
+    assert probe_database(low, TABLES) == "postgresql takes writes"
+    assert limited.enqueue(A) == 1
+
+
+def test_an_index_that_is_lacking_is_the_owners_to_make(
+    low: sa.Engine, on_postgres: Database, postgres: PostgresServer, empty_database: str
+) -> None:
+    postgres.execute("GRANT ALL ON ALL TABLES IN SCHEMA public TO low_user", empty_database)
+    on_postgres.execute("DROP INDEX rbtorrent_mapping_waiting")
+
+    with pytest.raises(DatabaseUnfit, match="have the owner of rbtorrent_mapping make its indexes"):
+        probe_database(low, TABLES)
+    with pytest.raises(DatabaseUnfit, match="must be owner of table rbtorrent_mapping: have who may"):
+        init_db(low, TABLES)
+
+
+def test_a_column_that_is_lacking_is_told(engine: sa.Engine) -> None:
+    with transaction(engine) as connection:
+        connection.exec_driver_sql(
+            "CREATE TABLE rbtorrent_mapping (digest varchar(128) PRIMARY KEY, added bigint)"
+        )
+    told: list[str] = []
+
+    summary = init_db(engine, TABLES, told.append)
+
+    assert "still lacks column rbtorrent_mapping.brewed" in told
+    assert "created table rbtorrent_mapping_queue" in told
+    assert summary.failed > 0
+    with pytest.raises(DatabaseUnfit, match=r"lacks column rbtorrent_mapping\.brew"):
+        probe_database(engine, TABLES)
+    with pytest.raises(DatabaseUnfit, match="brew"), reading(engine) as connection:
+        queue_status(connection, TABLES, now=NOW)
+
+
+def test_tables_of_others_that_are_not_there_are_told(database: Database) -> None:
+    with pytest.raises(DatabaseUnfit, match="mfs"), reading(database.engine) as connection:
+        list_files(connection, database.tables, folder="/", after=None, limit=1)
+
+
+def test_every_command_says_it_in_a_line_and_ends_with_1(tmp_path: Path, low_url: str) -> None:
+    nowhere = f"127.0.0.1:{free_port()}"
+    installation = Installation(tmp_path, nowhere, db={"url": low_url})
+
+    for words in (["init-db"], ["run", "brew"], ["queue", "status"], ["role", "list"]):
+        ended = installation.run(*words, check=False)
+        assert ended.returncode == 1
+        assert "permission denied for schema public" in ended.stderr
+        assert "Traceback" not in ended.stderr
+    checked = installation.run("check", check=False)
+    assert checked.stdout.startswith("failed  database   the database is not ready: GRANT CREATE ON SCHEMA")
+    assert checked.stdout.splitlines()[-1] == "checked 4, failed 3"
+
+
+def test_check_goes_on_whatever_a_probe_raises() -> None:
+    def broken() -> str:
+        raise ValueError("of some\nlibrary")
+
+    told: list[str] = []
+
+    assert (
+        str(check([("layers", broken), ("metainfo", lambda: "fine")], told.append)) == "checked 2, failed 1"
+    )
+    assert told == ["failed  layers     ValueError: of some library", "ok      metainfo   fine"]
+
+
+def test_looking_does_not_make_a_sqlite_file(tmp_path: Path) -> None:
+    file = tmp_path / "state" / "queue.sqlite"
+    engine = create_engine_for(file=file)
+
+    assert probe_database(engine, TABLES) == f"sqlite {file} is made at first use"
+    assert not file.parent.exists()
+
+
+def test_a_sqlite_file_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    (tmp_path / "queue.sqlite").write_text("this is none, and long enough for a header" * 100)
+    engine = create_engine_for(file=tmp_path / "queue.sqlite")
+
+    with pytest.raises(DatabaseDown, match=f"{tmp_path}/queue.sqlite: file is not a database"):
+        probe_database(engine, TABLES)
+    engine.dispose()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
+def test_a_sqlite_file_of_somebody_else_tells_who_may_not(tmp_path: Path) -> None:
+    sqlite3.connect(tmp_path / "queue.sqlite").close()
+    (tmp_path / "queue.sqlite").touch()
+    for folder in [tmp_path, *tmp_path.parents]:
+        folder.chmod(folder.stat().st_mode | 0o055)
+    engine = create_engine_for(file=tmp_path / "queue.sqlite")
+
+    os.seteuid(65534)
+    try:
+        with pytest.raises(DatabaseDown) as caught, transaction(engine) as connection:
+            missing(connection, TABLES)
+        with pytest.raises(DatabaseDown) as unmade, transaction(create_engine_for(file=tmp_path / "a" / "b")):
+            pass
+    finally:
+        os.seteuid(0)
+        engine.dispose()
+
+    assert caught.value.why == f"{tmp_path}/queue.sqlite: permission denied for user nobody"
+    assert unmade.value.why == f"{tmp_path}/a: Permission denied for user nobody"
