@@ -6,6 +6,7 @@ file, the environment and reporting problems is core/config/file.py.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -19,11 +20,15 @@ from pydantic import (
     model_validator,
 )
 
-from core.config.checks import checked
+from core.config.checks import FilePath, checked
 from core.config.jobs import Jobs, PlatformName
 from core.config.section import Section
 from core.config.template import check_template
+from core.http.url import parse_url
 from core.manifests.media_types import ALL_MANIFESTS
+
+_HOST = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::(?P<port>[0-9]{1,5}))?\Z")
+_SECRET_LENGTH = 32
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 
@@ -31,6 +36,20 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 def _url(value: str) -> str:
     if not value.startswith(("http://", "https://")):
         raise ValueError("expected a URL that begins with http:// or https://")
+    parse_url(value)
+    return value
+
+
+def _registry_host(value: str) -> str:
+    found = _HOST.match(value)
+    if found is None or not 0 < int(found["port"] or 1) < 65536:
+        raise ValueError("expected host or host:port, without http:// before it or a path behind")
+    return value
+
+
+def _secret_enough(value: SecretStr) -> SecretStr:
+    if len(value.get_secret_value()) < _SECRET_LENGTH:
+        raise ValueError(f"expected {_SECRET_LENGTH} characters or more")
     return value
 
 
@@ -50,7 +69,7 @@ def _tracker(value: str) -> str:
 def _hosts(value: object) -> object:
     if isinstance(value, str):
         value = [part.strip() for part in value.split(",")]
-    if isinstance(value, list) and not all(value):
+    if isinstance(value, list) and not (value and all(value)):
         raise ValueError("expected a host, or several with commas between")
     return value
 
@@ -62,21 +81,24 @@ def _template(*required: str, optional: tuple[str, ...] = ()) -> AfterValidator:
 
 
 Url = Annotated[str, AfterValidator(_url)]
+# As boto3 has them, without the names that AWS gives to access points.
+BucketName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,255}$")]
+Region = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$")]
 DatabaseHost = Annotated[str, checked(lambda checks: checks.database_host)]
 
 
 class Application(Section):
     port: Port = 10050
     host: str = "::"
-    event_authorization_file: Path | None = None
-    event_authorization: SecretStr | None = None
+    event_authorization_file: FilePath | None = None
+    event_authorization: Annotated[SecretStr, Field(min_length=1)] | None = None
     authorization: Literal["registry", "blackbox"] | None = None
     public_url: Url | None = None
-    state_dir: Path = Path("/var/lib/docker-registry-torrents")
+    state_dir: FilePath = Path("/var/lib/docker-registry-torrents")
 
 
 class DockerRegistry(Section):
-    host: str = Field(min_length=1)
+    host: Annotated[str, AfterValidator(_registry_host)]
     proto: Literal["http", "https"] = "https"
     image_resolve_template: Annotated[str, _template("scope", "tag", optional=("proto", "host"))] = (
         "{proto}://{host}/v2/{scope}/manifests/{tag}"
@@ -115,7 +137,7 @@ class Brewer(Section):
     sleep_time: PositiveFloat = 10.0
     layers_per_chunk: PositiveInt = 10
     brew_user: str | None = None
-    brew_password_file: Path | None = None
+    brew_password_file: FilePath | None = None
     brew_password: SecretStr | None = None
     workers: Annotated[int, Field(ge=1, le=256)] = 4
     max_attempts: PositiveInt = 8
@@ -123,29 +145,29 @@ class Brewer(Section):
 
 class Layers(Section):
     source: Literal["registry", "s3", "directory", "mds"] = "registry"
-    directory: Path | None = None
-    bucket: str | None = None
+    directory: FilePath | None = None
+    bucket: BucketName | None = None
     prefix: str = ""
     connections: Annotated[int, Field(ge=1, le=64)] = 8
 
 
 class Torrents(Section):
     store: Literal["directory", "s3"] = "directory"
-    directory: Path | None = None
+    directory: FilePath | None = None
     trackers: list[Annotated[str, AfterValidator(_tracker)]] | None = None
     web_seeds: list[Annotated[str, AfterValidator(_web_seed)]] | None = None
-    web_seed_secret_file: Path | None = None
-    web_seed_secret: SecretStr | None = None
+    web_seed_secret_file: FilePath | None = None
+    web_seed_secret: Annotated[SecretStr, AfterValidator(_secret_enough)] | None = None
     web_seed_lifetime: PositiveInt = 86400
     private: bool = True
 
 
 class S3(Section):
     endpoint_url: Url | None = None
-    region: str | None = None
-    bucket: str | None = None
+    region: Region | None = None
+    bucket: BucketName | None = None
     access_key: str | None = None
-    secret_key_file: Path | None = None
+    secret_key_file: FilePath | None = None
     secret_key: SecretStr | None = None
     prefix: str = ""
 
@@ -154,7 +176,7 @@ class Db(Section):
     url: Annotated[SecretStr, checked(lambda checks: checks.database_url)] | None = None
     database: str | None = None
     username: str | None = None
-    password_file: Path | None = None
+    password_file: FilePath | None = None
     password: SecretStr | None = None
     host: Annotated[list[DatabaseHost], BeforeValidator(_hosts)] | None = None
     port: Port = 5432
@@ -169,18 +191,22 @@ class Db(Section):
     max_pool_size: Annotated[int, Field(ge=1, le=1000)] = 100
     connect_timeout: PositiveFloat = 2.0
 
-    @model_validator(mode="after")
-    def _agree(self) -> Db:
-        parts = self.blob_path_template.split("/")
-        index = self.blob_path_digest_index
-        if index >= len(parts) or parts[index] != "{full_digest}":
-            raise ValueError(
-                f"blob_path_digest_index is {index}, but element {index} of blob_path_template "
-                "(split at /) is not {full_digest}"
-            )
-        if self.host and not self.database and not self.url:
-            raise ValueError("database is required beside host")
-        return self
+
+def _problems_of(db: Db) -> list[str]:
+    problems = []
+    parts, index = db.blob_path_template.split("/"), db.blob_path_digest_index
+    if index >= len(parts) or parts[index] != "{full_digest}":
+        problems.append(
+            f"db.blob_path_digest_index is {index}, but element {index} of db.blob_path_template "
+            "(split at /) is not {full_digest}"
+        )
+    if db.url is None and db.host and not db.database:
+        problems.append("db.host is given, but db.database is not")
+    if db.url is None and not db.host:
+        for key in ("database", "username", "password"):
+            if getattr(db, key) is not None:
+                problems.append(f"db.{key} is given, but db.host is not")
+    return problems
 
 
 class Config(Section):
@@ -212,6 +238,9 @@ class Config(Section):
             problems.append("torrents.store is s3, but s3.bucket is not given")
         if bool(self.s3.access_key) != (self.s3.secret_key is not None):
             problems.append("s3.access_key and s3.secret_key go together, but only one is given")
+        if self.brewer.brew_password is not None and not self.brewer.brew_user:
+            problems.append("brewer.brew_password is given, but brewer.brew_user is not")
+        problems += _problems_of(self.db)
         if self.application.public_url is None and any(
             "{public_url}" in template or "{capability}" in template
             for template in self.torrents.web_seeds or []

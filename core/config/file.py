@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from core.config.checks import Checks
+from core.config.checks import Checks, Context
 from core.config.config import Config
 from core.errors import ConfigInvalid
 
@@ -34,8 +34,8 @@ class _Loader(yaml.SafeLoader):
 def load_config(path: Path, environ: Mapping[str, str] | None = None, checks: Checks | None = None) -> Config:
     """The configuration in the file at `path`. Raises ConfigInvalid with every problem in it.
 
-    `${NAME}` in a value is replaced from the environment, `$$` stands for one `$`. Without `checks`, what
-    they are for is left to who uses it.
+    `${NAME}` in a value is replaced from the environment, `$$` stands for one `$`; relative paths begin at
+    the file's folder. Without `checks`, what they are for is left to who uses it.
     """
     where = str(path)
     try:
@@ -46,11 +46,19 @@ def load_config(path: Path, environ: Mapping[str, str] | None = None, checks: Ch
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigInvalid(where, [f"cannot be read: {error}"]) from None
-    return parse_config(text, where, os.environ if environ is None else environ, checks)
+    return parse_config(
+        text, where, os.environ if environ is None else environ, checks, path.absolute().parent
+    )
 
 
-def parse_config(text: str, where: str, environ: Mapping[str, str], checks: Checks | None = None) -> Config:
-    """The configuration that the YAML `text` holds; `where` names it in errors."""
+def parse_config(
+    text: str,
+    where: str,
+    environ: Mapping[str, str],
+    checks: Checks | None = None,
+    folder: Path | None = None,
+) -> Config:
+    """The configuration that the YAML `text` holds, in a file in `folder`; `where` names it in errors."""
     try:
         raw = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader, see above
     except (yaml.YAMLError, RecursionError, ValueError, TypeError) as error:
@@ -61,13 +69,13 @@ def parse_config(text: str, where: str, environ: Mapping[str, str], checks: Chec
         raise ConfigInvalid(where, [f"expected sections, got {type(raw).__name__}"])
     problems: list[str] = []
     filled = _substitute(raw, "", environ, problems)
-    config = _validate(filled, checks, problems)
+    config = _validate(filled, Context(checks, folder), problems)
     if config is None or problems:
         raise ConfigInvalid(where, problems)
     return config
 
 
-def _validate(raw: dict[str, Any], checks: Checks | None, problems: list[str]) -> Config | None:
+def _validate(raw: dict[str, Any], context: Context, problems: list[str]) -> Config | None:
     """The Config that `raw` makes, or None with all that is wrong added to `problems`.
 
     How sections agree is only looked at when each is valid; so what is wrong is told, taken out, and
@@ -76,7 +84,7 @@ def _validate(raw: dict[str, Any], checks: Checks | None, problems: list[str]) -
     removed: list[str] = []
     while True:
         try:
-            return Config.model_validate(raw, context=checks)
+            return Config.model_validate(raw, context=context)
         except ValidationError as error:
             details = error.errors()
         for detail in details:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
 
-from core.config.checks import checked
+from core.config.checks import FilePath, checked
 from core.config.section import Section
 from core.manifests.platform import Platform
 
@@ -44,7 +43,7 @@ class Prune(Job):
 
 
 class PublishWhitelist(Job):
-    file: Path | None = None
+    file: FilePath | None = None
     reload_command: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)] | None = None
 
 

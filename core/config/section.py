@@ -9,7 +9,11 @@ class Section(BaseModel):
     """A section: unknown keys are errors, and `x_file` is read into the secret `x`."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, hide_input_in_errors=True, validate_default=True, populate_by_name=True
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
+        validate_default=True,
+        allow_inf_nan=False,
     )
 
     @field_validator("*", mode="before")

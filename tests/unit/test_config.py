@@ -132,9 +132,33 @@ def test_the_example_file_loads() -> None:
             "docker_registry: {host: a}\ntorrents: {web_seeds: ['{public_url}/v0/layers/{capability}/{hex}']}",
             "application.public_url is not given",
         ),
-        ("docker_registry: {host: a}\ndb: {blob_path_digest_index: 6}", "db: blob_path_digest_index is 6"),
+        ("docker_registry: {host: a}\ndb: {blob_path_digest_index: 6}", "db.blob_path_digest_index is 6"),
         ("docker_registry: {host: a}\ndb: {host: 'a,,b', database: x}", "db.host: expected a host"),
-        ("docker_registry: {host: a}\ndb: {host: a}", "db: database is required beside host"),
+        ("docker_registry: {host: a}\ndb: {host: a}", "db.host is given, but db.database is not"),
+        ("docker_registry: {host: a}\ndb: {host: [], database: x}", "db.host: expected a host"),
+        ("docker_registry: {host: a}\ndb: {database: x}", "db.database is given, but db.host is not"),
+        ("docker_registry: {host: a}\ndb: {username: x}", "db.username is given, but db.host is not"),
+        ("docker_registry: {host: a}\ndb: {password: x}", "db.password is given, but db.host is not"),
+        ("docker_registry: {host: a}\nbrewer: {brew_password: x}", "brewer.brew_user is not"),
+        ("docker_registry: {host: 'http://a'}", "docker_registry.host: expected host or host:port"),
+        ("docker_registry: {host: 'a:70000'}", "docker_registry.host: expected host or host:port"),
+        ("docker_registry: {host: 'a:0'}", "docker_registry.host: expected host or host:port"),
+        ("docker_registry: {host: 'a b'}", "docker_registry.host: expected host or host:port"),
+        ("docker_registry: {host: a/b}", "docker_registry.host: expected host or host:port"),
+        ("docker_registry: {host: ''}", "docker_registry.host: expected host or host:port"),
+        ("docker_registry: {host: a}\ns3: {endpoint_url: 'http://a b'}", "s3.endpoint_url: "),
+        ("docker_registry: {host: a}\ns3: {endpoint_url: 'http://'}", "s3.endpoint_url: it has no usable host"),
+        ("docker_registry: {host: a}\ns3: {region: 'eu west'}", "s3.region: "),
+        ("docker_registry: {host: a}\ns3: {bucket: 'a/b'}", "s3.bucket: "),
+        ("docker_registry: {host: a}\nlayers: {bucket: 'a/b'}", "layers.bucket: "),
+        (
+            "docker_registry: {host: a}\ntorrents: {web_seed_secret: short}",
+            "torrents.web_seed_secret: expected 32 characters or more",
+        ),
+        ("docker_registry: {host: a}\ntorrents: {web_seed_secret: ''}", "torrents.web_seed_secret: expected 32"),
+        ("docker_registry: {host: a}\napplication: {event_authorization: ''}", "application.event_authorization: "),
+        ("docker_registry: {host: a}\njobs: {brew: {interval: .inf}}", "jobs.brew.interval: expected a finite"),
+        ("docker_registry: {host: a}\njobs: {release_locks: {interval: 1}}", "jobs.release_locks: unknown key"),
         ("docker_registry: {host: a}\ndb: {table_name: 'x; drop'}", "db.table_name: "),
         (
             "docker_registry: {host: a}\njobs: {brew: {interval: 1, cron: '* * * * *'}}",
@@ -165,9 +189,40 @@ def test_all_problems_are_told_at_once_those_between_sections_too() -> None:
     ]
 
 
+def test_one_problem_of_a_section_hides_no_other() -> None:
+    assert problems_of("docker_registry: {host: a}\ndb: {host: h, blob_path_digest_index: 3}") == [
+        "db.blob_path_digest_index is 3, but element 3 of db.blob_path_template (split at /) is not {full_digest}",
+        "db.host is given, but db.database is not",
+    ]
+    assert problems_of("docker_registry: {host: a}\ndb: {host: 'a,,b', username: u}") == [
+        "db.host: expected a host, or several with commas between"
+    ]
+
+
+def test_what_a_host_may_look_like() -> None:
+    for host in ("registry", "registry.example.com:5000", "127.0.0.1:1", "[::1]:5000", "[fe80::1]", "a_b"):
+        assert parse_config(f"docker_registry: {{host: '{host}'}}", "c", {}).docker_registry.host == host
+
+
+def test_relative_paths_begin_at_the_folder_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("secret")
+    (tmp_path / "config.yaml").write_text(
+        "docker_registry: {host: a}\napplication: {state_dir: ./state}\ntorrents: {directory: /metainfo}\n"
+        "db: {url: 'sqlite:////a', password_file: password}\njobs: {publish-whitelist: {file: list}}\n"
+    )
+
+    config = load_config(tmp_path / "config.yaml")
+
+    assert config.application.state_dir == tmp_path / "state"
+    assert config.metainfo_dir == Path("/metainfo")
+    assert config.jobs.publish_whitelist.file == tmp_path / "list"
+    assert config.db.password is not None
+    assert config.db.password.get_secret_value() == "secret"
+
+
 def test_the_environment_fills_values_in_and_two_dollars_are_one() -> None:
     config = parse_config(
-        "docker_registry: {host: '${HOST}:5000'}\nbrewer: {brew_password: 'a$$b', workers: '${N}'}",
+        "docker_registry: {host: '${HOST}:5000'}\nbrewer: {brew_user: u, brew_password: 'a$$b', workers: '${N}'}",
         "config.yaml",
         {"HOST": "registry", "N": "3"},
     )
@@ -180,7 +235,7 @@ def test_the_environment_fills_values_in_and_two_dollars_are_one() -> None:
 
 def test_a_secret_may_come_from_a_file(tmp_path: Path) -> None:
     (tmp_path / "password").write_text("from the file\n")
-    text = f"docker_registry: {{host: a}}\ndb: {{password_file: {tmp_path}/password}}"
+    text = f"docker_registry: {{host: a}}\ndb: {{host: b, database: d, password_file: {tmp_path}/password}}"
 
     config = parse_config(text, "config.yaml", {})
 
