@@ -53,8 +53,9 @@ class _Manifests:
 
     def ping(self) -> bottle.HTTPResponse:
         """The registry's answer to `/v2/`: its challenge is what clients come for."""
+        method = bottle.request.method
         headers = CallersHeaders(bottle.request.environ)
-        return untouched(self._registry.forward(bottle.request.method, None, "", passed_on(headers)))
+        return untouched(self._registry.forward(method, None, "", passed_on(headers)), head=method == "HEAD")
 
     def head(self, rest: str) -> bottle.HTTPResponse:
         """The registry's answer: its digest and length are those of the bytes that a GET by digest gives."""
@@ -63,7 +64,7 @@ class _Manifests:
             return _nothing_here()
         headers = CallersHeaders(bottle.request.environ)
         self._access.admit(headers)
-        return untouched(self._registry.forward("HEAD", *named, passed_on(headers)))
+        return untouched(self._registry.forward("HEAD", *named, passed_on(headers)), head=True)
 
     def get(self, rest: str) -> bottle.HTTPResponse:
         """The manifest, augmented for whoever can use that (web/asked_for.py), untouched for the others."""
@@ -77,8 +78,10 @@ class _Manifests:
         self._access.admit(headers)
         if not ids_wanted:
             return untouched(self._registry.forward("GET", scope, reference, passed_on(headers)))
-        # If-None-Match is about our bytes: the registry would compare it with its own.
-        sent = {**passed_on(headers, without=("Accept", "If-None-Match")), "Accept": self._accept}
+        # If-None-Match is about our bytes: the registry would compare it with its own. Host could lead to
+        # another server at its address, whose layers would get ids and be queued.
+        left_out = ("Accept", "Host", "If-None-Match")
+        sent = {**passed_on(headers, without=left_out), "Accept": self._accept}
         try:
             found = find_image(self._registry, scope, reference, sent, platform, self._seconds)
             if isinstance(found, FoundImage):

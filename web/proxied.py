@@ -13,9 +13,10 @@ from core.http.client import HttpAnswer
 PASSED_ON = (
     "Accept",
     "Authorization",
+    # Of it the registry may build the realm of its challenge (core/registry/urls.py).
+    "Host",
     "If-None-Match",
-    # The registry's log and its notifications tell who pulled; behind a proxy they go by these. Of some
-    # of them it builds the realm of its challenge.
+    # The registry's log and its notifications tell who pulled; behind a proxy they go by these.
     "User-Agent",
     "X-Forwarded-For",
     "X-Forwarded-Host",
@@ -25,6 +26,7 @@ PASSED_ON = (
 )
 """A caller's headers that the registry gets. No other does: no cookie, no Range, none of the connection."""
 
+_HOST = re.compile(r"[A-Za-z0-9._:\[\]-]{1,262}\Z")
 _CONTROLS = re.compile(r"[\r\n\0]+[ \t]*")
 _OF_THE_CONNECTION = frozenset(
     (
@@ -45,16 +47,25 @@ _OF_THE_CONNECTION = frozenset(
 def passed_on(headers: Mapping[str, str], *, without: Iterable[str] = ()) -> dict[str, str]:
     """The caller's headers for the registry, as they came."""
     left_out = frozenset(without)
-    return {
+    passed = {
         name: value for name in PASSED_ON if name not in left_out and (value := headers.get(name)) is not None
     }
+    if not _HOST.match(passed.get("Host", "")):
+        passed.pop("Host", None)
+    return passed
 
 
-def untouched(answer: HttpAnswer) -> HTTPResponse:
-    """The registry's answer as it is: status, body, and all headers but those of its connection."""
+def untouched(answer: HttpAnswer, *, head: bool = False) -> HTTPResponse:
+    """The registry's answer as it is: status, body, and all headers but those of its connection.
+
+    `head` is for the answer to a HEAD, which may be of unknown length; that of a body is known here.
+    """
     response = HTTPResponse(answer.body, answer.status)
     for name, value in lasting(answer):
         response.add_header(name, value)
+    # Bottle would put them in where they are missing; but not where they are there without a value.
+    for name in ("Content-Type", "Content-Length") if head else ("Content-Type",):
+        response.headers.dict.setdefault(name, [])
     return response
 
 

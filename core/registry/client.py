@@ -27,7 +27,7 @@ from core.registry.answers import from_http_error, from_status, refuse_page
 from core.registry.auth import RegistryAuth
 from core.registry.blob import BlobStream, range_header
 from core.registry.pages import PAGE_LIMIT, read_pages
-from core.registry.urls import RegistryUrls
+from core.registry.urls import RegistryUrls, has_name
 
 MANIFEST_LIMIT = 4 * 1024 * 1024
 """Bytes: what docker/distribution itself takes for a manifest at most."""
@@ -184,7 +184,8 @@ class RegistryClient:
         """The registry's own answer, of any status, to a caller's GET or HEAD of a manifest.
 
         With `scope` None it is that to `/v2/`. The caller's `headers` go along, ours do not: no
-        credentials of ours, and redirects are the caller's to follow. The answer has to be here within
+        credentials of ours, and redirects are the caller's to follow. A `Host` among them goes along to a
+        registry that has no host name of its own (core/registry/urls.py). The answer has to be here within
         `seconds` (by default both time-outs together).
         """
         url = self.urls.base if scope is None else self.urls.manifest(scope, reference)
@@ -269,6 +270,8 @@ class RegistryClient:
     def _forward(
         self, method: str, url: str, headers: Mapping[str, str], seconds: float | None = None
     ) -> HttpAnswer:
+        if "Host" in headers and has_name(url):
+            headers = {name: value for name, value in headers.items() if name != "Host"}
         try:
             return self._http.fetch(
                 method, url, headers=headers, limit=MANIFEST_LIMIT, seconds=seconds, follow=False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from core.config.config import DockerRegistry
 from core.digest import Digest
+from core.http.url import parse_url
 from core.names import parse_scope, parse_tag
 
 
@@ -30,3 +31,14 @@ class RegistryUrls:
     def tags(self, scope: str) -> str:
         """The first page of a repository's tags."""
         return self._settings.tags_resolve_template.format(scope=parse_scope(scope), **self._ends)
+
+
+def has_name(url: str) -> bool:
+    """Whether a registry's URL holds a host name that may be one of several at the same address.
+
+    Then it is asked by that name. One that is named by an address, or by a name without dots as those
+    within one machine or one network of containers are, may be asked by the name that its callers have
+    for it: distribution's `auth.token.autoredirect` builds the realm of its challenge of that.
+    """
+    host = parse_url(url).host
+    return "." in host and not host.rpartition(".")[2].isdigit()

@@ -19,7 +19,8 @@ from tests.servers.layers import layer_bytes
 from tests.servers.nginx import Nginx
 from tests.servers.process import free_port
 from tests.servers.push import push_image
-from tests.servers.registry import Registry
+from tests.servers.registry import Registry, TokenAuth, start_registry
+from tests.servers.token_server import start_token_server
 from tests.servers.waiting import comes_true
 from tests.web_manifests import brew, image_of, rbtorrent
 from tests.web_server import Front, front_of, served
@@ -236,3 +237,22 @@ def test_without_the_app_blobs_still_come_and_with_the_fallback_manifests_too(
         assert session.get(nginx.url + blob, timeout=20).status_code == 200
     with nginx_front(tmp_path / "more", registry=registry.netloc, app=nowhere, fallback=True) as nginx:
         assert session.get(nginx.url + manifest, timeout=20).content == image.manifest
+
+
+def test_a_realm_built_of_the_host_is_the_one_that_clients_called(
+    session: requests.Session, tmp_path: Path
+) -> None:
+    with start_token_server(tmp_path / "tokens", {}) as tokens:
+        auth: TokenAuth = {**tokens.registry_auth(), "autoredirect": True}
+        with (
+            start_registry(tmp_path / "registry", token=auth) as registry,
+            front_of(registry.netloc, tmp_path / "front") as front,
+            served(front) as app,
+            nginx_front(tmp_path, registry=registry.netloc, app=app) as nginx,
+        ):
+            # Tags are the registry's own answer, past the app.
+            for path in ("/v2/team/app/tags/list", "/v2/", f"/v2/team/app/manifests/{DIGEST}"):
+                answer = session.get(nginx.url + path, headers={"Host": "hub.example:5000"}, timeout=20)
+                assert answer.status_code == 401
+                challenge = answer.headers["WWW-Authenticate"]
+                assert challenge.startswith('Bearer realm="https://hub.example:5000/auth/token"'), path

@@ -11,6 +11,7 @@ from core.digest import Digest
 from core.errors import RegistryError, RegistryNonsense, RegistryTimeout, RegistryUnavailable
 from core.manifests.media_types import OCI_MANIFEST
 from core.registry.client import MANIFEST_LIMIT, RegistryClient
+from core.registry.urls import has_name
 from tests.registry_clients import client_of
 from tests.servers import bad_http
 from tests.servers.http_server import Answer, HttpServer, start_http_server
@@ -129,3 +130,19 @@ class TestARegistryThatBehavesBadly:
         assert answer.headers.get("Location") == said["Location"]
         assert answer.headers.get("Retry-After") == said["Retry-After"]
         assert len(registry.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("url", "named"),
+    [
+        ("http://127.0.0.1:5000/v2/", False),
+        ("http://[::1]:5000/v2/", False),
+        ("http://[::ffff:10.0.0.1]/v2/", False),
+        ("http://localhost:5000/v2/", False),
+        ("http://registry:5000/v2/", False),
+        ("https://registry.example.com/v2/", True),
+        ("https://registry.default.svc:5000/v2/", True),
+    ],
+)
+def test_a_registry_with_a_name_of_its_own_is_told_from_one_at_an_address(url: str, named: bool) -> None:
+    assert has_name(url) is named

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +28,7 @@ from tests.servers.bad_http import (
 from tests.servers.http_server import Answer, HttpServer, start_http_server
 from tests.servers.registry import Registry
 from tests.web_manifests import ENGINE, brew, code_of, ids, image_of
-from tests.web_server import Front, front_of
+from tests.web_server import Front, front_of, served
 
 PATH = "/v2/team/app/manifests/latest"
 IMAGE = json.dumps(
@@ -64,6 +65,8 @@ def test_ping_answers_with_the_registry_down(front: Front, upstream: HttpServer)
         (hanging_up(), 502),
         (hanging_up(reset=True), 502),
         (sending(b"not http\r\n\r\n"), 502),
+        (sending(b"HTTP/1.1 200 OK\r\nContent-Length: 2, 2\r\n\r\nhi"), 502),
+        (sending(b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n"), 502),
         (misstating_length(IMAGE[:100], len(IMAGE), KIND), 502),
         (replying(200, IMAGE + b" " * (5 << 20), KIND), 502),
         (endless(KIND), 502),
@@ -148,6 +151,7 @@ def test_an_index_that_leads_to_itself_or_nowhere_ends(front: Front, upstream: H
         return json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}).encode()
 
     many = [f"sha256:{number:064x}" for number in range(1000)]
+    upstream.on("/*", replying(404, headers={"Content-Type": "application/json"}))
     upstream.on(PATH, replying(200, index(*many), {"Content-Type": OCI_INDEX}))
     answer = front.get(PATH)
     assert answer.status == 404
@@ -164,7 +168,7 @@ def test_only_the_headers_meant_for_it_reach_the_registry(front: Front, upstream
         "Cookie": "a=b",
         "Range": "bytes=0-1",
         "Accept_Encoding": "gzip",
-        "Host": "evil.example",
+        "Host": "other.example",
         "Connection": "X-Hop",
         "If_None_Match": '"sha256:x"',
         "Accept": "application/json",
@@ -184,6 +188,52 @@ def test_only_the_headers_meant_for_it_reach_the_registry(front: Front, upstream
     front.get(PATH + "?rbtorrent=false", **sent)
     headers = {name.lower(): value for name, value in upstream.requests[-1].headers.items()}
     assert (headers["accept"], headers["if-none-match"]) == ("application/json", '"sha256:x"')
+    # It is at an address, without a name of its own.
+    assert headers["host"] == "other.example"
+
+
+@pytest.mark.parametrize("host", ["", "a b", "a/b", "a@b", "ü", "a" * 300])
+def test_a_host_that_is_none_does_not_reach_the_registry(
+    front: Front, upstream: HttpServer, host: str
+) -> None:
+    upstream.on(PATH, replying(200, IMAGE, KIND))
+    front.get(PATH, Accept=ENGINE, Host=host)
+    assert upstream.requests[-1].headers.get_all("Host") == [upstream.netloc]
+
+
+def exchanged(netloc: str, method: str) -> tuple[list[str], bytes]:
+    """What the app answers on the wire: its lines but for the Date, sorted, and what comes after them."""
+    host, port = netloc.split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
+        request = f"{method} {PATH}?rbtorrent=false HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        connection.sendall(request.encode())
+        raw = b"".join(iter(lambda: connection.recv(65536), b""))
+    head, _, body = raw.partition(b"\r\n\r\n")
+    lines = head.decode().split("\r\n")
+    return sorted(line for line in lines if not line.startswith("Date:")), body
+
+
+def test_an_answer_gets_no_headers_that_the_registry_did_not_send(front: Front, upstream: HttpServer) -> None:
+    upstream.on(PATH, sending(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"))
+    with served(front) as netloc:
+        assert exchanged(netloc, "GET") == (
+            ["Connection: close", "Content-Length: 2", "HTTP/1.1 200 OK"],
+            b"ok",
+        )
+
+
+def test_a_head_of_unknown_length_says_no_length(front: Front, upstream: HttpServer) -> None:
+    head = b"HTTP/1.1 200 OK\r\nDocker-Content-Digest: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    upstream.on(PATH, sending(head))
+    with served(front) as netloc:
+        lines, _ = exchanged(netloc, "HEAD")
+    assert "Docker-Content-Digest: x" in lines
+    assert not [line for line in lines if line.startswith(("Content-Length", "Content-Type"))]
+    upstream.on(PATH, sending(head + b"2\r\nok\r\n0\r\n\r\n"))
+    with served(front) as netloc:
+        lines, body = exchanged(netloc, "GET")
+    assert "Content-Length: 2" in lines
+    assert body == b"ok"
 
 
 @pytest.mark.parametrize("hostile", ["a\x00b", "ü" * 10, "x" * 60_000, "\x7f", "a\tb"])

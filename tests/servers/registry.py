@@ -36,12 +36,16 @@ class S3Storage(TypedDict):
 
 
 class TokenAuth(TypedDict):
-    """Whose tokens a registry takes (distribution's `auth.token`). `certbundle` is a PEM file."""
+    """Whose tokens a registry takes (distribution's `auth.token`). `certbundle` is a PEM file.
+
+    With `autoredirect` the realm is made of the Host that the registry is called by.
+    """
 
     realm: str
     service: str
     issuer: str
     certbundle: str
+    autoredirect: NotRequired[bool]
 
 
 class Endpoint(TypedDict, total=False):
