@@ -46,3 +46,12 @@ class FileSendingTask(WSGITask):  # type: ignore[misc]  # waitress has no types
         environ: dict[str, object] = super().get_environment()
         environ["wsgi.file_wrapper"] = SentFile
         return environ
+
+    def build_response_header(self) -> bytes:
+        """As waitress makes it, without what it adds to answers of the registry's: a `Via` where they have a
+        `Server`, and the end of a body without length where there is none, after a HEAD.
+        """
+        head: bytes = super().build_response_header()
+        if self.request.command == "HEAD":
+            self.chunked_response = False
+        return head.replace(b"\r\nVia: waitress\r\n", b"\r\n", 1)

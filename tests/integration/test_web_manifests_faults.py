@@ -220,13 +220,19 @@ def test_an_answer_gets_no_headers_that_the_registry_did_not_send(front: Front, 
             ["Connection: close", "Content-Length: 2", "HTTP/1.1 200 OK"],
             b"ok",
         )
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nServer: hub\r\nVia: 1.1 other\r\n\r\n"
+    upstream.on(PATH, sending(head + b"ok"))
+    expected = ["Connection: close", "Content-Length: 2", "HTTP/1.1 200 OK", "Server: hub", "Via: 1.1 other"]
+    with served(front) as netloc:
+        assert exchanged(netloc, "GET") == (expected, b"ok")
 
 
 def test_a_head_of_unknown_length_says_no_length(front: Front, upstream: HttpServer) -> None:
     head = b"HTTP/1.1 200 OK\r\nDocker-Content-Digest: x\r\nTransfer-Encoding: chunked\r\n\r\n"
     upstream.on(PATH, sending(head))
     with served(front) as netloc:
-        lines, _ = exchanged(netloc, "HEAD")
+        lines, after = exchanged(netloc, "HEAD")
+    assert after == b""
     assert "Docker-Content-Digest: x" in lines
     assert not [line for line in lines if line.startswith(("Content-Length", "Content-Type"))]
     upstream.on(PATH, sending(head + b"2\r\nok\r\n0\r\n\r\n"))
