@@ -1,7 +1,8 @@
 """Layers whose torrent is asked for and not in the store: why that is, and what can be done to have it there.
 
-They go to the head of the queue, lost ones too. Many ask for one layer at once: so an answer is kept for a
-while, and of those who ask for the same one is with the database, for whom the others wait a moment.
+They go to the head of the queue, lost ones too; but not what nobody has named as a layer so far: the registry
+says of any blob that a caller may have it, of configs too. Many ask for one layer at once: so an answer is
+kept for a while, and of those who ask for the same, one is with the database, and the others wait a moment.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from core.stores.store import MetainfoStore
 from sql.again import BrewedLayer, brew_again, find_brewed
 from sql.errors import DatabaseDown
 from sql.intake import NewLayer, enqueue_layers
+from sql.layers import known_layers
 from sql.tables import Priority, Tables
 from sql.transaction import reading, transaction
 
@@ -40,9 +42,10 @@ brewers may have different stores, and then brewing helps nobody."""
 _KEPT = 100_000
 _AT_ONCE = 16
 
-Why = Literal["not brewed", "brewed again", "made elsewhere", "not stored"]
-"""Nobody has brewed it yet, as far as is known; it was lost, and is queued; an older service has given it its
-id, and its torrent; it is brewed, again and again, and the store does not have it.
+Why = Literal["not brewed", "not known", "brewed again", "made elsewhere", "not stored"]
+"""Nobody has brewed it yet, as far as is known; no manifest, event or scan has named it; it was lost, and is
+queued; an older service has given it its id, and its torrent; it is brewed, again and again, and the store
+does not have it.
 """
 
 log = logging.getLogger(__name__)
@@ -106,6 +109,9 @@ class MissingTorrents:
     def _find_out(self, scope: str, digest: Digest) -> bytes | Why:
         with reading(self._engine) as connection:
             brewed = find_brewed(connection, self._tables, str(digest))
+            known = brewed or known_layers(connection, self._tables, [str(digest)])
+        if not known:
+            return "not known"
         if brewed is None:
             self._enqueue(scope, digest)
             return "not brewed"

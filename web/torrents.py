@@ -23,6 +23,12 @@ _BREWING = (("Retry-After", "30"),)
 
 _MISSING: dict[Why, tuple[int, str, str, tuple[tuple[str, str], ...]]] = {
     "not brewed": (404, "TORRENT_UNKNOWN", "the layer is not brewed yet", _BREWING),
+    "not known": (
+        404,
+        "TORRENT_UNKNOWN",
+        "it is not known as a layer: who asks for a manifest that names it has it brewed",
+        _BREWING,
+    ),
     "brewed again": (404, "TORRENT_UNKNOWN", "its torrent was lost, and is being brewed again", _BREWING),
     "made elsewhere": (
         404,

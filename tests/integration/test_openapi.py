@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,12 @@ import schemathesis
 from hypothesis import HealthCheck, settings
 
 from core.digest import Digest
+from core.errors import InvalidName
 from core.hashing import hash_layer
 from core.layer import LayerRef
 from core.manifests.media_types import DOCKER_MANIFEST
 from core.metainfo import build_metainfo
+from core.names import parse_scope
 from core.piece_length import piece_length
 from tests.memory_source import MemorySource
 from tests.servers.layers import layer_bytes
@@ -96,6 +99,20 @@ test_a_layer_s_head_is_as_described = answers_as_described("HEAD", "/v0/layers/{
 def test_no_operation_is_left_out() -> None:
     operations = [operation.ok() for operation in schema.get_all_operations()]
     assert {(operation.method.upper(), operation.path) for operation in operations} == described
+
+
+@pytest.mark.parametrize("scope", ["ubuntu", "library/ubuntu", "a__b", "a--b", "lib/a---b", "a.b_c-d/e"])
+def test_every_scope_that_is_taken_is_described(scope: str) -> None:
+    pattern = schema.raw_schema["components"]["parameters"]["scope"]["schema"]["pattern"]
+    assert re.search(pattern, parse_scope(scope))
+
+
+@pytest.mark.parametrize("scope", ["a..b", "a___b", "a._b", "-a", "a-", "a//b", "A"])
+def test_no_scope_that_is_refused_is_described(scope: str) -> None:
+    pattern = schema.raw_schema["components"]["parameters"]["scope"]["schema"]["pattern"]
+    assert not re.search(pattern, scope)
+    with pytest.raises(InvalidName):
+        parse_scope(scope)
 
 
 def test_what_is_there_comes_as_described(running: Running) -> None:

@@ -20,6 +20,7 @@ from core.layer import LayerRef
 from core.metainfo import build_metainfo
 from core.piece_length import piece_length
 from sql.tables import Priority
+from tests.integration.sql.database import Database
 from tests.memory_source import MemorySource
 from tests.servers.layers import layer_bytes
 from tests.web_parts import NOON, SECRET, Door, app_of, rows, web_parts
@@ -128,8 +129,23 @@ def test_who_may_not_pull_gets_the_registrys_challenge_and_nothing_is_queued(tmp
     assert rows(parts, parts.tables.mapping, "digest") == []
 
 
-def test_a_layer_not_brewed_yet_is_404_and_asked_for(tmp_path: Path) -> None:
+def test_what_nobody_has_named_as_a_layer_is_404_and_not_queued(tmp_path: Path) -> None:
     parts = web_parts(tmp_path, settings=SETTINGS)
+    for method in ("GET", "HEAD"):
+        answer = get(app_of(parts), digest=UNBREWED, method=method)
+        assert (answer.status, answer.headers["Retry-After"]) == (404, "30")
+    assert json.loads(get(app_of(parts), digest=UNBREWED).body)["errors"][0]["code"] == "TORRENT_UNKNOWN"
+    assert rows(parts, parts.tables.mapping, "digest") == rows(parts, parts.tables.scope, "digest") == []
+
+
+@pytest.mark.parametrize("how", ["backfilled", "by hand"])
+def test_a_layer_not_brewed_yet_is_404_and_asked_for(tmp_path: Path, how: str) -> None:
+    parts = web_parts(tmp_path, settings=SETTINGS)
+    database = Database(parts.engine, parts.tables)
+    if how == "backfilled":
+        database.enqueue(str(UNBREWED), scope=None, priority=Priority.BACKFILLED, now=NOON)
+    else:
+        database.execute(f"INSERT INTO rbtorrent_mapping (digest, added) VALUES ('{UNBREWED}', {NOON})")
     for _ in range(2):
         answer = get(app_of(parts), digest=UNBREWED)
         assert (answer.status, answer.headers["Retry-After"]) == (404, "30")

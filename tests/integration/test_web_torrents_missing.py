@@ -146,6 +146,11 @@ def test_many_who_ask_at_once_queue_it_once_and_keep_the_database_quiet(here: He
 
 
 def test_what_was_found_out_is_looked_at_again_after_a_while(here: Here) -> None:
+    unknown = message(here.get())
+    assert unknown.startswith("it is not known as a layer")
+    here.enqueue()
+    assert message(here.get()) == unknown
+    here.now += KEPT_SECONDS
     assert message(here.get()) == "the layer is not brewed yet"
     assert here.brew() == 1
     here.lose()
