@@ -68,7 +68,8 @@ def brewable(image: Image) -> list[LayerDescriptor]:
 def pick(index: Index, platform: Platform) -> list[ChildDescriptor]:
     """The children that may hold the image for `platform`, the likeliest first.
 
-    First the images for it, then indexes that may hold one, at last images whose platform is not said.
+    First the images for it, then those for another variant, where it names none; then indexes that may hold
+    one, at last images whose platform is not said.
     """
     fitting = [
         child
@@ -80,8 +81,10 @@ def pick(index: Index, platform: Platform) -> list[ChildDescriptor]:
 
     def rank(child: ChildDescriptor) -> int:
         if child.media_type in INDEXES:
-            return 1
-        return 2 if child.platform is None else 0
+            return 2
+        if child.platform is None:
+            return 3
+        return 0 if child.platform.normal == platform.normal else 1
 
     return sorted(fitting, key=rank)
 

@@ -226,6 +226,45 @@ def test_the_image_for_the_platform_is_picked() -> None:
     assert picked(body, Platform.parse("linux/arm/v6")) == []
 
 
+@pytest.mark.parametrize(
+    ("wanted", "offered"),
+    [
+        ("linux/arm64/v8", on("arm64")),
+        ("linux/arm64", on("arm64", "v8")),
+        ("linux/arm64/v8", on("arm64", "8")),
+        ("linux/aarch64", on("arm64", "v8")),
+        ("linux/amd64/v1", on("amd64")),
+        ("linux/amd64", on("amd64", "v1")),
+        ("linux/x86_64", on("amd64")),
+        ("linux/amd64/v1", on("x86_64")),
+        ("linux/arm/v7", on("arm")),
+        ("linux/arm/7", on("arm", "v7")),
+        ("linux/arm", on("arm", "v6")),
+    ],
+)
+def test_a_platform_is_found_by_any_of_its_names(wanted: str, offered: dict[str, str]) -> None:
+    assert picked(index(entry(B, on("s390x")), entry(A, offered)), Platform.parse(wanted)) == [A]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "offered"),
+    [
+        ("linux/arm64/v9", on("arm64")),
+        ("linux/amd64/v1", on("amd64", "v3")),
+        ("linux/amd64/v3", on("amd64")),
+        ("linux/arm/v6", on("arm")),
+        ("linux/arm/v8", on("arm64", "v8")),
+    ],
+)
+def test_another_variant_is_another_platform(wanted: str, offered: dict[str, str]) -> None:
+    assert picked(index(entry(A, offered)), Platform.parse(wanted)) == []
+
+
+def test_of_several_variants_the_usual_one_comes_first() -> None:
+    body = index(entry(A, on("amd64", "v3")), entry(B, on("amd64")), entry(C, mediaType=OCI_INDEX))
+    assert picked(body, AMD64) == [B, A, C]
+
+
 def test_an_index_within_an_index_comes_after_the_images() -> None:
     body = index(entry(A, mediaType=OCI_INDEX), entry(B, on("amd64")))
     assert picked(body, AMD64) == [B, A]
