@@ -163,7 +163,7 @@ class Parts:
 
     @cached_property
     def access(self) -> Access:
-        return choose_access(self.config, self.callers, time.time)
+        return choose_access(self.config, self.callers, time.monotonic)
 
     @cached_property
     def web(self) -> WebParts:

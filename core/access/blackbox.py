@@ -52,7 +52,9 @@ class NoVerdict(DockerTorrentsError):
 
 
 class BlackboxAccess:
-    """`application.authorization: blackbox`. `clock` gives seconds, `http` has Blackbox's time-outs."""
+    """`application.authorization: blackbox`. `clock` gives seconds, and never goes back; `http` has
+    Blackbox's time-outs.
+    """
 
     def __init__(
         self, settings: Blackbox, http: HttpClient, registry: RegistryAccess, clock: Callable[[], float]

@@ -13,7 +13,9 @@ from core.registry.client import RegistryClient
 
 
 def choose_access(config: Config, registry: RegistryClient, clock: Callable[[], float]) -> Access:
-    """The registry alone, or Blackbox before it. `clock` gives seconds; nothing is connected yet."""
+    """The registry alone, or Blackbox before it. `clock` gives seconds, and never goes back; nothing is
+    connected yet.
+    """
     access = RegistryAccess(registry)
     if config.authorization == "registry" or config.blackbox is None:
         return access

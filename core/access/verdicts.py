@@ -16,7 +16,8 @@ class GoodVerdicts:
     """Who was let in within the last `lifetime` seconds (0: nobody is remembered).
 
     A caller is kept as a keyed hash of his token and address; the key lives and dies with this object.
-    `clock` gives seconds. Once there are `limit` callers the oldest verdict is forgotten.
+    `clock` gives seconds, and never goes back. Once there are `limit` callers, the oldest verdict is
+    forgotten.
     """
 
     def __init__(self, lifetime: float, clock: Callable[[], float], limit: int = MAX_VERDICTS) -> None:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import docker_torrents
 from core.access.access import AccessDenied
 from core.access.blackbox import BlackboxAccess
 from core.access.registry import RegistryAccess
 from core.config.config import Blackbox as Settings
-from core.config.config import DockerRegistry
+from core.config.config import Config, DockerRegistry
 from core.http.client import HttpClient
 from core.registry.client import RegistryClient
 from tests.servers.bad_http import hanging_up, html, redirecting, replying, sending, silent
@@ -293,3 +295,26 @@ def test_through_the_app_the_registry_sees_the_callers_header_once_he_is_let_in(
         answer = front.get("/v2/a/manifests/b", **other)
         assert answer.status == 503
         assert json.loads(answer.body)["errors"][0]["code"] == "UNAVAILABLE"
+
+
+def test_a_clock_that_is_set_back_keeps_no_verdict(
+    blackbox: Blackbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monotonic, passed = time.monotonic, [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: monotonic() + passed[0])
+    monkeypatch.setattr(time, "time", lambda: 1_700_000_000.0 - 10 * passed[0])
+    config = Config.model_validate(
+        {
+            "docker_registry": {"host": "127.0.0.1:1"},
+            "application": {"state_dir": str(tmp_path)},
+            "blackbox": {"url_template": blackbox.url_template, "verdict_ttl": 60, "read_timeout": 2.0},
+        }
+    )
+    access = docker_torrents.Parts(config).access
+    access.admit(HEADERS)
+    passed[0] = 59.0
+    access.admit(HEADERS)
+    assert len(blackbox.questions) == 1
+    passed[0] = 61.0
+    access.admit(HEADERS)
+    assert len(blackbox.questions) == 2
