@@ -9,6 +9,7 @@ import bottle
 from core.digest import Digest
 from core.errors import ManifestInvalid
 from core.manifests.augment import brewable
+from core.manifests.platform import Platform
 from core.registry.client import RegistryClient
 from web.answers import error
 from web.asked_for import is_current, parse_path, wanted_platform, wants_ids
@@ -73,11 +74,23 @@ class _Manifests:
             return _nothing_here()
         scope, reference = named
         headers, query = CallersHeaders(bottle.request.environ), bottle.request.query
-        ids_wanted = wants_ids(reference, headers.get("Accept"), query.get("rbtorrent"))
+        said = query.get("rbtorrent")
+        ids_wanted = wants_ids(reference, headers.get("Accept"), said)
         platform = wanted_platform(query.get("platform"), self._platform)
         self._access.admit(headers)
-        if not ids_wanted:
-            return untouched(self._registry.forward("GET", scope, reference, passed_on(headers)))
+        if ids_wanted:
+            answer = self._with_ids(scope, reference, headers, platform)
+        else:
+            answer = untouched(self._registry.forward("GET", scope, reference, passed_on(headers)))
+        if not said and not isinstance(reference, Digest):
+            # Accept has decided whether there are ids in it.
+            answer.add_header("Vary", "Accept")
+        return answer
+
+    def _with_ids(
+        self, scope: str, reference: str | Digest, headers: CallersHeaders, platform: Platform
+    ) -> bottle.HTTPResponse:
+        """The image's manifest with ids; the registry's answer if there is none."""
         # If-None-Match is about our bytes: the registry would compare it with its own. Host could lead to
         # another server at its address, whose layers would get ids and be queued.
         left_out = ("Accept", "Host", "If-None-Match")
@@ -114,7 +127,6 @@ class _Manifests:
         answer.add_header("Docker-Content-Digest", str(augmented.digest))
         answer.add_header("ETag", etag)
         answer.add_header("Rbtorrent-Image-Digest", str(read.digest))
-        answer.add_header("Vary", "Accept")
         return answer
 
 

@@ -65,7 +65,8 @@ def test_an_index_without_the_platform_is_404(front: Front, registry: Registry, 
 def test_an_engine_gets_the_index_itself(front: Front, registry: Registry, scope: str) -> None:
     index_of(registry, scope, "oci")
     path = f"/v2/{scope}/manifests/multi"
-    assert_untouched(front.get(path, Accept=ENGINE), registry, "GET", path, Accept=ENGINE)
+    answer = front.get(path, Accept=ENGINE)
+    assert_untouched(answer, registry, "GET", path, varies=True, Accept=ENGINE)
 
 
 def test_an_image_is_found_in_an_index_within_an_index(front: Front, registry: Registry, scope: str) -> None:
