@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import lru_cache
 
 import bottle
@@ -25,8 +26,8 @@ from web.raw_path import raw_rest
 log = logging.getLogger(__name__)
 
 MAX_STREAMS = 128
-"""Layers that one process sends at a time. Each takes a thread of the server, so the server has more of
-them than this: manifests never wait for a slow download."""
+"""Layers that one process reads and sends at a time. Each takes a thread of the server, so the server has
+more of them than this: manifests never wait for a slow download, nor for a source that hangs."""
 
 MAX_FILES = 384
 """Layers that one process sends at a time out of files. They take no thread, but two descriptors each."""
@@ -53,8 +54,10 @@ class _WebSeeds:
         self._source = source
         self._secret = secret
         self._clock = clock
+        self._from_files = isinstance(source, DirectorySource)
         self._streams = threading.BoundedSemaphore(MAX_STREAMS)
         self._files = threading.BoundedSemaphore(MAX_FILES)
+        self._places = self._files if self._from_files else self._streams
         # A client asks for a layer piece by piece, and what a digest names never changes its size.
         self._size = lru_cache(maxsize=_SIZES_KEPT)(source.size)
 
@@ -63,10 +66,13 @@ class _WebSeeds:
         layer = self._layer()
         if isinstance(layer, bottle.HTTPResponse):
             return layer
-        try:
-            size = self._source.size(layer)
-        except LayerError as failed:
-            return _failure(layer, failed)
+        with ExitStack() as place:
+            if not _take(place, self._places):
+                return _too_many(layer)
+            try:
+                size = self._source.size(layer)
+            except LayerError as failed:
+                return _failure(layer, failed)
         return _answer(200, b"", layer, size)
 
     def get(self, rest: str) -> bottle.HTTPResponse:
@@ -76,12 +82,15 @@ class _WebSeeds:
             return layer
         if etag_matches(_header("If-None-Match"), _etag(layer)):
             return bottle.HTTPResponse(b"", 304, {"ETag": _etag(layer)})
-        try:
-            return self._streamed(layer)
-        except LayerError as failed:
-            # The size may have been that of a damaged blob.
-            self._size.cache_clear()
-            return _failure(layer, failed)
+        with ExitStack() as place:
+            if not _take(place, self._places):
+                return _too_many(layer)
+            try:
+                return self._streamed(layer, place)
+            except LayerError as failed:
+                # The size may have been that of a damaged blob.
+                self._size.cache_clear()
+                return _failure(layer, failed)
 
     def _layer(self) -> LayerRef | bottle.HTTPResponse:
         """The layer that the path opens, or the answer that it opens none."""
@@ -96,7 +105,8 @@ class _WebSeeds:
             return _refusal("no layer is named")
         return LayerRef(digest, (granted.scope,))
 
-    def _streamed(self, layer: LayerRef) -> bottle.HTTPResponse:
+    def _streamed(self, layer: LayerRef, place: ExitStack) -> bottle.HTTPResponse:
+        """The answer with the bytes, whose body takes `place` over until it is closed."""
         size = self._size(layer)
         if size == 0:
             return _answer(200, b"", layer, 0)  # Bottle does not close a body without a chunk
@@ -108,30 +118,45 @@ class _WebSeeds:
             answer = error(416, "RANGE_INVALID", "the layer has no such bytes", detail={"size": size})
             answer.set_header("Content-Range", f"bytes */{size}")
             return answer
-        body = self._body(layer, Span(0, size) if span == "whole" else span, size)
+        body = self._body(layer, Span(0, size) if span == "whole" else span, size, place)
         if body is None:
-            log.warning("layer refused, too many downloads digest=%s", layer.digest)
-            return error(503, "UNAVAILABLE", "too many downloads at once", [("Retry-After", _RETRY_AFTER)])
+            return _too_many(layer)
         if span == "whole":
             return _answer(200, body, layer, size)
         answer = _answer(206, body, layer, span.length)
         answer.set_header("Content-Range", span.content_range(size))
         return answer
 
-    def _body(self, layer: LayerRef, span: Span, size: int) -> LayerFile | LayerStream | None:
+    def _body(
+        self, layer: LayerRef, span: Span, size: int, place: ExitStack
+    ) -> LayerFile | LayerStream | None:
         """The bytes of `span`, None if there is no place for one more download."""
-        as_file = isinstance(self._source, DirectorySource) and span.length <= LONGEST_FILE_SPAN
-        places = self._files if as_file else self._streams
-        if not places.acquire(blocking=False):
-            return None
-        try:
-            reader = self._source.open(layer, span.start, span.length)
-            if as_file and isinstance(reader, FileReader):
-                return LayerFile(reader, span, size, places.release)
-            return LayerStream(reader, layer, span, places.release)
-        except BaseException:
-            places.release()
-            raise
+        as_file = self._from_files and span.length <= LONGEST_FILE_SPAN
+        if self._from_files and not as_file:
+            # It takes a thread instead.
+            place.close()
+            if not _take(place, self._streams):
+                return None
+        # The whole is not asked for as a range: there are registries, and caches, that know none.
+        length = None if span.length == size else span.length
+        reader = self._source.open(layer, span.start, length)
+        held = ExitStack()
+        body: LayerFile | LayerStream
+        if as_file and isinstance(reader, FileReader):
+            body = LayerFile(reader, span, size, held.close)
+        else:
+            body = LayerStream(reader, layer, span, held.close)
+        # From now on it is the body's to give back.
+        held.push(place.pop_all())
+        return body
+
+
+def _take(place: ExitStack, places: threading.BoundedSemaphore) -> bool:
+    """Whether there is a place; it is given back when `place` is closed."""
+    taken = places.acquire(blocking=False)
+    if taken:
+        place.callback(places.release)
+    return taken
 
 
 def _answer(
@@ -159,6 +184,11 @@ def _refusal(reason: str) -> bottle.HTTPResponse:
     # Why is for the log: there is nothing to learn here by trying.
     log.info("layer refused reason=%s", reason)
     return error(403, "DENIED", "this URL opens nothing, or no longer")
+
+
+def _too_many(layer: LayerRef) -> bottle.HTTPResponse:
+    log.warning("layer refused, too many downloads digest=%s", layer.digest)
+    return error(503, "UNAVAILABLE", "too many downloads at once", [("Retry-After", _RETRY_AFTER)])
 
 
 def _failure(layer: LayerRef, failed: LayerError) -> bottle.HTTPResponse:

@@ -7,6 +7,7 @@ import json
 import logging
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import bottle
@@ -16,7 +17,11 @@ import web.layer_bodies
 import web.layers
 from core.capability import mint
 from core.digest import Digest
+from core.layer import LayerRef
+from core.sources.registry import RegistrySource
 from tests.memory_source import Fault, MemorySource
+from tests.servers.bad_http import replying
+from tests.servers.http_server import start_http_server
 from tests.servers.layers import layer_bytes
 from tests.web_parts import NOON, SECRET, app_of, web_parts
 from tests.wsgi import Answer, call, environ_of
@@ -220,17 +225,58 @@ def test_beyond_the_limit_downloads_are_put_off_and_places_come_free(
     streams = [app(environ_of("GET", url(), {}), lambda status, headers, error=None: None) for _ in range(3)]
     refused = get(app, url())
     assert (refused.status, refused.headers["Retry-After"]) == (503, "5")
-    assert get(app, url(), "HEAD").status == 200
+    assert get(app, url(), "HEAD").status == 503
     assert get(app, url(), If_None_Match=ETAG).status == 304
     assert get(app, "/ping").status == 200
     streams.pop().close()  # type: ignore[attr-defined]  # a WSGI body
     for _ in range(5):
         assert get(app, url(), Range="bytes=0-9").body == CONTENT[:10]
         assert get(app, url(), Range="bytes=9999999-").status == 416
+        assert get(app, url(), "HEAD").status == 200
         assert get(app, url(GONE)).status == 404
+        assert get(app, url(GONE), "HEAD").status == 404
     for stream in streams:
         stream.close()  # type: ignore[attr-defined]  # a WSGI body
     assert source.open_readers == set()
+
+
+def test_the_whole_layer_comes_from_a_registry_that_ignores_ranges(tmp_path: Path) -> None:
+    with start_http_server() as registry:
+        registry.on(f"/v2/library/test/blobs/{LAYER}", replying(200, CONTENT))
+        settings = {"docker_registry": {"host": registry.netloc, "proto": "http"}}
+        parts = web_parts(tmp_path, settings=settings)
+        app = app_of(replace(parts, source=RegistrySource(parts.registry)))
+        assert get(app, url()).body == CONTENT
+        assert get(app, url(), Range="bytes=0-").body == CONTENT
+        assert get(app, url(), Range="bytes=5-9").status == 502
+        app.close()
+        parts.engine.dispose()
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_a_source_that_hangs_before_it_tells_a_size_holds_only_so_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    class Hanging(MemorySource):
+        def size(self, layer: LayerRef) -> int:
+            asked.release()
+            let_go.wait(60)
+            return super().size(layer)
+
+    asked, let_go = threading.Semaphore(0), threading.Event()
+    monkeypatch.setattr(web.layers, "MAX_STREAMS", 3)
+    app = app_of(web_parts(tmp_path, source=Hanging({LAYER: CONTENT})))
+    threads = [threading.Thread(target=get, args=(app, url(), method)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for _ in threads:
+        assert asked.acquire(timeout=60)
+    for again in ("GET", "HEAD"):
+        assert get(app, url(), again).status == 503
+    let_go.set()
+    for thread in threads:
+        thread.join()
+    assert get(app, url(), method).status == 200
 
 
 def test_many_at_once_get_their_own_bytes(app: bottle.Bottle) -> None:
