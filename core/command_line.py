@@ -25,6 +25,7 @@ RUNNABLE = {
     "publish-whitelist": "write the info-hashes for a tracker's whitelist",
 }
 _WIDTH = 79
+_GLOB = "a name, or a glob of * (slashes too), ? and [a-z]"
 _DEBUG_WORDS = {
     "true": True,
     "1": True,
@@ -61,10 +62,19 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = _parser()
     arguments = parser.parse_args(_debug_apart(argv))
     if arguments.command == "run" and arguments.dry_run and arguments.job != "prune":
-        parser.error("--dry-run is for run prune")
+        _of(parser, "run").error("--dry-run is for run prune")
     if arguments.command == "show" and arguments.platforms and isinstance(arguments.what, Digest):
-        parser.error("--platform is for show SCOPE:TAG")
+        _of(parser, "show").error("--platform is for show SCOPE:TAG")
+    if arguments.command == "show" and arguments.timeout and not arguments.wait:
+        _of(parser, "show").error("--timeout goes with --wait")
     return arguments
+
+
+def _of(parser: argparse.ArgumentParser, command: str) -> argparse.ArgumentParser:
+    """The parser of a command's own arguments."""
+    [commands] = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    found: argparse.ArgumentParser = commands.choices[command]
+    return found
 
 
 def _debug_apart(argv: Sequence[str]) -> list[str]:
@@ -85,6 +95,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Turns the layers of a docker/distribution registry into torrents.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.set_defaults(action=None)
     _add_general(parser, config=DEFAULT_CONFIG, debug=False)
@@ -112,7 +123,10 @@ def _parser() -> argparse.ArgumentParser:
         commands, "show", "A layer's state, or an image's coverage layer by layer.",
         "show --wait --platform linux/amd64 library/ubuntu:22.04",
     )  # fmt: skip
-    show.add_argument("what", type=_digest_or_image, metavar="DIGEST|SCOPE:TAG", help="sha256:… or scope:tag")
+    show.add_argument(
+        "what", type=_digest_or_image, metavar="DIGEST|SCOPE:TAG",
+        help="sha256:... (a layer), scope:tag or scope@sha256:... (an image or an index)",
+    )  # fmt: skip
     _json(show)
     show.add_argument(
         "--platform", dest="platforms", type=_named(Platform.parse), action="append", default=[],
@@ -120,9 +134,12 @@ def _parser() -> argparse.ArgumentParser:
         help="of SCOPE:TAG, look at the images for this one; may be given several times (default: "
         "jobs.scan-tags.platforms, or else all)",
     )  # fmt: skip
-    show.add_argument("--wait", action="store_true", help="return when all of it is brewed")
     show.add_argument(
-        "--timeout", type=_rate, default=600.0, metavar="SECONDS", help="fail after so long (default 600)"
+        "--wait", action="store_true",
+        help="return when all of it is brewed, or fail when what is left was set aside",
+    )  # fmt: skip
+    show.add_argument(
+        "--timeout", type=_rate, metavar="SECONDS", help="of --wait: fail after so long (default 600)"
     )
 
     init_db = _command(commands, "init-db", "Creates what the database lacks.", "init-db --print | psql")
@@ -163,7 +180,7 @@ def _add_backfill(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     )  # fmt: skip
     catalog.add_argument(
         "patterns", nargs="*", type=_named(parse_pattern), metavar="SCOPE|GLOB",
-        help="a name or a glob, in which * crosses slashes (default: all)",
+        help=f"{_GLOB} (default: all)",
     )  # fmt: skip
     _paced(catalog)
     storage = _command(
@@ -211,7 +228,7 @@ def _add_role(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         command = _command(what, action, does, f"role {action} 'library/*'")
         command.add_argument(
             "patterns", nargs="+", type=_named(parse_pattern), metavar="SCOPE|GLOB",
-            help="a name or a glob, in which * crosses slashes",
+            help=_GLOB,
         )  # fmt: skip
     _json(_command(what, "list", "The scopes and globs that have the role.", "role list"))
 
@@ -234,7 +251,7 @@ def _add_queue(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         _json(command)
         chosen = command.add_mutually_exclusive_group(required=True)
         chosen.add_argument("--all", action="store_true", help="all that were set aside")
-        chosen.add_argument("--reason", metavar="TEXT", help="those whose reason contains TEXT")
+        chosen.add_argument("--reason", type=_words, metavar="TEXT", help="those whose reason contains TEXT")
         if action == "retry":
             chosen.add_argument(
                 "--lost",
@@ -256,6 +273,7 @@ def _command(
         description=textwrap.fill(does, _WIDTH),
         epilog=f"example: docker_torrents -c config.yaml {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     # Left out, they are what was said before the command.
     _add_general(command, config=argparse.SUPPRESS, debug=argparse.SUPPRESS)
@@ -267,7 +285,15 @@ def _json(command: argparse.ArgumentParser) -> None:
 
 
 def _debug(text: str) -> bool:
+    if text.lower() not in _DEBUG_WORDS:
+        raise argparse.ArgumentTypeError(f"expected one of {', '.join(_DEBUG_WORDS)}, got {text!r}")
     return _DEBUG_WORDS[text.lower()]
+
+
+def _words(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("expected some of the reason's words; --all is for all of them")
+    return text
 
 
 def _positive(text: str) -> int:
@@ -303,7 +329,7 @@ def _digest_or_image(text: str) -> Digest | tuple[str, str | Digest]:
         at = "@" if "@" in text else ":"
         scope, found, reference = text.partition(at)
         if not found:
-            raise argparse.ArgumentTypeError(f"expected sha256:… or scope:tag, got {text!r}")
+            raise argparse.ArgumentTypeError(f"expected sha256:... or scope:tag, got {text!r}")
         return parse_scope(scope), Digest.parse(reference) if at == "@" else parse_tag(reference)
     except InvalidName as error:
         raise argparse.ArgumentTypeError(str(error)) from None

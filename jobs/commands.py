@@ -7,7 +7,7 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from itertools import chain
@@ -20,6 +20,7 @@ from core.digest import Digest
 from core.errors import RegistryTimeout, RegistryUnavailable
 from core.layer_places import LayerPlaces
 from core.manifests.platform import Platform
+from core.names import matches
 from core.pace import Pace
 from core.registry.client import RegistryClient
 from core.stores.store import MetainfoStore
@@ -28,11 +29,11 @@ from jobs.backfill_storage import StorageScan, backfill_storage
 from jobs.queue_lost import LostSearch, queue_lost
 from jobs.queue_status import status_json, status_lines
 from jobs.repository_scan import Scan
-from jobs.set_aside import drop, queue_anew
+from jobs.set_aside import drop, queue_anew, why_nothing
 from jobs.show import Coverage, layer_lines, show_image, show_layer
 from jobs.verify_ids import verify_ids
 from jobs.walk_repositories import catalog_matching, exact_names, walk_repositories
-from sql.errors import DatabaseDown
+from sql.errors import DatabaseDown, DatabaseUnfit
 from sql.roles import grant_role, list_roles, revoke_role
 from sql.status import queue_status
 from sql.tables import Priority, Tables
@@ -40,6 +41,9 @@ from sql.transaction import reading, transaction
 
 _LOOK_EVERY = 2.0
 """Seconds between looks of `show --wait`."""
+
+_WAIT = 600.0
+"""Seconds that `show --wait` waits at most, if nobody says."""
 
 DONE, FAILED, USAGE = 0, 1, 2
 """Exit statuses: all of it, some of it not, usage or configuration."""
@@ -71,8 +75,19 @@ def backfill_catalog(desk: Desk, arguments: argparse.Namespace) -> int:
     scan = _backfill(desk, arguments)
     patterns = arguments.patterns or ["*"]
     names = exact_names(patterns)
-    scopes = chain(names, catalog_matching(scan.registry, patterns))
-    return told(walk_repositories(scan, scopes, "backfill", named=names))
+    found = 0
+
+    def counted(scopes: Iterable[str]) -> Iterator[str]:
+        nonlocal found
+        for scope in scopes:
+            found += 1
+            yield scope
+
+    scopes = counted(chain(names, catalog_matching(scan.registry, patterns)))
+    summary = walk_repositories(scan, scopes, "backfill", named=names)
+    if not (found or summary.failed or desk.stop.is_set()):
+        _complain(f"no repository of the catalog matches {' '.join(patterns)}")
+    return told(summary)
 
 
 def backfill_from_storage(desk: Desk, arguments: argparse.Namespace) -> int:
@@ -150,6 +165,10 @@ def role_grant(desk: Desk, arguments: argparse.Namespace) -> int:
 def role_revoke(desk: Desk, arguments: argparse.Namespace) -> int:
     with transaction(desk.engine) as connection:
         had = [p for p in arguments.patterns if revoke_role(connection, desk.tables, p)]
+        left = [role.pattern for role in list_roles(connection, desk.tables)]
+    for scope in arguments.patterns:
+        if still := [pattern for pattern in left if pattern != scope and matches(scope, pattern)]:
+            _complain(f"{scope} still has the role by {', '.join(still)}")
     print(f"revoked {len(had)}, did not have it {len(arguments.patterns) - len(had)}")
     return DONE
 
@@ -182,19 +201,26 @@ def queue_retry(desk: Desk, arguments: argparse.Namespace) -> int:
     digest = arguments.digest
     anew = queue_anew(desk.engine, desk.tables, reason=arguments.reason, digest=digest, now=desk.now())
     if anew.kept:
-        print(f"docker_torrents: {digest} has its id from the older service, and keeps it", file=sys.stderr)
+        _complain(f"{digest} has its id from the older service, and keeps it")
+    nothing = digest is not None and not (anew.queued or anew.manifests)
+    if nothing and not anew.kept:
+        _complain(why_nothing(desk.engine, desk.tables, digest, now=desk.now()))
     say(asdict(anew) if arguments.json else [str(anew)])
-    return FAILED if digest and not (anew.queued or anew.manifests) else DONE
+    return FAILED if nothing else DONE
 
 
 def queue_drop(desk: Desk, arguments: argparse.Namespace) -> int:
-    dropped = drop(desk.engine, desk.tables, reason=arguments.reason, digest=arguments.digest)
+    digest = arguments.digest
+    dropped = drop(desk.engine, desk.tables, reason=arguments.reason, digest=digest)
+    nothing = digest is not None and not (dropped.dropped or dropped.manifests)
+    if nothing:
+        _complain(why_nothing(desk.engine, desk.tables, digest, now=desk.now()))
     say(asdict(dropped) if arguments.json else [str(dropped)])
-    return FAILED if arguments.digest and not (dropped.dropped or dropped.manifests) else DONE
+    return FAILED if nothing else DONE
 
 
 def show(desk: Desk, arguments: argparse.Namespace) -> int:
-    deadline = time.monotonic() + arguments.timeout if arguments.wait else 0.0
+    deadline = time.monotonic() + (arguments.timeout or _WAIT) if arguments.wait else 0.0
     if isinstance(arguments.what, Digest):
         return _show_layer(desk, arguments, deadline)
     return _show_image(desk, arguments, deadline)
@@ -203,14 +229,14 @@ def show(desk: Desk, arguments: argparse.Namespace) -> int:
 def _show_layer(desk: Desk, arguments: argparse.Namespace, deadline: float) -> int:
     def look() -> tuple[bool, dict[str, object] | None]:
         record = show_layer(desk.engine, desk.tables, arguments.what, now=desk.now())
-        return record is not None and record["state"] == "brewed", record
+        return record is not None and record["state"] in ("brewed", "set aside"), record
 
-    brewed, record = _wait_for(look, desk, deadline)
+    record = _wait_for(look, desk, deadline)
     if record is None:
-        print(f"docker_torrents: {arguments.what} is not known here", file=sys.stderr)
+        _complain(f"{arguments.what} is not known here")
         return FAILED
     say(record if arguments.json else layer_lines(record))
-    return FAILED if arguments.wait and not brewed else DONE
+    return FAILED if arguments.wait and record["state"] != "brewed" else DONE
 
 
 def _show_image(desk: Desk, arguments: argparse.Namespace, deadline: float) -> int:
@@ -228,27 +254,28 @@ def _show_image(desk: Desk, arguments: argparse.Namespace, deadline: float) -> i
             usual=usual,
             now=desk.now(),
         )
-        return coverage.whole, coverage
+        return coverage.whole or coverage.hopeless, coverage
 
-    whole, coverage = _wait_for(look, desk, deadline)
+    coverage = _wait_for(look, desk, deadline)
     say(coverage.as_json() if arguments.json else coverage.lines())
-    return FAILED if arguments.wait and not whole else DONE
+    lacks_what_was_asked = bool(arguments.platforms and coverage.absent)
+    return FAILED if lacks_what_was_asked or (arguments.wait and not coverage.whole) else DONE
 
 
 Seen = TypeVar("Seen")
 
 
-def _wait_for(look: Callable[[], tuple[bool, Seen]], desk: Desk, deadline: float) -> tuple[bool, Seen]:
-    """What `look` gives once it says that it is done, or `deadline` (monotonic) has passed."""
+def _wait_for(look: Callable[[], tuple[bool, Seen]], desk: Desk, deadline: float) -> Seen:
+    """What `look` gives once it says that it is over, or `deadline` (monotonic) has passed."""
     while True:
         left = deadline - time.monotonic()
         try:
-            done, seen = look()
-            if done or desk.stop.is_set() or left <= 0:
-                return done, seen
-        except (RegistryUnavailable, RegistryTimeout, DatabaseDown):
-            # Whoever waits gets over that.
-            if desk.stop.is_set() or left <= 0:
+            over, seen = look()
+            if over or desk.stop.is_set() or left <= 0:
+                return seen
+        except (RegistryUnavailable, RegistryTimeout, DatabaseDown) as error:
+            # Whoever waits gets over that, unless somebody has to mend it.
+            if isinstance(error, DatabaseUnfit) or desk.stop.is_set() or left <= 0:
                 raise
         desk.stop.wait(min(_LOOK_EVERY, max(left, 0.0)))
 
@@ -273,6 +300,10 @@ def told(summary: object) -> int:
     """Prints what was done as the last line; the exit status that goes with it."""
     print(summary, flush=True)
     return FAILED if getattr(summary, "failed", 0) else DONE
+
+
+def _complain(why: str) -> None:
+    print(f"docker_torrents: {why}", file=sys.stderr)
 
 
 def say(what: dict[str, object] | Iterable[str]) -> None:

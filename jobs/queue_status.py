@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict
 
-from sql.status import QueueStatus
+from sql.status import FailedLayer, QueueStatus
 
 _SHOWN_LOCKS = 20
+_SHOWN_FAILED = 3
+_SLOW = 0.1
+"""Layers a second; below it the number of the last hour tells more."""
 
 
 def status_lines(status: QueueStatus, *, now: int) -> Iterator[str]:
@@ -17,22 +20,35 @@ def status_lines(status: QueueStatus, *, now: int) -> Iterator[str]:
     for priority, layers in status.waiting.items():
         if layers:
             yield f"  {layers:>9} {priority.name.lower()}"
+    for kind, delayed in status.delayed_by_reason.items():
+        first, last = _span(delayed.first_try - now), _span(delayed.last_try - now)
+        yield f"  {delayed.layers:>9} tried again in {first}{'' if first == last else f' to {last}'}: {kind}"
     yield f"locked     {status.locked_count}"
     for lock in status.locked[:_SHOWN_LOCKS]:
         held = f"{_span(now - lock.since)}, renewed {_span(now - lock.renewed)} ago"
         yield f"  {lock.digest} by {lock.brewer or 'nobody known'} for {held}"
     if status.locked_count > _SHOWN_LOCKS:
-        yield f"  … and {status.locked_count - _SHOWN_LOCKS} more"
+        yield f"  ... and {status.locked_count - _SHOWN_LOCKS} more"
     yield f"set aside  {status.set_aside_count}"
     for reason, layers in status.set_aside.items():
         yield f"  {layers:>9} {reason}"
+        of_it = [layer for layer in status.set_aside_layers if layer.kind == reason][:_SHOWN_FAILED]
+        yield from (f"            {_failed(layer)}" for layer in of_it)
+        if of_it and layers > len(of_it):
+            yield f"            ... and {layers - len(of_it)} more (--json lists them)"
     manifests = status.manifests
     yield f"manifests  {manifests.waiting} to resolve, {manifests.set_aside_count} set aside"
     for reason, number in manifests.set_aside.items():
         yield f"  {number:>9} {reason}"
-    yield f"brewed     {status.brewed_last_hour} in the last hour ({status.per_second:.2f} a second)"
-    if status.waiting_count:
+    pace = f" ({status.per_second:.1f} a second)" if status.per_second >= _SLOW else ""
+    yield f"brewed     {status.brewed_last_hour} in the last hour{pace}"
+    if status.waiting_count > status.delayed:
         yield f"empty in   {'?' if status.empty_in is None else _span(status.empty_in)}"
+
+
+def _failed(layer: FailedLayer) -> str:
+    size = "?" if layer.size is None else layer.size
+    return f"{layer.digest}  {size:>12}  {' '.join(layer.scopes) or 'of no repository known'}"
 
 
 def status_json(status: QueueStatus) -> dict[str, object]:

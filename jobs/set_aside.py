@@ -9,8 +9,10 @@ from sqlalchemy import Engine
 from core.digest import Digest
 from sql.again import brew_again, find_brewed
 from sql.aside import drop_layers, drop_manifests, retry_failed, retry_failed_manifests
+from sql.layers import find_layer
+from sql.status import count_manifests_of
 from sql.tables import Priority, Tables
-from sql.transaction import transaction
+from sql.transaction import reading, transaction
 
 
 @dataclass(frozen=True)
@@ -66,3 +68,17 @@ def drop(
         return Dropped(
             drop_layers(connection, tables, **chosen), drop_manifests(connection, tables, **chosen)
         )
+
+
+def why_nothing(engine: Engine, tables: Tables, digest: Digest, *, now: int) -> str:
+    """Why there was nothing to queue anew, or to drop, of the layer or manifest `digest`."""
+    with reading(engine) as connection:
+        layer = find_layer(connection, tables, str(digest), now=now)
+        if layer is None:
+            known = count_manifests_of(connection, tables, str(digest))
+            return f"the manifest {digest} waits already" if known else f"{digest} is not known here"
+    if layer.state == "being brewed":
+        return f"{digest} is being brewed by {layer.brewer if layer.claimed else 'nobody known'}"
+    if layer.state == "brewed":
+        return f"{digest} is brewed: there is nothing to drop"
+    return f"{digest} waits already"

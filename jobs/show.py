@@ -13,6 +13,7 @@ from core.manifests.manifest import LayerDescriptor
 from core.manifests.platform import Platform
 from core.registry.client import RegistryClient
 from core.registry.image_tree import read_tree
+from jobs.image_platform import configured_platform
 from sql.layers import LayerRecord, find_layer, find_layers
 from sql.tables import Tables
 from sql.transaction import reading
@@ -58,6 +59,11 @@ class Coverage:
         """Whether everything of the image that can be brewed is, as far as its platforms were looked at."""
         return not (self.lacking or self.missing or self.absent)
 
+    @property
+    def hopeless(self) -> bool:
+        """Whether nothing of what it lacks comes by itself: each layer that has no id was set aside."""
+        return bool(self.lacking) and all(layer.state == "set aside" for layer in self.lacking)
+
     def as_json(self) -> dict[str, object]:
         return {
             "image": self.image,
@@ -85,7 +91,7 @@ class Coverage:
             yield f"no image for {platform}"
         total = sum(layer.size for layer in self.layers)
         done = sum(layer.size for layer in self.brewed)
-        share = 100 * done / total if total else 100.0
+        share = 100 * done / total if total else 100.0 * self.whole
         yield (
             f"{self.image}: brewed {len(self.brewed)} of {len(self.layers)} layers, "
             f"{done} of {total} bytes ({share:.1f} %)"
@@ -106,14 +112,15 @@ def show_image(
     """The coverage of the image at `scope:reference`, or of the images of the index there.
 
     Of an index those are looked at that are for one of the `asked` platforms, each of which it should have;
-    or else for one of the `usual` ones, any of which will do; or else all. Raises RegistryError if its
-    manifests cannot be read, DatabaseDown.
+    or else for one of the `usual` ones, any of which will do; or else all. An image that is in no index is
+    looked at in any case; what it is for, its configuration tells, if somebody `asked`. Raises RegistryError
+    if its manifests cannot be read, DatabaseDown.
     """
     layers: dict[str, LayerDescriptor] = {}
     missing: dict[str, None] = {}
     platforms: dict[Platform, None] = {}
     left_out: dict[Platform, None] = {}
-    unnamed = False
+    unnamed: list[Digest] = []
     for manifest in read_tree(registry, scope, reference, platforms=asked or usual):
         layers.update((str(layer.digest), layer) for layer in manifest.layers)
         missing.update((str(digest), None) for digest in manifest.missing)
@@ -121,7 +128,12 @@ def show_image(
         if manifest.platform is not None:
             platforms[manifest.platform] = None
         elif manifest.layers:
-            unnamed = True
+            unnamed.append(manifest.digest)
+    if asked:
+        for digest in list(unnamed):
+            if (platform := configured_platform(registry, scope, digest)) is not None:
+                platforms[platform] = None
+                unnamed.remove(digest)
     with reading(engine) as connection:
         known = find_layers(connection, tables, layers, now=now)
     joint = "@" if isinstance(reference, Digest) else ":"
@@ -131,7 +143,7 @@ def show_image(
         tuple(missing),
         tuple(platforms),
         tuple(left_out),
-        # What an image is for that no index names a platform for, nobody can tell.
+        # What an image is for whose platform is named nowhere, nobody can tell.
         () if unnamed else _absent(asked, usual, tuple(platforms)),
     )
 

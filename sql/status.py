@@ -5,18 +5,21 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 
+from sql.given import given_digests
 from sql.manifests import count_manifests
-from sql.tables import Priority, Tables, is_set_aside, waits
+from sql.tables import AT_ONCE, Priority, Tables, is_set_aside, waits
 
-# What differs between two reasons of one kind: digests, sizes, offsets, addresses.
-_PARTICULAR = re.compile(r"\b(?:[0-9a-f]{12,}|\d+)\b")
+# What differs between two layers that failed for one reason: digests, sizes, offsets.
+_PARTICULAR = re.compile(r"\b[0-9a-f]{12,}\b|\b\d+(?= bytes\b)|(?<= bytes, not )\d+\b|(?<=\bat byte )\d+\b")
 _HOUR = 3600
-_MOST_LOCKED = 1_000
+_MOST_LISTED = 1_000
 _MOST_REASONS = 10_000
 _OTHERS = "other reasons"
+_NO_REASON = "no reason told"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,31 @@ class LockedLayer:
     since: int
     renewed: int
     brewer: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class FailedLayer:
+    """A layer that was set aside, or, with a `next_try`, one that is tried again then (Unix seconds).
+
+    `kind` is the reason with `…` for what differs between layers.
+    """
+
+    digest: str
+    size: int | None
+    scopes: tuple[str, ...]
+    attempts: int
+    next_try: int | None
+    reason: str
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class DelayedLayers:
+    """How many layers wait for their next try for one reason, and when the first and the last have it."""
+
+    layers: int
+    first_try: int
+    last_try: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +75,11 @@ class QueueStatus:
     """Counts of layers, and times in Unix seconds.
 
     `waiting` has all priorities, delayed layers included and locked ones not; `delayed` is how many of them
-    wait for their next try. `locked` holds 1,000 at most, `locked_count` counts all. `set_aside` is by
-    reason, with `…` for digests and numbers; of very many reasons those with the fewest layers are one.
-    `per_second` is the rate of the last hour, `empty_in` seconds at that rate, None if nothing was brewed.
+    wait for their next try, `delayed_by_reason` why. `locked` holds 1,000 at most, `locked_count` counts all;
+    `set_aside_layers` and `delayed_layers` are 1,000 at most as well. `set_aside` is by reason, with `…` for
+    digests and sizes; of very many reasons those with the fewest layers are one. What was `brewed_last_hour`
+    was brewed here; `per_second` is that rate, `empty_in` the seconds that it takes for what waits and is not
+    delayed, None if nothing was brewed.
     """
 
     waiting: dict[Priority, int]
@@ -58,6 +88,9 @@ class QueueStatus:
     locked: tuple[LockedLayer, ...]
     locked_count: int
     set_aside: dict[str, int]
+    set_aside_layers: tuple[FailedLayer, ...]
+    delayed_by_reason: dict[str, DelayedLayers]
+    delayed_layers: tuple[FailedLayer, ...]
     brewed_last_hour: int
     per_second: float
     empty_in: float | None
@@ -89,21 +122,29 @@ def queue_status(connection: sa.Connection, tables: Tables, *, now: int) -> Queu
     ).all()
     counts = {row.priority: row.layers for row in rows}
     waiting = {priority: counts.get(priority, 0) for priority in Priority}
+    delayed = sum(row.delayed for row in rows)
     brewed = connection.scalars(
-        sa.select(sa.func.count()).select_from(mapping).where(mapping.c.brewed > now - _HOUR)
+        # Without a brewer it was not brewed here, only taken over.
+        sa.select(sa.func.count())
+        .select_from(mapping)
+        .join(queue, queue.c.digest == mapping.c.digest)
+        .where(mapping.c.brewed > now - _HOUR, queue.c.brewer.is_not(None))
     ).one()
     return QueueStatus(
         waiting=waiting,
-        delayed=sum(row.delayed for row in rows),
+        delayed=delayed,
         oldest_waiting=min((row.oldest for row in rows), default=None),
         locked=_locked_layers(connection, tables),
         locked_count=connection.scalars(
             sa.select(sa.func.count()).select_from(_locked(tables).subquery())
         ).one(),
         set_aside=_set_aside(connection, queue),
+        set_aside_layers=_failed_layers(connection, tables, is_set_aside(queue), queue.c.digest),
+        delayed_by_reason=_delayed(connection, tables, now),
+        delayed_layers=_failed_layers(connection, tables, _is_delayed(tables, now), queue.c.next_try),
         brewed_last_hour=brewed,
         per_second=brewed / _HOUR,
-        empty_in=sum(waiting.values()) * _HOUR / brewed if brewed else None,
+        empty_in=(sum(waiting.values()) - delayed) * _HOUR / brewed if brewed else None,
         manifests=ManifestStatus(
             waiting=count_manifests(connection, tables).waiting,
             set_aside=_set_aside(connection, tables.manifest),
@@ -118,6 +159,14 @@ def count_waiting(connection: sa.Connection, tables: Tables) -> int:
         sa.select(sa.func.count())
         .select_from(queue)
         .where(waits(queue), queue.c.digest.not_in(_locked(tables)))
+    ).one()
+
+
+def count_manifests_of(connection: sa.Connection, tables: Tables, digest: str) -> int:
+    """In how many repositories the manifest `digest` is put down, to be resolved or set aside."""
+    manifest = tables.manifest
+    return connection.scalars(
+        sa.select(sa.func.count()).select_from(manifest).where(manifest.c.digest == digest)
     ).one()
 
 
@@ -136,12 +185,69 @@ def _locked_layers(connection: sa.Connection, tables: Tables) -> tuple[LockedLay
         .outerjoin(queue, queue.c.digest == mapping.c.digest)
         .where(mapping.c.brew_lock.is_not(None), mapping.c.brewed.is_(None))
         .order_by(since, mapping.c.digest)
-        .limit(_MOST_LOCKED)
+        .limit(_MOST_LISTED)
     )
     return tuple(
         LockedLayer(row.digest, row.since, row.brew_lock, row.brewer if row.claimed is not None else None)
         for row in rows
     )
+
+
+def _is_delayed(tables: Tables, now: int) -> sa.ColumnElement[bool]:
+    queue = tables.queue
+    # The first condition is the partial index's own.
+    return sa.and_(queue.c.next_try > AT_ONCE, queue.c.next_try > now, queue.c.digest.not_in(_locked(tables)))
+
+
+def _failed_layers(
+    connection: sa.Connection, tables: Tables, which: sa.ColumnElement[bool], order: sa.ColumnElement[Any]
+) -> tuple[FailedLayer, ...]:
+    queue, scope = tables.queue, tables.scope
+    columns = (queue.c.digest, queue.c.size, queue.c.attempts, queue.c.next_try, queue.c.reason)
+    rows = connection.execute(sa.select(*columns).where(which).order_by(order).limit(_MOST_LISTED)).all()
+    scopes: dict[str, list[str]] = {}
+    for pair in connection.execute(
+        sa.select(scope.c.digest, scope.c.scope)
+        .where(scope.c.digest.in_(given_digests(connection, [row.digest for row in rows])))
+        .order_by(scope.c.scope)
+    ):
+        scopes.setdefault(pair.digest, []).append(pair.scope)
+    return tuple(
+        FailedLayer(
+            row.digest,
+            row.size,
+            tuple(scopes.get(row.digest, ())),
+            row.attempts,
+            row.next_try,
+            row.reason or _NO_REASON,
+            _kind(row.reason),
+        )
+        for row in rows
+    )
+
+
+def _delayed(connection: sa.Connection, tables: Tables, now: int) -> dict[str, DelayedLayers]:
+    """The layers that wait for their next try by reason, those first that have it soonest."""
+    queue = tables.queue
+    first = sa.func.min(queue.c.next_try)
+    found: dict[str, DelayedLayers] = {}
+    for reason, layers, soonest, latest in connection.execute(
+        sa.select(queue.c.reason, sa.func.count(), first, sa.func.max(queue.c.next_try))
+        .where(_is_delayed(tables, now))
+        .group_by(queue.c.reason)
+        .order_by(first, queue.c.reason)
+        .limit(_MOST_REASONS)
+    ):
+        kind = _kind(reason)
+        if had := found.get(kind):
+            layers, latest = had.layers + layers, max(had.last_try, latest)
+            soonest = had.first_try
+        found[kind] = DelayedLayers(layers, soonest, latest)
+    return found
+
+
+def _kind(reason: str | None) -> str:
+    return _PARTICULAR.sub("…", reason or _NO_REASON)
 
 
 def _set_aside(connection: sa.Connection, table: sa.Table) -> dict[str, int]:
@@ -155,7 +261,7 @@ def _set_aside(connection: sa.Connection, table: sa.Table) -> dict[str, int]:
         .order_by(number.desc(), table.c.reason)
         .limit(_MOST_REASONS)
     ):
-        counts[_PARTICULAR.sub("…", reason)] += rows
+        counts[_kind(reason)] += rows
     all_of_them = connection.scalars(sa.select(number).select_from(table).where(is_set_aside(table))).one()
     others = all_of_them - counts.total()
     return {**dict(counts.most_common()), **({_OTHERS: others} if others > 0 else {})}

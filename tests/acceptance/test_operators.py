@@ -162,6 +162,80 @@ def test_waiting_in_vain_fails_after_its_time_and_tells_what_is_missing(
     assert "brewed 0 of 1 layers" in ended.stdout
 
 
+def test_waiting_ends_at_once_where_all_that_is_missing_was_set_aside(
+    tmp_path: Path, registry: Registry, scope: str
+) -> None:
+    installation = Installation(tmp_path, registry, brewer={"max_attempts": 1})
+    image = push_image(registry, scope, "v1", [layer_bytes(1000, 1009)])
+    installation.run("backfill", "repository", scope)
+    registry.blob_file(image.layers[0].digest).unlink()
+    installation.run("run", "brew", check=False)
+
+    for what in (f"{scope}:v1", image.layers[0].digest):
+        ended = installation.run("show", "--wait", "--timeout", "500", what, check=False, timeout=20)
+        assert ended.returncode == 1
+        assert "no blob" in ended.stdout
+
+
+def test_waiting_outlasts_a_registry_that_is_down(tmp_path: Path, scope: str) -> None:
+    port = free_port()
+    installation = Installation(tmp_path, f"127.0.0.1:{port}")
+    waiting = installation.process("show", "--wait", "--timeout", "60", f"{scope}:v1", name="waiting")
+    waiting.start()
+    try:
+        assert not comes_true(lambda: not waiting.alive, timeout=4)
+    finally:
+        waiting.stop()
+
+
+def test_a_platform_that_an_image_is_not_for_is_told(
+    installation: Installation, registry: Registry, scope: str
+) -> None:
+    push_image(registry, scope, "v1", [layer_bytes(1000, 1010)], platform="linux/arm64")
+
+    ended = installation.run("show", "--platform", "linux/amd64", f"{scope}:v1", check=False)
+
+    assert ended.returncode == 1
+    assert "no image for linux/amd64" in ended.stdout
+    assert installation.run("show", "--platform", "linux/arm64", f"{scope}:v1").returncode == 0
+
+
+def test_a_digest_of_which_nothing_can_be_done_is_answered_with_why(
+    installation: Installation, registry: Registry, scope: str
+) -> None:
+    [layer] = push_image(registry, scope, "v1", [layer_bytes(1000, 1011)]).layers
+    unknown = installation.run("queue", "retry", "--digest", layer.digest, check=False)
+    assert (unknown.returncode, "is not known here" in unknown.stderr) == (1, True)
+
+    installation.run("backfill", "repository", scope)
+    waits = installation.run("queue", "retry", "--digest", layer.digest, check=False)
+    assert (waits.returncode, "waits already" in waits.stderr) == (1, True)
+
+    with sqlite3.connect(installation.state / "docker_torrents.sqlite") as database:
+        database.execute("UPDATE rbtorrent_mapping SET brew_lock = 1")
+        database.execute("UPDATE rbtorrent_mapping_queue SET claimed = 1, brewer = 'somewhere:1'")
+    database.close()
+    held = installation.run("queue", "drop", "--digest", layer.digest, check=False)
+    assert (held.returncode, "is being brewed by somewhere:1" in held.stderr) == (1, True)
+
+    installation.run("run", "release-locks")
+    with sqlite3.connect(installation.state / "docker_torrents.sqlite") as database:
+        database.execute("UPDATE rbtorrent_mapping_queue SET next_try = 0")
+    database.close()
+    installation.run("run", "brew")
+    brewed = installation.run("queue", "drop", "--digest", layer.digest, check=False)
+    assert (brewed.returncode, "there is nothing to drop" in brewed.stderr) == (1, True)
+
+
+def test_a_glob_that_matches_nothing_or_still_grants_is_told(installation: Installation, scope: str) -> None:
+    nothing = installation.run("backfill", "catalog", "no-such-*")
+    assert "no repository of the catalog matches no-such-*" in nothing.stderr
+
+    installation.run("role", "grant", "library/*", "library/ubuntu")
+    revoked = installation.run("role", "revoke", "library/ubuntu")
+    assert "library/ubuntu still has the role by library/*" in revoked.stderr
+
+
 def test_a_layer_or_image_that_is_not_known_is_told(installation: Installation, scope: str) -> None:
     unknown = installation.run("show", "sha256:" + "0" * 64, check=False)
     nowhere = installation.run("show", f"{scope}:v1", check=False)

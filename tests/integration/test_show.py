@@ -119,6 +119,7 @@ def test_of_the_usual_platforms_any_will_do_but_one_there_must_be(
 
     assert (some.absent, some.whole) == ((), True)
     assert (none.absent, none.whole, none.layers) == ((WINDOWS,), False, ())
+    assert list(none.lines())[-1].endswith("0 of 0 bytes (0.0 %)")
 
 
 def test_an_image_of_an_index_within_an_index_is_left_out_too(
@@ -133,13 +134,41 @@ def test_an_image_of_an_index_within_an_index_is_left_out_too(
     assert coverage.whole
 
 
-def test_an_image_that_is_in_no_index_is_looked_at_whatever_is_named(
+def test_an_image_that_is_in_no_index_is_for_the_platform_that_its_configuration_names(
     database: Database, registry: Registry, scope: str
 ) -> None:
     push_image(registry, scope, "v1", [layer_bytes(1000, 1210)], platform="linux/arm64")
 
-    coverage = look(database, registry, (scope, "v1"), asked=(AMD64,))
+    other = look(database, registry, (scope, "v1"), asked=(AMD64,))
+    same = look(database, registry, (scope, "v1"), asked=(ARM64,))
+
+    assert (other.platforms, other.absent, other.whole) == ((ARM64,), (AMD64,), False)
+    assert "no image for linux/amd64" in other.lines()
+    assert (same.platforms, same.absent, len(same.layers)) == ((ARM64,), (), 1)
+
+
+def test_without_a_platform_asked_for_an_image_that_is_in_no_index_is_looked_at(
+    database: Database, registry: Registry, scope: str
+) -> None:
+    push_image(registry, scope, "v1", [layer_bytes(1000, 1210)], platform="linux/arm64")
+
+    coverage = look(database, registry, (scope, "v1"), usual=(AMD64,))
 
     assert len(coverage.layers) == 1
     assert (coverage.platforms, coverage.left_out, coverage.absent) == ((), (), ())
     assert not any("platforms" in line for line in coverage.lines())
+
+
+def test_there_is_nothing_to_wait_for_where_all_that_is_lacking_was_set_aside(
+    database: Database, registry: Registry, scope: str
+) -> None:
+    image = push_image(registry, scope, "v1", [layer_bytes(1000, 1211), layer_bytes(1000, 1212)])
+    first, second = (layer.digest for layer in image.layers)
+    database.enqueue(first)
+    database.set_aside(database.claim_one())
+
+    assert not look(database, registry, (scope, "v1")).hopeless
+    database.enqueue(second)
+    assert not look(database, registry, (scope, "v1")).hopeless
+    database.complete(database.claim_one())
+    assert look(database, registry, (scope, "v1")).hopeless

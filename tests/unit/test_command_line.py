@@ -141,6 +141,13 @@ def test_debug_takes_a_word_but_not_the_command(typed: list[str], debug: bool, c
         ["queue", "retry", "--lost", "--digest", DIGEST],
         ["queue", "drop", "--lost"],
         ["web", "--workers", "0"],
+        ["queue", "retry", "--reason", ""],
+        ["queue", "drop", "--reason", " "],
+        ["show", "scope:tag", "--timeout", "5"],
+        ["--debug=maybe", "check"],
+        ["-dmaybe", "check"],
+        ["--deb", "check"],
+        ["queue", "status", "--js"],
     ],
     ids=" ".join,
 )
@@ -150,6 +157,23 @@ def test_nonsense_is_a_usage_error(typed: list[str], capsys: pytest.CaptureFixtu
 
     assert ended.value.code == 2
     assert "error: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("typed", "command"),
+    [
+        (["run", "scan-tags", "--dry-run"], "run"),
+        (["show", DIGEST, "--platform", "linux/amd64"], "show"),
+        (["show", "a:b", "--timeout", "5"], "show"),
+    ],
+)
+def test_what_does_not_go_together_is_answered_with_the_commands_own_usage(
+    typed: list[str], command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        parse_arguments(typed)
+
+    assert capsys.readouterr().err.startswith(f"usage: docker_torrents {command} [-h]")
 
 
 def test_an_image_may_be_named_by_tag_or_digest() -> None:

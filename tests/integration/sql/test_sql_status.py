@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from jobs.queue_status import status_lines
 from sql.intake import NewLayer
 from sql.layers import find_layer, find_layers, known_layers, list_scopes
 from sql.manifests import enqueue_manifests, set_aside_manifest
 from sql.status import count_waiting
 from sql.tables import Priority
+from sql.takeover import MadeElsewhere, take_over_ids
 from sql.transaction import reading, transaction
 from tests.integration.sql.database import NOW, Database, digest_of, rbtorrent_id_of
 
@@ -73,6 +75,42 @@ def test_failures_of_one_kind_are_one_line(database: Database) -> None:
     assert status.set_aside_count == 3
 
 
+def test_layers_that_were_set_aside_are_listed_with_where_they_are(database: Database) -> None:
+    database.enqueue(A, size=7, scope="team/b")
+    database.enqueue(A, scope="team/a")
+    database.set_aside(database.claim_one(), reason=f"no blob {A} at registry:5000")
+    [layer] = database.status().set_aside_layers
+    assert (layer.digest, layer.size, layer.scopes) == (A, 7, ("team/a", "team/b"))
+    assert layer.reason == f"no blob {A} at registry:5000"
+    assert layer.kind == "no blob sha256:… at registry:5000"
+
+
+def test_a_reason_is_shown_with_its_host_port_and_status_and_found_by_them(database: Database) -> None:
+    database.enqueue(A)
+    database.set_aside(database.claim_one(), reason="http://127.0.0.1:5000 refuses: it answers 403")
+    [shown] = database.status().set_aside
+    assert database.retry_failed(reason_like=shown) == 1
+
+
+def test_it_is_told_why_and_until_when_layers_are_delayed(database: Database) -> None:
+    database.enqueue(A, B, C, D)
+    for number, claim in enumerate(database.claim(3)):
+        reason = "down" if number == 2 else f"cut at byte {number}"
+        database.retry(claim, reason=reason, next_try=NOW + 10 * (number + 1))
+    status = database.status()
+    assert {
+        kind: (of.layers, of.first_try, of.last_try) for kind, of in status.delayed_by_reason.items()
+    } == {
+        "cut at byte …": (2, NOW + 10, NOW + 20),
+        "down": (1, NOW + 30, NOW + 30),
+    }
+    assert [layer.next_try for layer in status.delayed_layers] == [NOW + 10, NOW + 20, NOW + 30]
+    assert database.status(now=NOW + 30).delayed_by_reason == {}
+    lines = list(status_lines(status, now=NOW))
+    assert "          2 tried again in 10 s to 20 s: cut at byte …" in lines
+    assert "          1 tried again in 30 s: down" in lines
+
+
 def test_of_very_many_reasons_the_rarest_are_one(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sql.status._MOST_REASONS", 2)
     database.enqueue(A, B, C, D, E)
@@ -107,6 +145,16 @@ def test_the_rate_of_the_last_hour_tells_when_the_queue_is_empty(database: Datab
     assert status.brewed_last_hour == 2
     assert status.per_second == 2 / 3600
     assert status.empty_in == 3 * 1800
+    assert "brewed     2 in the last hour" in status_lines(status, now=NOW)
+    database.retry(database.claim_one(), next_try=NOW + 60)
+    assert database.status().empty_in == 2 * 1800
+
+
+def test_ids_that_were_taken_over_are_not_brewed(database: Database) -> None:
+    with transaction(database.engine) as connection:
+        take_over_ids(connection, database.tables, [MadeElsewhere(A, rbtorrent_id_of(A))], now=NOW)
+    assert database.layer(A).state == "brewed"
+    assert database.status().brewed_last_hour == 0
 
 
 def test_a_layers_record_tells_its_whole_story(database: Database) -> None:
