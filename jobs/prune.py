@@ -236,6 +236,9 @@ class _Run:
         """Forgets a layer and its metainfo, if it is as it was when it was looked for."""
         if self.pruning.dry_run:
             self.summary.forgotten += 1
+            log.info(
+                "layer would be forgotten digest=%s missed_since=%d", suspect.digest, suspect.missed or 0
+            )
             return
         try:
             with transaction(self.pruning.engine) as connection:

@@ -141,7 +141,10 @@ def test_a_layer_that_is_back_in_time_stays(brewed: Brewed) -> None:
     assert brewed.known() == set(digests)
 
 
-def test_a_dry_run_says_what_would_be_forgotten_and_changes_nothing(brewed: Brewed) -> None:
+def test_a_dry_run_says_what_would_be_forgotten_and_changes_nothing(
+    brewed: Brewed, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     gone, *_ = brewed.layers(3)
     brewed.delete(gone)
     assert counts(brewed.prune(dry_run=True)) == {"there": 2, "missed": 1}
@@ -151,6 +154,8 @@ def test_a_dry_run_says_what_would_be_forgotten_and_changes_nothing(brewed: Brew
 
     dry = brewed.prune(dry_run=True)
 
+    [told] = [line for line in caplog.messages if line.startswith("layer would be forgotten")]
+    assert gone in told
     assert str(dry).startswith("would forget 1, missed for the first time 0, there 2, unanswered 0")
     assert gone in brewed.known()
     assert brewed.has_metainfo(gone)
