@@ -76,18 +76,20 @@ def cron_trigger(expression: str) -> BaseTrigger:
     Raises ValueError if it is none, or names a day that no month has.
     """
     minute, hour, day, month, weekday = with_named_weekdays(expression).split()
-    by_day = CronTrigger(minute=minute, hour=hour, day=day, month=month, timezone="UTC")
-    by_weekday = CronTrigger(minute=minute, hour=hour, month=month, day_of_week=weekday, timezone="UTC")
-    when: BaseTrigger = by_day if weekday == "*" else by_weekday
-    if "*" not in (day, weekday):
-        # crontab(5): with both days restricted, either of them will do.
-        when = OrTrigger([by_day, by_weekday])
+    times = {"minute": minute, "hour": hour, "month": month, "timezone": "UTC"}
+    when: BaseTrigger
+    if any(expression.split()[field].startswith("*") for field in (2, 4)):
+        when = CronTrigger(day=day, day_of_week=weekday, **times)
+    else:
+        # crontab(5): with both days restricted, either of them will do. `*/2` does not count as restricted.
+        when = OrTrigger([CronTrigger(day=day, **times), CronTrigger(day_of_week=weekday, **times)])
     if when.get_next_fire_time(None, _SOME_DAY) is None:
         raise ValueError(f"that time never comes: {expression!r}")
     return when
 
 
 def _logged(schedule: Schedule) -> None:
+    log.debug("job begins name=%s", schedule.name)
     try:
         log.info("job ended name=%s did=%s", schedule.name, schedule.run())
     except (DockerTorrentsError, SqlError) as error:

@@ -45,6 +45,18 @@ def test_with_both_days_restricted_either_will_do_as_in_cron() -> None:
 
 
 @pytest.mark.parametrize(
+    ("expression", "days"),
+    [
+        ("0 3 */2 * mon", ["Mon 23"]),  # the odd days that are Mondays: 30 is none
+        ("0 3 23-25 * */2", ["Tue 24"]),
+        ("0 3 *,5 * mon", ["Mon 23", "Mon 30"]),
+    ],
+)
+def test_a_day_that_begins_with_a_star_is_not_restricted_as_in_cron(expression: str, days: list[str]) -> None:
+    assert days_fired(expression) == days
+
+
+@pytest.mark.parametrize(
     "expression", ["", "* * * *", "* * * * * *", "0 3 * * 8", "0 3 * * */0", "0 3 * * x-y"]
 )
 def test_what_is_no_cron_expression_is_refused(expression: str) -> None:
