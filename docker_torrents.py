@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import socket
 import sys
 import threading
@@ -27,6 +28,8 @@ from core.errors import ConfigInvalid, DockerTorrentsError
 from core.http.client import HttpClient
 from core.layer_places import LayerPlaces
 from core.log_lines import set_up_logging
+from core.logged_http import LoggedHttp
+from core.output import take_any_text, tell
 from core.registry.client import RegistryClient
 from core.s3_bucket import open_bucket
 from core.secret_file import own_secret
@@ -101,7 +104,7 @@ class Parts:
 
     def _http(self) -> HttpClient:
         settings = self.config.docker_registry
-        return HttpClient(settings.connect_timeout, settings.read_timeout)
+        return LoggedHttp(settings.connect_timeout, settings.read_timeout)
 
     @cached_property
     def registry(self) -> RegistryClient:
@@ -222,6 +225,7 @@ def start_web(parts: Parts, arguments: argparse.Namespace) -> int:
 
 def serve_web(parts: Parts, workers: int = 1) -> int:
     application = parts.config.application
+    warn_of_useless_torrents(parts.config)
     if application.event_authorization is None:
         log.warning("no application.event_authorization: every notification is refused")
     return serve(
@@ -243,12 +247,21 @@ def run_job(parts: Parts, arguments: argparse.Namespace) -> int:
 
 def start_init_db(parts: Parts, arguments: argparse.Namespace) -> int:
     if arguments.print:
-        print(ddl(parts.tables, parts.engine.dialect), end="")
+        tell(ddl(parts.tables, parts.engine.dialect).rstrip())
         return DONE
     return told(init_db(parts.engine, parts.tables))
 
 
+def warn_of_useless_torrents(config: Config) -> None:
+    if not (config.trackers or config.web_seeds):
+        log.warning(
+            "torrents have neither tracker nor web seed, nobody can download them: "
+            "set torrents.trackers and application.public_url"
+        )
+
+
 def run_check(parts: Parts, arguments: argparse.Namespace) -> int:
+    warn_of_useless_torrents(parts.config)
     return told(check(parts.probes()))
 
 
@@ -263,18 +276,11 @@ STARTS: dict[str | None, Callable[[Parts, argparse.Namespace], int]] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    take_any_text()
     arguments = parse_arguments(sys.argv[1:] if argv is None else argv)
     set_up_logging(arguments.debug)
     try:
-        config = load_config(arguments.config, checks=CHECKS)
-        parts = Parts(config)
-        if arguments.command in STARTS:
-            return STARTS[arguments.command](parts, arguments)
-        with told_to_stop(parts.stop):
-            desk = Desk(
-                parts.database, parts.tables, parts.registry, parts.places, parts.store, config, parts.stop
-            )
-            return COMMANDS[arguments.command, arguments.action](desk, arguments)
+        return _start(arguments)
     except ConfigInvalid as error:
         for problem in error.problems:
             print(f"docker_torrents: {error.where}: {problem}", file=sys.stderr)
@@ -282,6 +288,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (DockerTorrentsError, SqlError, OSError) as error:
         print(f"docker_torrents: {error}", file=sys.stderr)
         return FAILED
+    except KeyboardInterrupt:
+        # As any program that does nothing about it: a shell's loop ends with it.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.raise_signal(signal.SIGINT)
+        raise
+
+
+def _start(arguments: argparse.Namespace) -> int:
+    config = load_config(arguments.config, checks=CHECKS)
+    parts = Parts(config)
+    log.debug("configuration read file=%s database=%s", arguments.config, parts.engine.url.set(query={}))
+    if arguments.command in STARTS:
+        return STARTS[arguments.command](parts, arguments)
+    with told_to_stop(parts.stop):
+        desk = Desk(
+            parts.database, parts.tables, parts.registry, parts.places, parts.store, config, parts.stop
+        )
+        return COMMANDS[arguments.command, arguments.action](desk, arguments)
 
 
 if __name__ == "__main__":

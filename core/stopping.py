@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from _thread import start_new_thread
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 _NOTICED_SECONDS = 1.0
 
@@ -33,6 +34,9 @@ def told_to_stop(stop: threading.Event) -> Iterator[None]:
         start_new_thread(stop.set, ())
         if number == signal.SIGINT:
             signal.signal(number, signal.SIG_DFL)
+            with suppress(OSError):
+                # Past Python's own stream, in the middle of whose work the signal may have come.
+                os.write(2, b"docker_torrents: stopping; once more ends it at once\n")
 
     before = {number: signal.signal(number, set_it) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

@@ -10,6 +10,7 @@ from pathlib import Path
 from sqlalchemy import Engine
 
 from core.errors import DockerTorrentsError, StoreFailed
+from core.output import tell
 from core.stores.store import MetainfoStore
 from sql.errors import DatabaseDown, DatabaseUnfit, SqlError
 from sql.rights import lacking_rights
@@ -32,7 +33,7 @@ class CheckSummary:
         return f"checked {self.checked}, failed {self.failed}"
 
 
-def check(probes: Iterable[tuple[str, Probe]], tell: Callable[[str], None] = print) -> CheckSummary:
+def check(probes: Iterable[tuple[str, Probe]], tell: Callable[[str], None] = tell) -> CheckSummary:
     """Runs every one of `probes`, whatever the others give, and tells of each in a line."""
     summary = CheckSummary()
     for name, probe in probes:

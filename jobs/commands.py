@@ -21,6 +21,7 @@ from core.errors import RegistryTimeout, RegistryUnavailable
 from core.layer_places import LayerPlaces
 from core.manifests.platform import Platform
 from core.names import matches
+from core.output import tell
 from core.pace import Pace
 from core.registry.client import RegistryClient
 from core.stores.store import MetainfoStore
@@ -126,7 +127,7 @@ def backfill_from_legacy(desk: Desk, arguments: argparse.Namespace) -> int:
     summary = backfill_legacy(takeover)
     if not arguments.verify:
         return told(summary)
-    print(summary, flush=True)
+    tell(str(summary))
     return told(
         verify_ids(
             desk.places.source(),
@@ -158,7 +159,7 @@ def role_grant(desk: Desk, arguments: argparse.Namespace) -> int:
             for pattern in arguments.patterns
             if grant_role(connection, desk.tables, pattern, now=desk.now())
         ]
-    print(f"granted {len(new)}, had it already {len(arguments.patterns) - len(new)}")
+    tell(f"granted {len(new)}, had it already {len(arguments.patterns) - len(new)}")
     return DONE
 
 
@@ -169,7 +170,7 @@ def role_revoke(desk: Desk, arguments: argparse.Namespace) -> int:
     for scope in arguments.patterns:
         if still := [pattern for pattern in left if pattern != scope and matches(scope, pattern)]:
             _complain(f"{scope} still has the role by {', '.join(still)}")
-    print(f"revoked {len(had)}, did not have it {len(arguments.patterns) - len(had)}")
+    tell(f"revoked {len(had)}, did not have it {len(arguments.patterns) - len(had)}")
     return DONE
 
 
@@ -177,11 +178,11 @@ def role_list(desk: Desk, arguments: argparse.Namespace) -> int:
     with reading(desk.engine) as connection:
         roles = list_roles(connection, desk.tables)
     if arguments.json:
-        print(json.dumps([asdict(role) for role in roles], indent=2))
+        tell(json.dumps([asdict(role) for role in roles], indent=2))
         return DONE
     for role in roles:
-        print(f"{role.pattern}  since {datetime.fromtimestamp(role.granted, UTC):%Y-%m-%d %H:%M} UTC")
-    print(f"roles {len(roles)}")
+        tell(f"{role.pattern}  since {datetime.fromtimestamp(role.granted, UTC):%Y-%m-%d %H:%M} UTC")
+    tell(f"roles {len(roles)}")
     return DONE
 
 
@@ -298,7 +299,7 @@ COMMANDS: dict[tuple[str, str | None], Callable[[Desk, argparse.Namespace], int]
 
 def told(summary: object) -> int:
     """Prints what was done as the last line; the exit status that goes with it."""
-    print(summary, flush=True)
+    tell(str(summary))
     return FAILED if getattr(summary, "failed", 0) else DONE
 
 
@@ -309,7 +310,7 @@ def _complain(why: str) -> None:
 def say(what: dict[str, object] | Iterable[str]) -> None:
     """Prints JSON, or lines."""
     if isinstance(what, dict):
-        print(json.dumps(what, indent=2))
+        tell(json.dumps(what, indent=2))
     else:
         for line in what:
-            print(line)
+            tell(line)

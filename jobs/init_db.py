@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Engine
 
+from core.output import tell
 from sql.schema import create_missing, missing
 from sql.tables import Tables
 from sql.transaction import transaction
@@ -23,7 +24,7 @@ class InitSummary:
         return f"created {self.created}, still lacking {self.failed}"
 
 
-def init_db(engine: Engine, tables: Tables, tell: Callable[[str], None] = print) -> InitSummary:
+def init_db(engine: Engine, tables: Tables, tell: Callable[[str], None] = tell) -> InitSummary:
     """Creates what is missing and touches nothing that is there. Raises DatabaseDown."""
     with transaction(engine) as connection:
         created = create_missing(connection, tables)

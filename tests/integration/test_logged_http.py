@@ -1,0 +1,38 @@
+"""`-d` logs each request, without what must not be logged."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from core.http.errors import HttpError
+from core.logged_http import LoggedHttp
+from tests.servers.bad_http import replying
+from tests.servers.http_server import start_http_server
+from tests.servers.process import free_port
+
+
+def test_a_request_is_told_with_its_status_and_time(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, logger="core.logged_http")
+    with start_http_server() as server, LoggedHttp(1.0, 20.0) as http:
+        server.on("/v2/", replying(401))
+        http.fetch("GET", f"{server.url}/v2/?token=hush-hush", headers={"Authorization": "Bearer hush-hush"})
+        with http.open("HEAD", f"{server.url}/v2/"):
+            pass
+
+    get, head = caplog.messages
+    assert get.startswith("answer method=GET status=401 ms=")
+    assert get.endswith(f" url={server.url}/v2/")
+    assert head.startswith("answer method=HEAD status=401 ms=")
+    assert "hush-hush" not in caplog.text
+
+
+def test_one_without_an_answer_is_told_with_its_reason(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, logger="core.logged_http")
+    with LoggedHttp(1.0, 20.0) as http, pytest.raises(HttpError):
+        http.fetch("GET", f"http://user:hush-hush@127.0.0.1:{free_port()}/?hush-hush")
+
+    [told] = caplog.messages
+    assert told.startswith("no answer method=GET ms=")
+    assert "hush-hush" not in told
