@@ -156,7 +156,7 @@ def _add_general(parser: argparse.ArgumentParser, *, config: object, debug: obje
     )  # fmt: skip
     parser.add_argument(
         "-d", "--debug", type=_debug, nargs="?", const=True, default=debug, metavar="DEBUG",
-        help="Enable debug mode: more is logged",
+        help="Enable debug mode: each HTTP request is logged, without its query",
     )  # fmt: skip
 
 
