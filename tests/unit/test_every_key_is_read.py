@@ -12,6 +12,7 @@ import pytest
 import docker_torrents
 from core.config.config import Config, Section
 from core.config.file import parse_config
+from core.digest import Digest
 from web.app import build_app
 
 EVERYTHING = """
@@ -25,6 +26,7 @@ layers: {{source: {source}, directory: {state}, bucket: layers}}
 torrents: {{store: {store}, web_seed_secret: '0123456789abcdef0123456789abcdef'}}
 s3: {{bucket: torrents, access_key: a, secret_key: b, region: r, endpoint_url: 'http://s3'}}
 db: {database}
+jobs: {{publish-whitelist: {{file: {state}/whitelist, reload_command: ['true']}}}}
 """
 # Read into the secret beside it while the file is checked: tests/unit/test_config.py.
 SECRET_FILES = {
@@ -60,7 +62,8 @@ def put_together(config: Config) -> None:
     assert parts.tables
     assert parts.source
     assert parts.store
-    assert parts.registry
+    urls = parts.registry.urls
+    assert all([urls.manifest("a", "b"), urls.tags("a"), urls.blob("a", Digest.parse("sha256:" + "0" * 64))])
     build_app(parts.web).close()
     assert docker_torrents.schedules(parts)
     docker_torrents.start_web(parts, Namespace(workers=1))
@@ -68,29 +71,57 @@ def put_together(config: Config) -> None:
         assert parts.brewery
         docker_torrents.JOBS["release-locks"](parts)
         docker_torrents.JOBS["scan-tags"](parts)
+        docker_torrents.JOBS["publish-whitelist"](parts)
+        if config.layers.source == "directory":
+            docker_torrents.JOBS["prune"](parts)
     parts.engine.dispose()
 
 
-def looked_up_in_the_code() -> set[str]:
-    """Names of attributes that the code reads, but for core/config/config.py with its checks."""
-    names = set()
+def test_a_key_that_only_something_else_has_by_that_name_counts_as_unread() -> None:
+    class Torrents(Section):
+        splitlines: bool = False
+
+    assert not found_as(Torrents, "splitlines") & looked_up_in_the_code()
+
+
+def looked_up_in_the_code() -> set[tuple[str, str]]:
+    """Attributes that the code reads, each with the name of what it is read from: (`torrents`, `store`) for
+    `config.torrents.store`. But for core/config/config.py with its checks.
+    """
+    pairs = set()
     files = [
         ROOT / "docker_torrents.py",
         *(f for room in ("core", "jobs", "web") for f in (ROOT / room).rglob("*.py")),
     ]
     for file in files:
-        if file.relative_to(ROOT).as_posix() != "core/config/config.py":
-            names |= {
-                node.attr
-                for node in ast.walk(ast.parse(file.read_text()))
-                if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)
-            }
-    return names
+        if file.relative_to(ROOT).as_posix() == "core/config/config.py":
+            continue
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+                owner = node.value
+                name = owner.attr if isinstance(owner, ast.Attribute) else getattr(owner, "id", "")
+                pairs.add((name, node.attr))
+    return pairs
+
+
+def sections(root: type[Section] = Section) -> set[type[Section]]:
+    """All classes of sections, those that build on others too."""
+    return {inner for section in root.__subclasses__() for inner in {section} | sections(section)}
+
+
+def found_as(section: type[Section], key: str) -> set[tuple[str, str]]:
+    """How code reads this key: from its section, or from the configuration, which may know a default."""
+    names = {name for name, field in Config.model_fields.items() if section.__name__ in str(field.annotation)}
+    names |= {"config"} if section is Config or key in vars(Config) else set()
+    return {(name, key) for name in names}
 
 
 def test_every_key_is_read(
     read: set[tuple[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    blob = tmp_path / "docker/registry/v2/blobs/sha256/00" / ("0" * 64)
+    blob.mkdir(parents=True)
+    (blob / "data").touch()
     monkeypatch.setattr(docker_torrents, "serve", lambda build, host, port, stop, workers: 0)
     sqlite = f"{{url: 'sqlite:///{tmp_path}/queue.sqlite'}}"
     postgresql = "{host: 'a,b', database: d, username: u, password: p}"
@@ -110,8 +141,10 @@ def test_every_key_is_read(
     later = looked_up_in_the_code()
     unread = {
         f"{section.__name__}.{key}"
-        for section in [Config, *Section.__subclasses__()]
+        for section in sections()
         for key in section.model_fields
-        if (section.__name__, key) not in put_to_use and key not in later | SECRET_FILES
+        if (section.__name__, key) not in put_to_use
+        and key not in SECRET_FILES
+        and not found_as(section, key) & later
     }
     assert unread == set()
