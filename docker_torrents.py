@@ -176,7 +176,7 @@ class Parts:
             engine = self.database
         except SqlError as error:
             # Manifests are served without it, and events refused until it is there.
-            log.warning("the database is not ready reason=%s", error)
+            log.warning("the web app starts without its database reason=%s", error)
             engine = self.engine
         return WebParts(
             config=self.config,

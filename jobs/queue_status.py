@@ -30,12 +30,15 @@ def status_lines(status: QueueStatus, *, now: int) -> Iterator[str]:
     if status.locked_count > _SHOWN_LOCKS:
         yield f"  ... and {status.locked_count - _SHOWN_LOCKS} more"
     yield f"set aside  {status.set_aside_count}"
+    examples: dict[str, list[FailedLayer]] = {}
+    for layer in status.set_aside_layers:
+        examples.setdefault(layer.kind, []).append(layer)
     for reason, layers in status.set_aside.items():
         yield f"  {layers:>9} {reason}"
-        of_it = [layer for layer in status.set_aside_layers if layer.kind == reason][:_SHOWN_FAILED]
-        yield from (f"            {_failed(layer)}" for layer in of_it)
-        if of_it and layers > len(of_it):
-            yield f"            ... and {layers - len(of_it)} more (--json lists them)"
+        shown = examples.get(reason, [])[:_SHOWN_FAILED]
+        yield from (f"            {_failed(layer)}" for layer in shown)
+        if layers > len(shown):
+            yield f"            ... and {layers - len(shown)} more (--json lists them)"
     manifests = status.manifests
     yield f"manifests  {manifests.waiting} to resolve, {manifests.set_aside_count} set aside"
     for reason, number in manifests.set_aside.items():

@@ -14,7 +14,7 @@ from sql.manifests import count_manifests
 from sql.tables import AT_ONCE, Priority, Tables, is_set_aside, waits
 
 # What differs between two layers that failed for one reason: digests, sizes, offsets.
-_PARTICULAR = re.compile(r"\b[0-9a-f]{12,}\b|\b\d+(?= bytes\b)|(?<= bytes, not )\d+\b|(?<=\bat byte )\d+\b")
+_PARTICULAR = re.compile(r"\b[0-9a-f]{40,}\b|\b\d+(?= bytes\b)|(?<= bytes, not )\d+\b|(?<=\bat byte )\d+\b")
 _HOUR = 3600
 _MOST_LISTED = 1_000
 _MOST_REASONS = 10_000

@@ -83,6 +83,18 @@ def test_layers_that_were_set_aside_are_listed_with_where_they_are(database: Dat
     assert (layer.digest, layer.size, layer.scopes) == (A, 7, ("team/a", "team/b"))
     assert layer.reason == f"no blob {A} at registry:5000"
     assert layer.kind == "no blob sha256:… at registry:5000"
+    lines = list(status_lines(database.status(), now=NOW))
+    place = lines.index("          1 no blob sha256:… at registry:5000")
+    assert lines[place + 1] == f"            {A}             7  team/a team/b"
+
+
+def test_of_many_layers_that_failed_for_one_reason_some_are_shown(database: Database) -> None:
+    database.enqueue(A, B, C, D, E)
+    for claim in database.claim(5):
+        database.set_aside(claim, reason="down")
+    lines = list(status_lines(database.status(), now=NOW))
+    place = lines.index("          5 down")
+    assert lines[place + 4] == "            ... and 2 more (--json lists them)"
 
 
 def test_a_reason_is_shown_with_its_host_port_and_status_and_found_by_them(database: Database) -> None:
