@@ -270,12 +270,14 @@ class RegistryClient:
     def _forward(
         self, method: str, url: str, headers: Mapping[str, str], seconds: float | None = None
     ) -> HttpAnswer:
-        if "Host" in headers and has_name(url):
-            headers = {name: value for name, value in headers.items() if name != "Host"}
         try:
+            if "Host" in headers and has_name(url):
+                headers = {name: value for name, value in headers.items() if name != "Host"}
             return self._http.fetch(
                 method, url, headers=headers, limit=MANIFEST_LIMIT, seconds=seconds, follow=False
             )
+        except ValueError as error:
+            raise RegistryNonsense("of the configuration", f"its URL is none: {error}") from None
         except HttpError as error:
             raise from_http_error(error) from error
 

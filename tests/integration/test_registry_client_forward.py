@@ -146,3 +146,9 @@ class TestARegistryThatBehavesBadly:
 )
 def test_a_registry_with_a_name_of_its_own_is_told_from_one_at_an_address(url: str, named: bool) -> None:
     assert has_name(url) is named
+
+
+@pytest.mark.parametrize("netloc", ["x:99999", "a b"])
+def test_a_registry_whose_url_is_none_is_told_as_such(netloc: str) -> None:
+    with client_of(netloc) as client, pytest.raises(RegistryNonsense):
+        client.forward("GET", SCOPE, "latest", {"Host": "hub.example"})
