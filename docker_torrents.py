@@ -24,7 +24,7 @@ from core.command_line import parse_arguments
 from core.config.checks import Checks
 from core.config.config import Config
 from core.config.file import load_config
-from core.errors import ConfigInvalid, DockerTorrentsError
+from core.errors import CannotListen, ConfigInvalid, DockerTorrentsError
 from core.http.client import HttpClient
 from core.layer_places import LayerPlaces
 from core.log_lines import set_up_logging
@@ -54,6 +54,7 @@ from sql.schema import create_missing, ddl
 from sql.tables import Tables, build_tables
 from sql.transaction import reading, transaction
 from web.app import build_app
+from web.listen import listen
 from web.parts import WebParts
 from web.workers import serve
 
@@ -214,23 +215,27 @@ def scheduled(parts: Parts) -> Iterator[None]:
 
 def start_daemon(parts: Parts, arguments: argparse.Namespace) -> int:
     # Told to stop before all is up, it ends as it would later: no layer stays locked.
-    with told_to_stop(parts.stop), scheduled(parts):
-        return serve_web(parts)
+    with told_to_stop(parts.stop):
+        # First, so that no job starts if the address is taken.
+        listening = listen_as_configured(parts)
+        with scheduled(parts):
+            return serve_web(parts, listening)
 
 
 def start_web(parts: Parts, arguments: argparse.Namespace) -> int:
     with told_to_stop(parts.stop):
-        return serve_web(parts, arguments.workers)
+        return serve_web(parts, listen_as_configured(parts), arguments.workers)
 
 
-def serve_web(parts: Parts, workers: int = 1) -> int:
-    application = parts.config.application
+def serve_web(parts: Parts, listening: Sequence[socket.socket], workers: int = 1) -> int:
     warn_of_useless_torrents(parts.config)
-    if application.event_authorization is None:
+    if parts.config.application.event_authorization is None:
         log.warning("no application.event_authorization: every notification is refused")
-    return serve(
-        lambda: build_app(parts.web), application.host, application.port, parts.stop, workers=workers
-    )
+    return serve(lambda: build_app(parts.web), listening, parts.stop, workers=workers)
+
+
+def listen_as_configured(parts: Parts) -> list[socket.socket]:
+    return listen(parts.config.application.host, parts.config.application.port)
 
 
 def start_scheduler(parts: Parts, arguments: argparse.Namespace) -> int:
@@ -287,7 +292,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return USAGE
     except (DockerTorrentsError, SqlError, OSError) as error:
         print(f"docker_torrents: {error}", file=sys.stderr)
-        return FAILED
+        return USAGE if isinstance(error, CannotListen) else FAILED
     except KeyboardInterrupt:
         # As any program that does nothing about it: a shell's loop ends with it.
         signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -2,6 +2,7 @@
 
 DockerTorrentsError
 ├── ConfigInvalid            the operator has to mend the configuration
+├── CannotListen             the web app does not get its address
 ├── InvalidName              a scope, tag, digest or reference that is none
 ├── HttpError                an HTTP exchange failed (core/http/errors.py); who asked turns it into
 │                            one of those below
@@ -45,6 +46,17 @@ class ConfigInvalid(DockerTorrentsError):
         self.where = where
         self.problems = problems
         super().__init__(f"{where}: " + "; ".join(problems))
+
+
+class CannotListen(DockerTorrentsError):
+    """The configured address is taken, or none of this machine's. `why` is the system's word for it."""
+
+    def __init__(self, host: str, port: int, why: str) -> None:
+        self.host = host
+        self.port = port
+        self.why = why
+        where = f"{host or '::'} port {port} (application.host, application.port)"
+        super().__init__(f"cannot listen at {where}: {why[:1].lower()}{why[1:]}")
 
 
 class InvalidName(DockerTorrentsError, ValueError):

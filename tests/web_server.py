@@ -74,7 +74,7 @@ def served(front: Front, host: str = "127.0.0.1", port: int = 0) -> Iterator[str
     """Serve the app for the length of the block; `host:port`."""
     sockets = listen(host, port)
     taken = sockets[0].getsockname()[1]
-    server = WebServer(front.app, sockets)
+    server = WebServer(front.app, sockets, refuses_body=front.app.refuses_body)
     try:
         yield f"{host}:{taken}"
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -21,6 +22,8 @@ from sql.errors import DatabaseDown
 from web.answers import error, failure
 from web.parts import WebParts
 
+log = logging.getLogger(__name__)
+
 _INVALID = {"digest": "DIGEST_INVALID", "tag": "TAG_INVALID", "platform": "UNSUPPORTED"}
 
 
@@ -33,9 +36,20 @@ class Closing(Protocol):
 class RegistryApp(bottle.Bottle):  # type: ignore[misc]  # bottle has no types
     """An app whose every error is the registry's JSON, so that no traceback reaches a client."""
 
+    may_notify: Callable[[str | None], bool]
+    """Whether notifications are taken with this Authorization header."""
+
     def __init__(self) -> None:
         super().__init__()
         self.to_close: list[Closing] = []
+
+    def refuses_body(self, method: str, path: str, authorization: str | None) -> int | None:
+        """The status that a long body is refused with before it is read (web/protocol_errors.py): nothing but
+        notifications has one.
+        """
+        if (method, path) != ("POST", "/v0/event"):
+            return 413
+        return None if self.may_notify(authorization) else 401
 
     def close(self) -> None:
         """End the threads that the app started, and what else its parts hold."""
@@ -54,7 +68,7 @@ def build_app(parts: WebParts) -> RegistryApp:
     app.install(tell_failures)
     app.route("/ping", "GET", ping)
     app.to_close.extend(web.manifests.install(app, parts))
-    web.events.install(app, parts)
+    app.may_notify = web.events.install(app, parts)
     web.torrents.install(app, parts)
     web.layers.install(app, parts)
     return app
@@ -79,11 +93,17 @@ def tell_failures(callback: Callable[..., Any]) -> Callable[..., Any]:
         except UnicodeDecodeError:
             # Bottle takes headers for UTF-8. Nobody is let in by a header that is none.
             return error(400, "HEADER_INVALID", "a header or the query is no text")
-        except RegistryTimeout:
+        except RegistryTimeout as failed:
+            _tell(failed)
             return error(504, "UNAVAILABLE", "the registry gave no answer in time")
-        except RegistryError:
+        except RegistryError as failed:
+            _tell(failed)
             return error(502, "UNAVAILABLE", "the registry gave no answer that can be used")
         except DatabaseDown:
             return error(503, "UNAVAILABLE", "the database is out of reach", [("Retry-After", "5")])
 
     return answered
+
+
+def _tell(failed: RegistryError) -> None:
+    log.warning("registry gave no answer method=%s reason=%s", bottle.request.method, failed)

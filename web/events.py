@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import logging
 import threading
+from collections.abc import Callable
 
 import bottle
 
@@ -31,8 +32,11 @@ _AGAIN = (("Retry-After", "5"),)
 _ODD_SHOWN = 5
 
 
-def install(app: bottle.Bottle, parts: WebParts) -> None:
-    """Add the call of this module to `app`, and say so if no registry can use it."""
+def install(app: bottle.Bottle, parts: WebParts) -> Callable[[str | None], bool]:
+    """Add the call of this module to `app`, and say so if no registry can use it.
+
+    Returns what judges an Authorization header: whether notifications are taken with it.
+    """
     secret = parts.config.application.event_authorization
     if secret is None or not secret.get_secret_value():
         log.warning("events refused, application.event_authorization is not set")
@@ -42,6 +46,7 @@ def install(app: bottle.Bottle, parts: WebParts) -> None:
         Intake(parts.engine, parts.tables, parts.clock),
     )
     app.route("/v0/event", "POST", receiver.receive)
+    return receiver.authorized
 
 
 class _Receiver:
@@ -58,7 +63,7 @@ class _Receiver:
         was refused for its label.
         """
         environ = bottle.request.environ
-        if not self._authorized(environ.get("HTTP_AUTHORIZATION")):
+        if not self.authorized(environ.get("HTTP_AUTHORIZATION")):
             return error(401, "UNAUTHORIZED", "the Authorization header is not the configured one")
         if not self._places.acquire(blocking=False):
             log.warning("events not taken, too many at once")
@@ -87,7 +92,7 @@ class _Receiver:
             return error(503, "UNAVAILABLE", "the queue cannot be written now, send it again", _AGAIN)
         return bottle.HTTPResponse("OK", 200, {"Content-Type": "text/plain; charset=utf-8"})
 
-    def _authorized(self, given: str | None) -> bool:
+    def authorized(self, given: str | None) -> bool:
         """Whether the header is, to the letter, what is configured; nobody is, if nothing is."""
         if not self._secret:
             return False

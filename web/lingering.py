@@ -13,11 +13,14 @@ from typing import Any
 
 from waitress.channel import HTTPChannel
 
-from web.protocol_errors import JsonErrorTask
+from web.protocol_errors import JsonErrorTask, Refusal, RefusesBody, RequestHead
 from web.sent_files import FilePart, FileSendingTask
 
 LINGER_SECONDS = 0.005
 """As long as a client on the same network takes to ask for the next thing it knows of."""
+
+ASK_NOBODY = ("/ping", "/v0/event", "/v0/layers/")
+"""Paths that wait for no registry, or, as layers do, have a limit of their own to that. Others may wait."""
 
 
 class LingeringChannel(HTTPChannel):  # type: ignore[misc]  # waitress has no types
@@ -26,10 +29,37 @@ class LingeringChannel(HTTPChannel):  # type: ignore[misc]  # waitress has no ty
     task_class = FileSendingTask
     error_task_class = JsonErrorTask
 
-    def __init__(self, server: Any, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, short: Any, refuses_body: RefusesBody, server: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(_Server(server, self), *args, **kwargs)
+        self._short = short
+        self._refuses_body = refuses_body
         self.lingering = False
         """A thread has the connection: the loop does not read from it, or take note of what is read."""
+
+    def parser_class(self, adj: Any) -> RequestHead:
+        """What reads the next request."""
+        return RequestHead(adj, self._short, self._refuses_body)
+
+    @property
+    def socket(self) -> Any:
+        """The client's end. Closed by the loop, it stays: a thread about to use it then meets an OSError."""
+        return self._socket
+
+    @socket.setter
+    def socket(self, given: Any) -> None:
+        if given is not None:
+            self._socket = given
+
+    @property
+    def upstream(self) -> bool:
+        """Whether the next request may wait for the registry."""
+        requests = self.requests
+        return bool(requests) and requests[0].error is None and not requests[0].path.startswith(ASK_NOBODY)
+
+    def refuse(self) -> None:
+        """Answer the next request that there is no room for it."""
+        for request in self.requests[:1]:
+            request.error = Refusal(503)
 
     def readable(self) -> bool:
         """Asked by the loop before each poll."""
@@ -46,15 +76,20 @@ class LingeringChannel(HTTPChannel):  # type: ignore[misc]  # waitress has no ty
 
     def service(self) -> None:
         """Serve the request that has come, and those that follow at once."""
+        upstream, more = self.upstream, False
         self.lingering = True
         try:
             super().service()
-            while self.requests or self._read_next():
+            # A thread that was not counted for it does not go on to ask the registry.
+            while (self.requests or self._read_next()) and (upstream or not self.upstream):
                 super().service()
+            more = bool(self.requests)
         finally:
             self.lingering = False
             if self.connected:
                 self.server.pull_trigger()
+        if more:
+            self.server.add_task(self)
 
     def _read_next(self) -> bool:
         """Whether a whole request has been read. What only the loop can do is left to it."""

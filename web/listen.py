@@ -5,15 +5,24 @@ from __future__ import annotations
 import errno
 import socket
 
+from core.errors import CannotListen
+
 BACKLOG = 1024
 
 
 def listen(host: str, port: int) -> list[socket.socket]:
-    """Sockets that listen at every address that `host` stands for. Raises OSError.
+    """Sockets that listen at every address that `host` stands for. Raises CannotListen.
 
     `::` and an empty host mean all addresses, those of IPv4 too, and IPv4 alone where the machine has
     no IPv6. Port 0 takes a free one, which is the same for every address.
     """
+    try:
+        return _listen_at_all(host, port)
+    except OSError as error:
+        raise CannotListen(host, port, error.strerror or str(error)) from error
+
+
+def _listen_at_all(host: str, port: int) -> list[socket.socket]:
     if host in ("::", ""):
         try:
             return [_listen(socket.AF_INET6, ("::", port), both=True)]

@@ -5,15 +5,18 @@ from __future__ import annotations
 import gc
 import logging
 import multiprocessing
+import resource
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Protocol
 
 from core.stopping import wait_until
-from web.listen import listen
+from web.protocol_errors import RefusesBody
 from web.server import GRACE_SECONDS, THREADS, WebServer
 
 if TYPE_CHECKING:
@@ -31,14 +34,15 @@ log = logging.getLogger(__name__)
 class App(Protocol):
     """A WSGI app (PEP 3333) that ends its own threads when it is closed."""
 
+    @property
+    def refuses_body(self) -> RefusesBody: ...
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse, /) -> Iterator[bytes]: ...
     def close(self) -> None: ...
 
 
 def serve(
     build: Callable[[], App],
-    host: str,
-    port: int,
+    listening: Sequence[socket.socket],
     stop: threading.Event,
     *,
     workers: int = 1,
@@ -47,16 +51,17 @@ def serve(
 ) -> int:
     """Serve until `stop` is set, by SIGTERM for one; then requests in flight have `grace` seconds to finish.
 
-    `build` makes the app, once in each of `workers` processes, after these have been forked: nothing that
-    it makes is shared. With more than one, call this from the main thread, while there is no other, and
-    have SIGTERM set `stop` (core/stopping.py): that is how workers are ended. Returns the exit status: 0
-    when it was told to stop, 1 when a worker does not stay up. Raises OSError if the address is taken.
+    `listening` are sockets that listen already (web/listen.py). `build` makes the app, once in each of
+    `workers` processes, after these have been forked: nothing that it makes is shared. With more than one,
+    call this from the main thread, while there is no other, and have SIGTERM set `stop` (core/stopping.py):
+    that is how workers are ended. Returns the exit status: 0 when it was told to stop, 1 when the server or a
+    worker does not stay up.
     """
-    listening = listen(host, port)
-    log.info("serving at %s port %d with %d workers", host or "::", listening[0].getsockname()[1], workers)
+    host, port = listening[0].getsockname()[:2]
+    log.info("serving at %s port %d with %d workers", host, port, workers)
+    _raise_descriptor_limit()
     if workers == 1:
-        _serve_here(build, listening, threads, grace, stop)
-        return 0
+        return _serve_here(build, listening, threads, grace, stop)
     return _supervise(build, listening, workers, threads, grace, stop)
 
 
@@ -66,17 +71,27 @@ def _serve_here(
     threads: int,
     grace: float,
     stop: threading.Event,
-) -> None:
+) -> int:
+    """Returns the exit status. A server that ends by itself sets `stop`: the rest of the process ends too."""
     app = build()
     # What is there now stays: the collector need not look through it again and again.
     gc.collect()
     gc.freeze()
-    server = WebServer(app, listening, threads=threads)
+    server = WebServer(app, listening, threads=threads, refuses_body=app.refuses_body, ended=stop.set)
     try:
         wait_until(stop)
     finally:
         server.stop(grace)
         app.close()
+    return 1 if server.failed else 0
+
+
+def _raise_descriptor_limit() -> None:
+    """As far as the system lets us: systemd starts services with 1024, for programs that call select(2)."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # OSError, ValueError: it is kept as it is.
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _supervise(
@@ -144,4 +159,6 @@ def _work(
         stop.set()
 
     threading.Thread(target=follow, name="parent", daemon=True).start()
-    _serve_here(build, listening, threads, grace, stop)
+    status = _serve_here(build, listening, threads, grace, stop)
+    if status:
+        sys.exit(status)

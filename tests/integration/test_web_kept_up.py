@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
+from http.client import HTTPResponse
 from pathlib import Path
 
 import pytest
@@ -14,9 +16,13 @@ import requests
 
 import web.granted_roles
 import web.known_ids
+import web.server
 from sql.engine import create_engine_for
 from tests.notifications import envelope, event
+from tests.servers.bad_http import hanging_up, replying, silent
+from tests.servers.http_server import start_http_server
 from tests.servers.registry import Registry
+from tests.servers.waiting import comes_true
 from tests.web_manifests import image_of
 from tests.web_server import front_of, served
 
@@ -87,3 +93,77 @@ def test_events_do_not_keep_others_waiting_while_the_database_hangs(
                 ended.set()
                 for sender in senders:
                     sender.join()
+
+
+def ask(netloc: str, path: str) -> socket.socket:
+    """A connection on which `path` was asked for."""
+    host, _, port = netloc.partition(":")
+    connection = socket.create_connection((host, int(port)), timeout=60)
+    connection.sendall(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+    return connection
+
+
+def answer_on(connection: socket.socket) -> tuple[int, Mapping[str, str], bytes]:
+    """Status, headers and body of what comes over a connection."""
+    answer = HTTPResponse(connection)
+    answer.begin()
+    return answer.status, answer.headers, answer.read()
+
+
+def test_a_silent_registry_does_not_keep_what_asks_nobody_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(web.server, "TURN_SECONDS", 1.0)
+    settings = {"application": {"event_authorization": KEY}}
+    with start_http_server() as registry:
+        registry.on("/*", silent())
+        with front_of(registry.netloc, tmp_path, settings=settings) as front, served(front) as netloc:
+            paths = ["/v2/", "/v2/a/manifests/b", f"/v0/torrents/a/sha256:{'a' * 64}", "//v2/a/manifests/b"]
+            asking = [ask(netloc, paths[number % len(paths)]) for number in range(400)]
+            assert comes_true(lambda: len(registry.requests) == web.server.UPSTREAM_THREADS)
+            for _ in range(5):
+                assert soon(netloc, "/ping") == 200
+                assert soon(netloc, f"/v0/layers/none/{'a' * 64}") == 403
+                assert post(netloc, envelope(event()), QUICK_SECONDS).text == "OK"
+            for one in asking[web.server.UPSTREAM_THREADS :]:
+                status, headers, body = answer_on(one)
+                assert (status, headers["Retry-After"]) == (503, "5")
+                assert json.loads(body)["errors"][0]["code"] == "UNAVAILABLE"
+            assert len(registry.requests) == web.server.UPSTREAM_THREADS
+            for one in asking:
+                one.close()
+
+
+def test_more_requests_than_may_ask_the_registry_at_once_are_all_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(web.server, "UPSTREAM_THREADS", 3)
+    with start_http_server() as registry:
+        registry.on("/v2/", replying(200, b"{}"))
+        with front_of(registry.netloc, tmp_path) as front, served(front) as netloc:
+            asking = [ask(netloc, "/v2/") for _ in range(100)]
+            # As they are kept, the threads go on to what comes next over each of them.
+            for path in ("/ping", "/v2/"):
+                for one in asking:
+                    assert answer_on(one)[0] == 200
+                    one.sendall(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+            for one in asking:
+                assert answer_on(one)[0] == 200
+                one.close()
+
+
+@pytest.mark.parametrize("what", ["closed", "silent"])
+def test_a_registry_that_cannot_be_asked_is_in_the_log_and_no_token_with_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, what: str
+) -> None:
+    with start_http_server() as registry:
+        registry.on("/*", silent() if what == "silent" else hanging_up())
+        with front_of(registry.netloc, tmp_path, read_timeout=0.5) as front:
+            for path in ("/v2/", "/v2/a/manifests/b?ns=private"):
+                caplog.clear()
+                answer = front.get(path, Authorization="Bearer throw-away")
+                assert answer.status == (504 if what == "silent" else 502)
+                [line] = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+                assert line.startswith("registry gave no answer method=GET reason=registry http://127.0.0.1:")
+                assert "throw-away" not in line
+                assert "private" not in line

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 import requests
 
+from core.errors import CannotListen
 from tests.servers.process import ServerProcess, free_port, gone, listening
 from tests.servers.waiting import comes_true
 from web.listen import listen
@@ -77,7 +78,8 @@ def in_background(work: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]
 
 def waiting(server: WebServer) -> int:
     """How many requests wait for a thread."""
-    return len(server._server.task_dispatcher._waiting)
+    threads = server._server.task_dispatcher
+    return len(threads._waiting) + len(threads._held_back)
 
 
 def refused(port: int) -> bool:
@@ -101,8 +103,10 @@ def test_one_address_means_no_other() -> None:
 
 
 def test_an_address_that_is_taken_is_refused() -> None:
-    with closing(listen("127.0.0.1", 0)[0]) as taken, pytest.raises(OSError, match="in use"):
-        listen("127.0.0.1", taken.getsockname()[1])
+    with closing(listen("127.0.0.1", 0)[0]) as taken, pytest.raises(CannotListen) as raised:
+        listen("127.0.0.1", port := taken.getsockname()[1])
+    where = f"127.0.0.1 port {port} (application.host, application.port)"
+    assert str(raised.value) == f"cannot listen at {where}: address already in use"
 
 
 def test_several_accept_lines_reach_the_app_as_one() -> None:
@@ -253,6 +257,7 @@ def test_an_answer_that_is_being_sent_is_sent_to_its_end() -> None:
 PROGRAM = """
 import os, sys, threading, time
 from core.stopping import told_to_stop
+from web.listen import listen
 from web.workers import serve
 
 class App:
@@ -264,6 +269,8 @@ class App:
             os._exit(3)
         start_response("200 OK", [("Content-Type", "text/plain")])
         return iter([str(os.getpid()).encode()])
+    def refuses_body(self, method, path, authorization):
+        return None
     def close(self):
         print("closed", flush=True)
 
@@ -273,7 +280,7 @@ def broken():
 build, stop = broken if sys.argv[3] == "broken" else App, threading.Event()
 port, workers = map(int, sys.argv[1:3])
 with told_to_stop(stop):
-    sys.exit(serve(build, "127.0.0.1", port, stop, workers=workers, threads=4, grace=30))
+    sys.exit(serve(build, listen("127.0.0.1", port), stop, workers=workers, threads=4, grace=30))
 """
 
 

@@ -122,7 +122,8 @@ def test_every_key_is_read(
     blob = tmp_path / "docker/registry/v2/blobs/sha256/00" / ("0" * 64)
     blob.mkdir(parents=True)
     (blob / "data").touch()
-    monkeypatch.setattr(docker_torrents, "serve", lambda build, host, port, stop, workers: 0)
+    monkeypatch.setattr(docker_torrents, "listen", lambda host, port: [])
+    monkeypatch.setattr(docker_torrents, "serve", lambda build, listening, stop, workers: 0)
     sqlite = f"{{url: 'sqlite:///{tmp_path}/queue.sqlite'}}"
     postgresql = "{host: 'a,b', database: d, username: u, password: p}"
     put_to_use: set[tuple[str, str]] = set()

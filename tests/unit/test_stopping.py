@@ -84,8 +84,9 @@ def test_told_to_stop_while_it_starts_it_ends_as_it_would_later(
             ended.append(stop.is_set())
 
     monkeypatch.setattr(docker_torrents, "Scheduler", Told)
+    monkeypatch.setattr(docker_torrents, "listen", lambda host, port: [])
     monkeypatch.setattr(
-        docker_torrents, "serve", lambda build, host, port, stop, workers: 0 if stop.wait(10) else 1
+        docker_torrents, "serve", lambda build, listening, stop, workers: 0 if stop.wait(10) else 1
     )
     config = Config.model_validate(
         {"docker_registry": {"host": "registry"}, "application": {"state_dir": tmp_path}}
