@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import requests
 
+import web.server
 from core.manifests.media_types import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
 from tests.nginx_front import nginx_front
 from tests.servers.bad_http import hanging_up, misstating_length, replying, sending
@@ -115,6 +116,18 @@ def test_who_calls_is_the_connections_address_whatever_the_client_says(
     assert request.headers.get_all("X-Forwarded-For") == ["203.0.113.9, 127.0.0.1"]
     assert request.headers.get_all("X-Forwarded-Proto") == ["http"]
     assert request.headers.get_all("Host") == [f"127.0.0.1:{signpost.port}"]
+
+
+@pytest.mark.parametrize(("path", "status"), [("/v0/event", 413), ("/v2/a/blobs/uploads/1", 200)])
+def test_only_what_goes_to_the_app_has_a_limit(signpost: Nginx, path: str, status: int) -> None:
+    with socket.create_connection((signpost.host, signpost.port), timeout=20) as client:
+        size = web.server.LARGEST_BODY_BYTES + 1
+        client.sendall(f"POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: {size}\r\n\r\n".encode())
+        if status == 200:
+            for _ in range(size // 1024):
+                client.sendall(b" " * 1024)
+            client.sendall(b" " * (size % 1024))
+        assert client.recv(12) == f"HTTP/1.1 {status}".encode()
 
 
 CAPABILITY = "c2VjcmV0"

@@ -19,13 +19,17 @@ import pytest
 from waitress import wasyncore
 from waitress.channel import HTTPChannel
 
+import web.server
 from tests.integration.test_web_server import ENVIRONMENT, Doors, get, in_background, serving
 from tests.servers.process import free_port, listening, running
 from tests.servers.waiting import comes_true
 from web.listen import listen
 
 
-def test_requests_over_kept_connections_are_served_to_the_end_and_told_to_be_the_last() -> None:
+def test_requests_over_kept_connections_are_served_to_the_end_and_told_to_be_the_last(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(web.server, "_QUIET_SECONDS", 30.0)
     with serving(Doors()) as (server, port), closing(HTTPConnection("127.0.0.1", port, timeout=60)) as kept:
         kept.request("GET", "/first")
         answer = kept.getresponse()
