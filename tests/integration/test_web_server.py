@@ -12,7 +12,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any
@@ -21,59 +21,11 @@ import pytest
 import requests
 
 from core.errors import CannotListen
+from tests.doors import ENVIRONMENT, Doors, get, in_background, serving
 from tests.servers.process import ServerProcess, free_port, gone, listening
 from tests.servers.waiting import comes_true
 from web.listen import listen
 from web.server import WebServer
-
-ENVIRONMENT = {"PYTHONPATH": str(Path(__file__).parents[2])}
-
-
-class Doors:
-    """An app: /wait answers once it is let go, everything else at once."""
-
-    def __init__(self) -> None:
-        self.entered = threading.Event()
-        self.let_go = threading.Event()
-
-    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
-        if environ["PATH_INFO"] == "/wait":
-            self.entered.set()
-            self.let_go.wait(60)
-        body = f"{environ['PATH_INFO']} {environ.get('HTTP_ACCEPT')}".encode()
-        start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
-        return [body]
-
-
-@contextmanager
-def serving(app: Callable[..., Any], host: str = "127.0.0.1") -> Iterator[tuple[WebServer, int]]:
-    sockets = listen(host, 0)
-    port = sockets[0].getsockname()[1]
-    server = WebServer(app, sockets, threads=4)
-    try:
-        yield server, port
-    finally:
-        server.stop(0)
-
-
-def get(port: int, path: str, host: str = "127.0.0.1", **headers: str) -> requests.Response:
-    with requests.Session() as session:
-        session.trust_env = False
-        return session.get(f"http://{host}:{port}{path}", headers=headers, timeout=60)
-
-
-def in_background(work: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
-    results: list[Any] = []
-
-    def run() -> None:
-        try:
-            results.append(work())
-        except requests.RequestException as error:
-            results.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    return thread, results
 
 
 def waiting(server: WebServer) -> int:
@@ -107,6 +59,11 @@ def test_an_address_that_is_taken_is_refused() -> None:
         listen("127.0.0.1", port := taken.getsockname()[1])
     where = f"127.0.0.1 port {port} (application.host, application.port)"
     assert str(raised.value) == f"cannot listen at {where}: address already in use"
+
+
+def test_an_address_of_another_machine_is_refused() -> None:
+    with pytest.raises(CannotListen, match=r"203\.0\.113\.1 port 80 .*: cannot assign requested address"):
+        listen("203.0.113.1", 80)
 
 
 def test_several_accept_lines_reach_the_app_as_one() -> None:

@@ -20,7 +20,7 @@ from waitress import wasyncore
 from waitress.channel import HTTPChannel
 
 import web.server
-from tests.integration.test_web_server import ENVIRONMENT, Doors, get, in_background, serving
+from tests.doors import ENVIRONMENT, Doors, get, in_background, serving
 from tests.servers.process import free_port, listening, running
 from tests.servers.waiting import comes_true
 from web.listen import listen
