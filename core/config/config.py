@@ -91,7 +91,7 @@ class Application(Section):
     port: Port = 10050
     host: str = "::"
     event_authorization_file: FilePath | None = None
-    event_authorization: Annotated[SecretStr, Field(min_length=1)] | None = None
+    event_authorization: SecretStr | None = None
     authorization: Literal["registry", "blackbox"] | None = None
     public_url: Url | None = None
     state_dir: FilePath = Path("/var/lib/docker-registry-torrents")

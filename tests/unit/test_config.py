@@ -156,7 +156,6 @@ def test_the_example_file_loads() -> None:
             "torrents.web_seed_secret: expected 32 characters or more",
         ),
         ("docker_registry: {host: a}\ntorrents: {web_seed_secret: ''}", "torrents.web_seed_secret: expected 32"),
-        ("docker_registry: {host: a}\napplication: {event_authorization: ''}", "application.event_authorization: "),
         ("docker_registry: {host: a}\njobs: {brew: {interval: .inf}}", "jobs.brew.interval: expected a finite"),
         ("docker_registry: {host: a}\njobs: {release_locks: {interval: 1}}", "jobs.release_locks: unknown key"),
         ("docker_registry: {host: a}\ndb: {table_name: 'x; drop'}", "db.table_name: "),
