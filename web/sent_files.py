@@ -41,13 +41,6 @@ class SentFile(ReadOnlyFileBasedBuffer):  # type: ignore[misc]  # waitress has n
 class FileSendingTask(WSGITask):  # type: ignore[misc]  # waitress has no types
     """A request whose answer may be a SentFile, and is the connection's last once the server is to end."""
 
-    def build_response_header(self) -> bytes:
-        """The answer's head, as waitress makes it."""
-        if self.channel.server.task_dispatcher.hurried:
-            self.set_close_on_finish()
-        head: bytes = super().build_response_header()
-        return head
-
     def get_environment(self) -> dict[str, object]:
         """As waitress makes it, but for the wrapper of files."""
         environ: dict[str, object] = super().get_environment()
@@ -58,6 +51,8 @@ class FileSendingTask(WSGITask):  # type: ignore[misc]  # waitress has no types
         """As waitress makes it, without what it adds to answers of the registry's: a `Via` where they have a
         `Server`, and the end of a body without length where there is none, after a HEAD.
         """
+        if self.channel.server.task_dispatcher.hurried:
+            self.set_close_on_finish()
         head: bytes = super().build_response_header()
         if self.request.command == "HEAD":
             self.chunked_response = False
