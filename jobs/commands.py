@@ -49,6 +49,9 @@ _WAIT = 600.0
 DONE, FAILED, USAGE = 0, 1, 2
 """Exit statuses: all of it, some of it not, usage or configuration."""
 
+_LEFT_UNDONE = ("failed", "interrupted", "given_back", "unanswered")
+"""What summaries call that which was not done."""
+
 
 @dataclass(frozen=True)
 class Desk:
@@ -300,7 +303,7 @@ COMMANDS: dict[tuple[str, str | None], Callable[[Desk, argparse.Namespace], int]
 def told(summary: object) -> int:
     """Prints what was done as the last line; the exit status that goes with it."""
     tell(str(summary))
-    return FAILED if getattr(summary, "failed", 0) else DONE
+    return FAILED if any(getattr(summary, name, 0) for name in _LEFT_UNDONE) else DONE
 
 
 def _complain(why: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import sqlalchemy as sa
 
 from sql.given import given_digests
@@ -18,8 +20,8 @@ def retry_failed(
     """Queue layers anew that were set aside, or that wait for their next try, with all their tries before
     them; the reason stays to be read.
 
-    All of them, or those whose reason contains `reason_like` in whatever case, or the one `digest`.
-    Returns how many there were.
+    All of them, or those whose reason contains `reason_like` in whatever case, with … for anything, or the
+    one `digest`. Returns how many there were.
     """
     queue = tables.queue
     chosen = (
@@ -119,9 +121,11 @@ def _these(manifest: sa.Table, *where: sa.ColumnElement[bool]) -> sa.ColumnEleme
 
 
 def _like(table: sa.Table, reason_like: str | None, digest: str | None) -> list[sa.ColumnElement[bool]]:
-    like = []
+    like: list[sa.ColumnElement[bool]] = []
     if reason_like is not None:
-        like.append(table.c.reason.icontains(reason_like, autoescape=True))
+        # As `queue status` shows reasons, with … for what differs between layers.
+        parts = (re.sub(r"([/%_])", r"/\1", part) for part in reason_like.split("…"))
+        like.append(table.c.reason.ilike(f"%{'%'.join(parts)}%", escape="/"))
     if digest is not None:
         like.append(table.c.digest == digest)
     return like

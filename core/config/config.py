@@ -188,7 +188,7 @@ class Db(Section):
     blob_path_digest_index: Annotated[int, Field(ge=0)] = 7
     mfs_table: str = Field(default="mfs", pattern=r"^[a-z_][a-z0-9_]{0,62}$")
     mds_table: str = Field(default="mds", pattern=r"^[a-z_][a-z0-9_]{0,62}$")
-    max_pool_size: Annotated[int, Field(ge=1, le=1000)] = 100
+    max_pool_size: Annotated[int, Field(ge=2, le=1000)] = 100
     connect_timeout: PositiveFloat = 2.0
 
 

@@ -36,7 +36,16 @@ def test_the_reason_stays_to_be_read(two_set_aside: Database) -> None:
 
 
 @pytest.mark.parametrize(
-    ("reason_like", "digests"), [("digest", [B]), ("100%", [A]), ("%", [A]), ("_", []), ("", [A, B])]
+    ("reason_like", "digests"),
+    [
+        ("digest", [B]),
+        ("100%", [A]),
+        ("%", [A]),
+        ("_", []),
+        ("/", []),
+        ("the … answers ……: 100%", [A]),
+        ("", [A, B]),
+    ],
 )
 def test_some_are_tried_again_by_a_part_of_their_reason(
     two_set_aside: Database, reason_like: str, digests: list[str]
