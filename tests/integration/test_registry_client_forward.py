@@ -150,5 +150,6 @@ def test_a_registry_with_a_name_of_its_own_is_told_from_one_at_an_address(url: s
 
 @pytest.mark.parametrize("netloc", ["x:99999", "a b"])
 def test_a_registry_whose_url_is_none_is_told_as_such(netloc: str) -> None:
-    with client_of(netloc) as client, pytest.raises(RegistryNonsense):
+    template = f"http://{netloc}/v2/{{scope}}/manifests/{{tag}}"
+    with client_of("hub", image_resolve_template=template) as client, pytest.raises(RegistryNonsense):
         client.forward("GET", SCOPE, "latest", {"Host": "hub.example"})
