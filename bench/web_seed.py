@@ -40,6 +40,7 @@ SECONDS = 3.0
 ROUNDS = 3
 SCOPE = "bench/layer"
 NGINX = "nginx"
+REGISTRY = "the registry itself"
 FROM_DIRECTORY = "this app, from a directory"
 
 
@@ -71,7 +72,7 @@ def main() -> None:
             ):
                 urls = {
                     NGINX: f"{nginx.url}/layer",
-                    "the registry itself": f"{registry.url}/v2/{SCOPE}/blobs/{digest}",
+                    REGISTRY: f"{registry.url}/v2/{SCOPE}/blobs/{digest}",
                     FROM_DIRECTORY: from_directory,
                     "this app, from the registry": from_registry,
                 }
@@ -193,8 +194,12 @@ def tell(found: list[Measured]) -> None:
         axes.set_ylim(bottom=0)
         axes.legend()
 
-    pieces = [one for one in found if one.what == "pieces" and one.server == FROM_DIRECTORY]
-    ratio = min(one.rate / base["pieces", one.clients] for one in pieces)
+    pieces = {
+        (one.server, one.clients): one.rate
+        for one in found
+        if one.what == "pieces" and one.server in (FROM_DIRECTORY, REGISTRY)
+    }
+    ratio = min(pieces[FROM_DIRECTORY, clients] / pieces[REGISTRY, clients] for clients in CLIENTS)
     report(
         "web_seed",
         rows,
@@ -202,7 +207,13 @@ def tell(found: list[Measured]) -> None:
         f"A layer of {SIZE // 2**20} MiB, whole and in pieces of {PIECE // 2**20} MiB, "
         f"medians of {ROUNDS} rounds of {SECONDS:g} s in turns, clients on the same cores",
         plot,
-        [Target("pieces out of a directory at half of nginx's rate", f"{ratio:.2f} of it", ratio >= 0.5)],
+        [
+            Target(
+                "pieces out of a directory as fast as the registry gives them",
+                f"{ratio:.1f} times",
+                ratio >= 1,
+            )
+        ],
     )
 
 
