@@ -30,7 +30,7 @@ MAX_STREAMS = 128
 more of them than this: manifests never wait for a slow download, nor for a source that hangs."""
 
 MAX_FILES = 384
-"""Layers that one process sends at a time out of files. They take no thread, but two descriptors each."""
+"""Layers that one process sends at a time out of files. Open, they take no thread, but two descriptors."""
 
 LONGEST_FILE_SPAN = 16 * 1024 * 1024
 """Bytes: the longest piece there is. The server sends files in its one loop, where a client next door may
@@ -57,7 +57,6 @@ class _WebSeeds:
         self._from_files = isinstance(source, DirectorySource)
         self._streams = threading.BoundedSemaphore(MAX_STREAMS)
         self._files = threading.BoundedSemaphore(MAX_FILES)
-        self._places = self._files if self._from_files else self._streams
         # A client asks for a layer piece by piece, and what a digest names never changes its size.
         self._size = lru_cache(maxsize=_SIZES_KEPT)(source.size)
 
@@ -67,7 +66,7 @@ class _WebSeeds:
         if isinstance(layer, bottle.HTTPResponse):
             return layer
         with ExitStack() as place:
-            if not _take(place, self._places):
+            if not _take(place, self._streams):
                 return _too_many(layer)
             try:
                 size = self._source.size(layer)
@@ -83,7 +82,7 @@ class _WebSeeds:
         if etag_matches(_header("If-None-Match"), _etag(layer)):
             return bottle.HTTPResponse(b"", 304, {"ETag": _etag(layer)})
         with ExitStack() as place:
-            if not _take(place, self._places):
+            if not _take(place, self._streams):
                 return _too_many(layer)
             try:
                 return self._streamed(layer, place)
@@ -130,25 +129,26 @@ class _WebSeeds:
     def _body(
         self, layer: LayerRef, span: Span, size: int, place: ExitStack
     ) -> LayerFile | LayerStream | None:
-        """The bytes of `span`, None if there is no place for one more download."""
+        """The bytes of `span`, None if there is no place for one more download. A file has a place of its own
+        and leaves `place`, that of a thread, once it is open: opening it may take long, sending it does not.
+        """
         as_file = self._from_files and span.length <= LONGEST_FILE_SPAN
-        if self._from_files and not as_file:
-            # It takes a thread instead.
-            place.close()
-            if not _take(place, self._streams):
-                return None
         # The whole is not asked for as a range: there are registries, and caches, that know none.
         length = None if span.length == size else span.length
         reader = self._source.open(layer, span.start, length)
         held = ExitStack()
-        body: LayerFile | LayerStream
         if as_file and isinstance(reader, FileReader):
-            body = LayerFile(reader, span, size, held.close)
-        else:
-            body = LayerStream(reader, layer, span, held.close)
+            with ExitStack() as file_place:
+                if not _take(file_place, self._files):
+                    reader.close()
+                    return None
+                file = LayerFile(reader, span, size, held.close)
+                held.push(file_place.pop_all())
+            return file
+        stream = LayerStream(reader, layer, span, held.close)
         # From now on it is the body's to give back.
         held.push(place.pop_all())
-        return body
+        return stream
 
 
 def _take(place: ExitStack, places: threading.BoundedSemaphore) -> bool:

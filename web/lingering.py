@@ -80,8 +80,9 @@ class LingeringChannel(HTTPChannel):  # type: ignore[misc]  # waitress has no ty
         self.lingering = True
         try:
             super().service()
-            # A thread that was not counted for it does not go on to ask the registry.
-            while (self.requests or self._read_next()) and (upstream or not self.upstream):
+            # The thread has its place for one kind of request. Another kind is handed on: one that asks the
+            # registry waits for its turn, and one that does not, a download say, keeps nobody from his.
+            while (self.requests or self._read_next()) and upstream == self.upstream:
                 super().service()
             more = bool(self.requests)
         finally:

@@ -56,4 +56,7 @@ class FileSendingTask(WSGITask):  # type: ignore[misc]  # waitress has no types
         head: bytes = super().build_response_header()
         if self.request.command == "HEAD":
             self.chunked_response = False
+        if self.close_on_finish:
+            # What it has for clients of HTTP/1.0, beside the close that was said above.
+            head = head.replace(b"\r\nConnection: Keep-Alive\r\n", b"\r\n", 1)
         return head.replace(b"\r\nVia: waitress\r\n", b"\r\n", 1)

@@ -74,7 +74,24 @@ class Threads:
                 return
             self._running += 1
             number = self._running
-        threading.Thread(target=self._work, args=(job,), name=f"web-{number}", daemon=True).start()
+        try:
+            threading.Thread(target=self._work, args=(job,), name=f"web-{number}", daemon=True).start()
+        except RuntimeError:
+            # The system has no more threads for us: one that is there does it. Without any, nobody can.
+            if not self._leave_to_others(job):
+                raise
+
+    def _leave_to_others(self, job: _Job) -> bool:
+        with self._lock:
+            self._running -= 1
+            if self._idle:
+                self._idle.pop().put(job)
+            elif self._running:
+                self._waiting.append(job)
+            else:
+                self._upstream -= job[1]
+                return False
+        return True
 
     def refuse_overdue(self, seconds: float) -> int:
         """Refuse the tasks that have waited for the registry's turn for so long. Returns how many."""

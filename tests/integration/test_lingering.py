@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+import web.server
 from web.lingering import LINGER_SECONDS
 from web.listen import listen
 from web.server import WebServer
@@ -131,3 +132,80 @@ def test_a_client_that_asks_again_and_again_does_not_keep_the_server_from_ending
         server.stop(60)
         client.join(30)
         assert not client.is_alive()
+
+
+@pytest.mark.parametrize("sent", ["at once", "after the answer"])
+def test_a_download_keeps_no_place_of_those_who_ask_the_registry(
+    monkeypatch: pytest.MonkeyPatch, sent: str
+) -> None:
+    monkeypatch.setattr(web.server, "UPSTREAM_THREADS", 2)
+    downloading, go_on = threading.Semaphore(0), threading.Event()
+
+    def slow_layers(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        if environ["PATH_INFO"].startswith("/v0/layers/"):
+            downloading.release()
+            go_on.wait(60)
+        return app(environ, start_response)
+
+    manifest, layer = (
+        f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode() for path in ("/v2/", "/v0/layers/x")
+    )
+    with serving(slow_layers) as (_, port):
+        connections = [socket.create_connection(("127.0.0.1", port), timeout=60) for _ in range(2)]
+        for connection in connections:
+            if sent == "at once":
+                connection.sendall(manifest + layer)
+            else:
+                connection.sendall(manifest)
+                assert connection.recv(1000).endswith(b"/v2/")
+                connection.sendall(layer)
+        for _ in connections:
+            assert downloading.acquire(timeout=60)
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as other:
+            other.sendall(manifest)
+            assert other.recv(1000).startswith(b"HTTP/1.1 200 ")
+        go_on.set()
+        for connection in connections:
+            connection.close()
+
+
+def test_without_more_threads_those_that_are_there_do_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = threading.Event()
+
+    def once(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        begun.set()
+        time.sleep(0.2)
+        return app(environ, start_response)
+
+    with serving(once) as (_, port):
+        connections = [socket.create_connection(("127.0.0.1", port), timeout=60) for _ in range(10)]
+        connections[0].sendall(b"GET /v2/0 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert begun.wait(60)
+
+        def refuse(thread: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+        for number, connection in enumerate(connections[1:], start=1):
+            connection.sendall(f"GET /v2/{number} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+        for number, connection in enumerate(connections):
+            assert connection.makefile("rb").read().endswith(f"/v2/{number}".encode())
+            connection.close()
+        monkeypatch.undo()
+
+
+def test_while_it_ends_old_clients_are_told_once_that_it_closes() -> None:
+    begun = threading.Event()
+
+    def slow(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        begun.set()
+        time.sleep(0.5)
+        return app(environ, start_response)
+
+    with serving(slow) as (server, port), socket.create_connection(("127.0.0.1", port), timeout=60) as old:
+        old.sendall(b"GET /old HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n")
+        assert begun.wait(60)
+        server.stop(60)
+        head = old.makefile("rb").read().partition(b"\r\n\r\n")[0]
+        assert head.lower().count(b"connection:") == 1
+        assert b"Connection: close" in head

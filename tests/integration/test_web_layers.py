@@ -18,6 +18,7 @@ import web.layers
 from core.capability import mint
 from core.digest import Digest
 from core.layer import LayerRef
+from core.sources.directory import DirectorySource
 from core.sources.registry import RegistrySource
 from tests.memory_source import Fault, MemorySource
 from tests.servers.bad_http import replying
@@ -253,19 +254,25 @@ def test_the_whole_layer_comes_from_a_registry_that_ignores_ranges(tmp_path: Pat
         parts.engine.dispose()
 
 
+@pytest.mark.parametrize("kind", [MemorySource, DirectorySource])
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 def test_a_source_that_hangs_before_it_tells_a_size_holds_only_so_many(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, kind: type[MemorySource | DirectorySource]
 ) -> None:
-    class Hanging(MemorySource):
+    class Hanging(kind):  # type: ignore[misc, valid-type]
         def size(self, layer: LayerRef) -> int:
             asked.release()
             let_go.wait(60)
-            return super().size(layer)
+            return int(super().size(layer))
 
+    template = "/{short_digest}/{full_digest}"
+    file = tmp_path / LAYER.short / LAYER.hex
+    file.parent.mkdir()
+    file.write_bytes(CONTENT)
+    source = Hanging({LAYER: CONTENT}) if kind is MemorySource else Hanging(tmp_path, template)
     asked, let_go = threading.Semaphore(0), threading.Event()
     monkeypatch.setattr(web.layers, "MAX_STREAMS", 3)
-    app = app_of(web_parts(tmp_path, source=Hanging({LAYER: CONTENT})))
+    app = app_of(web_parts(tmp_path, source=source))
     threads = [threading.Thread(target=get, args=(app, url(), method)) for _ in range(3)]
     for thread in threads:
         thread.start()
