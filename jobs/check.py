@@ -55,7 +55,7 @@ def probe_database(engine: Engine, tables: Tables) -> str:
 
     A SQLite file is not made.
     """
-    if engine.name == "sqlite" and not (file := Path(engine.url.database or "")).exists():
+    if engine.name == "sqlite" and not _there(file := Path(engine.url.database or "")):
         if (why := _unusable(file)) is not None:
             raise DatabaseDown(why)
         return f"sqlite {file} is made at first use"
@@ -71,16 +71,21 @@ def probe_database(engine: Engine, tables: Tables) -> str:
 
 def probe_store(store: MetainfoStore, folder: Path | None) -> str:
     """Whether the metainfo store works. One that is a `folder` is not made. Raises StoreFailed."""
-    if folder is None or folder.exists():
+    if folder is None or _there(folder):
         return store.check()
     if (why := _unusable(folder)) is not None:
         raise StoreFailed(str(folder), why)
     return f"directory {folder} is made at first use"
 
 
+def _there(path: Path) -> bool:
+    # Path.exists() raises PermissionError for what is in a folder that may not be searched.
+    return os.path.exists(path)
+
+
 def _unusable(path: Path) -> str | None:
     """Why `path`, which is not there, cannot be made."""
-    above = next(parent for parent in path.absolute().parents if parent.exists())
+    above = next(parent for parent in path.absolute().parents if _there(parent))
     if not above.is_dir():
         return f"{above} is no folder"
     return (

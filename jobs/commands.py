@@ -131,7 +131,7 @@ def backfill_from_legacy(desk: Desk, arguments: argparse.Namespace) -> int:
     if not arguments.verify:
         return told(summary)
     tell(str(summary))
-    return told(
+    verified = told(
         verify_ids(
             desk.places.source(),
             summary.sample,
@@ -140,6 +140,7 @@ def backfill_from_legacy(desk: Desk, arguments: argparse.Namespace) -> int:
             stop=desk.stop,
         )
     )
+    return max(status_of(summary), verified)
 
 
 def _backfill(desk: Desk, arguments: argparse.Namespace) -> Scan:
@@ -201,7 +202,7 @@ def queue_retry(desk: Desk, arguments: argparse.Namespace) -> int:
     if arguments.lost:
         lost = queue_lost(LostSearch(desk.engine, desk.tables, desk.store, desk.clock, desk.stop))
         say(asdict(lost) if arguments.json else [str(lost)])
-        return FAILED if lost.failed else DONE
+        return status_of(lost)
     digest = arguments.digest
     anew = queue_anew(desk.engine, desk.tables, reason=arguments.reason, digest=digest, now=desk.now())
     if anew.kept:
@@ -303,6 +304,11 @@ COMMANDS: dict[tuple[str, str | None], Callable[[Desk, argparse.Namespace], int]
 def told(summary: object) -> int:
     """Prints what was done as the last line; the exit status that goes with it."""
     tell(str(summary))
+    return status_of(summary)
+
+
+def status_of(summary: object) -> int:
+    """The exit status that goes with what was done."""
     return FAILED if any(getattr(summary, name, 0) for name in _LEFT_UNDONE) else DONE
 
 

@@ -76,11 +76,15 @@ class HeldLocks:
         `act` says whether the row still had the claim's token. While the database is down it is tried
         again until it is back, or the locks are given back. False, and a log line, if the lock was lost.
         """
+        waited = False
         while (claim := self._claims.get(digest)) is not None:
             try:
                 with transaction(self._engine) as connection:
                     done = act(connection, claim)
             except DatabaseDown as error:
+                if not waited:
+                    waited = True
+                    log.warning("layer waits for the database digest=%s reason=%s", digest, error)
                 if self._closed.wait(_PAUSE):
                     log.warning("layer not finished digest=%s reason=%s", digest, error)
                     return self._forget(digest)

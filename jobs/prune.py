@@ -73,6 +73,7 @@ class PruneSummary:
     forgotten: int = 0
     unanswered: int = 0
     failed: int = 0
+    interrupted: bool = False
 
     def __str__(self) -> str:
         verb = "would forget" if self.dry_run else "forgot"
@@ -80,6 +81,7 @@ class PruneSummary:
         return (
             f"{verb} {self.forgotten}, missed for the first time {self.missed}, there {self.there}, "
             f"unanswered {self.unanswered}, failed {self.failed}, looked for {looked}"
+            f"{', interrupted' if self.interrupted else ''}"
         )
 
 
@@ -117,6 +119,7 @@ class _Run:
         self._look_for([suspect.digest for suspect in due if suspect.missed is None])
         self._go_round(pruning.limit - len(due))
         self._forget_seen()
+        self.summary.interrupted = pruning.stop.is_set()
         return self.summary
 
     def _now(self) -> int:

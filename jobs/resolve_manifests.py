@@ -51,6 +51,7 @@ class ResolveSummary:
     put_off: int = 0
     set_aside: int = 0
     waiting: int = 0
+    interrupted: bool = False
 
     @property
     def failed(self) -> int:
@@ -91,6 +92,7 @@ def resolve_manifests(
             if stop.is_set() or silent >= _ENOUGH_SILENCE:
                 break
             silent = silent + 1 if run.resolve(manifest) == "no answer" else 0
+    run.summary.interrupted = stop.is_set()
     with reading(engine) as connection:
         run.summary.waiting = count_manifests(connection, tables).waiting
     return run.summary

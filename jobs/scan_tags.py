@@ -26,13 +26,14 @@ def scan_tags(scan: Scan) -> ScanSummary:
     with reading(scan.engine) as connection:
         patterns = [role.pattern for role in list_roles(connection, scan.tables)]
     names = exact_names(patterns)
+    is_name = frozenset(names)
     named = _Round(scan, _NAMED, lambda: names)
     catalog = _Round(scan, _CATALOG, lambda: catalog_matching(scan.registry, patterns))
 
     def keep(scope: str) -> None:
-        (named if scope in names else catalog).keep(scope)
+        (named if scope in is_name else catalog).keep(scope)
 
-    return walk_repositories(scan, chain(named, catalog), "scan", keep, named=names)
+    return walk_repositories(scan, chain(named, catalog), "scan", keep, named=is_name)
 
 
 class _Round:

@@ -37,6 +37,7 @@ class VerifySummary:
     damaged: int = 0
     unread: int = 0
     own: int = 0
+    interrupted: bool = False
 
     @property
     def failed(self) -> int:
@@ -47,7 +48,7 @@ class VerifySummary:
         return (
             f"verified {self.sound + self.failed} layers: sound {self.sound}, missing {self.missing}, "
             f"damaged {self.damaged}, unread {self.unread}; ids as BitTorrent has them {self.own}, "
-            f"made otherwise {self.sound - self.own}"
+            f"made otherwise {self.sound - self.own}{', interrupted' if self.interrupted else ''}"
         )
 
 
@@ -78,6 +79,7 @@ def verify_ids(
                     interrupted=stop.is_set,
                 )
             except Interrupted:
+                summary.interrupted = True
                 break
             except LayerError as error:
                 _count(summary, error)

@@ -3,6 +3,7 @@
 SqlError
 ├── DatabaseDown            nothing was written: try the whole transaction again later
 │   ├── NoWritableHost      no host of the list takes writes now
+│   ├── DroppedMeanwhile    layers were dropped while they were being queued
 │   └── DatabaseUnfit       it lacks a table, a column, or a right of ours
 ├── UnsupportedDatabase     the URL names a database that this service cannot use
 ├── RbtorrentIdTaken        another layer has this rbtorrent id already
@@ -39,6 +40,14 @@ class NoWritableHost(DatabaseDown):
     def __init__(self, reasons: Sequence[str]) -> None:
         self.reasons = list(reasons)
         super().__init__("; ".join(self.reasons))
+
+
+class DroppedMeanwhile(DatabaseDown):
+    """Layers were dropped at the moment in which they were queued: the same once more queues them."""
+
+    def __init__(self) -> None:
+        self.why = "layers were dropped at this moment, it has to be tried again"
+        SqlError.__init__(self, self.why)
 
 
 class DatabaseUnfit(DatabaseDown):

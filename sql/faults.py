@@ -62,9 +62,7 @@ def _of_sqlite(error: sqlite3.Error, file: Path) -> DatabaseDown | None:
     # Its OperationalError stands for a missing table as well as for a full disk: the code tells.
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code in _SQLITE_DOWN:
-        denied = code in _SQLITE_SHUT and not all(
-            os.access(path, os.R_OK | os.W_OK, effective_ids=True) for path in _used(file)
-        )
+        denied = code in _SQLITE_SHUT and not all(map(_is_ours_to_write, _used(file)))
         return DatabaseDown(f"{file}: permission denied for user {_me()}" if denied else f"{file}: {error}")
     if _SQLITE_UNFIT.search(str(error)):
         return DatabaseUnfit(f"{file}: {error}")
@@ -73,7 +71,13 @@ def _of_sqlite(error: sqlite3.Error, file: Path) -> DatabaseDown | None:
 
 def _used(file: Path) -> list[Path]:
     """What has to be writable: the file, if it is there, and its folder, for the log beside it."""
-    return [path for path in (file, file.parent) if path.exists()]
+    # Path.exists() raises PermissionError for what is in a folder that may not be searched.
+    return [path for path in (file, file.parent) if os.path.exists(path)]
+
+
+def _is_ours_to_write(path: Path) -> bool:
+    searched = os.X_OK if path.is_dir() else 0
+    return os.access(path, os.R_OK | os.W_OK | searched, effective_ids=True)
 
 
 def _me() -> str:

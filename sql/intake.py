@@ -8,7 +8,8 @@ from functools import lru_cache
 
 import sqlalchemy as sa
 
-from sql.given import Given
+from sql.errors import DroppedMeanwhile
+from sql.given import Given, given_digests
 from sql.gone import clear_suspects
 from sql.tables import AT_ONCE, Priority, Tables, is_set_aside
 from sql.upsert import insert, insert_for
@@ -46,6 +47,8 @@ def enqueue_layers(
     there now. Not so if it is merely asked for, which says nothing of the blob. Where there is nothing new,
     nothing is written. What was taken to be gone from the registry no longer is.
 
+    Raises DroppedMeanwhile, a DatabaseDown, in the rare case that somebody drops one of them at this moment.
+
     Rows are locked in the order of their digests, so that two callers never wait for each other in a
     circle: which holds for one call of up to 5,000 layers in a transaction.
     """
@@ -69,26 +72,39 @@ def enqueue_layers(
             **_HELD.parameters(dialect, held),
         }
 
-        def write(parameters: dict[str, object] = parameters) -> tuple[int, int]:
-            new, suspects = connection.execute(counting, parameters).one()
+        def write(parameters: dict[str, object] = parameters) -> tuple[int, int, int]:
+            new, suspects, unmapped = connection.execute(counting, parameters).one()
             for statement in writing:
                 connection.execute(statement, parameters)
-            return new, suspects
+            return new, suspects, unmapped
 
-        new, suspects = write()
+        new, suspects, unmapped = write()
         queued += new
         if suspects:
             # They may be being forgotten. Their rows are waited for, and what is gone then is queued anew.
             clear_suspects(connection, tables, batch)
             queued += write()[0]
+        elif unmapped > 0 and _lacks(connection, tables, batch):
+            # Putting them there now would lock rows in another order than everybody's.
+            raise DroppedMeanwhile
     return queued
 
 
+def _lacks(connection: sa.Connection, tables: Tables, digests: Sequence[str]) -> bool:
+    """Whether some of the layers are not in the mapping. Those were dropped by somebody who has committed
+    since the statement that queued them began, and that still saw them there.
+    """
+    mapping = tables.mapping
+    there = sa.select(sa.func.count()).where(mapping.c.digest.in_(given_digests(connection, digests)))
+    return connection.scalars(there.select_from(mapping)).one() < len(digests)
+
+
 @lru_cache
-def _enqueueing(tables: Tables, dialect: str) -> tuple[sa.Select[int, int], list[sa.Insert]]:
+def _enqueueing(tables: Tables, dialect: str) -> tuple[sa.Select[int, int, int], list[sa.Insert]]:
     """The statement that counts the new layers, and on PostgreSQL writes as well; elsewhere the others do.
 
-    It also counts those that are taken to be gone from the registry.
+    It also counts those that are taken to be gone from the registry, and how many more came into the queue
+    than into the mapping.
     """
     mapping, queue, scope, gone = tables.mapping, tables.queue, tables.scope, tables.gone
     asked, held = _ASKED.relation(dialect), _HELD.relation(dialect)
@@ -163,10 +179,19 @@ def _enqueueing(tables: Tables, dialect: str) -> tuple[sa.Select[int, int], list
         # One statement. Its parts see one snapshot, none the others' rows, and they write different tables.
         # A row that ON CONFLICT updated has an xmax, an inserted one has none.
         queued = to_queue.returning(sa.literal_column("xmax = 0", sa.Boolean).label("fresh")).cte("queued")
-        fresh = sa.select(sa.func.count(), suspects).select_from(queued).where(queued.c.fresh)
+        number_mapped = sa.select(sa.func.count()).select_from(mapped).scalar_subquery()
+        fresh = (
+            sa.select(sa.func.count(), suspects, sa.func.count() - number_mapped)
+            .select_from(queued)
+            .where(queued.c.fresh)
+        )
         return fresh.add_cte(to_hold.cte("held_now")), []
     # SQLite has one writer at a time: what is new before it writes is what it will have written.
-    new = sa.select(sa.func.count(), suspects).select_from(known).where(unbrewed, queue.c.digest.is_(None))
+    new = (
+        sa.select(sa.func.count(), suspects, sa.literal(0))
+        .select_from(known)
+        .where(unbrewed, queue.c.digest.is_(None))
+    )
     return new, [to_map, to_hold, to_queue]
 
 

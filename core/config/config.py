@@ -53,11 +53,17 @@ def _secret_enough(value: SecretStr) -> SecretStr:
     return value
 
 
+def _given(value: object) -> object:
+    """None for what is empty, as values from the environment are."""
+    return None if value == "" else value
+
+
 def _web_seed(value: str) -> str:
-    if not value.startswith("{public_url}/"):
-        _url(value)
     fields = ("scope", "digest", "hex", "short_digest", "capability", "public_url")
-    return check_template(value, required=set(), optional=frozenset(fields))
+    check_template(value, required=set(), optional=frozenset(fields))
+    if not value.startswith("{public_url}/"):
+        _url(value.format_map(dict.fromkeys(fields, "a")))
+    return value
 
 
 def _tracker(value: str) -> str:
@@ -138,7 +144,7 @@ class Brewer(Section):
     layers_per_chunk: PositiveInt = 10
     brew_user: str | None = None
     brew_password_file: FilePath | None = None
-    brew_password: SecretStr | None = None
+    brew_password: Annotated[SecretStr | None, BeforeValidator(_given)] = None
     workers: Annotated[int, Field(ge=1, le=256)] = 4
     max_attempts: PositiveInt = 8
 
@@ -146,7 +152,7 @@ class Brewer(Section):
 class Layers(Section):
     source: Literal["registry", "s3", "directory", "mds"] = "registry"
     directory: FilePath | None = None
-    bucket: BucketName | None = None
+    bucket: Annotated[BucketName | None, BeforeValidator(_given)] = None
     prefix: str = ""
     connections: Annotated[int, Field(ge=1, le=64)] = 8
 
@@ -164,8 +170,8 @@ class Torrents(Section):
 
 class S3(Section):
     endpoint_url: Url | None = None
-    region: Region | None = None
-    bucket: BucketName | None = None
+    region: Annotated[Region | None, BeforeValidator(_given)] = None
+    bucket: Annotated[BucketName | None, BeforeValidator(_given)] = None
     access_key: str | None = None
     secret_key_file: FilePath | None = None
     secret_key: SecretStr | None = None
@@ -192,6 +198,10 @@ class Db(Section):
     connect_timeout: PositiveFloat = 2.0
 
 
+def _text(value: str | SecretStr) -> str:
+    return value.get_secret_value() if isinstance(value, SecretStr) else value
+
+
 def _problems_of(db: Db) -> list[str]:
     problems = []
     parts, index = db.blob_path_template.split("/"), db.blob_path_digest_index
@@ -204,7 +214,7 @@ def _problems_of(db: Db) -> list[str]:
         problems.append("db.host is given, but db.database is not")
     if db.url is None and not db.host:
         for key in ("database", "username", "password"):
-            if getattr(db, key) is not None:
+            if (value := getattr(db, key)) is not None and _text(value):
                 problems.append(f"db.{key} is given, but db.host is not")
     return problems
 

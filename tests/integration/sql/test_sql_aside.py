@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
+from sql.aside import drop_layers
+from sql.errors import DroppedMeanwhile
+from sql.tables import Priority
+from sql.transaction import transaction
 from tests.integration.sql.database import NOW, Database, digest_of
 
 A, B, C, D = (digest_of(name) for name in "abcd")
@@ -76,6 +83,26 @@ def test_what_is_dropped_is_forgotten_and_may_come_anew(two_set_aside: Database)
     assert two_set_aside.enqueue(B, scope="team/new") == 1
     assert two_set_aside.layer(B).scopes == ("team/new",)
     assert two_set_aside.layer(B).attempts == 0
+
+
+def test_what_is_pushed_while_a_drop_is_about_to_be_committed_waits_in_the_end(database: Database) -> None:
+    database.enqueue(A, scope="team/old")
+    database.set_aside(database.claim_one(), reason="no blob")
+    with ThreadPoolExecutor(1) as pool:
+        with transaction(database.engine) as connection:
+            assert drop_layers(connection, database.tables, reason_like="no blob") == 1
+            pushing = pool.submit(database.enqueue, A, priority=Priority.PUSHED, scope="team/new")
+            time.sleep(0.5)
+            assert not pushing.done()
+        try:
+            assert pushing.result() == 1
+        except DroppedMeanwhile:
+            # PostgreSQL; SQLite has waited before it looked.
+            assert database.mapping() == {}
+            assert database.enqueue(A, priority=Priority.PUSHED, scope="team/new") == 1
+    layer = database.layer(A)
+    assert (layer.state, layer.attempts, layer.scopes) == ("waiting", 0, ("team/new",))
+    assert database.claim_one().digest == A
 
 
 def test_dropping_all_leaves_what_waits_and_what_is_brewed(two_set_aside: Database) -> None:

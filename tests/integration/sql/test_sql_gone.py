@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from sql.errors import DroppedMeanwhile
 from sql.gone import (
     Suspect,
     clear_suspects,
@@ -251,13 +252,23 @@ def test_a_place_is_kept_for_each_job(database: Database) -> None:
         assert find_place(connection, database.tables, "other") == B
 
 
-def test_what_is_pushed_while_it_is_forgotten_waits_in_the_end(database: Database) -> None:
+@pytest.mark.parametrize("how", ["forgotten", "dropped"])
+def test_what_is_pushed_while_it_is_taken_out_waits_in_the_end(database: Database, how: str) -> None:
     digests = [digest_of(f"contended {number}") for number in range(40)]
     for digest in digests:
         database.enqueue(digest, now=NOW - DAY)
-        database.set_aside(database.claim_one(now=NOW - DAY))
+        database.set_aside(database.claim_one(now=NOW - DAY), reason=f"no blob {digest}")
     miss(database, *digests)
     start = threading.Barrier(2, timeout=60)
+
+    def push(digest: str) -> object:
+        try:
+            return database.enqueue(digest, priority=Priority.PUSHED, scope="team/new")
+        except DroppedMeanwhile:
+            return database.enqueue(digest, priority=Priority.PUSHED, scope="team/new")
+
+    def take_out(digest: str) -> object:
+        return forget(database, digest) if how == "forgotten" else database.drop(reason_like=digest)
 
     def each(act: Callable[[str], object]) -> None:
         for digest in digests:
@@ -266,10 +277,8 @@ def test_what_is_pushed_while_it_is_forgotten_waits_in_the_end(database: Databas
 
     with ThreadPoolExecutor(2) as pool:
         runs = [
-            pool.submit(each, lambda digest: forget(database, digest)),
-            pool.submit(
-                each, lambda digest: database.enqueue(digest, priority=Priority.PUSHED, scope="team/new")
-            ),
+            pool.submit(each, take_out),
+            pool.submit(each, push),
         ]
     for run in runs:
         run.result()
