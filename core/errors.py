@@ -20,7 +20,8 @@ DockerTorrentsError
 ├── MetainfoMissing          the store has no metainfo for this layer
 ├── PublishFailed            the tracker's whitelist could not be written
 ├── CapabilityInvalid        a web seed's URL that does not, or no longer, lets anybody in
-└── EventsMalformed          a notification that is none
+├── EventsMalformed          a notification that is none
+└── SwarmMessageInvalid      a request or answer of the swarm call that breaks its rules
 
 An error carries its data as attributes and says itself in one line, fit for a log. None carries a
 secret: no token, password, or URL with a signature.
@@ -293,3 +294,11 @@ class EventsMalformed(DockerTorrentsError):
     def __init__(self, why: str) -> None:
         self.why = why
         super().__init__(f"not an envelope of events: {why}")
+
+
+class SwarmMessageInvalid(DockerTorrentsError):
+    """A request or an answer of the swarm call that is not JSON, too long, or breaks a rule."""
+
+    def __init__(self, why: str) -> None:
+        self.why = why
+        super().__init__(f"invalid swarm message: {why}")

@@ -52,8 +52,9 @@ def examples(page: str) -> list[Example]:
 
 def _event(page: str) -> str:
     """The event that the page shows."""
-    [shown] = re.findall(r"^```json\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
-    return str(shown)
+    shown = re.findall(r"^```json\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    [event] = [text for text in shown if '"events"' in text]
+    return str(event)
 
 
 class Shell:

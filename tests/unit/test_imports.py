@@ -14,7 +14,7 @@ OWNERS = {
     "boto3": ["core/s3.py"],
     "botocore": ["core/s3.py"],
     "torf": ["core/metainfo.py"],
-    "pydantic": ["core/config/"],
+    "pydantic": ["core/config/", "core/swarm/messages.py"],
     "yaml": ["core/config/"],
     "apscheduler": ["jobs/scheduler.py"],
     "tqdm": ["jobs/progress.py"],
