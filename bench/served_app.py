@@ -6,9 +6,10 @@ import os
 from pathlib import Path
 
 from core.config.file import load_config
-from core.log_lines import set_up_logging
-from docker_torrents import Parts
+from core.logs import set_up_logging
+from docker_torrents import web_parts
+from jobs.service import Service
 from web.app import build_app
 
 set_up_logging(debug=False)
-app = build_app(Parts(load_config(Path(os.environ["BENCH_CONFIG"]))).web)
+app = build_app(web_parts(Service(load_config(Path(os.environ["BENCH_CONFIG"])))))

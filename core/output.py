@@ -1,42 +1,63 @@
-"""Standard output: where commands answer. Whoever reads it may stop, and it may be a full disk."""
+"""Standard output, where commands print their results, and standard error."""
 
 from __future__ import annotations
 
 import io
+import json
 import os
 import sys
+from collections.abc import Iterable
 
 from core.errors import DockerTorrentsError
 
 
 class OutputFailed(DockerTorrentsError):
-    """Standard output does not take what was to be said."""
+    """Standard output cannot be written, because its disk is full for example."""
 
     def __init__(self, why: str) -> None:
         self.why = why
         super().__init__(f"standard output: {why}")
 
 
-def take_any_text() -> None:
-    """Has both streams put a ? for what their encoding lacks, where Python would break off."""
+def replace_unencodable() -> None:
+    """Make both streams write ? for characters that their encoding lacks, instead of raising."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
 
 
-def tell(line: str) -> None:
-    """Puts a line out at once. It is no failure if nobody listens any more. Raises OutputFailed."""
+def print_line(line: str) -> None:
+    """Print a line at once. A closed pipe is ignored. Raises OutputFailed."""
     try:
         print(line, flush=True)
     except BrokenPipeError:
-        _let_go()
+        _discard_rest()
     except OSError as error:
-        _let_go()
+        _discard_rest()
         raise OutputFailed(error.strerror or str(error)) from error
 
 
-def _let_go() -> None:
-    """Sends the rest nowhere: what is still to be written would fail once more when the process ends."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
+def print_json(value: object) -> None:
+    """Print a value as JSON. Raises OutputFailed."""
+    print_line(json.dumps(value, indent=2))
+
+
+def print_result(result: dict[str, object] | Iterable[str]) -> None:
+    """Print a dict as JSON, otherwise each line. Raises OutputFailed."""
+    if isinstance(result, dict):
+        print_json(result)
+    else:
+        for line in result:
+            print_line(line)
+
+
+def print_error(message: str) -> None:
+    """Print a message to standard error."""
+    print(f"docker_torrents: {message}", file=sys.stderr)
+
+
+def _discard_rest() -> None:
+    """Send what is still buffered to /dev/null: it would fail again when the process ends."""
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, sys.stdout.fileno())
+    os.close(devnull)

@@ -1,4 +1,4 @@
-"""Ends the process in an orderly way when it is told to."""
+"""Stop the process in order on SIGTERM and SIGINT."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ from _thread import start_new_thread
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-_NOTICED_SECONDS = 1.0
+_WAKE_SECONDS = 1.0
 
 
 def wait_until(stop: threading.Event) -> None:
-    """Returns when `stop` is set.
+    """Return when `stop` is set.
 
-    A signal that comes in the moment in which the main thread falls asleep is not looked at before it wakes
+    A signal that arrives just as the main thread falls asleep is only handled when the thread wakes
     (CPython's signal module, "Execution of Python signal handlers"): so it wakes every second.
     """
-    while not stop.wait(_NOTICED_SECONDS):
+    while not stop.wait(_WAKE_SECONDS):
         pass
 
 
 @contextmanager
-def told_to_stop(stop: threading.Event) -> Iterator[None]:
-    """Within the block SIGTERM and SIGINT set `stop`; a second SIGINT, from an impatient terminal, kills.
+def stop_on_signals(stop: threading.Event) -> Iterator[None]:
+    """Set `stop` on SIGTERM and SIGINT within the block; a second SIGINT kills the process.
 
     For the main thread. A process forked within the block does the same to its own copy of `stop`.
     """
 
-    def set_it(number: int, _: object) -> None:
-        # Not here: the signal may have come while this thread holds the event's own lock, to wait for it.
+    def set_stop(number: int, _: object) -> None:
+        # In another thread: this one may hold the event's lock, in order to wait for it.
         start_new_thread(stop.set, ())
         if number == signal.SIGINT:
             signal.signal(number, signal.SIG_DFL)
             with suppress(OSError):
-                # Past Python's own stream, in the middle of whose work the signal may have come.
-                os.write(2, b"docker_torrents: stopping; once more ends it at once\n")
+                # Not through Python's stream: the signal may have interrupted a write to it.
+                os.write(2, b"docker_torrents: stopping; press Ctrl-C again to quit at once\n")
 
-    before = {number: signal.signal(number, set_it) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, set_stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from sqlalchemy import Engine
 
+from core.access.blackbox import BlackboxAccess
+from core.access.chosen import choose_access
+from core.config.config import Config
 from core.errors import DockerTorrentsError, StoreFailed
-from core.output import tell
+from core.output import print_line
 from core.stores.store import MetainfoStore
+from jobs.service import Service
 from sql.errors import DatabaseDown, DatabaseUnfit, SqlError
 from sql.rights import lacking_rights
 from sql.schema import missing
 from sql.tables import Tables
 from sql.transaction import transaction
+
+log = logging.getLogger(__name__)
 
 Probe = Callable[[], str]
 """Gives a line on what it found, or raises a DockerTorrentsError or SqlError."""
@@ -33,7 +41,7 @@ class CheckSummary:
         return f"checked {self.checked}, failed {self.failed}"
 
 
-def check(probes: Iterable[tuple[str, Probe]], tell: Callable[[str], None] = tell) -> CheckSummary:
+def check(probes: Iterable[tuple[str, Probe]], report: Callable[[str], None] = print_line) -> CheckSummary:
     """Runs every one of `probes`, whatever the others give, and tells of each in a line."""
     summary = CheckSummary()
     for name, probe in probes:
@@ -46,8 +54,29 @@ def check(probes: Iterable[tuple[str, Probe]], tell: Callable[[str], None] = tel
             if not isinstance(error, (DockerTorrentsError, SqlError)):
                 said = f"{type(error).__name__}: {said}"
             line = f"failed  {name:<10} {said}"
-        tell(line)
+        report(line)
     return summary
+
+
+def probes(service: Service) -> Iterator[tuple[str, Probe]]:
+    """Yield what `check` probes, each after what it depends on."""
+    config = service.config
+    folder = config.metainfo_dir if config.torrents.store == "directory" else None
+    yield "database", lambda: probe_database(service.engine, service.tables)
+    yield "registry", lambda: service.registry.ping()
+    yield "layers", lambda: service.source.check()
+    yield "metainfo", lambda: probe_store(service.store, folder)
+    if isinstance(access := choose_access(config, service.registry, time.monotonic), BlackboxAccess):
+        yield "blackbox", access.check
+
+
+def warn_of_useless_torrents(config: Config) -> None:
+    """Log a warning if torrents have neither a tracker nor a web seed."""
+    if not (config.trackers or config.web_seeds):
+        log.warning(
+            "torrents have neither tracker nor web seed, so they cannot be downloaded: "
+            "set torrents.trackers and application.public_url"
+        )
 
 
 def probe_database(engine: Engine, tables: Tables) -> str:

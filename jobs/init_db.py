@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Engine
 
-from core.output import tell
+from core.output import print_line
 from sql.schema import create_missing, missing
 from sql.tables import Tables
 from sql.transaction import transaction
@@ -24,13 +24,13 @@ class InitSummary:
         return f"created {self.created}, still lacking {self.failed}"
 
 
-def init_db(engine: Engine, tables: Tables, tell: Callable[[str], None] = tell) -> InitSummary:
+def init_db(engine: Engine, tables: Tables, report: Callable[[str], None] = print_line) -> InitSummary:
     """Creates what is missing and touches nothing that is there. Raises DatabaseDown."""
     with transaction(engine) as connection:
         created = create_missing(connection, tables)
         lacking = missing(connection, tables)
     for what in created:
-        tell(f"created {what}")
+        report(f"created {what}")
     for what in lacking:
-        tell(f"still lacks {what}")
+        report(f"still lacks {what}")
     return InitSummary(len(created), len(lacking))

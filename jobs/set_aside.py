@@ -16,7 +16,7 @@ from sql.transaction import reading, transaction
 
 
 @dataclass(frozen=True)
-class QueuedAnew:
+class Requeued:
     """Layers and manifests that are tried again. `kept`: the layer keeps its id from an older service."""
 
     queued: int
@@ -38,9 +38,9 @@ class Dropped:
         return f"dropped {self.dropped}, manifests {self.manifests}"
 
 
-def queue_anew(
+def requeue(
     engine: Engine, tables: Tables, *, reason: str | None = None, digest: Digest | None = None, now: int
-) -> QueuedAnew:
+) -> Requeued:
     """Try again what was set aside: all, or what has `reason` in its own, or the layer or manifest `digest`.
 
     A manifest is tried in each of its repositories, and a layer `digest` that is brewed is brewed again.
@@ -53,13 +53,13 @@ def queue_anew(
         brewed = find_brewed(connection, tables, str(digest)) if digest is not None else None
         if brewed is not None:
             queued = brew_again(connection, tables, [brewed], priority=Priority.ASKED, now=now)
-    return QueuedAnew(queued, manifests, kept=brewed is not None and not brewed.here)
+    return Requeued(queued, manifests, kept=brewed is not None and not brewed.here)
 
 
 def drop(
     engine: Engine, tables: Tables, *, reason: str | None = None, digest: Digest | None = None
 ) -> Dropped:
-    """Forget what was set aside, chosen as for `queue_anew`, or a layer or manifest `digest` that waits.
+    """Forget what was set aside, chosen as for `requeue`, or a layer or manifest `digest` that waits.
 
     Raises DatabaseDown.
     """
@@ -70,7 +70,7 @@ def drop(
         )
 
 
-def why_nothing(engine: Engine, tables: Tables, digest: Digest, *, now: int) -> str:
+def explain_nothing(engine: Engine, tables: Tables, digest: Digest, *, now: int) -> str:
     """Why there was nothing to queue anew, or to drop, of the layer or manifest `digest`."""
     with reading(engine) as connection:
         layer = find_layer(connection, tables, str(digest), now=now)

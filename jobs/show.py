@@ -1,194 +1,160 @@
-"""What is known of one layer, or of an image layer by layer."""
+"""`show`: the state of a layer, or how much of an image is brewed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+import argparse
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from datetime import UTC, datetime
+from typing import TypeVar
 
 from sqlalchemy import Engine
 
+from core.command_line import DONE, FAILED, Commands, add_command, add_json, named, positive_number
 from core.digest import Digest
-from core.manifests.manifest import LayerDescriptor
+from core.errors import InvalidName, RegistryTimeout, RegistryUnavailable
 from core.manifests.platform import Platform
-from core.registry.client import RegistryClient
-from core.registry.image_tree import read_tree
-from jobs.image_platform import configured_platform
-from sql.layers import LayerRecord, find_layer, find_layers
+from core.names import parse_scope, parse_tag
+from core.output import print_error, print_result
+from jobs.image_coverage import Coverage, show_image
+from jobs.service import Service, with_service
+from sql.errors import DatabaseDown, DatabaseUnfit
+from sql.layers import find_layer
 from sql.tables import Tables
 from sql.transaction import reading
 
+_POLL_SECONDS = 2.0
+_WAIT_SECONDS = 600.0
 
-@dataclass(frozen=True)
-class ImageLayer:
-    """A layer of an image. `state` is the queue's, or `unknown`, or `not brewed here` (empty, foreign)."""
+_TIMES = ("added", "locked", "brewed", "next_try", "claimed")
 
-    digest: str
-    size: int
-    state: str
-    rbtorrent_id: str | None = None
-    why: str | None = None
+Result = TypeVar("Result")
 
 
-@dataclass(frozen=True)
-class Coverage:
-    """How much of an image is brewed, its platforms together; each layer is counted once.
+def add_commands(commands: Commands) -> None:
+    """Add `show`."""
+    show = add_command(
+        commands,
+        "show",
+        "Show the state of a layer, or how much of an image is brewed.",
+        "show --wait --platform linux/amd64 library/ubuntu:22.04",
+        with_service(_show),
+        check=_check,
+    )
+    show.add_argument(
+        "what", type=_digest_or_image, metavar="DIGEST|SCOPE:TAG",
+        help="sha256:... for a layer, scope:tag or scope@sha256:... for an image or an index",
+    )  # fmt: skip
+    add_json(show)
+    show.add_argument(
+        "--platform", dest="platforms", type=named(Platform.parse), action="append", default=[],
+        metavar="OS/ARCH[/VARIANT]",
+        help="of SCOPE:TAG, only the images for this platform; may be repeated (default: "
+        "jobs.scan-tags.platforms, or else all)",
+    )  # fmt: skip
+    show.add_argument(
+        "--wait", action="store_true",
+        help="wait until everything is brewed, or fail when what is missing was set aside",
+    )  # fmt: skip
+    show.add_argument(
+        "--timeout", type=positive_number, metavar="SECONDS",
+        help=f"with --wait: fail after this time (default {_WAIT_SECONDS:g})",
+    )  # fmt: skip
 
-    `missing` are manifests that the registry lacks. Of an index, `platforms` are those that were looked at,
-    `left_out` those that were not, and `absent` those for which it should have an image and has none.
-    """
 
-    image: str
-    layers: tuple[ImageLayer, ...]
-    missing: tuple[str, ...] = ()
-    platforms: tuple[Platform, ...] = ()
-    left_out: tuple[Platform, ...] = ()
-    absent: tuple[Platform, ...] = ()
+def _check(arguments: argparse.Namespace) -> str | None:
+    if arguments.platforms and isinstance(arguments.what, Digest):
+        return "--platform needs SCOPE:TAG"
+    if arguments.timeout and not arguments.wait:
+        return "--timeout needs --wait"
+    return None
 
-    @property
-    def brewed(self) -> tuple[ImageLayer, ...]:
-        return tuple(layer for layer in self.layers if layer.state == "brewed")
 
-    @property
-    def lacking(self) -> tuple[ImageLayer, ...]:
-        """Layers that could have an id and have none."""
-        return tuple(layer for layer in self.layers if layer.state not in ("brewed", "not brewed here"))
+def _digest_or_image(text: str) -> Digest | tuple[str, str | Digest]:
+    try:
+        if text.startswith(Digest.PREFIX):
+            return Digest.parse(text)
+        separator = "@" if "@" in text else ":"
+        scope, found, reference = text.partition(separator)
+        if not found:
+            raise argparse.ArgumentTypeError(f"expected sha256:... or scope:tag, got {text!r}")
+        return parse_scope(scope), Digest.parse(reference) if separator == "@" else parse_tag(reference)
+    except InvalidName as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
-    @property
-    def whole(self) -> bool:
-        """Whether everything of the image that can be brewed is, as far as its platforms were looked at."""
-        return not (self.lacking or self.missing or self.absent)
 
-    @property
-    def hopeless(self) -> bool:
-        """Whether nothing of what it lacks comes by itself: each layer that has no id was set aside."""
-        return bool(self.lacking) and all(layer.state == "set aside" for layer in self.lacking)
+def _show(service: Service, arguments: argparse.Namespace) -> int:
+    deadline = time.monotonic() + (arguments.timeout or _WAIT_SECONDS) if arguments.wait else 0.0
+    if isinstance(arguments.what, Digest):
+        return _show_layer(service, arguments, deadline)
+    return _show_image(service, arguments, deadline)
 
-    def as_json(self) -> dict[str, object]:
-        return {
-            "image": self.image,
-            "whole": self.whole,
-            "layers_total": len(self.layers),
-            "layers_brewed": len(self.brewed),
-            "bytes_total": sum(layer.size for layer in self.layers),
-            "bytes_brewed": sum(layer.size for layer in self.brewed),
-            "missing_manifests": list(self.missing),
-            "platforms": [str(platform) for platform in self.platforms],
-            "platforms_left_out": [str(platform) for platform in self.left_out],
-            "platforms_absent": [str(platform) for platform in self.absent],
-            "layers": [asdict(layer) for layer in self.layers],
-        }
 
-    def lines(self) -> Iterator[str]:
-        """A line for each layer, the platforms of an index, and the share of the whole."""
-        for layer in self.layers:
-            yield f"{layer.digest}  {layer.size:>12}  {layer.rbtorrent_id or _lacks(layer)}"
-        for digest in self.missing:
-            yield f"{digest}  {'?':>12}  a manifest that the registry lacks"
-        if self.platforms or self.left_out:
-            yield f"platforms {_names(self.platforms)}, left out {_names(self.left_out)}"
-        for platform in self.absent:
-            yield f"no image for {platform}"
-        total = sum(layer.size for layer in self.layers)
-        done = sum(layer.size for layer in self.brewed)
-        share = 100 * done / total if total else 100.0 * self.whole
-        yield (
-            f"{self.image}: brewed {len(self.brewed)} of {len(self.layers)} layers, "
-            f"{done} of {total} bytes ({share:.1f} %)"
+def _show_layer(service: Service, arguments: argparse.Namespace, deadline: float) -> int:
+    def look() -> tuple[bool, dict[str, object] | None]:
+        record = layer_record(service.engine, service.tables, arguments.what, now=service.now())
+        return record is not None and record["state"] in ("brewed", "set aside"), record
+
+    record = _wait_for(look, service, deadline)
+    if record is None:
+        print_error(f"{arguments.what} is unknown")
+        return FAILED
+    print_result(record if arguments.json else layer_lines(record))
+    return FAILED if arguments.wait and record["state"] != "brewed" else DONE
+
+
+def _show_image(service: Service, arguments: argparse.Namespace, deadline: float) -> int:
+    scope, reference = arguments.what
+    usual = tuple(Platform.parse(name) for name in service.config.jobs.scan_tags.platforms)
+
+    def look() -> tuple[bool, Coverage]:
+        coverage = show_image(
+            service.engine,
+            service.tables,
+            service.registry,
+            scope,
+            reference,
+            asked=tuple(arguments.platforms),
+            usual=usual,
+            now=service.now(),
         )
+        return coverage.whole or coverage.hopeless, coverage
+
+    coverage = _wait_for(look, service, deadline)
+    print_result(coverage.as_json() if arguments.json else coverage.lines())
+    platform_missing = bool(arguments.platforms and coverage.absent)
+    return FAILED if platform_missing or (arguments.wait and not coverage.whole) else DONE
 
 
-def show_image(
-    engine: Engine,
-    tables: Tables,
-    registry: RegistryClient,
-    scope: str,
-    reference: str | Digest,
-    *,
-    asked: tuple[Platform, ...] = (),
-    usual: tuple[Platform, ...] = (),
-    now: int,
-) -> Coverage:
-    """The coverage of the image at `scope:reference`, or of the images of the index there.
-
-    Of an index those are looked at that are for one of the `asked` platforms, each of which it should have;
-    or else for one of the `usual` ones, any of which will do; or else all. An image that is in no index is
-    looked at in any case; what it is for, its configuration tells, if somebody `asked`. Raises RegistryError
-    if its manifests cannot be read, DatabaseDown.
-    """
-    layers: dict[str, LayerDescriptor] = {}
-    missing: dict[str, None] = {}
-    platforms: dict[Platform, None] = {}
-    left_out: dict[Platform, None] = {}
-    unnamed: list[Digest] = []
-    for manifest in read_tree(registry, scope, reference, platforms=asked or usual):
-        layers.update((str(layer.digest), layer) for layer in manifest.layers)
-        missing.update((str(digest), None) for digest in manifest.missing)
-        left_out.update((platform, None) for platform in manifest.left_out)
-        if manifest.platform is not None:
-            platforms[manifest.platform] = None
-        elif manifest.layers:
-            unnamed.append(manifest.digest)
-    if asked:
-        for digest in list(unnamed):
-            if (platform := configured_platform(registry, scope, digest)) is not None:
-                platforms[platform] = None
-                unnamed.remove(digest)
-    with reading(engine) as connection:
-        known = find_layers(connection, tables, layers, now=now)
-    joint = "@" if isinstance(reference, Digest) else ":"
-    return Coverage(
-        f"{scope}{joint}{reference}",
-        tuple(_image_layer(layer, known.get(digest)) for digest, layer in layers.items()),
-        tuple(missing),
-        tuple(platforms),
-        tuple(left_out),
-        # What an image is for whose platform is named nowhere, nobody can tell.
-        () if unnamed else _absent(asked, usual, tuple(platforms)),
-    )
+def _wait_for(look: Callable[[], tuple[bool, Result]], service: Service, deadline: float) -> Result:
+    """Call `look` until it returns True with its result, or `deadline` (monotonic) has passed."""
+    while True:
+        left = deadline - time.monotonic()
+        try:
+            over, result = look()
+            if over or service.stop.is_set() or left <= 0:
+                return result
+        except (RegistryUnavailable, RegistryTimeout, DatabaseDown) as error:
+            # These pass by themselves, except for what an operator has to mend.
+            if isinstance(error, DatabaseUnfit) or service.stop.is_set() or left <= 0:
+                raise
+        service.stop.wait(min(_POLL_SECONDS, max(left, 0.0)))
 
 
-def _absent(
-    asked: tuple[Platform, ...], usual: tuple[Platform, ...], platforms: tuple[Platform, ...]
-) -> tuple[Platform, ...]:
-    if not asked and platforms:
-        return ()
-    return tuple(
-        wanted for wanted in asked or usual if not any(wanted.takes(platform) for platform in platforms)
-    )
-
-
-def _image_layer(layer: LayerDescriptor, known: LayerRecord | None) -> ImageLayer:
-    digest = str(layer.digest)
-    if known is not None:
-        return ImageLayer(digest, layer.size, known.state, known.rbtorrent_id, known.reason)
-    if layer.brewable:
-        return ImageLayer(digest, layer.size, "unknown", why="nobody has asked for it yet")
-    why = "foreign, its bytes are elsewhere" if layer.foreign else "empty"
-    return ImageLayer(digest, layer.size, "not brewed here", why=why)
-
-
-def _names(platforms: tuple[Platform, ...]) -> str:
-    return " ".join(str(platform) for platform in platforms) or "none"
-
-
-def _lacks(layer: ImageLayer) -> str:
-    return f"{layer.state}: {layer.why}" if layer.why else layer.state
-
-
-def show_layer(engine: Engine, tables: Tables, digest: Digest, *, now: int) -> dict[str, object] | None:
-    """All that the database has on one layer, None if it does not know it. Raises DatabaseDown."""
+def layer_record(engine: Engine, tables: Tables, digest: Digest, *, now: int) -> dict[str, object] | None:
+    """Return all that the database has on one layer, None if it is unknown. Raises DatabaseDown."""
     with reading(engine) as connection:
         record = find_layer(connection, tables, str(digest), now=now)
     return asdict(record) if record else None
 
 
 def layer_lines(record: dict[str, object]) -> Iterator[str]:
-    """A line for each thing known, times as people write them."""
+    """Yield a line for each field that has a value."""
     for name, value in record.items():
         if value is None or value == ():
             continue
-        if name in ("added", "locked", "brewed", "next_try", "claimed") and isinstance(value, int):
+        if name in _TIMES and isinstance(value, int):
             value = f"{datetime.fromtimestamp(value, UTC):%Y-%m-%d %H:%M:%S} UTC"
         if isinstance(value, tuple):
             value = " ".join(value)

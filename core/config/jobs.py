@@ -20,7 +20,10 @@ PlatformName = Annotated[str, AfterValidator(_platform)]
 
 
 class Job(Section):
-    """When the scheduler runs a job: every `interval` seconds (0: never), or by `cron`."""
+    """When the scheduler runs a job: every `interval` seconds (0: never), or by `cron`.
+
+    Default intervals are in jobs/scheduled_jobs.py.
+    """
 
     interval: Annotated[float, Field(ge=0)] | None = None
     cron: Annotated[str, checked(lambda checks: checks.cron)] | None = None
@@ -54,13 +57,3 @@ class Jobs(Section):
     scan_tags: ScanTags = Field(default=ScanTags(), alias="scan-tags")
     prune: Prune = Prune()
     publish_whitelist: PublishWhitelist = Field(default=PublishWhitelist(), alias="publish-whitelist")
-
-
-SECONDS = {
-    "release-locks": 60.0,
-    "resolve-manifests": 10.0,
-    "scan-tags": 3600.0,
-    "prune": 3600.0,
-    "publish-whitelist": 60.0,
-}
-"""Intervals of jobs for which neither an interval nor cron is given; brew's is `brewer.sleep_time`."""

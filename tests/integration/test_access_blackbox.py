@@ -18,6 +18,7 @@ from core.config.config import Blackbox as Settings
 from core.config.config import Config, DockerRegistry
 from core.http.client import HttpClient
 from core.registry.client import RegistryClient
+from jobs.service import Service
 from tests.servers.bad_http import hanging_up, html, redirecting, replying, sending, silent
 from tests.servers.blackbox import Account, Blackbox, Fault, Status, reply_fault, start_blackbox
 from tests.servers.http_server import Answer, start_http_server
@@ -310,7 +311,7 @@ def test_a_clock_that_is_set_back_keeps_no_verdict(
             "blackbox": {"url_template": blackbox.url_template, "verdict_ttl": 60, "read_timeout": 2.0},
         }
     )
-    access = docker_torrents.Parts(config).access
+    access = docker_torrents.web_parts(Service(config)).access
     access.admit(HEADERS)
     passed[0] = 59.0
     access.admit(HEADERS)

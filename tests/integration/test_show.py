@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from core.manifests.platform import Platform
-from jobs.show import Coverage, show_image
+from jobs.image_coverage import Coverage, show_image
 from sql.engine import create_engine_for
 from tests.integration.sql.database import NOW, Database
 from tests.scanning import client

@@ -213,7 +213,7 @@ def test_an_answer_that_is_being_sent_is_sent_to_its_end() -> None:
 
 PROGRAM = """
 import os, sys, threading, time
-from core.stopping import told_to_stop
+from core.stopping import stop_on_signals
 from web.listen import listen
 from web.workers import serve
 
@@ -236,7 +236,7 @@ def broken():
 
 build, stop = broken if sys.argv[3] == "broken" else App, threading.Event()
 port, workers = map(int, sys.argv[1:3])
-with told_to_stop(stop):
+with stop_on_signals(stop):
     sys.exit(serve(build, listen("127.0.0.1", port), stop, workers=workers, threads=4, grace=30))
 """
 

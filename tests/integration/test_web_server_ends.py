@@ -98,7 +98,7 @@ def test_without_descriptors_connections_wait_and_the_log_says_so_once(
 
 PROGRAM = """
 import sys, threading
-from core.stopping import told_to_stop
+from core.stopping import stop_on_signals
 from web.listen import listen
 from web.server import WebServer
 from web.workers import serve
@@ -118,7 +118,7 @@ def broken(self, seconds):
 if sys.argv[3] == "broken":
     WebServer._turn = broken
 stop = threading.Event()
-with told_to_stop(stop):
+with stop_on_signals(stop):
     sys.exit(serve(App, listen("127.0.0.1", int(sys.argv[1])), stop, workers=int(sys.argv[2]), threads=4))
 """
 

@@ -1,93 +1,81 @@
-"""What may be typed, what is refused, and the help."""
+"""Which commands exist, what they accept and refuse, and their help."""
 
 from __future__ import annotations
 
-import argparse
+import io
+import re
 import shlex
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 
 import pytest
 
 import docker_torrents
-from core.command_line import RUNNABLE, _parser, parse_arguments
 from core.digest import Digest
 from core.manifests.platform import Platform
-from jobs.commands import COMMANDS
+from docker_torrents import parse_arguments
+from jobs.scheduled_jobs import JOBS
 
 DIGEST = "sha256:" + "0123456789abcdef" * 4
 SEED_USAGE = "usage: docker_torrents [-h] [-c CONFIG] [-d [DEBUG]]"
 
 
-def commands(
-    parser: argparse.ArgumentParser, words: tuple[str, ...] = ()
-) -> Iterator[tuple[tuple[str, ...], argparse.ArgumentParser]]:
-    """Every command that runs something, with the words that lead to it."""
-    inner = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
-    if not inner:
-        yield words, parser
-    for action in inner:
-        for name, command in action.choices.items():
-            yield from commands(command, (*words, name))
-
-
-ALL = dict(commands(_parser()))
-
-
-def test_the_help_begins_with_the_usage_of_old(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        parse_arguments(["-h"])
-
-    told = capsys.readouterr().out
+def help_of(*words: str) -> str:
+    """Return what `--help` prints after `words`."""
+    printed = io.StringIO()
+    with redirect_stdout(printed), pytest.raises(SystemExit) as ended:
+        parse_arguments([*words, "--help"])
     assert ended.value.code == 0
-    assert told.startswith(SEED_USAGE)
-    assert "Config file (default /etc/docker-registry-\n" in told
-    for words in ALL:
-        assert f"  {words[0]} " in told or f"  {words[0]}\n" in told
+    return printed.getvalue()
+
+
+def commands(*words: str) -> Iterator[tuple[str, ...]]:
+    """Yield every command that can be run, with the words that lead to it."""
+    inner = re.findall(r"^    ([a-z][a-z-]*)(?= |$)", help_of(*words), re.MULTILINE)
+    for name in inner:
+        yield from commands(*words, name)
+    if words and not inner:
+        yield words
+
+
+ALL = list(commands())
+
+
+def test_all_commands_are_found_by_their_help() -> None:
+    assert {"web", "run", "check", "show"} <= {words[0] for words in ALL}
+    assert ("backfill", "legacy") in ALL
+    assert ("queue", "retry") in ALL
+
+
+def test_the_help_begins_with_the_seeds_usage() -> None:
+    shown = help_of()
+
+    assert shown.startswith(SEED_USAGE)
+    assert "Config file (default /etc/docker-registry-\n" in shown
 
 
 @pytest.mark.parametrize("words", ALL, ids=" ".join)
-def test_every_command_has_help_with_an_example_that_parses(
-    words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit) as ended:
-        parse_arguments([*words, "--help"])
-
-    told = capsys.readouterr().out
-    assert ended.value.code == 0
-    [example] = [line for line in told.splitlines() if line.startswith("example: ")]
+def test_every_command_has_a_function_and_help_with_an_example_that_parses(words: tuple[str, ...]) -> None:
+    [example] = [line for line in help_of(*words).splitlines() if line.startswith("example: ")]
     typed = example.removeprefix("example: docker_torrents ").split(" | ")[0]
     arguments = parse_arguments(shlex.split(typed))
-    assert (arguments.command, arguments.action)[: len(words)] == words[:2]
+
+    assert (arguments.command, getattr(arguments, "action", None))[: len(words)] == words[:2]
+    assert callable(arguments.func)
 
 
-@pytest.mark.parametrize("words", ALL, ids=" ".join)
-def test_every_command_is_carried_out_by_somebody(words: tuple[str, ...]) -> None:
-    command, action = (*words, None)[:2]
-    assert command in docker_torrents.STARTS or (command, action) in COMMANDS
-
-
-def test_every_job_can_be_run() -> None:
-    assert set(RUNNABLE) == set(docker_torrents.JOBS)
+@pytest.mark.parametrize("job", JOBS)
+def test_every_job_can_be_run_and_is_in_the_help(job: str) -> None:
+    assert parse_arguments(["run", job]).job == job
+    assert f"  {job} " in help_of("run")
 
 
 @pytest.mark.parametrize("words", ["queue status", "run brew", "check"])
 def test_config_and_debug_may_stand_before_a_command_or_behind_it(words: str) -> None:
-    before = parse_arguments(["-c", "a.yaml", "-d", *words.split()])
-    assert (str(before.config), before.debug) == ("a.yaml", True)
-    assert parse_arguments([*words.split(), "-c", "a.yaml", "-d"]) == before
+    for typed in (["-c", "a.yaml", "-d", *words.split()], [*words.split(), "-c", "a.yaml", "-d"]):
+        arguments = parse_arguments(typed)
+        assert (str(arguments.config), arguments.debug) == ("a.yaml", True)
     assert parse_arguments([*words.split()]).config == parse_arguments([]).config
-
-
-@pytest.mark.parametrize("group", sorted({words[0] for words in ALL if len(words) > 1}))
-def test_the_help_of_a_group_of_commands_tells_what_each_does(
-    group: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit):
-        parse_arguments([group, "-h"])
-    told = capsys.readouterr().out
-    for first, *rest in ALL:
-        if first == group:
-            assert f"    {rest[0]} " in told
 
 
 def test_without_a_command_it_is_the_daemon() -> None:
@@ -151,7 +139,7 @@ def test_debug_takes_a_word_but_not_the_command(typed: list[str], debug: bool, c
     ],
     ids=" ".join,
 )
-def test_nonsense_is_a_usage_error(typed: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_usage_ends_with_status_2(typed: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         parse_arguments(typed)
 
@@ -167,7 +155,7 @@ def test_nonsense_is_a_usage_error(typed: list[str], capsys: pytest.CaptureFixtu
         (["show", "a:b", "--timeout", "5"], "show"),
     ],
 )
-def test_what_does_not_go_together_is_answered_with_the_commands_own_usage(
+def test_arguments_that_exclude_each_other_are_answered_with_the_usage_of_the_command(
     typed: list[str], command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from core.command_line import RUNNABLE, parse_arguments
+from docker_torrents import parse_arguments
+from jobs.scheduled_jobs import JOBS
 from jobs.scheduler import Schedule, trigger
 
 LINES = (Path(__file__).resolve().parents[2] / "crontab.example").read_text().splitlines()
@@ -39,5 +40,5 @@ def test_commands_are_ours_and_every_job_is_run() -> None:
         assert lock == f"/run/lock/docker-torrents-{words[-1]}"
         ran.append(parse_arguments(words).job)
 
-    assert sorted(ran) == sorted(RUNNABLE)
-    assert [job for entry in OFF for job in RUNNABLE if f"run {job} " in entry[6]] == ["publish-whitelist"]
+    assert sorted(ran) == sorted(JOBS)
+    assert [job for entry in OFF for job in JOBS if f"run {job} " in entry[6]] == ["publish-whitelist"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from core.command_line import parse_arguments
+from docker_torrents import parse_arguments
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -13,6 +13,8 @@ import docker_torrents
 from core.config.config import Config, Section
 from core.config.file import parse_config
 from core.digest import Digest
+from jobs.scheduled_jobs import JOBS, schedules
+from jobs.service import Service
 from web.app import build_app
 
 EVERYTHING = """
@@ -56,25 +58,23 @@ def read(monkeypatch: pytest.MonkeyPatch) -> set[tuple[str, str]]:
 
 def put_together(config: Config) -> None:
     """Builds everything that this configuration asks for; jobs run on a queue that is empty."""
-    parts = docker_torrents.Parts(config)
+    service = Service(config)
     assert config.trackers == ["http://tracker/announce"]
-    assert parts.engine
-    assert parts.tables
-    assert parts.source
-    assert parts.store
-    urls = parts.registry.urls
+    assert service.engine
+    assert service.tables
+    assert service.source
+    assert service.store
+    urls = service.registry.urls
     assert all([urls.manifest("a", "b"), urls.tags("a"), urls.blob("a", Digest.parse("sha256:" + "0" * 64))])
-    build_app(parts.web).close()
-    assert docker_torrents.schedules(parts)
-    docker_torrents.start_web(parts, Namespace(workers=1))
+    build_app(docker_torrents.web_parts(service)).close()
+    assert schedules(service)
+    docker_torrents.start_web(service, Namespace(workers=1))
     if config.db.url:
-        assert parts.brewery
-        docker_torrents.JOBS["release-locks"](parts)
-        docker_torrents.JOBS["scan-tags"](parts)
-        docker_torrents.JOBS["publish-whitelist"](parts)
+        for name in ("release-locks", "scan-tags", "publish-whitelist"):
+            JOBS[name].run(service)
         if config.layers.source == "directory":
-            docker_torrents.JOBS["prune"](parts)
-    parts.engine.dispose()
+            JOBS["prune"].run(service)
+    service.engine.dispose()
 
 
 def test_a_key_that_only_something_else_has_by_that_name_counts_as_unread() -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 import yaml
 from pydantic import BaseModel
 
-from core.command_line import RUNNABLE
 from core.config.config import Config
+from jobs.scheduled_jobs import JOBS
 
-SECTIONS = {f"{name}:" for name in (*Config.model_fields, *RUNNABLE)}
+SECTIONS = {f"{name}:" for name in (*Config.model_fields, *JOBS)}
 EXAMPLE = (Path(__file__).resolve().parents[2] / "config.example.yaml").read_text()
 
 

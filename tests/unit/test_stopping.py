@@ -5,16 +5,15 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import docker_torrents
+import jobs.commands
 from core.config.config import Config
-from core.stopping import told_to_stop
+from core.stopping import stop_on_signals
 
 BOTH = [signal.SIGTERM, signal.SIGINT]
 
@@ -41,7 +40,7 @@ def send(number: signal.Signals) -> None:
 @pytest.mark.parametrize("number", BOTH)
 def test_within_the_block_the_event_is_set_and_behind_it_all_is_as_before(number: signal.Signals) -> None:
     stop = threading.Event()
-    with told_to_stop(stop):
+    with stop_on_signals(stop):
         send(number)
         assert stop.wait(10)
     with pytest.raises(ToldOutside):
@@ -50,7 +49,7 @@ def test_within_the_block_the_event_is_set_and_behind_it_all_is_as_before(number
 
 def test_a_signal_may_come_while_the_event_is_being_waited_for() -> None:
     stop = threading.Event()
-    with told_to_stop(stop):
+    with stop_on_signals(stop):
         # What `wait` does, too, for as long as it takes to see whether there is anything to wait for.
         with stop._cond:
             send(signal.SIGTERM)
@@ -58,16 +57,16 @@ def test_a_signal_may_come_while_the_event_is_being_waited_for() -> None:
 
 
 def test_sigterm_may_come_again_and_only_a_second_sigint_ends_the_process() -> None:
-    with told_to_stop(threading.Event()):
+    with stop_on_signals(threading.Event()):
         send(signal.SIGTERM)
         send(signal.SIGTERM)
         send(signal.SIGINT)
         assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
 
 
-@pytest.mark.parametrize("start", [docker_torrents.start_daemon, docker_torrents.start_scheduler])
-def test_told_to_stop_while_it_starts_it_ends_as_it_would_later(
-    start: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("command", [[], ["scheduler"]], ids=["daemon", "scheduler"])
+def test_a_signal_during_the_start_ends_the_process_as_one_that_comes_later(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ended: list[bool] = []
 
@@ -83,7 +82,7 @@ def test_told_to_stop_while_it_starts_it_ends_as_it_would_later(
         def stop(self, stop: threading.Event) -> None:
             ended.append(stop.is_set())
 
-    monkeypatch.setattr(docker_torrents, "Scheduler", Told)
+    monkeypatch.setattr(jobs.commands, "Scheduler", Told)
     monkeypatch.setattr(docker_torrents, "listen", lambda host, port: [])
     monkeypatch.setattr(
         docker_torrents, "serve", lambda build, listening, stop, workers: 0 if stop.wait(10) else 1
@@ -92,5 +91,6 @@ def test_told_to_stop_while_it_starts_it_ends_as_it_would_later(
         {"docker_registry": {"host": "registry"}, "application": {"state_dir": tmp_path}}
     )
 
-    assert start(docker_torrents.Parts(config), Namespace()) == 0
+    arguments = docker_torrents.parse_arguments(command)
+    assert arguments.func(config, arguments) == 0
     assert ended == [True]

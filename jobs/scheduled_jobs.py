@@ -1,0 +1,194 @@
+"""The scheduled jobs: names, help, default intervals and functions, in one table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+
+from core.config import jobs as sections
+from core.config.config import Config
+from core.errors import ConfigInvalid
+from core.manifests.platform import Platform
+from jobs.brew import Brewery, brew
+from jobs.prune import Pruning, prune
+from jobs.publish_whitelist import Whitelist, publish_whitelist
+from jobs.release_locks import release_locks
+from jobs.repository_scan import Scan
+from jobs.resolve_manifests import resolve_manifests
+from jobs.scan_tags import scan_tags
+from jobs.scheduler import Schedule
+from jobs.service import Service
+from sql.tables import Priority
+
+
+@dataclass(frozen=True)
+class Job:
+    """A scheduled job. `run` does one run and returns its summary.
+
+    `settings` returns the job's section of the configuration; `interval` is the default one in seconds, or
+    returns it. `enabled` says whether the scheduler runs the job at all. `dry_run` does the same without
+    changing anything.
+    """
+
+    name: str
+    help: str
+    run: Callable[[Service], object]
+    settings: Callable[[sections.Jobs], sections.Job]
+    interval: float | Callable[[Config], float]
+    enabled: Callable[[Config], bool] = lambda config: True
+    dry_run: Callable[[Service], object] | None = None
+
+    def schedule(self, service: Service) -> Schedule:
+        """Return when the scheduler runs this job."""
+        config = service.config
+        configured = self.settings(config.jobs)
+        default = self.interval(config) if callable(self.interval) else self.interval
+        interval = default if configured.interval is None else configured.interval
+        return Schedule(self.name, partial(self.run, service), interval, configured.cron)
+
+
+def _brew(service: Service) -> object:
+    config = service.config
+    return brew(
+        Brewery(
+            engine=service.database,
+            tables=service.tables,
+            source=service.source,
+            store=service.store,
+            brewer=service.brewer_name,
+            private=config.torrents.private,
+            workers=config.brewer.workers,
+            connections=config.layers.connections,
+            layers_per_chunk=config.brewer.layers_per_chunk,
+            brew_discard_timeout=config.brewer.brew_discard_timeout,
+            sleep_time=config.brewer.sleep_time,
+            max_attempts=config.brewer.max_attempts,
+        ),
+        service.stop,
+    )
+
+
+def _release_locks(service: Service) -> object:
+    brewer = service.config.brewer
+    return release_locks(
+        service.database,
+        service.tables,
+        now=service.now(),
+        brew_discard_timeout=brewer.brew_discard_timeout,
+        max_attempts=brewer.max_attempts,
+    )
+
+
+def _resolve_manifests(service: Service) -> object:
+    return resolve_manifests(
+        service.database,
+        service.tables,
+        service.registry,
+        clock=service.clock,
+        stop=service.stop,
+        max_attempts=service.config.brewer.max_attempts,
+    )
+
+
+def _scan_tags(service: Service) -> object:
+    options = service.config.jobs.scan_tags
+    return scan_tags(
+        Scan(
+            engine=service.database,
+            tables=service.tables,
+            registry=service.registry.paced(service.pace(options.rate)),
+            clock=service.clock,
+            priority=Priority.SCANNED,
+            stop=service.stop,
+            platforms=tuple(Platform.parse(name) for name in options.platforms),
+        )
+    )
+
+
+def _prune(service: Service) -> object:
+    return prune(_pruning(service))
+
+
+def _prune_dry_run(service: Service) -> object:
+    return prune(replace(_pruning(service), dry_run=True))
+
+
+def _pruning(service: Service) -> Pruning:
+    options = service.config.jobs.prune
+    return Pruning(
+        engine=service.database,
+        tables=service.tables,
+        lookout=service.blobs.lookout(),
+        store=service.store,
+        clock=service.clock,
+        stop=service.stop,
+        grace=options.grace,
+        limit=options.limit,
+    )
+
+
+def _publish_whitelist(service: Service) -> object:
+    options = service.config.jobs.publish_whitelist
+    if options.file is None:
+        raise ConfigInvalid("jobs.publish-whitelist", ["file is required to publish a whitelist"])
+    return publish_whitelist(
+        Whitelist(service.database, service.tables, options.file, options.reload_command or ())
+    )
+
+
+JOBS = {
+    job.name: job
+    for job in (
+        Job(
+            "brew",
+            "brew the layers in the queue",
+            _brew,
+            settings=lambda jobs: jobs.brew,
+            interval=lambda config: config.brewer.sleep_time,
+        ),
+        Job(
+            "release-locks",
+            "free the layers of brewers that died",
+            _release_locks,
+            settings=lambda jobs: jobs.release_locks,
+            interval=60,
+        ),
+        Job(
+            "resolve-manifests",
+            "find the layers of pushed manifests whose events did not list them",
+            _resolve_manifests,
+            settings=lambda jobs: jobs.resolve_manifests,
+            interval=10,
+        ),
+        Job(
+            "scan-tags",
+            "queue new layers of the repositories that have the role",
+            _scan_tags,
+            settings=lambda jobs: jobs.scan_tags,
+            interval=3600,
+        ),
+        Job(
+            "prune",
+            "remove layers that the registry no longer has",
+            _prune,
+            settings=lambda jobs: jobs.prune,
+            interval=3600,
+            dry_run=_prune_dry_run,
+        ),
+        Job(
+            "publish-whitelist",
+            "write the info-hashes for a tracker's whitelist",
+            _publish_whitelist,
+            settings=lambda jobs: jobs.publish_whitelist,
+            interval=60,
+            enabled=lambda config: config.jobs.publish_whitelist.file is not None,
+        ),
+    )
+}
+"""Every job by its name."""
+
+
+def schedules(service: Service) -> list[Schedule]:
+    """Return when the scheduler runs each job."""
+    return [job.schedule(service) for job in JOBS.values() if job.enabled(service.config)]

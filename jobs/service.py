@@ -1,0 +1,155 @@
+"""Service: everything that jobs and commands work with, made from the configuration at first use."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable
+from functools import cached_property
+from itertools import chain
+
+from sqlalchemy import Engine
+
+from core.command_line import Run
+from core.config.config import Config
+from core.layer_places import LayerPlaces
+from core.logged_http import LoggedHttp
+from core.pace import Pace
+from core.registry.client import RegistryClient
+from core.s3_bucket import open_bucket
+from core.sources.source import LayerSource
+from core.stopping import stop_on_signals
+from core.stores.directory import DirectoryStore
+from core.stores.s3 import S3Store
+from core.stores.store import MetainfoStore
+from sql.engine import create_engine_for
+from sql.files import list_files
+from sql.layers import list_scopes
+from sql.legacy import find_mds_files
+from sql.schema import create_missing
+from sql.tables import Tables, build_tables
+from sql.transaction import reading, transaction
+
+log = logging.getLogger(__name__)
+
+_MDS_PAGE = 5_000
+"""Rows of the MDS driver's tables that are read at a time."""
+
+
+class Service:
+    """The configured service. Nothing is connected before it is used.
+
+    `stop` is set when the process is asked to end. `clock` returns Unix seconds. Each property is made once;
+    tests may assign their own.
+    """
+
+    def __init__(self, config: Config, clock: Callable[[], float] = time.time) -> None:
+        self.config = config
+        self.clock = clock
+        self.stop = threading.Event()
+
+    def now(self) -> int:
+        """Return the time in whole Unix seconds."""
+        return int(self.clock())
+
+    def pace(self, rate: float | None) -> Pace:
+        """Return a limit of `rate` requests a second, None for no limit."""
+        return Pace(rate, sleep=self.stop.wait)
+
+    @cached_property
+    def tables(self) -> Tables:
+        db = self.config.db
+        return build_tables(db.table_name, db.old_table_name, db.mfs_table, db.mds_table)
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The database, for commands that only read: tables may be missing."""
+        db = self.config.db
+        url = db.url.get_secret_value() if db.url else None
+        return create_engine_for(
+            url=url,
+            file=None if url or db.host else self.config.application.state_dir / "docker_torrents.sqlite",
+            hosts=db.host or (),
+            port=db.port,
+            database=db.database,
+            username=db.username,
+            password=db.password.get_secret_value() if db.password else None,
+            connect_timeout=db.connect_timeout,
+            max_pool_size=db.max_pool_size,
+        )
+
+    @cached_property
+    def database(self) -> Engine:
+        """The database with all its tables, which are made if they are missing. Raises DatabaseDown."""
+        with transaction(self.engine) as connection:
+            created = create_missing(connection, self.tables)
+        if created:
+            log.info("database prepared tables_and_indexes=%d", len(created))
+        return self.engine
+
+    def http(self) -> LoggedHttp:
+        """Return a new HTTP client for the registry."""
+        settings = self.config.docker_registry
+        return LoggedHttp(settings.connect_timeout, settings.read_timeout)
+
+    @cached_property
+    def registry(self) -> RegistryClient:
+        """The registry, with the brewer's credentials."""
+        brewer = self.config.brewer
+        password = brewer.brew_password.get_secret_value() if brewer.brew_password else ""
+        return RegistryClient(self.config.docker_registry, self.http(), brewer.brew_user, password)
+
+    @cached_property
+    def blobs(self) -> LayerPlaces:
+        """The backends that hold the registry's blobs."""
+        return LayerPlaces(
+            self.config, self.registry, self._candidate_scopes, self._find_mds_file, self._list_mds_files
+        )
+
+    @cached_property
+    def source(self) -> LayerSource:
+        """The backend that layers are read from."""
+        return self.blobs.source()
+
+    @cached_property
+    def store(self) -> MetainfoStore:
+        """Where metainfo is kept."""
+        if self.config.torrents.store == "s3" and self.config.s3.bucket:
+            return S3Store(open_bucket(self.config.s3, self.config.s3.bucket), self.config.s3.prefix)
+        return DirectoryStore(self.config.metainfo_dir)
+
+    @cached_property
+    def brewer_name(self) -> str:
+        """The name by which this process holds locks, for operators."""
+        return f"{socket.gethostname()}:{os.getpid()}"
+
+    def _candidate_scopes(self) -> Iterable[str]:
+        """Return the repositories in which to look for a layer of unknown repository."""
+        with reading(self.engine) as connection:
+            known = list_scopes(connection, self.tables)
+        return chain(known, self.registry.list_repositories())
+
+    def _find_mds_file(self, path: str) -> str | None:
+        with reading(self.engine) as connection:
+            return find_mds_files(connection, self.tables, [path]).get(path)
+
+    def _list_mds_files(
+        self, folder: str, after: str | None
+    ) -> tuple[list[tuple[str, int | None]], str | None]:
+        with reading(self.engine) as connection:
+            return list_files(connection, self.tables, folder=folder, after=after, limit=_MDS_PAGE)
+
+
+def with_service(run: Callable[[Service, argparse.Namespace], int]) -> Run:
+    """Return a command that calls `run` with the service, which SIGTERM and SIGINT stop."""
+
+    def run_command(config: Config, arguments: argparse.Namespace) -> int:
+        service = Service(config)
+        with stop_on_signals(service.stop):
+            return run(service, arguments)
+
+    return run_command

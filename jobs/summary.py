@@ -1,0 +1,20 @@
+"""What is done with the summary of a run: print it, and derive the exit status."""
+
+from __future__ import annotations
+
+from core.command_line import DONE, FAILED
+from core.output import print_line
+
+_UNDONE = ("failed", "interrupted", "given_back", "unanswered")
+"""The fields of summaries that count work which was not done."""
+
+
+def print_summary(summary: object) -> int:
+    """Print the summary as the last line of a command, and return the exit status."""
+    print_line(str(summary))
+    return exit_status(summary)
+
+
+def exit_status(summary: object) -> int:
+    """Return FAILED if some of the work was not done."""
+    return FAILED if any(getattr(summary, name, 0) for name in _UNDONE) else DONE
