@@ -22,7 +22,7 @@ MAX_REQUEST = 64 * 1024
 MAX_ANSWER = 64 * 1024
 """Bytes of an answer's body."""
 MAX_PEERS = 50
-MAX_LEASES = 16
+MAX_LEASES = 64
 MAX_FETCHED = 1024
 MAX_SEEDS = 100
 """Layers in one SeedsRequest: with the longest capabilities they are below MAX_REQUEST."""
@@ -39,6 +39,7 @@ Port = Annotated[int, Field(ge=1, le=65_535)]
 Chunk = Annotated[int, Field(ge=0, lt=MAX_CHUNKS)]
 Seconds = Annotated[float, Field(gt=0, le=_LONGEST_WAIT)]
 Capability = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,512}$")]
+NodeId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Address = Annotated[str, Field(max_length=64), AfterValidator(_address)]
 
@@ -70,6 +71,8 @@ class Message(BaseModel):
 class SwarmRequest(Message):
     """A node that takes part in the swarm of a layer."""
 
+    node: NodeId
+    """Tells nodes apart that share an address: random, chosen when the mirror starts, known to no peer."""
     port: Port
     """Where the node takes connections of peers. Its address is that of the connection."""
     chunks: Annotated[int, Field(ge=1, le=MAX_CHUNKS)]
@@ -82,7 +85,7 @@ class SwarmRequest(Message):
     """Whether the node itself has the whole layer."""
     stopped: bool = False
     """Whether the node leaves the swarm: its leases end, and it is no longer given out as a peer."""
-    want: Annotated[int, Field(ge=0, le=MAX_LEASES)] = MAX_LEASES
+    want: Annotated[int, Field(ge=0, le=MAX_LEASES)] = 16
     """How many leases, with those that it holds, the node can use. 0: it asks for peers alone."""
 
     @model_validator(mode="after")
@@ -120,7 +123,7 @@ class SwarmAnswer(Message):
     leases: Annotated[list[Lease], Field(max_length=MAX_LEASES)]
     """All leases that the node holds now, the new ones among them. A chunk missing here was taken back."""
     again: Seconds
-    """When to ask again, in seconds; a node that has fetched a leased chunk asks at once."""
+    """When to ask again, in seconds. Sooner asks only a node that has fetched leased chunks, or leaves."""
     capability: Capability
     """The capability for the next call and for the web seed."""
 
@@ -136,6 +139,7 @@ class Seed(Message):
 class SeedsRequest(Message):
     """A node that has layers completely and announces those used last."""
 
+    node: NodeId
     port: Port
     layers: Annotated[list[Seed], Field(max_length=MAX_SEEDS)]
 

@@ -32,7 +32,15 @@ from core.swarm.messages import (
 
 PAGE = Path(__file__).parents[2] / "docs" / "http-api.md"
 LONGEST_CAPABILITY = "A" * 400
-REQUEST: dict[str, Any] = {"port": 6881, "chunks": 10, "held": "gEA=", "fetched": [0], "complete": False}
+NODE = "0123456789abcdef" * 2
+REQUEST: dict[str, Any] = {
+    "node": NODE,
+    "port": 6881,
+    "chunks": 10,
+    "held": "gEA=",
+    "fetched": [0],
+    "complete": False,
+}
 ANSWER: dict[str, Any] = {
     "peers": [{"ip": "10.0.0.7", "port": 6881}],
     "leases": [{"chunk": 3, "seconds": 5}],
@@ -50,7 +58,7 @@ def test_a_request_is_decoded() -> None:
 
     assert (request.port, request.chunks, request.fetched) == (6881, 10, [0])
     assert list(request.held_chunks) == [0, 9]
-    assert (request.complete, request.stopped, request.want) == (False, False, MAX_LEASES)
+    assert (request.complete, request.stopped, request.want) == (False, False, 16)
 
 
 def test_an_answer_is_decoded() -> None:
@@ -62,9 +70,11 @@ def test_an_answer_is_decoded() -> None:
 
 
 def test_messages_are_the_same_after_encoding_and_decoding() -> None:
-    request = SwarmRequest(port=1, chunks=300, held=Bitmap.of(300, [299]).to_base64(), fetched=[4], want=2)
+    request = SwarmRequest(
+        node=NODE, port=1, chunks=300, held=Bitmap.of(300, [299]).to_base64(), fetched=[4], want=2
+    )
     answer = SwarmAnswer.decode(body(ANSWER))
-    seeds = SeedsRequest(port=6881, layers=[Seed(capability="abc", hex="a" * 64, chunks=7)])
+    seeds = SeedsRequest(node=NODE, port=6881, layers=[Seed(capability="abc", hex="a" * 64, chunks=7)])
     renewed = SeedsAnswer(again=600, capabilities=["abc", None])
 
     assert SwarmRequest.decode(request.encode()) == request
@@ -75,6 +85,7 @@ def test_messages_are_the_same_after_encoding_and_decoding() -> None:
 
 def test_the_longest_messages_fit() -> None:
     request = SwarmRequest(
+        node=NODE,
         port=65_535,
         chunks=MAX_CHUNKS,
         held=Bitmap.full(MAX_CHUNKS).to_base64(),
@@ -88,7 +99,9 @@ def test_the_longest_messages_fit() -> None:
         capability=LONGEST_CAPABILITY,
     )
     seeds = SeedsRequest(
-        port=65_535, layers=[Seed(capability=LONGEST_CAPABILITY, hex="f" * 64, chunks=MAX_CHUNKS)] * MAX_SEEDS
+        node=NODE,
+        port=65_535,
+        layers=[Seed(capability=LONGEST_CAPABILITY, hex="f" * 64, chunks=MAX_CHUNKS)] * MAX_SEEDS,
     )
     renewed = SeedsAnswer(again=600, capabilities=[LONGEST_CAPABILITY] * MAX_SEEDS)
 
@@ -105,6 +118,9 @@ def test_unknown_fields_are_ignored() -> None:
 @pytest.mark.parametrize(
     "changes",
     [
+        {"node": NODE.upper()},
+        {"node": NODE + "\n"},
+        {"node": ""},
         {"port": 0},
         {"port": 65_536},
         {"port": "6881"},
@@ -137,7 +153,7 @@ def test_a_request_that_breaks_a_rule_is_refused(changes: dict[str, Any]) -> Non
         SwarmRequest.decode(body(REQUEST, **changes))
 
 
-@pytest.mark.parametrize("missing", ["port", "chunks", "held"])
+@pytest.mark.parametrize("missing", ["node", "port", "chunks", "held"])
 def test_a_request_without_what_is_required_is_refused(missing: str) -> None:
     with pytest.raises(SwarmMessageInvalid, match=missing):
         SwarmRequest.decode(json.dumps({k: v for k, v in REQUEST.items() if k != missing}).encode())
@@ -186,7 +202,7 @@ def test_an_answer_that_breaks_a_rule_is_refused(changes: dict[str, Any]) -> Non
 )
 def test_an_announcement_that_breaks_a_rule_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(SwarmMessageInvalid):
-        SeedsRequest.decode(body({"port": 1, "layers": []}, **changes))
+        SeedsRequest.decode(body({"node": NODE, "port": 1, "layers": []}, **changes))
 
 
 @pytest.mark.parametrize(
