@@ -20,6 +20,7 @@ OWNERS = {
     "tqdm": ["jobs/progress.py"],
     "bottle": ["web/"],
     "waitress": ["web/"],
+    "granian": ["core/server.py"],
     "sqlalchemy": ["sql/", "jobs/", "web/", "docker_torrents.py"],
 }
 FILES = [

@@ -1,0 +1,228 @@
+"""Serve a WSGI app with granian: the address, the worker processes, and how all of it stops.
+
+granian runs the app in child processes (workers) and watches them from this one; why granian, with figures:
+docs/decisions/wsgi-server.md. Only its documented options and hooks are used.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import gc
+import logging
+import multiprocessing
+import os
+import resource
+import signal
+import socket
+import threading
+import time
+from _thread import start_new_thread
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from granian import Granian
+from granian.constants import HTTPModes, Interfaces
+from granian.log import LogLevels
+
+from core.errors import CannotListen
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
+
+GRACE_SECONDS = 10
+"""How long requests in flight may take to finish after SIGTERM; then the worker is killed."""
+
+BACKLOG = 1024
+"""Connections that the kernel accepts before a worker does."""
+
+MAX_CONNECTIONS = 10_000
+"""Open connections a worker, idle ones included: granian accepts no more beyond its `backpressure`."""
+
+_LOG: dict[str, object] = {"loggers": {"_granian": {}, "granian.access": {}}}
+"""granian's own loggers pass their lines on to the root logger, which has this program's format."""
+
+_ALL_IPV4 = "0.0.0.0"  # noqa: S104  # the user asked for all addresses
+_POLL_SECONDS = 0.05
+
+log = logging.getLogger(__name__)
+
+
+def serve(
+    build_app: Callable[[], WSGIApplication],
+    host: str,
+    port: int,
+    *,
+    workers: int = 1,
+    threads: int,
+    grace: int = GRACE_SECONDS,
+    lock: Path | None = None,
+    stop: threading.Event | None = None,
+    on_start: Callable[[], object] | None = None,
+) -> int:
+    """Serve the app until SIGTERM or SIGINT. Return the exit status: 0, or 1 if workers keep dying.
+
+    `build_app` is called once in each worker, a freshly spawned process: it must be picklable, and set up
+    logging itself. Each worker runs at most `threads` requests at once. At the end requests in flight have
+    `grace` seconds. `lock` names a file that only one such process may hold. `stop` is set as soon as the
+    signal arrives, before the workers have ended. `on_start` is called in this process once the address is
+    known to be free. Call this from the main thread. Raises CannotListen.
+    """
+    stopping = stop or threading.Event()
+    address = resolve_host(host, port)
+    check_free(address, port)
+    with ExitStack() as held:
+        if lock is not None:
+            held.enter_context(_locked(lock, address, port))
+        _raise_descriptor_limit()
+        # A forked worker would inherit locks and connections of this process, and skip atexit.
+        multiprocessing.set_start_method("spawn", force=True)
+        server = Granian(
+            "app",
+            address=address,
+            port=port,
+            interface=Interfaces.WSGI,
+            http=HTTPModes.http1,
+            workers=workers,
+            blocking_threads=threads,
+            backlog=BACKLOG,
+            backpressure=_max_connections(),
+            respawn_failed_workers=True,
+            workers_kill_timeout=grace,
+            # Its warnings are about numbers of threads and workers that are chosen here.
+            log_level=LogLevels.error,
+            log_dictconfig=_LOG,
+        )
+        server.on_startup(partial(_handle_signals, stopping))
+        server.on_startup(partial(_announce, host, address, port, workers, stopping))
+        if on_start is not None:
+            server.on_startup(on_start)
+        try:
+            server.serve(target_loader=partial(_load, build_app, grace), wrap_loader=False)
+        except SystemExit:
+            if not stopping.is_set():
+                log.error("stopped: workers keep ending by themselves")
+                return 1
+        return 0
+
+
+def resolve_host(host: str, port: int) -> str:
+    """Return the one address to listen at, the first of a name's IPv4 addresses if it has any.
+
+    `::` and an empty host stand for all addresses, IPv4 too, and for IPv4 alone on a machine without IPv6.
+    Raises CannotListen.
+    """
+    if host in ("", "::"):
+        return "::" if _has_ipv6() else _ALL_IPV4
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise CannotListen(host, port, error.strerror or str(error)) from error
+    found.sort(key=lambda one: one[0] != socket.AF_INET)
+    return str(found[0][4][0])
+
+
+def check_free(address: str, port: int) -> None:
+    """Raise CannotListen unless a server can listen there.
+
+    Workers share their port (SO_REUSEPORT), so a second server would start beside the first and get a part of
+    its connections. A socket that does not share its port fails while another process listens.
+    """
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            # The port of a server that has just stopped is free.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((address, port))
+            probe.listen()
+    except OSError as error:
+        raise CannotListen(address, port, error.strerror or str(error)) from error
+
+
+def _has_ipv6() -> bool:
+    with suppress(OSError), socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
+        probe.bind(("::", 0))
+        return True
+    return False
+
+
+@contextmanager
+def _locked(path: Path, address: str, port: int) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise CannotListen(address, port, f"another process holds {path}") from error
+        yield
+
+
+def _raise_descriptor_limit() -> None:
+    """As far as allowed, workers inherit it: systemd's default of 1024 is for programs that use select(2)."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _max_connections() -> int:
+    """Half of the descriptors: the others are for files and connections of the app's own."""
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if descriptors == resource.RLIM_INFINITY:
+        return MAX_CONNECTIONS
+    return min(MAX_CONNECTIONS, descriptors // 2)
+
+
+def _handle_signals(stopping: threading.Event) -> None:
+    """At SIGTERM and SIGINT set `stopping`, then do what granian does; a second SIGINT kills this process."""
+
+    def handle(before: Any, number: int, frame: object) -> None:
+        # In a thread: the main thread may hold the lock of the event that granian's handler sets.
+        start_new_thread(_stop, (stopping, before, number))
+        if number == signal.SIGINT:
+            signal.signal(number, signal.SIG_DFL)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, partial(handle, signal.getsignal(number)))
+    if stopping.is_set():
+        # The signal came before.
+        signal.raise_signal(signal.SIGTERM)
+
+
+def _stop(stopping: threading.Event, before: Any, number: int) -> None:
+    stopping.set()
+    before(number, None)
+
+
+def _announce(host: str, address: str, port: int, workers: int, stopping: threading.Event) -> None:
+    """Log that the app is served once a worker accepts connections."""
+    target = {"::": "::1", _ALL_IPV4: "127.0.0.1"}.get(address, address)
+
+    def wait() -> None:
+        while not stopping.wait(_POLL_SECONDS):
+            with suppress(OSError), socket.create_connection((target, port), timeout=1.0):
+                log.info("serving host=%s port=%d workers=%d", host or address, port, workers)
+                return
+
+    threading.Thread(target=wait, name="announce", daemon=True).start()
+
+
+def _load(build_app: Callable[[], WSGIApplication], grace: int) -> WSGIApplication:
+    """In a worker: build the app."""
+    threading.Thread(target=_end_with_parent, args=(grace,), name="parent", daemon=True).start()
+    app = build_app()
+    # What exists now stays: the garbage collector need not look through it again and again.
+    gc.collect()
+    gc.freeze()
+    return app
+
+
+def _end_with_parent(grace: int) -> None:
+    """End this worker when the process that started it is gone, killed for example."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(grace)
+    os._exit(1)
