@@ -21,12 +21,12 @@ import torf
 from matplotlib.axes import Axes
 
 from bench.report import SCRATCH, Target, report
-from core.brewing import brew_layer
+from core.blobs.directory import DirectoryBlobs
 from core.digest import Digest
 from core.layer import LayerRef
-from core.piece_length import piece_length
-from core.sources.directory import DirectorySource
-from core.stores.directory import DirectoryStore
+from core.torrents.brewing import brew_layer
+from core.torrents.piece_length import piece_length
+from core.torrents.store import DirectoryStore
 from tests.installation import PROGRAM, Installation
 
 MIB = 1024 * 1024
@@ -95,7 +95,7 @@ def measure_speed() -> None:
 
 def one_round(layer: LayerRef) -> dict[str, float]:
     """Seconds that each contestant took."""
-    source = DirectorySource(STORAGE, TEMPLATE)
+    source = DirectoryBlobs(STORAGE, TEMPLATE)
     store = DirectoryStore(FOLDER / "metainfo")
     file = blob(layer.digest)
 

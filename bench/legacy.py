@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 
 from bench.report import report
 from bench.timed import timed
-from core.storages.layout import StorageLayout
+from core.blobs.storage_layout import StorageLayout
 from jobs.backfill_legacy import Takeover, backfill_legacy
 from sql.engine import create_engine_for
 from sql.schema import create_missing

@@ -18,15 +18,15 @@ from pathlib import Path
 from matplotlib.axes import Axes
 
 from bench.report import SCRATCH, Target, report
+from core.blobs.layer_reader import open_layer
+from core.blobs.registry import RegistryBlobs
 from core.config.config import DockerRegistry
 from core.digest import Digest
-from core.hashing import hash_layer
 from core.http.client import HttpClient
 from core.layer import LayerRef
-from core.piece_length import piece_length
 from core.registry.client import RegistryClient
-from core.sources.layer_reader import open_layer
-from core.sources.registry import RegistrySource
+from core.torrents.hashing import hash_layer
+from core.torrents.piece_length import piece_length
 from tests.servers.cutting_proxy import start_throttling_process
 from tests.servers.layers import digest_of, write_layer
 from tests.servers.nginx import serve_folder
@@ -124,13 +124,13 @@ def measure(
     return found
 
 
-def over_several(source: str, registry: RegistrySource, layer: LayerRef) -> list[Measured]:
+def over_several(source: str, registry: RegistryBlobs, layer: LayerRef) -> list[Measured]:
     """The rate for each number of connections."""
     rates = {connections: rate_of(registry, layer, connections) for connections in CONNECTIONS}
     return [Measured(source, number, rate, rate / rates[1]) for number, rate in rates.items()]
 
 
-def unthrottled(registry: RegistrySource, layer: LayerRef) -> list[Measured]:
+def unthrottled(registry: RegistryBlobs, layer: LayerRef) -> list[Measured]:
     """The rates of one connection and of the default, in turns, as the machine has its moods."""
     rates: dict[int, list[float]] = {1: [], DEFAULT: []}
     rate_of(registry, layer, 1)  # the file is in memory from now on
@@ -141,7 +141,7 @@ def unthrottled(registry: RegistrySource, layer: LayerRef) -> list[Measured]:
     return [Measured(UNTHROTTLED, number, rate, rate / medians[1]) for number, rate in medians.items()]
 
 
-def rate_of(source: RegistrySource, layer: LayerRef, connections: int) -> float:
+def rate_of(source: RegistryBlobs, layer: LayerRef, connections: int) -> float:
     """Bytes per second of reading and hashing the layer, as brewing does it."""
     size = source.size(layer)
     begun = time.perf_counter()
@@ -165,10 +165,10 @@ def nginx(folder: Path, layer: Path, limit_rate: int) -> Iterator[tuple[str, Lay
         yield server.url, ref
 
 
-def registry_at(http: HttpClient, url: str) -> RegistrySource:
+def registry_at(http: HttpClient, url: str) -> RegistryBlobs:
     """A source that reads from the registry, or what looks like one, at `url`."""
     settings = DockerRegistry(host=url.removeprefix("http://"), proto="http")
-    return RegistrySource(RegistryClient(settings, http))
+    return RegistryBlobs(RegistryClient(settings, http))
 
 
 def ref_of(layer: Path) -> LayerRef:

@@ -25,8 +25,8 @@ from matplotlib.axes import Axes
 from bench.load import Load, flood, processor_seconds, resident_mib, steady
 from bench.manifests import HEADERS, LAYERS, PATH, SCOPE
 from bench.report import report
-from core.capability import mint
 from core.digest import Digest
+from core.torrents.capability import mint
 from tests.installation import PROGRAM, Installation
 from tests.servers.layers import layer_bytes
 from tests.servers.process import ServerProcess, free_port

@@ -14,11 +14,11 @@ import requests
 from matplotlib.axes import Axes
 
 from bench.report import Target, report
+from core.blobs.registry import RegistryBlobs
 from core.config.config import DockerRegistry
 from core.http.client import HttpClient
 from core.registry.client import RegistryClient
-from core.sources.registry import RegistrySource
-from core.stores.directory import DirectoryStore
+from core.torrents.store import DirectoryStore
 from jobs.brew import Brewery, brew
 from sql.engine import create_engine_for
 from sql.intake import NewLayer, enqueue_layers
@@ -89,7 +89,7 @@ def brewed(registry: Registry, layers: list[Descriptor], url: str, store: Path) 
     brewery = Brewery(
         engine=engine,
         tables=tables,
-        source=RegistrySource(client),
+        source=RegistryBlobs(client),
         store=DirectoryStore(store),
         brewer="bench:1",
         workers=WORKERS,

@@ -19,9 +19,8 @@ from matplotlib.axes import Axes
 
 from bench.report import report
 from bench.timed import timed
-from core.sources.directory import DirectorySource
-from core.storages.directory import DirectoryStorage
-from core.storages.layout import StorageLayout
+from core.blobs.directory import DirectoryBlobs
+from core.blobs.storage_layout import StorageLayout
 from jobs.backfill_storage import StorageScan, StorageSummary, backfill_storage
 from sql.engine import create_engine_for
 from sql.schema import create_missing
@@ -66,7 +65,7 @@ def main() -> None:
                 content = content_of(number)
                 place.put(blob_path_of(hashlib.sha256(content).hexdigest()), content)
             with scan_of(storage, f"sqlite:///{folder / 's3.sqlite'}") as scan:
-                scan = replace(scan, storage=place.storage, source=place.source)
+                scan = replace(scan, storage=place.storage)
                 one_by_one, _ = timed(
                     lambda: run(replace(scan, readers=1, dry_run=True), layers_in(S3_BLOBS))
                 )
@@ -118,9 +117,8 @@ def scan_of(storage: Path, url: str) -> Iterator[StorageScan]:
     yield StorageScan(
         engine=engine,
         tables=tables,
-        storage=DirectoryStorage(storage),
+        storage=DirectoryBlobs(storage, TEMPLATE),
         layout=StorageLayout(TEMPLATE, 7),
-        source=DirectorySource(storage, TEMPLATE),
         clock=time.time,
         stop=threading.Event(),
     )

@@ -160,7 +160,7 @@ class Bucket:
 
 
 class S3Reader:
-    """An object's bytes, or a range of them, as they come (a core.sources.source.BlobReader)."""
+    """An object's bytes, or a range of them, as they come (a core.blobs.source.BlobReader)."""
 
     def __init__(self, body: StreamingBody, where: str) -> None:
         self._body = body

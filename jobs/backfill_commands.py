@@ -124,7 +124,7 @@ def _scan(service: Service, arguments: argparse.Namespace) -> Scan:
 
 
 def _storage(service: Service, arguments: argparse.Namespace) -> int:
-    storage, source = service.blobs.storage(arguments.storage)
+    storage = service.blobs.storage(arguments.storage)
     return print_summary(
         backfill_storage(
             StorageScan(
@@ -132,7 +132,6 @@ def _storage(service: Service, arguments: argparse.Namespace) -> int:
                 tables=service.tables,
                 storage=storage,
                 layout=service.blobs.layout,
-                source=source,
                 clock=service.clock,
                 stop=service.stop,
                 pace=service.pace(arguments.rate),

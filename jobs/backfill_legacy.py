@@ -19,10 +19,10 @@ from functools import partial
 
 from sqlalchemy import Connection, Engine
 
+from core.blobs.mds import MdsFile, parse_mdsfileinfo
+from core.blobs.storage_layout import StorageLayout
 from core.digest import Digest
 from core.pace import Pace
-from core.sources.mds import MdsFile, parse_mdsfileinfo
-from core.storages.layout import StorageLayout
 from jobs.progress import Progress
 from sql.files import MdsRow, read_file_rows, read_mds_rows
 from sql.old_ids import OldId, drop_old_ids, hand_out_old_ids, old_ids_left, stage_old_ids

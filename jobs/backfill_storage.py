@@ -11,13 +11,11 @@ from dataclasses import dataclass, field
 
 from sqlalchemy import Engine
 
+from core.blobs.source import BlobStorage, StoredFile
+from core.blobs.storage_layout import HEAD_BYTES, MANIFESTS, StorageLayout, looks_like_layer, position_of
 from core.errors import LayerError, LayerMissing, SourceRefused
 from core.layer import LayerRef
 from core.pace import Pace
-from core.sources.source import LayerSource
-from core.storages.blob_kind import HEAD_BYTES, looks_like_layer
-from core.storages.layout import MANIFESTS, StorageLayout, position_of
-from core.storages.storage import Storage, StoredFile
 from jobs.progress import Progress
 from sql.intake import NewLayer, enqueue_layers
 from sql.layers import known_layers
@@ -36,16 +34,15 @@ _ENOUGH_SILENCE = 20
 
 @dataclass(frozen=True)
 class StorageScan:
-    """What to look through, and how. `source` reads blobs of the same `storage`, over up to `readers`
+    """What to look through, and how. Blobs are read over up to `readers`
     connections; `pace` holds back those reads; `limit` is the number of layers after which it ends; with
     `dry_run` nothing is written.
     """
 
     engine: Engine
     tables: Tables
-    storage: Storage
+    storage: BlobStorage
     layout: StorageLayout
-    source: LayerSource
     clock: Callable[[], float]
     stop: threading.Event
     pace: Pace = field(default_factory=lambda: Pace(None))
@@ -213,7 +210,7 @@ class _Run:
             self.scan.pace.wait()
             if self._no_more():
                 break
-            peeks.append((blob, pool.submit(_peek, self.scan.source, blob)))
+            peeks.append((blob, pool.submit(_peek, self.scan.storage, blob)))
             # Not all at once: told to stop, or with a storage that falls silent, the rest is not read.
             if len(peeks) == 2 * self.scan.readers:
                 self._sort(*peeks.popleft(), layers)
@@ -248,11 +245,11 @@ class _Run:
                 self._silence = error
 
 
-def _peek(source: LayerSource, blob: LayerRef) -> bool:
+def _peek(storage: BlobStorage, blob: LayerRef) -> bool:
     """Whether a blob is a layer, by one read of its beginning."""
     head = bytearray(min(HEAD_BYTES, blob.size or HEAD_BYTES))
     filled = 0
-    with source.open(blob, 0, len(head)) as reader:
+    with storage.open(blob, 0, len(head)) as reader:
         while filled < len(head) and (count := reader.readinto(memoryview(head)[filled:])):
             filled += count
     return looks_like_layer(bytes(head[:filled]))

@@ -13,12 +13,12 @@ from typing import Literal
 from sqlalchemy import Connection, Engine
 
 from core.backoff import delay_after
-from core.brewing import Brewed, brew_layer
+from core.blobs.source import BlobSource
 from core.digest import Digest
 from core.errors import DockerTorrentsError, Interrupted, SizeMismatch, Verdict
 from core.layer import LayerRef
-from core.sources.source import LayerSource
-from core.stores.store import MetainfoStore
+from core.torrents.brewing import Brewed, brew_layer
+from core.torrents.store import MetainfoStore
 from jobs.held_locks import HeldLocks
 from jobs.release_locks import release_locks
 from sql.errors import DatabaseDown, SqlError
@@ -43,7 +43,7 @@ class Brewery:
 
     engine: Engine
     tables: Tables
-    source: LayerSource
+    source: BlobSource
     store: MetainfoStore
     brewer: str
     private: bool = True

@@ -16,7 +16,7 @@ from core.access.chosen import choose_access
 from core.config.config import Config
 from core.errors import DockerTorrentsError, StoreFailed
 from core.output import print_line
-from core.stores.store import MetainfoStore
+from core.torrents.store import MetainfoStore
 from jobs.service import Service
 from sql.errors import DatabaseDown, DatabaseUnfit, SqlError
 from sql.rights import lacking_rights

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 from sqlalchemy import Engine
 
+from core.blobs.presence import MAX_CONSECUTIVE_FAILURES, PresenceChecker, PresenceResult
 from core.digest import Digest
 from core.errors import InvalidName, StoreFailed
 from core.layer import LayerRef
-from core.presence.presence import ENOUGH_SILENCE, Look, Lookout
-from core.stores.store import MetainfoStore
+from core.torrents.store import MetainfoStore
 from sql.gone import (
     Suspect,
     clear_suspects,
@@ -52,7 +52,7 @@ class Pruning:
 
     engine: Engine
     tables: Tables
-    lookout: Lookout
+    presence: PresenceChecker
     store: MetainfoStore
     clock: Callable[[], float]
     stop: threading.Event
@@ -92,9 +92,9 @@ def prune(pruning: Pruning) -> PruneSummary:
     then, it is forgotten. Layers that wait or are being brewed are let be; those set aside are pruned as
     brewed ones are. Whatever cannot be answered leaves a layer as it is. Manifests that were read long ago
     are forgotten as well, for nobody tells of those that are gone. Raises DatabaseDown, and what the
-    lookout's check raises.
+    presence's check raises.
     """
-    pruning.lookout.check()
+    pruning.presence.check()
     return _Run(pruning).go()
 
 
@@ -126,7 +126,7 @@ class _Run:
         return int(self.pruning.clock())
 
     def _over(self) -> bool:
-        return self.pruning.stop.is_set() or self._silent >= ENOUGH_SILENCE
+        return self.pruning.stop.is_set() or self._silent >= MAX_CONSECUTIVE_FAILURES
 
     def _judge(self, missed: Sequence[Suspect]) -> None:
         """Looks for layers again: where they were, then everywhere. Forgets those that are nowhere."""
@@ -138,10 +138,10 @@ class _Run:
                 self._forget(suspects[str(look.layer.digest)])
         self._settle(look for look in looks if look.presence != "gone")
 
-    def _everywhere(self, layers: list[LayerRef]) -> Iterable[Look]:
+    def _everywhere(self, layers: list[LayerRef]) -> Iterable[PresenceResult]:
         if not layers or self._over():
             return
-        for look in self.pruning.lookout.look_everywhere(layers, self.pruning.stop.is_set):
+        for look in self.pruning.presence.locate_everywhere(layers, self.pruning.stop.is_set):
             self._note(look)
             yield look
 
@@ -190,7 +190,7 @@ class _Run:
                 for digest, due in sorted(times.items()):
                     put_off_suspects(connection, self.pruning.tables, [digest], due=due)
 
-    def _looks(self, digests: Iterable[str]) -> list[Look]:
+    def _looks(self, digests: Iterable[str]) -> list[PresenceResult]:
         """A look for each of the layers where it was, until the run is over."""
         digests = list(digests)
         self._looked.update(digests)
@@ -205,15 +205,15 @@ class _Run:
             except InvalidName:
                 # Put there by hand, or by an odd event: no registry could have it, or be asked for it.
                 continue
-            look = self.pruning.lookout.look(layer)
+            look = self.pruning.presence.locate(layer)
             self._note(look)
             looks.append(look)
         return looks
 
-    def _note(self, look: Look) -> None:
+    def _note(self, look: PresenceResult) -> None:
         self._silent = self._silent + 1 if look.silent else 0
 
-    def _settle(self, looks: Iterable[Look]) -> None:
+    def _settle(self, looks: Iterable[PresenceResult]) -> None:
         """Counts layers that are not gone, and notes what was found out about them."""
         there, unanswered, found = [], [], []
         for look in looks:

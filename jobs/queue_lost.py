@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 from sqlalchemy import Engine
 
+from core.blobs.storage_layout import position_of
 from core.digest import Digest
 from core.errors import MetainfoMissing, StoreFailed
-from core.storages.layout import position_of
-from core.stores.store import MetainfoStore
+from core.torrents.store import MetainfoStore
 from jobs.progress import Progress
 from sql.again import BrewedLayer, brew_again, next_brewed_here
 from sql.tables import Priority, Tables

@@ -119,7 +119,7 @@ def _pruning(service: Service) -> Pruning:
     return Pruning(
         engine=service.database,
         tables=service.tables,
-        lookout=service.blobs.lookout(),
+        presence=service.blobs.presence_checker(),
         store=service.store,
         clock=service.clock,
         stop=service.stop,

@@ -14,18 +14,16 @@ from itertools import chain
 
 from sqlalchemy import Engine
 
+from core.blobs.backends import BlobBackends
+from core.blobs.source import BlobSource
 from core.command_line import Run
 from core.config.config import Config
-from core.layer_places import LayerPlaces
 from core.logged_http import LoggedHttp
 from core.pace import Pace
 from core.registry.client import RegistryClient
 from core.s3_bucket import open_bucket
-from core.sources.source import LayerSource
 from core.stopping import stop_on_signals
-from core.stores.directory import DirectoryStore
-from core.stores.s3 import S3Store
-from core.stores.store import MetainfoStore
+from core.torrents.store import DirectoryStore, MetainfoStore, S3Store
 from sql.engine import create_engine_for
 from sql.files import list_files
 from sql.layers import list_scopes
@@ -104,14 +102,14 @@ class Service:
         return RegistryClient(self.config.docker_registry, self.http(), brewer.brew_user, password)
 
     @cached_property
-    def blobs(self) -> LayerPlaces:
+    def blobs(self) -> BlobBackends:
         """The backends that hold the registry's blobs."""
-        return LayerPlaces(
+        return BlobBackends(
             self.config, self.registry, self._candidate_scopes, self._find_mds_file, self._list_mds_files
         )
 
     @cached_property
-    def source(self) -> LayerSource:
+    def source(self) -> BlobSource:
         """The backend that layers are read from."""
         return self.blobs.source()
 

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from core.brewing import brew_layer
+from core.blobs.source import BlobSource
 from core.digest import Digest
 from core.errors import (
     DigestMismatch,
@@ -19,7 +19,7 @@ from core.errors import (
     SizeMismatch,
 )
 from core.layer import LayerRef
-from core.sources.source import LayerSource
+from core.torrents.brewing import brew_layer
 from jobs.backfill_legacy import TakenOver
 from jobs.progress import Progress
 
@@ -53,7 +53,7 @@ class VerifySummary:
 
 
 def verify_ids(
-    source: LayerSource,
+    source: BlobSource,
     layers: Iterable[TakenOver],
     *,
     private: bool,

@@ -12,17 +12,17 @@ from typing import Any, Protocol
 
 import sqlalchemy as sa
 
+from core.blobs.directory import DirectoryBlobs
+from core.blobs.mds import MdsBlobs
+from core.blobs.registry import RegistryBlobs
+from core.blobs.s3 import S3Blobs
+from core.blobs.source import BlobSource
 from core.config.config import DockerRegistry
 from core.digest import Digest
 from core.http.client import HttpClient
 from core.layer import LayerRef
 from core.registry.client import RegistryClient
 from core.s3 import Bucket, s3_client
-from core.sources.directory import DirectorySource
-from core.sources.mds import MdsSource
-from core.sources.registry import RegistrySource
-from core.sources.s3 import S3Source
-from core.sources.source import LayerSource
 from sql.legacy import find_mds_files
 from sql.tables import Tables, build_tables
 from tests.memory_source import MemorySource
@@ -43,7 +43,7 @@ READ_TIMEOUT = 2.0
 class Place(Protocol):
     """Where layers are, and sources that read from there."""
 
-    source: LayerSource
+    source: BlobSource
     proxy: CuttingProxy | None
     """What stands between the source and its server; None where there is no connection to be cut."""
 
@@ -56,16 +56,20 @@ class Place(Protocol):
     def remove(self, layer: LayerRef) -> None:
         """Have the layer vanish."""
 
-    def refused(self) -> LayerSource:
+    def refused(self) -> BlobSource:
         """A source of the same kind that the server refuses. Nothing else works there from now on."""
 
-    def unreachable(self) -> LayerSource:
+    def unreachable(self) -> BlobSource:
         """A source of the same kind that nobody answers."""
 
 
 def layer_of(content: bytes) -> LayerRef:
     """The layer of these bytes, of which nothing more is known."""
     return LayerRef(Digest(hashlib.sha256(content).hexdigest()))
+
+
+def _no_files(folder: str, after: str | None) -> tuple[list[tuple[str, int | None]], str | None]:
+    return [], None
 
 
 def s3_key(layer: LayerRef) -> str:
@@ -101,7 +105,7 @@ class DirectoryPlace:
     proxy: CuttingProxy | None = None
 
     def __post_init__(self) -> None:
-        self.source: LayerSource = DirectorySource(self.registry.storage, TEMPLATE)
+        self.source: BlobSource = DirectoryBlobs(self.registry.storage, TEMPLATE)
 
     def put(self, content: bytes) -> LayerRef:
         layer = replace(layer_of(content), scopes=(self.scope,))
@@ -128,11 +132,11 @@ class RegistryPlace(DirectoryPlace):
     def __post_init__(self) -> None:
         self.source = self.sources.registry(self.proxy.netloc)
 
-    def refused(self) -> LayerSource:
+    def refused(self) -> BlobSource:
         guarded = start_registry(self.folder, htpasswd={"brewer": "right"})
         return self.sources.registry(self.sources.stack.enter_context(guarded).netloc, "brewer", "wrong")
 
-    def unreachable(self) -> LayerSource:
+    def unreachable(self) -> BlobSource:
         return self.sources.registry(f"127.0.0.1:{free_port()}")
 
 
@@ -180,14 +184,14 @@ class S3Place:
         with self.moto.client() as client:
             client.delete_object(Bucket=self.bucket, Key=s3_key(layer))
 
-    def refused(self) -> LayerSource:
+    def refused(self) -> BlobSource:
         # moto takes any credentials.
         said = b"<Error><Code>InvalidAccessKeyId</Code><Message>No such key id</Message></Error>"
         server = self.sources.stack.enter_context(start_http_server())
         server.on("/*", replying(403, said, {"Content-Type": "application/xml"}))
         return self.sources.s3(server.url, self.bucket)
 
-    def unreachable(self) -> LayerSource:
+    def unreachable(self) -> BlobSource:
         return self.sources.s3(f"http://127.0.0.1:{free_port()}", self.bucket)
 
 
@@ -224,11 +228,11 @@ class MdsPlace:
         self.mds.delete(self.row(layer))
         self.change(layer, deleted=True)
 
-    def refused(self) -> LayerSource:
+    def refused(self) -> BlobSource:
         self.mds.refusing = True
         return self.source
 
-    def unreachable(self) -> LayerSource:
+    def unreachable(self) -> BlobSource:
         return self._source(f"http://127.0.0.1:{free_port()}")
 
     def row(self, layer: LayerRef) -> str:
@@ -244,9 +248,9 @@ class MdsPlace:
         with self.engine.begin() as connection:
             connection.execute(mds.update().where(mds.c.key == key).values(values))
 
-    def _source(self, url: str) -> MdsSource:
+    def _source(self, url: str) -> MdsBlobs:
         template = f"{url}/{{payload}}/"
-        return MdsSource(self.sources.http, template, self.mds.namespace, TEMPLATE, self._find_file)
+        return MdsBlobs(self.sources.http, template, self.mds.namespace, TEMPLATE, self._find_file, _no_files)
 
     def _find_file(self, path: str) -> str | None:
         with self.engine.connect() as connection:
@@ -263,16 +267,16 @@ class Sources:
     stack: ExitStack
     http: HttpClient
 
-    def registry(self, host: str, user: str | None = None, password: str | None = None) -> RegistrySource:
+    def registry(self, host: str, user: str | None = None, password: str | None = None) -> RegistryBlobs:
         """A source that reads from the registry at `host`."""
         settings = DockerRegistry(host=host, proto="http")
-        return RegistrySource(RegistryClient(settings, self.http, user, password))
+        return RegistryBlobs(RegistryClient(settings, self.http, user, password))
 
-    def s3(self, url: str, bucket: str) -> S3Source:
+    def s3(self, url: str, bucket: str) -> S3Blobs:
         """A source that reads a bucket of the S3 at `url`."""
         client = s3_client(url, "us-east-1", "tests", "not a secret", CONNECT_TIMEOUT, READ_TIMEOUT)
         self.stack.callback(client.close)
-        return S3Source(Bucket(client, bucket), "/", TEMPLATE, read_timeout=READ_TIMEOUT)
+        return S3Blobs(Bucket(client, bucket), "/", TEMPLATE, read_timeout=READ_TIMEOUT)
 
 
 @contextmanager

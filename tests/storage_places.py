@@ -10,15 +10,11 @@ from typing import Any, Protocol
 
 import sqlalchemy as sa
 
+from core.blobs.directory import DirectoryBlobs
+from core.blobs.mds import MdsBlobs
+from core.blobs.s3 import S3Blobs
+from core.blobs.source import BlobStorage
 from core.s3 import Bucket, s3_client
-from core.sources.directory import DirectorySource
-from core.sources.mds import MdsSource
-from core.sources.s3 import S3Source
-from core.sources.source import LayerSource
-from core.storages.directory import DirectoryStorage
-from core.storages.mds import MdsStorage
-from core.storages.s3 import S3Storage
-from core.storages.storage import Storage
 from sql.files import list_files
 from sql.legacy import find_mds_files
 from sql.tables import Tables, build_tables
@@ -34,8 +30,7 @@ REPOSITORIES = "docker/registry/v2/repositories"
 class StoragePlace(Protocol):
     """A storage to put files into."""
 
-    storage: Storage
-    source: LayerSource
+    storage: BlobStorage
 
     def put(self, path: str, content: bytes) -> None:
         """Keep a file; `path` is from the storage's root, without a slash in front."""
@@ -63,8 +58,7 @@ class DirectoryStoragePlace:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.storage = DirectoryStorage(root)
-        self.source = DirectorySource(root, TEMPLATE)
+        self.storage = DirectoryBlobs(root, TEMPLATE)
 
     def put(self, path: str, content: bytes) -> None:
         place = self.root / path
@@ -82,8 +76,7 @@ class S3StoragePlace:
     client: Any
     bucket: str
     proxy: CuttingProxy
-    storage: S3Storage
-    source: S3Source
+    storage: S3Blobs
     prefix: str = "registries/one"
 
     def put(self, path: str, content: bytes) -> None:
@@ -96,12 +89,11 @@ class S3StoragePlace:
 class MdsStoragePlace:
     """The tables of the MDS driver, and a stand-in for MDS. Pages are of three files."""
 
-    def __init__(self, engine: sa.Engine, mds: Mds, source: MdsSource, tables: Tables) -> None:
+    def __init__(self, engine: sa.Engine, mds: Mds, storage: MdsBlobs, tables: Tables) -> None:
         self.engine = engine
         self.mds = mds
         self.tables = tables
-        self.storage = MdsStorage(self._read_page)
-        self.source = source
+        self.storage = storage
 
     def put(self, path: str, content: bytes) -> None:
         row = {
@@ -128,10 +120,6 @@ class MdsStoragePlace:
         with self.engine.begin() as connection:
             connection.execute(self.tables.mfs.insert().values(row))
 
-    def _read_page(self, folder: str, after: str | None) -> tuple[list[tuple[str, int | None]], str | None]:
-        with reading(self.engine) as connection:
-            return list_files(connection, self.tables, folder=folder, after=after, limit=3)
-
 
 @contextmanager
 def s3_storage_place(moto: Moto, bucket: str) -> Iterator[S3StoragePlace]:
@@ -144,8 +132,7 @@ def s3_storage_place(moto: Moto, bucket: str) -> Iterator[S3StoragePlace]:
             filling,
             bucket,
             proxy,
-            S3Storage(read, f"/{prefix}", read_timeout=READ_TIMEOUT),
-            S3Source(read, f"/{prefix}", TEMPLATE, read_timeout=READ_TIMEOUT),
+            S3Blobs(read, f"/{prefix}", TEMPLATE, read_timeout=READ_TIMEOUT),
         )
 
 
@@ -159,6 +146,10 @@ def mds_storage_place(engine: sa.Engine, tables: Tables | None = None) -> Iterat
         with reading(engine) as connection:
             return find_mds_files(connection, tables, [path]).get(path)
 
+    def read_page(folder: str, after: str | None) -> tuple[list[tuple[str, int | None]], str | None]:
+        with reading(engine) as connection:
+            return list_files(connection, tables, folder=folder, after=after, limit=3)
+
     with making_sources() as sources, start_mds() as mds:
-        source = MdsSource(sources.http, mds.url_template, mds.namespace, TEMPLATE, find_file)
-        yield MdsStoragePlace(engine, mds, source, tables)
+        storage = MdsBlobs(sources.http, mds.url_template, mds.namespace, TEMPLATE, find_file, read_page)
+        yield MdsStoragePlace(engine, mds, storage, tables)

@@ -11,13 +11,12 @@ import bottle
 import sqlalchemy as sa
 
 from core.access.access import AccessDenied
+from core.blobs.source import BlobSource
 from core.config.config import Config
 from core.digest import Digest
 from core.http.client import HttpClient
 from core.registry.client import RegistryClient
-from core.sources.source import LayerSource
-from core.stores.directory import DirectoryStore
-from core.stores.store import MetainfoStore
+from core.torrents.store import DirectoryStore, MetainfoStore
 from sql.engine import create_engine_for
 from sql.schema import create_missing
 from sql.tables import build_tables
@@ -51,7 +50,7 @@ def web_parts(
     *,
     database_url: str | None = None,
     settings: Mapping[str, Any] | None = None,
-    source: LayerSource | None = None,
+    source: BlobSource | None = None,
     store: MetainfoStore | None = None,
     access: Any = None,
     clock: Callable[[], float] = lambda: NOON,

@@ -6,11 +6,11 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 
+from core.blobs.directory import FileReader
+from core.blobs.source import BlobReader
 from core.errors import LayerError, SourceCut
 from core.http.byte_range import Span
 from core.layer import LayerRef
-from core.sources.directory import FileReader
-from core.sources.source import BlobReader
 
 log = logging.getLogger(__name__)
 

@@ -10,13 +10,13 @@ from functools import lru_cache
 
 import bottle
 
-from core.capability import verify
+from core.blobs.directory import DirectoryBlobs, FileReader
+from core.blobs.source import BlobSource
 from core.digest import Digest
 from core.errors import CapabilityInvalid, InvalidName, LayerError, LayerMissing, SourceTimeout
 from core.http.byte_range import Span, etag_matches, range_holds, requested_span
 from core.layer import LayerRef
-from core.sources.directory import DirectorySource, FileReader
-from core.sources.source import LayerSource
+from core.torrents.capability import verify
 from web.answers import error
 from web.callers_headers import CallersHeaders
 from web.layer_bodies import LayerFile, LayerStream
@@ -50,11 +50,11 @@ def install(app: bottle.Bottle, parts: WebParts) -> None:
 class _WebSeeds:
     """Layers out of one source, only so many at a time."""
 
-    def __init__(self, source: LayerSource, secret: bytes, clock: Callable[[], float]) -> None:
+    def __init__(self, source: BlobSource, secret: bytes, clock: Callable[[], float]) -> None:
         self._source = source
         self._secret = secret
         self._clock = clock
-        self._from_files = isinstance(source, DirectorySource)
+        self._from_files = isinstance(source, DirectoryBlobs)
         self._streams = threading.BoundedSemaphore(MAX_STREAMS)
         self._files = threading.BoundedSemaphore(MAX_FILES)
         # A client asks for a layer piece by piece, and what a digest names never changes its size.

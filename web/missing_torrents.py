@@ -15,10 +15,10 @@ from typing import Literal
 
 import sqlalchemy as sa
 
+from core.blobs.recent import Recent
 from core.digest import Digest
 from core.errors import MetainfoMissing
-from core.sources.recent import Recent
-from core.stores.store import MetainfoStore
+from core.torrents.store import MetainfoStore
 from sql.again import BrewedLayer, brew_again, find_brewed
 from sql.errors import DatabaseDown
 from sql.intake import NewLayer, enqueue_layers

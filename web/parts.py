@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from core.access.access import Access
+from core.blobs.source import BlobSource
 from core.config.config import Config
 from core.registry.client import RegistryClient
-from core.sources.source import LayerSource
-from core.stores.store import MetainfoStore
+from core.torrents.store import MetainfoStore
 from sql.tables import Tables
 
 
@@ -28,7 +28,7 @@ class WebParts:
     tables: Tables
     registry: RegistryClient
     access: Access
-    source: LayerSource
+    source: BlobSource
     store: MetainfoStore
     clock: Callable[[], float]
     capability_secret: bytes

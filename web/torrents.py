@@ -6,11 +6,11 @@ import logging
 
 import bottle
 
-from core.capability import mint
 from core.digest import Digest
 from core.errors import MetainfoMissing, StoreFailed
-from core.metainfo import with_sources
 from core.names import parse_scope
+from core.torrents.capability import mint
+from core.torrents.metainfo import with_sources
 from web.answers import error
 from web.callers_headers import CallersHeaders
 from web.missing_torrents import MissingTorrents, Why

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from core.brewing import brew_layer
-from core.storages.layout import StorageLayout
-from core.stores.directory import DirectoryStore
+from core.blobs.storage_layout import StorageLayout
+from core.torrents.brewing import brew_layer
+from core.torrents.store import DirectoryStore
 from jobs.backfill_legacy import TakenOver, Takeover, TakeoverSummary, backfill_legacy
 from jobs.verify_ids import verify_ids
 from sql.engine import create_engine_for

@@ -11,12 +11,11 @@ from typing import Any
 
 import pytest
 
+from core.blobs.directory import DirectoryBlobs, FileReader
+from core.blobs.source import StoredFile
+from core.blobs.storage_layout import StorageLayout
 from core.errors import SourceRefused, SourceUnavailable
 from core.layer import LayerRef
-from core.sources.directory import DirectorySource, FileReader
-from core.storages.directory import DirectoryStorage
-from core.storages.layout import StorageLayout
-from core.storages.storage import StoredFile
 from jobs.backfill_storage import StorageScan, StorageSummary, backfill_storage
 from sql.engine import create_engine_for
 from sql.tables import Priority
@@ -58,7 +57,6 @@ def scan_of(database: Database, place: StoragePlace | Registry, **how: Any) -> S
             tables=database.tables,
             storage=place.storage,
             layout=StorageLayout(TEMPLATE, 7),
-            source=place.source,
             clock=lambda: NOW,
             stop=threading.Event(),
         ),
@@ -70,22 +68,22 @@ def backfill(database: Database, place: StoragePlace | Registry, **how: Any) -> 
     return backfill_storage(scan_of(database, place, **how))
 
 
-class ListedBefore:
+class ListedBefore(DirectoryBlobs):
     """Something that happens before the file of a number is listed: a failure, a signal, a deletion."""
 
     def __init__(self, root: Path, number: int, happening: Callable[[], object]) -> None:
-        self._storage = DirectoryStorage(root)
+        super().__init__(root, TEMPLATE)
         self._number = number
         self._happening = happening
 
     def files(self, folder: str, skipping: frozenset[str] = frozenset()) -> Iterator[StoredFile]:
-        for number, file in enumerate(self._storage.files(folder, skipping)):
+        for number, file in enumerate(super().files(folder, skipping)):
             if number == self._number:
                 self._happening()
             yield file
 
 
-class CountingSource(DirectorySource):
+class CountingSource(DirectoryBlobs):
     """Counts what is read."""
 
     def __init__(self, root: Path) -> None:
@@ -111,7 +109,7 @@ class StoppingSource(CountingSource):
         return super().open(layer, offset, length)
 
 
-class FailingSource(DirectorySource):
+class FailingSource(DirectoryBlobs):
     """Does not give some blobs, or any."""
 
     def __init__(self, root: Path, error: Exception, only: str | None = None) -> None:
@@ -241,7 +239,7 @@ def test_what_is_known_is_not_read_again(database: Database, place: DirectorySto
     new = put_blob(place, layer_bytes(1000, 5))
     source = CountingSource(place.root)
 
-    summary = backfill(database, place, source=source)
+    summary = backfill(database, place, storage=source)
 
     # Configs are not remembered: nothing is kept of what is no layer.
     assert sorted(source.opened) == sorted([config, new])
@@ -316,7 +314,7 @@ def test_a_blob_that_cannot_be_read_is_counted_and_the_others_go_on(
     bad = min(digests)
 
     summary = backfill(
-        database, place, source=FailingSource(place.root, SourceRefused("disk", "not yours"), only=bad)
+        database, place, storage=FailingSource(place.root, SourceRefused("disk", "not yours"), only=bad)
     )
 
     assert (summary.queued, summary.unread, summary.failed, summary.broken) == (29, 1, 1, None)
@@ -331,7 +329,7 @@ def test_a_storage_that_lists_but_gives_no_blob_is_not_asked_for_all_of_them(
         put_blob(place, layer_bytes(100, seed))
 
     failing = FailingSource(place.root, SourceUnavailable("disk", "input/output error"))
-    summary = backfill(database, place, source=failing, limit=limit)
+    summary = backfill(database, place, storage=failing, limit=limit)
 
     assert summary.broken == "disk is unavailable: input/output error"
     assert 0 < summary.unread < 50
@@ -345,7 +343,7 @@ def test_a_run_that_is_told_to_end_reads_no_more_blobs(
     stop = threading.Event()
     source = StoppingSource(place.root, stop, after=10)
 
-    summary = backfill(database, place, source=source, stop=stop)
+    summary = backfill(database, place, storage=source, stop=stop)
 
     assert summary.interrupted
     assert 10 <= summary.queued == len(database.mapping()) < 50

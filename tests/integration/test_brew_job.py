@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from core.digest import Digest
 from core.layer import LayerRef
-from core.stores.directory import DirectoryStore
+from core.torrents.store import DirectoryStore
 from jobs.brew import Brewery, brew
 from jobs.release_locks import release_locks
 from sql.engine import create_engine_for

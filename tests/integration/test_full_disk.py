@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from core.brewing import brew_layer
 from core.digest import Digest
 from core.errors import MetainfoMissing, StoreFailed
 from core.layer import LayerRef
-from core.stores.directory import DirectoryStore
+from core.torrents.brewing import brew_layer
+from core.torrents.store import DirectoryStore
 from tests.memory_source import MemorySource
 
 CONTENT = b"a layer whose metainfo finds no room" * 40_000

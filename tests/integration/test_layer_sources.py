@@ -12,6 +12,9 @@ from typing import Any
 
 import pytest
 
+from core.blobs.layer_reader import open_layer
+from core.blobs.resume import RetryPolicy
+from core.blobs.source import BlobReader, BlobSource
 from core.errors import (
     LayerError,
     LayerMissing,
@@ -21,11 +24,8 @@ from core.errors import (
     SourceTimeout,
     SourceUnavailable,
 )
-from core.hashing import hash_layer
 from core.layer import LayerRef
-from core.sources.layer_reader import open_layer
-from core.sources.resume import Patience
-from core.sources.source import BlobReader, LayerSource
+from core.torrents.hashing import hash_layer
 from tests.layer_places import (
     READ_TIMEOUT,
     DirectoryPlace,
@@ -44,7 +44,7 @@ from tests.servers.waiting import comes_true
 SIZE = 3_000_000
 CONTENT = layer_bytes(SIZE, seed=2)
 UNKNOWN = layer_of(b"a layer that nobody has")
-PATIENCE = Patience(first_pause=0.05)
+PATIENCE = RetryPolicy(first_pause=0.05)
 
 LOCAL = ["memory", "directory"]
 REMOTE = ["registry", "registry on S3", "S3", "MDS"]
@@ -90,8 +90,8 @@ def proxy_of(place: Place) -> CuttingProxy:
     return place.proxy
 
 
-def read_resumed(source: LayerSource, layer: LayerRef, connections: int = 1, window: int = 1 << 20) -> bytes:
-    return read_all(open_layer(source, layer, SIZE, connections, window=window, patience=PATIENCE))
+def read_resumed(source: BlobSource, layer: LayerRef, connections: int = 1, window: int = 1 << 20) -> bytes:
+    return read_all(open_layer(source, layer, SIZE, connections, window=window, retry=PATIENCE))
 
 
 def no_thread_is_left() -> bool:
@@ -156,7 +156,7 @@ def test_a_layer_of_another_size_than_announced_is_never_taken_for_whole(place: 
 
     with (
         pytest.raises(LayerError) as raised,
-        open_layer(place.source, layer, SIZE, 1, patience=PATIENCE) as reader,
+        open_layer(place.source, layer, SIZE, 1, retry=PATIENCE) as reader,
     ):
         hash_layer(reader, SIZE, 1 << 20)
     expected = SizeMismatch if wrong > SIZE else (SizeMismatch, SourceCut, SourceRefused)
@@ -223,7 +223,7 @@ def test_a_layer_that_never_comes_further_is_given_up(place: Place) -> None:
 
     with (
         pytest.raises(SourceCut) as raised,
-        open_layer(place.source, layer, SIZE, 1, patience=Patience(3, 0.05, progress=SIZE)) as reader,
+        open_layer(place.source, layer, SIZE, 1, retry=RetryPolicy(3, 0.05, progress=SIZE)) as reader,
     ):
         read_all(reader)
     assert 0 < raised.value.offset < SIZE

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from core.blobs.source import BlobSource
 from core.errors import LayerMissing, SizeMismatch, SourceRefused, SourceUnavailable
 from core.layer import LayerRef
-from core.sources.source import LayerSource
 from sql.legacy import find_mds_files
 from sql.tables import build_tables
 from tests.layer_places import MdsPlace, mds_place
@@ -27,7 +27,7 @@ def place(tmp_path: Path) -> Iterator[MdsPlace]:
         yield ready
 
 
-def read(source: LayerSource, layer: LayerRef, offset: int = 0, length: int | None = None) -> bytes:
+def read(source: BlobSource, layer: LayerRef, offset: int = 0, length: int | None = None) -> bytes:
     got = bytearray()
     buffer = memoryview(bytearray(64 * 1024))
     with source.open(layer, offset, length) as reader:

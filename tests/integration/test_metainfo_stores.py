@@ -14,9 +14,7 @@ import pytest
 from core.digest import Digest
 from core.errors import MetainfoMissing
 from core.s3 import Bucket, s3_client
-from core.stores.directory import DirectoryStore
-from core.stores.s3 import S3Store
-from core.stores.store import MetainfoStore
+from core.torrents.store import DirectoryStore, MetainfoStore, S3Store
 from tests.servers.moto import Moto
 
 MIB = 1024 * 1024

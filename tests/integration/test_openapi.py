@@ -16,12 +16,12 @@ from hypothesis import HealthCheck, settings
 
 from core.digest import Digest
 from core.errors import InvalidName
-from core.hashing import hash_layer
 from core.layer import LayerRef
 from core.manifests.media_types import DOCKER_MANIFEST
-from core.metainfo import build_metainfo
 from core.names import parse_scope
-from core.piece_length import piece_length
+from core.torrents.hashing import hash_layer
+from core.torrents.metainfo import build_metainfo
+from core.torrents.piece_length import piece_length
 from tests.memory_source import MemorySource
 from tests.servers.layers import layer_bytes
 from tests.servers.push import PushedImage, push_image

@@ -11,15 +11,14 @@ from typing import Any
 import pytest
 import requests
 
+from core.blobs.presence import PresenceChecker, PresenceResult, RegistryPresence, StoragePresence
+from core.blobs.source import BlobStorage
+from core.blobs.storage_layout import StorageLayout
 from core.digest import Digest
 from core.errors import LayerError, MetainfoMissing, RegistryError, SourceUnavailable, StoreFailed
 from core.layer import LayerRef
-from core.presence.presence import Look, Lookout
-from core.presence.registry import RegistryLookout
-from core.presence.storage import StorageLookout
 from core.registry.client import RegistryClient
-from core.storages.layout import StorageLayout
-from core.stores.directory import DirectoryStore
+from core.torrents.store import DirectoryStore
 from jobs.prune import PruneSummary, Pruning, prune
 from sql.engine import create_engine_for
 from sql.gone import hint_gone
@@ -46,7 +45,7 @@ class Brewed:
     place: DirectoryStoragePlace
     store: DirectoryStore
     now: int = NOW
-    lookout: Lookout | None = None
+    presence: PresenceChecker | None = None
     stop: threading.Event = field(default_factory=threading.Event)
 
     def layers(self, number: int) -> list[str]:
@@ -69,11 +68,11 @@ class Brewed:
         put_blob(self.place, layer_bytes(100, seed))
 
     def prune(self, **how: Any) -> PruneSummary:
-        lookout = self.lookout or StorageLookout(self.place.source, self.place.storage, BLOBS)
+        presence = self.presence or StoragePresence(self.place.storage, BLOBS)
         pruning = Pruning(
             engine=self.database.engine,
             tables=self.database.tables,
-            lookout=lookout,
+            presence=presence,
             store=self.store,
             clock=lambda: self.now,
             stop=self.stop,
@@ -231,20 +230,22 @@ def test_a_forgotten_layer_that_is_pushed_anew_is_found_by_the_next_scan(brewed:
 
 
 class LookingAt:
-    """A lookout that has something happen right after it has looked everywhere for a layer."""
+    """A presence that has something happen right after it has looked everywhere for a layer."""
 
-    def __init__(self, lookout: Lookout, happening: Callable[[str], object]) -> None:
-        self._lookout = lookout
+    def __init__(self, presence: PresenceChecker, happening: Callable[[str], object]) -> None:
+        self._presence = presence
         self._happening = happening
 
     def check(self) -> None:
-        self._lookout.check()
+        self._presence.check()
 
-    def look(self, layer: LayerRef) -> Look:
-        return self._lookout.look(layer)
+    def locate(self, layer: LayerRef) -> PresenceResult:
+        return self._presence.locate(layer)
 
-    def look_everywhere(self, layers: Sequence[LayerRef], over: Callable[[], bool]) -> Iterator[Look]:
-        for look in self._lookout.look_everywhere(layers, over):
+    def locate_everywhere(
+        self, layers: Sequence[LayerRef], over: Callable[[], bool]
+    ) -> Iterator[PresenceResult]:
+        for look in self._presence.locate_everywhere(layers, over):
             self._happening(str(look.layer.digest))
             yield look
 
@@ -255,14 +256,14 @@ def test_a_push_between_the_last_look_and_the_forgetting_is_not_lost(brewed: Bre
     brewed.delete(*digests)
     brewed.prune()
     brewed.now += DAY
-    lookout = StorageLookout(brewed.place.source, brewed.place.storage, BLOBS)
+    presence = StoragePresence(brewed.place.storage, BLOBS)
 
     def push(digest: str) -> None:
         if digest == digests[0]:
             # The same layer to the same repository: there is nothing new to write about it.
             brewed.database.enqueue(digest, scope="team/app", now=brewed.now)
 
-    brewed.lookout = LookingAt(lookout, push)
+    brewed.presence = LookingAt(presence, push)
     assert counts(brewed.prune()) == {"there": 1, "forgotten": 1}
     assert brewed.known() == {digests[0]}
     assert brewed.has_metainfo(digests[0])
@@ -328,7 +329,7 @@ def test_a_storage_that_is_not_there_is_not_believed(brewed: Brewed) -> None:
 
 
 class Silent:
-    """A lookout that never knows."""
+    """A presence that never knows."""
 
     def __init__(self) -> None:
         self.looked = 0
@@ -336,11 +337,13 @@ class Silent:
     def check(self) -> None:
         pass
 
-    def look(self, layer: LayerRef) -> Look:
+    def locate(self, layer: LayerRef) -> PresenceResult:
         self.looked += 1
-        return Look(layer, "unanswered", why="time-out", silent=True)
+        return PresenceResult(layer, "unanswered", why="time-out", silent=True)
 
-    def look_everywhere(self, layers: Sequence[LayerRef], over: Callable[[], bool]) -> Iterator[Look]:
+    def locate_everywhere(
+        self, layers: Sequence[LayerRef], over: Callable[[], bool]
+    ) -> Iterator[PresenceResult]:
         return map(self.look, layers)
 
 
@@ -349,13 +352,13 @@ def test_what_nobody_answers_for_stays_and_is_not_asked_for_ever(brewed: Brewed)
     brewed.delete(digests[0])
     brewed.prune()
     brewed.now += DAY
-    silent = brewed.lookout = Silent()
+    silent = brewed.presence = Silent()
 
     summary = brewed.prune()
 
     assert 0 < summary.unanswered == silent.looked < 60
     assert (summary.forgotten, summary.missed) == (0, 0)
-    brewed.lookout = None
+    brewed.presence = None
     assert brewed.prune().forgotten == 0
     brewed.now += 3600
     assert brewed.prune().forgotten == 1
@@ -378,7 +381,7 @@ def test_a_run_that_is_told_to_end_forgets_no_more(brewed: Brewed) -> None:
     brewed.delete(*digests)
     brewed.prune()
     brewed.now += DAY
-    lookout = StorageLookout(brewed.place.source, brewed.place.storage, BLOBS)
+    presence = StoragePresence(brewed.place.storage, BLOBS)
     looked: list[str] = []
 
     def stop(digest: str) -> None:
@@ -386,10 +389,10 @@ def test_a_run_that_is_told_to_end_forgets_no_more(brewed: Brewed) -> None:
         if len(looked) == 3:
             brewed.stop.set()
 
-    brewed.lookout = LookingAt(lookout, stop)
+    brewed.presence = LookingAt(presence, stop)
     assert brewed.prune().forgotten == 2
     brewed.stop.clear()
-    brewed.lookout = None
+    brewed.presence = None
     assert brewed.prune().forgotten == 2
 
 
@@ -423,7 +426,7 @@ def test_a_layer_in_a_repository_that_nobody_knew_of_is_not_forgotten(brewed: Br
         brewed.brew(digest, scope="team/known")
         delete_blob(registry, "team/known", digest)
         with client_of(registry.netloc) as client:
-            brewed.lookout = RegistryLookout(client)
+            brewed.presence = RegistryPresence(client)
             assert counts(brewed.prune()) == {"missed": 1}
             brewed.now += DAY
             assert counts(brewed.prune()) == {"there": 1}
@@ -452,7 +455,7 @@ def test_a_layer_in_a_repository_whose_name_is_none_here_is_not_forgotten(
         brewed.brew(digest, scope="team/known")
         delete_blob(registry, "team/known", digest)
         with client_of(registry.netloc) as client:
-            brewed.lookout = RegistryLookout(client)
+            brewed.presence = RegistryPresence(client)
             assert counts(brewed.prune()) == {"missed": 1}
             brewed.now += DAY
             assert counts(brewed.prune()) == {"unanswered": 1}
@@ -462,7 +465,7 @@ def test_a_layer_in_a_repository_whose_name_is_none_here_is_not_forgotten(
 
 @dataclass
 class Unanswering:
-    """A lookout that gets no answer for some layers, or is refused."""
+    """A presence that gets no answer for some layers, or is refused."""
 
     digests: set[str]
     silent: bool
@@ -471,23 +474,25 @@ class Unanswering:
     def check(self) -> None:
         pass
 
-    def look(self, layer: LayerRef) -> Look:
+    def locate(self, layer: LayerRef) -> PresenceResult:
         self.looked.add(str(layer.digest))
         if str(layer.digest) in self.digests:
-            return Look(layer, "unanswered", why="trouble", silent=self.silent)
-        return Look(layer, "there", "team/app")
+            return PresenceResult(layer, "unanswered", why="trouble", silent=self.silent)
+        return PresenceResult(layer, "there", "team/app")
 
-    def look_everywhere(self, layers: Sequence[LayerRef], over: Callable[[], bool]) -> Iterator[Look]:
+    def locate_everywhere(
+        self, layers: Sequence[LayerRef], over: Callable[[], bool]
+    ) -> Iterator[PresenceResult]:
         return map(self.look, layers)
 
 
 @pytest.mark.parametrize("silent", [False, True])
 def test_neighbours_that_nobody_answers_for_do_not_halt_the_round(brewed: Brewed, silent: bool) -> None:
     digests = brewed.layers(100)
-    lookout = brewed.lookout = Unanswering(set(digests[10:40]), silent)
+    presence = brewed.presence = Unanswering(set(digests[10:40]), silent)
     for _ in range(3):
         brewed.prune()
-    assert lookout.looked == set(digests)
+    assert presence.looked == set(digests)
 
 
 def test_the_last_look_ends_when_the_run_is_told_to(brewed: Brewed, tmp_path: Path) -> None:
@@ -500,7 +505,7 @@ def test_the_last_look_ends_when_the_run_is_told_to(brewed: Brewed, tmp_path: Pa
         brewed.brew(digest)
         delete_blob(registry, "team/app", digest)
         with client_of(registry.netloc) as client:
-            brewed.lookout = RegistryLookout(StoppedMeanwhile(client, brewed.stop, questions=5))
+            brewed.presence = RegistryPresence(StoppedMeanwhile(client, brewed.stop, questions=5))
             assert counts(brewed.prune()) == {"missed": 1}
             brewed.now += DAY
             assert counts(brewed.prune()) == {}
@@ -540,7 +545,7 @@ def test_a_layer_pushed_to_a_repository_made_during_the_last_look_is_not_forgott
         delete_blob(registry, "team/known", digest)
         with client_of(registry.netloc) as client:
             asker = PushedMeanwhile(client, lambda: push_blob(registry, "team/new", content))
-            brewed.lookout = RegistryLookout(asker)
+            brewed.presence = RegistryPresence(asker)
             assert counts(brewed.prune()) == {"missed": 1}
             brewed.now += DAY
             # Nobody tells of the push, and the catalog was read before it.
@@ -601,7 +606,7 @@ def test_a_registry_that_is_down_ends_the_run(brewed: Brewed, tmp_path: Path) ->
     digests = brewed.layers(3)
     with start_registry(tmp_path / "registry") as registry, client_of(registry.netloc) as client:
         registry.stop()
-        brewed.lookout = RegistryLookout(client)
+        brewed.presence = RegistryPresence(client)
         with pytest.raises(RegistryError):
             brewed.prune()
     assert brewed.known() == set(digests)
@@ -610,7 +615,7 @@ def test_a_registry_that_is_down_ends_the_run(brewed: Brewed, tmp_path: Path) ->
 def test_another_and_empty_registry_makes_nothing_be_forgotten(brewed: Brewed, tmp_path: Path) -> None:
     digests = brewed.layers(3)
     with start_registry(tmp_path / "registry") as registry, client_of(registry.netloc) as client:
-        brewed.lookout = RegistryLookout(client)
+        brewed.presence = RegistryPresence(client)
         brewed.prune()
         brewed.now += DAY
         assert counts(brewed.prune()) == {"unanswered": 3}
@@ -625,7 +630,7 @@ def test_a_registry_that_wants_other_credentials_makes_nothing_be_forgotten(
         start_registry(tmp_path / "registry", htpasswd={"brewer": "right"}) as registry,
         client_of(registry.netloc, "brewer", "wrong") as client,
     ):
-        brewed.lookout = RegistryLookout(client)
+        brewed.presence = RegistryPresence(client)
         with pytest.raises(RegistryError):
             brewed.prune()
     assert brewed.known() == set(digests)
@@ -636,17 +641,20 @@ def test_trouble_of_the_storage_is_no_sign_that_a_layer_is_gone(brewed: Brewed) 
     brewed.delete(digests[0])
     brewed.prune()
     brewed.now += DAY
-    failing = StorageLookout(FailingSizes(), brewed.place.storage, BLOBS)
-    brewed.lookout = failing
+    failing = StoragePresence(FailingSizes(brewed.place.storage), BLOBS)
+    brewed.presence = failing
 
     assert counts(brewed.prune()) == {"unanswered": 3}
     assert brewed.known() == set(digests)
 
 
 class FailingSizes:
-    """A source that is out of order."""
+    """A storage that lists its files, and cannot read one."""
 
     parallel = False
+
+    def __init__(self, storage: BlobStorage) -> None:
+        self.files = storage.files
 
     def size(self, layer: LayerRef) -> int:
         raise SourceUnavailable("disk", "input/output error")

@@ -11,8 +11,7 @@ import pytest
 
 from core.digest import Digest
 from core.errors import StoreFailed
-from core.stores.directory import DirectoryStore
-from core.stores.store import MetainfoStore
+from core.torrents.store import DirectoryStore, MetainfoStore
 from jobs.queue_lost import LostSearch, LostSummary, queue_lost
 from sql.engine import create_engine_for
 from sql.intake import NewLayer

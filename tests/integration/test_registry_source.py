@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from core.blobs.registry import RegistryBlobs
 from core.config.config import DockerRegistry
 from core.errors import LayerMissing, SourceRefused, SourceTimeout, SourceUnavailable
 from core.http.client import HttpClient
 from core.layer import LayerRef
 from core.registry.client import RegistryClient
-from core.sources.registry import RegistrySource
 from tests.layer_places import layer_of
 from tests.servers.bad_http import html, in_turn, replying, silent
 from tests.servers.http_server import Answer, start_http_server
@@ -48,16 +48,16 @@ def source_of(
     candidates: Iterable[str] = (),
     user: str | None = None,
     password: str | None = None,
-) -> RegistrySource:
+) -> RegistryBlobs:
     settings = DockerRegistry(host=host, proto="http")
-    return RegistrySource(RegistryClient(settings, http, user, password), lambda: candidates)
+    return RegistryBlobs(RegistryClient(settings, http, user, password), lambda: candidates)
 
 
 def known_in(*scopes: str) -> LayerRef:
     return replace(LAYER, scopes=scopes)
 
 
-def read(source: RegistrySource, layer: LayerRef, offset: int = 0, length: int | None = None) -> bytes:
+def read(source: RegistryBlobs, layer: LayerRef, offset: int = 0, length: int | None = None) -> bytes:
     got = bytearray()
     buffer = memoryview(bytearray(64 * 1024))
     with source.open(layer, offset, length) as reader:
@@ -117,7 +117,7 @@ def test_a_layer_without_repositories_is_looked_for_with_one_request_each(
 
 def test_the_catalog_may_be_what_is_looked_through(quiet_registry: Registry, http: HttpClient) -> None:
     client = RegistryClient(DockerRegistry(host=quiet_registry.netloc, proto="http"), http)
-    source = RegistrySource(client, client.list_repositories)
+    source = RegistryBlobs(client, client.list_repositories)
 
     assert read(source, LAYER) == CONTENT
 
@@ -171,7 +171,7 @@ def test_a_catalog_that_is_refused_says_so(http: HttpClient) -> None:
         client = RegistryClient(DockerRegistry(host=server.netloc, proto="http"), http)
 
         with pytest.raises(SourceRefused, match="_catalog"):
-            RegistrySource(client, client.list_repositories).size(LAYER)
+            RegistryBlobs(client, client.list_repositories).size(LAYER)
 
 
 @pytest.mark.parametrize("answer", [replying(500), replying(429), html(200), html(404)])

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from core.blobs.s3 import S3Blobs
 from core.errors import LayerMissing, SourceUnavailable
 from core.s3 import Bucket, s3_client
-from core.sources.s3 import S3Source
 from tests.layer_places import TEMPLATE, layer_of, making_sources
 from tests.servers.layers import layer_bytes
 from tests.servers.moto import Moto
@@ -31,7 +31,7 @@ def test_the_prefix_is_the_registrys_rootdirectory_to_the_letter(
     with making_sources() as sources:
         client = s3_client(moto.endpoint, "us-east-1", "tests", "not a secret", 2.0, 20.0)
         sources.stack.callback(client.close)
-        source = S3Source(Bucket(client, bucket), rootdirectory, TEMPLATE, read_timeout=20.0)
+        source = S3Blobs(Bucket(client, bucket), rootdirectory, TEMPLATE, read_timeout=20.0)
 
         assert source.size(LAYER) == len(CONTENT)
         with source.open(LAYER, 99_990) as reader:

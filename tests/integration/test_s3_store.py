@@ -10,7 +10,7 @@ import pytest
 from core.digest import Digest
 from core.errors import StoreFailed
 from core.s3 import Bucket, s3_client
-from core.stores.s3 import MOST, S3Store
+from core.torrents.store import MOST, S3Store
 from tests.servers.bad_http import endless, html, misstating_length, replying, silent
 from tests.servers.http_server import Answer, HttpServer, start_http_server
 from tests.servers.moto import Moto

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from core.blobs.directory import DirectoryBlobs
+from core.blobs.s3 import S3Blobs
+from core.blobs.source import StoredFile
 from core.errors import SourceRefused, SourceUnavailable
 from core.s3 import Bucket, s3_client
-from core.storages.directory import DirectoryStorage
-from core.storages.s3 import S3Storage
-from core.storages.storage import StoredFile
 from sql.engine import create_engine_for
-from tests.layer_places import CONNECT_TIMEOUT, READ_TIMEOUT, making_sources
+from tests.layer_places import CONNECT_TIMEOUT, READ_TIMEOUT, TEMPLATE, making_sources
 from tests.servers.bad_http import hanging_up, html, misstating_length, replying, sending
 from tests.servers.http_server import Connection, Request, start_http_server
 from tests.servers.moto import Moto
@@ -128,7 +128,7 @@ def test_folders_in_the_tables_of_mds_are_no_files(mds: MdsStoragePlace) -> None
 def test_a_tree_that_is_not_there_at_all_is_a_failure_and_not_empty(tmp_path: Path) -> None:
     (tmp_path / "not-mounted").mkdir()
     with pytest.raises(SourceUnavailable, match="blobs"):
-        list(DirectoryStorage(tmp_path / "not-mounted").files(FOLDER))
+        list(DirectoryBlobs(tmp_path / "not-mounted", TEMPLATE).files(FOLDER))
 
 
 def test_links_to_directories_are_followed_but_not_in_circles(
@@ -210,7 +210,7 @@ def test_a_listing_of_s3_that_breaks_between_pages_never_looks_like_its_end(brok
         server.on("/*", listing)
         client = s3_client(server.url, "us-east-1", "tests", "not a secret", CONNECT_TIMEOUT, READ_TIMEOUT)
         sources.stack.callback(client.close)
-        storage = S3Storage(Bucket(client, "layers"), "", read_timeout=READ_TIMEOUT)
+        storage = S3Blobs(Bucket(client, "layers"), "", TEMPLATE, read_timeout=READ_TIMEOUT)
         files = storage.files(FOLDER)
         assert next(files).path == f"{FOLDER}/a"
         with pytest.raises((SourceUnavailable, SourceRefused), match="s3://layers"):

@@ -15,11 +15,11 @@ import pytest
 
 import web.layer_bodies
 import web.layers
-from core.capability import mint
+from core.blobs.directory import DirectoryBlobs
+from core.blobs.registry import RegistryBlobs
 from core.digest import Digest
 from core.layer import LayerRef
-from core.sources.directory import DirectorySource
-from core.sources.registry import RegistrySource
+from core.torrents.capability import mint
 from tests.memory_source import Fault, MemorySource
 from tests.servers.bad_http import replying
 from tests.servers.http_server import start_http_server
@@ -246,7 +246,7 @@ def test_the_whole_layer_comes_from_a_registry_that_ignores_ranges(tmp_path: Pat
         registry.on(f"/v2/library/test/blobs/{LAYER}", replying(200, CONTENT))
         settings = {"docker_registry": {"host": registry.netloc, "proto": "http"}}
         parts = web_parts(tmp_path, settings=settings)
-        app = app_of(replace(parts, source=RegistrySource(parts.registry)))
+        app = app_of(replace(parts, source=RegistryBlobs(parts.registry)))
         assert get(app, url()).body == CONTENT
         assert get(app, url(), Range="bytes=0-").body == CONTENT
         assert get(app, url(), Range="bytes=5-9").status == 502
@@ -254,10 +254,10 @@ def test_the_whole_layer_comes_from_a_registry_that_ignores_ranges(tmp_path: Pat
         parts.engine.dispose()
 
 
-@pytest.mark.parametrize("kind", [MemorySource, DirectorySource])
+@pytest.mark.parametrize("kind", [MemorySource, DirectoryBlobs])
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 def test_a_source_that_hangs_before_it_tells_a_size_holds_only_so_many(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, kind: type[MemorySource | DirectorySource]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, kind: type[MemorySource | DirectoryBlobs]
 ) -> None:
     class Hanging(kind):  # type: ignore[misc, valid-type]
         def size(self, layer: LayerRef) -> int:

@@ -16,10 +16,10 @@ import pytest
 import requests
 
 import web.layers
-from core.capability import mint
+from core.blobs.directory import DirectoryBlobs
+from core.blobs.source import BlobSource
 from core.digest import Digest
-from core.sources.directory import DirectorySource
-from core.sources.source import LayerSource
+from core.torrents.capability import mint
 from tests.memory_source import Fault, MemorySource
 from tests.servers.layers import layer_bytes
 from tests.servers.waiting import comes_true
@@ -35,7 +35,7 @@ PATH = f"/v0/layers/{CAPABILITY}/{LAYER.hex}"
 
 
 @contextmanager
-def serving(folder: Path, source: LayerSource, **options: float) -> Iterator[int]:
+def serving(folder: Path, source: BlobSource, **options: float) -> Iterator[int]:
     folder.mkdir(exist_ok=True)
     parts = web_parts(folder, source=source)
     app = app_of(parts)
@@ -73,7 +73,7 @@ def blob(tmp_path: Path) -> Path:
 @pytest.fixture
 def file_port(tmp_path: Path, blob: Path) -> Iterator[int]:
     """An app that reads from that tree."""
-    with serving(tmp_path / "app", DirectorySource(tmp_path, BLOBS)) as port:
+    with serving(tmp_path / "app", DirectoryBlobs(tmp_path, BLOBS)) as port:
         yield port
 
 
@@ -301,7 +301,7 @@ def test_beyond_their_limit_downloads_of_files_are_put_off(
     tmp_path: Path, blob: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(web.layers, "MAX_FILES", 2)
-    with serving(tmp_path / "app", DirectorySource(tmp_path, BLOBS)) as port:
+    with serving(tmp_path / "app", DirectoryBlobs(tmp_path, BLOBS)) as port:
         stalled = [ask(port) for _ in range(2)]
         assert comes_true(lambda: open_files(blob) == 2)
         assert get(port, Range="bytes=0-9").status_code == 503

@@ -12,13 +12,13 @@ import bottle
 import libtorrent
 import pytest
 
-from core.capability import verify
 from core.digest import Digest
 from core.errors import StoreFailed
-from core.hashing import hash_layer
 from core.layer import LayerRef
-from core.metainfo import build_metainfo
-from core.piece_length import piece_length
+from core.torrents.capability import verify
+from core.torrents.hashing import hash_layer
+from core.torrents.metainfo import build_metainfo
+from core.torrents.piece_length import piece_length
 from sql.tables import Priority
 from tests.integration.sql.database import Database
 from tests.memory_source import MemorySource

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from core.brewing import brew_layer
 from core.digest import Digest
 from core.layer import LayerRef
-from core.stores.store import MetainfoStore
+from core.torrents.brewing import brew_layer
+from core.torrents.store import MetainfoStore
 from jobs.brew import Brewery, brew
 from sql.engine import create_engine_for
 from sql.layers import find_rbtorrent_ids

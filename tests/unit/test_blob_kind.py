@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.storages.blob_kind import HEAD_BYTES, looks_like_layer
+from core.blobs.storage_layout import HEAD_BYTES, looks_like_layer
 
 
 def tar(name: str) -> bytes:

@@ -11,8 +11,10 @@ from pathlib import Path
 import libtorrent
 import pytest
 
-import core.sources.resume
-from core.brewing import Brewed, brew_layer
+import core.blobs.resume
+from core.blobs.directory import DirectoryBlobs
+from core.blobs.resume import RetryPolicy
+from core.blobs.source import BlobSource
 from core.digest import Digest
 from core.errors import (
     DigestMismatch,
@@ -25,10 +27,8 @@ from core.errors import (
     StoreFailed,
 )
 from core.layer import LayerRef
-from core.sources.directory import DirectorySource
-from core.sources.resume import Patience
-from core.sources.source import LayerSource
-from core.stores.directory import DirectoryStore
+from core.torrents.brewing import Brewed, brew_layer
+from core.torrents.store import DirectoryStore
 from tests.memory_source import MemorySource
 
 MIB = 1024 * 1024
@@ -53,7 +53,7 @@ def store(tmp_path: Path) -> DirectoryStore:
 
 
 def brew(
-    source: LayerSource,
+    source: BlobSource,
     store: DirectoryStore,
     layer: LayerRef = LAYER,
     *,
@@ -91,7 +91,7 @@ def test_it_is_the_same_whoever_brews_it_and_however_it_was_read(tmp_path: Path)
     sources = [
         MemorySource({DIGEST: CONTENT}),
         MemorySource({DIGEST: CONTENT}, most_per_read=65537),
-        DirectorySource(tmp_path, "/blobs/{full_digest}"),
+        DirectoryBlobs(tmp_path, "/blobs/{full_digest}"),
     ]
     layers = [LAYER, LayerRef(DIGEST), LayerRef(DIGEST, ("another/scope", "library/test"))]
     results = set()
@@ -150,7 +150,7 @@ def test_a_small_layer_is_not_asked_for_its_size_and_still_held_to_it(store: Dir
 def test_a_source_with_fewer_bytes_than_it_says_publishes_nothing(
     store: DirectoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(core.sources.resume, "Patience", lambda: Patience(tries=2, first_pause=0.01))
+    monkeypatch.setattr(core.blobs.resume, "RetryPolicy", lambda: RetryPolicy(tries=2, first_pause=0.01))
     source = Liar({DIGEST: CONTENT}, claimed=len(CONTENT) + 1)
     with pytest.raises(SourceCut) as caught:
         brew(source, store, LayerRef(DIGEST))

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.capability import Capability, mint, verify
 from core.digest import Digest
 from core.errors import CapabilityInvalid
+from core.torrents.capability import Capability, mint, verify
 
 SECRET = b"a secret of thirty-two bytes, no?"
 LAYER = Digest("a" * 64)

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from core.blobs.directory import DirectoryBlobs
 from core.digest import Digest
 from core.errors import LayerMissing, SourceRefused, SourceUnavailable
 from core.layer import LayerRef
-from core.sources.directory import DirectorySource
 
 TEMPLATE = "/docker/registry/v2/blobs/sha256/{short_digest}/{full_digest}/data"
 CONTENT = b"a layer's bytes" * 1000
@@ -23,8 +23,8 @@ OTHER = LayerRef(Digest("ab" * 32))
 NOBODY = 65534
 
 
-def source_at(root: Path) -> DirectorySource:
-    return DirectorySource(root, TEMPLATE)
+def source_at(root: Path) -> DirectoryBlobs:
+    return DirectoryBlobs(root, TEMPLATE)
 
 
 def blob_file(root: Path, layer: LayerRef = LAYER) -> Path:
@@ -40,7 +40,7 @@ def root(tmp_path: Path) -> Path:
     return root
 
 
-def read(source: DirectorySource, offset: int = 0, length: int | None = None) -> bytes:
+def read(source: DirectoryBlobs, offset: int = 0, length: int | None = None) -> bytes:
     got = bytearray()
     buffer = memoryview(bytearray(997))
     with source.open(LAYER, offset, length) as reader:
@@ -131,7 +131,7 @@ def test_a_storage_that_is_not_mounted_sets_no_layer_aside(tmp_path: Path) -> No
 
 
 def test_the_root_may_stand_in_the_template(root: Path) -> None:
-    source = DirectorySource(Path("/"), f"{root}{TEMPLATE}")
+    source = DirectoryBlobs(Path("/"), f"{root}{TEMPLATE}")
 
     assert source.size(LAYER) == len(CONTENT)
     assert str(root) in source.check()
@@ -161,7 +161,7 @@ def test_an_upload_in_progress_is_not_a_layer(root: Path) -> None:
 
 def test_a_disk_that_fails_is_an_unavailable_source() -> None:
     # A file whose first byte cannot be read: that address is never mapped (proc(5)).
-    source = DirectorySource(Path("/"), "/proc/self/mem")
+    source = DirectoryBlobs(Path("/"), "/proc/self/mem")
 
     with pytest.raises(SourceUnavailable, match="Input/output error"):
         read(source)

@@ -15,7 +15,7 @@ import pytest
 
 from core.digest import Digest
 from core.errors import MetainfoMissing, StoreFailed
-from core.stores.directory import LEFTOVER_AGE, DirectoryStore
+from core.torrents.store import LEFTOVER_AGE, DirectoryStore
 
 DIGEST = Digest("ab" * 32)
 DATA = b"d4:infodee" * 100
@@ -36,7 +36,7 @@ def run_writer(code: str, root: Path) -> subprocess.CompletedProcess[str]:
 import os, resource, signal
 from pathlib import Path
 from core.digest import Digest
-from core.stores.directory import DirectoryStore
+from core.torrents.store import DirectoryStore
 store, DIGEST, DATA = DirectoryStore(Path({str(root)!r})), Digest("ab" * 32), {DATA!r}
 """
     return subprocess.run([sys.executable, "-c", setup + code], capture_output=True, text=True, timeout=60)

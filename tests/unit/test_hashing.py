@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import core.hashing
+import core.torrents.hashing
 from core.errors import Interrupted, SizeMismatch
-from core.hashing import BUFFER_SIZE, HALF, INLINE_SIZE, LayerHashes, PieceHasher, hash_layer
+from core.torrents.hashing import BUFFER_SIZE, HALF, INLINE_SIZE, LayerHashes, PieceHasher, hash_layer
 
 MIB = 1024 * 1024
 RING = 2 * HALF * BUFFER_SIZE
@@ -76,7 +76,7 @@ def threads_end() -> Iterator[None]:
 def threads(request: pytest.FixtureRequest) -> Iterator[None]:
     """Has even the smallest layer hashed in that many threads."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(core.hashing, "INLINE_SIZE", 2**60 if request.param == "in one thread" else 0)
+        patch.setattr(core.torrents.hashing, "INLINE_SIZE", 2**60 if request.param == "in one thread" else 0)
         yield
 
 

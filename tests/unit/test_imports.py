@@ -13,7 +13,7 @@ OWNERS = {
     "urllib3": ["core/http/"],
     "boto3": ["core/s3.py"],
     "botocore": ["core/s3.py"],
-    "torf": ["core/metainfo.py"],
+    "torf": ["core/torrents/metainfo.py"],
     "pydantic": ["core/config/", "core/swarm/messages.py"],
     "yaml": ["core/config/"],
     "apscheduler": ["jobs/scheduler.py"],

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core.blobs.layer_reader import AcceleratingReader, open_layer
+from core.blobs.ranges import ParallelReader
+from core.blobs.resume import ResumingReader, RetryPolicy
+from core.blobs.source import BlobReader
 from core.digest import Digest
 from core.errors import Interrupted, LayerMissing, SourceCut
 from core.layer import LayerRef
-from core.sources.layer_reader import AcceleratingReader, open_layer
-from core.sources.ranges import ParallelReader
-from core.sources.resume import Patience, ResumingReader
-from core.sources.source import BlobReader
 from tests.memory_source import Fault, Kind, MemorySource
 
 CONTENT = bytes(number * 7 % 251 for number in range(40_000))
@@ -25,7 +25,7 @@ LAYER = LayerRef(DIGEST)
 RANGE = 1000
 TRIAL = 8000
 KINDS: list[Kind] = ["cut", "timeout", "early end", "unavailable"]
-AT_ONCE = Patience(progress=1, first_pause=0.0)
+AT_ONCE = RetryPolicy(progress=1, first_pause=0.0)
 
 
 class Clock:
@@ -49,11 +49,9 @@ def accelerating(
 ) -> AcceleratingReader:
     size = len(source.layers[DIGEST])
     return AcceleratingReader(
-        ResumingReader(source, LAYER, 0, size, patience=AT_ONCE),
-        lambda offset: parallel(
-            source, LAYER, offset, size, connections=4, range_bytes=RANGE, patience=AT_ONCE
-        ),
-        lambda offset: ResumingReader(source, LAYER, offset, size, patience=AT_ONCE),
+        ResumingReader(source, LAYER, 0, size, retry=AT_ONCE),
+        lambda offset: parallel(source, LAYER, offset, size, connections=4, range_bytes=RANGE, retry=AT_ONCE),
+        lambda offset: ResumingReader(source, LAYER, offset, size, retry=AT_ONCE),
         size=size,
         worthwhile=2 * RANGE,
         trial=TRIAL,
@@ -250,7 +248,7 @@ def test_an_interruption_ends_the_pause_before_a_resumed_read() -> None:
             LAYER,
             len(CONTENT),
             connections=1,
-            patience=Patience(first_pause=3600, longest_pause=3600),
+            retry=RetryPolicy(first_pause=3600, longest_pause=3600),
             interrupted=lambda: True,
         ) as reader,
         pytest.raises(Interrupted),

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.sources.mds import MdsFile, parse_mdsfileinfo
+from core.blobs.mds import MdsFile, parse_mdsfileinfo
 
 
 def test_key_and_size_are_taken_and_the_rest_is_left() -> None:

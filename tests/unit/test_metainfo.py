@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.hashing import LayerHashes, hash_layer
-from core.metainfo import Info, Metainfo, build_metainfo, info_of, with_sources
-from core.piece_length import piece_length
+from core.torrents.hashing import LayerHashes, hash_layer
+from core.torrents.metainfo import Info, Metainfo, build_metainfo, info_of, with_sources
+from core.torrents.piece_length import piece_length
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.piece_length import piece_length
+from core.torrents.piece_length import piece_length
 
 KIB = 1024
 MIB = 1024 * KIB

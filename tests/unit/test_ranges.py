@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core.blobs.ranges import ParallelReader
+from core.blobs.resume import RetryPolicy
 from core.digest import Digest
 from core.errors import Interrupted, LayerMissing, RangesIgnored, SourceCut
 from core.layer import LayerRef
-from core.sources.ranges import ParallelReader
-from core.sources.resume import Patience
 from tests.memory_source import Fault, Kind, MemorySource
 from tests.servers.waiting import comes_true
 
@@ -35,7 +35,7 @@ def parallel(
     *,
     connections: int = 4,
     range_bytes: int = 1000,
-    patience: Patience | None = None,
+    retry: RetryPolicy | None = None,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> ParallelReader:
     return ParallelReader(
@@ -45,7 +45,7 @@ def parallel(
         end,
         connections=connections,
         range_bytes=range_bytes,
-        patience=patience or Patience(progress=1, first_pause=0.0),
+        retry=retry or RetryPolicy(progress=1, first_pause=0.0),
         interrupted=interrupted,
     )
 
@@ -87,7 +87,7 @@ def test_cuts_anywhere_leave_no_trace_in_the_bytes(
         end,
         connections=connections,
         range_bytes=range_bytes,
-        patience=Patience(tries=len(faults) + 2, first_pause=0.0),
+        retry=RetryPolicy(tries=len(faults) + 2, first_pause=0.0),
     ) as reader:
         assert read_all(reader, at_once) == CONTENT[offset:end]
 
@@ -147,7 +147,7 @@ def test_closing_early_ends_threads_that_read_wait_or_pause() -> None:
 
     # The second range breaks and would be tried again in an hour; the third and fourth never come.
     source = source_with(before_read=never_comes)
-    reader = parallel(source, patience=Patience(first_pause=3600, longest_pause=3600))
+    reader = parallel(source, retry=RetryPolicy(first_pause=3600, longest_pause=3600))
     assert reader.readinto(memoryview(bytearray(10))) == 10
     assert reading.wait(60)
 
@@ -218,7 +218,7 @@ def test_a_range_that_fails_for_good_does_so_after_all_bytes_before_it() -> None
 def test_a_range_that_cannot_be_resumed_says_where_it_broke() -> None:
     source = source_with(None, Fault("cut", 300), *[Fault("refused connection")] * 100)
     with (
-        parallel(source, patience=Patience(tries=3, first_pause=0.0)) as reader,
+        parallel(source, retry=RetryPolicy(tries=3, first_pause=0.0)) as reader,
         pytest.raises(SourceCut) as cut,
     ):
         read_all(reader)

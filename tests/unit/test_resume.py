@@ -1,4 +1,4 @@
-"""A reader that goes on where the source broke: no byte twice, none left out, and an end to patience."""
+"""A reader that goes on where the source broke: no byte twice, none left out, and an end to retry."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core.blobs.resume import ResumingReader, RetryPolicy
+from core.blobs.source import BlobReader
 from core.digest import Digest
 from core.errors import LayerMissing, RangesIgnored, SourceCut
 from core.layer import LayerRef
-from core.sources.resume import Patience, ResumingReader
-from core.sources.source import BlobReader
 from tests.memory_source import Fault, Kind, MemorySource
 
 CONTENT = bytes(number * 7 % 251 for number in range(5000))
@@ -35,7 +35,7 @@ def resuming(
     end: int = len(CONTENT),
     *,
     exact: bool = False,
-    patience: Patience | None = None,
+    retry: RetryPolicy | None = None,
     sleep: Callable[[float], object] = lambda _seconds: None,
 ) -> ResumingReader:
     return ResumingReader(
@@ -44,7 +44,7 @@ def resuming(
         offset,
         end,
         exact=exact,
-        patience=patience or Patience(progress=1),
+        retry=retry or RetryPolicy(progress=1),
         sleep=sleep,
     )
 
@@ -69,7 +69,7 @@ def test_cuts_anywhere_leave_no_trace_in_the_bytes(
     source = source_with(*faults)
     source.most_per_read = most_per_read
 
-    with resuming(source, offset, patience=Patience(tries=len(faults) + 1)) as reader:
+    with resuming(source, offset, retry=RetryPolicy(tries=len(faults) + 1)) as reader:
         assert read_all(reader, at_once) == CONTENT[offset:]
 
     assert not source.open_readers
@@ -83,7 +83,7 @@ def test_an_exact_range_gives_its_bytes_and_no_more(faults: list[Fault], span: l
     offset, end = span
 
     with resuming(
-        source_with(*faults), offset, end, exact=True, patience=Patience(tries=len(faults) + 1)
+        source_with(*faults), offset, end, exact=True, retry=RetryPolicy(tries=len(faults) + 1)
     ) as reader:
         assert read_all(reader) == CONTENT[offset:end]
 
@@ -98,7 +98,7 @@ def test_a_source_that_ignores_ranges_is_read_anew_and_the_beginning_thrown_away
     # Each try to resume opens twice there: once for the range, once for the whole.
     source = source_with(*faults, ignores_ranges=True)
 
-    with resuming(source, offset, patience=Patience(tries=len(faults) + 1)) as reader:
+    with resuming(source, offset, retry=RetryPolicy(tries=len(faults) + 1)) as reader:
         assert read_all(reader) == CONTENT[offset:]
 
     assert not source.open_readers
@@ -125,7 +125,7 @@ def test_an_exact_range_leaves_a_source_that_ignores_ranges_to_the_caller() -> N
 def test_a_source_that_never_gets_further_is_given_up_at_that_byte(kind: Kind) -> None:
     source = source_with(Fault(kind, 1234), *[Fault(kind, 0)] * 20)
 
-    with resuming(source, patience=Patience(tries=4)) as reader, pytest.raises(SourceCut) as raised:
+    with resuming(source, retry=RetryPolicy(tries=4)) as reader, pytest.raises(SourceCut) as raised:
         read_all(reader)
 
     assert raised.value.offset == 1234
@@ -138,7 +138,7 @@ def test_a_source_that_gives_a_byte_at_a_time_is_hopeless_too() -> None:
     source = source_with(*[Fault("cut", 1)] * 1000)
 
     with (
-        resuming(source, patience=Patience(tries=5, progress=100)) as reader,
+        resuming(source, retry=RetryPolicy(tries=5, progress=100)) as reader,
         pytest.raises(SourceCut) as raised,
     ):
         read_all(reader)
@@ -149,7 +149,7 @@ def test_a_source_that_gives_a_byte_at_a_time_is_hopeless_too() -> None:
 def test_progress_renews_the_patience() -> None:
     source = source_with(*[Fault("cut", 100)] * 40)
 
-    with resuming(source, patience=Patience(tries=2, progress=100)) as reader:
+    with resuming(source, retry=RetryPolicy(tries=2, progress=100)) as reader:
         assert read_all(reader) == CONTENT
 
 
@@ -160,7 +160,7 @@ def test_pauses_grow_up_to_a_limit_and_start_again_after_progress() -> None:
 
     with resuming(
         source,
-        patience=Patience(tries=6, first_pause=0.5, longest_pause=3.0, progress=1000),
+        retry=RetryPolicy(tries=6, first_pause=0.5, longest_pause=3.0, progress=1000),
         sleep=pauses.append,
     ) as reader:
         read_all(reader)

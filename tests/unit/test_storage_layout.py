@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from core.blobs.storage_layout import LayerLink, StorageLayout, blob_path, position_of
 from core.digest import Digest
-from core.sources.blob_path import blob_path
-from core.storages.layout import LayerLink, StorageLayout, position_of
 
 TEMPLATE = "/docker/registry/v2/blobs/sha256/{short_digest}/{full_digest}/data"
 A = Digest("ab" * 32)

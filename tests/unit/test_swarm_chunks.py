@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.piece_length import piece_length
 from core.swarm.bitmap import Bitmap
 from core.swarm.chunks import LONGEST, MAX_CHUNKS, PREFERRED_CHUNKS, SHORTEST, Chunks, chunk_length
+from core.torrents.piece_length import piece_length
 
 KIB = 1024
 MIB = 1024 * KIB

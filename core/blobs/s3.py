@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Self, TypeVar
 
+from core.blobs.source import StoredFile
+from core.blobs.storage_layout import blob_path, common_folder
 from core.errors import LayerError, LayerMissing, SourceCut, SourceRefused, SourceTimeout, SourceUnavailable
 from core.layer import LayerRef
 from core.s3 import Bucket, S3Failed, S3Reader
-from core.sources.blob_path import blob_path, common_folder
 
 _Got = TypeVar("_Got")
 
 
-class S3Source:
-    """Reads the keys `prefix` + `blob_path_template` of a bucket (a LayerSource).
+class S3Blobs:
+    """Reads the keys `prefix` + `blob_path_template` of a bucket (a BlobSource).
 
     `prefix` is the registry's `storage.s3.rootdirectory`, and the key is made as its driver makes it
     (s3-aws/s3.go, s3Path): one slash between the two, none in front. `read_timeout`, in seconds, is the
@@ -35,9 +36,18 @@ class S3Source:
         return self._translated(layer, 0, lambda: self._bucket.size(self._key(layer)))
 
     def open(self, layer: LayerRef, offset: int, length: int | None = None) -> S3LayerReader:
-        """A reader of the object, or of a range of it. See LayerSource."""
+        """A reader of the object, or of a range of it. See BlobSource."""
         reader = self._translated(layer, offset, lambda: self._bucket.open(self._key(layer), offset, length))
         return S3LayerReader(self, reader, layer, offset)
+
+    def files(self, folder: str, skipping: frozenset[str] = frozenset()) -> Iterator[StoredFile]:
+        """The objects below `folder`, a page of 1,000 at a time. S3 has no folders, so nothing is skipped."""
+        root = self._joined("")
+        try:
+            for key, size in self._bucket.list(f"{root}{folder}/"):
+                yield StoredFile(key[len(root) :], size)
+        except S3Failed as error:
+            raise self.translate(error, error.where, 0) from error
 
     def check(self) -> str:
         """One line on the bucket, after a look at it and at the place where layers should be in it."""
@@ -84,7 +94,7 @@ class S3Source:
 class S3LayerReader:
     """A layer's bytes from S3, with trouble told in the words of layer sources (a BlobReader)."""
 
-    def __init__(self, source: S3Source, reader: S3Reader, layer: LayerRef, offset: int) -> None:
+    def __init__(self, source: S3Blobs, reader: S3Reader, layer: LayerRef, offset: int) -> None:
         self._source = source
         self._reader = reader
         self._layer = layer

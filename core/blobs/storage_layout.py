@@ -1,19 +1,29 @@
-"""Where things are in a registry's storage, and what a path there stands for.
-
-docker/distribution, registry/storage/paths.go: blobs under `blobs`, and beside them, under
-`repositories/<name>`, links that say which repository holds which blob (`_layers/sha256/<hex>/link`) and
-uploads that were never finished (`_uploads/<id>/...`).
-"""
+"""Where a registry's storage keeps a blob: `blob_path_template` with a digest put in."""
 
 from __future__ import annotations
 
+import codecs
 import re
 from dataclasses import dataclass
 
 from core.digest import Digest
 from core.errors import InvalidName
 from core.names import parse_scope
-from core.sources.blob_path import blob_path, common_folder
+
+
+def blob_path(template: str, digest: Digest) -> str:
+    """The path from the storage's root, with or without a slash in front as the template has it.
+
+    distribution's own layout is `/docker/registry/v2/blobs/sha256/<2 hex>/<64 hex>/data`
+    (registry/storage/paths.go). A Digest is hex digits only, so the path cannot leave the root.
+    """
+    return template.format(short_digest=digest.short, full_digest=digest.hex)
+
+
+def common_folder(template: str) -> str:
+    """The part of every blob's path that no digest changes, without slashes at its ends."""
+    return template.partition("{")[0].rpartition("/")[0].strip("/")
+
 
 MANIFESTS = "_manifests"
 """The folder of a repository with its tags and manifests: most of the files, and none of the layers."""
@@ -81,3 +91,31 @@ def position_of(digest: Digest) -> float:
     spread evenly, so this is the part of a listing that is done with.
     """
     return int(digest.hex[:8], 16) / 0x100000000
+
+
+HEAD_BYTES = 512
+"""What has to be read of a blob to tell: a tar's first header."""
+
+_TAR_MAGIC = b"ustar"
+_TAR_MAGIC_AT = 257
+_JSON_OBJECT = re.compile(r"\s*\{\s*(?:[\"}]|\Z)")
+
+
+def looks_like_layer(head: bytes) -> bool:
+    """Whether a blob that begins with `head`, its first 512 bytes or all of it, is a layer.
+
+    It is unless it is empty, or a JSON object, as manifests, configs, and the attestations that in-toto and
+    cosign put in the place of layers are. So tars count, whether plain or packed by gzip, zstd or anything
+    else, and so does whatever else artifacts have for layers. A tar whose first file has a name like JSON
+    is known by its magic (POSIX.1, ustar).
+    """
+    if not head:
+        return False
+    if head[_TAR_MAGIC_AT : _TAR_MAGIC_AT + len(_TAR_MAGIC)] == _TAR_MAGIC:
+        return True
+    try:
+        # The last character may be cut in two.
+        text = codecs.getincrementaldecoder("utf-8")().decode(head)
+    except UnicodeDecodeError:
+        return True
+    return _JSON_OBJECT.match(text.removeprefix("\ufeff")) is None

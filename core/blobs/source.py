@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -34,7 +36,7 @@ class BlobReader(Protocol):
     ) -> None: ...
 
 
-class LayerSource(Protocol):
+class BlobSource(Protocol):
     """Where layers are read from. Every source passes the same conformance tests.
 
     Methods may be called from several threads at once. Each raises LayerMissing where the blob is not
@@ -57,4 +59,30 @@ class LayerSource(Protocol):
 
     def check(self) -> str:
         """One line on whether the source answers, for the operator; raises what reading would raise."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A file in a storage: its path from the storage's root, without a slash in front, and its bytes.
+
+    `size` is None for what is no regular file, such as a symbolic link.
+    """
+
+    path: str
+    size: int | None
+
+
+class BlobStorage(BlobSource, Protocol):
+    """A registry's storage. Every one passes the same conformance tests.
+
+    A listing never holds more than a page, or a folder, of names in memory. It raises SourceRefused,
+    SourceTimeout or SourceUnavailable where it cannot go on: ending early would pass off a part as all.
+    """
+
+    def files(self, folder: str, skipping: frozenset[str] = frozenset()) -> Iterator[StoredFile]:
+        """All files below `folder`, a path from the root, in the order of their paths.
+
+        What lies in folders named in `skipping` is of no interest; it is left out where that saves work.
+        """
         ...

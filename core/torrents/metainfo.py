@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torf
 
-from core.hashing import LayerHashes
+from core.torrents.hashing import LayerHashes
 
 ID_PREFIX = "rbtorrent:"
 

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+from core.blobs.source import BlobReader, BlobSource
 from core.errors import RangesIgnored, SourceCut, SourceTimeout, SourceUnavailable
 from core.layer import LayerRef
-from core.sources.source import BlobReader, LayerSource
 
 _SKIP_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class RetryPolicy:
     """How long to go on with a source that breaks off. Pauses are seconds, `progress` bytes.
 
     `tries` failures one after the other are the end of it. A failure starts the count again if at least
@@ -42,28 +42,28 @@ class ResumingReader:
     again, and what was given before is thrown away. With `exact` it is one range that ends at `end`,
     and a source that ignores ranges is left to the caller (RangesIgnored).
 
-    `first` is a reader from `offset` that is open already. Raises SourceCut when the patience is at its
+    `first` is a reader from `offset` that is open already. Raises SourceCut when the retry is at its
     end; what the source raises other than SourceCut, SourceTimeout and SourceUnavailable, and what
     `sleep` raises, at once.
     """
 
     def __init__(
         self,
-        source: LayerSource,
+        source: BlobSource,
         layer: LayerRef,
         offset: int,
         end: int,
         *,
         exact: bool = False,
         first: BlobReader | None = None,
-        patience: Patience | None = None,
+        retry: RetryPolicy | None = None,
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
         self._source = source
         self._layer = layer
         self._end = end
         self._exact = exact
-        self._patience = patience or Patience()
+        self._patience = retry or RetryPolicy()
         self._sleep = sleep
         self._failures = 0
         self._failed_at = offset

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
+from core.blobs.ranges import ParallelReader
+from core.blobs.resume import ResumingReader, RetryPolicy
+from core.blobs.source import BlobReader, BlobSource
 from core.errors import Interrupted, RangesIgnored, SourceCut
 from core.layer import LayerRef
-from core.sources.ranges import ParallelReader
-from core.sources.resume import Patience, ResumingReader
-from core.sources.source import BlobReader, LayerSource
 
 WINDOW_BYTES = 16 * 1024 * 1024
 """What one layer is read ahead by at most, all connections together: 64 MiB for four at a time."""
@@ -27,13 +27,13 @@ _TICK = 0.1
 
 
 def open_layer(
-    source: LayerSource,
+    source: BlobSource,
     layer: LayerRef,
     size: int,
     connections: int,
     *,
     window: int = WINDOW_BYTES,
-    patience: Patience | None = None,
+    retry: RetryPolicy | None = None,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> BlobReader:
     """A reader of the whole layer, of `size` bytes, that gets over cuts and is as fast as the source allows.
@@ -55,7 +55,7 @@ def open_layer(
                 raise Interrupted
             time.sleep(min(_TICK, left))
 
-    reader = ResumingReader(source, layer, 0, size, first=first, patience=patience, sleep=sleep)
+    reader = ResumingReader(source, layer, 0, size, first=first, retry=retry, sleep=sleep)
     range_bytes = max(1, min(RANGE_BYTES, window // connections))
     if connections < 2 or not source.parallel or size < 2 * range_bytes:
         return reader
@@ -68,12 +68,12 @@ def open_layer(
             size,
             connections=connections,
             range_bytes=range_bytes,
-            patience=patience,
+            retry=retry,
             interrupted=interrupted,
         )
 
     def one_by_one(offset: int) -> ResumingReader:
-        return ResumingReader(source, layer, offset, size, patience=patience, sleep=sleep)
+        return ResumingReader(source, layer, offset, size, retry=retry, sleep=sleep)
 
     return AcceleratingReader(
         reader,

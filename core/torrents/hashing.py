@@ -27,7 +27,7 @@ INLINE_SIZE = 1024 * 1024
 
 
 class Readable(Protocol):
-    """What is hashed; a core.sources.source.BlobReader and an unbuffered file are such."""
+    """What is hashed; a core.blobs.source.BlobReader and an unbuffered file are such."""
 
     def readinto(self, buffer: memoryview, /) -> int | None: ...
 

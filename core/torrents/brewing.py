@@ -6,15 +6,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from core.blobs.layer_reader import open_layer
+from core.blobs.source import BlobSource
 from core.digest import Digest
 from core.errors import DigestMismatch, LayerEmpty, SizeMismatch, SourceCut, SourceRefused
-from core.hashing import INLINE_SIZE, hash_layer
 from core.layer import LayerRef
-from core.metainfo import build_metainfo
-from core.piece_length import piece_length
-from core.sources.layer_reader import open_layer
-from core.sources.source import LayerSource
-from core.stores.store import MetainfoStore
+from core.torrents.hashing import INLINE_SIZE, hash_layer
+from core.torrents.metainfo import build_metainfo
+from core.torrents.piece_length import piece_length
+from core.torrents.store import MetainfoStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Brewed:
 
 
 def brew_layer(
-    source: LayerSource,
+    source: BlobSource,
     store: MetainfoStore,
     layer: LayerRef,
     *,
@@ -63,7 +63,7 @@ def brew_layer(
     return Brewed(layer.digest, hashes.size, metainfo.rbtorrent_id, hashes.piece_count, seconds)
 
 
-def _size(source: LayerSource, layer: LayerRef) -> int:
+def _size(source: BlobSource, layer: LayerRef) -> int:
     """The layer's size in bytes: what its descriptor says, which the source is asked to confirm.
 
     Of a small layer it is not asked: one request less, and hashing finds out soon enough.

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
+from core.blobs.http_blob import HttpBlobReader, from_registry_error
+from core.blobs.recent import Recent
 from core.errors import InvalidName, LayerMissing, NotInRegistry, RegistryError, RegistryRefused
 from core.layer import LayerRef
 from core.registry.client import RegistryClient
-from core.sources.http_blob import HttpBlobReader, from_registry_error
-from core.sources.recent import Recent
 
 CandidateScopes = Callable[[], Iterable[str]]
 """Gives the scopes to look through for a layer of which nobody knows where it is; best first."""
@@ -17,8 +17,8 @@ CandidateScopes = Callable[[], Iterable[str]]
 _Got = TypeVar("_Got")
 
 
-class RegistrySource:
-    """Reads a blob from the first of a layer's scopes that has it (a LayerSource).
+class RegistryBlobs:
+    """Reads a blob from the first of a layer's scopes that has it (a BlobSource).
 
     A layer without scopes, a row put into the queue by hand, is looked for in `candidate_scopes`. That is
     one request for each scope up to the first that has it, and one for a token where the registry wants
@@ -41,7 +41,7 @@ class RegistrySource:
         return self._first(layer, lambda scope: self._registry.blob_size(scope, layer.digest))
 
     def open(self, layer: LayerRef, offset: int, length: int | None = None) -> HttpBlobReader:
-        """A reader of the blob, or of a range of it. See LayerSource."""
+        """A reader of the blob, or of a range of it. See BlobSource."""
         stream = self._first(
             layer, lambda scope: self._registry.open_blob(scope, layer.digest, offset, length)
         )

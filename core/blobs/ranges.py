@@ -9,10 +9,10 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
+from core.blobs.resume import ResumingReader, RetryPolicy
+from core.blobs.source import BlobSource
 from core.errors import Interrupted, SourceCut
 from core.layer import LayerRef
-from core.sources.resume import Patience, ResumingReader
-from core.sources.source import LayerSource
 
 # As much is read at once. Bytes are given on as they come, and what a failing read had got so far is lost.
 _READ_BYTES = 256 * 1024
@@ -49,14 +49,14 @@ class ParallelReader:
 
     def __init__(
         self,
-        source: LayerSource,
+        source: BlobSource,
         layer: LayerRef,
         offset: int,
         end: int,
         *,
         connections: int,
         range_bytes: int,
-        patience: Patience | None = None,
+        retry: RetryPolicy | None = None,
         interrupted: Callable[[], bool] = lambda: False,
     ) -> None:
         self._source = source
@@ -64,7 +64,7 @@ class ParallelReader:
         self._end = end
         self._connections = connections
         self._range_bytes = range_bytes
-        self._patience = patience
+        self._patience = retry
         self._interrupted = interrupted
         # Guards all below, and is notified of every change.
         self._changed = threading.Condition()
@@ -171,7 +171,7 @@ class ParallelReader:
                         self._next,
                         self._next + length,
                         exact=True,
-                        patience=self._patience,
+                        retry=self._patience,
                         sleep=self._sleep,
                     )
                     part = _Range(reader, length, buffer)

@@ -7,10 +7,14 @@ Its tables say under which key: `mfs.path` -> `mfs.key` = `mds.key` -> `mdsfilei
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
 
+from core.blobs.http_blob import HttpBlobReader, from_http_error
+from core.blobs.recent import Recent
+from core.blobs.source import StoredFile
+from core.blobs.storage_layout import blob_path
 from core.errors import LayerMissing, RegistryNonsense, SizeMismatch, SourceRefused, SourceUnavailable
 from core.http.client import HttpClient
 from core.http.errors import HttpError
@@ -18,12 +22,13 @@ from core.http.stream import HttpStream
 from core.layer import LayerRef
 from core.registry.answers import is_html
 from core.registry.blob import BlobStream, range_header
-from core.sources.blob_path import blob_path
-from core.sources.http_blob import HttpBlobReader, from_http_error
-from core.sources.recent import Recent
 
 FindFile = Callable[[str], str | None]
 """From a file's path to its `mdsfileinfo`, as it stands in the table; None if it is not there or deleted."""
+
+ReadPage = Callable[[str, str | None], tuple[Sequence[tuple[str, int | None]], str | None]]
+"""From a folder's path and the path read last (None: from the beginning) to the next files, as paths and
+sizes in bytes, and the path read last, None at the end. It may raise what databases raise."""
 
 _PATH_SIGNS = "/!$&'()*+,:;=@~"
 _LONGEST_KEY = 1024
@@ -61,8 +66,8 @@ def _is_usable(key: str) -> bool:
     return key.isprintable() and not {"", ".", ".."} & set(key.split("/")) and "\\" not in key
 
 
-class MdsSource:
-    """Reads `url_template` with the payload `get-<namespace>/<key>` (a LayerSource).
+class MdsBlobs:
+    """Reads `url_template` with the payload `get-<namespace>/<key>` (a BlobSource).
 
     `find_file` looks into the tables, and may raise what databases raise. Raises LayerMissing where they
     have no such file, or MDS has not; SourceRefused where the row is unusable or MDS refuses;
@@ -78,12 +83,14 @@ class MdsSource:
         namespace: str,
         blob_path_template: str,
         find_file: FindFile,
+        read_page: ReadPage,
     ) -> None:
         self._http = http
         self._url_template = url_template
         self._namespace = namespace
         self._path_template = blob_path_template
         self._find_file = find_file
+        self._read_page = read_page
         self._recent: Recent[MdsFile] = Recent()
 
     def size(self, layer: LayerRef) -> int:
@@ -91,7 +98,7 @@ class MdsSource:
         return self._find(layer).size
 
     def open(self, layer: LayerRef, offset: int, length: int | None = None) -> HttpBlobReader:
-        """A reader of the file, or of a range of it. See LayerSource."""
+        """A reader of the file, or of a range of it. See BlobSource."""
         known = self._recent.get(layer.digest)
         file = known or self._find(layer)
         try:
@@ -102,6 +109,15 @@ class MdsSource:
             if known is None or (file := self._find(layer)) == known:
                 raise
             return self._open(layer, file, offset, length)
+
+    def files(self, folder: str, skipping: frozenset[str] = frozenset()) -> Iterator[StoredFile]:
+        """The files that the tables have below `folder`. See BlobStorage. Raises DatabaseDown too."""
+        # The driver writes paths with a slash in front.
+        page, last = self._read_page(f"/{folder}/", None)
+        while last is not None:
+            for path, size in page:
+                yield StoredFile(path.lstrip("/"), size)
+            page, last = self._read_page(f"/{folder}/", last)
 
     def check(self) -> str:
         """One line on the tables and on MDS, which is asked for a key that it does not have."""

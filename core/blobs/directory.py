@@ -10,21 +10,23 @@ import errno
 import io
 import os
 import stat
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from core.blobs.source import StoredFile
+from core.blobs.storage_layout import blob_path, common_folder
 from core.errors import LayerError, LayerMissing, SourceRefused, SourceUnavailable
 from core.layer import LayerRef
-from core.sources.blob_path import blob_path, common_folder
 
 # O_NONBLOCK: opening a FIFO would wait for its writer.
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
-class DirectorySource:
-    """Reads `root` + `blob_path_template` (a LayerSource).
+class DirectoryBlobs:
+    """Reads `root` + `blob_path_template` (a BlobSource).
 
     Only whole blobs are there: the registry writes uploads elsewhere and moves them in. A file that is
     removed while it is read is read to its end on a local disk. Raises LayerMissing where there is no
@@ -49,7 +51,7 @@ class DirectorySource:
             os.close(descriptor)
 
     def open(self, layer: LayerRef, offset: int, length: int | None = None) -> FileReader:
-        """A reader of the file, unbuffered. See LayerSource."""
+        """A reader of the file, unbuffered. See BlobSource."""
         descriptor = self._open(layer)
         if hasattr(os, "posix_fadvise"):
             # The kernel then reads further ahead. Some file systems do not take advice.
@@ -64,6 +66,35 @@ class DirectorySource:
                 return f"layers in {self._folder} can be read"
         except OSError as error:
             raise _refusal(error, self._folder) from error
+
+    def files(self, folder: str, skipping: frozenset[str] = frozenset()) -> Iterator[StoredFile]:
+        """All files below `folder`, with the names of one folder a level in memory. See BlobStorage.
+
+        Links to directories are followed, but not in circles. A file that vanishes during the walk is left
+        out. Raises SourceUnavailable if the parent of `folder` is missing: the disk may not be mounted.
+        """
+        top = self._root / folder
+        try:
+            os.stat(top.parent)
+        except OSError as error:
+            raise _refusal(error, top) from error
+        nothing: frozenset[str] = frozenset()
+        # Where it is on its way down: what is left of each folder, and the links that led there.
+        way = [(folder, _entries(str(top)), nothing)]
+        while way:
+            path, entries, followed = way[-1]
+            if not entries:
+                way.pop()
+                continue
+            entry = entries.pop()
+            below = f"{path}/{entry.name}"
+            if not _leads_on(entry):
+                if (file := _file(entry, below)) is not None:
+                    yield file
+            elif entry.name not in skipping:
+                target = {os.path.realpath(entry.path)} if entry.is_symlink() else nothing
+                if not target & followed:
+                    way.append((below, _entries(entry.path), followed | target))
 
     def _path(self, layer: LayerRef) -> Path:
         return self._root / blob_path(self._template, layer.digest).lstrip("/")
@@ -86,7 +117,7 @@ class DirectorySource:
 
 
 class FileReader:
-    """A file's bytes from `offset` on, `length` of them or all (a core.sources.source.BlobReader)."""
+    """A file's bytes from `offset` on, `length` of them or all (a core.blobs.source.BlobReader)."""
 
     def __init__(self, descriptor: int, path: Path, offset: int, length: int | None) -> None:
         self._file = io.FileIO(descriptor, "rb")
@@ -138,3 +169,33 @@ def _refusal(error: OSError, path: Path) -> LayerError:
     if error.errno == errno.ELOOP:
         return SourceRefused(str(path), "it is a symbolic link")
     return SourceUnavailable(str(path), error.strerror or str(error))
+
+
+def _entries(place: str) -> list[os.DirEntry[str]]:
+    """What is in a folder, the last name first."""
+    try:
+        with os.scandir(place) as entries:
+            return sorted(entries, key=lambda entry: entry.name, reverse=True)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise _refusal(error, Path(place)) from error
+
+
+def _leads_on(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        if entry.is_symlink():  # to itself, or to where nobody may look
+            return False
+        raise _refusal(error, Path(entry.path)) from error
+
+
+def _file(entry: os.DirEntry[str], path: str) -> StoredFile | None:
+    try:
+        regular = entry.is_file(follow_symlinks=False)
+        return StoredFile(path, entry.stat(follow_symlinks=False).st_size if regular else None)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _refusal(error, Path(entry.path)) from error

@@ -1,4 +1,4 @@
-"""Metainfo in a directory: `<root>/<2 hex>/<64 hex>.torrent`, put there whole or not at all."""
+"""What a place that keeps metainfo has to offer: a directory, or an S3 bucket."""
 
 from __future__ import annotations
 
@@ -9,9 +9,37 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Protocol
 
 from core.digest import Digest
 from core.errors import MetainfoMissing, StoreFailed
+from core.s3 import Bucket, S3Failed
+
+
+class MetainfoStore(Protocol):
+    """Keeps one .torrent a layer, under the layer's digest. Both stores pass one conformance suite.
+
+    Methods may be called from several threads and processes at once. A reader sees a whole metainfo,
+    the old or the new one, never a part. When `put` has returned, the metainfo survives a crash: the
+    layer's row may be marked brewed. All raise StoreFailed when the place itself does not work.
+    """
+
+    def put(self, digest: Digest, data: bytes) -> None:
+        """Keep `data`, in the place of what was kept for this layer before."""
+        ...
+
+    def get(self, digest: Digest) -> bytes:
+        """What was kept for this layer, byte for byte. Raises MetainfoMissing."""
+        ...
+
+    def delete(self, digest: Digest) -> None:
+        """Forget this layer. It is no error if nothing was kept."""
+        ...
+
+    def check(self) -> str:
+        """One line for the operator on the place, after a write, a read and a delete there."""
+        ...
+
 
 # A writer needs milliseconds; a file that has lain in `incoming` for this long, in seconds, has none.
 LEFTOVER_AGE = 3600
@@ -108,3 +136,57 @@ def _sync(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+# The media type of BEP 3's metainfo, for whoever fetches an object with a browser.
+CONTENT_TYPE = "application/x-bittorrent"
+
+# Metainfo of an 8 TiB layer has 10 MB; more is none of ours.
+MOST = 16 * 1024 * 1024
+
+
+class S3Store:
+    """A MetainfoStore in `bucket`, whose keys begin with `prefix`.
+
+    S3 shows an object only once it is there whole, and has it safe when it answers the PUT.
+    """
+
+    def __init__(self, bucket: Bucket, prefix: str = "") -> None:
+        self._bucket = bucket
+        self._prefix = prefix
+        self._where = f"s3://{bucket.name}/{prefix}"
+
+    def put(self, digest: Digest, data: bytes) -> None:
+        with self._translated():
+            self._bucket.put(self._key(digest), data, CONTENT_TYPE)
+
+    def get(self, digest: Digest) -> bytes:
+        with self._translated():
+            try:
+                return self._bucket.get(self._key(digest), MOST)
+            except S3Failed as error:
+                if error.trouble == "missing":
+                    raise MetainfoMissing(str(digest)) from error
+                raise
+
+    def delete(self, digest: Digest) -> None:
+        with self._translated():
+            self._bucket.delete(self._key(digest))
+
+    def check(self) -> str:
+        probe = self._prefix + "check"
+        with self._translated():
+            self._bucket.put(probe, b"check", "text/plain")
+            self._bucket.get(probe, MOST)
+            self._bucket.delete(probe)
+        return f"bucket {self._where} takes metainfo"
+
+    def _key(self, digest: Digest) -> str:
+        return f"{self._prefix}{digest.short}/{digest.hex}.torrent"
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except S3Failed as error:
+            raise StoreFailed(self._where, error.why) from error

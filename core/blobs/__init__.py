@@ -1,0 +1,1 @@
+"""Where layers are: the registry, S3, a storage directory, MDS."""

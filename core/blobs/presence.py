@@ -1,0 +1,210 @@
+"""What there is to ask whether a layer is still there: a registry, or its storage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from core.blobs.source import BlobStorage
+from core.digest import Digest
+from core.errors import (
+    InvalidName,
+    LayerError,
+    LayerMissing,
+    NotInRegistry,
+    RegistryError,
+    RegistryNonsense,
+    RegistryTimeout,
+    RegistryUnavailable,
+    SourceRefused,
+    SourceUnavailable,
+)
+from core.layer import LayerRef
+
+MAX_CONSECUTIVE_FAILURES = 20
+"""Questions in a row that nobody answers: then there is no sense in asking more."""
+
+Presence = Literal["there", "gone", "unanswered"]
+"""What was found out. "gone" takes an answer that says so; whatever else went wrong is "unanswered"."""
+
+
+@dataclass(frozen=True, slots=True)
+class PresenceResult:
+    """The outcome of looking for a layer: `scope` holds it, where that was found out; `why` there was no
+    answer, and whether that was for nobody's answering (`silent`), not for a refusal.
+    """
+
+    layer: LayerRef
+    presence: Presence
+    scope: str | None = None
+    why: str | None = None
+    silent: bool = False
+
+
+class PresenceChecker(Protocol):
+    """A place to look for layers in."""
+
+    def check(self) -> None:
+        """Raises DockerTorrentsError if the place is out of reach, or holds nothing at all: then it is not
+        the place that layers were brewed from, and its word on them is worth nothing.
+        """
+        ...
+
+    def locate(self, layer: LayerRef) -> PresenceResult:
+        """A look at where the layer was. "gone" means no more than that it is not there."""
+        ...
+
+    def locate_everywhere(
+        self, layers: Sequence[LayerRef], over: Callable[[], bool]
+    ) -> Iterator[PresenceResult]:
+        """A look wherever the layers could be, for as many of them, in their order, as one run may do.
+
+        `over` is asked before each question; once it says so, nothing more is found out about the others.
+        """
+        ...
+
+
+QUESTIONS = 100_000
+"""Questions to the registry, at most, for the layers of one run that have to be looked for everywhere:
+about ten minutes.
+"""
+
+_SILENCE = (RegistryTimeout, RegistryUnavailable)
+
+
+class BlobAsker(Protocol):
+    """The calls of the registry client that are needed here."""
+
+    def ping(self) -> str: ...
+
+    def blob_size(self, scope: str, digest: Digest) -> int: ...
+
+    def list_repositories(self, *, complete: bool) -> Iterator[str]: ...
+
+
+class RegistryPresence:
+    """Asks for a blob by HEAD, repository by repository (a PresenceChecker).
+
+    A blob may be in repositories that nobody here knows of. So one that is in none of the known ones counts
+    as gone only when the whole catalog was asked. A registry that does not give its catalog, names
+    a repository there by what is no name here, or does not answer for a single one, leaves it unanswered.
+    """
+
+    def __init__(self, registry: BlobAsker, questions: int = QUESTIONS) -> None:
+        self._registry = registry
+        self._questions = questions
+
+    def check(self) -> None:
+        """See PresenceChecker. Raises RegistryError."""
+        self._registry.ping()
+
+    def locate(self, layer: LayerRef) -> PresenceResult:
+        """See PresenceChecker. One without known repositories is in none of them."""
+        unanswered = None
+        for scope in layer.scopes:
+            look = self._ask(layer, scope)
+            if look.presence == "there":
+                return look
+            if look.presence == "unanswered":
+                unanswered = look
+        return unanswered or PresenceResult(layer, "gone")
+
+    def locate_everywhere(
+        self, layers: Sequence[LayerRef], over: Callable[[], bool]
+    ) -> Iterator[PresenceResult]:
+        """See PresenceChecker. At least one layer is looked for, however many repositories there are.
+
+        The catalog is listed again after the last question, and its new repositories are asked as well, until
+        there are none: the questions take minutes, and somebody may push a layer meanwhile. When the registry
+        falls silent, those left are unanswered.
+        """
+        left: dict[int, LayerRef] = dict(enumerate(layers))
+        unanswered: dict[int, PresenceResult] = {}
+        asked: set[str] = set()
+        silent = 0
+        try:
+            scopes = self._catalog()
+            left = dict(enumerate(layers[: max(1, self._questions // len(scopes))]))
+            while new := [scope for scope in scopes if scope not in asked]:
+                for scope in new:
+                    # A repository after the other, and not a layer: each one costs a token.
+                    for number, layer in list(left.items()):
+                        if over():
+                            return
+                        look = self._ask(layer, scope)
+                        silent = silent + 1 if look.silent else 0
+                        if look.presence == "there":
+                            del left[number]
+                            unanswered.pop(number, None)
+                            yield look
+                        elif look.presence == "unanswered":
+                            unanswered[number] = look
+                        if silent == MAX_CONSECUTIVE_FAILURES:
+                            raise RegistryUnavailable(scope, f"no answer to {silent} questions in a row")
+                    if not left:
+                        return
+                asked.update(new)
+                scopes = self._catalog()
+        except RegistryError as error:
+            unanswered = {
+                number: PresenceResult(
+                    layer, "unanswered", why=str(error), silent=isinstance(error, _SILENCE)
+                )
+                for number, layer in left.items()
+            }
+        for number, layer in left.items():
+            yield unanswered.get(number) or PresenceResult(layer, "gone")
+
+    def _catalog(self) -> list[str]:
+        """All repositories. Raises RegistryError, also if there is none, or one that cannot be asked."""
+        scopes = list(self._registry.list_repositories(complete=True))
+        if not scopes:
+            raise RegistryNonsense("catalog", "it has no repository at all")
+        return scopes
+
+    def _ask(self, layer: LayerRef, scope: str) -> PresenceResult:
+        try:
+            self._registry.blob_size(scope, layer.digest)
+        except (NotInRegistry, InvalidName):
+            return PresenceResult(layer, "gone")
+        except RegistryError as error:
+            return PresenceResult(layer, "unanswered", why=str(error), silent=isinstance(error, _SILENCE))
+        return PresenceResult(layer, "there", scope)
+
+
+class StoragePresence:
+    """Checks in the registry's storage, whose blobs are in `folder` (a PresenceChecker).
+
+    A registry gives a blob if its storage has it, in whatever repository; one that is not in the storage
+    cannot be pulled.
+    """
+
+    def __init__(self, storage: BlobStorage, folder: str) -> None:
+        self._storage = storage
+        self._folder = folder
+
+    def check(self) -> None:
+        """See PresenceChecker. Raises LayerError."""
+        if next(iter(self._storage.files(self._folder)), None) is None:
+            raise SourceUnavailable(self._folder, "it holds no blob at all")
+
+    def locate(self, layer: LayerRef) -> PresenceResult:
+        """See PresenceChecker."""
+        try:
+            self._storage.size(layer)
+        except LayerMissing:
+            return PresenceResult(layer, "gone")
+        except LayerError as error:
+            silent = not isinstance(error, SourceRefused)
+            return PresenceResult(layer, "unanswered", why=str(error), silent=silent)
+        return PresenceResult(layer, "there")
+
+    def locate_everywhere(
+        self, layers: Sequence[LayerRef], over: Callable[[], bool]
+    ) -> Iterator[PresenceResult]:
+        """See PresenceChecker. There is nowhere else to look."""
+        for layer in layers:
+            if over():
+                return
+            yield self.locate(layer)

@@ -1,1 +1,0 @@
-"""Whether layers are still in the registry: asked of the registry, or of its storage."""

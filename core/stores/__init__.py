@@ -1,1 +1,0 @@
-"""Where metainfo is kept: a directory, or S3."""

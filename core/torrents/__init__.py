@@ -1,0 +1,1 @@
+"""Torrents of layers: hashing, metainfo, where it is stored."""
