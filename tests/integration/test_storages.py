@@ -12,7 +12,7 @@ import pytest
 from core.blobs.directory import DirectoryBlobs
 from core.blobs.s3 import S3Blobs
 from core.blobs.source import StoredFile
-from core.errors import SourceRefused, SourceUnavailable
+from core.errors import SourceCut, SourceRefused, SourceUnavailable
 from core.s3 import Bucket, s3_client
 from sql.engine import create_engine_for
 from tests.layer_places import CONNECT_TIMEOUT, READ_TIMEOUT, TEMPLATE, making_sources
@@ -213,7 +213,7 @@ def test_a_listing_of_s3_that_breaks_between_pages_never_looks_like_its_end(brok
         storage = S3Blobs(Bucket(client, "layers"), "", TEMPLATE, read_timeout=READ_TIMEOUT)
         files = storage.files(FOLDER)
         assert next(files).path == f"{FOLDER}/a"
-        with pytest.raises((SourceUnavailable, SourceRefused), match="s3://layers"):
+        with pytest.raises((SourceUnavailable, SourceRefused, SourceCut), match="s3://layers"):
             list(files)
 
 
