@@ -6,7 +6,6 @@ file, the environment and reporting problems is core/config/file.py.
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -20,31 +19,15 @@ from pydantic import (
     model_validator,
 )
 
+from core.config.addresses import Port, RegistryHost, Url, check_url
 from core.config.checks import FilePath, checked
 from core.config.jobs import Jobs, PlatformName
+from core.config.mirror import Mirror
 from core.config.section import Section
 from core.config.template import check_template
-from core.http.url import parse_url
 from core.manifests.media_types import ALL_MANIFESTS
 
-_HOST = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::(?P<port>[0-9]{1,5}))?\Z")
 _SECRET_LENGTH = 32
-
-Port = Annotated[int, Field(ge=1, le=65535)]
-
-
-def _url(value: str) -> str:
-    if not value.startswith(("http://", "https://")):
-        raise ValueError("expected a URL that begins with http:// or https://")
-    parse_url(value)
-    return value
-
-
-def _registry_host(value: str) -> str:
-    found = _HOST.match(value)
-    if found is None or not 0 < int(found["port"] or 1) < 65536:
-        raise ValueError("expected host or host:port, without http:// before it or a path behind")
-    return value
 
 
 def _secret_enough(value: SecretStr) -> SecretStr:
@@ -62,7 +45,7 @@ def _web_seed(value: str) -> str:
     fields = ("scope", "digest", "hex", "short_digest", "capability", "public_url")
     check_template(value, required=set(), optional=frozenset(fields))
     if not value.startswith("{public_url}/"):
-        _url(value.format_map(dict.fromkeys(fields, "a")))
+        check_url(value.format_map(dict.fromkeys(fields, "a")))
     return value
 
 
@@ -86,7 +69,6 @@ def _template(*required: str, optional: tuple[str, ...] = ()) -> AfterValidator:
     )
 
 
-Url = Annotated[str, AfterValidator(_url)]
 # As boto3 has them, without the names that AWS gives to access points.
 BucketName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,255}$")]
 Region = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$")]
@@ -104,7 +86,7 @@ class Application(Section):
 
 
 class DockerRegistry(Section):
-    host: Annotated[str, AfterValidator(_registry_host)]
+    host: RegistryHost
     proto: Literal["http", "https"] = "https"
     image_resolve_template: Annotated[str, _template("scope", "tag", optional=("proto", "host"))] = (
         "{proto}://{host}/v2/{scope}/manifests/{tag}"
@@ -232,6 +214,7 @@ class Config(Section):
     s3: S3 = S3()
     db: Db = Db()
     jobs: Jobs = Jobs()
+    mirror: Mirror = Mirror()
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Config:

@@ -1,0 +1,49 @@
+"""Addresses in the configuration: URLs, registries, ports, networks."""
+
+from __future__ import annotations
+
+import re
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from typing import Annotated
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from core.http.url import parse_url
+
+_HOST = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::(?P<port>[0-9]{1,5}))?\Z")
+
+
+def check_url(value: str) -> str:
+    """Return `value` if it is an HTTP URL. Raises ValueError."""
+    if not value.startswith(("http://", "https://")):
+        raise ValueError("expected a URL that begins with http:// or https://")
+    parse_url(value)
+    return value
+
+
+def _registry_host(value: str) -> str:
+    found = _HOST.match(value)
+    if found is None or not 0 < int(found["port"] or 1) < 65536:
+        raise ValueError("expected host or host:port, without http:// before it or a path behind")
+    return value
+
+
+def _address(value: str) -> str:
+    try:
+        return str(ip_address(value))
+    except ValueError:
+        raise ValueError("expected an IP address") from None
+
+
+def _network(value: object) -> object:
+    try:
+        return ip_network(value) if isinstance(value, str) else value
+    except ValueError:
+        raise ValueError("expected a network such as 10.0.0.0/8, or an address") from None
+
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+Url = Annotated[str, AfterValidator(check_url)]
+RegistryHost = Annotated[str, AfterValidator(_registry_host)]
+Address = Annotated[str, AfterValidator(_address)]
+Network = Annotated[IPv4Network | IPv6Network, BeforeValidator(_network)]
