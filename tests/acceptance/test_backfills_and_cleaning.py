@@ -272,4 +272,4 @@ def test_a_tracker_serves_what_was_brewed_since_its_last_word(
 def test_without_a_file_there_is_nowhere_to_publish(tmp_path: Path, registry: Registry) -> None:
     ended = Installation(tmp_path, registry).run("run", "publish-whitelist", check=False)
     assert ended.returncode == 2
-    assert "jobs.publish-whitelist: file is not given" in ended.stderr
+    assert "jobs.publish-whitelist: file is required" in ended.stderr

@@ -108,11 +108,11 @@ def test_ctrl_c_ends_a_check_without_more_ado(hanging: Installation) -> None:
 def test_the_first_ctrl_c_says_that_a_second_one_ends_it_at_once(hanging: Installation) -> None:
     log = hanging.folder / "program.log"
     with running(hanging, "backfill", "repository", "library/ubuntu") as walk:
-        assert comes_true(lambda: "created index" in log.read_text())
+        assert comes_true(lambda: "database prepared" in log.read_text())
 
         walk.send_signal(signal.SIGINT)
 
-        assert comes_true(lambda: "stopping; once more ends it at once" in log.read_text())
+        assert comes_true(lambda: "stopping; press Ctrl-C again to quit at once" in log.read_text())
         walk.send_signal(signal.SIGINT)
         assert walk.exit_status() == -signal.SIGINT
 
