@@ -28,8 +28,8 @@ from core.registry.client import FetchedManifest, RegistryClient
 from jobs.repository_scan import Scan
 from jobs.scan_tags import scan_tags
 from sql.engine import create_engine_for
-from sql.roles import grant_role
 from sql.schema import create_missing
+from sql.scopes import grant_role
 from sql.tables import Priority, build_tables
 from sql.transaction import transaction
 from tests.servers.layers import layer_bytes

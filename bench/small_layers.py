@@ -21,7 +21,7 @@ from core.registry.client import RegistryClient
 from core.torrents.store import DirectoryStore
 from jobs.brew import Brewery, brew
 from sql.engine import create_engine_for
-from sql.intake import NewLayer, enqueue_layers
+from sql.enqueue import NewLayer, enqueue_layers
 from sql.schema import create_missing
 from sql.tables import Priority, build_tables
 from sql.transaction import transaction

@@ -24,11 +24,20 @@ from core.blobs.storage_layout import StorageLayout
 from core.digest import Digest
 from core.pace import Pace
 from jobs.progress import Progress
-from sql.files import MdsRow, read_file_rows, read_mds_rows
-from sql.old_ids import OldId, drop_old_ids, hand_out_old_ids, old_ids_left, stage_old_ids
+from sql.legacy_ids import (
+    LegacyId,
+    OldId,
+    Outcome,
+    adopt_legacy_ids,
+    classify_legacy_ids,
+    drop_old_ids,
+    list_untaken_old_ids,
+    stage_old_ids,
+    take_old_ids,
+)
+from sql.mds_files import MdsRow, read_file_rows, read_mds_rows
 from sql.tables import Tables
-from sql.takeover import MadeElsewhere, Outcome, judge_ids, take_over_ids
-from sql.transaction import reading, scratch, transaction
+from sql.transaction import reading, temporary_tables, transaction
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +117,7 @@ def backfill_legacy(takeover: Takeover) -> TakeoverSummary:
     Raises TablesMissing, DatabaseDown.
     """
     run = _Run(takeover)
-    with scratch(takeover.engine) as connection:
+    with temporary_tables(takeover.engine) as connection:
         run.go(connection)
         drop_old_ids(connection, takeover.tables)
     return run.summary
@@ -151,7 +160,7 @@ class _Run:
                     why = "deleted in MDS" if match.row.deleted else "no file has its key"
                     self._not_taken(why, match.old)
             if not self._over():
-                left, some = old_ids_left(connection, tables, limit=_SHOWN)
+                left, some = list_untaken_old_ids(connection, tables, limit=_SHOWN)
                 for old in some:
                     self._not_taken("MDS has no such key", old)
                 if left > len(some):
@@ -188,7 +197,7 @@ class _Run:
             if file is not None:
                 files.setdefault(file.key, found)
         by_key: dict[str, list[OldId]] = {}
-        for old in hand_out_old_ids(connection, self.takeover.tables, files):
+        for old in take_old_ids(connection, self.takeover.tables, files):
             by_key.setdefault(old.mds_key or "", []).append(old)
         progress.step(sum(len(olds) for olds in by_key.values()), note=f"{self.summary.taken} taken over")
         matches = []
@@ -204,7 +213,7 @@ class _Run:
 
     def _take(self, matches: list[_Match]) -> None:
         """Takes over the ids of these blobs, in one transaction."""
-        wanted: dict[MadeElsewhere, tuple[TakenOver, OldId]] = {}
+        wanted: dict[LegacyId, tuple[TakenOver, OldId]] = {}
         for match in matches:
             old, file = match.old, match.file
             digest = self.takeover.layout.digest_of(match.row.path or "")
@@ -216,7 +225,7 @@ class _Run:
                 self._not_taken("its file's path gives no digest", old)
             else:
                 layer = TakenOver(digest, file.size if file else None, old.rbtorrent_id)
-                made = MadeElsewhere(str(digest), old.rbtorrent_id)
+                made = LegacyId(str(digest), old.rbtorrent_id)
                 if made in wanted:
                     self._not_taken("its row is there twice", old)
                 wanted[made] = layer, old
@@ -231,15 +240,15 @@ class _Run:
             else:
                 self._not_taken(_WHY[outcome], old)
 
-    def _write(self, ids: list[MadeElsewhere]) -> dict[MadeElsewhere, Outcome]:
+    def _write(self, ids: list[LegacyId]) -> dict[LegacyId, Outcome]:
         takeover = self.takeover
         if not ids:
             return {}
         if takeover.dry_run:
             with reading(takeover.engine) as connection:
-                return judge_ids(connection, takeover.tables, ids)
+                return classify_legacy_ids(connection, takeover.tables, ids)
         with transaction(takeover.engine) as connection:
-            return take_over_ids(connection, takeover.tables, ids, now=int(takeover.clock()))
+            return adopt_legacy_ids(connection, takeover.tables, ids, now=int(takeover.clock()))
 
     def _not_taken(self, why: str, old: OldId) -> None:
         self.summary.unmatched[why] += 1

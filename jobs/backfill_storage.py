@@ -17,7 +17,7 @@ from core.errors import LayerError, LayerMissing, SourceRefused
 from core.layer import LayerRef
 from core.pace import Pace
 from jobs.progress import Progress
-from sql.intake import NewLayer, enqueue_layers
+from sql.enqueue import NewLayer, enqueue_layers
 from sql.layers import known_layers
 from sql.scopes import remember_scopes
 from sql.tables import Priority, Tables

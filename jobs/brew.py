@@ -21,9 +21,9 @@ from core.torrents.brewing import Brewed, brew_layer
 from core.torrents.store import MetainfoStore
 from jobs.held_locks import HeldLocks
 from jobs.release_locks import release_locks
+from sql.claims import Claim, claim_layers, complete_layer, retry_layer, set_aside_layer
+from sql.enqueue import adopt_layers
 from sql.errors import DatabaseDown, SqlError
-from sql.intake import adopt_layers
-from sql.queue import Claim, claim_layers, complete_layer, retry_layer, set_aside_layer
 from sql.status import count_waiting
 from sql.tables import Tables
 from sql.transaction import reading, transaction

@@ -19,8 +19,7 @@ from core.output import print_line
 from core.torrents.store import MetainfoStore
 from jobs.service import Service
 from sql.errors import DatabaseDown, DatabaseUnfit, SqlError
-from sql.rights import lacking_rights
-from sql.schema import missing
+from sql.schema import missing_grants, missing_objects
 from sql.tables import Tables
 from sql.transaction import transaction
 
@@ -89,9 +88,9 @@ def probe_database(engine: Engine, tables: Tables) -> str:
             raise DatabaseDown(why)
         return f"sqlite {file} is made at first use"
     with transaction(engine) as connection:
-        lacking = missing(connection, tables)
+        lacking = missing_objects(connection, tables)
         to_do = [f"lacks {what}" for what in lacking if what.startswith("column ")]
-        to_do += lacking_rights(connection, tables, lacking)
+        to_do += missing_grants(connection, tables, lacking)
     if to_do:
         raise DatabaseUnfit("; ".join(to_do))
     made = f", {len(lacking)} tables and indexes are made at first use" if lacking else ""

@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 from sqlalchemy import Connection, Engine
 
+from sql.claims import Claim, give_back_layers, renew_locks
 from sql.errors import DatabaseDown
-from sql.queue import Claim, give_back_layers, renew_locks
 from sql.tables import Tables
 from sql.transaction import transaction
 

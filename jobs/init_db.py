@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sqlalchemy import Engine
 
 from core.output import print_line
-from sql.schema import create_missing, missing
+from sql.schema import create_missing, missing_objects
 from sql.tables import Tables
 from sql.transaction import transaction
 
@@ -28,7 +28,7 @@ def init_db(engine: Engine, tables: Tables, report: Callable[[str], None] = prin
     """Creates what is missing and touches nothing that is there. Raises DatabaseDown."""
     with transaction(engine) as connection:
         created = create_missing(connection, tables)
-        lacking = missing(connection, tables)
+        lacking = missing_objects(connection, tables)
     for what in created:
         report(f"created {what}")
     for what in lacking:

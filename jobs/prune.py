@@ -14,18 +14,18 @@ from core.digest import Digest
 from core.errors import InvalidName, StoreFailed
 from core.layer import LayerRef
 from core.torrents.store import MetainfoStore
-from sql.gone import (
+from sql.cursors import find_cursor, save_cursor
+from sql.manifests import forget_seen
+from sql.missing_layers import (
     Suspect,
     clear_suspects,
     due_suspects,
+    filter_suspects,
     forget_layer,
-    known_suspects,
-    next_layers,
-    put_off_suspects,
+    list_forgettable_layers,
+    postpone_suspects,
     record_misses,
 )
-from sql.manifests import forget_seen
-from sql.places import find_place, keep_place
 from sql.scopes import find_scopes, remember_scopes
 from sql.tables import Tables
 from sql.transaction import reading, transaction
@@ -161,19 +161,19 @@ class _Run:
         """Goes on where the last run ended, to the end of the layers at most."""
         pruning = self.pruning
         with reading(pruning.engine) as connection:
-            place: str | None = find_place(connection, pruning.tables, _JOB)
+            place: str | None = find_cursor(connection, pruning.tables, _JOB)
         while place is not None and limit > 0 and not self._over():
             with reading(pruning.engine) as connection:
-                digests, behind = next_layers(
+                digests, behind = list_forgettable_layers(
                     connection, pruning.tables, after=place, limit=min(limit, _BATCH)
                 )
-                suspects = known_suspects(connection, pruning.tables, digests)
+                suspects = filter_suspects(connection, pruning.tables, digests)
             last = self._look_for([digest for digest in digests if digest not in suspects | self._looked])
             limit -= _BATCH
             place = (last or place) if self._over() else behind
             if not pruning.dry_run:
                 with transaction(pruning.engine) as connection:
-                    keep_place(connection, pruning.tables, _JOB, place or "")
+                    save_cursor(connection, pruning.tables, _JOB, place or "")
 
     def _forget_seen(self) -> None:
         if self.pruning.dry_run or self.pruning.stop.is_set():
@@ -188,7 +188,7 @@ class _Run:
         if times and not self.pruning.dry_run:
             with transaction(self.pruning.engine) as connection:
                 for digest, due in sorted(times.items()):
-                    put_off_suspects(connection, self.pruning.tables, [digest], due=due)
+                    postpone_suspects(connection, self.pruning.tables, [digest], due=due)
 
     def _looks(self, digests: Iterable[str]) -> list[PresenceResult]:
         """A look for each of the layers where it was, until the run is over."""
@@ -232,7 +232,7 @@ class _Run:
         tables = self.pruning.tables
         with transaction(self.pruning.engine) as connection:
             clear_suspects(connection, tables, there)
-            put_off_suspects(connection, tables, unanswered, due=self._now() + _PATIENCE)
+            postpone_suspects(connection, tables, unanswered, due=self._now() + _PATIENCE)
             remember_scopes(connection, tables, found)
 
     def _forget(self, suspect: Suspect) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from sqlalchemy import Engine
 
 from core.errors import PublishFailed
-from sql.published import next_rbtorrent_ids
+from sql.layers import list_rbtorrent_ids
 from sql.tables import Tables
 from sql.transaction import reading
 
@@ -128,7 +128,7 @@ def _blocks(whitelist: Whitelist) -> Iterator[list[str]]:
     after = ""
     while True:
         with reading(whitelist.engine) as connection:
-            ids = next_rbtorrent_ids(connection, whitelist.tables, after=after, limit=_BATCH)
+            ids = list_rbtorrent_ids(connection, whitelist.tables, after=after, limit=_BATCH)
         if not ids:
             return
         after = ids[-1]

@@ -15,7 +15,7 @@ from core.digest import Digest
 from core.errors import MetainfoMissing, StoreFailed
 from core.torrents.store import MetainfoStore
 from jobs.progress import Progress
-from sql.again import BrewedLayer, brew_again, next_brewed_here
+from sql.requeue import BrewedLayer, list_brewed_here, requeue_brewed
 from sql.tables import Priority, Tables
 from sql.transaction import reading, transaction
 
@@ -80,7 +80,7 @@ class _Run:
         place: str | None = ""
         while place is not None and not self._over():
             with reading(self.search.engine) as connection:
-                layers, place = next_brewed_here(connection, self.search.tables, after=place, limit=_BATCH)
+                layers, place = list_brewed_here(connection, self.search.tables, after=place, limit=_BATCH)
             self._queue(self._lost(layers, pool))
             if layers:
                 # Digests are spread evenly.
@@ -131,7 +131,7 @@ class _Run:
         if not lost:
             return
         with transaction(search.engine) as connection:
-            self.summary.queued += brew_again(
+            self.summary.queued += requeue_brewed(
                 connection, search.tables, lost, priority=Priority.BACKFILLED, now=int(search.clock())
             )
         for layer in lost:

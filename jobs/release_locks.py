@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Engine
 
-from sql.rescue import release_stale_locks
+from sql.claims import release_stale_locks
 from sql.tables import Tables
 from sql.transaction import transaction
 

@@ -18,7 +18,7 @@ from core.manifests.platform import Platform
 from core.registry.client import RegistryClient
 from core.registry.image_tree import Known, ReadManifest, read_tree
 from jobs.progress import Progress
-from sql.intake import NewLayer, enqueue_layers
+from sql.enqueue import NewLayer, enqueue_layers
 from sql.layers import known_layers
 from sql.manifests import mark_seen, seen_manifests
 from sql.tables import Priority, Tables

@@ -21,7 +21,7 @@ from core.errors import (
 )
 from core.registry.client import RegistryClient
 from core.registry.image_tree import Known, ReadManifest, read_tree
-from sql.intake import NewLayer, enqueue_layers
+from sql.enqueue import NewLayer, enqueue_layers
 from sql.manifests import (
     DueManifest,
     count_manifests,

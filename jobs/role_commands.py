@@ -10,7 +10,7 @@ from core.command_line import DONE, Commands, add_command, add_group, add_json, 
 from core.names import matches, parse_pattern
 from core.output import print_error, print_json, print_line
 from jobs.service import Service, with_service
-from sql.roles import grant_role, list_roles, revoke_role
+from sql.scopes import grant_role, list_roles, revoke_role
 from sql.transaction import reading, transaction
 
 PATTERN_HELP = "a repository, or a glob with * (matches slashes too), ? and [a-z]"

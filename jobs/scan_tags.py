@@ -7,8 +7,8 @@ from itertools import chain
 
 from jobs.repository_scan import Scan, ScanSummary
 from jobs.walk_repositories import catalog_matching, exact_names, walk_repositories
-from sql.places import find_place, keep_place
-from sql.roles import list_roles
+from sql.cursors import find_cursor, save_cursor
+from sql.scopes import list_roles
 from sql.transaction import reading, transaction
 
 _NAMED = "scan-tags"
@@ -46,14 +46,14 @@ class _Round:
 
     def __iter__(self) -> Iterator[str]:
         with reading(self._scan.engine) as connection:
-            place = find_place(connection, self._scan.tables, self._job)
+            place = find_cursor(connection, self._scan.tables, self._job)
         yield from after(place, self._scopes)
         self.keep("")
 
     def keep(self, scope: str) -> None:
         """Have the next run begin behind `scope`, or at the beginning."""
         with transaction(self._scan.engine) as connection:
-            keep_place(connection, self._scan.tables, self._job, scope)
+            save_cursor(connection, self._scan.tables, self._job, scope)
 
 
 def after(place: str, scopes: Callable[[], Iterable[str]]) -> Iterator[str]:

@@ -25,9 +25,8 @@ from core.s3_bucket import open_bucket
 from core.stopping import stop_on_signals
 from core.torrents.store import DirectoryStore, MetainfoStore, S3Store
 from sql.engine import create_engine_for
-from sql.files import list_files
 from sql.layers import list_scopes
-from sql.legacy import find_mds_files
+from sql.mds_files import find_mds_files, list_files
 from sql.schema import create_missing
 from sql.tables import Tables, build_tables
 from sql.transaction import reading, transaction

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from sqlalchemy import Engine
 
 from core.digest import Digest
-from sql.again import brew_again, find_brewed
-from sql.aside import drop_layers, drop_manifests, retry_failed, retry_failed_manifests
 from sql.layers import find_layer
+from sql.requeue import find_brewed_layer, requeue_brewed
+from sql.set_aside import drop_layers, drop_manifests, retry_failed_layers, retry_failed_manifests
 from sql.status import count_manifests_of
 from sql.tables import Priority, Tables
 from sql.transaction import reading, transaction
@@ -48,11 +48,11 @@ def requeue(
     """
     chosen = {"reason_like": reason, "digest": None if digest is None else str(digest)}
     with transaction(engine) as connection:
-        queued = retry_failed(connection, tables, **chosen)
+        queued = retry_failed_layers(connection, tables, **chosen)
         manifests = retry_failed_manifests(connection, tables, **chosen, now=now)
-        brewed = find_brewed(connection, tables, str(digest)) if digest is not None else None
+        brewed = find_brewed_layer(connection, tables, str(digest)) if digest is not None else None
         if brewed is not None:
-            queued = brew_again(connection, tables, [brewed], priority=Priority.ASKED, now=now)
+            queued = requeue_brewed(connection, tables, [brewed], priority=Priority.ASKED, now=now)
     return Requeued(queued, manifests, kept=brewed is not None and not brewed.here)
 
 

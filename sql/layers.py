@@ -1,20 +1,20 @@
-"""What is known of single layers: their rbtorrent ids, for manifests, and all of it, for people."""
+"""Look up layers: their rbtorrent ids, and everything known of one."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
 
 import sqlalchemy as sa
 
-from sql.given import Given, given_digests
+from sql.bulk_values import BulkValues, digest_values
 from sql.tables import Tables
 
 State = Literal["brewed", "being brewed", "waiting", "delayed", "set aside"]
 
-_WANTED = Given("wanted", {"digest": sa.Text()})
+_WANTED = BulkValues("wanted", {"digest": sa.Text()})
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ def _finding_ids(tables: Tables, dialect: str) -> sa.Select[str, str]:
 def known_layers(connection: sa.Connection, tables: Tables, digests: Iterable[str]) -> set[str]:
     """Those of the layers that are brewed or queued, set aside ones included."""
     digest = tables.mapping.c.digest
-    return set(connection.scalars(sa.select(digest).where(digest.in_(given_digests(connection, digests)))))
+    return set(connection.scalars(sa.select(digest).where(digest.in_(digest_values(connection, digests)))))
 
 
 def list_scopes(connection: sa.Connection, tables: Tables) -> list[str]:
@@ -83,12 +83,12 @@ def find_layers(
     rows = connection.execute(
         sa.select(mapping, *(column for column in queue.c if column.name not in ("digest", "added")))
         .outerjoin(queue, queue.c.digest == mapping.c.digest)
-        .where(mapping.c.digest.in_(given_digests(connection, wanted)))
+        .where(mapping.c.digest.in_(digest_values(connection, wanted)))
     ).all()
     holding: dict[str, list[str]] = {}
     for pair in connection.execute(
         sa.select(scope.c.digest, scope.c.scope)
-        .where(scope.c.digest.in_(given_digests(connection, wanted)))
+        .where(scope.c.digest.in_(digest_values(connection, wanted)))
         .order_by(scope.c.scope)
     ):
         holding.setdefault(pair.digest, []).append(pair.scope)
@@ -126,3 +126,14 @@ def _state(row: sa.Row[Any], now: int) -> State:
     if row.next_try is None and row.reason is not None:
         return "set aside"
     return "delayed" if (row.next_try or 0) > now else "waiting"
+
+
+def list_rbtorrent_ids(connection: sa.Connection, tables: Tables, *, after: str, limit: int) -> Sequence[str]:
+    """Up to `limit` ids of brewed layers that come after this one; an empty text is before all of them."""
+    mapping = tables.mapping
+    return connection.scalars(
+        sa.select(mapping.c.rbtorrent_id)
+        .where(mapping.c.rbtorrent_id > after, mapping.c.brewed.is_not(None))
+        .order_by(mapping.c.rbtorrent_id)
+        .limit(limit)
+    ).all()

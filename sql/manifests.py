@@ -11,10 +11,9 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from sql.given import given, given_digests
-from sql.reason import one_line
+from sql.bulk_values import bulk_values, digest_values, insert
+from sql.claims import one_line
 from sql.tables import Priority, Tables
-from sql.upsert import insert
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +51,7 @@ def enqueue_manifests(
     manifests = set(manifests)
     if not manifests:
         return 0
-    asked = given(connection, "asked", {"scope": sa.Text(), "digest": sa.Text()}, manifests)
+    asked = bulk_values(connection, "asked", {"scope": sa.Text(), "digest": sa.Text()}, manifests)
     same = sa.and_(manifest.c.scope == asked.c.scope, manifest.c.digest == asked.c.digest)
     aside = manifest.c.next_try.is_(None)
     known = asked.outerjoin(manifest, same)
@@ -151,7 +150,7 @@ def mark_new_seen(
     One statement for any number of scopes. Of what is remembered already nothing is written.
     """
     seen = tables.seen
-    asked = given(connection, "asked", {"scope": sa.Text(), "digest": sa.Text()}, set(manifests))
+    asked = bulk_values(connection, "asked", {"scope": sa.Text(), "digest": sa.Text()}, set(manifests))
     same = sa.and_(seen.c.scope == asked.c.scope, seen.c.digest == asked.c.digest)
     new = (
         sa.select(asked.c.scope, asked.c.digest, sa.literal(now, sa.BigInteger))
@@ -169,7 +168,7 @@ def seen_manifests(connection: sa.Connection, tables: Tables, scope: str, digest
     return set(
         connection.scalars(
             sa.select(seen.c.digest).where(
-                seen.c.scope == scope, seen.c.digest.in_(given_digests(connection, digests))
+                seen.c.scope == scope, seen.c.digest.in_(digest_values(connection, digests))
             )
         )
     )
@@ -187,7 +186,7 @@ def forget_seen(connection: sa.Connection, tables: Tables, *, older_than: int, l
         .order_by(seen.c.seen)
         .limit(limit)
         .with_for_update(skip_locked=True)
-        # A CTE, because it is executed once (see sql/queue.py).
+        # A CTE, because it is executed once (see sql/claims.py).
         .cte("old")
     )
     is_old = sa.tuple_(seen.c.scope, seen.c.digest).in_(sa.select(old.c.scope, old.c.digest))

@@ -1,8 +1,9 @@
-"""The schema: what of it is missing, making that, and the DDL for those who rather do it by hand."""
+"""The schema: what is missing, how to create it, and the rights that the service needs."""
 
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 
 import sqlalchemy as sa
 from sqlalchemy.schema import CreateIndex, CreateTable
@@ -10,7 +11,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 from sql.tables import Tables
 
 
-def missing(connection: sa.Connection, tables: Tables) -> list[str]:
+def missing_objects(connection: sa.Connection, tables: Tables) -> list[str]:
     """What the database lacks, as `table x`, `column x.y`, `index z`; an empty list if it is complete."""
     wanted = tables.metadata.sorted_tables
     inspector = sa.inspect(connection)
@@ -42,7 +43,7 @@ def create_missing(connection: sa.Connection, tables: Tables) -> list[str]:
         # Taken before looking, and given back by the transaction's end: PgBouncer may sit between.
         key = zlib.crc32(f"create {tables.mapping.name}".encode())
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(key)))
-    lacking = set(missing(connection, tables))
+    lacking = set(missing_objects(connection, tables))
     created = []
     for table in tables.metadata.sorted_tables:
         if f"table {table.name}" in lacking:
@@ -70,3 +71,54 @@ def ddl(tables: Tables, dialect: sa.Dialect) -> str:
 
 def _indexes(table: sa.Table) -> list[sa.Index]:
     return sorted(table.indexes, key=lambda index: str(index.name))
+
+
+_RIGHTS = ("SELECT", "INSERT", "UPDATE", "DELETE")
+
+
+def missing_grants(connection: sa.Connection, tables: Tables, lacking: Sequence[str]) -> list[str]:
+    """What has to be granted or done by somebody else, in a line each, for the user of `connection`.
+
+    `lacking` is what sql/schema.py's `missing` gives: where something is, it takes a right to make it. SQLite
+    has no rights but those of its file.
+    """
+    if connection.dialect.name != "postgresql":
+        return []
+    user, schema, creates = connection.execute(
+        sa.select(
+            sa.func.current_user(),
+            sa.func.current_schema(),
+            sa.func.has_schema_privilege(sa.func.current_schema(), "CREATE"),
+        )
+    ).one()
+    if schema is None:
+        return [
+            f"no schema of the search path is there for {user}: GRANT USAGE, CREATE ON SCHEMA … TO {user}"
+        ]
+    lines = []
+    if any(what.startswith("table ") for what in lacking) and not creates:
+        lines.append(
+            f"GRANT CREATE ON SCHEMA {schema} TO {user}, or have somebody else run what "
+            "`docker_torrents init-db --print` gives"
+        )
+    for table in tables.metadata.sorted_tables:
+        if f"table {table.name}" in lacking:
+            continue
+        name = connection.dialect.identifier_preparer.format_table(table)
+        refused = [
+            right
+            for right in _RIGHTS
+            if not connection.scalars(sa.select(sa.func.has_table_privilege(name, right))).one()
+        ]
+        if refused:
+            lines.append(f"GRANT {', '.join(refused)} ON {name} TO {user}")
+        if any(f"index {index.name}" in lacking for index in table.indexes) and not _owns(connection, name):
+            lines.append(
+                f"have the owner of {name} make its indexes: `docker_torrents init-db --print` gives them"
+            )
+    return lines
+
+
+def _owns(connection: sa.Connection, name: str) -> bool:
+    owner = sa.text("SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = to_regclass(:name)")
+    return bool(connection.execute(owner, {"name": name}).scalar())

@@ -1,14 +1,14 @@
-"""Which repositories hold a layer, found out by looking rather than from a manifest."""
+"""Scopes: which repositories hold a layer, and which have the rbtorrent role."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from sql.given import given, given_digests
+from sql.bulk_values import bulk_values, digest_values, insert
 from sql.tables import Tables
-from sql.upsert import insert
 
 
 def remember_scopes(connection: sa.Connection, tables: Tables, pairs: Iterable[tuple[str, str]]) -> int:
@@ -17,7 +17,7 @@ def remember_scopes(connection: sa.Connection, tables: Tables, pairs: Iterable[t
     Of other digests, such as those of images' configs, nothing is kept. Returns how many were new.
     """
     mapping, scope = tables.mapping, tables.scope
-    held = given(connection, "held", {"digest": sa.Text(), "scope": sa.Text()}, sorted(set(pairs)))
+    held = bulk_values(connection, "held", {"digest": sa.Text(), "scope": sa.Text()}, sorted(set(pairs)))
     new = (
         sa.select(held.c.digest, held.c.scope)
         .join(mapping, mapping.c.digest == held.c.digest)
@@ -36,10 +36,38 @@ def find_scopes(
     scope = tables.scope
     rows = connection.execute(
         sa.select(scope.c.digest, scope.c.scope)
-        .where(scope.c.digest.in_(given_digests(connection, digests)))
+        .where(scope.c.digest.in_(digest_values(connection, digests)))
         .order_by(scope.c.digest, scope.c.scope)
     ).all()
     found: dict[str, tuple[str, ...]] = {}
     for row in rows:
         found[row.digest] = (*found.get(row.digest, ()), row.scope)
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """A scope, or a glob over scopes, and since when (Unix seconds) it has the role."""
+
+    pattern: str
+    granted: int
+
+
+def grant_role(connection: sa.Connection, tables: Tables, pattern: str, *, now: int) -> bool:
+    """Give the role to a scope or a glob. False if it has it already."""
+    granted = insert(connection, tables.role).values(pattern=pattern, granted=now).on_conflict_do_nothing()
+    return connection.execute(granted).rowcount == 1
+
+
+def revoke_role(connection: sa.Connection, tables: Tables, pattern: str) -> bool:
+    """Take the role from exactly what it was given to. False if that does not have it."""
+    role = tables.role
+    return connection.execute(sa.delete(role).where(role.c.pattern == pattern)).rowcount == 1
+
+
+def list_roles(connection: sa.Connection, tables: Tables) -> list[Role]:
+    """All that have the role, by name."""
+    role = tables.role
+    rows = connection.execute(sa.select(role.c.pattern, role.c.granted))
+    # Sorted here: the database's order depends on its locale.
+    return sorted((Role(row.pattern, row.granted) for row in rows), key=lambda role: role.pattern)

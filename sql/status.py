@@ -9,7 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from sql.given import given_digests
+from sql.bulk_values import digest_values
 from sql.manifests import count_manifests
 from sql.tables import AT_ONCE, Priority, Tables, is_set_aside, waits
 
@@ -208,7 +208,7 @@ def _failed_layers(
     scopes: dict[str, list[str]] = {}
     for pair in connection.execute(
         sa.select(scope.c.digest, scope.c.scope)
-        .where(scope.c.digest.in_(given_digests(connection, [row.digest for row in rows])))
+        .where(scope.c.digest.in_(digest_values(connection, [row.digest for row in rows])))
         .order_by(scope.c.scope)
     ):
         scopes.setdefault(pair.digest, []).append(pair.scope)

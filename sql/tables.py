@@ -46,8 +46,8 @@ class Tables:
     role: sa.Table
     manifest: sa.Table
     seen: sa.Table
-    gone: sa.Table
-    place: sa.Table
+    missing: sa.Table
+    cursor: sa.Table
     old: sa.Table
     mfs: sa.Table
     mds: sa.Table
@@ -74,8 +74,8 @@ def build_tables(
         role=_role(f"{mapping}_role", ours),
         manifest=_manifest(f"{mapping}_manifest", ours),
         seen=_seen(f"{mapping}_seen", ours),
-        gone=_gone(f"{mapping}_gone", ours),
-        place=_place(f"{mapping}_place", ours),
+        missing=_missing(f"{mapping}_gone", ours),
+        cursor=_cursor(f"{mapping}_place", ours),
         old=sa.Table(old, theirs, sa.Column("mds_key", sa.Text), sa.Column("rbtorrent_id", sa.Text)),
         mfs=_mfs(mfs, theirs),
         mds=_mds(mds, theirs),
@@ -200,7 +200,7 @@ def _seen(name: str, metadata: sa.MetaData) -> sa.Table:
     return table
 
 
-def _gone(name: str, metadata: sa.MetaData) -> sa.Table:
+def _missing(name: str, metadata: sa.MetaData) -> sa.Table:
     """Layers that the registry may have no longer: few, and for as long as it takes to be sure.
 
     `missed` is when one was first not found; NULL: somebody only says that it is gone. `due` is when to look.
@@ -216,7 +216,7 @@ def _gone(name: str, metadata: sa.MetaData) -> sa.Table:
     return table
 
 
-def _place(name: str, metadata: sa.MetaData) -> sa.Table:
+def _cursor(name: str, metadata: sa.MetaData) -> sa.Table:
     """How far a job has come that goes round and round through something in its order."""
     return sa.Table(
         name,

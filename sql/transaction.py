@@ -1,4 +1,4 @@
-"""Transactions, and the one place where the driver's errors become ours (sql/faults.py says which)."""
+"""Transactions, and the one place where the driver's errors become ours (sql/driver_errors.py says which)."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 import sqlalchemy as sa
 
+from sql.driver_errors import as_ours
 from sql.errors import DatabaseDown
-from sql.faults import as_ours
 
 
 @contextmanager
@@ -35,7 +35,7 @@ def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
 
 
 @contextmanager
-def scratch(engine: sa.Engine) -> Iterator[sa.Connection]:
+def temporary_tables(engine: sa.Engine) -> Iterator[sa.Connection]:
     """A connection on which temporary tables stay until the end, for work that writes nothing else.
 
     On PostgreSQL that takes one transaction from the beginning to the end, for PgBouncer may give the next

@@ -23,7 +23,7 @@ from core.http.client import HttpClient
 from core.layer import LayerRef
 from core.registry.client import RegistryClient
 from core.s3 import Bucket, s3_client
-from sql.legacy import find_mds_files
+from sql.mds_files import find_mds_files
 from sql.tables import Tables, build_tables
 from tests.memory_source import MemorySource
 from tests.servers.bad_http import replying, serving

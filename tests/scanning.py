@@ -16,8 +16,8 @@ from core.manifests.media_types import DOCKER_MANIFEST
 from core.registry.client import RegistryClient
 from jobs.repository_scan import Scan
 from sql.engine import create_engine_for
-from sql.roles import grant_role
 from sql.schema import create_missing
+from sql.scopes import grant_role
 from sql.tables import Priority, build_tables
 from sql.transaction import transaction
 from tests.servers.bad_http import replying

@@ -15,8 +15,7 @@ from core.blobs.mds import MdsBlobs
 from core.blobs.s3 import S3Blobs
 from core.blobs.source import BlobStorage
 from core.s3 import Bucket, s3_client
-from sql.files import list_files
-from sql.legacy import find_mds_files
+from sql.mds_files import find_mds_files, list_files
 from sql.tables import Tables, build_tables
 from sql.transaction import reading
 from tests.layer_places import CONNECT_TIMEOUT, READ_TIMEOUT, TEMPLATE, layer_of, making_sources

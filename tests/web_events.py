@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sql.roles import grant_role
+from sql.scopes import grant_role
 from sql.transaction import transaction
 from tests.web_parts import NOON, app_of, rows, web_parts
 from tests.wsgi import Answer, call

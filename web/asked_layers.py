@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable, Sequence
 import sqlalchemy as sa
 
 from core.manifests.manifest import LayerDescriptor
+from sql.enqueue import NewLayer, enqueue_layers
 from sql.errors import DatabaseDown
-from sql.intake import NewLayer, enqueue_layers
 from sql.tables import Priority, Tables
 from sql.transaction import transaction
 

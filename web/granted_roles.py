@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from core.names import is_glob, matches
 from sql.errors import DatabaseDown
-from sql.roles import list_roles
+from sql.scopes import list_roles
 from sql.tables import Tables
 from sql.transaction import reading
 

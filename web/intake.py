@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from core.events import Plan
+from sql.enqueue import NewLayer, enqueue_layers
 from sql.errors import DatabaseDown
-from sql.gone import hint_gone
-from sql.intake import NewLayer, enqueue_layers
 from sql.manifests import enqueue_manifests, mark_new_seen
+from sql.missing_layers import suspect_layers
 from sql.tables import Priority, Tables
 from sql.transaction import transaction
 
@@ -83,7 +83,7 @@ class Intake:
         deleted = [digest for plan in plans for digest in plan.deleted]
         with transaction(self._engine) as connection:
             if deleted:
-                hint_gone(connection, self._tables, deleted, now=now)
+                suspect_layers(connection, self._tables, deleted, now=now)
             if layers:
                 enqueue_layers(connection, self._tables, layers, priority=Priority.PUSHED, now=now)
             if manifests:

@@ -19,10 +19,10 @@ from core.blobs.recent import Recent
 from core.digest import Digest
 from core.errors import MetainfoMissing
 from core.torrents.store import MetainfoStore
-from sql.again import BrewedLayer, brew_again, find_brewed
+from sql.enqueue import NewLayer, enqueue_layers
 from sql.errors import DatabaseDown
-from sql.intake import NewLayer, enqueue_layers
 from sql.layers import known_layers
+from sql.requeue import BrewedLayer, find_brewed_layer, requeue_brewed
 from sql.tables import Priority, Tables
 from sql.transaction import reading, transaction
 
@@ -108,7 +108,7 @@ class MissingTorrents:
 
     def _find_out(self, scope: str, digest: Digest) -> bytes | Why:
         with reading(self._engine) as connection:
-            brewed = find_brewed(connection, self._tables, str(digest))
+            brewed = find_brewed_layer(connection, self._tables, str(digest))
             known = brewed or known_layers(connection, self._tables, [str(digest)])
         if not known:
             return "not known"
@@ -128,7 +128,7 @@ class MissingTorrents:
             log.error("metainfo brewed again is not in the store, do brewers use another? digest=%s", digest)
             return "not stored"
         with transaction(self._engine) as connection:
-            lost = brew_again(connection, self._tables, [brewed], priority=Priority.ASKED, now=int(now))
+            lost = requeue_brewed(connection, self._tables, [brewed], priority=Priority.ASKED, now=int(now))
         if lost:
             log.warning("metainfo lost, layer queued digest=%s scope=%s", digest, scope)
         self._queued.put(digest, now + ONCE_SECONDS)

@@ -18,10 +18,10 @@ from core.layer import LayerRef
 from core.torrents.store import DirectoryStore
 from jobs.brew import Brewery, brew
 from jobs.release_locks import release_locks
+from sql.claims import claim_layers
 from sql.engine import create_engine_for
-from sql.intake import NewLayer, enqueue_layers
+from sql.enqueue import NewLayer, enqueue_layers
 from sql.layers import LayerRecord, find_layer
-from sql.queue import claim_layers
 from sql.schema import create_missing
 from sql.tables import Priority, build_tables
 from sql.transaction import transaction

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from core.blobs.source import BlobSource
 from core.errors import LayerMissing, SizeMismatch, SourceRefused, SourceUnavailable
 from core.layer import LayerRef
-from sql.legacy import find_mds_files
+from sql.mds_files import find_mds_files
 from sql.tables import build_tables
 from tests.layer_places import MdsPlace, mds_place
 from tests.servers.bad_http import html, replying, serving

@@ -21,9 +21,9 @@ from core.registry.client import RegistryClient
 from core.torrents.store import DirectoryStore
 from jobs.prune import PruneSummary, Pruning, prune
 from sql.engine import create_engine_for
-from sql.gone import hint_gone
-from sql.intake import NewLayer
+from sql.enqueue import NewLayer
 from sql.manifests import mark_seen, seen_manifests
+from sql.missing_layers import suspect_layers
 from sql.transaction import transaction
 from tests.integration.sql.database import NOW, Database, digest_of
 from tests.layer_places import TEMPLATE, layer_of
@@ -180,7 +180,7 @@ def test_the_round_goes_on_while_suspects_pile_up(brewed: Brewed) -> None:
     missed = 0
     for _ in range(10):
         with transaction(brewed.database.engine) as connection:
-            hint_gone(connection, brewed.database.tables, digests[:15], now=NOW)
+            suspect_layers(connection, brewed.database.tables, digests[:15], now=NOW)
         missed += brewed.prune(limit=4).missed
     assert missed == 1
 
@@ -189,7 +189,7 @@ def test_layers_that_are_said_to_be_gone_are_looked_for_first(brewed: Brewed) ->
     digests = brewed.layers(20)
     brewed.delete(digests[-1])
     with transaction(brewed.database.engine) as connection:
-        hint_gone(connection, brewed.database.tables, [digests[-1], digests[-2]], now=NOW)
+        suspect_layers(connection, brewed.database.tables, [digests[-1], digests[-2]], now=NOW)
 
     assert counts(brewed.prune(limit=4)) == {"there": 3, "missed": 1}
     brewed.now += DAY

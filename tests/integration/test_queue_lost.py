@@ -14,9 +14,9 @@ from core.errors import StoreFailed
 from core.torrents.store import DirectoryStore, MetainfoStore
 from jobs.queue_lost import LostSearch, LostSummary, queue_lost
 from sql.engine import create_engine_for
-from sql.intake import NewLayer
+from sql.enqueue import NewLayer
+from sql.legacy_ids import LegacyId, adopt_legacy_ids
 from sql.tables import Priority
-from sql.takeover import MadeElsewhere, take_over_ids
 from sql.transaction import transaction
 from tests.integration.sql.database import NOW, Database, digest_of, rbtorrent_id_of
 
@@ -109,9 +109,9 @@ def test_ids_of_an_older_service_are_no_lost_torrents(brewed: Brewed) -> None:
     brewed.database.enqueue(*old[:5])
     for claim in brewed.database.claim(2):
         brewed.database.set_aside(claim)
-    made = [MadeElsewhere(digest, rbtorrent_id_of(digest)) for digest in old]
+    made = [LegacyId(digest, rbtorrent_id_of(digest)) for digest in old]
     with transaction(brewed.database.engine) as connection:
-        outcomes = take_over_ids(connection, brewed.database.tables, made, now=NOW)
+        outcomes = adopt_legacy_ids(connection, brewed.database.tables, made, now=NOW)
     assert set(outcomes.values()) == {"taken"}
 
     summary = brewed.search()

@@ -13,7 +13,7 @@ from core.pace import Pace
 from jobs.repository_scan import Scan
 from jobs.scan_tags import scan_tags
 from jobs.walk_repositories import walk_repositories
-from sql.roles import revoke_role
+from sql.scopes import revoke_role
 from sql.transaction import transaction
 from tests.scanning import grant, image, manifest_of, queued, start_scan
 from tests.servers.bad_http import replying

@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from core.manifests.media_types import OCI_INDEX
-from sql.roles import revoke_role
+from sql.scopes import revoke_role
 from sql.tables import Priority
 from sql.transaction import transaction
 from tests.notifications import (

@@ -21,8 +21,8 @@ from core.torrents.store import MetainfoStore
 from jobs.brew import Brewery, brew
 from sql.engine import create_engine_for
 from sql.layers import find_rbtorrent_ids
+from sql.legacy_ids import LegacyId, adopt_legacy_ids
 from sql.tables import Priority
-from sql.takeover import MadeElsewhere, take_over_ids
 from sql.transaction import reading, transaction
 from tests.integration.sql.database import Database
 from tests.memory_source import MemorySource
@@ -67,8 +67,8 @@ class Here:
 
     def take_over(self, digest: Digest = LAYER) -> None:
         with transaction(self.parts.engine) as connection:
-            made = MadeElsewhere(str(digest), OLD_ID)
-            assert take_over_ids(connection, self.parts.tables, [made], now=NOON - 5) == {made: "taken"}
+            made = LegacyId(str(digest), OLD_ID)
+            assert adopt_legacy_ids(connection, self.parts.tables, [made], now=NOON - 5) == {made: "taken"}
 
 
 def here_of(folder: Path, database_url: str) -> Here:

@@ -8,20 +8,20 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from sql.aside import drop_layers, retry_failed
-from sql.intake import NewLayer, adopt_layers, enqueue_layers
-from sql.layers import LayerRecord, find_layer
-from sql.queue import (
+from sql.claims import (
     Claim,
     claim_layers,
     complete_layer,
     give_back_layers,
+    release_stale_locks,
     renew_locks,
     retry_layer,
     set_aside_layer,
 )
-from sql.rescue import release_stale_locks
+from sql.enqueue import NewLayer, adopt_layers, enqueue_layers
+from sql.layers import LayerRecord, find_layer
 from sql.schema import create_missing
+from sql.set_aside import drop_layers, retry_failed_layers
 from sql.status import QueueStatus, queue_status
 from sql.tables import Priority, Tables, build_tables
 from sql.transaction import transaction
@@ -123,9 +123,9 @@ class Database:
                 connection, self.tables, older_than=older_than, max_attempts=max_attempts
             )
 
-    def retry_failed(self, *, reason_like: str | None = None, digest: str | None = None) -> int:
+    def retry_failed_layers(self, *, reason_like: str | None = None, digest: str | None = None) -> int:
         with transaction(self.engine) as connection:
-            return retry_failed(connection, self.tables, reason_like=reason_like, digest=digest)
+            return retry_failed_layers(connection, self.tables, reason_like=reason_like, digest=digest)
 
     def drop(self, *, reason_like: str | None = None, digest: str | None = None) -> int:
         with transaction(self.engine) as connection:

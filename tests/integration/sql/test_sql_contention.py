@@ -12,8 +12,8 @@ from contextlib import suppress
 
 import pytest
 
+from sql.enqueue import NewLayer
 from sql.errors import DroppedMeanwhile
-from sql.intake import NewLayer
 from sql.tables import Priority
 from tests.integration.sql.brewers import MANY, process_works_on, threads_work_on
 from tests.integration.sql.database import NOW, Database, digest_of, rbtorrent_id_of
@@ -180,7 +180,7 @@ def test_all_that_is_done_to_the_queue_can_be_done_at_once(database: Database, s
             elif act == 3:
                 database.release(older_than=next(clock) - 20, max_attempts=MANY)
             elif act == 4:
-                database.retry_failed(reason_like=chance.choice([None, "one"]))
+                database.retry_failed_layers(reason_like=chance.choice([None, "one"]))
             elif act == 5:
                 database.drop(reason_like="other")
             else:
@@ -189,6 +189,6 @@ def test_all_that_is_done_to_the_queue_can_be_done_at_once(database: Database, s
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(disturb, range(6)))
     database.enqueue(*layers)
-    database.retry_failed()
+    database.retry_failed_layers()
     database.release(older_than=NOW + 10**6, max_attempts=MANY)
     assert sorted(claim.digest for claim in database.claim(100)) == sorted(layers)

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from sql.claims import claim_layers
 from sql.engine import create_engine_for
+from sql.enqueue import NewLayer
 from sql.errors import DatabaseDown, NoWritableHost
-from sql.intake import NewLayer
-from sql.queue import claim_layers
 from sql.tables import Priority
 from sql.transaction import reading, transaction
 from tests.integration.sql.brewers import threads_work_on

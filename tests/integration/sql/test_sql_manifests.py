@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from sql.aside import drop_manifests, retry_failed_manifests
 from sql.manifests import (
     DueManifest,
     ManifestCounts,
@@ -19,7 +18,8 @@ from sql.manifests import (
     seen_manifests,
     set_aside_manifest,
 )
-from sql.roles import Role, grant_role, list_roles, revoke_role
+from sql.scopes import Role, grant_role, list_roles, revoke_role
+from sql.set_aside import drop_manifests, retry_failed_manifests
 from sql.tables import Priority
 from sql.transaction import transaction
 from tests.integration.sql.database import NOW, Database, digest_of

@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from sql.engine import create_engine_for
-from sql.schema import create_missing, ddl, missing
+from sql.schema import create_missing, ddl, missing_objects
 from sql.tables import build_tables
 from sql.transaction import transaction
 from tests.integration.sql.database import NOW, Database, digest_of, rbtorrent_id_of
@@ -90,9 +90,9 @@ def test_a_database_made_by_the_seeds_schema_is_brewed(postgres_engine: sa.Engin
 def test_an_empty_database_lacks_everything_and_then_nothing(engine: sa.Engine) -> None:
     tables = build_tables()
     with transaction(engine) as connection:
-        lacking = missing(connection, tables)
+        lacking = missing_objects(connection, tables)
         assert create_missing(connection, tables) == lacking
-        assert missing(connection, tables) == []
+        assert missing_objects(connection, tables) == []
         assert create_missing(connection, tables) == []
     assert {what for what in lacking if what.startswith("table ")} == {
         "table rbtorrent_mapping",
@@ -113,21 +113,21 @@ def test_what_is_there_is_not_touched(database: Database) -> None:
     database.execute("DROP INDEX rbtorrent_mapping_queue_waiting")
     database.execute("DROP TABLE rbtorrent_mapping_role")
     with transaction(database.engine) as connection:
-        assert missing(connection, database.tables) == [
+        assert missing_objects(connection, database.tables) == [
             "index rbtorrent_mapping_queue_waiting",
             "table rbtorrent_mapping_role",
         ]
         create_missing(connection, database.tables)
-        assert missing(connection, database.tables) == []
+        assert missing_objects(connection, database.tables) == []
     assert database.layer(A) == before
 
 
 def test_a_column_that_is_missing_is_named_and_not_added(database: Database) -> None:
     database.execute("ALTER TABLE rbtorrent_mapping_queue DROP COLUMN brewer")
     with transaction(database.engine) as connection:
-        assert missing(connection, database.tables) == ["column rbtorrent_mapping_queue.brewer"]
+        assert missing_objects(connection, database.tables) == ["column rbtorrent_mapping_queue.brewer"]
         assert create_missing(connection, database.tables) == []
-        assert missing(connection, database.tables) == ["column rbtorrent_mapping_queue.brewer"]
+        assert missing_objects(connection, database.tables) == ["column rbtorrent_mapping_queue.brewer"]
 
 
 def test_two_installations_share_a_database(engine: sa.Engine) -> None:
@@ -146,7 +146,7 @@ def test_any_name_that_is_one_works(engine: sa.Engine, name: str) -> None:
     database.complete(database.claim_one())
     assert database.layer(A).state == "brewed"
     with transaction(engine) as connection:
-        assert missing(connection, database.tables) == []
+        assert missing_objects(connection, database.tables) == []
 
 
 def test_the_old_tables_are_never_created(database: Database) -> None:
@@ -158,7 +158,7 @@ def test_many_processes_may_create_the_schema_at_once(engine: sa.Engine) -> None
     with ThreadPoolExecutor(8) as pool:
         databases = list(pool.map(lambda _: Database.created(engine), range(8)))
     with transaction(engine) as connection:
-        assert missing(connection, databases[0].tables) == []
+        assert missing_objects(connection, databases[0].tables) == []
 
 
 def test_who_may_not_create_can_still_start(
@@ -191,7 +191,7 @@ def test_the_printed_schema_is_complete_and_may_be_run_twice(engine: sa.Engine) 
                 if statement:
                     connection.exec_driver_sql(statement)
     with transaction(engine) as connection:
-        assert missing(connection, tables) == []
+        assert missing_objects(connection, tables) == []
     assert all(
         line.startswith(
             ("CREATE TABLE IF NOT EXISTS", "CREATE INDEX IF NOT EXISTS", "CREATE UNIQUE INDEX IF")
@@ -212,7 +212,7 @@ def test_psql_takes_the_printed_schema(
         command = [_psql(), url.render_as_string(hide_password=False), *strictly, "--file", script]
         subprocess.run(command, check=True, timeout=60)
     with transaction(postgres_engine) as connection:
-        assert missing(connection, build_tables()) == []
+        assert missing_objects(connection, build_tables()) == []
 
 
 def test_sqlite_takes_the_printed_schema(tmp_path: Path) -> None:
@@ -223,5 +223,5 @@ def test_sqlite_takes_the_printed_schema(tmp_path: Path) -> None:
         connection.executescript(script)
     connection.close()
     with transaction(engine) as made:
-        assert missing(made, build_tables()) == []
+        assert missing_objects(made, build_tables()) == []
     engine.dispose()

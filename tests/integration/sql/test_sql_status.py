@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from jobs.queue_status import status_lines
-from sql.intake import NewLayer
+from sql.enqueue import NewLayer
 from sql.layers import find_layer, find_layers, known_layers, list_scopes
+from sql.legacy_ids import LegacyId, adopt_legacy_ids
 from sql.manifests import enqueue_manifests, set_aside_manifest
 from sql.status import count_waiting
 from sql.tables import Priority
-from sql.takeover import MadeElsewhere, take_over_ids
 from sql.transaction import reading, transaction
 from tests.integration.sql.database import NOW, Database, digest_of, rbtorrent_id_of
 
@@ -101,7 +101,7 @@ def test_a_reason_is_shown_with_its_host_port_and_status_and_found_by_them(datab
     database.enqueue(A)
     database.set_aside(database.claim_one(), reason="http://127.0.0.1:5000 refuses: it answers 403")
     [shown] = database.status().set_aside
-    assert database.retry_failed(reason_like=shown) == 1
+    assert database.retry_failed_layers(reason_like=shown) == 1
 
 
 def test_it_is_told_why_and_until_when_layers_are_delayed(database: Database) -> None:
@@ -164,7 +164,7 @@ def test_the_rate_of_the_last_hour_tells_when_the_queue_is_empty(database: Datab
 
 def test_ids_that_were_taken_over_are_not_brewed(database: Database) -> None:
     with transaction(database.engine) as connection:
-        take_over_ids(connection, database.tables, [MadeElsewhere(A, rbtorrent_id_of(A))], now=NOW)
+        adopt_legacy_ids(connection, database.tables, [LegacyId(A, rbtorrent_id_of(A))], now=NOW)
     assert database.layer(A).state == "brewed"
     assert database.status().brewed_last_hour == 0
 

@@ -1,7 +1,7 @@
-"""Brewed layers that have to be brewed again, because their metainfo is lost: back into the queue with them.
+"""Put brewed layers back into the queue when their metainfo is lost.
 
-Not every brewed layer can be: some have the id that an older service gave them. What tells them apart is the
-queue's row, which names the brewer of a layer that was brewed here.
+Some brewed layers cannot be brewed again to the same end: their id came from an older service. The queue row
+tells them apart, since it names the brewer of every layer that was brewed here.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from sql.given import given, given_digests
-from sql.queue import write_queue
+from sql.bulk_values import bulk_values, digest_values
+from sql.claims import write_queue
 from sql.tables import AT_ONCE, Priority, Tables
 
 
@@ -25,7 +25,7 @@ class BrewedLayer:
     here: bool
 
 
-def find_brewed(connection: sa.Connection, tables: Tables, digest: str) -> BrewedLayer | None:
+def find_brewed_layer(connection: sa.Connection, tables: Tables, digest: str) -> BrewedLayer | None:
     """The layer, if it is brewed and has an id."""
     mapping, queue = tables.mapping, tables.queue
     row = connection.execute(
@@ -36,7 +36,7 @@ def find_brewed(connection: sa.Connection, tables: Tables, digest: str) -> Brewe
     return BrewedLayer(row.digest, row.brewed, bool(row.here)) if row else None
 
 
-def next_brewed_here(
+def list_brewed_here(
     connection: sa.Connection, tables: Tables, *, after: str, limit: int
 ) -> tuple[list[BrewedLayer], str | None]:
     """Those of the next `limit` layers in the order of digests that were brewed here, and the last of all.
@@ -61,7 +61,7 @@ def next_brewed_here(
     return found, rows[-1].digest if rows else None
 
 
-def brew_again(
+def requeue_brewed(
     connection: sa.Connection,
     tables: Tables,
     layers: Sequence[BrewedLayer],
@@ -76,7 +76,7 @@ def brew_again(
     """
     mapping = tables.mapping
     ours = ((layer.digest, layer.brewed) for layer in layers if layer.here)
-    asked = given(connection, "asked", {"digest": sa.Text(), "brewed": sa.BigInteger()}, ours)
+    asked = bulk_values(connection, "asked", {"digest": sa.Text(), "brewed": sa.BigInteger()}, ours)
     # Locked in the order of their digests, and the mapping before the queue, as everybody locks them.
     digests = connection.scalars(
         sa.select(mapping.c.digest)
@@ -86,7 +86,7 @@ def brew_again(
     ).all()
     if not digests:
         return 0
-    these = mapping.c.digest.in_(given_digests(connection, digests))
+    these = mapping.c.digest.in_(digest_values(connection, digests))
     connection.execute(sa.update(mapping).where(these).values(brewed=None, rbtorrent_id=None))
     write_queue(connection, tables, digests, next_try=AT_ONCE, priority=int(priority), added=now, attempts=0)
     return len(digests)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import sqlalchemy as sa
 
-from sql.intake import NewLayer, enqueue_layers
+from sql.enqueue import NewLayer, enqueue_layers
 from sql.tables import Priority
 from sql.transaction import transaction
 from tests.integration.sql.database import NOW, Database, digest_of, rbtorrent_id_of

@@ -1,18 +1,93 @@
-"""Ids that another service made are taken over into the mapping; none that is there is ever overwritten."""
+"""Ids made by an older service: read from its table, and adopted into the mapping.
+
+The old table need not have an index, so it is copied into a temporary table that has one. All calls of a run
+use one connection, that of `sql.transaction.temporary_tables`. An id in the mapping is never overwritten.
+"""
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import sqlalchemy as sa
 
-from sql.given import given
-from sql.queue import write_queue
+from sql.bulk_values import bulk_values, digest_values, insert
+from sql.claims import write_queue
+from sql.errors import TablesMissing
 from sql.tables import Tables
-from sql.upsert import insert
+
+
+@dataclass(frozen=True, slots=True)
+class OldId:
+    """A row of the old table, as it stands there."""
+
+    mds_key: str | None
+    rbtorrent_id: str | None
+
+
+def stage_old_ids(connection: sa.Connection, tables: Tables) -> int:
+    """Copy the old table, of which nothing has been handed out then. Returns how many rows it has.
+
+    Raises TablesMissing if that table, or one of the MDS driver's, is not there.
+    """
+    inspector = sa.inspect(connection)
+    lacking = [
+        table.name for table in (tables.old, tables.mfs, tables.mds) if not inspector.has_table(table.name)
+    ]
+    if lacking:
+        raise TablesMissing(lacking)
+    left, old = _left(tables), tables.old
+    connection.execute(sa.schema.DropTable(left, if_exists=True))
+    left.create(connection)
+    copied = connection.execute(
+        sa.insert(left).from_select(["mds_key", "rbtorrent_id"], sa.select(old.c.mds_key, old.c.rbtorrent_id))
+    ).rowcount
+    if connection.dialect.name == "postgresql":
+        # Nobody else does it for a temporary table, and without it the planner has no use for the index.
+        connection.exec_driver_sql(f"ANALYZE {left.name}")
+    return copied
+
+
+def take_old_ids(connection: sa.Connection, tables: Tables, keys: Iterable[str]) -> list[OldId]:
+    """The rows with these keys, which are not handed out again."""
+    left = _left(tables)
+    rows = connection.execute(
+        sa.delete(left)
+        .where(left.c.mds_key.in_(digest_values(connection, keys)))
+        .returning(left.c.mds_key, left.c.rbtorrent_id)
+    ).all()
+    return [OldId(row.mds_key, row.rbtorrent_id) for row in rows]
+
+
+def list_untaken_old_ids(connection: sa.Connection, tables: Tables, *, limit: int) -> tuple[int, list[OldId]]:
+    """How many rows nobody asked for, and up to `limit` of them."""
+    left = _left(tables)
+    count = connection.scalars(sa.select(sa.func.count()).select_from(left)).one()
+    rows = connection.execute(sa.select(left.c.mds_key, left.c.rbtorrent_id).limit(limit))
+    return count, [OldId(row.mds_key, row.rbtorrent_id) for row in rows]
+
+
+def drop_old_ids(connection: sa.Connection, tables: Tables) -> None:
+    """Give the copy's room back."""
+    connection.execute(sa.schema.DropTable(_left(tables), if_exists=True))
+
+
+@lru_cache
+def _left(tables: Tables) -> sa.Table:
+    # One object: SQLAlchemy keeps each statement on another table by itself, with all its parameters.
+    table = sa.Table(
+        f"{tables.mapping.name}_old_ids",
+        sa.MetaData(),
+        sa.Column("mds_key", sa.Text),
+        sa.Column("rbtorrent_id", sa.Text),
+        prefixes=["TEMPORARY"],
+    )
+    sa.Index(f"{table.name}_key", table.c.mds_key)
+    return table
+
 
 Outcome = Literal["taken", "had it", "has another", "another layer's", "being brewed"]
 """What becomes of an id: its layer gets it; has this one already; has another one; another layer has this
@@ -23,25 +98,25 @@ _TRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
-class MadeElsewhere:
+class LegacyId:
     """A layer (`sha256:<hex>`) and the id that another service gave it."""
 
     digest: str
     rbtorrent_id: str
 
 
-def judge_ids(
-    connection: sa.Connection, tables: Tables, ids: Sequence[MadeElsewhere]
-) -> dict[MadeElsewhere, Outcome]:
-    """What `take_over_ids` would do with each. Of several for one layer, or of one for several, the first
+def classify_legacy_ids(
+    connection: sa.Connection, tables: Tables, ids: Sequence[LegacyId]
+) -> dict[LegacyId, Outcome]:
+    """What `adopt_legacy_ids` would do with each. Of several for one layer, or of one for several, the first
     counts.
     """
     return _judge(connection, tables, ids)[0]
 
 
-def take_over_ids(
-    connection: sa.Connection, tables: Tables, ids: Sequence[MadeElsewhere], *, now: int
-) -> dict[MadeElsewhere, Outcome]:
+def adopt_legacy_ids(
+    connection: sa.Connection, tables: Tables, ids: Sequence[LegacyId], *, now: int
+) -> dict[LegacyId, Outcome]:
     """Give the layers these ids, and mark them brewed as of `now`; those that wait are taken off the queue.
 
     Returns what became of each.
@@ -50,7 +125,7 @@ def take_over_ids(
         # One takeover at a time: two that insert the same ids in different rows would wait in a circle.
         key = zlib.crc32(f"take over {tables.mapping.name}".encode())
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(key)))
-    outcomes: dict[MadeElsewhere, Outcome] = {}
+    outcomes: dict[LegacyId, Outcome] = {}
     left = list(ids)
     for _ in range(_TRIES):
         judged, waiting = _judge(connection, tables, left)
@@ -66,8 +141,8 @@ def take_over_ids(
 
 
 def _judge(
-    connection: sa.Connection, tables: Tables, ids: Sequence[MadeElsewhere]
-) -> tuple[dict[MadeElsewhere, Outcome], set[str]]:
+    connection: sa.Connection, tables: Tables, ids: Sequence[LegacyId]
+) -> tuple[dict[LegacyId, Outcome], set[str]]:
     """What to do with each, and which of the layers are in the mapping."""
     mapping, owner = tables.mapping, tables.mapping.alias("owner")
     asked = _asked(connection, ids)
@@ -89,7 +164,7 @@ def _judge(
         ).all()
     }
     has = {digest: row.rbtorrent_id for digest, row in there.items() if row.rbtorrent_id is not None}
-    outcomes: dict[MadeElsewhere, Outcome] = {}
+    outcomes: dict[LegacyId, Outcome] = {}
     for one in ids:
         row = there.get(one.digest)
         if one in outcomes:
@@ -107,7 +182,7 @@ def _judge(
     return outcomes, set(there)
 
 
-def _update(connection: sa.Connection, tables: Tables, ids: Sequence[MadeElsewhere], *, now: int) -> set[str]:
+def _update(connection: sa.Connection, tables: Tables, ids: Sequence[LegacyId], *, now: int) -> set[str]:
     """The digests of the layers in the mapping that got their ids."""
     if not ids:
         return set()
@@ -130,12 +205,12 @@ def _update(connection: sa.Connection, tables: Tables, ids: Sequence[MadeElsewhe
         .where(mapping.c.digest == asked.c.digest, free)
         .values(rbtorrent_id=asked.c.rbtorrent_id, brewed=now)
     )
-    # No brewer of ours has anything to do with these ids, whoever tried before (sql/again.py goes by it).
+    # No brewer of ours has anything to do with these ids, whoever tried before (sql/requeue.py goes by it).
     write_queue(connection, tables, updated, next_try=None, reason=None, claimed=None, brewer=None)
     return set(updated)
 
 
-def _insert(connection: sa.Connection, tables: Tables, ids: Sequence[MadeElsewhere], *, now: int) -> set[str]:
+def _insert(connection: sa.Connection, tables: Tables, ids: Sequence[LegacyId], *, now: int) -> set[str]:
     """The digests of the layers that were put into the mapping with their ids."""
     if not ids:
         return set()
@@ -148,6 +223,6 @@ def _insert(connection: sa.Connection, tables: Tables, ids: Sequence[MadeElsewhe
     return set(connection.scalars(inserted.on_conflict_do_nothing().returning(tables.mapping.c.digest)).all())
 
 
-def _asked(connection: sa.Connection, ids: Sequence[MadeElsewhere]) -> sa.Subquery:
+def _asked(connection: sa.Connection, ids: Sequence[LegacyId]) -> sa.Subquery:
     columns = {"digest": sa.Text(), "rbtorrent_id": sa.Text()}
-    return given(connection, "asked", columns, ((one.digest, one.rbtorrent_id) for one in ids))
+    return bulk_values(connection, "asked", columns, ((one.digest, one.rbtorrent_id) for one in ids))

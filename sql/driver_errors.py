@@ -1,4 +1,4 @@
-"""What an error of the driver means to who runs the service: the database is down, or not ready for us."""
+"""Translate the drivers' errors into ours, each with its remedy."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""Layers that the registry may have no longer: looked for twice, some time apart, and then forgotten.
+"""Layers that the registry may no longer have: checked twice, some time apart, and then forgotten.
 
-A layer's row in this table is what its forgetting depends on. Whoever queues the layer takes the row away
-(sql/intake.py), and waits for a forgetting that is under way; so a push that comes between the last look
-and the forgetting is never lost.
+Forgetting a layer depends on its row in this table. Queueing the layer deletes that row (sql/enqueue.py) and
+waits for a forgetting in progress, so a push between the last check and the forgetting is never lost.
 """
 
 from __future__ import annotations
@@ -12,9 +11,8 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from sql.given import given_digests
+from sql.bulk_values import digest_values, insert
 from sql.tables import Tables, is_set_aside
-from sql.upsert import insert
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,38 +23,40 @@ class Suspect:
     missed: int | None
 
 
-def hint_gone(connection: sa.Connection, tables: Tables, digests: Iterable[str], *, now: int) -> int:
+def suspect_layers(connection: sa.Connection, tables: Tables, digests: Iterable[str], *, now: int) -> int:
     """Have these layers looked for before all others. Returns how many are known here, and no suspects yet.
 
     Nothing is forgotten for it: who deletes a layer from one repository says nothing of the others.
     """
-    mapping, gone = tables.mapping, tables.gone
+    mapping, missing = tables.mapping, tables.missing
     known = sa.select(mapping.c.digest, sa.null(), sa.literal(now, sa.BigInteger)).where(
-        mapping.c.digest.in_(given_digests(connection, digests))
+        mapping.c.digest.in_(digest_values(connection, digests))
     )
-    hint = insert(connection, gone).from_select(["digest", "missed", "due"], known.order_by(mapping.c.digest))
+    hint = insert(connection, missing).from_select(
+        ["digest", "missed", "due"], known.order_by(mapping.c.digest)
+    )
     return connection.execute(hint.on_conflict_do_nothing()).rowcount
 
 
 def due_suspects(connection: sa.Connection, tables: Tables, *, now: int, limit: int) -> list[Suspect]:
     """Up to `limit` suspects whose time to be looked for has come, the longest due first."""
-    gone = tables.gone
+    missing = tables.missing
     rows = connection.execute(
-        sa.select(gone.c.digest, gone.c.missed)
-        .where(gone.c.due <= now)
-        .order_by(gone.c.due, gone.c.digest)
+        sa.select(missing.c.digest, missing.c.missed)
+        .where(missing.c.due <= now)
+        .order_by(missing.c.due, missing.c.digest)
         .limit(limit)
     )
     return [Suspect(row.digest, row.missed) for row in rows]
 
 
-def known_suspects(connection: sa.Connection, tables: Tables, digests: Iterable[str]) -> set[str]:
+def filter_suspects(connection: sa.Connection, tables: Tables, digests: Iterable[str]) -> set[str]:
     """Those of the layers that are suspects."""
-    digest = tables.gone.c.digest
-    return set(connection.scalars(sa.select(digest).where(digest.in_(given_digests(connection, digests)))))
+    digest = tables.missing.c.digest
+    return set(connection.scalars(sa.select(digest).where(digest.in_(digest_values(connection, digests)))))
 
 
-def next_layers(
+def list_forgettable_layers(
     connection: sa.Connection, tables: Tables, *, after: str, limit: int
 ) -> tuple[list[str], str | None]:
     """Those of the next `limit` layers in the order of digests that may be forgotten, and the last of all.
@@ -87,33 +87,35 @@ def record_misses(
 
     Of one that was missed before, the first time stays.
     """
-    gone, mapping = tables.gone, tables.mapping
+    missing, mapping = tables.missing, tables.mapping
     # Not those that were dropped meanwhile.
     known = sa.select(mapping.c.digest, sa.literal(now, sa.BigInteger), sa.literal(due, sa.BigInteger)).where(
-        mapping.c.digest.in_(given_digests(connection, digests))
+        mapping.c.digest.in_(digest_values(connection, digests))
     )
-    miss = insert(connection, gone).from_select(["digest", "missed", "due"], known.order_by(mapping.c.digest))
+    miss = insert(connection, missing).from_select(
+        ["digest", "missed", "due"], known.order_by(mapping.c.digest)
+    )
     connection.execute(
         miss.on_conflict_do_update(
             index_elements=["digest"],
             set_={"missed": miss.excluded.missed, "due": miss.excluded.due},
-            where=gone.c.missed.is_(None),
+            where=missing.c.missed.is_(None),
         )
     )
 
 
-def put_off_suspects(connection: sa.Connection, tables: Tables, digests: Sequence[str], *, due: int) -> None:
+def postpone_suspects(connection: sa.Connection, tables: Tables, digests: Sequence[str], *, due: int) -> None:
     """Look for these again at `due`: nobody could say whether they are there."""
-    gone = tables.gone
-    these = gone.c.digest.in_(_locked(connection, tables, digests))
-    connection.execute(sa.update(gone).where(these).values(due=due))
+    missing = tables.missing
+    these = missing.c.digest.in_(_locked(connection, tables, digests))
+    connection.execute(sa.update(missing).where(these).values(due=due))
 
 
 def clear_suspects(connection: sa.Connection, tables: Tables, digests: Sequence[str]) -> int:
     """These layers are there, or are pushed anew. Returns how many had been suspects."""
-    gone = tables.gone
-    these = gone.c.digest.in_(_locked(connection, tables, digests))
-    return connection.execute(sa.delete(gone).where(these)).rowcount
+    missing = tables.missing
+    these = missing.c.digest.in_(_locked(connection, tables, digests))
+    return connection.execute(sa.delete(missing).where(these)).rowcount
 
 
 def forget_layer(connection: sa.Connection, tables: Tables, suspect: Suspect) -> bool:
@@ -123,12 +125,12 @@ def forget_layer(connection: sa.Connection, tables: Tables, suspect: Suspect) ->
     written that matters, if somebody queued it or cleared it meanwhile, or it was brewed after it was
     missed, or is being brewed.
     """
-    mapping, queue, scope, seen, gone = (
+    mapping, queue, scope, seen, missing = (
         tables.mapping,
         tables.queue,
         tables.scope,
         tables.seen,
-        tables.gone,
+        tables.missing,
     )
     # In the order in which those who queue or claim it lock its rows, or they and we wait for each other.
     for table in (mapping, queue):
@@ -136,7 +138,7 @@ def forget_layer(connection: sa.Connection, tables: Tables, suspect: Suspect) ->
             sa.select(table.c.digest).where(table.c.digest == suspect.digest).with_for_update()
         )
     # This row is what those who queue the layer wait for.
-    taken = sa.delete(gone).where(gone.c.digest == suspect.digest, gone.c.missed == suspect.missed)
+    taken = sa.delete(missing).where(missing.c.digest == suspect.digest, missing.c.missed == suspect.missed)
     if connection.execute(taken).rowcount == 0:
         return False
     before = sa.func.coalesce(mapping.c.brewed, 0) <= suspect.missed
@@ -169,10 +171,10 @@ def _is_forgettable(mapping: sa.FromClause, queue: sa.Table) -> sa.ColumnElement
 
 def _locked(connection: sa.Connection, tables: Tables, digests: Sequence[str]) -> sa.Select[tuple[str]]:
     """Those of the digests that are suspects, locked in their order as everybody locks them."""
-    gone = tables.gone
+    missing = tables.missing
     return (
-        sa.select(gone.c.digest)
-        .where(gone.c.digest.in_(given_digests(connection, digests)))
-        .order_by(gone.c.digest)
+        sa.select(missing.c.digest)
+        .where(missing.c.digest.in_(digest_values(connection, digests)))
+        .order_by(missing.c.digest)
         .with_for_update()
     )

@@ -1,4 +1,4 @@
-"""How layers come into the queue: somebody asks for them, or a row appears in the mapping by other hands."""
+"""Put layers into the queue: on request, and those that others wrote into the mapping."""
 
 from __future__ import annotations
 
@@ -8,19 +8,18 @@ from functools import lru_cache
 
 import sqlalchemy as sa
 
+from sql.bulk_values import BulkValues, digest_values, insert, insert_for
 from sql.errors import DroppedMeanwhile
-from sql.given import Given, given_digests
-from sql.gone import clear_suspects
+from sql.missing_layers import clear_suspects
 from sql.tables import AT_ONCE, Priority, Tables, is_set_aside
-from sql.upsert import insert, insert_for
 
 # Rows in one statement; a manifest has 10,000 layers at the very most.
 _BATCH = 5_000
 # How far from the head of the queue strays are looked for at a time.
 _HEAD = 1_000
 
-_ASKED = Given("asked", {"digest": sa.Text(), "size": sa.BigInteger()})
-_HELD = Given("held", {"digest": sa.Text(), "scope": sa.Text()})
+_ASKED = BulkValues("asked", {"digest": sa.Text(), "size": sa.BigInteger()})
+_HELD = BulkValues("held", {"digest": sa.Text(), "scope": sa.Text()})
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +94,7 @@ def _lacks(connection: sa.Connection, tables: Tables, digests: Sequence[str]) ->
     since the statement that queued them began, and that still saw them there.
     """
     mapping = tables.mapping
-    there = sa.select(sa.func.count()).where(mapping.c.digest.in_(given_digests(connection, digests)))
+    there = sa.select(sa.func.count()).where(mapping.c.digest.in_(digest_values(connection, digests)))
     return connection.scalars(there.select_from(mapping)).one() < len(digests)
 
 
@@ -106,7 +105,7 @@ def _enqueueing(tables: Tables, dialect: str) -> tuple[sa.Select[int, int, int],
     It also counts those that are taken to be gone from the registry, and how many more came into the queue
     than into the mapping.
     """
-    mapping, queue, scope, gone = tables.mapping, tables.queue, tables.scope, tables.gone
+    mapping, queue, scope, missing = tables.mapping, tables.queue, tables.scope, tables.missing
     asked, held = _ASKED.relation(dialect), _HELD.relation(dialect)
     now, urgency = sa.bindparam("at", type_=sa.BigInteger), sa.bindparam("urgency", type_=sa.SmallInteger)
     unbrewed, waits = mapping.c.brewed.is_(None), queue.c.next_try.is_not(None)
@@ -172,7 +171,7 @@ def _enqueueing(tables: Tables, dialect: str) -> tuple[sa.Select[int, int, int],
     )
     suspects = (
         sa.select(sa.func.count())
-        .select_from(asked.join(gone, gone.c.digest == asked.c.digest))
+        .select_from(asked.join(missing, missing.c.digest == asked.c.digest))
         .scalar_subquery()
     )
     if dialect == "postgresql":

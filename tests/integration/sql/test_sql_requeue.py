@@ -7,11 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from sql.again import BrewedLayer, brew_again, find_brewed, next_brewed_here
-from sql.intake import NewLayer
+from sql.enqueue import NewLayer
 from sql.layers import find_rbtorrent_ids
+from sql.legacy_ids import LegacyId, adopt_legacy_ids
+from sql.requeue import BrewedLayer, find_brewed_layer, list_brewed_here, requeue_brewed
 from sql.tables import Priority
-from sql.takeover import MadeElsewhere, take_over_ids
 from sql.transaction import reading, transaction
 from tests.integration.sql.database import NOW, Database, digest_of, rbtorrent_id_of
 
@@ -26,25 +26,25 @@ def brewed(database: Database, *digests: str, now: int = NOW - 100) -> None:
 
 def find(database: Database, digest: str) -> BrewedLayer | None:
     with reading(database.engine) as connection:
-        return find_brewed(connection, database.tables, digest)
+        return find_brewed_layer(connection, database.tables, digest)
 
 
 def again(database: Database, *layers: BrewedLayer | None, priority: Priority = Priority.ASKED) -> int:
     with transaction(database.engine) as connection:
         known = [layer for layer in layers if layer is not None]
-        return brew_again(connection, database.tables, known, priority=priority, now=NOW)
+        return requeue_brewed(connection, database.tables, known, priority=priority, now=NOW)
 
 
 def take_over(database: Database, *digests: str) -> None:
-    ids = [MadeElsewhere(digest, rbtorrent_id_of(digest)) for digest in digests]
+    ids = [LegacyId(digest, rbtorrent_id_of(digest)) for digest in digests]
     with transaction(database.engine) as connection:
-        outcomes = take_over_ids(connection, database.tables, ids, now=NOW - 50)
+        outcomes = adopt_legacy_ids(connection, database.tables, ids, now=NOW - 50)
     assert set(outcomes.values()) == {"taken"}
 
 
 def walk(database: Database, after: str = "", limit: int = 100) -> tuple[Sequence[str], str | None]:
     with reading(database.engine) as connection:
-        found, last = next_brewed_here(connection, database.tables, after=after, limit=limit)
+        found, last = list_brewed_here(connection, database.tables, after=after, limit=limit)
     return [layer.digest for layer in found], last
 
 

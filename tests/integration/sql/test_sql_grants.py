@@ -14,8 +14,8 @@ from jobs.check import check, probe_database
 from jobs.init_db import init_db
 from sql.engine import create_engine_for
 from sql.errors import DatabaseDown, DatabaseUnfit
-from sql.files import list_files
-from sql.schema import create_missing, missing
+from sql.mds_files import list_files
+from sql.schema import create_missing, missing_objects
 from sql.status import queue_status
 from sql.tables import build_tables
 from sql.transaction import reading, transaction
@@ -179,7 +179,7 @@ def test_a_sqlite_file_of_somebody_else_tells_who_may_not(tmp_path: Path) -> Non
     os.seteuid(65534)
     try:
         with pytest.raises(DatabaseDown) as caught, transaction(engine) as connection:
-            missing(connection, TABLES)
+            missing_objects(connection, TABLES)
         with pytest.raises(DatabaseDown) as unmade, transaction(create_engine_for(file=tmp_path / "a" / "b")):
             pass
     finally:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from sql.claims import claim_layers, one_line
+from sql.enqueue import NewLayer
 from sql.errors import RbtorrentIdTaken
-from sql.intake import NewLayer
 from sql.layers import find_rbtorrent_ids
-from sql.queue import claim_layers
-from sql.reason import one_line
 from sql.tables import Priority
 from sql.transaction import reading
 from tests.integration.sql.database import NOW, Database, digest_of, rbtorrent_id_of

@@ -1,7 +1,7 @@
-"""Rows that the caller gives, as a relation that a statement can join.
+"""Rows passed to a statement in bulk, and INSERT with ON CONFLICT: SQL that each engine spells its own way.
 
-Any number of rows is a parameter or two, and the statement's text stays the same: arrays that PostgreSQL
-unnests, or one JSON text that SQLite takes apart.
+Any number of rows takes one or two parameters, and the statement's text stays the same: PostgreSQL unnests
+arrays, SQLite takes a JSON text apart.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.types import TypeEngine
 
 Columns = Mapping[str, TypeEngine[int] | TypeEngine[str]]
 
 
-class Given:
+class BulkValues:
     """A relation to build into a statement that is kept, and that gets its rows each time it is run.
 
     Building a statement takes SQLAlchemy longer than PostgreSQL takes to run it: so those that run often
@@ -63,14 +64,24 @@ class Given:
         return {self._name: json.dumps(rows)}
 
 
-def given(
+def bulk_values(
     connection: sa.Connection, name: str, columns: Columns, rows: Iterable[Sequence[object]]
 ) -> sa.Subquery:
     """`rows` as a subquery `name` with these columns, for a statement that is run once."""
-    return Given(name, columns).relation(connection.dialect.name, rows)
+    return BulkValues(name, columns).relation(connection.dialect.name, rows)
 
 
-def given_digests(connection: sa.Connection, digests: Iterable[str]) -> sa.Select[str]:
+def digest_values(connection: sa.Connection, digests: Iterable[str]) -> sa.Select[str]:
     """`digests` for the right side of IN, in a statement that is run once."""
-    rows = given(connection, "given", {"digest": sa.Text()}, ((digest,) for digest in digests))
+    rows = bulk_values(connection, "given", {"digest": sa.Text()}, ((digest,) for digest in digests))
     return sa.select(rows.c.digest)
+
+
+def insert(connection: sa.Connection, table: sa.Table) -> postgresql.Insert | sqlite.Insert:
+    """An INSERT into `table` that takes `on_conflict_do_nothing` and `on_conflict_do_update`."""
+    return insert_for(connection.dialect.name, table)
+
+
+def insert_for(dialect: str, table: sa.Table) -> postgresql.Insert | sqlite.Insert:
+    """The same for a statement that is kept, in the SQL of `dialect`: postgresql or sqlite."""
+    return postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)

@@ -1,4 +1,4 @@
-"""Layers and manifests that failed, when somebody has looked: tried again, or dropped."""
+"""Retry or drop layers and manifests that failed."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import re
 
 import sqlalchemy as sa
 
-from sql.given import given_digests
+from sql.bulk_values import digest_values
 from sql.tables import AT_ONCE, Tables, is_set_aside
 
 
-def retry_failed(
+def retry_failed_layers(
     connection: sa.Connection,
     tables: Tables,
     *,
@@ -69,10 +69,10 @@ def drop_layers(
     ).all()
     # The manifests of their repositories count as unread again, or no scan would find these layers.
     seen, scope = tables.seen, tables.scope
-    theirs = sa.select(scope.c.scope).where(scope.c.digest.in_(given_digests(connection, digests)))
+    theirs = sa.select(scope.c.scope).where(scope.c.digest.in_(digest_values(connection, digests)))
     connection.execute(sa.delete(seen).where(seen.c.scope.in_(theirs)))
     for table in (mapping, queue, scope):
-        connection.execute(sa.delete(table).where(table.c.digest.in_(given_digests(connection, digests))))
+        connection.execute(sa.delete(table).where(table.c.digest.in_(digest_values(connection, digests))))
     return len(digests)
 
 
@@ -84,7 +84,7 @@ def retry_failed_manifests(
     digest: str | None = None,
     now: int,
 ) -> int:
-    """Try manifests anew that were set aside or wait for their next try, chosen as `retry_failed` does.
+    """Retry manifests that were set aside or wait for their next try, chosen as `retry_failed_layers` does.
 
     The reason stays to be read. One that several repositories have counts for each. Returns how many.
     """

@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from sql.aside import drop_layers
 from sql.errors import DroppedMeanwhile
+from sql.set_aside import drop_layers
 from sql.tables import Priority
 from sql.transaction import transaction
 from tests.integration.sql.database import NOW, Database, digest_of
@@ -30,14 +30,14 @@ def two_set_aside(database: Database) -> Database:
 
 
 def test_all_are_tried_again(two_set_aside: Database) -> None:
-    assert two_set_aside.retry_failed() == 2
-    assert two_set_aside.retry_failed() == 0
+    assert two_set_aside.retry_failed_layers() == 2
+    assert two_set_aside.retry_failed_layers() == 0
     claims = two_set_aside.claim(now=NOW)
     assert [(claim.digest, claim.attempts) for claim in claims] == [(A, 0), (B, 0), (D, 0)]
 
 
 def test_the_reason_stays_to_be_read(two_set_aside: Database) -> None:
-    two_set_aside.retry_failed()
+    two_set_aside.retry_failed_layers()
     layer = two_set_aside.layer(B)
     assert (layer.state, layer.reason) == ("waiting", "Digest mismatch")
 
@@ -57,24 +57,24 @@ def test_the_reason_stays_to_be_read(two_set_aside: Database) -> None:
 def test_some_are_tried_again_by_a_part_of_their_reason(
     two_set_aside: Database, reason_like: str, digests: list[str]
 ) -> None:
-    assert two_set_aside.retry_failed(reason_like=reason_like) == len(digests)
+    assert two_set_aside.retry_failed_layers(reason_like=reason_like) == len(digests)
     assert [digest for digest in (A, B) if two_set_aside.layer(digest).state == "waiting"] == digests
 
 
 def test_one_is_tried_again_by_its_digest(two_set_aside: Database) -> None:
-    assert two_set_aside.retry_failed(digest=B) == 1
-    assert two_set_aside.retry_failed(digest=C) == 0
-    assert two_set_aside.retry_failed(digest=D) == 0
+    assert two_set_aside.retry_failed_layers(digest=B) == 1
+    assert two_set_aside.retry_failed_layers(digest=C) == 0
+    assert two_set_aside.retry_failed_layers(digest=D) == 0
     assert two_set_aside.layer(A).state == "set aside"
 
 
 def test_what_waits_for_its_next_try_need_not_wait(two_set_aside: Database) -> None:
     assert two_set_aside.retry(two_set_aside.claim_one(), reason="registry down", next_try=NOW + 9000)
     assert two_set_aside.claim(now=NOW) == []
-    assert two_set_aside.retry_failed(reason_like="down") == 1
+    assert two_set_aside.retry_failed_layers(reason_like="down") == 1
     assert [(claim.digest, claim.attempts) for claim in two_set_aside.claim(now=NOW)] == [(D, 0)]
     # Now it is in its brewer's hands.
-    assert two_set_aside.retry_failed(digest=D) == 0
+    assert two_set_aside.retry_failed_layers(digest=D) == 0
 
 
 def test_what_is_dropped_is_forgotten_and_may_come_anew(two_set_aside: Database) -> None:

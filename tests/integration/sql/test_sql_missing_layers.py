@@ -9,20 +9,20 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from sql.cursors import find_cursor, save_cursor
+from sql.enqueue import NewLayer, enqueue_layers
 from sql.errors import DroppedMeanwhile
-from sql.gone import (
+from sql.manifests import mark_seen, seen_manifests
+from sql.missing_layers import (
     Suspect,
     clear_suspects,
     due_suspects,
     forget_layer,
-    hint_gone,
-    next_layers,
-    put_off_suspects,
+    list_forgettable_layers,
+    postpone_suspects,
     record_misses,
+    suspect_layers,
 )
-from sql.intake import NewLayer, enqueue_layers
-from sql.manifests import mark_seen, seen_manifests
-from sql.places import find_place, keep_place
 from sql.tables import Priority
 from sql.transaction import transaction
 from tests.integration.sql.database import NOW, Database, digest_of, rbtorrent_id_of
@@ -39,7 +39,7 @@ def brewed(database: Database, *digests: str, now: int = NOW - DAY) -> None:
 
 def hint(database: Database, *digests: str, now: int = NOW) -> int:
     with transaction(database.engine) as connection:
-        return hint_gone(connection, database.tables, digests, now=now)
+        return suspect_layers(connection, database.tables, digests, now=now)
 
 
 def due(database: Database, *, now: int = NOW, limit: int = 100) -> list[Suspect]:
@@ -59,7 +59,7 @@ def forget(database: Database, digest: str, missed: int | None = NOW) -> bool:
 
 def walk(database: Database, after: str = "", limit: int = 100) -> tuple[list[str], str | None]:
     with transaction(database.engine) as connection:
-        return next_layers(connection, database.tables, after=after, limit=limit)
+        return list_forgettable_layers(connection, database.tables, after=after, limit=limit)
 
 
 def seen(database: Database, scope: str, digests: Sequence[str]) -> set[str]:
@@ -102,7 +102,7 @@ def test_a_suspect_that_is_there_is_cleared_and_one_nobody_knows_of_is_put_off(d
     miss(database, A, B)
     with transaction(database.engine) as connection:
         assert clear_suspects(connection, database.tables, [A, C]) == 1
-        put_off_suspects(connection, database.tables, [B], due=NOW + 2 * DAY)
+        postpone_suspects(connection, database.tables, [B], due=NOW + 2 * DAY)
     assert due(database, now=NOW + DAY) == []
     assert due(database, now=NOW + 2 * DAY) == [Suspect(B, NOW)]
 
@@ -243,13 +243,13 @@ def test_two_forgettings_at_once_forget_it_once(database: Database) -> None:
 
 def test_a_place_is_kept_for_each_job(database: Database) -> None:
     with transaction(database.engine) as connection:
-        assert find_place(connection, database.tables, "prune") == ""
-        keep_place(connection, database.tables, "prune", A)
-        keep_place(connection, database.tables, "other", B)
-        keep_place(connection, database.tables, "prune", C)
+        assert find_cursor(connection, database.tables, "prune") == ""
+        save_cursor(connection, database.tables, "prune", A)
+        save_cursor(connection, database.tables, "other", B)
+        save_cursor(connection, database.tables, "prune", C)
     with transaction(database.engine) as connection:
-        assert find_place(connection, database.tables, "prune") == C
-        assert find_place(connection, database.tables, "other") == B
+        assert find_cursor(connection, database.tables, "prune") == C
+        assert find_cursor(connection, database.tables, "other") == B
 
 
 @pytest.mark.parametrize("how", ["forgotten", "dropped"])

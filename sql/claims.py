@@ -1,7 +1,7 @@
-"""A layer in a brewer's hands: claimed, renewed, and completed, retried later, set aside or given back.
+"""Claims on layers: claim, renew, complete, retry later, set aside, give back, and release stale locks.
 
-A lock is the time in `brew_lock`, and it is the fencing token: what its holder writes is written only while
-the row still has that very time. A brewer that was away too long finds out, and writes nothing.
+A lock is the time in `brew_lock`, and it is the fencing token: its holder writes only while the row still has
+that very time. A brewer that was away too long finds its token replaced, and writes nothing.
 """
 
 from __future__ import annotations
@@ -14,15 +14,14 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
+from sql.bulk_values import BulkValues, digest_values
 from sql.errors import RbtorrentIdTaken
-from sql.given import Given, given_digests
-from sql.reason import one_line
 from sql.tables import AT_ONCE, Tables
 
 # How many delayed layers become claimable with one claim.
 _DUE_AT_A_TIME = 1_000
 
-_LOCKED = Given("locked", {"digest": sa.Text()})
+_LOCKED = BulkValues("locked", {"digest": sa.Text()})
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +224,7 @@ def _relock(
         ours = (
             sa.select(mapping.c.digest)
             .where(
-                mapping.c.digest.in_(given_digests(connection, digests)),
+                mapping.c.digest.in_(digest_values(connection, digests)),
                 mapping.c.brew_lock == token,
                 mapping.c.brewed.is_(None),
             )
@@ -247,8 +246,67 @@ def write_queue(connection: sa.Connection, tables: Tables, digests: Sequence[str
     queue = tables.queue
     if not digests:
         return
-    these = queue.c.digest.in_(given_digests(connection, digests))
+    these = queue.c.digest.in_(digest_values(connection, digests))
     if len(digests) > 1:
         in_order = sa.select(queue.c.digest).where(these).order_by(queue.c.digest).with_for_update()
         connection.execute(in_order).all()
     connection.execute(sa.update(queue).where(these).values(**values))
+
+
+_LONGEST = 500
+
+
+def one_line(reason: str) -> str:
+    """`reason` as one line of at most 500 characters, all of which a database can store."""
+    text = " ".join(reason.encode("utf-8", "replace").decode().replace("\0", " ").split())
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+
+
+_BATCH = 1_000
+
+
+def release_stale_locks(
+    connection: sa.Connection, tables: Tables, *, older_than: int, max_attempts: int
+) -> int:
+    """Free the layers whose lock is older than the time `older_than`. Returns how many were.
+
+    Of a layer that a brewer had claimed this counts as a failed try, and after `max_attempts` of those the
+    layer is set aside: it may be what kills brewers, by its size for one. Its chunk's other layers count
+    one too, so that `queue retry` may be called for. A lock that somebody set by hand is only taken off.
+    Rows that are being renewed or finished at this moment are let be.
+    """
+    mapping, queue = tables.mapping, tables.queue
+    released = 0
+    while True:
+        stale = (
+            sa.select(mapping.c.digest)
+            .where(mapping.c.brew_lock < older_than, mapping.c.brewed.is_(None))
+            .order_by(mapping.c.brew_lock)
+            .limit(_BATCH)
+            .with_for_update(skip_locked=True)
+            .cte("stale")
+        )
+        digests = connection.scalars(
+            sa.update(mapping)
+            .where(mapping.c.digest.in_(sa.select(stale.c.digest)))
+            .values(brew_lock=None)
+            .returning(mapping.c.digest)
+        ).all()
+        released += len(digests)
+        claimed = queue.c.claimed.is_not(None)
+        attempts = queue.c.attempts + sa.case((claimed, 1), else_=0)
+        given_up = sa.and_(claimed, attempts >= max_attempts)
+        write_queue(
+            connection,
+            tables,
+            digests,
+            attempts=attempts,
+            reason=sa.case(
+                (claimed, sa.func.coalesce("brewer " + queue.c.brewer + " vanished", "its brewer vanished")),
+                else_=queue.c.reason,
+            ),
+            next_try=sa.case((given_up, sa.null()), else_=queue.c.next_try),
+            claimed=None,
+        )
+        if len(digests) < _BATCH:
+            return released

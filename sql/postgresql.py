@@ -1,0 +1,156 @@
+"""The PostgreSQL engine: connects to the first host that takes writes, and limits how long it waits.
+
+psycopg2 has no query timeout of its own. PgBouncer accepts connections for a server that is gone and lets a
+query wait for two minutes; a hung server makes it wait for ever. psycopg2 leaves waiting to a callback, one
+for the whole process, if it has one (its manual, "Coroutine libraries"): the one installed here keeps the
+thread's deadline.
+"""
+
+from __future__ import annotations
+
+import select
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
+
+import sqlalchemy as sa
+from sqlalchemy.engine.interfaces import DBAPIConnection
+
+from sql.errors import NoWritableHost
+from sql.hosts import Address, Host, answering, resolve
+
+# How long a host that answers may take to let us in and say whether it takes writes, at least.
+_LOGIN_SECONDS = 1.0
+# How long a pooled connection may take to show that it is alive.
+_PING_SECONDS = 2.0
+# A server that vanishes in mid-query is noticed within about 30 s, not hours.
+_KEEPALIVE = {
+    "keepalives_idle": 15,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
+_READ_ONLY_TRANSACTION = "25006"
+
+
+def postgresql_engine(
+    url: sa.URL, hosts: Sequence[Host], connect_timeout: float, pool: dict[str, Any]
+) -> sa.Engine:
+    engine = sa.create_engine(
+        url,
+        # One query less for each new connection: hstore is not used.
+        use_native_hstore=False,
+        # A pooled connection may have died with the server: it is tried before it is used.
+        pool_pre_ping=True,
+        # So that the connections a peak needed are left to the server's own idle time-out.
+        pool_use_lifo=True,
+        hide_parameters=True,
+        **pool,
+    )
+    dbapi: Any = engine.dialect.loaded_dbapi
+    install_wait_callback(dbapi)
+
+    def connect(dialect: Any, _: object, cargs: Sequence[str], given: dict[str, Any]) -> DBAPIConnection:
+        reasons: list[str] = []
+        for host, where in _addresses(hosts, connect_timeout, reasons):
+            try:
+                with query_timeout(max(connect_timeout, _LOGIN_SECONDS)):
+                    connection = dialect.connect(**{**_KEEPALIVE, **given, **where})
+                    if _takes_writes(connection):
+                        return cast(DBAPIConnection, connection)
+                connection.close()
+                reasons.append(f"{host}: it is read-only")
+            except dbapi.Error as error:
+                reasons.append(f"{host}: {' '.join(str(error).split())}")
+        raise NoWritableHost(reasons)
+
+    ping = engine.dialect.do_ping
+
+    def ping_within_timeout(connection: Any) -> bool:
+        with query_timeout(_PING_SECONDS):
+            return ping(connection)
+
+    def after_error(context: sa.ExceptionContext) -> None:
+        # A primary that was made a standby keeps its connections: drop them all, and look for the new one.
+        if getattr(context.original_exception, "pgcode", None) == _READ_ONLY_TRANSACTION:
+            context.is_disconnect = True
+
+    # SQLAlchemy has an event for all but this.
+    engine.dialect.do_ping = ping_within_timeout  # type: ignore[assignment]
+    sa.event.listen(engine, "do_connect", connect)
+    sa.event.listen(engine, "handle_error", after_error)
+    return engine
+
+
+def _takes_writes(connection: Any) -> bool:
+    """Whether there is a server behind the connection, and one that takes writes.
+
+    libpq's target_session_attrs goes by what the server said when it was connected to; from PgBouncer that
+    may be hours old, or of a server that is gone.
+    """
+    connection.autocommit = True
+    with connection.cursor() as cursor:
+        cursor.execute("SHOW transaction_read_only")
+        writable: bool = cursor.fetchone() == ("off",)
+    connection.autocommit = False
+    return writable
+
+
+def _addresses(
+    hosts: Sequence[Host], timeout: float, reasons: list[str]
+) -> Iterator[tuple[Host | str, dict[str, object]]]:
+    """Each address that answers, host by host, in libpq's words; without hosts, what libpq takes then."""
+    if not hosts:
+        yield "libpq's default", {}
+    for host in hosts:
+        silent: list[str] = []
+        try:
+            for address in answering(resolve(host, timeout), timeout, silent):
+                yield host, _address_arguments(host, address)
+        except OSError as error:
+            silent.append(error.strerror or str(error))
+        reasons += [f"{host}: {why}" for why in silent]
+
+
+def _address_arguments(host: Host, address: Address) -> dict[str, object]:
+    # The name as well as the address: certificates and ~/.pgpass go by it.
+    place: dict[str, object] = {"host": host.name, "port": host.port}
+    return {**place, "hostaddr": address.ip} if address.ip else place
+
+
+class _Deadline(threading.local):
+    until: float | None = None
+
+
+_deadline = _Deadline()
+
+
+@contextmanager
+def query_timeout(seconds: float) -> Iterator[None]:
+    """What this thread asks of PostgreSQL in here is answered within so many seconds from now, or raises
+    psycopg2's OperationalError, and the connection is closed.
+    """
+    _deadline.until = time.monotonic() + seconds
+    try:
+        yield
+    finally:
+        _deadline.until = None
+
+
+def install_wait_callback(psycopg2: Any) -> None:
+    """Make the module psycopg2 wait with patience. Without `patience` it waits for as long as it did."""
+    ok, reading = psycopg2.extensions.POLL_OK, psycopg2.extensions.POLL_READ
+
+    def wait(connection: Any) -> None:
+        # The socket may be another one after each step of connecting.
+        while (state := connection.poll()) != ok:
+            waiting = select.poll()
+            waiting.register(connection.fileno(), select.POLLIN if state == reading else select.POLLOUT)
+            until = _deadline.until
+            left = None if until is None else max(0.0, until - time.monotonic()) * 1000
+            if not waiting.poll(left):
+                raise psycopg2.OperationalError("no answer in time")
+
+    psycopg2.extensions.set_wait_callback(wait)
