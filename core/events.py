@@ -16,7 +16,8 @@ from typing import Any, NoReturn
 
 from core.digest import Digest
 from core.errors import EventsMalformed, InvalidName
-from core.manifests.media_types import ALL_MANIFESTS, IMAGES, IN_TOTO
+from core.layer import why_not_brewed
+from core.manifests.media_types import ALL_MANIFESTS, IMAGES
 from core.names import parse_scope
 
 _MAX_SIZE = 2**63 - 1
@@ -25,8 +26,6 @@ _MAX_SIZE = 2**63 - 1
 # says, and brewing it sets it aside with the reason.
 _BLOB_DIGEST = re.compile(r"sha256:[0-9a-f]{32,121}\Z")
 _LAYER_MARKS = ("image.rootfs.diff", "image.layer.")
-_FOREIGN_MARKS = ("foreign", "nondistributable")
-_CONFIG_MARKS = ("container.image.", "image.config.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +35,7 @@ class Reference:
     media_type: str
     digest: Digest
     size: int | None
-    foreign: bool
+    has_urls: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,8 +213,8 @@ def _reference(given: Any) -> Reference:
     if not isinstance(given, dict):
         raise InvalidName("reference", type(given).__name__, "expected an object")
     media_type = _media_type(given.get("mediaType"))
-    foreign = bool(given.get("urls")) or _says_foreign(media_type)
-    return Reference(media_type, Digest.parse(given.get("digest")), _size(given.get("size")), foreign)
+    digest, size = Digest.parse(given.get("digest")), _size(given.get("size"))
+    return Reference(media_type, digest, size, has_urls=bool(given.get("urls")))
 
 
 def _layers(references: tuple[Reference, ...]) -> list[tuple[str, int | None]]:
@@ -225,30 +224,19 @@ def _layers(references: tuple[Reference, ...]) -> list[tuple[str, int | None]]:
     return [
         (str(one.digest), one.size)
         for one in named
-        if not one.foreign
-        and one.size != 0
-        and one.media_type not in (IN_TOTO, *ALL_MANIFESTS)
-        and not _says_config(one.media_type)
+        if why_not_brewed(one.media_type, one.size, has_urls=one.has_urls) is None
     ]
 
 
 def _blob(event: Event) -> list[tuple[str, int | None]]:
     """The blob and its size, if its media type says that it is a layer that the registry holds."""
-    if not _says_layer(event.media_type) or _says_foreign(event.media_type) or event.size == 0:
+    if not _says_layer(event.media_type) or why_not_brewed(event.media_type, event.size) is not None:
         return []
     return [(event.digest, event.size)]
 
 
 def _says_layer(media_type: str) -> bool:
     return any(mark in media_type for mark in _LAYER_MARKS)
-
-
-def _says_foreign(media_type: str) -> bool:
-    return any(mark in media_type for mark in _FOREIGN_MARKS)
-
-
-def _says_config(media_type: str) -> bool:
-    return any(mark in media_type for mark in _CONFIG_MARKS) and not _says_layer(media_type)
 
 
 def _media_type(given: Any) -> str:

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from sqlalchemy import Engine
 
 from core.blobs.source import BlobStorage, StoredFile
-from core.blobs.storage_layout import HEAD_BYTES, MANIFESTS, StorageLayout, looks_like_layer, position_of
+from core.blobs.storage_layout import MANIFESTS, StorageLayout, position_of
 from core.errors import LayerError, LayerMissing, SourceRefused
-from core.layer import LayerRef
+from core.layer import HEAD_BYTES, LayerRef, looks_like_layer
 from core.pace import Pace
 from jobs.progress import Progress
 from sql.enqueue import NewLayer, enqueue_layers

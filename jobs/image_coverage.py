@@ -25,7 +25,7 @@ _MAX_CONFIG_BYTES = 4 * 1024 * 1024
 
 @dataclass(frozen=True)
 class ImageLayer:
-    """A layer of an image. `state` is the queue's, or `unknown`, or `not brewed here` (empty, foreign)."""
+    """A layer of an image. `state` is the queue's, or `unknown`, or `not brewed here`."""
 
     digest: str
     size: int
@@ -166,10 +166,9 @@ def _image_layer(layer: LayerDescriptor, known: LayerRecord | None) -> ImageLaye
     digest = str(layer.digest)
     if known is not None:
         return ImageLayer(digest, layer.size, known.state, known.rbtorrent_id, known.reason)
-    if layer.brewable:
+    if layer.why_not_brewed is None:
         return ImageLayer(digest, layer.size, "unknown", why="nobody has asked for it yet")
-    why = "foreign, its bytes are elsewhere" if layer.foreign else "empty"
-    return ImageLayer(digest, layer.size, "not brewed here", why=why)
+    return ImageLayer(digest, layer.size, "not brewed here", why=layer.why_not_brewed)
 
 
 def _names(platforms: tuple[Platform, ...]) -> str:

@@ -29,7 +29,7 @@ def augment(body: bytes, image: Image, ids: Mapping[Digest, str]) -> bytes:
     where the manifest cannot be written again the way it came, `body` itself is given; but ManifestInvalid
     is raised if something had to be taken out of that.
     """
-    before: list[dict[str, Any]] = image.document["layers"]
+    before: list[dict[str, Any]] = image.document.get("layers") or []
     after = [
         _with_id(descriptor, ids.get(layer.digest) if layer.brewable else None)
         for descriptor, layer in zip(before, image.layers, strict=True)

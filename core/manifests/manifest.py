@@ -13,12 +13,12 @@ from typing import Any, NoReturn
 
 from core.digest import Digest
 from core.errors import DigestMismatch, InvalidName, ManifestInvalid
+from core.layer import WhyNotBrewed, why_not_brewed
 from core.manifests.media_types import (
     ALL_MANIFESTS,
     DOCKER_SCHEMA1,
     DOCKER_SCHEMA1_SIGNED,
     IMAGES,
-    IN_TOTO,
     INDEXES,
 )
 from core.manifests.platform import Platform
@@ -48,14 +48,19 @@ class BlobDescriptor:
 
 @dataclass(frozen=True, slots=True)
 class LayerDescriptor(BlobDescriptor):
-    """A layer. It is `foreign` if it has `urls`: its bytes are elsewhere, not in the registry."""
+    """A layer. With `urls` in its descriptor its bytes are elsewhere, not in the registry."""
 
-    foreign: bool
+    has_urls: bool
+
+    @property
+    def why_not_brewed(self) -> WhyNotBrewed | None:
+        """Why no torrent is made of this layer; None if one is."""
+        return why_not_brewed(self.media_type, self.size, has_urls=self.has_urls)
 
     @property
     def brewable(self) -> bool:
-        """Whether a torrent is made of it: there are bytes, the registry has them, and machines pull it."""
-        return self.size > 0 and not self.foreign and self.media_type != IN_TOTO
+        """Whether a torrent is made of this layer."""
+        return self.why_not_brewed is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,9 +204,9 @@ def _media_type(document: dict[str, Any], said: str) -> str:
     if document.get("schemaVersion") == 1:
         return DOCKER_SCHEMA1
     # Docker's own always say their media type; OCI's need not.
-    if isinstance(document.get("manifests"), list):
+    if "manifests" in document:
         return INDEXES[-1]
-    if isinstance(document.get("layers"), list):
+    if "layers" in document or "config" in document:
         return IMAGES[-1]
     raise ManifestInvalid("neither layers nor manifests in it")
 
@@ -211,7 +216,10 @@ def _kind(media_type: str) -> str:
 
 
 def _list(document: dict[str, Any], name: str) -> list[Any]:
+    """Return a list of the document. Absent and null are empty lists, as Go reads and writes them."""
     found = document.get(name)
+    if found is None:
+        return []
     if not isinstance(found, list):
         raise ManifestInvalid(f"{name} is not a list")
     return found
@@ -241,7 +249,7 @@ def _layer(entry: object, where: str) -> LayerDescriptor:
     urls = entry.get("urls") if isinstance(entry, dict) else None
     if urls is not None and not isinstance(urls, list):
         raise ManifestInvalid(f"{where}.urls is not a list")
-    return LayerDescriptor(digest, size, media_type, foreign=bool(urls))
+    return LayerDescriptor(digest, size, media_type, has_urls=bool(urls))
 
 
 def _check_repeated(layers: tuple[LayerDescriptor, ...]) -> None:

@@ -13,6 +13,3 @@ IMAGES = (DOCKER_MANIFEST, OCI_MANIFEST)
 INDEXES = (DOCKER_LIST, OCI_INDEX)
 ALL_MANIFESTS = (*IMAGES, *INDEXES)
 """What jobs accept, and the default of `docker_registry.compatibility_header`."""
-
-IN_TOTO = "application/vnd.in-toto+json"
-"""The layers of BuildKit's attestations: statements about an image, which nobody pulls along with it."""

@@ -185,6 +185,7 @@ def test_foreign_empty_and_attested_layers_are_not_queued(desk: Desk) -> None:
         blob(LAYER["oci"], size=0),
         blob(LAYER["oci"], urls=("https://example.com/layer",)),
         blob("application/vnd.in-toto+json"),
+        blob("application/vnd.dev.cosign.simplesigning.v1+json"),
     ]
     body = image_manifest(blob(CONFIG["oci"]), [*others, layer], media="oci")
     with start_http_server() as server:

@@ -159,7 +159,7 @@ def test_layers_beyond_what_may_wait_are_dropped_and_counted(silent_port: int) -
     engine = create_engine_for(url=f"postgresql://user@127.0.0.1:{silent_port}/app", connect_timeout=2.0)
     asked = AskedLayers(engine, build_tables(), Clock())
     layers = [
-        LayerDescriptor(Digest(f"{number:064x}"), 1, "application/gzip", foreign=False)
+        LayerDescriptor(Digest(f"{number:064x}"), 1, "application/gzip", has_urls=False)
         for number in range(MOST_WAITING + 50)
     ]
     assert asked.put("first", layers[:1]) == 1

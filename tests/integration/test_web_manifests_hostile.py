@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from core.manifests.media_types import DOCKER_MANIFEST, IN_TOTO
+from core.manifests.media_types import DOCKER_MANIFEST
 from tests.servers.layers import layer_bytes
 from tests.servers.push import (
     MANIFEST,
@@ -145,7 +145,10 @@ def test_the_statement_of_an_attestation_is_not_put_down(
 ) -> None:
     image = push_image(registry, scope, None, [layer_bytes(2000, 8)], media="oci")
     statement = push_blob(
-        registry, scope, b'{"_type": "https://in-toto.io/Statement/v0.1"}', media_type=IN_TOTO
+        registry,
+        scope,
+        b'{"_type": "https://in-toto.io/Statement/v0.1"}',
+        media_type="application/vnd.in-toto+json",
     )
     body = image_manifest(image.config, [statement, *image.layers], media="oci")
     digest = push_manifest(registry, scope, None, body, MANIFEST["oci"])

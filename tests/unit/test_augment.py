@@ -11,7 +11,7 @@ from core.digest import Digest
 from core.errors import ManifestInvalid
 from core.manifests.augment import FIELD, augment, brewable, names_an_id, pick
 from core.manifests.manifest import Image, Index, parse_manifest
-from core.manifests.media_types import DOCKER_LIST, DOCKER_MANIFEST, IN_TOTO, OCI_INDEX, OCI_MANIFEST
+from core.manifests.media_types import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
 from core.manifests.platform import Platform
 
 LAYER = "application/vnd.docker.image.rootfs.diff.tar.gzip"
@@ -141,7 +141,11 @@ def test_texts_beyond_ascii_and_large_numbers_stay() -> None:
 
 
 def test_foreign_and_empty_layers_and_statements_are_not_for_brewing_and_get_no_id() -> None:
-    others = [layer(B, size=0), layer(C, urls=["https://example.com/"]), {**layer(D), "mediaType": IN_TOTO}]
+    others = [
+        layer(B, size=0),
+        layer(C, urls=["https://example.com/"]),
+        {**layer(D), "mediaType": "application/vnd.in-toto+json"},
+    ]
     body = json.dumps(manifest(layer(A), *others))
     image = parse_manifest(body.encode(), DOCKER_MANIFEST)
     assert isinstance(image, Image)

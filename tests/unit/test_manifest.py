@@ -9,6 +9,7 @@ import pytest
 
 from core.digest import Digest
 from core.errors import DigestMismatch, ManifestInvalid
+from core.manifests.augment import augment
 from core.manifests.manifest import Image, Index, Other, digest_of, parse_manifest, verify_digest
 from core.manifests.media_types import (
     DOCKER_LIST,
@@ -61,7 +62,7 @@ class TestAnImage:
     def test_with_urls_in_a_layer_has_a_foreign_layer(self) -> None:
         parsed = parse(image(layers=[layer(1, urls=["https://example.com/layer"]), layer(2, urls=[])]))
         assert isinstance(parsed, Image)
-        assert [one.foreign for one in parsed.layers] == [True, False]
+        assert [one.why_not_brewed for one in parsed.layers] == ["foreign", None]
 
     def test_may_name_a_layer_twice(self) -> None:
         parsed = parse(image(layers=[layer(1), layer(2), layer(1)]))
@@ -75,6 +76,18 @@ class TestAnImage:
         assert empty.layers[0].size == 0
         assert isinstance(none, Image)
         assert none.layers == ()
+
+    @pytest.mark.parametrize("said", [OCI_MANIFEST, "", "application/json"])
+    @pytest.mark.parametrize("own", [True, False], ids=["with mediaType", "without mediaType"])
+    def test_may_have_no_layers_in_any_spelling(self, said: str, own: bool) -> None:
+        # OCI image-spec #1016 and #1025: registries hold all three, and Go reads them alike.
+        given = image() if own else without(image(), "mediaType")
+        for document in (without(given, "layers"), {**given, "layers": None}, {**given, "layers": []}):
+            parsed = parse(document, said)
+            assert isinstance(parsed, Image)
+            assert parsed.layers == ()
+            body = json.dumps(document).encode()
+            assert augment(body, parsed, {}) == body
 
     def test_may_have_ten_thousand_layers(self) -> None:
         layers = [{**layer(), "digest": f"sha256:{number:064x}", "size": number} for number in range(10_000)]
@@ -110,6 +123,14 @@ class TestAnIndex:
         parsed = parse(index(manifests=[child(1, platform=platform)]), OCI_INDEX)
         assert isinstance(parsed, Index)
         assert parsed.children[0].platform is None
+
+    @pytest.mark.parametrize("said", [OCI_INDEX, "application/json"])
+    def test_may_have_no_children(self, said: str) -> None:
+        for document in ({**index(), "manifests": None}, index(manifests=[])):
+            parsed = parse(document, said)
+            assert isinstance(parsed, Index)
+            assert parsed.children == ()
+        assert isinstance(parse({**without(index(), "mediaType"), "manifests": None}, said), Index)
 
     def test_may_hold_indexes(self) -> None:
         parsed = parse(index(manifests=[child(1, mediaType=OCI_INDEX)]), OCI_INDEX)

@@ -56,7 +56,7 @@ class TestNothingIsBelieved:
             index(manifests=[without(child(), field)]), OCI_INDEX
         )
 
-    @pytest.mark.parametrize("field", ["config", "layers", "schemaVersion"])
+    @pytest.mark.parametrize("field", ["config", "schemaVersion"])
     def test_where_the_image_lacks_a_field(self, field: str) -> None:
         assert field in why_not_document(without(image(), field))
 
@@ -64,7 +64,7 @@ class TestNothingIsBelieved:
     def test_where_the_schema_version_is_another(self, version: object) -> None:
         assert why_not_document(image(schemaVersion=version)) == "schemaVersion is not 2"
 
-    @pytest.mark.parametrize("layers", [None, {}, "layers", 5, [None], ["sha256:"], [[layer()]], [5]])
+    @pytest.mark.parametrize("layers", [{}, "layers", 5, [None], ["sha256:"], [[layer()]], [5]])
     def test_where_the_layers_are_none(self, layers: object) -> None:
         assert "layers" in why_not_document(image(layers=layers))
 

@@ -1,4 +1,4 @@
-"""A blob's first bytes tell whether it is a layer."""
+"""Which blobs are brewed: by a descriptor, or by the first bytes where no descriptor is known."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.blobs.storage_layout import HEAD_BYTES, looks_like_layer
+from core.layer import HEAD_BYTES, looks_like_layer, why_not_brewed
 
 
 def tar(name: str) -> bytes:
@@ -61,3 +61,39 @@ def test_json_objects_and_nothing_at_all_are_none(kind: str) -> None:
 def test_no_json_object_is_taken_for_a_layer_however_it_is_written(value: object, indent: int | None) -> None:
     text = json.dumps(value, indent=indent, ensure_ascii=False).encode("utf-8", "replace")
     assert not looks_like_layer(text[:HEAD_BYTES])
+
+
+BREWED = [
+    "application/vnd.oci.image.layer.v1.tar+gzip",
+    "application/vnd.oci.image.layer.v1.tar+zstd",
+    "application/vnd.docker.image.rootfs.diff.tar.gzip",
+    "application/vnd.cncf.helm.chart.content.v1.tar+gzip",
+    "application/vnd.ollama.image.model",
+    "application/vnd.wasm.content.layer.v1+wasm",
+    "application/octet-stream",
+    "",
+]
+
+
+@pytest.mark.parametrize("media_type", BREWED)
+def test_layers_of_any_type_are_brewed(media_type: str) -> None:
+    assert why_not_brewed(media_type, 10) is None
+    assert why_not_brewed(media_type, None) is None
+    assert why_not_brewed(media_type, 0) == "empty"
+    assert why_not_brewed(media_type, 10, has_urls=True) == "foreign"
+
+
+@pytest.mark.parametrize(
+    ("media_type", "why"),
+    [
+        ("application/vnd.in-toto+json", "document"),
+        ("application/vnd.dsse.envelope.v1+json", "document"),
+        ("application/vnd.dev.cosign.simplesigning.v1+json", "document"),
+        ("application/vnd.oci.image.config.v1+json", "document"),
+        ("Application/JSON; charset=utf-8", "document"),
+        ("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", "foreign"),
+        ("application/vnd.oci.image.layer.nondistributable.v1.tar+gzip", "foreign"),
+    ],
+)
+def test_documents_and_foreign_layers_are_not_brewed(media_type: str, why: str) -> None:
+    assert why_not_brewed(media_type, 10) == why
