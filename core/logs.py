@@ -73,7 +73,7 @@ def _fill(message: str, arguments: tuple[object, ...]) -> str:
 class OutageLog:
     """Logs an outage once when it begins, then once a minute with a count, and its end.
 
-    `what` names what is out: "database", "metainfo store". For any number of threads.
+    `what` names what fails: "database", "metainfo store", "job brew". For any number of threads.
     """
 
     def __init__(self, log: logging.Logger, what: str, clock: Callable[[], float] = time.monotonic) -> None:
@@ -97,11 +97,11 @@ class OutageLog:
             self._failures += 1
             if self._began is None:
                 self._began = self._logged = now
-                self._log.warning(f"{self._what} out reason=%s", reason)
+                self._log.warning(f"{self._what} failed reason=%s", reason)
             elif now - self._logged >= REPEAT_SECONDS:
                 self._logged = now
                 self._log.warning(
-                    f"{self._what} still out seconds=%d failures=%d reason=%s",
+                    f"{self._what} still fails seconds=%d failures=%d reason=%s",
                     now - self._began, self._failures, reason,
                 )  # fmt: skip
 
@@ -112,6 +112,8 @@ class OutageLog:
         with self._lock:
             if self._began is not None:
                 self._log.warning(
-                    f"{self._what} back seconds=%d failures=%d", self._clock() - self._began, self._failures
+                    f"{self._what} works again seconds=%d failures=%d",
+                    self._clock() - self._began,
+                    self._failures,
                 )
             self._began, self._failures = None, 0

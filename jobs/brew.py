@@ -65,6 +65,11 @@ class BrewSummary:
     given_back: int = 0
     waiting: int | None = 0
 
+    @property
+    def idle(self) -> bool:
+        """Whether there was nothing to do."""
+        return not (self.brewed or self.failed or self.given_back)
+
     def __str__(self) -> str:
         back = f", given back {self.given_back}" if self.given_back else ""
         waiting = "unknown" if self.waiting is None else self.waiting

@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from core.command_line import DONE, Commands, add_command
 from core.output import print_line
 from core.stopping import wait_until
+from core.wake import WakeListener
 from jobs import backfill_commands, queue_commands, role_commands, show
 from jobs.check import check, probes, warn_of_useless_torrents
 from jobs.init_db import init_db
-from jobs.scheduled_jobs import JOBS, schedules
+from jobs.scheduled_jobs import JOBS, STARTED_BY_EVENTS, schedules
 from jobs.scheduler import Scheduler
 from jobs.service import Service, with_service
 from jobs.summary import print_summary
@@ -38,7 +39,7 @@ def add_commands(commands: Commands) -> None:
         "init-db",
         "Create the tables and indexes that the database lacks.",
         "init-db --print | psql",
-        with_service(_init_db),
+        with_service(_init_db, stoppable=False),
     )
     init.add_argument("--print", action="store_true", help="print the SQL statements and change nothing")
     add_command(
@@ -46,7 +47,7 @@ def add_commands(commands: Commands) -> None:
         "check",
         "Check the configuration and every dependency.",
         "check",
-        with_service(_check),
+        with_service(_check, stoppable=False),
     )
 
 
@@ -84,10 +85,15 @@ def _run(service: Service, arguments: argparse.Namespace) -> int:
 def scheduled(service: Service) -> Iterator[None]:
     """Run the scheduled jobs within the block. Leaving it sets `service.stop` and waits for the jobs."""
     scheduler = Scheduler(schedules(service))
+    listener = WakeListener(
+        service.config.application.state_dir, lambda: scheduler.run_now(*STARTED_BY_EVENTS)
+    )
     scheduler.start()
+    listener.start()
     try:
         yield
     finally:
+        listener.stop()
         scheduler.stop(service.stop)
 
 

@@ -75,6 +75,11 @@ class PruneSummary:
     failed: int = 0
     interrupted: bool = False
 
+    @property
+    def idle(self) -> bool:
+        """Whether there was nothing to do."""
+        return not (self.missed or self.forgotten or self.unanswered or self.failed)
+
     def __str__(self) -> str:
         verb = "would forget" if self.dry_run else "forgot"
         looked = self.there + self.missed + self.forgotten + self.unanswered + self.failed

@@ -54,6 +54,11 @@ class WhitelistSummary:
     failed: int = 0
     busy: bool = False
 
+    @property
+    def idle(self) -> bool:
+        """Whether there was nothing to do."""
+        return not (self.changed or self.reloaded or self.failed)
+
     def __str__(self) -> str:
         if self.busy:
             return "another run is at it"

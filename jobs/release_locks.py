@@ -20,6 +20,11 @@ class ReleaseSummary:
 
     released: int
 
+    @property
+    def idle(self) -> bool:
+        """Whether there was nothing to do."""
+        return not self.released
+
     def __str__(self) -> str:
         return f"released {self.released}"
 

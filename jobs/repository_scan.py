@@ -67,6 +67,11 @@ class ScanSummary:
     failed: int = 0
     interrupted: bool = False
 
+    @property
+    def idle(self) -> bool:
+        """Whether there was nothing to do."""
+        return not (self.queued or self.failed or self.interrupted)
+
     def __str__(self) -> str:
         size = f"{self.bytes / 1e6:.1f} MB"
         did = (

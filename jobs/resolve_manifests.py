@@ -58,6 +58,11 @@ class ResolveSummary:
         """How many manifests were not resolved, for the exit status."""
         return self.put_off + self.set_aside
 
+    @property
+    def idle(self) -> bool:
+        """Whether there was nothing to do."""
+        return not (self.resolved or self.queued or self.failed)
+
     def __str__(self) -> str:
         return (
             f"resolved {self.resolved} manifests, queued {self.queued} layers, put off {self.put_off}, "

@@ -19,6 +19,7 @@ from jobs.resolve_manifests import resolve_manifests
 from jobs.scan_tags import scan_tags
 from jobs.scheduler import Schedule
 from jobs.service import Service
+from jobs.summary import Summary
 from sql.tables import Priority
 
 
@@ -28,16 +29,17 @@ class Job:
 
     `settings` returns the job's section of the configuration; `interval` is the default one in seconds, or
     returns it. `enabled` says whether the scheduler runs the job at all. `dry_run` does the same without
-    changing anything.
+    changing anything. A run that was not idle starts the jobs named in `then` at once.
     """
 
     name: str
     help: str
-    run: Callable[[Service], object]
+    run: Callable[[Service], Summary]
     settings: Callable[[sections.Jobs], sections.Job]
     interval: float | Callable[[Config], float]
     enabled: Callable[[Config], bool] = lambda config: True
-    dry_run: Callable[[Service], object] | None = None
+    dry_run: Callable[[Service], Summary] | None = None
+    then: tuple[str, ...] = ()
 
     def schedule(self, service: Service) -> Schedule:
         """Return when the scheduler runs this job."""
@@ -45,10 +47,10 @@ class Job:
         configured = self.settings(config.jobs)
         default = self.interval(config) if callable(self.interval) else self.interval
         interval = default if configured.interval is None else configured.interval
-        return Schedule(self.name, partial(self.run, service), interval, configured.cron)
+        return Schedule(self.name, partial(self.run, service), interval, configured.cron, self.then)
 
 
-def _brew(service: Service) -> object:
+def _brew(service: Service) -> Summary:
     config = service.config
     return brew(
         Brewery(
@@ -69,7 +71,7 @@ def _brew(service: Service) -> object:
     )
 
 
-def _release_locks(service: Service) -> object:
+def _release_locks(service: Service) -> Summary:
     brewer = service.config.brewer
     return release_locks(
         service.database,
@@ -80,7 +82,7 @@ def _release_locks(service: Service) -> object:
     )
 
 
-def _resolve_manifests(service: Service) -> object:
+def _resolve_manifests(service: Service) -> Summary:
     return resolve_manifests(
         service.database,
         service.tables,
@@ -91,7 +93,7 @@ def _resolve_manifests(service: Service) -> object:
     )
 
 
-def _scan_tags(service: Service) -> object:
+def _scan_tags(service: Service) -> Summary:
     options = service.config.jobs.scan_tags
     return scan_tags(
         Scan(
@@ -106,11 +108,11 @@ def _scan_tags(service: Service) -> object:
     )
 
 
-def _prune(service: Service) -> object:
+def _prune(service: Service) -> Summary:
     return prune(_pruning(service))
 
 
-def _prune_dry_run(service: Service) -> object:
+def _prune_dry_run(service: Service) -> Summary:
     return prune(replace(_pruning(service), dry_run=True))
 
 
@@ -128,7 +130,7 @@ def _pruning(service: Service) -> Pruning:
     )
 
 
-def _publish_whitelist(service: Service) -> object:
+def _publish_whitelist(service: Service) -> Summary:
     options = service.config.jobs.publish_whitelist
     if options.file is None:
         raise ConfigInvalid("jobs.publish-whitelist", ["file is required to publish a whitelist"])
@@ -160,6 +162,7 @@ JOBS = {
             _resolve_manifests,
             settings=lambda jobs: jobs.resolve_manifests,
             interval=10,
+            then=("brew",),
         ),
         Job(
             "scan-tags",
@@ -167,6 +170,7 @@ JOBS = {
             _scan_tags,
             settings=lambda jobs: jobs.scan_tags,
             interval=3600,
+            then=("brew",),
         ),
         Job(
             "prune",
@@ -187,6 +191,9 @@ JOBS = {
     )
 }
 """Every job by its name."""
+
+STARTED_BY_EVENTS = ("resolve-manifests", "brew")
+"""The jobs that a notification starts at once (core/wake.py)."""
 
 
 def schedules(service: Service) -> list[Schedule]:

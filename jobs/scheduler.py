@@ -1,79 +1,181 @@
-"""Runs the jobs by the clock, with APScheduler: each one alone, never twice at once."""
+"""Run the jobs by the clock, with APScheduler: each one alone, never twice at once."""
 
 from __future__ import annotations
 
 import logging
+import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
+from apscheduler.events import EVENT_JOB_ERROR, EVENT_JOB_EXECUTED, JobExecutionEvent
+from apscheduler.jobstores.base import JobLookupError
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.base import BaseTrigger
 from apscheduler.triggers.combining import OrTrigger
 from apscheduler.triggers.cron import CronTrigger
-from apscheduler.triggers.interval import IntervalTrigger
 
 from core.errors import DockerTorrentsError
-from jobs.cron import with_named_weekdays
+from core.logs import OutageLog
+from jobs.summary import Summary
 from sql.errors import SqlError
 
 log = logging.getLogger(__name__)
 
 _SOME_DAY = datetime(2000, 1, 1, tzinfo=UTC)
+_CLOCK_CHECK_SECONDS = 1.0
+_DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """A job by its name: `run` gives a summary; every `interval` seconds (0: never), or by `cron`."""
+    """A job and when it runs: every `interval` seconds (0: never), or by `cron`.
+
+    A run that was not idle starts the jobs named in `then` at once.
+    """
 
     name: str
-    run: Callable[[], object]
+    run: Callable[[], Summary]
     interval: float = 0
     cron: str | None = None
+    then: Collection[str] = ()
+
+
+class EverySeconds(BaseTrigger):  # type: ignore[misc]  # APScheduler has no types
+    """Fires `seconds` after each run. A clock that steps forward makes one run due, not many."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime:
+        """See BaseTrigger."""
+        return now + timedelta(seconds=self.seconds)
+
+    def __str__(self) -> str:
+        return f"every {self.seconds:g} s"
 
 
 class Scheduler:
     """The scheduled jobs, in threads. A job that fails is logged and runs again at its next time."""
 
-    def __init__(self, schedules: list[Schedule]) -> None:
-        """Raises ValueError if a cron expression is none (see `cron_trigger`)."""
+    def __init__(self, schedules: Collection[Schedule]) -> None:
+        """Raises ValueError if a cron expression is invalid (see `cron_trigger`)."""
         self._scheduler = BackgroundScheduler(
             timezone="UTC",
-            # A run that was missed while the last one went on is made up for once, however late.
+            # A run that was due while the last one went on is made up for once, however late.
             job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
         )
         # It warns whenever a run outlasts its interval, which a long brew does by design.
         logging.getLogger("apscheduler").setLevel(logging.ERROR)
+        self._outages = {schedule.name: OutageLog(log, f"job {schedule.name}") for schedule in schedules}
+        self._lock = threading.Lock()
+        self._running: set[str] = set()
+        self._again: set[str] = set()
+        self._requests: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._requests_thread = threading.Thread(target=self._serve_requests, name="requests", daemon=True)
+        self._scheduler.add_listener(self._ended, EVENT_JOB_EXECUTED | EVENT_JOB_ERROR)
         for schedule in schedules:
             if schedule.cron is None and not schedule.interval:
                 continue
             first = {} if schedule.cron else {"next_run_time": datetime.now(UTC)}
-            self._scheduler.add_job(_logged, trigger(schedule), args=[schedule], id=schedule.name, **first)
+            self._scheduler.add_job(self._run, trigger(schedule), args=[schedule], id=schedule.name, **first)
 
     def start(self) -> None:
-        """Starts the jobs that have an interval at once, the others at their time."""
+        """Start the jobs that have an interval at once, the others at their time."""
         for job in self._scheduler.get_jobs():
-            log.info("job scheduled name=%s when=%s", job.id, job.trigger)
+            log.debug("job scheduled name=%s when=%s", job.id, job.trigger)
+        log.info("scheduler started jobs=%d", len(self._scheduler.get_jobs()))
         self._scheduler.start()
+        self._requests_thread.start()
 
     def stop(self, stop: threading.Event) -> None:
-        """Sets `stop`, which ends the running jobs, and waits for them."""
+        """Set `stop`, which ends the running jobs, and wait for them."""
         stop.set()
+        self._requests.put(None)
+        self._requests_thread.join()
         self._scheduler.shutdown(wait=True)
+
+    def run_now(self, *names: str) -> None:
+        """Run these jobs at once, or once more if they are running. Jobs that are off are ignored."""
+        for name in names:
+            with self._lock:
+                if name in self._running:
+                    self._again.add(name)
+                    continue
+            self._requests.put(name)
+
+    def _serve_requests(self) -> None:
+        """Set next run times in a thread of its own: APScheduler may call `_ended` before it sets its own."""
+        while True:
+            try:
+                name = self._requests.get(timeout=_CLOCK_CHECK_SECONDS)
+            except queue.Empty:
+                self._check_clock()
+                continue
+            if name is None:
+                return
+            self._set_next_run(name, datetime.now(UTC))
+
+    def _set_next_run(self, name: str, when: datetime) -> None:
+        try:
+            self._scheduler.modify_job(name, next_run_time=when)
+        except JobLookupError:
+            # Its interval is 0.
+            return
+
+    def _check_clock(self) -> None:
+        """Bring forward the jobs that a clock set back has moved into the future."""
+        now = datetime.now(UTC)
+        late = {
+            job.id: latest
+            for job in self._scheduler.get_jobs()
+            if (latest := job.trigger.get_next_fire_time(None, now)) is not None
+            and job.next_run_time > latest
+        }
+        for name, latest in late.items():
+            self._set_next_run(name, latest)
+        if late:
+            log.warning("clock was set back, jobs rescheduled jobs=%s", ",".join(late))
+
+    def _run(self, schedule: Schedule) -> None:
+        name = schedule.name
+        with self._lock:
+            self._running.add(name)
+        log.debug("job started name=%s", name)
+        try:
+            summary = schedule.run()
+        except (DockerTorrentsError, SqlError) as error:
+            self._outages[name].failed(error)
+            return
+        except Exception:
+            log.exception("job failed with an internal error name=%s", name)
+            return
+        self._outages[name].succeeded()
+        log.log(logging.DEBUG if summary.idle else logging.INFO, "job done name=%s did=%s", name, summary)
+        if not summary.idle:
+            self.run_now(*schedule.then)
+
+    def _ended(self, event: JobExecutionEvent) -> None:
+        """Called by APScheduler when another run of the job may start."""
+        name = event.job_id
+        with self._lock:
+            self._running.discard(name)
+            again = name in self._again
+            self._again.discard(name)
+        if again:
+            self._requests.put(name)
 
 
 def trigger(schedule: Schedule) -> BaseTrigger:
-    """APScheduler's trigger for `schedule`. Raises ValueError if its cron expression is none."""
-    if schedule.cron is None:
-        return IntervalTrigger(seconds=schedule.interval, timezone="UTC")
-    return cron_trigger(schedule.cron)
+    """Return APScheduler's trigger for `schedule`. Raises ValueError if its cron expression is invalid."""
+    return EverySeconds(schedule.interval) if schedule.cron is None else cron_trigger(schedule.cron)
 
 
 def cron_trigger(expression: str) -> BaseTrigger:
-    """APScheduler's trigger for a cron expression (crontab(5)), in UTC.
+    """Return APScheduler's trigger for a cron expression (crontab(5)), in UTC.
 
-    Raises ValueError if it is none, or names a day that no month has.
+    Raises ValueError if it is invalid, or names a day that no month has.
     """
     minute, hour, day, month, weekday = with_named_weekdays(expression).split()
     times = {"minute": minute, "hour": hour, "month": month, "timezone": "UTC"}
@@ -84,15 +186,44 @@ def cron_trigger(expression: str) -> BaseTrigger:
         # crontab(5): with both days restricted, either of them will do. `*/2` does not count as restricted.
         when = OrTrigger([CronTrigger(day=day, **times), CronTrigger(day_of_week=weekday, **times)])
     if when.get_next_fire_time(None, _SOME_DAY) is None:
-        raise ValueError(f"that time never comes: {expression!r}")
+        raise ValueError(f"that date never comes: {expression!r}")
     return when
 
 
-def _logged(schedule: Schedule) -> None:
-    log.debug("job begins name=%s", schedule.name)
-    try:
-        log.info("job ended name=%s did=%s", schedule.name, schedule.run())
-    except (DockerTorrentsError, SqlError) as error:
-        log.error("job failed name=%s reason=%s", schedule.name, error)
-    except Exception:
-        log.exception("job failed, a fault of ours name=%s", schedule.name)
+def with_named_weekdays(expression: str) -> str:
+    """Return `expression` (minute, hour, day, month, weekday) with its weekdays as names.
+
+    The numbers differ: Sunday is 0 for cron, Monday for APScheduler. A range over the end of the week (`5-1`)
+    is spelled out. Raises ValueError if there are not five fields.
+    """
+    fields = expression.split()
+    if len(fields) != 5:
+        raise ValueError(f"expected the five fields of cron, got {len(fields)}: {expression!r}")
+    fields[4] = ",".join(_weekdays(part) for part in fields[4].lower().split(","))
+    return " ".join(fields)
+
+
+def _weekdays(part: str) -> str:
+    span, _, step = part.partition("/")
+    if span == "*":
+        if not step:
+            return "*"
+        days = list(range(7))
+    else:
+        first, dash, last = span.partition("-")
+        start = _day(first)
+        if not dash and not step:
+            return _DAYS[start % 7]
+        end = _day(last) if dash else 6
+        days = list(range(start, end + 1)) if start <= end else [*range(start, 7), *range(end + 1)]
+    if step and (not step.isdigit() or int(step) == 0):
+        raise ValueError(f"expected a step of 1 or more after /, got {part!r}")
+    return ",".join(dict.fromkeys(_DAYS[day % 7] for day in days[:: int(step or 1)]))
+
+
+def _day(text: str) -> int:
+    if text in _DAYS:
+        return _DAYS.index(text)
+    if text.isdigit() and int(text) <= 7:
+        return int(text)
+    raise ValueError(f"expected a weekday, 0 to 7 or sun to sat, got {text!r}")

@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from functools import cached_property
 from itertools import chain
 
@@ -141,12 +142,15 @@ class Service:
             return list_files(connection, self.tables, folder=folder, after=after, limit=_MDS_PAGE)
 
 
-def with_service(run: Callable[[Service, argparse.Namespace], int]) -> Run:
-    """Return a command that calls `run` with the service, which SIGTERM and SIGINT stop."""
+def with_service(run: Callable[[Service, argparse.Namespace], int], *, stoppable: bool = True) -> Run:
+    """Return a command that calls `run` with the service.
+
+    If it is `stoppable`, SIGTERM and SIGINT set `service.stop`; otherwise they end the process.
+    """
 
     def run_command(config: Config, arguments: argparse.Namespace) -> int:
         service = Service(config)
-        with stop_on_signals(service.stop):
+        with stop_on_signals(service.stop) if stoppable else nullcontext():
             return run(service, arguments)
 
     return run_command

@@ -1,9 +1,21 @@
-"""What is done with the summary of a run: print it, and derive the exit status."""
+"""The summary of a run: how it is printed, and the exit status that follows from it."""
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from core.command_line import DONE, FAILED
 from core.output import print_line
+
+
+class Summary(Protocol):
+    """What a run did; `str()` is the last line of the command."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether there was nothing to do, so that nothing need be logged."""
+        ...
+
 
 _UNDONE = ("failed", "interrupted", "given_back", "unanswered")
 """The fields of summaries that count work which was not done."""

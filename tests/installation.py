@@ -65,9 +65,17 @@ class Installation:
         return json.loads(self.run(*words, "--json").stdout)
 
     def process(
-        self, *words: str, ready: Callable[[], bool] = lambda: True, name: str = "program"
+        self,
+        *words: str,
+        ready: Callable[[], bool] = lambda: True,
+        name: str = "program",
+        environment: Mapping[str, str] | None = None,
     ) -> ServerProcess:
         """A command to start, stop and kill; its output is in `<name>.log`."""
         return ServerProcess(
-            [PROGRAM, "-c", self.config, *words], ready=ready, log=self.folder / f"{name}.log", grace=15.0
+            [PROGRAM, "-c", self.config, *words],
+            ready=ready,
+            log=self.folder / f"{name}.log",
+            env=environment,
+            grace=15.0,
         )

@@ -6,15 +6,14 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from jobs.cron import with_named_weekdays
-from jobs.scheduler import Schedule, trigger
+from jobs.scheduler import cron_trigger, with_named_weekdays
 
 SUNDAY = datetime(2026, 11, 22, tzinfo=UTC)
 
 
 def days_fired(expression: str, days: int = 14) -> list[str]:
     """The days, of the `days` from a Sunday on, on which a job with this expression runs."""
-    at = trigger(Schedule("job", lambda: None, cron=expression))
+    at = cron_trigger(expression)
     fired = []
     moment: datetime | None = SUNDAY - timedelta(seconds=1)
     while moment is not None and (moment := at.get_next_fire_time(None, moment + timedelta(seconds=1))):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from docker_torrents import parse_arguments
 from jobs.scheduled_jobs import JOBS
-from jobs.scheduler import Schedule, trigger
+from jobs.scheduler import cron_trigger
 
 LINES = (Path(__file__).resolve().parents[2] / "crontab.example").read_text().splitlines()
 ENTRIES = [line.split(None, 6) for line in LINES if re.match(r"[*0-9]", line)]
@@ -27,7 +27,7 @@ def test_every_line_is_a_setting_a_comment_or_an_entry() -> None:
 
 def test_times_are_times() -> None:
     for entry in ENTRIES:
-        assert trigger(Schedule("job", lambda: None, cron=" ".join(entry[:5])))
+        assert cron_trigger(" ".join(entry[:5]))
 
 
 def test_commands_are_ours_and_every_job_is_run() -> None:

@@ -76,8 +76,8 @@ def test_an_outage_is_logged_once_then_once_a_minute_and_at_its_end(caplog: pyte
     outage.failed("disk full")
 
     assert [record.getMessage() for record in caplog.records] == [
-        "database out reason=connection refused",
-        "database still out seconds=60 failures=11 reason=connection refused",
-        "database back seconds=65 failures=12",
-        "database out reason=disk full",
+        "database failed reason=connection refused",
+        "database still fails seconds=60 failures=11 reason=connection refused",
+        "database works again seconds=65 failures=12",
+        "database failed reason=disk full",
     ]

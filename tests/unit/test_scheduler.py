@@ -1,0 +1,137 @@
+"""Jobs run at once when they are woken, one after the other, and log only what they did."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from core.errors import DockerTorrentsError
+from jobs.scheduler import EverySeconds, Schedule, Scheduler
+from tests.servers.waiting import comes_true
+
+NEVER = 100_000.0
+"""Seconds: the next run by the clock does not come during a test."""
+
+
+@dataclass
+class Done:
+    idle: bool = False
+
+    def __str__(self) -> str:
+        return "nothing" if self.idle else "a lot"
+
+
+@contextmanager
+def running(*schedules: Schedule) -> Iterator[Scheduler]:
+    scheduler = Scheduler(schedules)
+    scheduler.start()
+    try:
+        yield scheduler
+    finally:
+        scheduler.stop(threading.Event())
+
+
+def counting(runs: queue.SimpleQueue[str], name: str, idle: bool = False) -> Callable[[], Done]:
+    def run() -> Done:
+        runs.put(name)
+        return Done(idle)
+
+    return run
+
+
+def test_a_job_runs_at_the_start_and_when_it_is_woken() -> None:
+    runs: queue.SimpleQueue[str] = queue.SimpleQueue()
+    with running(Schedule("brew", counting(runs, "brew"), NEVER)) as scheduler:
+        assert runs.get(timeout=30) == "brew"
+        scheduler.run_now("brew", "not-scheduled")
+        assert runs.get(timeout=30) == "brew"
+
+
+def test_a_job_that_is_woken_while_it_runs_runs_once_more() -> None:
+    started: queue.SimpleQueue[None] = queue.SimpleQueue()
+    go_on = threading.Semaphore(0)
+
+    def run() -> Done:
+        started.put(None)
+        assert go_on.acquire(timeout=30)
+        return Done()
+
+    with running(Schedule("brew", run, NEVER)) as scheduler:
+        started.get(timeout=30)
+        scheduler.run_now("brew")
+        scheduler.run_now("brew")
+        go_on.release(2)
+        started.get(timeout=30)
+    assert started.empty()
+
+
+def test_what_one_job_found_starts_the_next_unless_it_was_idle() -> None:
+    runs: queue.SimpleQueue[str] = queue.SimpleQueue()
+    found = [False, True]
+
+    def resolve() -> Done:
+        runs.put("resolve")
+        return Done(idle=not found.pop(0))
+
+    schedules = [
+        Schedule("brew", counting(runs, "brew"), NEVER),
+        Schedule("resolve", resolve, NEVER, then=("brew",)),
+    ]
+    with running(*schedules) as scheduler:
+        assert {runs.get(timeout=30), runs.get(timeout=30)} == {"brew", "resolve"}
+        scheduler.run_now("resolve")
+        assert [runs.get(timeout=30), runs.get(timeout=30)] == ["resolve", "brew"]
+
+
+def test_idle_runs_are_logged_at_debug_only(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "jobs.scheduler")
+    schedules = [Schedule("idle", lambda: Done(True), NEVER), Schedule("busy", lambda: Done(), NEVER)]
+    with running(*schedules):
+        assert comes_true(lambda: caplog.text.count("job done") == 2)
+
+    levels = {record.getMessage(): record.levelname for record in caplog.records}
+    assert levels["job done name=idle did=nothing"] == "DEBUG"
+    assert levels["job done name=busy did=a lot"] == "INFO"
+
+
+def test_a_job_that_goes_on_failing_is_logged_once_until_it_works(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "jobs.scheduler")
+    left = [1, 2, 3]
+
+    def run() -> Done:
+        if left:
+            raise DockerTorrentsError(f"no registry, {left.pop()}")
+        return Done()
+
+    with running(Schedule("brew", run, 0.05)):
+        assert comes_true(lambda: "works again" in caplog.text)
+    assert caplog.text.count("job brew failed reason=no registry, 3") == 1
+    assert "no registry, 2" not in caplog.text
+
+
+def test_a_job_with_a_fault_runs_again(caplog: pytest.LogCaptureFixture) -> None:
+    runs: queue.SimpleQueue[None] = queue.SimpleQueue()
+
+    def run() -> Done:
+        runs.put(None)
+        raise ZeroDivisionError
+
+    with running(Schedule("brew", run, 0.05)):
+        runs.get(timeout=30)
+        runs.get(timeout=30)
+    assert "internal error" in caplog.text
+
+
+def test_a_clock_that_steps_forward_by_years_makes_one_run_due() -> None:
+    every = EverySeconds(2)
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    later = start + timedelta(days=4000)
+
+    assert every.get_next_fire_time(start, later) == later + timedelta(seconds=2)
