@@ -35,7 +35,8 @@ class Bitmap:
     @classmethod
     def full(cls, length: int) -> Bitmap:
         """Make the bitmap of all chunks."""
-        return cls.of(length, range(length))
+        width = (length + 7) // 8 * 8
+        return cls(length, (((1 << length) - 1) << (width - length)).to_bytes(width // 8, "big"))
 
     @classmethod
     def from_base64(cls, length: int, text: str) -> Bitmap:
@@ -48,6 +49,15 @@ class Bitmap:
 
     def to_base64(self) -> str:
         return base64.b64encode(self.data).decode()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether every chunk is in it."""
+        return self.to_int() == (1 << self.length) - 1
+
+    def to_int(self) -> int:
+        """Return the bits as a number in which the first chunk is the highest of `length` bits."""
+        return int.from_bytes(self.data, "big") >> (len(self.data) * 8 - self.length)
 
     def __contains__(self, chunk: object) -> bool:
         if not isinstance(chunk, int) or not 0 <= chunk < self.length:
