@@ -19,7 +19,8 @@ from core.config.config import DockerRegistry
 from core.http.client import HttpClient
 from core.registry.client import RegistryClient
 from core.torrents.store import DirectoryStore
-from jobs.brew import Brewery, brew
+from jobs.brew import brew
+from jobs.brew_layer import BrewSettings
 from sql.engine import create_engine_for
 from sql.enqueue import NewLayer, enqueue_layers
 from sql.schema import create_missing
@@ -86,7 +87,7 @@ def brewed(registry: Registry, layers: list[Descriptor], url: str, store: Path) 
         new = [NewLayer(layer.digest, layer.size, SCOPE) for layer in layers]
         enqueue_layers(connection, tables, new, priority=Priority.PUSHED, now=int(time.time()))
     client = RegistryClient(DockerRegistry(host=registry.netloc, proto="http"), HttpClient(2, 30))
-    brewery = Brewery(
+    settings = BrewSettings(
         engine=engine,
         tables=tables,
         source=RegistryBlobs(client),
@@ -95,7 +96,7 @@ def brewed(registry: Registry, layers: list[Descriptor], url: str, store: Path) 
         workers=WORKERS,
     )
     begun = time.perf_counter()
-    summary = brew(brewery, threading.Event())
+    summary = brew(settings, threading.Event())
     took = time.perf_counter() - begun
     engine.dispose()
     assert summary.brewed == len(layers), str(summary)

@@ -1,14 +1,15 @@
-"""The locks a brewer holds: renewed while it works, and the only way to finish a layer."""
+"""The locks that a brewer holds: renews them while it works, and finishes layers under them."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from sqlalchemy import Connection, Engine
 
+from core.logs import OutageLog
 from sql.claims import Claim, give_back_layers, renew_locks
 from sql.errors import DatabaseDown
 from sql.tables import Tables
@@ -23,15 +24,23 @@ _PAUSE = 1.0
 class HeldLocks:
     """Claims by digest, each with its newest token. Threads may call any method.
 
-    A lock that was not renewed for `expires` seconds may be freed by `release-locks`; whether it was, only
-    the database tells.
+    A lock that was not renewed for `expires` seconds may be freed by `release-locks`; only the database knows
+    whether it was. `outage` logs that the database is down.
     """
 
-    def __init__(self, engine: Engine, tables: Tables, clock: Callable[[], float], expires: float) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        tables: Tables,
+        clock: Callable[[], float],
+        expires: float,
+        outage: OutageLog,
+    ) -> None:
         self._engine = engine
         self._tables = tables
         self._clock = clock
         self._expires = expires
+        self._outage = outage
         self._claims: dict[str, Claim] = {}
         self._changing = threading.Lock()
         self._renewing = threading.Lock()
@@ -39,24 +48,25 @@ class HeldLocks:
         self._closed = threading.Event()
 
     def add(self, claims: list[Claim]) -> None:
-        """Holds `claims`, just made."""
+        """Hold `claims`, just made."""
         with self._changing:
             self._claims.update((claim.digest, claim) for claim in claims)
 
     def claim(self, digest: str) -> Claim | None:
-        """The claim in force on `digest`, or None if it is not held any more."""
+        """Return the claim in force on `digest`, None if it is no longer held."""
         return self._claims.get(digest)
 
     def renew_if_due(self) -> None:
-        """Renews every lock once a third of `expires` has passed; a dead database is only logged."""
+        """Renew every lock once a third of `expires` has passed. That the database is down is only logged."""
         if time.monotonic() < self._next_renewal:
             return
         self._next_renewal = time.monotonic() + self._expires / 3
         try:
             with self._renewing:
                 self._renew()
+            self._outage.succeeded()
         except DatabaseDown as error:
-            log.warning("locks not renewed reason=%s", error)
+            self._outage.failed(error)
             self._next_renewal = time.monotonic() + min(_PAUSE, self._expires / 3)
 
     def _renew(self) -> None:
@@ -65,29 +75,27 @@ class HeldLocks:
             renewed = renew_locks(connection, self._tables, before, now=int(self._clock()))
         newer = {claim.digest: claim for claim in renewed}
         with self._changing:
-            # A worker may have finished one since: what is gone stays gone.
+            # A worker may have finished one meanwhile: that is not held again.
             for claim in before:
                 if self._claims.get(claim.digest) is claim and claim.digest in newer:
                     self._claims[claim.digest] = newer[claim.digest]
 
     def finish(self, digest: str, act: Callable[[Connection, Claim], bool]) -> bool:
-        """Runs `act` in a transaction with the claim in force; True if it was done.
+        """Run `act` in a transaction with the claim in force. Return whether it was done.
 
-        `act` says whether the row still had the claim's token. While the database is down it is tried
-        again until it is back, or the locks are given back. False, and a log line, if the lock was lost.
+        `act` returns whether the row still had the claim's token. While the database is down it is tried
+        again, until the locks are given back. A lock that was lost is logged.
         """
-        waited = False
         while (claim := self._claims.get(digest)) is not None:
             try:
                 with transaction(self._engine) as connection:
                     done = act(connection, claim)
+                self._outage.succeeded()
             except DatabaseDown as error:
-                if not waited:
-                    waited = True
-                    log.warning("layer waits for the database digest=%s reason=%s", digest, error)
+                self._outage.failed(error)
                 if self._closed.wait(_PAUSE):
                     log.warning("layer not finished digest=%s reason=%s", digest, error)
-                    return self._forget(digest)
+                    self._forget(digest)
                 continue
             if done:
                 self._forget(digest)
@@ -95,28 +103,32 @@ class HeldLocks:
             with self._renewing:
                 # A renewal under way when the token was compared has ended now.
                 if self._claims.get(digest) is claim:
-                    log.warning("lock lost, somebody else brews it digest=%s", digest)
-                    return self._forget(digest)
+                    log.warning("lock lost to another brewer digest=%s", digest)
+                    self._forget(digest)
         return False
 
-    def _forget(self, digest: str) -> bool:
+    def _forget(self, digest: str) -> None:
         with self._changing:
             self._claims.pop(digest, None)
-        return False
 
-    def give_back(self) -> int:
-        """Gives every lock back, attempts unchanged; the number of them. For a brewer that stops.
+    def give_back(self, digests: Sequence[str]) -> int:
+        """Unlock these layers, attempts unchanged. Return how many were still held.
 
         If the database is down they stay locked until `release-locks` frees them.
         """
-        self._closed.set()
         with self._renewing, self._changing:
-            claims, self._claims = list(self._claims.values()), {}
+            claims = [claim for digest in digests if (claim := self._claims.pop(digest, None)) is not None]
         if not claims:
             return 0
         try:
             with transaction(self._engine) as connection:
                 return give_back_layers(connection, self._tables, claims)
         except DatabaseDown as error:
-            log.warning("locks not given back number=%d reason=%s", len(claims), error)
+            self._outage.failed(error)
+            log.warning("locks not given back number=%d", len(claims))
             return 0
+
+    def close(self) -> int:
+        """Give all locks back. Return how many were still held."""
+        self._closed.set()
+        return self.give_back(list(self._claims))

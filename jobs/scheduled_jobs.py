@@ -10,7 +10,8 @@ from core.config import jobs as sections
 from core.config.config import Config
 from core.errors import ConfigInvalid
 from core.manifests.platform import Platform
-from jobs.brew import Brewery, brew
+from jobs.brew import brew
+from jobs.brew_layer import BrewSettings
 from jobs.prune import Pruning, prune
 from jobs.publish_whitelist import Whitelist, publish_whitelist
 from jobs.release_locks import release_locks
@@ -53,7 +54,7 @@ class Job:
 def _brew(service: Service) -> Summary:
     config = service.config
     return brew(
-        Brewery(
+        BrewSettings(
             engine=service.database,
             tables=service.tables,
             source=service.source,
@@ -66,6 +67,7 @@ def _brew(service: Service) -> Summary:
             brew_discard_timeout=config.brewer.brew_discard_timeout,
             sleep_time=config.brewer.sleep_time,
             max_attempts=config.brewer.max_attempts,
+            outages=service.brew_outages,
         ),
         service.stop,
     )

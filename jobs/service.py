@@ -25,6 +25,7 @@ from core.registry.client import RegistryClient
 from core.s3_bucket import open_bucket
 from core.stopping import stop_on_signals
 from core.torrents.store import DirectoryStore, MetainfoStore, S3Store
+from jobs.brew_layer import Outages
 from sql.engine import create_engine_for
 from sql.layers import list_scopes
 from sql.mds_files import find_mds_files, list_files
@@ -119,6 +120,11 @@ class Service:
         if self.config.torrents.store == "s3" and self.config.s3.bucket:
             return S3Store(open_bucket(self.config.s3, self.config.s3.bucket), self.config.s3.prefix)
         return DirectoryStore(self.config.metainfo_dir)
+
+    @cached_property
+    def brew_outages(self) -> Outages:
+        """The outages that brewing has met, kept from run to run."""
+        return Outages()
 
     @cached_property
     def brewer_name(self) -> str:

@@ -17,8 +17,8 @@ class Summary(Protocol):
         ...
 
 
-_UNDONE = ("failed", "interrupted", "given_back", "unanswered")
-"""The fields of summaries that count work which was not done."""
+_UNDONE = ("failed", "interrupted", "given_back", "unanswered", "paused")
+"""The fields of summaries that tell of work which was not done."""
 
 
 def print_summary(summary: object) -> int:

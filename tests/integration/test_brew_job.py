@@ -14,9 +14,11 @@ import pytest
 import sqlalchemy as sa
 
 from core.digest import Digest
+from core.errors import SourceUnavailable, StoreFailed
 from core.layer import LayerRef
 from core.torrents.store import DirectoryStore
-from jobs.brew import Brewery, brew
+from jobs.brew import BrewSummary, brew
+from jobs.brew_layer import BrewSettings
 from jobs.release_locks import release_locks
 from sql.claims import claim_layers
 from sql.engine import create_engine_for
@@ -35,13 +37,13 @@ def layers_of(number: int, size: int = 1000) -> dict[Digest, bytes]:
 
 
 @pytest.fixture
-def brewery(database_url: str, tmp_path: Path) -> Iterator[Brewery]:
-    """A brewery whose source is empty and whose chunks are of three layers."""
+def settings(database_url: str, tmp_path: Path) -> Iterator[BrewSettings]:
+    """A settings whose source is empty and whose chunks are of three layers."""
     engine = create_engine_for(url=database_url)
     tables = build_tables()
     with transaction(engine) as connection:
         create_missing(connection, tables)
-    yield Brewery(
+    yield BrewSettings(
         engine=engine,
         tables=tables,
         source=MemorySource({}),
@@ -55,16 +57,18 @@ def brewery(database_url: str, tmp_path: Path) -> Iterator[Brewery]:
 
 
 def queue(
-    brewery: Brewery, digests: Sequence[Digest] | dict[Digest, bytes], priority: Priority = Priority.PUSHED
+    settings: BrewSettings,
+    digests: Sequence[Digest] | dict[Digest, bytes],
+    priority: Priority = Priority.PUSHED,
 ) -> None:
-    with transaction(brewery.engine) as connection:
+    with transaction(settings.engine) as connection:
         new = [NewLayer(str(digest), None, "library/test") for digest in digests]
-        enqueue_layers(connection, brewery.tables, new, priority=priority, now=int(time.time()))
+        enqueue_layers(connection, settings.tables, new, priority=priority, now=int(time.time()))
 
 
-def record(brewery: Brewery, digest: Digest) -> LayerRecord:
-    with transaction(brewery.engine) as connection:
-        found = find_layer(connection, brewery.tables, str(digest), now=int(time.time()))
+def record(settings: BrewSettings, digest: Digest) -> LayerRecord:
+    with transaction(settings.engine) as connection:
+        found = find_layer(connection, settings.tables, str(digest), now=int(time.time()))
     assert found is not None
     return found
 
@@ -74,175 +78,175 @@ def id_of(metainfo: bytes) -> str:
     return f"rbtorrent:{libtorrent.load_torrent_buffer(metainfo).ti.info_hashes().v1}"
 
 
-def locks(brewery: Brewery) -> int:
-    mapping = brewery.tables.mapping
-    with transaction(brewery.engine) as connection:
+def locks(settings: BrewSettings) -> int:
+    mapping = settings.tables.mapping
+    with transaction(settings.engine) as connection:
         return connection.scalars(
             sa.select(sa.func.count()).select_from(mapping).where(mapping.c.brew_lock.is_not(None))
         ).one()
 
 
-def test_everything_that_waits_is_brewed_chunk_after_chunk(brewery: Brewery) -> None:
+def test_everything_that_waits_is_brewed_chunk_after_chunk(settings: BrewSettings) -> None:
     layers = layers_of(20)
-    brewery = replace(brewery, source=MemorySource(layers))
-    queue(brewery, layers)
+    settings = replace(settings, source=MemorySource(layers))
+    queue(settings, layers)
 
-    summary = brew(brewery, threading.Event())
+    summary = brew(settings, threading.Event())
 
     assert str(summary) == "brewed 20, failed 0, waiting 0"
     for digest in layers:
-        layer = record(brewery, digest)
+        layer = record(settings, digest)
         assert layer.state == "brewed"
-        assert layer.rbtorrent_id == id_of(brewery.store.get(digest))
-    assert locks(brewery) == 0
+        assert layer.rbtorrent_id == id_of(settings.store.get(digest))
+    assert locks(settings) == 0
 
 
-def test_no_more_than_a_chunk_is_locked_at_once(brewery: Brewery) -> None:
+def test_no_more_than_a_chunk_is_locked_at_once(settings: BrewSettings) -> None:
     layers = layers_of(12)
     most = 0
 
     def look(offset: int) -> None:
         nonlocal most
-        most = max(most, locks(brewery))
+        most = max(most, locks(settings))
 
-    queue(brewery, layers)
-    brew(replace(brewery, source=MemorySource(layers, before_read=look)), threading.Event())
+    queue(settings, layers)
+    brew(replace(settings, source=MemorySource(layers, before_read=look)), threading.Event())
 
-    assert 0 < most <= brewery.layers_per_chunk
+    assert 0 < most <= settings.layers_per_chunk
 
 
-def test_a_row_put_into_the_table_by_hand_is_brewed(brewery: Brewery) -> None:
+def test_a_row_put_into_the_table_by_hand_is_brewed(settings: BrewSettings) -> None:
     layers = layers_of(2)
-    with transaction(brewery.engine) as connection:
+    with transaction(settings.engine) as connection:
         for digest in layers:
             connection.execute(
                 sa.text("INSERT INTO rbtorrent_mapping (digest, added) VALUES (:digest, 1)"),
                 {"digest": str(digest)},
             )
 
-    summary = brew(replace(brewery, source=MemorySource(layers)), threading.Event())
+    summary = brew(replace(settings, source=MemorySource(layers)), threading.Event())
 
     assert summary.brewed == 2
 
 
-def test_a_row_whose_digest_is_none_is_set_aside_and_holds_up_nobody(brewery: Brewery) -> None:
+def test_a_row_whose_digest_is_none_is_set_aside_and_holds_up_nobody(settings: BrewSettings) -> None:
     layers = layers_of(5)
-    with transaction(brewery.engine) as connection:
+    with transaction(settings.engine) as connection:
         for digest in ("sha256:../../etc", "", "sha512:" + "0" * 121):
             connection.execute(
                 sa.text("INSERT INTO rbtorrent_mapping (digest, added) VALUES (:digest, 1)"),
                 {"digest": digest},
             )
-    queue(brewery, layers)
+    queue(settings, layers)
 
-    summary = brew(replace(brewery, source=MemorySource(layers)), threading.Event())
+    summary = brew(replace(settings, source=MemorySource(layers)), threading.Event())
 
     assert (summary.brewed, summary.waiting) == (5, 0)
-    assert locks(brewery) == 0
+    assert locks(settings) == 0
 
 
-def test_bytes_that_do_not_match_their_digest_are_set_aside_and_get_no_id(brewery: Brewery) -> None:
+def test_bytes_that_do_not_match_their_digest_are_set_aside_and_get_no_id(settings: BrewSettings) -> None:
     layers = layers_of(4)
     bad = next(iter(layers))
-    queue(brewery, layers)
+    queue(settings, layers)
 
     summary = brew(
-        replace(brewery, source=MemorySource({**layers, bad: layers[bad][:-1] + b"?"})), threading.Event()
+        replace(settings, source=MemorySource({**layers, bad: layers[bad][:-1] + b"?"})), threading.Event()
     )
 
     assert (summary.brewed, summary.failed) == (3, 1)
-    layer = record(brewery, bad)
+    layer = record(settings, bad)
     assert (layer.state, layer.rbtorrent_id, layer.attempts) == ("set aside", None, 1)
     assert layer.reason is not None
     assert "digest" in layer.reason
 
 
 @pytest.mark.parametrize("wrong", [999, 5_000_000])
-def test_a_size_that_somebody_made_up_costs_a_layer_one_try(brewery: Brewery, wrong: int) -> None:
+def test_a_size_that_somebody_made_up_costs_a_layer_one_try(settings: BrewSettings, wrong: int) -> None:
     layers = layers_of(2)
     whole, damaged = layers
     now = time.time()
     source = MemorySource({whole: layers[whole], damaged: (layers[damaged] * 5001)[:wrong]})
-    brewery = replace(brewery, source=source, clock=lambda: now)
-    with transaction(brewery.engine) as connection:
+    settings = replace(settings, source=source, clock=lambda: now)
+    with transaction(settings.engine) as connection:
         new = [NewLayer(str(whole), wrong, "library/test"), NewLayer(str(damaged), 1000, "library/test")]
-        enqueue_layers(connection, brewery.tables, new, priority=Priority.PUSHED, now=int(now))
+        enqueue_layers(connection, settings.tables, new, priority=Priority.PUSHED, now=int(now))
 
-    assert brew(brewery, threading.Event()).failed == 2
-    first = record(brewery, whole)
+    assert brew(settings, threading.Event()).failed == 2
+    first = record(settings, whole)
     assert (first.state, first.size, first.attempts) == ("delayed", None, 1)
     assert first.reason is not None
     assert str(wrong) in first.reason
 
     now += 3600
-    assert brew(brewery, threading.Event()).failed == 1
-    assert (record(brewery, whole).state, record(brewery, whole).size) == ("brewed", 1000)
-    last = record(brewery, damaged)
+    assert brew(settings, threading.Event()).failed == 1
+    assert (record(settings, whole).state, record(settings, whole).size) == ("brewed", 1000)
+    last = record(settings, damaged)
     assert (last.state, last.rbtorrent_id) == ("set aside", None)
     assert last.reason is not None
     assert "the bytes have digest" in last.reason
 
 
-def test_a_layer_whose_id_another_row_has_is_set_aside_and_holds_up_nobody(brewery: Brewery) -> None:
+def test_a_layer_whose_id_another_row_has_is_set_aside_and_holds_up_nobody(settings: BrewSettings) -> None:
     layers = layers_of(5)
-    brewery = replace(brewery, source=MemorySource(layers), workers=1)
-    queue(brewery, layers)
-    brew(brewery, threading.Event())
+    settings = replace(settings, source=MemorySource(layers), workers=1)
+    queue(settings, layers)
+    brew(settings, threading.Event())
     first, other = list(layers)[:2]
-    mapping = brewery.tables.mapping
-    with transaction(brewery.engine) as connection:
+    mapping = settings.tables.mapping
+    with transaction(settings.engine) as connection:
         # Somebody gave the first layer's id to another row, and the layer is to be brewed anew.
         connection.execute(sa.delete(mapping).where(mapping.c.digest.in_([str(first), str(other)])))
-        connection.execute(sa.delete(brewery.tables.queue))
+        connection.execute(sa.delete(settings.tables.queue))
         connection.execute(
             sa.insert(mapping).values(
-                digest="sha256:" + "f" * 64, rbtorrent_id=id_of(brewery.store.get(first)), added=1, brewed=1
+                digest="sha256:" + "f" * 64, rbtorrent_id=id_of(settings.store.get(first)), added=1, brewed=1
             )
         )
-    queue(brewery, [first, other])
+    queue(settings, [first, other])
 
-    summary = brew(brewery, threading.Event())
+    summary = brew(settings, threading.Event())
 
     assert (summary.brewed, summary.failed) == (1, 1)
-    assert record(brewery, first).state == "set aside"
-    assert locks(brewery) == 0
+    assert record(settings, first).state == "set aside"
+    assert locks(settings) == 0
 
 
-def test_a_layer_that_is_not_there_is_tried_again_and_then_set_aside(brewery: Brewery) -> None:
+def test_a_layer_that_is_not_there_is_tried_again_and_then_set_aside(settings: BrewSettings) -> None:
     [gone] = layers_of(1)
     now = time.time()
-    brewery = replace(brewery, max_attempts=2, clock=lambda: now)
-    queue(brewery, [gone])
+    settings = replace(settings, max_attempts=2, clock=lambda: now)
+    queue(settings, [gone])
 
-    assert brew(brewery, threading.Event()).failed == 1
-    assert record(brewery, gone).state == "delayed"
+    assert brew(settings, threading.Event()).failed == 1
+    assert record(settings, gone).state == "delayed"
     now += 3600
-    assert brew(brewery, threading.Event()).failed == 1
-    assert record(brewery, gone).state == "set aside"
+    assert brew(settings, threading.Event()).failed == 1
+    assert record(settings, gone).state == "set aside"
 
 
-def test_what_may_do_better_is_tried_again_later_and_set_aside_in_the_end(brewery: Brewery) -> None:
+def test_what_may_do_better_is_tried_again_later_and_set_aside_in_the_end(settings: BrewSettings) -> None:
     layers = layers_of(1)
     [digest] = layers
     now = time.time()
     source = MemorySource(layers, faults=[Fault("refused connection")] * 1000)
-    brewery = replace(brewery, source=source, max_attempts=3, clock=lambda: now)
-    queue(brewery, [digest])
+    settings = replace(settings, source=source, max_attempts=3, clock=lambda: now)
+    queue(settings, [digest])
 
     states = []
     for _ in range(3):
-        brew(brewery, threading.Event())
-        layer = record(brewery, digest)
+        brew(settings, threading.Event())
+        layer = record(settings, digest)
         states.append((layer.state, layer.attempts))
         # Not before its time has come:
-        assert brew(brewery, threading.Event()).failed == 0
+        assert brew(settings, threading.Event()).failed == 0
         now += 7 * 3600
 
     assert states == [("delayed", 1), ("delayed", 2), ("set aside", 3)]
 
 
 def test_a_fault_of_ours_is_told_and_does_not_end_the_run(
-    brewery: Brewery, caplog: pytest.LogCaptureFixture
+    settings: BrewSettings, caplog: pytest.LogCaptureFixture
 ) -> None:
     layers = layers_of(4)
     struck = threading.Lock()
@@ -251,15 +255,15 @@ def test_a_fault_of_ours_is_told_and_does_not_end_the_run(
         if struck.acquire(blocking=False):
             raise ZeroDivisionError("a bug")
 
-    queue(brewery, layers)
+    queue(settings, layers)
 
-    summary = brew(replace(brewery, source=MemorySource(layers, before_read=strike)), threading.Event())
+    summary = brew(replace(settings, source=MemorySource(layers, before_read=strike)), threading.Event())
 
     assert (summary.brewed, summary.failed, summary.waiting) == (3, 1, 1)
-    assert "a fault of ours" in caplog.text
+    assert "internal error" in caplog.text
 
 
-def test_a_brewer_that_is_told_to_stop_gives_its_layers_back_at_once(brewery: Brewery) -> None:
+def test_a_brewer_that_is_told_to_stop_gives_its_layers_back_at_once(settings: BrewSettings) -> None:
     layers = layers_of(6)
     stop, reading, go_on = threading.Event(), threading.Event(), threading.Event()
 
@@ -267,24 +271,24 @@ def test_a_brewer_that_is_told_to_stop_gives_its_layers_back_at_once(brewery: Br
         reading.set()
         go_on.wait(60)
 
-    queue(brewery, layers)
-    stopped = replace(brewery, source=MemorySource(layers, before_read=block))
+    queue(settings, layers)
+    stopped = replace(settings, source=MemorySource(layers, before_read=block))
     run = threading.Thread(target=brew, args=(stopped, stop))
     run.start()
     assert reading.wait(60)
     stop.set()
     try:
-        assert comes_true(lambda: locks(brewery) == 0)
+        assert comes_true(lambda: locks(settings) == 0)
     finally:
         go_on.set()
         run.join(60)
 
-    assert {record(brewery, digest).state for digest in layers} == {"waiting"}
-    assert {record(brewery, digest).attempts for digest in layers} == {0}
-    assert brew(replace(brewery, source=MemorySource(layers)), threading.Event()).brewed == 6
+    assert {record(settings, digest).state for digest in layers} == {"waiting"}
+    assert {record(settings, digest).attempts for digest in layers} == {0}
+    assert brew(replace(settings, source=MemorySource(layers)), threading.Event()).brewed == 6
 
 
-def test_a_layer_that_takes_longer_than_the_time_out_is_not_stolen(brewery: Brewery) -> None:
+def test_a_layer_that_takes_longer_than_the_time_out_is_not_stolen(settings: BrewSettings) -> None:
     layers = layers_of(1)
     timeout, began = 4, threading.Event()
 
@@ -293,17 +297,21 @@ def test_a_layer_that_takes_longer_than_the_time_out_is_not_stolen(brewery: Brew
             began.set()
             time.sleep(2 * timeout)
 
-    queue(brewery, layers)
-    slow_brewery = replace(
-        brewery, source=MemorySource(layers, before_read=slow), brew_discard_timeout=timeout
+    queue(settings, layers)
+    slow_settings = replace(
+        settings, source=MemorySource(layers, before_read=slow), brew_discard_timeout=timeout
     )
     summaries = []
-    run = threading.Thread(target=lambda: summaries.append(brew(slow_brewery, threading.Event())))
+    run = threading.Thread(target=lambda: summaries.append(brew(slow_settings, threading.Event())))
     run.start()
     released = 0
     while run.is_alive():
         released += release_locks(
-            brewery.engine, brewery.tables, now=int(time.time()), brew_discard_timeout=timeout, max_attempts=8
+            settings.engine,
+            settings.tables,
+            now=int(time.time()),
+            brew_discard_timeout=timeout,
+            max_attempts=8,
         ).released
         time.sleep(0.2)
     run.join()
@@ -312,7 +320,7 @@ def test_a_layer_that_takes_longer_than_the_time_out_is_not_stolen(brewery: Brew
     assert [summary.brewed for summary in summaries] == [1]
 
 
-def test_a_lock_lost_to_somebody_else_is_not_finished(brewery: Brewery) -> None:
+def test_a_lock_lost_to_somebody_else_is_not_finished(settings: BrewSettings) -> None:
     layers = layers_of(1)
     [digest] = layers
     taken = threading.Event()
@@ -322,30 +330,30 @@ def test_a_lock_lost_to_somebody_else_is_not_finished(brewery: Brewery) -> None:
         if taken.is_set():
             return
         taken.set()
-        with transaction(brewery.engine) as connection:
-            connection.execute(sa.update(brewery.tables.mapping).values(brew_lock=None))
+        with transaction(settings.engine) as connection:
+            connection.execute(sa.update(settings.tables.mapping).values(brew_lock=None))
             later = int(time.time()) + 60
-            assert claim_layers(connection, brewery.tables, now=later, limit=1, brewer="other:1")
+            assert claim_layers(connection, settings.tables, now=later, limit=1, brewer="other:1")
 
-    queue(brewery, layers)
-    summary = brew(replace(brewery, source=MemorySource(layers, before_read=take_over)), threading.Event())
+    queue(settings, layers)
+    summary = brew(replace(settings, source=MemorySource(layers, before_read=take_over)), threading.Event())
 
     assert summary.brewed == 0
-    assert record(brewery, digest).state == "being brewed"
-    assert record(brewery, digest).brewer == "other:1"
+    assert record(settings, digest).state == "being brewed"
+    assert record(settings, digest).brewer == "other:1"
 
 
 @pytest.mark.parametrize("brewers", [2, 4])
-def test_brewers_side_by_side_brew_every_layer_once(brewery: Brewery, brewers: int) -> None:
+def test_brewers_side_by_side_brew_every_layer_once(settings: BrewSettings, brewers: int) -> None:
     layers = layers_of(60)
     source = MemorySource(layers)
-    queue(brewery, layers)
+    queue(settings, layers)
 
     totals: list[int] = []
     runs = [
         threading.Thread(
             target=lambda name=f"test:{number}": totals.append(
-                brew(replace(brewery, source=source, brewer=name), threading.Event()).brewed
+                brew(replace(settings, source=source, brewer=name), threading.Event()).brewed
             )
         )
         for number in range(brewers)
@@ -369,29 +377,139 @@ class InOrder(MemorySource):
         return super().size(layer)
 
 
-def test_urgent_layers_go_first(brewery: Brewery) -> None:
+def test_urgent_layers_go_first(settings: BrewSettings) -> None:
     layers = layers_of(9)
     digests = list(layers)
     source = InOrder(layers)
     source.order = []
-    queue(brewery, digests[:6], Priority.BACKFILLED)
-    queue(brewery, digests[6:], Priority.ASKED)
+    queue(settings, digests[:6], Priority.BACKFILLED)
+    queue(settings, digests[6:], Priority.ASKED)
 
-    assert brew(replace(brewery, source=source, workers=1), threading.Event()).brewed == 9
+    assert brew(replace(settings, source=source, workers=1), threading.Event()).brewed == 9
 
     assert set(source.order[:3]) == set(digests[6:])
 
 
-def test_when_the_metainfo_cannot_be_kept_the_layer_gets_no_id(brewery: Brewery, tmp_path: Path) -> None:
-    layers = layers_of(1)
-    [digest] = layers
-    (tmp_path / "file").write_text("in the way")
-    queue(brewery, layers)
+class Outage:
+    """A store and a source that can be made to fail, as a whole or in part."""
 
-    summary = brew(
-        replace(brewery, source=MemorySource(layers), store=DirectoryStore(tmp_path / "file" / "metainfo")),
-        threading.Event(),
-    )
+    def __init__(self, settings: BrewSettings, layers: dict[Digest, bytes]) -> None:
+        self.store_down = self.source_down = False
+        self.refused: set[Digest] = set()
+        self.unreadable: set[Digest] = set()
+        self.kept = settings.store
+        self.source = MemorySource(layers)
+        self.settings = replace(settings, store=FailingStore(self), source=FailingSource(self), workers=2)
 
-    assert summary.failed == 1
-    assert (record(brewery, digest).state, record(brewery, digest).rbtorrent_id) == ("delayed", None)
+    def brew(self) -> BrewSummary:
+        return brew(self.settings, threading.Event())
+
+
+class FailingStore:
+    """A metainfo store in an outage."""
+
+    def __init__(self, outage: Outage) -> None:
+        self._outage = outage
+        self.get = outage.kept.get
+        self.delete = outage.kept.delete
+
+    def put(self, digest: Digest, data: bytes) -> None:
+        if self._outage.store_down or digest in self._outage.refused:
+            raise StoreFailed("/metainfo", "no space left on device")
+        self._outage.kept.put(digest, data)
+
+    def check(self) -> str:
+        if self._outage.store_down:
+            raise StoreFailed("/metainfo", "no space left on device")
+        return "fine"
+
+
+class FailingSource(MemorySource):
+    """A layer source in an outage."""
+
+    def __init__(self, outage: Outage) -> None:
+        super().__init__(outage.source.layers)
+        self._outage = outage
+
+    def size(self, layer: LayerRef) -> int:
+        self._fail(layer.digest in self._outage.unreadable)
+        return super().size(layer)
+
+    def check(self) -> str:
+        self._fail()
+        return "fine"
+
+    def _fail(self, at_all: bool = False) -> None:
+        if self._outage.source_down or at_all:
+            raise SourceUnavailable("registry", "connection refused")
+
+
+def attempts(settings: BrewSettings, layers: dict[Digest, bytes]) -> set[tuple[str, int]]:
+    return {(layer.state, layer.attempts) for layer in (record(settings, digest) for digest in layers)}
+
+
+def test_with_a_full_store_nothing_is_read_and_no_attempt_is_spent(
+    settings: BrewSettings, caplog: pytest.LogCaptureFixture
+) -> None:
+    layers = layers_of(20)
+    outage = Outage(settings, layers)
+    queue(settings, layers)
+    outage.store_down = True
+
+    for _ in range(5):
+        summary = outage.brew()
+        assert (summary.brewed, summary.failed, summary.waiting) == (0, 0, 20)
+        assert "no space left" in str(summary.paused)
+    assert outage.settings.source.opened == []  # type: ignore[attr-defined]
+    assert attempts(settings, layers) == {("waiting", 0)}
+    assert locks(settings) == 0
+    told = [line for line in caplog.messages if "metainfo store" in line]
+    assert len(told) == 1
+    assert told[0].startswith("metainfo store failed reason=brewing is paused: ")
+
+    outage.store_down = False
+    summary = outage.brew()
+    assert str(summary) == "brewed 20, failed 0, waiting 0"
+    assert [line for line in caplog.messages if line.startswith("metainfo store works again")]
+
+
+@pytest.mark.parametrize("what", ["store", "source"])
+def test_an_outage_amid_a_run_pauses_it_with_every_layer_waiting_again(
+    settings: BrewSettings, what: str
+) -> None:
+    layers = layers_of(20)
+    outage = Outage(settings, layers)
+    queue(settings, layers)
+    begun = []
+
+    def break_down(offset: int) -> None:
+        begun.append(offset)
+        if len(begun) == 12:
+            setattr(outage, f"{what}_down", True)
+
+    outage.settings.source.before_read = break_down  # type: ignore[attr-defined]
+    summary = outage.brew()
+
+    assert summary.paused
+    assert summary.failed == 0
+    assert 0 < summary.brewed < 20
+    assert summary.waiting == 20 - summary.brewed
+    assert {state for state in attempts(settings, layers) if state[0] != "brewed"} == {("waiting", 0)}
+    assert locks(settings) == 0
+
+    setattr(outage, f"{what}_down", False)
+    assert outage.brew().waiting == 0
+    assert {state for state, _ in attempts(settings, layers)} == {"brewed"}
+
+
+@pytest.mark.parametrize("what", ["refused", "unreadable"])
+def test_a_failure_of_single_layers_is_no_outage(settings: BrewSettings, what: str) -> None:
+    layers = layers_of(20)
+    outage = Outage(settings, layers)
+    setattr(outage, what, set(list(layers)[:6]))
+    queue(settings, layers)
+
+    summary = outage.brew()
+
+    assert (summary.brewed, summary.failed, summary.paused) == (14, 6, None)
+    assert attempts(settings, layers) == {("brewed", 0), ("delayed", 1)}

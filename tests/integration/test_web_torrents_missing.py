@@ -18,7 +18,8 @@ from core.digest import Digest
 from core.layer import LayerRef
 from core.torrents.brewing import brew_layer
 from core.torrents.store import MetainfoStore
-from jobs.brew import Brewery, brew
+from jobs.brew import brew
+from jobs.brew_layer import BrewSettings
 from sql.engine import create_engine_for
 from sql.layers import find_rbtorrent_ids
 from sql.legacy_ids import LegacyId, adopt_legacy_ids
@@ -59,8 +60,8 @@ class Here:
         """One run of the brewer; how many layers it brewed."""
         parts = self.parts
         clock = lambda: self.now  # noqa: E731
-        brewery = Brewery(parts.engine, parts.tables, parts.source, parts.store, "host:1", clock=clock)
-        return brew(brewery, threading.Event()).brewed
+        settings = BrewSettings(parts.engine, parts.tables, parts.source, parts.store, "host:1", clock=clock)
+        return brew(settings, threading.Event()).brewed
 
     def lose(self, digest: Digest = LAYER) -> None:
         self.parts.store.delete(digest)

@@ -1,0 +1,189 @@
+"""Brews one claimed layer and finishes it: brewed, tried again later, set aside, or given back."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from sqlalchemy import Connection, Engine
+
+from core.backoff import delay_after
+from core.blobs.source import BlobSource
+from core.digest import Digest
+from core.errors import DockerTorrentsError, Interrupted, SizeMismatch, StoreFailed, Verdict
+from core.layer import LayerRef
+from core.logs import OutageLog
+from core.outage import OutageDetector
+from core.torrents.brewing import Brewed, brew_layer
+from core.torrents.store import MetainfoStore
+from jobs.held_locks import HeldLocks
+from sql.claims import Claim, complete_layer, retry_layer, set_aside_layer
+from sql.errors import SqlError
+from sql.tables import Tables
+
+log = logging.getLogger(__name__)
+
+
+class Outages:
+    """What brewing depends on. Kept from run to run, so that each outage is logged once."""
+
+    def __init__(self) -> None:
+        self.source = OutageLog(log, "layer source")
+        self.store = OutageLog(log, "metainfo store")
+        self.database = OutageLog(log, "database")
+
+
+@dataclass(frozen=True)
+class BrewSettings:
+    """What a run works with. Times are in seconds; `clock` returns Unix time; `brewer` is the name that
+    operators see.
+    """
+
+    engine: Engine
+    tables: Tables
+    source: BlobSource
+    store: MetainfoStore
+    brewer: str
+    private: bool = True
+    workers: int = 4
+    connections: int = 8
+    layers_per_chunk: int = 10
+    brew_discard_timeout: int = 300
+    sleep_time: float = 10.0
+    max_attempts: int = 8
+    clock: Callable[[], float] = time.time
+    outages: Outages = field(default_factory=Outages)
+
+
+Outcome = Brewed | Literal["failed", "given back", "not ours"]
+"""What became of a layer; "not ours" is one whose lock was lost, or is given back at the end of the run."""
+
+
+class LayerBrewer:
+    """Brews layers that `held` holds. Threads may share it. `interrupted` says when to let go of a layer.
+
+    A failure of the source or the store counts for the layer only if the source or store as a whole works.
+    Otherwise it is an outage: layers go back to the queue with no attempt counted, until `resume` finds that
+    it is over.
+    """
+
+    def __init__(self, settings: BrewSettings, held: HeldLocks, interrupted: Callable[[], bool]) -> None:
+        self._settings = settings
+        self._held = held
+        self._interrupted = interrupted
+        self._source_health = OutageDetector(settings.source.check, limit=1)
+        self._store_health = OutageDetector(settings.store.check, limit=1)
+        self.paused: str | None = None
+        """The outage for which layers are given back."""
+
+    def resume(self) -> bool:
+        """Probe what is down; return whether all works."""
+        self.paused = None
+        outages = self._settings.outages
+        for health, outage in ((self._source_health, outages.source), (self._store_health, outages.store)):
+            if outage.out and health.is_down():
+                self._pause(health, outage)
+            else:
+                outage.succeeded()
+        return self.paused is None
+
+    def probe_store(self) -> None:
+        """Pause if the metainfo store takes nothing, before anything is read in vain."""
+        if self._store_health.is_down():
+            self._pause(self._store_health, self._settings.outages.store)
+
+    def brew(self, digest: str) -> Outcome:
+        """Brew the layer and finish it in the database."""
+        settings = self._settings
+        claim = self._held.claim(digest)
+        if claim is None:
+            return "not ours"
+        if self.paused is not None:
+            return self._give_back(claim)
+        try:
+            brewed = brew_layer(
+                settings.source,
+                settings.store,
+                LayerRef(Digest.parse(digest), claim.scopes, claim.size),
+                private=settings.private,
+                connections=settings.connections,
+                interrupted=self._interrupted,
+            )
+        except Interrupted:
+            return "not ours"
+        except SizeMismatch as error:
+            if claim.size is None:
+                return self._failed(claim, str(error), error.verdict)
+            # The size came from a manifest. At the next try the digest alone decides.
+            return self._failed(claim, str(error), "try again", forget_size=True)
+        except StoreFailed as error:
+            return self._failed_by(claim, error, self._store_health, settings.outages.store)
+        except DockerTorrentsError as error:
+            if error.verdict == "set aside":
+                return self._failed(claim, str(error), error.verdict)
+            return self._failed_by(claim, error, self._source_health, settings.outages.source)
+        except Exception as error:
+            log.exception("layer failed, internal error digest=%s", digest)
+            return self._failed(claim, f"{type(error).__name__}: {error}", "fault")
+        return self._complete(claim, brewed)
+
+    def _complete(self, claim: Claim, brewed: Brewed) -> Outcome:
+        settings = self._settings
+
+        def complete(connection: Connection, held: Claim) -> bool:
+            now, tables = int(settings.clock()), settings.tables
+            return complete_layer(
+                connection, tables, held, rbtorrent_id=brewed.rbtorrent_id, size=brewed.size, now=now
+            )
+
+        try:
+            if not self._held.finish(claim.digest, complete):
+                return "not ours"
+        except SqlError as error:
+            # Another layer has this id already: an operator has to look at that.
+            return self._failed(claim, str(error), "set aside")
+        log.info(
+            "layer brewed digest=%s size=%d pieces=%d rbtorrent_id=%s seconds=%.3f",
+            *(claim.digest, brewed.size, brewed.pieces, brewed.rbtorrent_id, brewed.seconds),
+        )
+        return brewed
+
+    def _pause(self, health: OutageDetector, outage: OutageLog) -> None:
+        outage.failed(f"brewing is paused: {health.outage}")
+        self.paused = str(health.outage)
+
+    def _give_back(self, claim: Claim) -> Outcome:
+        return "given back" if self._held.give_back([claim.digest]) else "not ours"
+
+    def _failed_by(
+        self, claim: Claim, error: DockerTorrentsError, health: OutageDetector, outage: OutageLog
+    ) -> Outcome:
+        """Pause if the source or the store as a whole is down, otherwise count the layer's failure."""
+        if not health.failed():
+            return self._failed(claim, str(error), error.verdict)
+        self._pause(health, outage)
+        return self._give_back(claim)
+
+    def _failed(self, claim: Claim, reason: str, verdict: Verdict, *, forget_size: bool = False) -> Outcome:
+        """Count the failure and record its reason: set aside, or tried again after a growing delay."""
+        settings = self._settings
+        attempts = claim.attempts + 1
+        now = int(settings.clock())
+        last = verdict == "set aside" or attempts >= settings.max_attempts
+        next_try = now + delay_after(attempts)
+
+        def record(connection: Connection, held: Claim) -> bool:
+            if last:
+                return set_aside_layer(connection, settings.tables, held, reason=reason)
+            return retry_layer(
+                connection, settings.tables, held, reason=reason, next_try=next_try, forget_size=forget_size
+            )
+
+        then = "set aside" if last else f"again in {next_try - now} s"
+        log.warning(
+            "layer failed digest=%s attempt=%d then=%s reason=%s", claim.digest, attempts, then, reason
+        )
+        return "failed" if self._held.finish(claim.digest, record) else "not ours"
