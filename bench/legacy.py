@@ -6,8 +6,6 @@ import hashlib
 import logging
 import sys
 import tempfile
-import threading
-import time
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -15,7 +13,6 @@ from matplotlib.axes import Axes
 
 from bench.report import report
 from bench.timed import timed
-from core.blobs.storage_layout import StorageLayout
 from jobs.backfill_legacy import Takeover, backfill_legacy
 from sql.engine import create_engine_for
 from sql.schema import create_missing
@@ -23,6 +20,7 @@ from sql.tables import Tables, build_tables
 from sql.transaction import transaction
 from tests.layer_places import TEMPLATE
 from tests.servers.postgres import start_postgres
+from tests.services import service_of
 
 ROWS = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
 
@@ -81,13 +79,7 @@ def measure(engine_name: str, url: str) -> list[dict[str, object]]:
     base, _ = timed(one_statement)
     with transaction(engine) as connection:
         connection.execute(sa.delete(tables.mapping))
-    takeover = Takeover(
-        engine=engine,
-        tables=tables,
-        layout=StorageLayout(TEMPLATE, 7),
-        clock=time.time,
-        stop=threading.Event(),
-    )
+    takeover = Takeover(service_of(engine, tables, db={"blob_path_template": TEMPLATE}))
     first, memory = timed(lambda: check(str(backfill_legacy(takeover)), f"took over {ROWS} of {ROWS} ids"))
     again, _ = timed(lambda: check(str(backfill_legacy(takeover)), f"had {ROWS} already"))
     engine.dispose()

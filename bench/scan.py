@@ -8,7 +8,6 @@ import logging
 import multiprocessing
 import resource
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -35,6 +34,7 @@ from sql.transaction import transaction
 from tests.servers.layers import layer_bytes
 from tests.servers.push import CONFIG, image_manifest, mount_blob, push_blob
 from tests.servers.registry import Registry, start_registry
+from tests.services import service_of
 
 REPOSITORIES, TAGS = 1_000, 20
 MANY_REPOSITORIES, MANY_TAGS = 10_000, 100
@@ -111,7 +111,7 @@ def scanned(what: str, registry: RegistryClient, database: Path) -> dict[str, An
     with transaction(engine) as connection:
         create_missing(connection, tables)
         grant_role(connection, tables, "bench/*", now=1)
-    scan = Scan(engine, tables, registry, time.time, Priority.SCANNED, threading.Event())
+    scan = Scan(service_of(engine, tables), registry, Priority.SCANNED)
     begun = time.perf_counter()
     summary = scan_tags(scan)
     seconds = time.perf_counter() - begun

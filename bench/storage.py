@@ -7,8 +7,6 @@ import logging
 import os
 import sys
 import tempfile
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,7 +18,6 @@ from matplotlib.axes import Axes
 from bench.report import report
 from bench.timed import timed
 from core.blobs.directory import DirectoryBlobs
-from core.blobs.storage_layout import StorageLayout
 from jobs.backfill_storage import StorageScan, StorageSummary, backfill_storage
 from sql.engine import create_engine_for
 from sql.schema import create_missing
@@ -29,6 +26,7 @@ from sql.transaction import transaction
 from tests.layer_places import TEMPLATE
 from tests.servers.moto import start_moto
 from tests.servers.postgres import start_postgres
+from tests.services import service_of
 from tests.storage_places import blob_path_of, s3_storage_place
 
 BLOBS = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000
@@ -114,14 +112,8 @@ def scan_of(storage: Path, url: str) -> Iterator[StorageScan]:
     tables = build_tables()
     with transaction(engine) as connection:
         create_missing(connection, tables)
-    yield StorageScan(
-        engine=engine,
-        tables=tables,
-        storage=DirectoryBlobs(storage, TEMPLATE),
-        layout=StorageLayout(TEMPLATE, 7),
-        clock=time.time,
-        stop=threading.Event(),
-    )
+    service = service_of(engine, tables, db={"blob_path_template": TEMPLATE})
+    yield StorageScan(service, DirectoryBlobs(storage, TEMPLATE))
     with transaction(engine) as connection:
         links = connection.scalars(sa.select(sa.func.count()).select_from(tables.scope)).one()
         assert links in (0, layers_in(BLOBS)), links

@@ -112,30 +112,21 @@ def _catalog(service: Service, arguments: argparse.Namespace) -> int:
 
 def _scan(service: Service, arguments: argparse.Namespace) -> Scan:
     return Scan(
-        engine=service.engine if arguments.dry_run else service.database,
-        tables=service.tables,
+        service,
         registry=service.registry.paced(service.pace(arguments.rate)),
-        clock=service.clock,
         priority=Priority.BACKFILLED,
-        stop=service.stop,
         limit=arguments.limit,
         dry_run=arguments.dry_run,
     )
 
 
 def _storage(service: Service, arguments: argparse.Namespace) -> int:
-    storage = service.blobs.storage(arguments.storage)
     return print_summary(
         backfill_storage(
             StorageScan(
-                engine=service.engine if arguments.dry_run else service.database,
-                tables=service.tables,
-                storage=storage,
-                layout=service.blobs.layout,
-                clock=service.clock,
-                stop=service.stop,
-                pace=service.pace(arguments.rate),
-                readers=service.config.layers.connections,
+                service,
+                storage=service.blobs.storage(arguments.storage),
+                rate=arguments.rate,
                 limit=arguments.limit,
                 dry_run=arguments.dry_run,
             )
@@ -145,11 +136,7 @@ def _storage(service: Service, arguments: argparse.Namespace) -> int:
 
 def _legacy(service: Service, arguments: argparse.Namespace) -> int:
     takeover = Takeover(
-        engine=service.engine if arguments.dry_run else service.database,
-        tables=service.tables,
-        layout=service.blobs.layout,
-        clock=service.clock,
-        stop=service.stop,
+        service,
         rate=arguments.rate,
         limit=arguments.limit,
         dry_run=arguments.dry_run,

@@ -11,19 +11,17 @@ from __future__ import annotations
 import logging
 import random
 import re
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection
 
 from core.blobs.mds import MdsFile, parse_mdsfileinfo
-from core.blobs.storage_layout import StorageLayout
 from core.digest import Digest
-from core.pace import Pace
 from jobs.progress import Progress
+from jobs.service import Service
 from sql.legacy_ids import (
     LegacyId,
     OldId,
@@ -36,7 +34,6 @@ from sql.legacy_ids import (
     take_old_ids,
 )
 from sql.mds_files import MdsRow, read_file_rows, read_mds_rows
-from sql.tables import Tables
 from sql.transaction import reading, temporary_tables, transaction
 
 log = logging.getLogger(__name__)
@@ -56,16 +53,11 @@ _WHY: dict[Outcome, str] = {
 
 @dataclass(frozen=True)
 class Takeover:
-    """What a takeover needs. `rate` is rows of the old table a second, None for no limit; `limit` the
-    number of ids after which it ends; `sample` how many of the layers are drawn for a check. With `dry_run`
-    nothing is written.
+    """How to take over. `rate` is rows of the old table a second, None for no limit; it ends after `limit`
+    ids; `sample` is how many of the layers are drawn for a check. With `dry_run` nothing is written.
     """
 
-    engine: Engine
-    tables: Tables
-    layout: StorageLayout
-    clock: Callable[[], float]
-    stop: threading.Event
+    service: Service
     rate: float | None = None
     limit: int | None = None
     dry_run: bool = False
@@ -117,9 +109,9 @@ def backfill_legacy(takeover: Takeover) -> TakeoverSummary:
     Raises TablesMissing, DatabaseDown.
     """
     run = _Run(takeover)
-    with temporary_tables(takeover.engine) as connection:
+    with temporary_tables(run.engine) as connection:
         run.go(connection)
-        drop_old_ids(connection, takeover.tables)
+        drop_old_ids(connection, run.service.tables)
     return run.summary
 
 
@@ -135,18 +127,20 @@ class _Match:
 class _Run:
     def __init__(self, takeover: Takeover) -> None:
         self.takeover = takeover
+        self.service = takeover.service
+        self.engine = self.service.engine if takeover.dry_run else self.service.database
         self.summary = TakeoverSummary(dry_run=takeover.dry_run)
         self._batch = _BATCH if takeover.rate is None else max(1, min(_BATCH, int(takeover.rate)))
         per_batch = None if takeover.rate is None else takeover.rate / self._batch
-        self._pace = Pace(per_batch, sleep=takeover.stop.wait)
+        self._pace = self.service.pace(per_batch)
         self._logged: Counter[str] = Counter()
         self._drawn_from = 0
 
     def go(self, connection: Connection) -> None:
         """Looks through the files of MDS: blobs first, then, while rows are left over, for what they are."""
-        tables = self.takeover.tables
+        tables = self.service.tables
         self.summary.rows = stage_old_ids(connection, tables)
-        folder = f"/{self.takeover.layout.blobs}/"
+        folder = f"/{self.service.blobs.layout.blobs}/"
         files = partial(read_file_rows, connection, tables, folder=folder, limit=self._batch)
         with Progress("backfill legacy", "ids", total=self.summary.rows) as progress:
             for page in self._pages(lambda after: files(outside=False, after=after)):
@@ -168,7 +162,7 @@ class _Run:
                 progress.step(left)
 
     def _over(self) -> bool:
-        self.summary.interrupted = self.summary.interrupted or self.takeover.stop.is_set()
+        self.summary.interrupted = self.summary.interrupted or self.service.stop.is_set()
         limit = self.takeover.limit
         return self.summary.interrupted or (limit is not None and self.summary.taken >= limit)
 
@@ -197,7 +191,7 @@ class _Run:
             if file is not None:
                 files.setdefault(file.key, found)
         by_key: dict[str, list[OldId]] = {}
-        for old in take_old_ids(connection, self.takeover.tables, files):
+        for old in take_old_ids(connection, self.service.tables, files):
             by_key.setdefault(old.mds_key or "", []).append(old)
         progress.step(sum(len(olds) for olds in by_key.values()), note=f"{self.summary.taken} taken over")
         matches = []
@@ -216,7 +210,7 @@ class _Run:
         wanted: dict[LegacyId, tuple[TakenOver, OldId]] = {}
         for match in matches:
             old, file = match.old, match.file
-            digest = self.takeover.layout.digest_of(match.row.path or "")
+            digest = self.service.blobs.layout.digest_of(match.row.path or "")
             if old.rbtorrent_id is None or not _ID.match(old.rbtorrent_id):
                 self._not_taken("malformed id", old)
             elif match.row.deleted:
@@ -245,10 +239,10 @@ class _Run:
         if not ids:
             return {}
         if takeover.dry_run:
-            with reading(takeover.engine) as connection:
-                return classify_legacy_ids(connection, takeover.tables, ids)
-        with transaction(takeover.engine) as connection:
-            return adopt_legacy_ids(connection, takeover.tables, ids, now=int(takeover.clock()))
+            with reading(self.engine) as connection:
+                return classify_legacy_ids(connection, self.service.tables, ids)
+        with transaction(self.engine) as connection:
+            return adopt_legacy_ids(connection, self.service.tables, ids, now=self.service.now())
 
     def _not_taken(self, why: str, old: OldId) -> None:
         self.summary.unmatched[why] += 1

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-
-from sqlalchemy import Engine
+from dataclasses import dataclass
 
 from core.blobs.source import BlobStorage, StoredFile
-from core.blobs.storage_layout import MANIFESTS, StorageLayout, position_of
+from core.blobs.storage_layout import MANIFESTS, position_of
 from core.errors import LayerError, LayerMissing, SourceRefused
 from core.layer import HEAD_BYTES, LayerRef, looks_like_layer
-from core.pace import Pace
 from jobs.progress import Progress
+from jobs.service import Service
 from sql.enqueue import NewLayer, enqueue_layers
 from sql.layers import known_layers
 from sql.scopes import remember_scopes
-from sql.tables import Priority, Tables
+from sql.tables import Priority
 from sql.transaction import reading, transaction
 
 log = logging.getLogger(__name__)
@@ -34,19 +31,13 @@ _ENOUGH_SILENCE = 20
 
 @dataclass(frozen=True)
 class StorageScan:
-    """What to look through, and how. Blobs are read over up to `readers`
-    connections; `pace` holds back those reads; `limit` is the number of layers after which it ends; with
-    `dry_run` nothing is written.
+    """What to read. `rate` limits reads a second; the scan ends after `limit` new layers; with `dry_run`
+    nothing is written.
     """
 
-    engine: Engine
-    tables: Tables
+    service: Service
     storage: BlobStorage
-    layout: StorageLayout
-    clock: Callable[[], float]
-    stop: threading.Event
-    pace: Pace = field(default_factory=lambda: Pace(None))
-    readers: int = 8
+    rate: float | None = None
     limit: int | None = None
     dry_run: bool = False
 
@@ -108,14 +99,20 @@ def backfill_storage(scan: StorageScan) -> StorageSummary:
 
 class _Run:
     def __init__(self, scan: StorageScan) -> None:
+        service = scan.service
         self.scan = scan
+        self.service = service
+        self.engine = service.engine if scan.dry_run else service.database
+        self.layout = service.blobs.layout
+        self.readers = service.config.layers.connections
+        self.pace = service.pace(scan.rate)
         self.summary = StorageSummary(dry_run=scan.dry_run)
         self._unanswered = 0
         self._silence: LayerError | None = None
 
     def over(self) -> bool:
         """Whether to end: it was told to, or has queued as many layers as it may."""
-        self.summary.interrupted = self.summary.interrupted or self.scan.stop.is_set()
+        self.summary.interrupted = self.summary.interrupted or self.service.stop.is_set()
         limit = self.scan.limit
         return self.summary.interrupted or (limit is not None and self.summary.queued >= limit)
 
@@ -124,40 +121,42 @@ class _Run:
         scan = self.scan
         with (
             Progress("backfill storage", "blobs") as progress,
-            ThreadPoolExecutor(scan.readers, thread_name_prefix="peek") as pool,
+            ThreadPoolExecutor(self.readers, thread_name_prefix="peek") as pool,
         ):
             seen = 0
-            for batch in _batches(scan.storage.files(scan.layout.blobs)):
+            for batch in _batches(scan.storage.files(self.layout.blobs)):
                 if self.over():
                     return
                 self._queue(self._unknown(batch), pool)
                 seen += len(batch)
-                digest = scan.layout.digest_of(batch[-1].path)
+                digest = self.layout.digest_of(batch[-1].path)
                 if digest is not None:
                     progress.estimate(round(seen / max(position_of(digest), 1e-9)))
                 progress.step(len(batch), note=f"{self.summary.queued} layers")
             if not seen:
-                log.warning("no blob found, is this the registry's storage? folder=%s", scan.layout.blobs)
+                log.warning("no blob found, is this the registry's storage? folder=%s", self.layout.blobs)
 
     def remember_links(self) -> None:
         """Notes which repositories hold the layers that are known now, and counts unfinished uploads."""
         scan = self.scan
-        if scan.layout.repositories is None:
+        if self.layout.repositories is None:
             return
         upload: str | None = None
-        files = scan.storage.files(scan.layout.repositories, frozenset({MANIFESTS}))
+        files = scan.storage.files(self.layout.repositories, frozenset({MANIFESTS}))
         with Progress("links of repositories", "files") as progress:
             for batch in _batches(files):
                 if self.over():
                     return
-                links = [link for file in batch if (link := scan.layout.link_at(file.path)) is not None]
+                links = [link for file in batch if (link := self.layout.link_at(file.path)) is not None]
                 if links and not scan.dry_run:
-                    with transaction(scan.engine) as connection:
+                    with transaction(self.engine) as connection:
                         self.summary.links += remember_scopes(
-                            connection, scan.tables, [(str(link.digest), link.scope) for link in links]
+                            connection,
+                            self.service.tables,
+                            [(str(link.digest), link.scope) for link in links],
                         )
                 for file in batch:
-                    part = scan.layout.upload_at(file.path)
+                    part = self.layout.upload_at(file.path)
                     # The files of an upload follow one another.
                     self.summary.uploads += part is not None and part != upload
                     upload = part or upload
@@ -167,7 +166,7 @@ class _Run:
         """The blobs among the files whose digests nobody knows yet."""
         blobs: dict[str, LayerRef] = {}
         for file in batch:
-            digest = self.scan.layout.digest_of(file.path)
+            digest = self.layout.digest_of(file.path)
             if digest is None or file.size is None:
                 self.summary.foreign += 1
                 log.debug("foreign file path=%s", file.path)
@@ -175,8 +174,8 @@ class _Run:
                 self.summary.others += 1
             else:
                 blobs[str(digest)] = LayerRef(digest, size=file.size)
-        with reading(self.scan.engine) as connection:
-            known = known_layers(connection, self.scan.tables, blobs)
+        with reading(self.engine) as connection:
+            known = known_layers(connection, self.service.tables, blobs)
         self.summary.known += len(known)
         return [blob for digest, blob in blobs.items() if digest not in known]
 
@@ -185,16 +184,16 @@ class _Run:
         scan, at = self.scan, 0
         while at < len(blobs) and not self.over():
             wanted = len(blobs) if scan.limit is None else scan.limit - self.summary.queued
-            some = blobs[at : at + max(wanted, scan.readers)]
+            some = blobs[at : at + max(wanted, self.readers)]
             at += len(some)
             layers = self._layers(some, pool)[:wanted]
             queued = len(layers)
             if not scan.dry_run:
                 new = [NewLayer(str(layer.digest), layer.size) for layer in layers]
-                now = int(scan.clock())
-                with transaction(scan.engine) as connection:
+                now = self.service.now()
+                with transaction(self.engine) as connection:
                     queued = enqueue_layers(
-                        connection, scan.tables, new, priority=Priority.BACKFILLED, now=now
+                        connection, self.service.tables, new, priority=Priority.BACKFILLED, now=now
                     )
             self.summary.queued += queued
             self.summary.known += len(layers) - queued
@@ -207,12 +206,12 @@ class _Run:
         layers: list[LayerRef] = []
         peeks: deque[tuple[LayerRef, Future[bool]]] = deque()
         for blob in blobs:
-            self.scan.pace.wait()
+            self.pace.wait()
             if self._no_more():
                 break
             peeks.append((blob, pool.submit(_peek, self.scan.storage, blob)))
             # Not all at once: told to stop, or with a storage that falls silent, the rest is not read.
-            if len(peeks) == 2 * self.scan.readers:
+            if len(peeks) == 2 * self.readers:
                 self._sort(*peeks.popleft(), layers)
         for blob, peek in peeks:
             if not (self._no_more() and peek.cancel()):
@@ -220,7 +219,7 @@ class _Run:
         return layers
 
     def _no_more(self) -> bool:
-        return self.scan.stop.is_set() or self._silence is not None
+        return self.service.stop.is_set() or self._silence is not None
 
     def _sort(self, blob: LayerRef, peek: Future[bool], layers: list[LayerRef]) -> None:
         """Adds the blob to `layers` if it turns out to be one."""

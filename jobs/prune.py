@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import logging
-import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Engine
-
-from core.blobs.presence import MAX_CONSECUTIVE_FAILURES, PresenceChecker, PresenceResult
+from core.blobs.presence import MAX_CONSECUTIVE_FAILURES, PresenceResult
 from core.digest import Digest
 from core.errors import InvalidName, StoreFailed
 from core.layer import LayerRef
-from core.torrents.store import MetainfoStore
+from jobs.service import Service
 from sql.cursors import find_cursor, save_cursor
 from sql.manifests import forget_seen
 from sql.missing_layers import (
@@ -27,7 +24,6 @@ from sql.missing_layers import (
     record_misses,
 )
 from sql.scopes import find_scopes, remember_scopes
-from sql.tables import Tables
 from sql.transaction import reading, transaction
 
 log = logging.getLogger(__name__)
@@ -42,23 +38,6 @@ _READ_AGAIN = 30 * 86_400
 
 _MOST_READ_AGAIN = 10_000
 """Manifests of which a run forgets that they were read, so that no scan has to read all of them at once."""
-
-
-@dataclass(frozen=True)
-class Pruning:
-    """What a run needs. `grace` is how long a layer must have been missed, in seconds, before it is
-    forgotten; `limit` how many layers a run looks for at most. With `dry_run` nothing is written.
-    """
-
-    engine: Engine
-    tables: Tables
-    presence: PresenceChecker
-    store: MetainfoStore
-    clock: Callable[[], float]
-    stop: threading.Event
-    grace: int = 86_400
-    limit: int = 1_000
-    dry_run: bool = False
 
 
 @dataclass
@@ -90,7 +69,7 @@ class PruneSummary:
         )
 
 
-def prune(pruning: Pruning) -> PruneSummary:
+def prune(service: Service, *, dry_run: bool = False) -> PruneSummary:
     """Looks for layers, those first that are said or suspected to be gone, and then round and round.
 
     A layer is missed where it was, and looked for everywhere when `grace` is over; only if it is nowhere
@@ -99,14 +78,19 @@ def prune(pruning: Pruning) -> PruneSummary:
     are forgotten as well, for nobody tells of those that are gone. Raises DatabaseDown, and what the
     presence's check raises.
     """
-    pruning.presence.check()
-    return _Run(pruning).go()
+    service.presence.check()
+    return _Run(service, dry_run).go()
 
 
 class _Run:
-    def __init__(self, pruning: Pruning) -> None:
-        self.pruning = pruning
-        self.summary = PruneSummary(dry_run=pruning.dry_run)
+    def __init__(self, service: Service, dry_run: bool) -> None:
+        self.service = service
+        self.tables = service.tables
+        self.engine = service.engine if dry_run else service.database
+        self.dry_run = dry_run
+        self.grace = service.config.jobs.prune.grace
+        self.limit = service.config.jobs.prune.limit
+        self.summary = PruneSummary(dry_run=dry_run)
         self._silent = 0
         self._looked: set[str] = set()
 
@@ -114,24 +98,24 @@ class _Run:
         """Suspects get up to half of the run, so that the round never comes to a halt. Nobody's answering for
         some layers ends a run, not the round: the next run begins behind them.
         """
-        pruning, now = self.pruning, self._now()
-        with reading(pruning.engine) as connection:
-            due = due_suspects(connection, pruning.tables, now=now, limit=max(1, pruning.limit // 2))
-        missed = [(suspect, suspect.missed + pruning.grace) for suspect in due if suspect.missed is not None]
+        now = self._now()
+        with reading(self.engine) as connection:
+            due = due_suspects(connection, self.tables, now=now, limit=max(1, self.limit // 2))
+        missed = [(suspect, suspect.missed + self.grace) for suspect in due if suspect.missed is not None]
         self._judge([suspect for suspect, ripe in missed if ripe <= now])
         # Their grace was made longer since they were missed.
         self._wait_for({suspect.digest: ripe for suspect, ripe in missed if ripe > now})
         self._look_for([suspect.digest for suspect in due if suspect.missed is None])
-        self._go_round(pruning.limit - len(due))
+        self._go_round(self.limit - len(due))
         self._forget_seen()
-        self.summary.interrupted = pruning.stop.is_set()
+        self.summary.interrupted = self.service.stop.is_set()
         return self.summary
 
     def _now(self) -> int:
-        return int(self.pruning.clock())
+        return int(self.service.clock())
 
     def _over(self) -> bool:
-        return self.pruning.stop.is_set() or self._silent >= MAX_CONSECUTIVE_FAILURES
+        return self.service.stop.is_set() or self._silent >= MAX_CONSECUTIVE_FAILURES
 
     def _judge(self, missed: Sequence[Suspect]) -> None:
         """Looks for layers again: where they were, then everywhere. Forgets those that are nowhere."""
@@ -139,14 +123,14 @@ class _Run:
         looks = self._looks(suspects)
         for look in self._everywhere([look.layer for look in looks if look.presence == "gone"]):
             looks.append(look)
-            if look.presence == "gone" and not self.pruning.stop.is_set():
+            if look.presence == "gone" and not self.service.stop.is_set():
                 self._forget(suspects[str(look.layer.digest)])
         self._settle(look for look in looks if look.presence != "gone")
 
     def _everywhere(self, layers: list[LayerRef]) -> Iterable[PresenceResult]:
         if not layers or self._over():
             return
-        for look in self.pruning.presence.locate_everywhere(layers, self.pruning.stop.is_set):
+        for look in self.service.presence.locate_everywhere(layers, self.service.stop.is_set):
             self._note(look)
             yield look
 
@@ -156,51 +140,50 @@ class _Run:
         self._settle(look for look in looks if look.presence != "gone")
         gone = [str(look.layer.digest) for look in looks if look.presence == "gone"]
         self.summary.missed += len(gone)
-        if gone and not self.pruning.dry_run:
+        if gone and not self.dry_run:
             now = self._now()
-            with transaction(self.pruning.engine) as connection:
-                record_misses(connection, self.pruning.tables, gone, now=now, due=now + self.pruning.grace)
+            with transaction(self.engine) as connection:
+                record_misses(connection, self.tables, gone, now=now, due=now + self.grace)
         return str(looks[-1].layer.digest) if looks else None
 
     def _go_round(self, limit: int) -> None:
         """Goes on where the last run ended, to the end of the layers at most."""
-        pruning = self.pruning
-        with reading(pruning.engine) as connection:
-            place: str | None = find_cursor(connection, pruning.tables, _JOB)
+        with reading(self.engine) as connection:
+            place: str | None = find_cursor(connection, self.tables, _JOB)
         while place is not None and limit > 0 and not self._over():
-            with reading(pruning.engine) as connection:
+            with reading(self.engine) as connection:
                 digests, behind = list_forgettable_layers(
-                    connection, pruning.tables, after=place, limit=min(limit, _BATCH)
+                    connection, self.tables, after=place, limit=min(limit, _BATCH)
                 )
-                suspects = filter_suspects(connection, pruning.tables, digests)
+                suspects = filter_suspects(connection, self.tables, digests)
             last = self._look_for([digest for digest in digests if digest not in suspects | self._looked])
             limit -= _BATCH
             place = (last or place) if self._over() else behind
-            if not pruning.dry_run:
-                with transaction(pruning.engine) as connection:
-                    save_cursor(connection, pruning.tables, _JOB, place or "")
+            if not self.dry_run:
+                with transaction(self.engine) as connection:
+                    save_cursor(connection, self.tables, _JOB, place or "")
 
     def _forget_seen(self) -> None:
-        if self.pruning.dry_run or self.pruning.stop.is_set():
+        if self.dry_run or self.service.stop.is_set():
             return
         old = self._now() - _READ_AGAIN
-        with transaction(self.pruning.engine) as connection:
-            number = forget_seen(connection, self.pruning.tables, older_than=old, limit=_MOST_READ_AGAIN)
+        with transaction(self.engine) as connection:
+            number = forget_seen(connection, self.tables, older_than=old, limit=_MOST_READ_AGAIN)
         if number:
             log.info("manifests no longer taken for read number=%d", number)
 
     def _wait_for(self, times: dict[str, int]) -> None:
-        if times and not self.pruning.dry_run:
-            with transaction(self.pruning.engine) as connection:
+        if times and not self.dry_run:
+            with transaction(self.engine) as connection:
                 for digest, due in sorted(times.items()):
-                    postpone_suspects(connection, self.pruning.tables, [digest], due=due)
+                    postpone_suspects(connection, self.tables, [digest], due=due)
 
     def _looks(self, digests: Iterable[str]) -> list[PresenceResult]:
         """A look for each of the layers where it was, until the run is over."""
         digests = list(digests)
         self._looked.update(digests)
-        with reading(self.pruning.engine) as connection:
-            scopes = find_scopes(connection, self.pruning.tables, digests)
+        with reading(self.engine) as connection:
+            scopes = find_scopes(connection, self.tables, digests)
         looks = []
         for digest in digests:
             if self._over():
@@ -210,7 +193,7 @@ class _Run:
             except InvalidName:
                 # Put there by hand, or by an odd event: no registry could have it, or be asked for it.
                 continue
-            look = self.pruning.presence.locate(layer)
+            look = self.service.presence.locate(layer)
             self._note(look)
             looks.append(look)
         return looks
@@ -232,31 +215,31 @@ class _Run:
                 log.warning("layer not looked for digest=%s reason=%s", digest, look.why)
         self.summary.there += len(there)
         self.summary.unanswered += len(unanswered)
-        if self.pruning.dry_run or not (there or unanswered):
+        if self.dry_run or not (there or unanswered):
             return
-        tables = self.pruning.tables
-        with transaction(self.pruning.engine) as connection:
+        tables = self.tables
+        with transaction(self.engine) as connection:
             clear_suspects(connection, tables, there)
             postpone_suspects(connection, tables, unanswered, due=self._now() + _PATIENCE)
             remember_scopes(connection, tables, found)
 
     def _forget(self, suspect: Suspect) -> None:
         """Forgets a layer and its metainfo, if it is as it was when it was looked for."""
-        if self.pruning.dry_run:
+        if self.dry_run:
             self.summary.forgotten += 1
             log.info(
                 "layer would be forgotten digest=%s missed_since=%d", suspect.digest, suspect.missed or 0
             )
             return
         try:
-            with transaction(self.pruning.engine) as connection:
-                if not forget_layer(connection, self.pruning.tables, suspect):
+            with transaction(self.engine) as connection:
+                if not forget_layer(connection, self.tables, suspect):
                     log.info("layer pushed or brewed anew meanwhile digest=%s", suspect.digest)
                     self.summary.there += 1
                     return
                 # Before the commit, for then somebody may brew the layer anew, and keep its metainfo. If
                 # the commit fails, the layer is without metainfo until the next run forgets it.
-                self.pruning.store.delete(Digest.parse(suspect.digest))
+                self.service.store.delete(Digest.parse(suspect.digest))
         except StoreFailed as error:
             self.summary.failed += 1
             log.error("layer not forgotten digest=%s reason=%s", suspect.digest, error)

@@ -12,7 +12,7 @@ import os
 import re
 import stat
 import subprocess
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,16 +32,6 @@ RELOAD_SECONDS = 30.0
 _BATCH = 10_000
 _ID = re.compile(r"rbtorrent:([0-9a-f]{40})\Z")
 _OWED = b"reload\n"
-
-
-@dataclass(frozen=True)
-class Whitelist:
-    """Where to publish, and how the tracker is told: words of a command, run without a shell."""
-
-    engine: Engine
-    tables: Tables
-    file: Path
-    reload_command: Sequence[str] = ()
 
 
 @dataclass
@@ -66,28 +56,34 @@ class WhitelistSummary:
         return f"published {self.hashes} info-hashes, {'changed' if self.changed else 'unchanged'}, {told}"
 
 
-def publish_whitelist(whitelist: Whitelist) -> WhitelistSummary:
+def publish_whitelist(
+    engine: Engine, tables: Tables, file: Path, reload_command: Sequence[str] = ()
+) -> WhitelistSummary:
     """Puts a new file in the place of the old one, if it is another, and has the tracker read it.
 
     Readers see the old file or the new one, whole. A tracker that could not be told is told by the next run.
     Beside the file there is `<file>.lock`. Raises PublishFailed if the file cannot be written, DatabaseDown.
     """
     try:
-        with _owed(whitelist.file) as owed:
-            return WhitelistSummary(busy=True) if owed is None else _publish(whitelist, owed)
+        with _owed(file) as owed:
+            if owed is None:
+                return WhitelistSummary(busy=True)
+            return _publish(lambda: _blocks(engine, tables), file, reload_command, owed)
     except OSError as error:
-        raise PublishFailed(str(whitelist.file), error.strerror or str(error)) from error
+        raise PublishFailed(str(file), error.strerror or str(error)) from error
 
 
-def _publish(whitelist: Whitelist, owed: _Owed) -> WhitelistSummary:
+def _publish(
+    blocks: Callable[[], Iterator[list[str]]], file: Path, reload_command: Sequence[str], owed: _Owed
+) -> WhitelistSummary:
     summary = WhitelistSummary()
-    summary.changed, summary.hashes = _compare(whitelist.file, _blocks(whitelist))
+    summary.changed, summary.hashes = _compare(file, blocks())
     if summary.changed:
-        # Before the file is there, so that a run that is killed behind it leaves word.
+        # Before the file is replaced, so that after a crash the next run tells the tracker.
         owed.note()
-        summary.hashes = _replace(whitelist.file, _blocks(whitelist))
-    if owed.noted and whitelist.reload_command:
-        summary.reloaded = _reload(whitelist.reload_command)
+        summary.hashes = _replace(file, blocks())
+    if owed.noted and reload_command:
+        summary.reloaded = _reload(reload_command)
         summary.failed = int(not summary.reloaded)
     if not summary.failed:
         owed.clear()
@@ -128,12 +124,12 @@ def _owed(file: Path) -> Iterator[_Owed | None]:
         os.close(descriptor)
 
 
-def _blocks(whitelist: Whitelist) -> Iterator[list[str]]:
+def _blocks(engine: Engine, tables: Tables) -> Iterator[list[str]]:
     """The info-hashes in the order of the database, some at a time. What is no id of ours is left out."""
     after = ""
     while True:
-        with reading(whitelist.engine) as connection:
-            ids = list_rbtorrent_ids(connection, whitelist.tables, after=after, limit=_BATCH)
+        with reading(engine) as connection:
+            ids = list_rbtorrent_ids(connection, tables, after=after, limit=_BATCH)
         if not ids:
             return
         after = ids[-1]

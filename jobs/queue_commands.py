@@ -8,7 +8,7 @@ from dataclasses import asdict
 from core.command_line import DONE, FAILED, Commands, add_command, add_group, add_json, named
 from core.digest import Digest
 from core.output import print_error, print_result
-from jobs.queue_lost import LostSearch, queue_lost
+from jobs.queue_lost import queue_lost
 from jobs.queue_status import status_json, status_lines
 from jobs.service import Service, with_service
 from jobs.set_aside import drop, explain_nothing, requeue
@@ -74,9 +74,7 @@ def _status(service: Service, arguments: argparse.Namespace) -> int:
 
 def _retry(service: Service, arguments: argparse.Namespace) -> int:
     if arguments.lost:
-        lost = queue_lost(
-            LostSearch(service.database, service.tables, service.store, service.clock, service.stop)
-        )
+        lost = queue_lost(service)
         print_result(asdict(lost) if arguments.json else [str(lost)])
         return exit_status(lost)
     digest = arguments.digest

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import logging
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-
-from sqlalchemy import Engine
 
 from core.blobs.storage_layout import position_of
 from core.digest import Digest
 from core.errors import MetainfoMissing, StoreFailed
-from core.torrents.store import MetainfoStore
 from jobs.progress import Progress
+from jobs.service import Service
 from sql.requeue import BrewedLayer, list_brewed_here, requeue_brewed
-from sql.tables import Priority, Tables
+from sql.tables import Priority
 from sql.transaction import reading, transaction
 
 log = logging.getLogger(__name__)
@@ -25,17 +22,6 @@ _BATCH = 500
 _READERS = 8
 _ENOUGH_SILENCE = 20
 """Layers in a row for which the store does not answer: then it is left alone."""
-
-
-@dataclass(frozen=True)
-class LostSearch:
-    """What a search needs. `clock` gives Unix time."""
-
-    engine: Engine
-    tables: Tables
-    store: MetainfoStore
-    clock: Callable[[], float]
-    stop: threading.Event
 
 
 @dataclass
@@ -55,13 +41,13 @@ class LostSummary:
         return f"queued anew {self.queued}, looked for {self.looked} torrents, unanswered {self.failed}{end}"
 
 
-def queue_lost(search: LostSearch) -> LostSummary:
+def queue_lost(service: Service) -> LostSummary:
     """Looks through all layers that were brewed here, and queues those without metainfo, to be brewed last.
 
     Each batch is a transaction, so that what was queued stays so when it is interrupted. A store that does
     not answer has lost nothing. Raises DatabaseDown.
     """
-    run = _Run(search)
+    run = _Run(service)
     with (
         Progress("lost torrents", "layers") as progress,
         ThreadPoolExecutor(_READERS, thread_name_prefix="look") as pool,
@@ -71,16 +57,16 @@ def queue_lost(search: LostSearch) -> LostSummary:
 
 
 class _Run:
-    def __init__(self, search: LostSearch) -> None:
-        self.search = search
+    def __init__(self, service: Service) -> None:
+        self.service = service
         self.summary = LostSummary()
         self._silent = 0
 
     def go(self, progress: Progress, pool: ThreadPoolExecutor) -> None:
         place: str | None = ""
         while place is not None and not self._over():
-            with reading(self.search.engine) as connection:
-                layers, place = list_brewed_here(connection, self.search.tables, after=place, limit=_BATCH)
+            with reading(self.service.database) as connection:
+                layers, place = list_brewed_here(connection, self.service.tables, after=place, limit=_BATCH)
             self._queue(self._lost(layers, pool))
             if layers:
                 # Digests are spread evenly.
@@ -89,7 +75,7 @@ class _Run:
             progress.step(len(layers), note=f"{self.summary.queued} lost")
 
     def _over(self) -> bool:
-        self.summary.interrupted = self.summary.interrupted or self.search.stop.is_set()
+        self.summary.interrupted = self.summary.interrupted or self.service.stop.is_set()
         return self.summary.interrupted or self.summary.broken is not None
 
     def _lost(self, layers: Sequence[BrewedLayer], pool: ThreadPoolExecutor) -> list[BrewedLayer]:
@@ -113,7 +99,7 @@ class _Run:
 
     def _look(self, layer: BrewedLayer) -> bool:
         try:
-            self.search.store.get(Digest.parse(layer.digest))
+            self.service.store.get(Digest.parse(layer.digest))
         except MetainfoMissing:
             return False
         return True
@@ -127,12 +113,12 @@ class _Run:
             self.summary.broken = str(error)
 
     def _queue(self, lost: Sequence[BrewedLayer]) -> None:
-        search = self.search
+        service = self.service
         if not lost:
             return
-        with transaction(search.engine) as connection:
+        with transaction(service.database) as connection:
             self.summary.queued += requeue_brewed(
-                connection, search.tables, lost, priority=Priority.BACKFILLED, now=int(search.clock())
+                connection, service.tables, lost, priority=Priority.BACKFILLED, now=service.now()
             )
         for layer in lost:
             log.info("metainfo lost, layer queued digest=%s", layer.digest)

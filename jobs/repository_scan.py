@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import islice
@@ -18,10 +17,11 @@ from core.manifests.platform import Platform
 from core.registry.client import RegistryClient
 from core.registry.image_tree import Known, ReadManifest, read_tree
 from jobs.progress import Progress
+from jobs.service import Service
 from sql.enqueue import NewLayer, enqueue_layers
 from sql.layers import known_layers
 from sql.manifests import mark_seen, seen_manifests
-from sql.tables import Priority, Tables
+from sql.tables import Priority
 from sql.transaction import reading, transaction
 
 log = logging.getLogger(__name__)
@@ -35,22 +35,23 @@ _BATCH = 100
 
 @dataclass(frozen=True)
 class Scan:
-    """What a walk needs, and how it goes about it.
+    """How to walk repositories.
 
-    `priority` is given to what it queues; `limit` is the number of layers after which it ends;
-    with `dry_run` nothing is written. `platforms` are the only ones of an index that are read, all
-    of them if empty.
+    `registry` is that of the service, at a pace. `priority` is given to what is queued; the walk ends after
+    `limit` new layers; with `dry_run` nothing is written. `platforms` are the only ones of an index that are
+    read, all of them if empty.
     """
 
-    engine: Engine
-    tables: Tables
+    service: Service
     registry: RegistryClient
-    clock: Callable[[], float]
     priority: Priority
-    stop: threading.Event
     platforms: tuple[Platform, ...] = ()
     limit: int | None = None
     dry_run: bool = False
+
+    @property
+    def engine(self) -> Engine:
+        return self.service.engine if self.dry_run else self.service.database
 
 
 @dataclass
@@ -100,7 +101,7 @@ class RepositoryScan:
 
     def over(self) -> bool:
         """Whether the walk has to end: it was told to, or has queued as many layers as it may."""
-        self.summary.interrupted = self.summary.interrupted or self.scan.stop.is_set()
+        self.summary.interrupted = self.summary.interrupted or self.scan.service.stop.is_set()
         limit = self.scan.limit
         return self.summary.interrupted or (limit is not None and self.summary.queued >= limit)
 
@@ -160,7 +161,7 @@ class RepositoryScan:
         hows: dict[str, Known] = {self._limited: "in part", "": "whole"}
         names = {str(digest) + mark: (digest, how) for mark, how in hows.items() for digest in digests}
         with reading(self.scan.engine) as connection:
-            found = seen_manifests(connection, self.scan.tables, scope, names)
+            found = seen_manifests(connection, self.scan.service.tables, scope, names)
         # In this order: what was seen both ways was seen whole.
         return {digest: how for name, (digest, how) in names.items() if name in found}
 
@@ -186,13 +187,13 @@ class RepositoryScan:
             self._count_only(layers)
             return
         with transaction(self.scan.engine) as connection:
-            known = known_layers(connection, self.scan.tables, list(layers))
-            now = int(self.scan.clock())
+            known = known_layers(connection, self.scan.service.tables, list(layers))
+            now = self.scan.service.now()
             new = [NewLayer(digest, layer.size, scope) for digest, layer in layers.items()]
-            enqueue_layers(connection, self.scan.tables, new, priority=self.scan.priority, now=now)
+            enqueue_layers(connection, self.scan.service.tables, new, priority=self.scan.priority, now=now)
             if not manifest.missing:
                 seen = str(manifest.digest) + (self._limited if manifest.skipped else "")
-                mark_seen(connection, self.scan.tables, scope, [seen], now=now)
+                mark_seen(connection, self.scan.service.tables, scope, [seen], now=now)
         self._count_new(layer for digest, layer in layers.items() if digest not in known)
 
     def _count_only(self, layers: dict[str, LayerDescriptor]) -> None:
@@ -200,7 +201,7 @@ class RepositoryScan:
         first = [digest for digest in layers if digest not in self._counted]
         self._counted.update(first)
         with reading(self.scan.engine) as connection:
-            known = known_layers(connection, self.scan.tables, first)
+            known = known_layers(connection, self.scan.service.tables, first)
         self.summary.known += len(known)
         self._count_new(layers[digest] for digest in first if digest not in known)
 

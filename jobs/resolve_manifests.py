@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection
 
 from core.backoff import delay_after
 from core.digest import Digest
@@ -19,8 +17,8 @@ from core.errors import (
     RegistryTimeout,
     RegistryUnavailable,
 )
-from core.registry.client import RegistryClient
 from core.registry.image_tree import Known, ReadManifest, read_tree
+from jobs.service import Service
 from sql.enqueue import NewLayer, enqueue_layers
 from sql.manifests import (
     DueManifest,
@@ -32,7 +30,7 @@ from sql.manifests import (
     seen_manifests,
     set_aside_manifest,
 )
-from sql.tables import Priority, Tables
+from sql.tables import Priority
 from sql.transaction import reading, transaction
 
 log = logging.getLogger(__name__)
@@ -70,53 +68,37 @@ class ResolveSummary:
         )
 
 
-def resolve_manifests(
-    engine: Engine,
-    tables: Tables,
-    registry: RegistryClient,
-    *,
-    clock: Callable[[], float],
-    stop: threading.Event,
-    max_attempts: int,
-) -> ResolveSummary:
-    """Resolve what is due, until nothing is or `stop` is set. `clock` gives Unix seconds.
+def resolve_manifests(service: Service) -> ResolveSummary:
+    """Resolve what is due, until nothing is or `stop` is set.
 
     Each manifest is fetched by its digest, an index with all that is below it. One that cannot be read, or
     whose children are not all there yet, is tried again with growing delay, and after `max_attempts` tries
     set aside with the reason; one that is no manifest is set aside at once. Whatever ends a run, what was
     queued stays queued, and the rest is due again. Raises DatabaseDown.
     """
-    run = _Run(engine, tables, registry, clock, max_attempts)
+    run = _Run(service)
     silent = 0
-    while not stop.is_set() and silent < _ENOUGH_SILENCE:
-        with reading(engine) as connection:
-            due = due_manifests(connection, tables, now=int(clock()), limit=_BATCH)
+    while not service.stop.is_set() and silent < _ENOUGH_SILENCE:
+        with reading(service.database) as connection:
+            due = due_manifests(connection, service.tables, now=service.now(), limit=_BATCH)
         if not due:
             break
         for manifest in due:
-            if stop.is_set() or silent >= _ENOUGH_SILENCE:
+            if service.stop.is_set() or silent >= _ENOUGH_SILENCE:
                 break
             silent = silent + 1 if run.resolve(manifest) == "no answer" else 0
-    run.summary.interrupted = stop.is_set()
-    with reading(engine) as connection:
-        run.summary.waiting = count_manifests(connection, tables).waiting
+    run.summary.interrupted = service.stop.is_set()
+    with reading(service.database) as connection:
+        run.summary.waiting = count_manifests(connection, service.tables).waiting
     return run.summary
 
 
 class _Run:
-    def __init__(
-        self,
-        engine: Engine,
-        tables: Tables,
-        registry: RegistryClient,
-        clock: Callable[[], float],
-        max_attempts: int,
-    ) -> None:
-        self._engine = engine
-        self._tables = tables
-        self._registry = registry
-        self._clock = clock
-        self._max_attempts = max_attempts
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._engine = service.database
+        self._tables = service.tables
+        self._max_attempts = service.config.brewer.max_attempts
         self.summary = ResolveSummary()
 
     def resolve(self, due: DueManifest) -> Literal["done", "put off", "no answer"]:
@@ -151,7 +133,7 @@ class _Run:
             return "whole" if seen else "no"
 
         read = None
-        for read in read_tree(self._registry, due.scope, digest, known=known):
+        for read in read_tree(self._service.registry, due.scope, digest, known=known):
             with transaction(self._engine) as connection:
                 self._take(connection, due, read)
                 if read.digest == digest and not read.missing:
@@ -159,7 +141,7 @@ class _Run:
         return read.missing if read else ()
 
     def _take(self, connection: Connection, due: DueManifest, read: ReadManifest) -> None:
-        now = int(self._clock())
+        now = self._service.now()
         layers = [
             NewLayer(str(layer.digest), layer.size, due.scope) for layer in read.layers if layer.brewable
         ]
@@ -185,7 +167,7 @@ class _Run:
                 set_aside_manifest(connection, self._tables, due.scope, due.digest, reason=reason)
                 self.summary.set_aside += 1
             else:
-                next_try = int(self._clock()) + delay_after(attempts)
+                next_try = self._service.now() + delay_after(attempts)
                 retry_manifest(
                     connection, self._tables, due.scope, due.digest, reason=reason, next_try=next_try
                 )

@@ -24,7 +24,7 @@ def scan_tags(scan: Scan) -> ScanSummary:
     at once do no harm: what both find is queued once. Raises DatabaseDown.
     """
     with reading(scan.engine) as connection:
-        patterns = [role.pattern for role in list_roles(connection, scan.tables)]
+        patterns = [role.pattern for role in list_roles(connection, scan.service.tables)]
     names = exact_names(patterns)
     is_name = frozenset(names)
     named = _Round(scan, _NAMED, lambda: names)
@@ -46,14 +46,14 @@ class _Round:
 
     def __iter__(self) -> Iterator[str]:
         with reading(self._scan.engine) as connection:
-            place = find_cursor(connection, self._scan.tables, self._job)
+            place = find_cursor(connection, self._scan.service.tables, self._job)
         yield from after(place, self._scopes)
         self.keep("")
 
     def keep(self, scope: str) -> None:
         """Have the next run begin behind `scope`, or at the beginning."""
         with transaction(self._scan.engine) as connection:
-            save_cursor(connection, self._scan.tables, self._job, scope)
+            save_cursor(connection, self._scan.service.tables, self._job, scope)
 
 
 def after(place: str, scopes: Callable[[], Iterable[str]]) -> Iterator[str]:

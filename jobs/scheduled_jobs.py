@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 from core.config import jobs as sections
@@ -12,8 +12,8 @@ from core.errors import ConfigInvalid
 from core.manifests.platform import Platform
 from jobs.brew import brew
 from jobs.brew_layer import BrewSettings
-from jobs.prune import Pruning, prune
-from jobs.publish_whitelist import Whitelist, publish_whitelist
+from jobs.prune import prune
+from jobs.publish_whitelist import publish_whitelist
 from jobs.release_locks import release_locks
 from jobs.repository_scan import Scan
 from jobs.resolve_manifests import resolve_manifests
@@ -84,51 +84,15 @@ def _release_locks(service: Service) -> Summary:
     )
 
 
-def _resolve_manifests(service: Service) -> Summary:
-    return resolve_manifests(
-        service.database,
-        service.tables,
-        service.registry,
-        clock=service.clock,
-        stop=service.stop,
-        max_attempts=service.config.brewer.max_attempts,
-    )
-
-
 def _scan_tags(service: Service) -> Summary:
     options = service.config.jobs.scan_tags
     return scan_tags(
         Scan(
-            engine=service.database,
-            tables=service.tables,
+            service,
             registry=service.registry.paced(service.pace(options.rate)),
-            clock=service.clock,
             priority=Priority.SCANNED,
-            stop=service.stop,
             platforms=tuple(Platform.parse(name) for name in options.platforms),
         )
-    )
-
-
-def _prune(service: Service) -> Summary:
-    return prune(_pruning(service))
-
-
-def _prune_dry_run(service: Service) -> Summary:
-    return prune(replace(_pruning(service), dry_run=True))
-
-
-def _pruning(service: Service) -> Pruning:
-    options = service.config.jobs.prune
-    return Pruning(
-        engine=service.database,
-        tables=service.tables,
-        presence=service.blobs.presence_checker(),
-        store=service.store,
-        clock=service.clock,
-        stop=service.stop,
-        grace=options.grace,
-        limit=options.limit,
     )
 
 
@@ -136,9 +100,7 @@ def _publish_whitelist(service: Service) -> Summary:
     options = service.config.jobs.publish_whitelist
     if options.file is None:
         raise ConfigInvalid("jobs.publish-whitelist", ["file is required to publish a whitelist"])
-    return publish_whitelist(
-        Whitelist(service.database, service.tables, options.file, options.reload_command or ())
-    )
+    return publish_whitelist(service.database, service.tables, options.file, options.reload_command or ())
 
 
 JOBS = {
@@ -161,7 +123,7 @@ JOBS = {
         Job(
             "resolve-manifests",
             "find the layers of pushed manifests whose events did not list them",
-            _resolve_manifests,
+            resolve_manifests,
             settings=lambda jobs: jobs.resolve_manifests,
             interval=10,
             then=("brew",),
@@ -177,10 +139,10 @@ JOBS = {
         Job(
             "prune",
             "remove layers that the registry no longer has",
-            _prune,
+            prune,
             settings=lambda jobs: jobs.prune,
             interval=3600,
-            dry_run=_prune_dry_run,
+            dry_run=partial(prune, dry_run=True),
         ),
         Job(
             "publish-whitelist",

@@ -16,6 +16,7 @@ from itertools import chain
 from sqlalchemy import Engine
 
 from core.blobs.backends import BlobBackends
+from core.blobs.presence import PresenceChecker
 from core.blobs.source import BlobSource
 from core.command_line import Run
 from core.config.config import Config
@@ -113,6 +114,11 @@ class Service:
     def source(self) -> BlobSource:
         """The backend that layers are read from."""
         return self.blobs.source()
+
+    @cached_property
+    def presence(self) -> PresenceChecker:
+        """Checks whether layers are still in the registry."""
+        return self.blobs.presence_checker()
 
     @cached_property
     def store(self) -> MetainfoStore:

@@ -14,6 +14,7 @@ from jobs.resolve_manifests import ResolveSummary, resolve_manifests
 from sql.manifests import enqueue_manifests, seen_manifests
 from sql.tables import Priority, Tables
 from sql.transaction import transaction
+from tests.services import service_of
 
 NOON = 1_700_000_000
 NOWHERE = "sha256:" + "0" * 64
@@ -44,14 +45,17 @@ class Desk:
 
     def run(self, *, registry: RegistryClient | None = None, max_attempts: int = 3) -> ResolveSummary:
         """One run of the job."""
-        return resolve_manifests(
+        service = service_of(
             self.engine,
             self.tables,
-            registry or self.registry,
-            clock=lambda: self.now,
-            stop=self.stop,
-            max_attempts=max_attempts,
+            parts={
+                "registry": registry or self.registry,
+                "clock": lambda: self.now,
+                "stop": self.stop,
+            },
+            brewer={"max_attempts": max_attempts},
         )
+        return resolve_manifests(service)
 
     def queued(self) -> dict[str, int]:
         """Digests in the queue, and their priorities."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -23,6 +21,7 @@ from sql.transaction import transaction
 from tests.servers.bad_http import replying
 from tests.servers.http_server import Answer
 from tests.servers.layers import digest_of
+from tests.services import service_of
 
 
 def client(netloc: str) -> RegistryClient:
@@ -36,26 +35,20 @@ def start_scan(database_url: str, netloc: str) -> Iterator[Scan]:
     tables = build_tables()
     with transaction(engine) as connection:
         create_missing(connection, tables)
-    yield Scan(
-        engine=engine,
-        tables=tables,
-        registry=client(netloc),
-        clock=time.time,
-        priority=Priority.SCANNED,
-        stop=threading.Event(),
-    )
+    service = service_of(engine, tables)
+    yield Scan(service, registry=client(netloc), priority=Priority.SCANNED)
     engine.dispose()
 
 
 def grant(scan: Scan, *patterns: str) -> None:
     with transaction(scan.engine) as connection:
         for pattern in patterns:
-            grant_role(connection, scan.tables, pattern, now=1)
+            grant_role(connection, scan.service.tables, pattern, now=1)
 
 
 def queued(scan: Scan) -> dict[str, int]:
     """The digests that wait, and their priorities."""
-    queue = scan.tables.queue
+    queue = scan.service.tables.queue
     with transaction(scan.engine) as connection:
         return {row.digest: row.priority for row in connection.execute(sa.select(queue))}
 

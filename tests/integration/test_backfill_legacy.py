@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from core.blobs.storage_layout import StorageLayout
 from core.torrents.brewing import brew_layer
 from core.torrents.store import DirectoryStore
 from jobs.backfill_legacy import TakenOver, Takeover, TakeoverSummary, backfill_legacy
@@ -25,6 +24,7 @@ from tests.memory_source import Fault, MemorySource
 from tests.old_service import OldService, old_id_of
 from tests.servers.pgbouncer import start_pgbouncer
 from tests.servers.postgres import PostgresServer
+from tests.services import service_of
 
 
 @pytest.fixture
@@ -44,19 +44,14 @@ def _small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jobs.backfill_legacy._BATCH", 7)
 
 
-def take_over(database: Database, **how: Any) -> TakeoverSummary:
-    return backfill_legacy(
-        replace(
-            Takeover(
-                engine=database.engine,
-                tables=database.tables,
-                layout=StorageLayout(TEMPLATE, 7),
-                clock=lambda: NOW,
-                stop=threading.Event(),
-            ),
-            **how,
-        )
+def take_over(database: Database, *, stop: threading.Event | None = None, **how: Any) -> TakeoverSummary:
+    service = service_of(
+        database.engine,
+        database.tables,
+        parts={"clock": lambda: NOW, "stop": stop or threading.Event()},
+        db={"blob_path_template": TEMPLATE},
     )
+    return backfill_legacy(Takeover(service, **how))
 
 
 def ids_in(database: Database) -> dict[str, str | None]:

@@ -13,7 +13,6 @@ import pytest
 
 from core.blobs.directory import DirectoryBlobs, FileReader
 from core.blobs.source import StoredFile
-from core.blobs.storage_layout import StorageLayout
 from core.errors import SourceRefused, SourceUnavailable
 from core.layer import LayerRef
 from jobs.backfill_storage import StorageScan, StorageSummary, backfill_storage
@@ -25,6 +24,7 @@ from tests.servers.layers import layer_bytes, layer_tar
 from tests.servers.moto import Moto
 from tests.servers.push import push_image, push_index
 from tests.servers.registry import Registry, start_registry
+from tests.services import service_of
 from tests.storage_places import (
     REPOSITORIES,
     DirectoryStoragePlace,
@@ -48,20 +48,14 @@ def place(tmp_path: Path) -> DirectoryStoragePlace:
     return DirectoryStoragePlace(tmp_path / "storage")
 
 
-def scan_of(database: Database, place: StoragePlace | Registry, **how: Any) -> StorageScan:
+def scan_of(
+    database: Database, place: StoragePlace | Registry, *, stop: threading.Event | None = None, **how: Any
+) -> StorageScan:
     if isinstance(place, Registry):
         place = DirectoryStoragePlace(place.storage)
-    return replace(
-        StorageScan(
-            engine=database.engine,
-            tables=database.tables,
-            storage=place.storage,
-            layout=StorageLayout(TEMPLATE, 7),
-            clock=lambda: NOW,
-            stop=threading.Event(),
-        ),
-        **how,
-    )
+    parts = {"clock": lambda: NOW, "stop": stop or threading.Event()}
+    service = service_of(database.engine, database.tables, parts=parts, db={"blob_path_template": TEMPLATE})
+    return replace(StorageScan(service, place.storage), **how)
 
 
 def backfill(database: Database, place: StoragePlace | Registry, **how: Any) -> StorageSummary:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,8 @@ from core.digest import Digest
 from core.errors import LayerError, MetainfoMissing, RegistryError, SourceUnavailable, StoreFailed
 from core.layer import LayerRef
 from core.registry.client import RegistryClient
-from core.torrents.store import DirectoryStore
-from jobs.prune import PruneSummary, Pruning, prune
+from core.torrents.store import DirectoryStore, MetainfoStore
+from jobs.prune import PruneSummary, prune
 from sql.engine import create_engine_for
 from sql.enqueue import NewLayer
 from sql.manifests import mark_seen, seen_manifests
@@ -31,6 +31,7 @@ from tests.registry_clients import client_of
 from tests.servers.layers import layer_bytes
 from tests.servers.push import push_blob, push_image
 from tests.servers.registry import Registry, start_registry
+from tests.services import service_of
 from tests.storage_places import DirectoryStoragePlace, blob_path_of, put_blob
 
 DAY = 86_400
@@ -67,18 +68,21 @@ class Brewed:
     def restore(self, seed: int) -> None:
         put_blob(self.place, layer_bytes(100, seed))
 
-    def prune(self, **how: Any) -> PruneSummary:
-        presence = self.presence or StoragePresence(self.place.storage, BLOBS)
-        pruning = Pruning(
-            engine=self.database.engine,
-            tables=self.database.tables,
-            presence=presence,
-            store=self.store,
-            clock=lambda: self.now,
-            stop=self.stop,
-            grace=DAY,
+    def prune(
+        self, *, dry_run: bool = False, store: MetainfoStore | None = None, **settings: int
+    ) -> PruneSummary:
+        service = service_of(
+            self.database.engine,
+            self.database.tables,
+            parts={
+                "presence": self.presence or StoragePresence(self.place.storage, BLOBS),
+                "store": store or self.store,
+                "clock": lambda: self.now,
+                "stop": self.stop,
+            },
+            jobs={"prune": {"grace": DAY, **settings}},
         )
-        return prune(replace(pruning, **how))
+        return prune(service, dry_run=dry_run)
 
     def known(self) -> set[str]:
         return set(self.database.mapping())

@@ -16,7 +16,7 @@ import pytest
 
 import jobs.publish_whitelist
 from core.errors import PublishFailed
-from jobs.publish_whitelist import Whitelist, WhitelistSummary, publish_whitelist
+from jobs.publish_whitelist import WhitelistSummary, publish_whitelist
 from sql.engine import create_engine_for
 from tests.integration.sql.database import Database, digest_of, rbtorrent_id_of
 from tests.servers.opentracker import start_opentracker
@@ -45,7 +45,7 @@ def brew(database: Database, *names: object) -> list[str]:
 
 
 def publish(database: Database, file: Path, *command: str) -> WhitelistSummary:
-    return publish_whitelist(Whitelist(database.engine, database.tables, file, command))
+    return publish_whitelist(database.engine, database.tables, file, command)
 
 
 def noting(notes: Path, status: int = 0) -> tuple[str, ...]:
@@ -188,7 +188,7 @@ if where == "the file":
 else:
     job._reload = killed
 command = ("sh", "-c", "echo told >> '" + notes + "'")
-job.publish_whitelist(job.Whitelist(create_engine_for(url=url), build_tables(), Path(file), command))
+job.publish_whitelist(create_engine_for(url=url), build_tables(), Path(file), command)
 """
 
 

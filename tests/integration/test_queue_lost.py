@@ -12,13 +12,14 @@ import pytest
 from core.digest import Digest
 from core.errors import StoreFailed
 from core.torrents.store import DirectoryStore, MetainfoStore
-from jobs.queue_lost import LostSearch, LostSummary, queue_lost
+from jobs.queue_lost import LostSummary, queue_lost
 from sql.engine import create_engine_for
 from sql.enqueue import NewLayer
 from sql.legacy_ids import LegacyId, adopt_legacy_ids
 from sql.tables import Priority
 from sql.transaction import transaction
 from tests.integration.sql.database import NOW, Database, digest_of, rbtorrent_id_of
+from tests.services import service_of
 
 
 @dataclass
@@ -43,9 +44,8 @@ class Brewed:
 
     def search(self, store: MetainfoStore | None = None) -> LostSummary:
         database = self.database
-        return queue_lost(
-            LostSearch(database.engine, database.tables, store or self.store, lambda: NOW, self.stop)
-        )
+        parts = {"store": store or self.store, "clock": lambda: NOW, "stop": self.stop}
+        return queue_lost(service_of(database.engine, database.tables, parts=parts))
 
     def waiting(self) -> set[str]:
         return {digest for digest, row in self.database.mapping().items() if row.brewed is None}

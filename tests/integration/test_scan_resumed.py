@@ -50,7 +50,7 @@ def stopping_at(server: HttpServer, scope: str, scan: Scan) -> None:
     answer = image(SCOPES.index(scope))
 
     def stop(request: Request, connection: Connection) -> None:
-        scan.stop.set()
+        scan.service.stop.set()
         answer(request, connection)
 
     server.on(f"/v2/{scope}/manifests/*", stop)
@@ -65,7 +65,7 @@ def test_an_interrupted_scan_goes_on_with_the_repository_in_which_it_was(
     assert scan_tags(scan).interrupted
     assert listed(four) == ["a", "b", "c"]
 
-    scan.stop.clear()
+    scan.service.stop.clear()
     four.on("/v2/c/manifests/*", image(2))
     before = len(four.requests)
     assert not scan_tags(scan).interrupted
@@ -83,10 +83,10 @@ def test_a_place_that_has_lost_its_role_leads_back_to_the_first_repository(
     grant(scan, *SCOPES)
     stopping_at(four, "c", scan)
     assert scan_tags(scan).interrupted
-    scan.stop.clear()
+    scan.service.stop.clear()
     four.on("/v2/c/manifests/*", image(2))
     with transaction(scan.engine) as connection:
-        revoke_role(connection, scan.tables, "b")
+        revoke_role(connection, scan.service.tables, "b")
     before = len(four.requests)
 
     scan_tags(scan)
@@ -102,7 +102,7 @@ def test_repositories_that_the_registry_did_not_answer_for_are_not_left_behind(
 
     assert scan_tags(scan).interrupted
 
-    scan.stop.clear()
+    scan.service.stop.clear()
     four.on("/v2/c/tags/list*", replying(200, b'{"tags": ["v1"]}'))
     four.on("/v2/d/manifests/*", image(3))
     scan_tags(scan)
@@ -148,8 +148,8 @@ def test_every_request_of_a_walk_is_paced(scan: Scan, four: HttpServer) -> None:
 def test_whoever_waits_for_the_pace_ends_at_once_when_told_to(scan: Scan, four: HttpServer) -> None:
     def told_to_end(seconds: float) -> None:
         assert seconds == 3600
-        scan.stop.set()
-        scan.stop.wait(seconds)
+        scan.service.stop.set()
+        scan.service.stop.wait(seconds)
 
     hourly = Pace(1 / 3600, clock=lambda: 0.0, sleep=told_to_end)
 

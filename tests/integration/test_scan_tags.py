@@ -185,7 +185,7 @@ def test_a_walk_ends_at_its_limit_and_goes_on_from_there(scan: Scan, shelf: Regi
 
 def test_a_walk_that_is_told_to_stop_says_so(scan: Scan, shelf: Registry, scope: str) -> None:
     push_image(shelf, scope, "v1", [layer_bytes(500, 110)])
-    scan.stop.set()
+    scan.service.stop.set()
 
     summary = walk_repositories(scan, [scope], "test")
 
@@ -377,7 +377,7 @@ def test_a_walk_of_many_tags_ends_when_told_to(scan: Scan, liar: HttpServer) -> 
         nonlocal walked
         walked += 1
         if walked == 300:
-            scan.stop.set()
+            scan.service.stop.set()
         same(request, connection)
 
     liar.on("/v2/big/manifests/*", count)
