@@ -18,6 +18,7 @@ BENCHES = [
     "manifests",
     "servers",
     "swarm",
+    "swarm_simulated",
 ]
 
 

@@ -21,7 +21,7 @@ from core.swarm.turns import Turns
 
 SLOTS = 16
 """Leases at a time. Fewer leave the origin idle while nodes ask for the next chunk (4: twice the time)."""
-CALLS_PER_SECOND = 160.0
+CALLS_PER_SECOND = 140.0
 """Calls of nodes without a lease. Those with one come on top: about 200 together."""
 SHORTEST_INTERVAL = 0.2
 IDLE_INTERVAL = 1.0

@@ -266,7 +266,7 @@ def test_a_node_that_has_just_become_complete_counts_as_having_everything() -> N
     assert len(swarm.call(1).leases) == SLOTS
 
 
-@pytest.mark.parametrize(("nodes", "longest"), [(1, 0.3), (10, 0.3), (320, 2.5), (10_000, 80)])
+@pytest.mark.parametrize(("nodes", "longest"), [(1, 0.3), (10, 0.3), (320, 3), (10_000, 90)])
 def test_the_more_nodes_the_seldomer_each_calls(nodes: int, longest: float) -> None:
     swarm = Swarm()
     for number in range(SLOTS, SLOTS + nodes):
