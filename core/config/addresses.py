@@ -17,7 +17,24 @@ def check_url(value: str) -> str:
     """Return `value` if it is an HTTP URL. Raises ValueError."""
     if not value.startswith(("http://", "https://")):
         raise ValueError("expected a URL that begins with http:// or https://")
+    check_no_user(value)
     parse_url(value)
+    return value
+
+
+def check_tracker(value: str) -> str:
+    """Return `value` if it is an announce URL. Raises ValueError."""
+    if not value.startswith(("http://", "https://", "udp://")):
+        raise ValueError("expected a URL that begins with http://, https:// or udp://")
+    return check_no_user(value)
+
+
+def check_no_user(value: str) -> str:
+    """Return `value` if it holds no user name or password. Raises ValueError, which does not show it."""
+    if "@" in value.partition("?")[0]:
+        raise ValueError(
+            "a user name or password in a URL is not used: remove it (in a path, write %40 for @)"
+        )
     return value
 
 
@@ -37,7 +54,7 @@ def _address(value: str) -> str:
 
 def _network(value: object) -> object:
     try:
-        return ip_network(value) if isinstance(value, str) else value
+        return value if isinstance(value, (IPv4Network, IPv6Network)) else ip_network(str(value))
     except ValueError:
         raise ValueError("expected a network such as 10.0.0.0/8, or an address") from None
 

@@ -1,4 +1,4 @@
-"""What a configuration is read with: who judges values that only their users can, and where the file is."""
+"""Validators that the composition root brings, and the folder that relative paths start at."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pydantic import AfterValidator, SecretStr, ValidationInfo
 
 Value = TypeVar("Value", str, SecretStr)
 Check = Callable[[str], object]
-"""Takes a value that can be used; raises ValueError, fit to be shown, for one that cannot."""
+"""Raises ValueError, with a message for the operator, for a value that cannot be used."""
 
 
 @dataclass(frozen=True)
 class Checks:
-    """Given by who loads the configuration, and knows the parts that read these values."""
+    """Functions that validate values which only other rooms can read."""
 
     cron: Check
     database_url: Check
@@ -25,21 +25,21 @@ class Checks:
 
 @dataclass(frozen=True)
 class Context:
-    """`checks`, if there are any, and the `folder` that relative paths begin at, None for the current one."""
+    """The `checks`, if any, and the `folder` that relative paths start at, None for the current one."""
 
     checks: Checks | None = None
     folder: Path | None = None
 
 
 def checked(choose: Callable[[Checks], Check]) -> AfterValidator:
-    """A validator that asks the chosen check, if there are checks."""
+    """Return a validator that calls the chosen check, if there are checks."""
 
-    def ask(value: Value, info: ValidationInfo) -> Value:
+    def validate(value: Value, info: ValidationInfo) -> Value:
         if isinstance(info.context, Context) and info.context.checks:
             choose(info.context.checks)(value if isinstance(value, str) else value.get_secret_value())
         return value
 
-    return AfterValidator(ask)
+    return AfterValidator(validate)
 
 
 def _from_folder(value: Path, info: ValidationInfo) -> Path:
@@ -49,4 +49,4 @@ def _from_folder(value: Path, info: ValidationInfo) -> Path:
 
 
 FilePath = Annotated[Path, AfterValidator(_from_folder)]
-"""A path; one that is relative begins at the folder of the configuration file."""
+"""A path; a relative one starts at the folder of the configuration file."""

@@ -6,6 +6,7 @@ file, the environment and reporting problems is core/config/file.py.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -19,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from core.config.addresses import Port, RegistryHost, Url, check_url
+from core.config.addresses import Port, RegistryHost, Url, check_tracker, check_url
 from core.config.checks import FilePath, checked
 from core.config.jobs import Jobs, PlatformName
 from core.config.mirror import Mirror
@@ -30,14 +31,14 @@ from core.manifests.media_types import ALL_MANIFESTS
 _SECRET_LENGTH = 32
 
 
-def _secret_enough(value: SecretStr) -> SecretStr:
+def _long_secret(value: SecretStr) -> SecretStr:
     if len(value.get_secret_value()) < _SECRET_LENGTH:
         raise ValueError(f"expected {_SECRET_LENGTH} characters or more")
     return value
 
 
-def _given(value: object) -> object:
-    """None for what is empty, as values from the environment are."""
+def _none_if_empty(value: object) -> object:
+    """Return None for an empty text, such as an environment variable may hold."""
     return None if value == "" else value
 
 
@@ -49,17 +50,11 @@ def _web_seed(value: str) -> str:
     return value
 
 
-def _tracker(value: str) -> str:
-    if not value.startswith(("http://", "https://", "udp://")):
-        raise ValueError("expected a URL that begins with http://, https:// or udp://")
-    return value
-
-
 def _hosts(value: object) -> object:
     if isinstance(value, str):
         value = [part.strip() for part in value.split(",")]
-    if isinstance(value, list) and not (value and all(value)):
-        raise ValueError("expected a host, or several with commas between")
+    if not isinstance(value, list) or not value or not all(value):
+        raise ValueError("expected a host, or several separated by commas")
     return value
 
 
@@ -69,9 +64,33 @@ def _template(*required: str, optional: tuple[str, ...] = ()) -> AfterValidator:
     )
 
 
-# As boto3 has them, without the names that AWS gives to access points.
-BucketName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,255}$")]
-Region = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$")]
+def _matching(pattern: str, expected: str) -> AfterValidator:
+    """Return a validator for texts of this pattern; `expected` describes it in words."""
+    compiled = re.compile(pattern)
+
+    def validate(value: str) -> str:
+        if not compiled.fullmatch(value):
+            raise ValueError(f"expected {expected}")
+        return value
+
+    return AfterValidator(validate)
+
+
+# As in boto3, without the names of AWS access points.
+BucketName = Annotated[
+    str, _matching(r"[A-Za-z0-9._-]{1,255}", "the name of a bucket: letters, digits, dots, - and _")
+]
+Region = Annotated[
+    str, _matching(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?", "a region such as us-east-1")
+]
+TableName = Annotated[
+    str, _matching(r"[a-z_][a-z0-9_]{0,62}", "a table name: at most 63 lower-case letters, digits and _")
+]
+MappingTableName = Annotated[
+    str, _matching(r"[a-z_][a-z0-9_]{0,40}", "a table name: at most 41 lower-case letters, digits and _")
+]
+"""Shorter, as the names of other tables are made of it."""
+Namespace = Annotated[str, _matching(r"[A-Za-z0-9_.-]+", "letters, digits, dots, - and _")]
 DatabaseHost = Annotated[str, checked(lambda checks: checks.database_host)]
 
 
@@ -114,8 +133,8 @@ class Blackbox(Section):
 
 class Mds(Section):
     url_template: Annotated[Url, _template("payload")]
-    namespace: str = Field(default="docker-registry", pattern=r"^[A-Za-z0-9_.-]+$")
-    torrent_url: Annotated[str, AfterValidator(_tracker)] | None = None
+    namespace: Namespace = "docker-registry"
+    torrent_url: Annotated[str, AfterValidator(check_tracker)] | None = None
     connect_timeout: PositiveFloat = 0.5
     read_timeout: PositiveFloat = 600.0
 
@@ -126,7 +145,7 @@ class Brewer(Section):
     layers_per_chunk: PositiveInt = 10
     brew_user: str | None = None
     brew_password_file: FilePath | None = None
-    brew_password: Annotated[SecretStr | None, BeforeValidator(_given)] = None
+    brew_password: Annotated[SecretStr | None, BeforeValidator(_none_if_empty)] = None
     workers: Annotated[int, Field(ge=1, le=256)] = 4
     max_attempts: PositiveInt = 8
 
@@ -134,7 +153,7 @@ class Brewer(Section):
 class Layers(Section):
     source: Literal["registry", "s3", "directory", "mds"] = "registry"
     directory: FilePath | None = None
-    bucket: Annotated[BucketName | None, BeforeValidator(_given)] = None
+    bucket: Annotated[BucketName | None, BeforeValidator(_none_if_empty)] = None
     prefix: str = ""
     connections: Annotated[int, Field(ge=1, le=64)] = 8
 
@@ -142,18 +161,18 @@ class Layers(Section):
 class Torrents(Section):
     store: Literal["directory", "s3"] = "directory"
     directory: FilePath | None = None
-    trackers: list[Annotated[str, AfterValidator(_tracker)]] | None = None
+    trackers: list[Annotated[str, AfterValidator(check_tracker)]] | None = None
     web_seeds: list[Annotated[str, AfterValidator(_web_seed)]] | None = None
     web_seed_secret_file: FilePath | None = None
-    web_seed_secret: Annotated[SecretStr, AfterValidator(_secret_enough)] | None = None
+    web_seed_secret: Annotated[SecretStr, AfterValidator(_long_secret)] | None = None
     web_seed_lifetime: PositiveInt = 86400
     private: bool = True
 
 
 class S3(Section):
     endpoint_url: Url | None = None
-    region: Annotated[Region | None, BeforeValidator(_given)] = None
-    bucket: Annotated[BucketName | None, BeforeValidator(_given)] = None
+    region: Annotated[Region | None, BeforeValidator(_none_if_empty)] = None
+    bucket: Annotated[BucketName | None, BeforeValidator(_none_if_empty)] = None
     access_key: str | None = None
     secret_key_file: FilePath | None = None
     secret_key: SecretStr | None = None
@@ -168,14 +187,14 @@ class Db(Section):
     password: SecretStr | None = None
     host: Annotated[list[DatabaseHost], BeforeValidator(_hosts)] | None = None
     port: Port = 5432
-    table_name: str = Field(default="rbtorrent_mapping", pattern=r"^[a-z_][a-z0-9_]{0,40}$")
-    old_table_name: str = Field(default="mds_keys_to_rbtorrents_mapping", pattern=r"^[a-z_][a-z0-9_]{0,62}$")
+    table_name: MappingTableName = "rbtorrent_mapping"
+    old_table_name: TableName = "mds_keys_to_rbtorrents_mapping"
     blob_path_template: Annotated[str, _template("short_digest", "full_digest")] = (
         "/docker/registry/v2/blobs/sha256/{short_digest}/{full_digest}/data"
     )
     blob_path_digest_index: Annotated[int, Field(ge=0)] = 7
-    mfs_table: str = Field(default="mfs", pattern=r"^[a-z_][a-z0-9_]{0,62}$")
-    mds_table: str = Field(default="mds", pattern=r"^[a-z_][a-z0-9_]{0,62}$")
+    mfs_table: TableName = "mfs"
+    mds_table: TableName = "mds"
     max_pool_size: Annotated[int, Field(ge=2, le=1000)] = 100
     connect_timeout: PositiveFloat = 2.0
 
@@ -193,16 +212,16 @@ def _problems_of(db: Db) -> list[str]:
             "(split at /) is not {full_digest}"
         )
     if db.url is None and db.host and not db.database:
-        problems.append("db.host is given, but db.database is not")
+        problems.append("db.host is set, but db.database is missing")
     if db.url is None and not db.host:
         for key in ("database", "username", "password"):
             if (value := getattr(db, key)) is not None and _text(value):
-                problems.append(f"db.{key} is given, but db.host is not")
+                problems.append(f"db.{key} is set, but db.host is missing")
     return problems
 
 
 class Config(Section):
-    """A whole configuration, checked section by section and then as one."""
+    """The whole configuration, validated section by section and then as one."""
 
     docker_registry: DockerRegistry
     application: Application = Application()
@@ -220,49 +239,51 @@ class Config(Section):
     def _sections_agree(self) -> Config:
         problems = []
         if self.application.authorization == "blackbox" and self.blackbox is None:
-            problems.append("application.authorization is blackbox, but there is no section blackbox")
+            problems.append("application.authorization is blackbox, but the section blackbox is missing")
         if self.layers.source == "mds" and self.mds is None:
-            problems.append("layers.source is mds, but there is no section mds")
+            problems.append("layers.source is mds, but the section mds is missing")
         if self.layers.source == "directory" and self.layers.directory is None:
-            problems.append("layers.source is directory, but layers.directory is not given")
+            problems.append("layers.source is directory, but layers.directory is missing")
         if self.layers.source == "s3" and not self.layers.bucket:
-            problems.append("layers.source is s3, but layers.bucket is not given")
+            problems.append("layers.source is s3, but layers.bucket is missing")
         if self.torrents.store == "s3" and not self.s3.bucket:
-            problems.append("torrents.store is s3, but s3.bucket is not given")
+            problems.append("torrents.store is s3, but s3.bucket is missing")
         if bool(self.s3.access_key) != (self.s3.secret_key is not None):
-            problems.append("s3.access_key and s3.secret_key go together, but only one is given")
+            problems.append("s3.access_key and s3.secret_key are needed together, but only one is set")
         if self.brewer.brew_password is not None and not self.brewer.brew_user:
-            problems.append("brewer.brew_password is given, but brewer.brew_user is not")
+            problems.append("brewer.brew_password is set, but brewer.brew_user is missing")
         problems += _problems_of(self.db)
         if self.application.public_url is None and any(
             "{public_url}" in template or "{capability}" in template
             for template in self.torrents.web_seeds or []
         ):
-            problems.append("torrents.web_seeds points at this app, but application.public_url is not given")
+            problems.append(
+                "torrents.web_seeds uses {public_url} or {capability}, but application.public_url is missing"
+            )
         if problems:
             raise ValueError("\n".join(problems))
         return self
 
     @property
     def authorization(self) -> Literal["registry", "blackbox"]:
-        """Who judges callers: as configured, else Blackbox if it has a section, else the registry."""
+        """What decides about callers: as configured, else Blackbox if it has a section, else the registry."""
         return self.application.authorization or ("blackbox" if self.blackbox else "registry")
 
     @property
     def metainfo_dir(self) -> Path:
-        """The directory of the metainfo store: as configured, else under `state_dir`."""
+        """The directory of the metainfo store."""
         return self.torrents.directory or self.application.state_dir / "metainfo"
 
     @property
     def trackers(self) -> list[str]:
-        """Announce URLs: as configured, else `mds.torrent_url`, if set."""
+        """Announce URLs."""
         if self.torrents.trackers is not None:
             return self.torrents.trackers
         return [self.mds.torrent_url] if self.mds and self.mds.torrent_url else []
 
     @property
     def web_seeds(self) -> list[str]:
-        """Templates of web seeds: as configured, else this app, if it knows its own URL."""
+        """Templates of web seeds: as configured, else this app if `public_url` is set."""
         if self.torrents.web_seeds is not None:
             return self.torrents.web_seeds
         return ["{public_url}/v0/layers/{capability}/{hex}"] if self.application.public_url else []

@@ -1,4 +1,4 @@
-"""Reads a configuration file: YAML, `${ENV}`, and every problem of it told at once."""
+"""Read a configuration file: YAML, `${ENV}`, and all its problems reported at once."""
 
 from __future__ import annotations
 
@@ -8,41 +8,29 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from core.config.checks import Checks, Context
 from core.config.config import Config
+from core.config.problems import describe
+from core.config.yaml_text import parse_yaml
 from core.errors import ConfigInvalid
 
 _VARIABLE = re.compile(r"\$(\$|\{([A-Za-z_][A-Za-z0-9_]*)\})")
 
 
-class _Loader(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice: the first would be lost without a word."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for number, key in enumerate(keys):
-            if key in keys[:number]:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key} is given twice", node.value[number][0].start_mark
-                )
-        return super().construct_mapping(node, deep)
-
-
 def load_config(path: Path, environ: Mapping[str, str] | None = None, checks: Checks | None = None) -> Config:
-    """The configuration in the file at `path`. Raises ConfigInvalid with every problem in it.
+    """Return the configuration in the file at `path`. Raises ConfigInvalid with every problem in it.
 
-    `${NAME}` in a value is replaced from the environment, `$$` stands for one `$`; relative paths begin at
-    the file's folder. Without `checks`, what they are for is left to who uses it.
+    `${NAME}` in a value is replaced from the environment, `$$` stands for one `$`. Relative paths start at
+    the file's folder. Without `checks`, the values that they validate are not validated.
     """
     where = str(path)
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ConfigInvalid(
-            where, ["no such file; name one with -c, config.example.yaml shows every key"]
+            where, ["no such file: name one with -c; config.example.yaml shows every key"]
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigInvalid(where, [f"cannot be read: {error}"]) from None
@@ -58,15 +46,15 @@ def parse_config(
     checks: Checks | None = None,
     folder: Path | None = None,
 ) -> Config:
-    """The configuration that the YAML `text` holds, in a file in `folder`; `where` names it in errors."""
+    """Return the configuration in the YAML `text`, from a file in `folder`; `where` names it in errors."""
     try:
-        raw = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader, see above
-    except (yaml.YAMLError, RecursionError, ValueError, TypeError) as error:
-        raise ConfigInvalid(where, ["not YAML: " + " ".join(str(error).split())]) from None
+        raw = parse_yaml(text)
+    except ValueError as error:
+        raise ConfigInvalid(where, [str(error)]) from None
     if raw is None:
-        raise ConfigInvalid(where, ["the file is empty; docker_registry.host is the least it needs"])
+        raise ConfigInvalid(where, ["the file is empty: it needs docker_registry.host at least"])
     if not isinstance(raw, dict):
-        raise ConfigInvalid(where, [f"expected sections, got {type(raw).__name__}"])
+        raise ConfigInvalid(where, ["expected sections, as in config.example.yaml"])
     problems: list[str] = []
     filled = _substitute(raw, "", environ, problems)
     config = _validate(filled, Context(checks, folder), problems)
@@ -76,10 +64,10 @@ def parse_config(
 
 
 def _validate(raw: dict[str, Any], context: Context, problems: list[str]) -> Config | None:
-    """The Config that `raw` makes, or None with all that is wrong added to `problems`.
+    """Return the Config of `raw`, or None, with all that is wrong added to `problems`.
 
-    How sections agree is only looked at when each is valid; so what is wrong is told, taken out, and
-    the rest looked at again.
+    Pydantic only compares sections when each of them is valid. So invalid keys are removed, and the rest is
+    validated again.
     """
     removed: list[str] = []
     while True:
@@ -88,17 +76,17 @@ def _validate(raw: dict[str, Any], context: Context, problems: list[str]) -> Con
         except ValidationError as error:
             details = error.errors()
         for detail in details:
-            for line in _told(detail):
+            for line in describe(detail):
                 if line not in problems and not any(path in line for path in removed):
                     problems.append(line)
-        taken_out = [path for detail in details if (path := _take_out(raw, detail["loc"]))]
-        if not taken_out:
+        removed_now = [path for detail in details if (path := _remove(raw, detail["loc"]))]
+        if not removed_now:
             return None
-        removed += taken_out
+        removed += removed_now
 
 
-def _take_out(raw: dict[str, Any], location: tuple[int | str, ...]) -> str | None:
-    """Deletes section.key, or else the section, at `location`; its path, or None if there is none."""
+def _remove(raw: dict[str, Any], location: tuple[int | str, ...]) -> str | None:
+    """Delete section.key, or else the section, at `location`. Return its path, None if there was none."""
     path = location[:2]
     holder = raw.get(str(path[0])) if len(path) == 2 else raw
     if not isinstance(holder, dict) or not path:
@@ -126,23 +114,8 @@ def _substitute(value: Any, path: str, environ: Mapping[str, str], problems: lis
         if name is None:
             return "$"
         if name not in environ:
-            problems.append(f"{path}: the environment has no variable {name}")
+            problems.append(f"{path}: environment variable {name} is not set")
             return match[0]
         return environ[name]
 
     return _VARIABLE.sub(fill, value)
-
-
-def _told(detail: Any) -> list[str]:
-    """Lines that say one of pydantic's problems: the key's path, then what was expected."""
-    path = ".".join(str(part) for part in detail["loc"])
-    kind, message = detail["type"], detail["msg"].removeprefix("Value error, ")
-    if kind == "extra_forbidden":
-        message = "unknown key"
-    elif kind == "missing":
-        message = "required, but not given"
-    elif kind in ("model_type", "dict_type", "model_attributes_type"):
-        message = "expected a section with keys"
-    else:
-        message = message.replace("Input should be", "expected")
-    return [f"{path}: {line}" if path else line for line in message.split("\n")]

@@ -31,7 +31,7 @@ class Job(Section):
     @model_validator(mode="after")
     def _one_of_them(self) -> Job:
         if self.interval is not None and self.cron is not None:
-            raise ValueError("interval and cron are both given, expected one of them")
+            raise ValueError("interval and cron are both set, expected one of them")
         return self
 
 

@@ -1,4 +1,4 @@
-"""What all sections of the configuration have in common."""
+"""The base of all sections of the configuration."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Section(BaseModel):
         if path is None or f"{info.field_name}_file" not in cls.model_fields:
             return value
         if value is not None:
-            raise ValueError(f"given here and in {info.field_name}_file, expected one of them")
+            raise ValueError(f"set here and by {info.field_name}_file, expected one of them")
         try:
             return path.read_text(encoding="utf-8").rstrip("\r\n")
         except (OSError, UnicodeDecodeError) as error:

@@ -1,4 +1,4 @@
-"""URL and path templates of the configuration: `{name}` fields, nothing else of str.format."""
+"""URL and path templates of the configuration: `{name}` fields, and nothing else of str.format."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from string import Formatter
 
 
 def check_template(template: str, *, required: set[str], optional: frozenset[str] = frozenset()) -> str:
-    """`template`, if it has every `required` field and none beside `optional` ones.
+    """Return `template` if it has every `required` field, and no others but `optional` ones.
 
-    Raises ValueError that names the field. Attribute look-ups, indexes, conversions and format
-    specifications are refused: they have no use here, and reach into objects.
+    Raises ValueError that names the field. Attributes, indexes, conversions and format specifications are
+    refused: they are of no use here, and reach into objects.
     """
     try:
         parsed = list(Formatter().parse(template))

@@ -29,12 +29,12 @@ def load(text: str) -> Config:
         ("db: {url: 'postgresql://host:99999/name'}", "db.url: expected a port from 1 to 65535"),
         ("db: {url: 'postgresql:///name?host=a:1&host=b:0'}", "db.url: its host is none"),
         ("db: {host: 'one,two:0', database: d}", "db.host.1: 'two:0' is not a host: expected a port"),
-        ("jobs: {brew: {cron: ''}}", "jobs.brew.cron: expected five fields of cron, got 0"),
-        ("jobs: {brew: {cron: '* * * *'}}", "jobs.brew.cron: expected five fields of cron, got 4"),
+        ("jobs: {brew: {cron: ''}}", "jobs.brew.cron: expected the five fields of cron, got 0"),
+        ("jobs: {brew: {cron: '* * * *'}}", "jobs.brew.cron: expected the five fields of cron, got 4"),
         ("jobs: {scan-tags: {cron: '61 * * * *'}}", "jobs.scan-tags.cron: "),
         ("jobs: {prune: {cron: 'soon * * * *'}}", "jobs.prune.cron: "),
         ("jobs: {prune: {cron: '0 3 * * 8'}}", "jobs.prune.cron: expected a weekday"),
-        ("jobs: {prune: {cron: '0 3 31 2 *'}}", "jobs.prune.cron: that time never comes: '0 3 31 2 *'"),
+        ("jobs: {prune: {cron: '0 3 31 2 *'}}", "jobs.prune.cron: that date never comes: '0 3 31 2 *'"),
     ],
 )
 def test_what_cannot_be_used_is_told_with_the_path_of_its_key(text: str, told: str) -> None:
