@@ -1,1 +1,1 @@
-"""Torrents of layers: hashing, metainfo, where it is stored."""
+"""Torrents of layers: hashing, metainfo, the stores that keep it, capabilities."""

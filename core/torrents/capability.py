@@ -1,9 +1,9 @@
-"""A capability: leave to read one layer for a while, in one element of a URL's path.
+"""A capability: permission to read one layer for a while, as one element of a URL's path.
 
-Torrent clients send neither headers nor, all of them, query strings, so the right to read travels in the
+Torrent clients send no headers, and some drop query strings, so the permission is part of the
 path. A capability is the expiry (Unix seconds, 8 bytes, big-endian), the scope in UTF-8 and an HMAC-SHA256
 (RFC 2104) over these, the purpose and the layer, all in URL-safe base64 without padding (RFC 4648, 5). It
-hides nothing, but nobody without the secret can make or change one.
+is not encrypted, but cannot be made or changed without the secret.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from core.digest import Digest
 from core.errors import CapabilityInvalid, InvalidName
 from core.names import MAX_SCOPE, parse_scope
 
-# Said in what is signed, so that a secret shared with another use, or another version, grants nothing here.
+# Part of what is signed, so that a token signed for another use or version grants nothing here.
 _PURPOSE = b"docker-torrents layer 1"
 _EXPIRY_BYTES = 8
 _MAC_BYTES = 32
@@ -34,16 +34,16 @@ class Capability:
 
 
 def mint(secret: bytes, digest: Digest, scope: str, expires: int) -> str:
-    """A capability to read `digest` out of `scope` until `expires`, in Unix seconds."""
+    """Return a capability to read `digest` from `scope` until `expires`, in Unix seconds."""
     grant = expires.to_bytes(_EXPIRY_BYTES, "big") + scope.encode()
     return base64.urlsafe_b64encode(grant + _mac(secret, digest, grant)).decode().rstrip("=")
 
 
 def verify(secret: bytes, token: str, digest: Digest, now: float) -> Capability:
-    """What `token` grants on `digest` at `now`, in Unix seconds.
+    """Return what `token` grants on `digest` at `now`, in Unix seconds.
 
-    Raises CapabilityInvalid if it was not minted with this secret for this layer, was changed or cut,
-    or is past its time.
+    Raises CapabilityInvalid if it was not made with this secret for this layer, was changed or cut, or has
+    expired.
     """
     if len(token) > _LONGEST:
         raise CapabilityInvalid("too long")
@@ -51,12 +51,12 @@ def verify(secret: bytes, token: str, digest: Digest, now: float) -> Capability:
         raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
     except (binascii.Error, ValueError):
         raise CapabilityInvalid("malformed") from None
-    # The decoder overlooks the last digit's spare bits: one token must have one spelling.
+    # The decoder ignores the spare bits of the last digit: a token must have one spelling.
     if base64.urlsafe_b64encode(raw).decode().rstrip("=") != token or len(raw) < _EXPIRY_BYTES + _MAC_BYTES:
         raise CapabilityInvalid("malformed")
     grant, mac = raw[:-_MAC_BYTES], raw[-_MAC_BYTES:]
     if not hmac.compare_digest(mac, _mac(secret, digest, grant)):
-        raise CapabilityInvalid("not minted here for this layer")
+        raise CapabilityInvalid("not valid for this layer")
     expires = int.from_bytes(grant[:_EXPIRY_BYTES], "big")
     if now >= expires:
         raise CapabilityInvalid("expired")

@@ -1,7 +1,7 @@
 """One pass over a layer: SHA-256 of the whole and SHA-1 of each piece, in constant memory.
 
-Bytes are read by the calling thread into a small ring of buffers; two threads hash them, as hashlib
-lets go of the interpreter lock while it works. The slower of the two hashes sets the pace.
+The calling thread reads into a small ring of buffers, and two threads hash them: hashlib releases the
+interpreter lock while it works. The slower of the two hashes sets the pace.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ INLINE_SIZE = 1024 * 1024
 
 
 class Readable(Protocol):
-    """What is hashed; a core.blobs.source.BlobReader and an unbuffered file are such."""
+    """What can be hashed: a core.blobs.source.BlobReader, an unbuffered file."""
 
     def readinto(self, buffer: memoryview, /) -> int | None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class LayerHashes:
-    """What one pass gives: size in bytes, SHA-256 in hex, the pieces' SHA-1 digests end to end."""
+    """The result of one pass: size in bytes, SHA-256 in hex, the pieces' SHA-1 digests end to end."""
 
     size: int
     sha256: str
@@ -47,7 +47,7 @@ class LayerHashes:
 
 
 class PieceHasher:
-    """SHA-1 of each piece of a stream that comes in parts of any length (BEP 3, `pieces`)."""
+    """Computes the SHA-1 of each piece of a stream, which comes in parts of any length (BEP 3, `pieces`)."""
 
     def __init__(self, piece_length: int) -> None:
         self._length = piece_length
@@ -56,7 +56,7 @@ class PieceHasher:
         self._digests = bytearray()
 
     def update(self, part: memoryview) -> None:
-        """Take the next part."""
+        """Hash the next part of the stream."""
         while len(part) >= self._missing:
             self._piece.update(part[: self._missing])
             self._digests += self._piece.digest()
@@ -67,7 +67,7 @@ class PieceHasher:
         self._missing -= len(part)
 
     def digests(self) -> bytes:
-        """20 bytes for each piece so far; a last, shorter piece counts as one."""
+        """Return 20 bytes for each piece so far; a shorter last piece counts as one."""
         if self._missing == self._length:
             return bytes(self._digests)
         return bytes(self._digests) + self._piece.digest()
@@ -81,11 +81,11 @@ def hash_layer(
     interrupted: Callable[[], bool] = lambda: False,
     buffer_size: int = BUFFER_SIZE,
 ) -> LayerHashes:
-    """Read all of `reader`, which holds `size` bytes, and hash it.
+    """Read all of `reader`, which should hold `size` bytes, and hash it.
 
-    `interrupted` is asked before each read. Raises Interrupted; SizeMismatch as soon as there are
-    fewer bytes, or one more, than `size` (its `got` is then size + 1, however many would follow);
-    and whatever the reader raises. No thread is left behind in any case.
+    `interrupted` is called before each read. Raises Interrupted; SizeMismatch as soon as there are fewer
+    bytes than `size`, or one more (`got` is then size + 1, however many would follow); and whatever the
+    reader raises. No thread is left behind in any case.
     """
     whole = hashlib.sha256()
     pieces = PieceHasher(piece_length)
@@ -101,7 +101,7 @@ def hash_layer(
 
 
 class _Filling:
-    """Fills buffers from a reader, and holds the reader to the size it should have."""
+    """Fills buffers from a reader, and checks its size."""
 
     def __init__(self, reader: Readable, size: int, interrupted: Callable[[], bool]) -> None:
         self._reader = reader
@@ -110,9 +110,9 @@ class _Filling:
         self.total = 0
 
     def fill(self, buffer: memoryview) -> memoryview:
-        """The part of `buffer` that was filled: all of it but for the last one; empty at the end.
+        """Fill `buffer`, and return the part that was filled: all of it but at the end, where it is empty.
 
-        One byte more than the layer should have is asked for, never a second: an endless body ends here.
+        At most one byte more than the layer should have is read: an endless body ends here.
         """
         wanted = min(len(buffer), self._size + 1 - self.total)
         filled = 0
@@ -130,9 +130,9 @@ class _Filling:
 
 
 class _Lane:
-    """A hash in a thread of its own: parts go in, a token comes out for each HALF of them done with.
+    """A hash in its own thread: parts go in, and a token comes out for each HALF of them that is hashed.
 
-    The thread is a daemon: it must not keep a process from ending whose reader is stuck in a read.
+    The thread is a daemon: it must not keep the process alive while the reader is stuck in a read.
     """
 
     def __init__(self, update: Callable[[memoryview], None]) -> None:
@@ -144,16 +144,16 @@ class _Lane:
         self._thread.start()
 
     def put(self, part: memoryview) -> None:
-        """Have `part` hashed; its bytes must stay until `wait` has returned for it."""
+        """Hash `part`, whose bytes must not change until `wait` has returned for it."""
         self._parts.put(part)
 
     def wait(self) -> None:
-        """Return once the oldest HALF parts not waited for are hashed. Raises what hashing raised."""
+        """Wait until the next HALF parts are hashed. Raises what hashing raised."""
         if not self._tokens.get():
             self.check()
 
     def end(self) -> None:
-        """Hash what is there, and end the thread."""
+        """Hash the rest, and end the thread."""
         self._parts.put(None)
         self._thread.join()
 
@@ -171,13 +171,13 @@ class _Lane:
                 self._update(part)
                 if number % HALF == 0:
                     self._tokens.put(True)
-        except BaseException as error:  # noqa: BLE001, it is raised in the reader's thread
+        except BaseException as error:  # noqa: BLE001 - raised again in the reader's thread
             self._error = error
             self._tokens.put(False)
 
 
 def _hash_beside(filling: _Filling, updates: list[Callable[[memoryview], None]], buffer_size: int) -> None:
-    """Fill the ring's buffers in turn; a half is filled again once every lane is done with it."""
+    """Fill the ring's buffers in turn; a half is filled again when every lane has hashed it."""
     ring = [memoryview(bytearray(buffer_size)) for _ in range(2 * HALF)]
     lanes: list[_Lane] = []
     try:

@@ -1,7 +1,7 @@
 """A layer's .torrent (BEP 3, single file) and its rbtorrent id. Only this module imports torf.
 
-The info dictionary depends on the layer's bytes and on `private` alone, so all brewers of a layer get
-one id. Trackers and web seeds stand outside of it and are put in when the metainfo is served.
+The info dictionary depends only on the layer's bytes and on `private`, so every brewer of a layer gets the
+same id. Trackers and web seeds stand outside of it, and are added when the metainfo is served.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Metainfo:
 
 @dataclass(frozen=True, slots=True)
 class Info:
-    """What a metainfo says of its layer; lengths are bytes, `name` is the layer's hex digest."""
+    """A metainfo's info dictionary: lengths in bytes, `name` is the layer's hex digest."""
 
     rbtorrent_id: str
     name: str
@@ -38,11 +38,11 @@ class Info:
 
 
 def build_metainfo(hex_digest: str, hashes: LayerHashes, private: bool) -> Metainfo:
-    """The metainfo of the layer that `hashes` were taken of, named `hex_digest`.
+    """Return the metainfo of the layer `hex_digest` with these hashes.
 
-    Raises ValueError if `hashes` do not fit together: no bytes, or not as many pieces as the size asks for.
+    Raises ValueError if `hashes` are inconsistent: no bytes, or the wrong number of pieces for the size.
     """
-    # Without `created by`, which would tell one version of the library from the next.
+    # Without `created by`, which differs between versions of the library.
     torrent = torf.Torrent(name=hex_digest, created_by=None)
     info = torrent.metainfo["info"]
     info["length"] = hashes.size
@@ -50,17 +50,17 @@ def build_metainfo(hex_digest: str, hashes: LayerHashes, private: bool) -> Metai
     info["pieces"] = hashes.pieces
     if private:
         info["private"] = True
-    with _refusing_nonsense():
-        # torf checks and encodes anew at each look at `infohash`: one look, and no second check.
+    with _errors_translated():
+        # torf validates and encodes again at each access to `infohash`: one access, and no second validation.
         return Metainfo(ID_PREFIX + torrent.infohash, torrent.dump(validate=False))
 
 
 def with_sources(data: bytes, trackers: list[str], web_seeds: list[str]) -> bytes:
-    """`data` with its trackers (BEP 12, each a tier of its own) and web seeds (BEP 19) set to these.
+    """Return `data` with these trackers (BEP 12, a tier each) and web seeds (BEP 19) and the same id.
 
-    The id stays what it is. Raises ValueError if `data` is no metainfo, or a URL is none.
+    Raises ValueError if `data` is not metainfo, or a URL is invalid.
     """
-    with _refusing_nonsense():
+    with _errors_translated():
         torrent = torf.Torrent.read_stream(data)
         torrent.trackers = trackers
         torrent.webseeds = web_seeds
@@ -68,8 +68,8 @@ def with_sources(data: bytes, trackers: list[str], web_seeds: list[str]) -> byte
 
 
 def info_of(data: bytes) -> Info:
-    """What `data` says of its layer. Raises ValueError if it is no metainfo."""
-    with _refusing_nonsense():
+    """Return the info dictionary of `data`. Raises ValueError if it is not metainfo."""
+    with _errors_translated():
         torrent = torf.Torrent.read_stream(data)
         info = torrent.metainfo["info"]
         return Info(
@@ -83,12 +83,12 @@ def info_of(data: bytes) -> Info:
 
 
 @contextmanager
-def _refusing_nonsense() -> Iterator[None]:
-    """Turns what torf raises for bytes that are no metainfo, or URLs that are none, into ValueError."""
+def _errors_translated() -> Iterator[None]:
+    """Turn what torf raises for invalid metainfo and URLs into ValueError."""
     try:
         yield
     except torf.URLError as error:
         raise ValueError(str(error)) from error
-    # torf trips over some of the bytes that it should refuse: keys that are no text, pieces of length 0.
+    # torf fails on some bytes that it should refuse: keys that are not text, pieces of length 0.
     except (torf.TorfError, TypeError, LookupError, ArithmeticError) as error:
-        raise ValueError(f"no metainfo: {error}") from error
+        raise ValueError(f"not metainfo: {error}") from error

@@ -1,4 +1,4 @@
-"""How long a torrent's pieces are: fixed for ever, as every rbtorrent id depends on it."""
+"""The piece length of a torrent: fixed for ever, as every rbtorrent id depends on it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ MOST_PIECES = 1024
 
 
 def piece_length(size: int) -> int:
-    """The piece length, in bytes, for a layer of `size` bytes.
+    """Return the piece length, in bytes, for a layer of `size` bytes.
 
     The smallest power of two from 64 KiB to 16 MiB that gives at most 1024 pieces; layers above
     16 GiB get 16 MiB and more pieces. Raises ValueError for a size below 0.

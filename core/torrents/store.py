@@ -1,4 +1,4 @@
-"""What a place that keeps metainfo has to offer: a directory, or an S3 bucket."""
+"""Stores that keep the metainfo of layers: a directory, or an S3 bucket."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from core.s3 import Bucket, S3Failed
 
 
 class MetainfoStore(Protocol):
-    """Keeps one .torrent a layer, under the layer's digest. Both stores pass one conformance suite.
+    """Keeps one .torrent for each layer, under the layer's digest. Both stores pass one conformance suite.
 
-    Methods may be called from several threads and processes at once. A reader sees a whole metainfo,
-    the old or the new one, never a part. When `put` has returned, the metainfo survives a crash: the
-    layer's row may be marked brewed. All raise StoreFailed when the place itself does not work.
+    Methods may be called from several threads and processes at once. A reader sees a whole metainfo, the old
+    or the new one, never a part. When `put` has returned, the metainfo survives a crash, so the layer's row
+    may be marked brewed. All raise StoreFailed when the store itself fails.
     """
 
     def put(self, digest: Digest, data: bytes) -> None:
-        """Keep `data`, in the place of what was kept for this layer before."""
+        """Store `data` for this layer, in place of what was stored before."""
         ...
 
     def get(self, digest: Digest) -> bytes:
-        """What was kept for this layer, byte for byte. Raises MetainfoMissing."""
+        """Return what was stored for this layer, byte for byte. Raises MetainfoMissing."""
         ...
 
     def delete(self, digest: Digest) -> None:
-        """Forget this layer. It is no error if nothing was kept."""
+        """Delete the layer's metainfo, if there is any."""
         ...
 
     def check(self) -> str:
@@ -44,16 +44,17 @@ class MetainfoStore(Protocol):
 # Metainfo of 1024 pieces has 21 KB: where the probe fits, so does a layer's.
 _PROBE = b"docker-torrents check\n" * 1024
 
-# A writer needs milliseconds; a file that has lain in `incoming` for this long, in seconds, has none.
+# A writer takes milliseconds: a file that has been in `incoming` for this long, in seconds, was abandoned.
 LEFTOVER_AGE = 3600
 
 
 class DirectoryStore:
-    """A MetainfoStore in the directory `root`, which need not be there yet.
+    """A MetainfoStore in the directory `root`, which is created at first use:
+    `<root>/<2 hex>/<64 hex>.torrent`.
 
-    A file is written under `root/incoming`, on the file system it is meant for, and renamed to its
-    place. It is synced before that and its folder after, so that no crash leaves an empty file under
-    the right name, or a layer marked brewed whose metainfo was never linked.
+    A file is written under `root/incoming`, on the same file system, and renamed to its final name. It is
+    synced before and its folder after, so that no crash leaves an empty file under the final name, or a layer
+    marked brewed without metainfo.
     """
 
     def __init__(self, root: Path) -> None:
@@ -97,14 +98,14 @@ class DirectoryStore:
         return self._root / digest.short / f"{digest.hex}.torrent"
 
     def _prepare(self) -> None:
-        """Make the folders; once in this store's life, remove what killed writers left."""
+        """Create the folders; once, remove what killed writers left."""
         self._incoming.mkdir(parents=True, exist_ok=True)
         if self._swept:
             return
         _sync(self._root.parent)
         oldest = time.time() - LEFTOVER_AGE
         for entry in os.scandir(self._incoming):
-            # Another process may be clearing up as well.
+            # Another process may remove it as well.
             with suppress(FileNotFoundError):
                 if entry.stat().st_mtime < oldest:
                     os.unlink(entry)
@@ -112,7 +113,7 @@ class DirectoryStore:
 
     @contextmanager
     def _written(self, data: bytes) -> Iterator[Path]:
-        """A new file that holds `data`, synced; it is gone afterwards unless it was renamed."""
+        """Write a new file, synced; remove it afterwards unless it was renamed."""
         path = self._incoming / secrets.token_hex(16)
         try:
             # Not tempfile's 0600: the web app may run as another user. The umask decides.
