@@ -21,7 +21,7 @@ from core.access.chosen import choose_access
 from core.command_line import FAILED, USAGE, Commands, add_command, build_parser, parse, positive
 from core.config.checks import Checks
 from core.config.file import load_config
-from core.errors import CannotListen, ConfigInvalid, DockerTorrentsError
+from core.errors import CannotListen, ConfigInvalid, DatabaseError, DockerTorrentsError
 from core.logs import set_up_logging
 from core.output import print_error, replace_unencodable
 from core.registry.client import RegistryClient
@@ -32,7 +32,6 @@ from jobs.commands import scheduled
 from jobs.scheduler import cron_trigger
 from jobs.service import Service, with_service
 from sql.engine import check_url
-from sql.errors import SqlError
 from sql.hosts import parse_host
 from web.app import build_app
 from web.listen import listen
@@ -53,7 +52,7 @@ def web_parts(service: Service) -> WebParts:
     registry = RegistryClient(config.docker_registry, service.http())
     try:
         engine = service.database
-    except SqlError as error:
+    except DatabaseError as error:
         # Manifests are served without the database; notifications are refused until it is back.
         log.warning("web app starts without its database reason=%s", error)
         engine = service.engine
@@ -124,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for problem in error.problems:
             print_error(f"{error.where}: {problem}")
         return USAGE
-    except (DockerTorrentsError, SqlError, OSError) as error:
+    except (DockerTorrentsError, DatabaseError, OSError) as error:
         print_error(str(error))
         return USAGE if isinstance(error, CannotListen) else FAILED
     except KeyboardInterrupt:

@@ -17,9 +17,9 @@ from matplotlib.axes import Axes
 from sqlalchemy.schema import CreateTable
 
 from bench.report import Target, report
+from core.errors import DatabaseDown
 from sql.claims import claim_layers, complete_layer
 from sql.engine import create_engine_for
-from sql.errors import DatabaseDown
 from sql.schema import create_missing
 from sql.tables import Tables, build_tables
 from sql.transaction import transaction

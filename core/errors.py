@@ -1,34 +1,34 @@
-"""Every error this service raises on purpose: one tree, and what the queue does about each.
+"""Every error that this service raises on purpose: one tree, with what the queue does about each.
 
 DockerTorrentsError
-├── ConfigInvalid            the operator has to mend the configuration
-├── CannotListen             the web app does not get its address
-├── InvalidName              a scope, tag, digest or reference that is none
-├── HttpError                an HTTP exchange failed (core/http/errors.py); who asked turns it into
-│                            one of those below
-├── LayerError               a layer could not be brewed
-│   ├── SetAside             trying again cannot help until somebody looks
-│   │   └── DigestMismatch, SizeMismatch, LayerEmpty, LayerForeign
-│   ├── TryAgain             the next try may do better
-│   │   ├── LayerMissing, SourceRefused
-│   │   └── SourceUnavailable, SourceTimeout, SourceCut, RangesIgnored, StoreFailed
-│   └── Interrupted          given back, nobody's fault
-├── RegistryError            the registry did not give a manifest, a list of tags …
-│   ├── RegistryUnavailable, RegistryTimeout, RegistryRefused, NotInRegistry, RegistryNonsense
-│   └── ManifestInvalid      a manifest that must not be trusted
-├── AccessDenied             this caller does not get this (core/access/access.py)
-├── MetainfoMissing          the store has no metainfo for this layer
-├── PublishFailed            the tracker's whitelist could not be written
-├── CapabilityInvalid        a web seed's URL that does not, or no longer, lets anybody in
-├── EventsMalformed          a notification that is none
-└── SwarmMessageInvalid      a request or answer of the swarm call that breaks its rules
+├── ConfigInvalid, CannotListen, InvalidName
+├── RemoteError              a server did not give what was asked of it
+│   ├── Unavailable          unreachable, 5xx, 429
+│   ├── TimedOut             no answer, or too little of it, in time
+│   ├── ConnectionCut        the connection broke within the body
+│   ├── Refused              401, 403, 405, or a permission of the file system
+│   ├── NotFound             404, or no such file
+│   ├── BadAnswer            an answer that the protocol does not allow, or too long
+│   └── RangeIgnored         the whole body instead of the requested range
+├── LayerError               a layer cannot be brewed
+│   └── DigestMismatch, SizeMismatch, LayerEmpty, LayerForeign, Interrupted
+├── ManifestInvalid, EventsMalformed, SwarmMessageInvalid, CapabilityInvalid
+├── AccessDenied             the answer to a caller who may not do this
+├── MetainfoMissing, StoreFailed, PublishFailed
+└── DatabaseError
+    ├── DatabaseDown         nothing was written: try the transaction again later
+    │   ├── LayersDropped    layers were dropped while they were being queued
+    │   └── DatabaseNotReady a table, a column or a privilege is missing
+    └── UnsupportedDatabase, RbtorrentIdTaken, TablesMissing
 
-An error carries its data as attributes and says itself in one line, fit for a log. None carries a
-secret: no token, password, or URL with a signature.
+An error carries its data as attributes, and its text is one line, fit for a log. None holds a secret: no
+token, no password, no URL with a signature, no SQL parameters. A library's errors are translated once,
+where the library is used.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 Verdict = Literal["set aside", "try again", "give back", "fault"]
@@ -41,7 +41,7 @@ class DockerTorrentsError(Exception):
 
 
 class ConfigInvalid(DockerTorrentsError):
-    """The configuration cannot be used. `problems` holds one line for each thing to mend."""
+    """The configuration cannot be used. `problems` holds one line for each mistake."""
 
     def __init__(self, where: str, problems: list[str]) -> None:
         self.where = where
@@ -50,7 +50,7 @@ class ConfigInvalid(DockerTorrentsError):
 
 
 class CannotListen(DockerTorrentsError):
-    """The configured address is taken, or none of this machine's. `why` is the system's word for it."""
+    """The configured address is in use, or not an address of this machine. `why` is the system's message."""
 
     def __init__(self, host: str, port: int, why: str) -> None:
         self.host = host
@@ -61,7 +61,7 @@ class CannotListen(DockerTorrentsError):
 
 
 class InvalidName(DockerTorrentsError, ValueError):
-    """Not a scope, tag, digest or reference. `what` is the kind of name, `value` what was given."""
+    """An invalid scope, tag, digest or reference. `what` is the kind of name, `value` the text."""
 
     verdict = "set aside"
 
@@ -73,24 +73,89 @@ class InvalidName(DockerTorrentsError, ValueError):
         super().__init__(f"{shown} is not a {what}: {why}")
 
 
-class LayerError(DockerTorrentsError):
-    """A layer could not be brewed."""
+class RemoteError(DockerTorrentsError):
+    """A server, a bucket or a disk did not give what was asked of it.
 
-
-class SetAside(LayerError):
-    """Trying again cannot help until somebody has looked."""
-
-    verdict = "set aside"
-
-
-class TryAgain(LayerError):
-    """The next try may do better."""
+    `where` names what was asked: a URL without its query, `s3://bucket/key`, a path. `why` is the cause
+    alone.
+    """
 
     verdict = "try again"
 
+    def __init__(self, where: str, message: str, why: str | None = None) -> None:
+        self.where = where
+        self.why = message if why is None else why
+        super().__init__(f"{where}: {message}")
 
-class DigestMismatch(SetAside):
-    """The bytes are not those that the digest names."""
+
+class Unavailable(RemoteError):
+    """The server cannot be reached, or answers 5xx or 429. `retry_after` is in seconds."""
+
+    def __init__(self, where: str, why: str, retry_after: float | None = None) -> None:
+        self.retry_after = retry_after
+        super().__init__(where, f"unavailable: {why}", why)
+
+
+class TimedOut(RemoteError):
+    """The server gave no answer, or too little of it, within `seconds`."""
+
+    def __init__(self, where: str, seconds: float) -> None:
+        self.seconds = seconds
+        super().__init__(where, f"timed out after {seconds:g} s")
+
+
+class ConnectionCut(RemoteError):
+    """The connection broke at byte `offset` of the body, before its end."""
+
+    def __init__(self, where: str, offset: int, why: str) -> None:
+        self.offset = offset
+        super().__init__(where, f"connection cut at byte {offset}: {why}", why)
+
+
+class Refused(RemoteError):
+    """The server does not allow this to these credentials. `status` is None where it is not HTTP."""
+
+    def __init__(self, where: str, status: int | None, why: str) -> None:
+        self.status = status
+        super().__init__(where, f"refused: {why}" if status is None else f"refused ({status}): {why}", why)
+
+
+class NotFound(RemoteError):
+    """`where` does not exist. It may come: a push may not be over yet."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__(where, "not found")
+
+
+class BadAnswer(RemoteError):
+    """The answer breaks its protocol, or is longer than any that this service reads."""
+
+    def __init__(self, where: str, why: str) -> None:
+        super().__init__(where, f"bad answer: {why}", why)
+
+
+class RangeIgnored(RemoteError):
+    """The server answers a Range request with the whole body, as HTTP allows (RFC 9110, 14.2).
+
+    Nothing was read; the caller may ask for the whole body instead.
+    """
+
+    def __init__(self, where: str) -> None:
+        super().__init__(where, "the server ignores Range")
+
+
+NO_ANSWER = (Unavailable, TimedOut, ConnectionCut)
+"""What a server that is down raises, as against one that answers with an error."""
+
+
+class LayerError(DockerTorrentsError):
+    """A layer cannot be brewed, whatever its source does."""
+
+    verdict: ClassVar[Verdict] = "set aside"
+
+
+class DigestMismatch(LayerError):
+    """The bytes do not match the layer's digest."""
 
     def __init__(self, expected: str, got: str) -> None:
         self.expected = expected
@@ -98,7 +163,7 @@ class DigestMismatch(SetAside):
         super().__init__(f"the bytes have digest {got}, not {expected}")
 
 
-class SizeMismatch(SetAside):
+class SizeMismatch(LayerError):
     """The layer is longer or shorter, in bytes, than its descriptor or its source says."""
 
     def __init__(self, expected: int, got: int) -> None:
@@ -107,87 +172,22 @@ class SizeMismatch(SetAside):
         super().__init__(f"the layer has {got} bytes, not {expected}")
 
 
-class LayerEmpty(SetAside):
-    """A blob of length 0: a torrent of nothing is no torrent (BEP 3)."""
+class LayerEmpty(LayerError):
+    """A blob of length 0, for which BEP 3 has no torrent."""
 
     def __init__(self) -> None:
         super().__init__("the layer is empty, there is nothing to share")
 
 
-class LayerForeign(SetAside):
-    """A foreign layer (its descriptor has `urls`): the registry does not hold its bytes."""
+class LayerForeign(LayerError):
+    """A foreign layer (its descriptor has `urls`): its bytes are not in the registry."""
 
     def __init__(self) -> None:
-        super().__init__("the layer is foreign, its bytes are not the registry's to give")
-
-
-class LayerMissing(TryAgain):
-    """The source does not hold the blob. `where` names the place that was asked.
-
-    It may come: its push may not be over, a storage may be behind.
-    """
-
-    def __init__(self, digest: str, where: str) -> None:
-        self.digest = digest
-        self.where = where
-        super().__init__(f"no blob {digest} at {where}")
-
-
-class SourceRefused(TryAgain):
-    """The source will not give the blob to these credentials, which somebody may be about to mend."""
-
-    def __init__(self, where: str, why: str) -> None:
-        self.where = where
-        super().__init__(f"{where} refuses: {why}")
-
-
-class SourceUnavailable(TryAgain):
-    """The source cannot be reached, or answers that it cannot serve now."""
-
-    def __init__(self, where: str, why: str) -> None:
-        self.where = where
-        super().__init__(f"{where} is unavailable: {why}")
-
-
-class SourceTimeout(TryAgain):
-    """The source gave nothing within `seconds`."""
-
-    def __init__(self, where: str, seconds: float) -> None:
-        self.where = where
-        self.seconds = seconds
-        super().__init__(f"{where} gave nothing within {seconds:g} s")
-
-
-class SourceCut(TryAgain):
-    """The connection broke at byte `offset`, and resuming it did not help."""
-
-    def __init__(self, where: str, offset: int, why: str) -> None:
-        self.where = where
-        self.offset = offset
-        super().__init__(f"{where} was cut at byte {offset}: {why}")
-
-
-class RangesIgnored(TryAgain):
-    """Asked for a range, the source gives the blob from its beginning, as HTTP allows (RFC 9110, 14.2).
-
-    Nothing was read; it can be asked for the whole blob instead.
-    """
-
-    def __init__(self, where: str) -> None:
-        self.where = where
-        super().__init__(f"{where} ignores ranges")
-
-
-class StoreFailed(TryAgain):
-    """The metainfo could not be kept: a full disk, a bucket out of reach."""
-
-    def __init__(self, where: str, why: str) -> None:
-        self.where = where
-        super().__init__(f"metainfo store {where} failed: {why}")
+        super().__init__("the layer is foreign, its bytes are not in the registry")
 
 
 class Interrupted(LayerError):
-    """The brewer was told to stop: the layer goes back to the queue as it was."""
+    """The brewer is stopping: the layer goes back to the queue unchanged."""
 
     verdict = "give back"
 
@@ -195,63 +195,7 @@ class Interrupted(LayerError):
         super().__init__("interrupted")
 
 
-class RegistryError(DockerTorrentsError):
-    """The registry did not give what was asked of it."""
-
-    verdict: ClassVar[Verdict] = "try again"
-
-
-class RegistryUnavailable(RegistryError):
-    """The registry cannot be reached, or answers 5xx or 429.
-
-    `retry_after` is for how many seconds it asks to be left alone, None where it does not say.
-    """
-
-    def __init__(self, where: str, why: str, retry_after: float | None = None) -> None:
-        self.where = where
-        self.retry_after = retry_after
-        super().__init__(f"registry {where} is unavailable: {why}")
-
-
-class RegistryTimeout(RegistryError):
-    """The registry did not answer within `seconds`."""
-
-    def __init__(self, where: str, seconds: float) -> None:
-        self.where = where
-        self.seconds = seconds
-        super().__init__(f"registry {where} gave no answer within {seconds:g} s")
-
-
-class RegistryRefused(RegistryError):
-    """The registry wants other credentials (`status` 401 or 403), or does not allow the call (405)."""
-
-    verdict = "set aside"
-
-    def __init__(self, where: str, status: int, why: str) -> None:
-        self.where = where
-        self.status = status
-        super().__init__(f"registry {where} refuses ({status}): {why}")
-
-
-class NotInRegistry(RegistryError):
-    """The registry does not have that repository, tag or manifest (404)."""
-
-    verdict = "set aside"
-
-    def __init__(self, where: str) -> None:
-        self.where = where
-        super().__init__(f"registry has no {where}")
-
-
-class RegistryNonsense(RegistryError):
-    """The registry answered something that its API does not allow: HTML, a body too long, a loop."""
-
-    def __init__(self, where: str, why: str) -> None:
-        self.where = where
-        super().__init__(f"registry {where} answers nonsense: {why}")
-
-
-class ManifestInvalid(RegistryError):
+class ManifestInvalid(DockerTorrentsError):
     """A manifest that contradicts its specification, or itself: nothing in it is trusted."""
 
     verdict = "set aside"
@@ -261,35 +205,8 @@ class ManifestInvalid(RegistryError):
         super().__init__(f"invalid manifest: {why}")
 
 
-class MetainfoMissing(DockerTorrentsError):
-    """The store has no metainfo for this layer."""
-
-    verdict = "try again"
-
-    def __init__(self, digest: str) -> None:
-        self.digest = digest
-        super().__init__(f"no metainfo for {digest}")
-
-
-class PublishFailed(DockerTorrentsError):
-    """The file that a tracker reads its whitelist from could not be written."""
-
-    def __init__(self, where: str, why: str) -> None:
-        self.where = where
-        self.why = why
-        super().__init__(f"{where} cannot be written: {why}")
-
-
-class CapabilityInvalid(DockerTorrentsError):
-    """This capability does not open this layer, or does so no longer. `why` never holds the capability."""
-
-    def __init__(self, why: str) -> None:
-        self.why = why
-        super().__init__(f"the capability is {why}")
-
-
 class EventsMalformed(DockerTorrentsError):
-    """A body that is no envelope of events, as a whole."""
+    """A notification whose body is not an envelope of events."""
 
     def __init__(self, why: str) -> None:
         self.why = why
@@ -302,3 +219,127 @@ class SwarmMessageInvalid(DockerTorrentsError):
     def __init__(self, why: str) -> None:
         self.why = why
         super().__init__(f"invalid swarm message: {why}")
+
+
+class CapabilityInvalid(DockerTorrentsError):
+    """A web seed's capability that does not open this layer, or has expired. `why` never holds it."""
+
+    def __init__(self, why: str) -> None:
+        self.why = why
+        super().__init__(f"the capability is {why}")
+
+
+class AccessDenied(DockerTorrentsError):
+    """Access denied, or the authority is unavailable.
+
+    `status` is the HTTP status to answer, `headers` go with it (a challenge, say), `code` and `message`
+    stand in the registry's JSON for errors. None of them holds a token.
+    """
+
+    def __init__(self, status: int, headers: tuple[tuple[str, str], ...], code: str, message: str) -> None:
+        self.status = status
+        self.headers = headers
+        self.code = code
+        self.message = message
+        super().__init__(f"{status} {code}: {message}")
+
+
+class MetainfoMissing(DockerTorrentsError):
+    """The store has no metainfo for this layer."""
+
+    verdict = "try again"
+
+    def __init__(self, digest: str) -> None:
+        self.digest = digest
+        super().__init__(f"no metainfo for {digest}")
+
+
+class StoreFailed(DockerTorrentsError):
+    """The metainfo could not be kept: a full disk, a bucket out of reach."""
+
+    verdict = "try again"
+
+    def __init__(self, where: str, why: str) -> None:
+        self.where = where
+        self.why = why
+        super().__init__(f"metainfo store {where} failed: {why}")
+
+
+class PublishFailed(DockerTorrentsError):
+    """The tracker's whitelist file could not be written."""
+
+    def __init__(self, where: str, why: str) -> None:
+        self.where = where
+        self.why = why
+        super().__init__(f"{where} cannot be written: {why}")
+
+
+class DatabaseError(DockerTorrentsError):
+    """The database did not do what was asked of it."""
+
+
+class DatabaseDown(DatabaseError):
+    """The database cannot be reached, takes no writes, went away, or is too busy. `why` is its message.
+
+    The transaction did not happen, with one exception that no client can detect: the connection broke
+    while COMMIT was under way. Everything written here may safely be written again.
+    """
+
+    verdict = "try again"
+
+    def __init__(self, why: str) -> None:
+        self.why = why
+        super().__init__(self._message(why))
+
+    def _message(self, why: str) -> str:
+        return f"the database is down: {why}"
+
+
+class LayersDropped(DatabaseDown):
+    """Layers were dropped while they were being queued: the same transaction again queues them."""
+
+    def __init__(self) -> None:
+        super().__init__("layers were dropped while they were being queued: try again")
+
+    def _message(self, why: str) -> str:
+        return why
+
+
+class DatabaseNotReady(DatabaseDown):
+    """The database lacks a table, a column or a privilege. `why` says which."""
+
+    def _message(self, why: str) -> str:
+        return f"the database is not ready: {why}"
+
+
+class UnsupportedDatabase(DatabaseError, ValueError):
+    """The database is neither PostgreSQL through psycopg2 nor a SQLite file."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        super().__init__(f"{what} is not supported: give postgresql:// or sqlite:///file")
+
+
+class RbtorrentIdTaken(DatabaseError):
+    """Another layer has `rbtorrent_id`, which is unique. The transaction is broken off.
+
+    It is the SHA-1 of bytes that contain the layer's own digest, so two layers never share one: the other
+    row was written by something else.
+    """
+
+    verdict = "set aside"
+
+    def __init__(self, digest: str, rbtorrent_id: str) -> None:
+        self.digest = digest
+        self.rbtorrent_id = rbtorrent_id
+        super().__init__(f"{rbtorrent_id} of {digest} belongs to another layer already")
+
+
+class TablesMissing(DatabaseError):
+    """The tables `names`, which belong to another service, are not in this database."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = list(names)
+        super().__init__(
+            f"the database has no table {', '.join(self.names)}: db.url must name the registry's database"
+        )

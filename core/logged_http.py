@@ -6,8 +6,8 @@ import logging
 import time
 from collections.abc import Mapping
 
+from core.errors import RemoteError
 from core.http.client import HttpClient
-from core.http.errors import HttpError
 from core.http.stream import HttpStream
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ class LoggedHttp(HttpClient):
         begun = time.monotonic()
         try:
             stream = super()._open(method, url, headers, body, seconds, follow)
-        except HttpError as error:
+        except RemoteError as error:
             log.debug("no answer method=%s ms=%.0f reason=%s", method, _since(begun), error)
             raise
         log.debug(

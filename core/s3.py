@@ -6,40 +6,22 @@ Only this module imports boto3. A metainfo store and a layer source are built on
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Self
 
 import boto3.session
 from botocore import exceptions as boto
 from botocore.config import Config
 
-from core.errors import DockerTorrentsError
+from core.errors import BadAnswer, ConnectionCut, NotFound, Refused, RemoteError, TimedOut, Unavailable
 
 if TYPE_CHECKING:
     from botocore.response import StreamingBody
     from mypy_boto3_s3.client import S3Client
 
-Trouble = Literal["missing", "refused", "timeout", "cut", "unavailable"]
-
 # More than any number of brewers with their parallel ranges holds open at once.
 _CONNECTIONS = 64
-
-
-class S3Failed(DockerTorrentsError):
-    """S3 did not do what was asked. The store or source that asked says in its own words what it means.
-
-    `trouble` is the kind: no such key; credentials that do not do; nothing within the time-out; a
-    body that broke off; anything else. `where` is `s3://bucket/key`.
-    """
-
-    verdict = "try again"
-
-    def __init__(self, trouble: Trouble, where: str, why: str) -> None:
-        self.trouble = trouble
-        self.where = where
-        self.why = why
-        super().__init__(f"{where}: {why}")
 
 
 def s3_client(
@@ -77,40 +59,42 @@ def s3_client(
 
 
 class Bucket:
-    """One bucket. Every method raises S3Failed; it may be shared by threads."""
+    """One bucket. Every method raises RemoteError; it may be shared by threads."""
 
     def __init__(self, client: S3Client, name: str) -> None:
         self._client = client
+        self._seconds = float(getattr(client.meta.config, "read_timeout"))  # noqa: B009 - the stubs lack it
         self.name = name
 
     def size(self, key: str) -> int:
         """The object's size in bytes."""
         try:
-            with _translated(self._where(key)):
+            with self._translated(key):
                 return self._client.head_object(Bucket=self.name, Key=key)["ContentLength"]
-        except S3Failed as error:
-            if error.trouble == "missing":
-                # The answer to HEAD has no body to say whether it is the key or the bucket.
-                self.check()
+        except NotFound:
+            # The answer to HEAD has no body to say whether the key is missing or the bucket.
+            self.check()
             raise
 
     def open(self, key: str, offset: int = 0, length: int | None = None) -> S3Reader:
         """A reader of `length` bytes from `offset`, or of all from there on."""
         where = self._where(key)
-        with _translated(where):
+        with self._translated(key):
             if offset == 0 and length is None:
-                return S3Reader(self._client.get_object(Bucket=self.name, Key=key)["Body"], where)
+                return S3Reader(
+                    self._client.get_object(Bucket=self.name, Key=key)["Body"], where, 0, self._seconds
+                )
             last = "" if length is None else str(offset + length - 1)
             answer = self._client.get_object(Bucket=self.name, Key=key, Range=f"bytes={offset}-{last}")
         if not answer.get("ContentRange", "").startswith(f"bytes {offset}-"):
             answer["Body"].close()
-            raise S3Failed("unavailable", where, "asked for a range, S3 gave something else")
-        return S3Reader(answer["Body"], where)
+            raise BadAnswer(where, f"requested bytes from {offset} on, got something else")
+        return S3Reader(answer["Body"], where, offset, self._seconds)
 
     def get(self, key: str, most: int) -> bytes:
         """The whole object, if it is of at most `most` bytes."""
         where = self._where(key)
-        with _translated(where):
+        with self._translated(key):
             body = self._client.get_object(Bucket=self.name, Key=key)["Body"]
             data = bytearray()
             try:
@@ -120,64 +104,69 @@ class Bucket:
             finally:
                 body.close()
         if len(data) > most:
-            raise S3Failed("unavailable", where, f"it is longer than {most} bytes")
+            raise BadAnswer(where, f"longer than {most} bytes")
         return bytes(data)
 
     def put(self, key: str, data: bytes, content_type: str) -> None:
         """Keep `data` under `key`, in the place of what was there."""
-        with _translated(self._where(key)):
+        with self._translated(key):
             self._client.put_object(Bucket=self.name, Key=key, Body=data, ContentType=content_type)
 
     def delete(self, key: str) -> None:
         """Remove the object, if it is there."""
-        with _translated(self._where(key)):
+        with self._translated(key):
             self._client.delete_object(Bucket=self.name, Key=key)
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
         """Key and size, in bytes, of each object whose key begins with `prefix`, in the order of keys."""
-        with _translated(self._where(prefix)):
+        with self._translated(prefix):
             for page in self._client.get_paginator("list_objects_v2").paginate(
                 Bucket=self.name, Prefix=prefix
             ):
                 # Of an answer cut within its head boto3 makes an empty page, which would look like the end.
                 if "IsTruncated" not in page:
-                    raise S3Failed("cut", self._where(prefix), "a page of the listing broke off")
+                    raise ConnectionCut(self._where(prefix), 0, "a page of the listing broke off")
                 for entry in page.get("Contents", []):
                     yield entry["Key"], entry["Size"]
 
     def check(self) -> None:
-        """Raises S3Failed unless the bucket is there and these credentials may look at it."""
+        """Raises RemoteError unless the bucket exists and these credentials may read it."""
         try:
-            with _translated(self._where("")):
+            with self._translated(""):
                 self._client.head_bucket(Bucket=self.name)
-        except S3Failed as error:
-            if error.trouble == "missing":
-                raise S3Failed("unavailable", error.where, "there is no such bucket") from error
-            raise
+        except NotFound as error:
+            raise Unavailable(error.where, "no such bucket") from error
 
     def _where(self, key: str) -> str:
         return f"s3://{self.name}/{key}"
+
+    def _translated(self, key: str) -> AbstractContextManager[None]:
+        return _translated(self._where(key), 0, self._seconds)
 
 
 class S3Reader:
     """An object's bytes, or a range of them, as they come (a core.blobs.source.BlobReader)."""
 
-    def __init__(self, body: StreamingBody, where: str) -> None:
+    def __init__(self, body: StreamingBody, where: str, offset: int, seconds: float) -> None:
         self._body = body
         self._where = where
+        self._seconds = seconds
+        self._offset = offset
         self._closed = False
 
     def readinto(self, buffer: memoryview, /) -> int:
-        """As BlobReader's, but raises S3Failed; a body shorter than announced is `cut`."""
+        """As BlobReader's."""
         try:
-            with _translated(self._where):
+            with _translated(self._where, self._offset, self._seconds):
                 # botocore's stubs ask for a file; it takes any writable buffer.
-                return self._body.readinto(buffer)  # type: ignore[arg-type]
+                count = self._body.readinto(buffer)  # type: ignore[arg-type]
         except (AttributeError, ValueError) as error:
-            # Another thread has closed it: the libraries stumble over the file that they have no more.
+            # Another thread has closed it: the libraries stumble over the file that they no longer have.
             if not self._closed:
                 raise
-            raise S3Failed("cut", self._where, "closed") from error
+            raise ConnectionCut(self._where, self._offset, "closed") from error
+        self._offset += count
+        return count
 
     def close(self) -> None:
         """Free the connection. May be done twice, and by another thread, which wakes a reader."""
@@ -203,34 +192,34 @@ class S3Reader:
 
 
 @contextmanager
-def _translated(where: str) -> Iterator[None]:
-    """Turns boto3's errors into S3Failed."""
+def _translated(where: str, offset: int, seconds: float) -> Iterator[None]:
+    """Turn boto3's errors into RemoteError. `offset` is how far a body was read, `seconds` the time-out."""
     try:
         yield
     except boto.ClientError as error:
-        raise _refusal(error, where) from error
+        raise _refusal(error, where, offset) from error
     except (boto.ConnectTimeoutError, boto.ReadTimeoutError) as error:
-        raise S3Failed("timeout", where, str(error)) from error
+        raise TimedOut(where, seconds) from error
     except (boto.IncompleteReadError, boto.ResponseStreamingError) as error:
-        raise S3Failed("cut", where, str(error)) from error
+        raise ConnectionCut(where, offset, str(error)) from error
     except (boto.NoCredentialsError, boto.PartialCredentialsError, boto.CredentialRetrievalError) as error:
-        raise S3Failed("refused", where, str(error)) from error
+        raise Refused(where, None, str(error)) from error
     except boto.BotoCoreError as error:
-        raise S3Failed("unavailable", where, str(error)) from error
+        raise Unavailable(where, str(error)) from error
 
 
-def _refusal(error: boto.ClientError, where: str) -> S3Failed:
-    """What an answer other than 2xx means."""
+def _refusal(error: boto.ClientError, where: str, offset: int) -> RemoteError:
+    """The error that an answer other than 2xx stands for."""
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     code = error.response.get("Error", {}).get("Code", "")
     message = error.response.get("Error", {}).get("Message", "")
     why = f"{status} {code}: {message}"
     if code == "NoSuchBucket":
-        return S3Failed("unavailable", where, "there is no such bucket")
+        return Unavailable(where, "no such bucket")
     if status == 404:
-        return S3Failed("missing", where, why)
+        return NotFound(where)
     if status in (401, 403):
-        return S3Failed("refused", where, why)
+        return Refused(where, status, f"{code}: {message}")
     if status == 416:
-        return S3Failed("cut", where, why)
-    return S3Failed("unavailable", where, why)
+        return ConnectionCut(where, offset, why)
+    return Unavailable(where, why)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from core.blobs.source import BlobStorage, StoredFile
 from core.blobs.storage_layout import MANIFESTS, position_of
-from core.errors import LayerError, LayerMissing, SourceRefused
+from core.errors import LayerError, NotFound, Refused, RemoteError
 from core.layer import HEAD_BYTES, LayerRef, looks_like_layer
 from jobs.progress import Progress
 from jobs.service import Service
@@ -91,7 +91,7 @@ def backfill_storage(scan: StorageScan) -> StorageSummary:
         run.queue_blobs()
         if not run.over():
             run.remember_links()
-    except LayerError as error:
+    except (RemoteError, LayerError) as error:
         log.error("storage broke off reason=%s", error)
         run.summary.broken = str(error)
     return run.summary
@@ -108,7 +108,7 @@ class _Run:
         self.pace = service.pace(scan.rate)
         self.summary = StorageSummary(dry_run=scan.dry_run)
         self._unanswered = 0
-        self._silence: LayerError | None = None
+        self._silence: RemoteError | LayerError | None = None
 
     def over(self) -> bool:
         """Whether to end: it was told to, or has queued as many layers as it may."""
@@ -229,16 +229,16 @@ class _Run:
             else:
                 self.summary.others += 1
             self._unanswered = 0
-        except LayerMissing:
+        except NotFound:
             log.info("blob gone during the backfill digest=%s", blob.digest)
-        except LayerError as error:
+        except (RemoteError, LayerError) as error:
             self._not_read(blob, error)
 
-    def _not_read(self, blob: LayerRef, error: LayerError) -> None:
+    def _not_read(self, blob: LayerRef, error: RemoteError | LayerError) -> None:
         """Counts a blob that could not be looked into, and notices a storage that answers no more."""
         self.summary.unread += 1
         log.warning("blob not read digest=%s reason=%s", blob.digest, error)
-        if not isinstance(error, SourceRefused):
+        if not isinstance(error, Refused):
             self._unanswered += 1
             if self._unanswered >= _ENOUGH_SILENCE:
                 self._silence = error
@@ -263,7 +263,7 @@ def _batches(files: Iterable[StoredFile]) -> Iterator[list[StoredFile]]:
             if len(batch) == _BATCH:
                 yield batch
                 batch = []
-    except LayerError:
+    except (RemoteError, LayerError):
         if batch:
             yield batch
         raise

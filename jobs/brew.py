@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
+from core.errors import DatabaseDown
 from core.torrents.brewing import Brewed
 from jobs.brew_layer import BrewSettings, LayerBrewer, Outcome
 from jobs.held_locks import HeldLocks
 from jobs.release_locks import release_locks
 from sql.claims import Claim, claim_layers
 from sql.enqueue import adopt_layers
-from sql.errors import DatabaseDown
 from sql.status import count_waiting
 from sql.transaction import reading, transaction
 

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Engine
 from core.backoff import delay_after
 from core.blobs.source import BlobSource
 from core.digest import Digest
-from core.errors import DockerTorrentsError, Interrupted, SizeMismatch, StoreFailed, Verdict
+from core.errors import DatabaseError, DockerTorrentsError, Interrupted, SizeMismatch, StoreFailed, Verdict
 from core.layer import LayerRef
 from core.logs import OutageLog
 from core.outage import OutageDetector
@@ -21,7 +21,6 @@ from core.torrents.brewing import Brewed, brew_layer
 from core.torrents.store import MetainfoStore
 from jobs.held_locks import HeldLocks
 from sql.claims import Claim, complete_layer, retry_layer, set_aside_layer
-from sql.errors import SqlError
 from sql.tables import Tables
 
 log = logging.getLogger(__name__)
@@ -142,7 +141,7 @@ class LayerBrewer:
         try:
             if not self._held.finish(claim.digest, complete):
                 return "not ours"
-        except SqlError as error:
+        except DatabaseError as error:
             # Another layer has this id already: an operator has to look at that.
             return self._failed(claim, str(error), "set aside")
         log.info(

@@ -14,11 +14,10 @@ from sqlalchemy import Engine
 from core.access.blackbox import BlackboxAccess
 from core.access.chosen import choose_access
 from core.config.config import Config
-from core.errors import DockerTorrentsError, StoreFailed
+from core.errors import DatabaseDown, DatabaseNotReady, DockerTorrentsError, StoreFailed
 from core.output import print_line
 from core.torrents.store import MetainfoStore
 from jobs.service import Service
-from sql.errors import DatabaseDown, DatabaseUnfit, SqlError
 from sql.schema import missing_grants, missing_objects
 from sql.tables import Tables
 from sql.transaction import transaction
@@ -26,7 +25,7 @@ from sql.transaction import transaction
 log = logging.getLogger(__name__)
 
 Probe = Callable[[], str]
-"""Gives a line on what it found, or raises a DockerTorrentsError or SqlError."""
+"""Gives a line on what it found, or raises a DockerTorrentsError."""
 
 
 @dataclass
@@ -50,7 +49,7 @@ def check(probes: Iterable[tuple[str, Probe]], report: Callable[[str], None] = p
         except Exception as error:  # noqa: BLE001 - whatever one raises, the others are probed
             summary.failed += 1
             said = " ".join(str(error).split())
-            if not isinstance(error, (DockerTorrentsError, SqlError)):
+            if not isinstance(error, DockerTorrentsError):
                 said = f"{type(error).__name__}: {said}"
             line = f"failed  {name:<10} {said}"
         report(line)
@@ -92,7 +91,7 @@ def probe_database(engine: Engine, tables: Tables) -> str:
         to_do = [f"lacks {what}" for what in lacking if what.startswith("column ")]
         to_do += missing_grants(connection, tables, lacking)
     if to_do:
-        raise DatabaseUnfit("; ".join(to_do))
+        raise DatabaseNotReady("; ".join(to_do))
     made = f", {len(lacking)} tables and indexes are made at first use" if lacking else ""
     return f"{engine.dialect.name} takes writes{made}"
 

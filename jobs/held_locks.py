@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 
 from sqlalchemy import Connection, Engine
 
+from core.errors import DatabaseDown
 from core.logs import OutageLog
 from sql.claims import Claim, give_back_layers, renew_locks
-from sql.errors import DatabaseDown
 from sql.tables import Tables
 from sql.transaction import transaction
 

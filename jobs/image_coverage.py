@@ -9,8 +9,7 @@ from dataclasses import asdict, dataclass
 from sqlalchemy import Engine
 
 from core.digest import Digest
-from core.errors import InvalidName, LayerError, RegistryError
-from core.http.errors import HttpError
+from core.errors import InvalidName, ManifestInvalid, RemoteError
 from core.manifests.manifest import Image, LayerDescriptor, parse_manifest
 from core.manifests.platform import Platform
 from core.registry.client import RegistryClient
@@ -117,7 +116,7 @@ def show_image(
 
     Of an index those are looked at that are for one of the `asked` platforms, each of which it should have;
     or else for one of the `usual` ones, any of which will do; or else all. An image that is in no index is
-    looked at in any case; what it is for, its configuration tells, if somebody `asked`. Raises RegistryError
+    looked at in any case; what it is for, its configuration tells, if somebody `asked`. Raises RemoteError
     if its manifests cannot be read, DatabaseDown.
     """
     layers: dict[str, LayerDescriptor] = {}
@@ -191,7 +190,7 @@ def configured_platform(registry: RegistryClient, scope: str, digest: Digest) ->
         said = json.loads(_read(registry, scope, image.config.digest))
         named = [said.get("os"), said.get("architecture"), said.get("variant")]
         return Platform.parse("/".join(str(part) for part in named if part))
-    except (RegistryError, LayerError, HttpError, InvalidName, ValueError, AttributeError, RecursionError):
+    except (RemoteError, ManifestInvalid, InvalidName, ValueError, AttributeError, RecursionError):
         return None
 
 

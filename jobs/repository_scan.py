@@ -11,7 +11,7 @@ from itertools import islice
 from sqlalchemy import Engine
 
 from core.digest import Digest
-from core.errors import InvalidName, NotInRegistry, RegistryError, RegistryTimeout, RegistryUnavailable
+from core.errors import NO_ANSWER, InvalidName, ManifestInvalid, NotFound, RemoteError
 from core.manifests.manifest import LayerDescriptor
 from core.manifests.platform import Platform
 from core.registry.client import RegistryClient
@@ -108,7 +108,7 @@ class RepositoryScan:
     def walk(self, scope: str, progress: Progress) -> None:
         """Queues the unknown layers of all tags of `scope`.
 
-        A tag that fails is logged and counted, the others go on. Raises RegistryError if the tags
+        A tag that fails is logged and counted, the others go on. Raises RemoteError if the tags
         cannot be listed, DatabaseDown if what was found cannot be written.
         """
         tags = list(self.scan.registry.list_tags(scope))
@@ -131,9 +131,9 @@ class RepositoryScan:
                 heads.append(digest)
                 digests.setdefault(digest, tag)
                 self._silent = 0
-            except NotInRegistry:
+            except NotFound:
                 log.info("tag gone during the scan scope=%s tag=%s", scope, tag)
-            except (RegistryError, InvalidName) as error:
+            except (RemoteError, ManifestInvalid, InvalidName) as error:
                 self._failed(scope, tag, error)
         self.summary.tags += len(tags)
         seen = self._seen(scope, digests)
@@ -145,9 +145,9 @@ class RepositoryScan:
                 try:
                     self._read(scope, digest)
                     self._silent = 0
-                except NotInRegistry:
+                except NotFound:
                     log.info("manifest gone during the scan scope=%s tag=%s digest=%s", scope, tag, digest)
-                except (RegistryError, InvalidName) as error:
+                except (RemoteError, ManifestInvalid, InvalidName) as error:
                     self._failed(scope, tag, error)
         progress.step(len(tags), note=f"{scope}: {self.summary.queued} layers")
 
@@ -214,7 +214,7 @@ class RepositoryScan:
         """Counts a tag that failed. Raises the error when it was the last of too many without an answer."""
         self.summary.failed += 1
         log.warning("tag failed scope=%s tag=%s reason=%s", scope, tag, error)
-        ill = isinstance(error, (RegistryUnavailable, RegistryTimeout))
+        ill = isinstance(error, NO_ANSWER)
         self._silent = self._silent + 1 if ill else 0
         if self._silent == _ENOUGH_SILENCE:
             raise error

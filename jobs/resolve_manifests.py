@@ -11,11 +11,10 @@ from sqlalchemy import Connection
 from core.backoff import delay_after
 from core.digest import Digest
 from core.errors import (
+    NO_ANSWER,
     DockerTorrentsError,
     InvalidName,
     ManifestInvalid,
-    RegistryTimeout,
-    RegistryUnavailable,
 )
 from core.registry.image_tree import Known, ReadManifest, read_tree
 from jobs.service import Service
@@ -108,7 +107,7 @@ class _Run:
         except (ManifestInvalid, InvalidName) as error:
             # Its bytes are its digest's for ever.
             return self._put_off(due, str(error), final=True)
-        except (RegistryTimeout, RegistryUnavailable) as error:
+        except NO_ANSWER as error:
             self._put_off(due, str(error))
             return "no answer"
         except DockerTorrentsError as error:

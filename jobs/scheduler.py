@@ -16,10 +16,9 @@ from apscheduler.triggers.base import BaseTrigger
 from apscheduler.triggers.combining import OrTrigger
 from apscheduler.triggers.cron import CronTrigger
 
-from core.errors import DockerTorrentsError
+from core.errors import DatabaseError, DockerTorrentsError
 from core.logs import OutageLog
 from jobs.summary import Summary
-from sql.errors import SqlError
 
 log = logging.getLogger(__name__)
 
@@ -145,7 +144,7 @@ class Scheduler:
         log.debug("job started name=%s", name)
         try:
             summary = schedule.run()
-        except (DockerTorrentsError, SqlError) as error:
+        except (DockerTorrentsError, DatabaseError) as error:
             self._outages[name].failed(error)
             return
         except Exception:

@@ -13,13 +13,12 @@ from sqlalchemy import Engine
 
 from core.command_line import DONE, FAILED, Commands, add_command, add_json, named, positive_number
 from core.digest import Digest
-from core.errors import InvalidName, RegistryTimeout, RegistryUnavailable
+from core.errors import NO_ANSWER, DatabaseDown, DatabaseNotReady, InvalidName
 from core.manifests.platform import Platform
 from core.names import parse_scope, parse_tag
 from core.output import print_error, print_result
 from jobs.image_coverage import Coverage, show_image
 from jobs.service import Service, with_service
-from sql.errors import DatabaseDown, DatabaseUnfit
 from sql.layers import find_layer
 from sql.tables import Tables
 from sql.transaction import reading
@@ -135,9 +134,9 @@ def _wait_for(look: Callable[[], tuple[bool, Result]], service: Service, deadlin
             over, result = look()
             if over or service.stop.is_set() or left <= 0:
                 return result
-        except (RegistryUnavailable, RegistryTimeout, DatabaseDown) as error:
+        except (*NO_ANSWER, DatabaseDown) as error:
             # These pass by themselves, except for what an operator has to mend.
-            if isinstance(error, DatabaseUnfit) or service.stop.is_set() or left <= 0:
+            if isinstance(error, DatabaseNotReady) or service.stop.is_set() or left <= 0:
                 raise
         service.stop.wait(min(_POLL_SECONDS, max(left, 0.0)))
 

@@ -14,8 +14,9 @@ from core.errors import (
     Interrupted,
     LayerEmpty,
     LayerError,
-    LayerMissing,
     MetainfoMissing,
+    NotFound,
+    RemoteError,
     SizeMismatch,
 )
 from core.layer import LayerRef
@@ -81,7 +82,7 @@ def verify_ids(
             except Interrupted:
                 summary.interrupted = True
                 break
-            except LayerError as error:
+            except (RemoteError, LayerError) as error:
                 _count(summary, error)
                 log.warning("layer not sound digest=%s reason=%s", layer.digest, error)
             else:
@@ -91,8 +92,8 @@ def verify_ids(
     return summary
 
 
-def _count(summary: VerifySummary, error: LayerError) -> None:
-    if isinstance(error, LayerMissing):
+def _count(summary: VerifySummary, error: RemoteError | LayerError) -> None:
+    if isinstance(error, NotFound):
         summary.missing += 1
     elif isinstance(error, DigestMismatch | SizeMismatch | LayerEmpty):
         summary.damaged += 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
-from core.errors import NotInRegistry, RegistryError, RegistryTimeout, RegistryUnavailable
+from core.errors import NO_ANSWER, NotFound, RemoteError
 from core.names import is_glob, matches
 from core.registry.client import RegistryClient
 from jobs.progress import Progress
@@ -42,15 +42,15 @@ def walk_repositories(
                 try:
                     walk.walk(scope, progress)
                     ill = 0
-                except NotInRegistry as error:
+                except NotFound as error:
                     ill = 0
                     if scope in named:
                         walk.summary.failed += 1
                         log.warning("repository failed scope=%s reason=%s", scope, error)
-                except RegistryError as error:
+                except RemoteError as error:
                     walk.summary.failed += 1
                     log.warning("repository failed scope=%s reason=%s", scope, error)
-                    ill = ill + 1 if isinstance(error, (RegistryUnavailable, RegistryTimeout)) else 0
+                    ill = ill + 1 if isinstance(error, NO_ANSWER) else 0
                 if walk.over():
                     break
                 if not ill:
@@ -58,7 +58,7 @@ def walk_repositories(
                 if ill == _GIVE_UP:
                     log.error("walk ended, the registry does not answer what=%s", what)
                     break
-        except RegistryError as error:
+        except RemoteError as error:
             # `scopes` itself asks the registry, for its catalog.
             walk.summary.failed += 1
             log.error(
@@ -75,7 +75,7 @@ def exact_names(patterns: Sequence[str]) -> list[str]:
 def catalog_matching(registry: RegistryClient, patterns: Sequence[str]) -> Iterator[str]:
     """The scopes of the catalog that a glob of `patterns` fits, but for those that are named exactly.
 
-    The catalog is asked only if there is a glob. Raises RegistryError.
+    The catalog is asked only if there is a glob. Raises RemoteError.
     """
     exact = set(exact_names(patterns))
     globs = [pattern for pattern in patterns if is_glob(pattern)]

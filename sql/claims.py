@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
+from core.errors import RbtorrentIdTaken
 from sql.bulk_values import BulkValues, digest_values
-from sql.errors import RbtorrentIdTaken
 from sql.tables import AT_ONCE, Tables
 
 # How many delayed layers become claimable with one claim.

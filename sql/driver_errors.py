@@ -10,7 +10,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from sql.errors import DatabaseDown, DatabaseUnfit
+from core.errors import DatabaseDown, DatabaseNotReady
 
 _SQLITE_DOWN = frozenset(
     {
@@ -46,7 +46,7 @@ def as_ours(error: sa.exc.DBAPIError, engine: sa.Engine) -> DatabaseDown | None:
     if (code := getattr(error.orig, "pgcode", None)) in _UNFIT:
         # The first line alone: the others show the statement.
         said = str(error.orig).partition("\n")[0]
-        return DatabaseUnfit(_how_to_mend(code, said, error.statement or "", engine.url.username))
+        return DatabaseNotReady(_how_to_mend(code, said, error.statement or "", engine.url.username))
     if error.connection_invalidated or isinstance(error, (sa.exc.OperationalError, sa.exc.InterfaceError)):
         return DatabaseDown(" ".join(str(error.orig).split()))
     return None
@@ -65,7 +65,7 @@ def _of_sqlite(error: sqlite3.Error, file: Path) -> DatabaseDown | None:
         denied = code in _SQLITE_SHUT and not all(map(_is_ours_to_write, _used(file)))
         return DatabaseDown(f"{file}: permission denied for user {_me()}" if denied else f"{file}: {error}")
     if _SQLITE_UNFIT.search(str(error)):
-        return DatabaseUnfit(f"{file}: {error}")
+        return DatabaseNotReady(f"{file}: {error}")
     return None
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from sql.errors import UnsupportedDatabase
+from core.errors import UnsupportedDatabase
 from sql.hosts import DEFAULT_PORT, parse_host
 from sql.postgresql import postgresql_engine
 from sql.sqlite import sqlite_engine
@@ -33,7 +33,7 @@ def create_engine_for(
     does not answer costs `connect_timeout`, which may be a fraction; one that answers and lets nobody in,
     as a PgBouncer whose server is gone, that or a second. Nothing that lasts longer than a transaction is
     asked of the server, so that PgBouncer may stand between (in transaction mode).
-    Raises UnsupportedDatabase, ValueError for a host that is none. Connecting raises NoWritableHost.
+    Raises UnsupportedDatabase, ValueError for a host that is none. Connecting raises DatabaseDown.
     """
     if file is not None:
         parsed = sa.URL.create("sqlite", database=str(file))

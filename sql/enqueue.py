@@ -8,8 +8,8 @@ from functools import lru_cache
 
 import sqlalchemy as sa
 
+from core.errors import LayersDropped
 from sql.bulk_values import BulkValues, digest_values, insert, insert_for
-from sql.errors import DroppedMeanwhile
 from sql.missing_layers import clear_suspects
 from sql.tables import AT_ONCE, Priority, Tables, is_set_aside
 
@@ -46,7 +46,7 @@ def enqueue_layers(
     there now. Not so if it is merely asked for, which says nothing of the blob. Where there is nothing new,
     nothing is written. What was taken to be gone from the registry no longer is.
 
-    Raises DroppedMeanwhile, a DatabaseDown, in the rare case that somebody drops one of them at this moment.
+    Raises LayersDropped, a DatabaseDown, in the rare case that somebody drops one of them at this moment.
 
     Rows are locked in the order of their digests, so that two callers never wait for each other in a
     circle: which holds for one call of up to 5,000 layers in a transaction.
@@ -85,7 +85,7 @@ def enqueue_layers(
             queued += write()[0]
         elif unmapped > 0 and _lacks(connection, tables, batch):
             # Putting them there now would lock rows in another order than everybody's.
-            raise DroppedMeanwhile
+            raise LayersDropped
     return queued
 
 

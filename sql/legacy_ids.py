@@ -14,9 +14,9 @@ from typing import Literal
 
 import sqlalchemy as sa
 
+from core.errors import TablesMissing
 from sql.bulk_values import bulk_values, digest_values, insert
 from sql.claims import write_queue
-from sql.errors import TablesMissing
 from sql.tables import Tables
 
 

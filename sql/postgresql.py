@@ -18,7 +18,7 @@ from typing import Any, cast
 import sqlalchemy as sa
 from sqlalchemy.engine.interfaces import DBAPIConnection
 
-from sql.errors import NoWritableHost
+from core.errors import DatabaseDown
 from sql.hosts import Address, Host, answering, resolve
 
 # How long a host that answers may take to let us in and say whether it takes writes, at least.
@@ -64,7 +64,7 @@ def postgresql_engine(
                 reasons.append(f"{host}: it is read-only")
             except dbapi.Error as error:
                 reasons.append(f"{host}: {' '.join(str(error).split())}")
-        raise NoWritableHost(reasons)
+        raise DatabaseDown("; ".join(reasons))
 
     ping = engine.dialect.do_ping
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from core.errors import DatabaseDown
 from sql.driver_errors import no_permission
-from sql.errors import DatabaseDown
 
 # How long a SQLite writer waits for the others, seconds.
 _BUSY_SECONDS = 30

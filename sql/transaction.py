@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 import sqlalchemy as sa
 
+from core.errors import DatabaseDown
 from sql.driver_errors import as_ours
-from sql.errors import DatabaseDown
 
 
 @contextmanager
@@ -16,8 +16,8 @@ def transaction(engine: sa.Engine) -> Iterator[sa.Connection]:
     """A connection in a transaction that is committed at the end, or rolled back when the body raises.
 
     Raises DatabaseDown when the database cannot be reached, goes away, or is too busy (pool and lock
-    time-outs, deadlocks), DatabaseUnfit when a table, a column or a right is missing. What else is wrong with
-    a statement passes as SQLAlchemy's own error.
+    time-outs, deadlocks), DatabaseNotReady when a table, a column or a privilege is missing. Other errors
+    in a statement stay SQLAlchemy's own.
     """
     with _translated(engine), engine.begin() as connection:
         yield connection

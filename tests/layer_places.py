@@ -276,7 +276,7 @@ class Sources:
         """A source that reads a bucket of the S3 at `url`."""
         client = s3_client(url, "us-east-1", "tests", "not a secret", CONNECT_TIMEOUT, READ_TIMEOUT)
         self.stack.callback(client.close)
-        return S3Blobs(Bucket(client, bucket), "/", TEMPLATE, read_timeout=READ_TIMEOUT)
+        return S3Blobs(Bucket(client, bucket), "/", TEMPLATE)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Literal, Self
 
 from core.digest import Digest
-from core.errors import LayerMissing, RangesIgnored, SourceCut, SourceTimeout, SourceUnavailable
+from core.errors import ConnectionCut, NotFound, RangeIgnored, TimedOut, Unavailable
 from core.layer import LayerRef
 
 Kind = Literal["cut", "timeout", "early end", "unavailable", "refused connection"]
@@ -55,9 +55,9 @@ class MemorySource:
             fault = next(self._coming, None)
             self.opened.append((offset, length))
         if fault and fault.kind == "refused connection":
-            raise SourceUnavailable("memory", "connection refused")
+            raise Unavailable("memory", "connection refused")
         if self.ignores_ranges and offset:
-            raise RangesIgnored("memory")
+            raise RangeIgnored("memory")
         end = len(content) if length is None else offset + length
         reader = MemoryReader(self, content[:end], offset, fault)
         self.open_readers.add(reader)
@@ -68,7 +68,7 @@ class MemorySource:
 
     def _content(self, layer: LayerRef) -> bytes:
         if layer.digest not in self.layers:
-            raise LayerMissing(str(layer.digest), "memory")
+            raise NotFound(f"blob {layer.digest} in memory")
         return self.layers[layer.digest]
 
 
@@ -85,17 +85,17 @@ class MemoryReader:
     def readinto(self, buffer: memoryview, /) -> int:
         self._source.before_read(self._position)
         if self not in self._source.open_readers:
-            raise SourceCut("memory", self._position, "closed")
+            raise ConnectionCut("memory", self._position, "closed")
         most = min(len(buffer), self._source.most_per_read or len(buffer))
         part = self._content[self._position : min(self._position + most, self._breaks_at)]
         if not part and self._fault:
             match self._fault.kind:
                 case "cut":
-                    raise SourceCut("memory", self._position, "connection reset")
+                    raise ConnectionCut("memory", self._position, "connection reset")
                 case "timeout":
-                    raise SourceTimeout("memory", 1.0)
+                    raise TimedOut("memory", 1.0)
                 case "unavailable":
-                    raise SourceUnavailable("memory", "out of order")
+                    raise Unavailable("memory", "out of order")
         buffer[: len(part)] = part
         self._position += len(part)
         return len(part)

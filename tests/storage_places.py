@@ -131,7 +131,7 @@ def s3_storage_place(moto: Moto, bucket: str) -> Iterator[S3StoragePlace]:
             filling,
             bucket,
             proxy,
-            S3Blobs(read, f"/{prefix}", TEMPLATE, read_timeout=READ_TIMEOUT),
+            S3Blobs(read, f"/{prefix}", TEMPLATE),
         )
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import bottle
 import sqlalchemy as sa
 
-from core.access.access import AccessDenied
 from core.blobs.source import BlobSource
 from core.config.config import Config
 from core.digest import Digest
+from core.errors import AccessDenied
 from core.http.client import HttpClient
 from core.registry.client import RegistryClient
 from core.torrents.store import DirectoryStore, MetainfoStore

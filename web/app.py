@@ -12,13 +12,14 @@ import web.events
 import web.layers
 import web.manifests
 import web.torrents
-from core.access.access import AccessDenied
 from core.errors import (
+    AccessDenied,
+    DatabaseDown,
     InvalidName,
-    RegistryError,
-    RegistryTimeout,
+    ManifestInvalid,
+    RemoteError,
+    TimedOut,
 )
-from sql.errors import DatabaseDown
 from web.answers import error, failure
 from web.parts import WebParts
 
@@ -93,10 +94,10 @@ def tell_failures(callback: Callable[..., Any]) -> Callable[..., Any]:
         except UnicodeDecodeError:
             # Bottle takes headers for UTF-8. Nobody is let in by a header that is none.
             return error(400, "HEADER_INVALID", "a header or the query is no text")
-        except RegistryTimeout as failed:
+        except TimedOut as failed:
             _tell(failed)
             return error(504, "UNAVAILABLE", "the registry gave no answer in time")
-        except RegistryError as failed:
+        except (RemoteError, ManifestInvalid) as failed:
             _tell(failed)
             return error(502, "UNAVAILABLE", "the registry gave no answer that can be used")
         except DatabaseDown:
@@ -105,5 +106,5 @@ def tell_failures(callback: Callable[..., Any]) -> Callable[..., Any]:
     return answered
 
 
-def _tell(failed: RegistryError) -> None:
+def _tell(failed: Exception) -> None:
     log.warning("registry gave no answer method=%s reason=%s", bottle.request.method, failed)

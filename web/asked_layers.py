@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Sequence
 
 import sqlalchemy as sa
 
+from core.errors import DatabaseDown
 from core.manifests.manifest import LayerDescriptor
 from sql.enqueue import NewLayer, enqueue_layers
-from sql.errors import DatabaseDown
 from sql.tables import Priority, Tables
 from sql.transaction import transaction
 

@@ -9,9 +9,8 @@ from collections.abc import Callable
 
 import bottle
 
-from core.errors import EventsMalformed
+from core.errors import DatabaseDown, EventsMalformed
 from core.events import parse_events, plan
-from sql.errors import DatabaseDown
 from web.answers import error
 from web.granted_roles import GrantedRoles
 from web.intake import Intake

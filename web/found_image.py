@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from core.digest import Digest
-from core.errors import ManifestInvalid, RegistryNonsense, RegistryTimeout
+from core.errors import BadAnswer, ManifestInvalid, TimedOut
 from core.http.client import HttpAnswer
 from core.manifests.augment import FIELD, names_an_id, pick
 from core.manifests.manifest import Index, Other, digest_of
@@ -46,7 +46,7 @@ def find_image(
     """The image, or the registry's answer where there is none to augment: an error, schema 1, an artifact.
 
     `headers` go along with each request, so the registry judges the caller each time. All of them together
-    may take `seconds`. Raises RegistryError, ManifestInvalid among them; NoImage where an index was read to
+    may take `seconds`. Raises RemoteError, ManifestInvalid among them; NoImage where an index was read to
     its end.
     """
     until = time.monotonic() + seconds
@@ -76,7 +76,7 @@ def find_image(
         asked += 1
         left_seconds = until - time.monotonic()
         if left_seconds <= 0:
-            raise RegistryTimeout(str(first.target), seconds)
+            raise TimedOut(str(first.target), seconds)
         answer = registry.forward("GET", scope, digest, headers, seconds=left_seconds)
     if refused is not None:
         return refused
@@ -95,7 +95,7 @@ def _without_ids(answer: HttpAnswer) -> HttpAnswer:
 def _read(answer: HttpAnswer, expected: Digest | None) -> ReadImage | Index | Other | None:
     """What the registry gave: an image, an index, something else; None for an error.
 
-    Raises RegistryNonsense if these are not the bytes that were asked for: who gets them with ids in them
+    Raises BadAnswer if these are not the bytes that were asked for: who gets them with ids in them
     cannot tell any more.
     """
     if answer.status != 200:
@@ -112,5 +112,5 @@ def _read(answer: HttpAnswer, expected: Digest | None) -> ReadImage | Index | Ot
         digest = read.digest if isinstance(read, ReadImage) else digest_of(answer.body)
         promised = str(expected) if expected else answer.headers.get("Docker-Content-Digest")
         if promised is not None and promised != str(digest):
-            raise RegistryNonsense(str(answer.target), f"the manifest has digest {digest}, not {promised}")
+            raise BadAnswer(str(answer.target), f"the manifest has digest {digest}, not {promised}")
     return read

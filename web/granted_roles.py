@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import sqlalchemy as sa
 
+from core.errors import DatabaseDown
 from core.names import is_glob, matches
-from sql.errors import DatabaseDown
 from sql.scopes import list_roles
 from sql.tables import Tables
 from sql.transaction import reading

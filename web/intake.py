@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
+from core.errors import DatabaseDown
 from core.events import Plan
 from sql.enqueue import NewLayer, enqueue_layers
-from sql.errors import DatabaseDown
 from sql.manifests import enqueue_manifests, mark_new_seen
 from sql.missing_layers import suspect_layers
 from sql.tables import Priority, Tables

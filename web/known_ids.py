@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import sqlalchemy as sa
 
-from sql.errors import DatabaseDown
+from core.errors import DatabaseDown
 from sql.layers import find_rbtorrent_ids
 from sql.tables import Tables
 from sql.transaction import reading

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 from core.blobs.directory import FileReader
 from core.blobs.source import BlobReader
-from core.errors import LayerError, SourceCut
+from core.errors import ConnectionCut, LayerError, RemoteError
 from core.http.byte_range import Span
 from core.layer import LayerRef
 
@@ -48,7 +48,7 @@ class LayerStream:
                 return
             try:
                 chunk = self._read(self._reader)
-            except LayerError as failed:
+            except (RemoteError, LayerError) as failed:
                 # The status is sent: what is left is to break off, so that the client sees it is not all.
                 log.warning(
                     "layer broken off digest=%s sent=%d reason=%s", self._layer.digest, self._sent, failed
@@ -68,14 +68,14 @@ class LayerStream:
         buffer = bytearray(min(CHUNK_BYTES, self._span.length - self._sent))
         filled = reader.readinto(memoryview(buffer))
         if not filled:
-            raise SourceCut("the source", self._span.start + self._sent, "it ended before its size")
+            raise ConnectionCut("the source", self._span.start + self._sent, "it ended before its size")
         return bytes(memoryview(buffer)[:filled])
 
 
 class LayerFile:
     """`span` of a layer as a file, for `wsgi.file_wrapper` (PEP 3333): no thread waits while it is sent.
 
-    `closed` is called once. Raises SourceCut if the file has not `size` bytes; then the reader is closed.
+    `closed` is called once. Raises ConnectionCut if the file has not `size` bytes; then the reader is closed.
     """
 
     def __init__(self, reader: FileReader, span: Span, size: int, closed: Callable[[], None]) -> None:
@@ -87,7 +87,7 @@ class LayerFile:
         self._file.seek(span.start)
         if found != size:
             reader.close()
-            raise SourceCut("the source", found, f"it has {found} bytes, not {size}")
+            raise ConnectionCut("the source", found, f"it has {found} bytes, not {size}")
 
     def fileno(self) -> int:
         """The descriptor of the file itself."""

@@ -13,7 +13,7 @@ import bottle
 from core.blobs.directory import DirectoryBlobs, FileReader
 from core.blobs.source import BlobSource
 from core.digest import Digest
-from core.errors import CapabilityInvalid, InvalidName, LayerError, LayerMissing, SourceTimeout
+from core.errors import CapabilityInvalid, InvalidName, LayerError, NotFound, RemoteError, TimedOut
 from core.http.byte_range import Span, etag_matches, range_holds, requested_span
 from core.layer import LayerRef
 from core.torrents.capability import verify
@@ -70,7 +70,7 @@ class _WebSeeds:
                 return _too_many(layer)
             try:
                 size = self._source.size(layer)
-            except LayerError as failed:
+            except (RemoteError, LayerError) as failed:
                 return _failure(layer, failed)
         return _answer(200, b"", layer, size)
 
@@ -86,7 +86,7 @@ class _WebSeeds:
                 return _too_many(layer)
             try:
                 return self._streamed(layer, place)
-            except LayerError as failed:
+            except (RemoteError, LayerError) as failed:
                 # The size may have been that of a damaged blob.
                 self._size.cache_clear()
                 return _failure(layer, failed)
@@ -191,11 +191,11 @@ def _too_many(layer: LayerRef) -> bottle.HTTPResponse:
     return error(503, "UNAVAILABLE", "too many downloads at once", [("Retry-After", _RETRY_AFTER)])
 
 
-def _failure(layer: LayerRef, failed: LayerError) -> bottle.HTTPResponse:
+def _failure(layer: LayerRef, failed: RemoteError | LayerError) -> bottle.HTTPResponse:
     log.warning("layer not read digest=%s scope=%s reason=%s", layer.digest, layer.scopes[0], failed)
-    if isinstance(failed, LayerMissing):
+    if isinstance(failed, NotFound):
         return error(404, "BLOB_UNKNOWN", "the layer is gone")
-    if isinstance(failed, SourceTimeout):
+    if isinstance(failed, TimedOut):
         return error(504, "UNAVAILABLE", "the layer could not be read in time")
     return error(502, "UNAVAILABLE", "the layer cannot be read now")
 

@@ -17,10 +17,9 @@ import sqlalchemy as sa
 
 from core.blobs.recent import Recent
 from core.digest import Digest
-from core.errors import MetainfoMissing
+from core.errors import DatabaseDown, MetainfoMissing
 from core.torrents.store import MetainfoStore
 from sql.enqueue import NewLayer, enqueue_layers
-from sql.errors import DatabaseDown
 from sql.layers import known_layers
 from sql.requeue import BrewedLayer, find_brewed_layer, requeue_brewed
 from sql.tables import Priority, Tables

@@ -6,22 +6,6 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from core.digest import Digest
-from core.errors import DockerTorrentsError
-
-
-class AccessDenied(DockerTorrentsError):
-    """This caller does not get this, or nobody can tell now whether he may.
-
-    `status` is the HTTP status to answer, `headers` go with it (a challenge, say), `code` and `message`
-    stand in the registry's JSON for errors. None of them holds a token.
-    """
-
-    def __init__(self, status: int, headers: tuple[tuple[str, str], ...], code: str, message: str) -> None:
-        self.status = status
-        self.headers = headers
-        self.code = code
-        self.message = message
-        super().__init__(f"{status} {code}: {message}")
 
 
 class Access(Protocol):
@@ -39,6 +23,6 @@ class Access(Protocol):
         """Return if the registry lets the holder of `authorization` pull this blob from this repository.
 
         Raises AccessDenied with the registry's status and challenge if it does not, or does not have
-        the blob there; RegistryError if it cannot be asked.
+        the blob there; RemoteError if it cannot be asked.
         """
         ...

@@ -15,14 +15,12 @@ from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlencode
 
-from core.access.access import AccessDenied
 from core.access.registry import RegistryAccess
 from core.access.verdicts import GoodVerdicts
 from core.config.config import Blackbox
 from core.digest import Digest
-from core.errors import DockerTorrentsError
+from core.errors import AccessDenied, DockerTorrentsError, RemoteError
 from core.http.client import HttpClient
-from core.http.errors import HttpError
 from core.http.url import parse_url
 
 log = logging.getLogger(__name__)
@@ -126,7 +124,7 @@ class BlackboxAccess:
     def _fetch(self, url: str) -> dict[str, Any]:
         try:
             answer = self._http.fetch("GET", url, limit=ANSWER_LIMIT, follow=False)
-        except HttpError as error:
+        except RemoteError as error:
             # Its text shows no query, which is where the token is.
             raise NoVerdict(str(error)) from None
         try:

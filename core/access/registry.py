@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from urllib.parse import unquote
 
-from core.access.access import AccessDenied
 from core.digest import Digest
+from core.errors import AccessDenied, BadAnswer
 from core.http.client import HttpAnswer
-from core.http.errors import HttpNonsense
 from core.registry.answers import is_html
 from core.registry.client import RegistryClient
 
@@ -55,7 +54,7 @@ def _leads_to_storage(answer: HttpAnswer, digest: Digest) -> bool:
         return False
     try:
         onward = answer.target.join(location)
-    except HttpNonsense:
+    except BadAnswer:
         return False
     elsewhere = onward.host != answer.target.host or (
         onward.port != answer.target.port and onward.scheme == answer.target.scheme

@@ -16,7 +16,7 @@ from core.config.config import Config
 from core.errors import ConfigInvalid
 from core.http.client import HttpClient
 from core.registry.client import RegistryClient
-from core.s3_bucket import READ_SECONDS, open_bucket
+from core.s3_bucket import open_bucket
 
 Kind = Literal["s3", "directory", "mds"]
 
@@ -59,7 +59,7 @@ class BlobBackends:
             return DirectoryBlobs(layers.directory, template)
         if kind == "s3" and layers.bucket:
             bucket = open_bucket(config.s3, layers.bucket)
-            return S3Blobs(bucket, layers.prefix, template, read_timeout=READ_SECONDS)
+            return S3Blobs(bucket, layers.prefix, template)
         if kind == "mds" and config.mds:
             mds = config.mds
             http = HttpClient(mds.connect_timeout, mds.read_timeout)

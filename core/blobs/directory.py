@@ -18,7 +18,7 @@ from typing import Self
 
 from core.blobs.source import StoredFile
 from core.blobs.storage_layout import blob_path, common_folder
-from core.errors import LayerError, LayerMissing, SourceRefused, SourceUnavailable
+from core.errors import NotFound, Refused, RemoteError, Unavailable
 from core.layer import LayerRef
 
 # O_NONBLOCK: opening a FIFO would wait for its writer.
@@ -29,8 +29,8 @@ class DirectoryBlobs:
     """Reads `root` + `blob_path_template` (a BlobSource).
 
     Only whole blobs are there: the registry writes uploads elsewhere and moves them in. A file that is
-    removed while it is read is read to its end on a local disk. Raises LayerMissing where there is no
-    such blob; SourceRefused where permissions or a symbolic link forbid it; SourceUnavailable on any
+    removed while it is read is read to its end on a local disk. Raises NotFound where there is no
+    such blob; Refused where permissions or a symbolic link forbid it; Unavailable on any
     other trouble of the disk, and where the tree is not there at all, as with a disk that is not mounted.
     """
 
@@ -60,7 +60,7 @@ class DirectoryBlobs:
         return FileReader(descriptor, self._path(layer), offset, length)
 
     def check(self) -> str:
-        """One line on the tree. Raises SourceRefused or SourceUnavailable if it cannot be listed."""
+        """One line on the tree. Raises Refused or Unavailable if it cannot be listed."""
         try:
             with os.scandir(self._folder):
                 return f"layers in {self._folder} can be read"
@@ -71,7 +71,7 @@ class DirectoryBlobs:
         """All files below `folder`, with the names of one folder a level in memory. See BlobStorage.
 
         Links to directories are followed, but not in circles. A file that vanishes during the walk is left
-        out. Raises SourceUnavailable if the parent of `folder` is missing: the disk may not be mounted.
+        out. Raises Unavailable if the parent of `folder` is missing: the disk may not be mounted.
         """
         top = self._root / folder
         try:
@@ -108,12 +108,12 @@ class DirectoryBlobs:
             if error.errno in (errno.ENOENT, errno.ENOTDIR):
                 # An empty mount point must not set aside every layer of the registry.
                 self.check()
-                raise LayerMissing(str(layer.digest), str(path)) from error
+                raise NotFound(str(path)) from error
             raise _refusal(error, path) from error
         if stat.S_ISREG(os.fstat(descriptor).st_mode):
             return descriptor
         os.close(descriptor)
-        raise SourceRefused(str(path), "not a regular file")
+        raise Refused(str(path), None, "not a regular file")
 
 
 class FileReader:
@@ -131,7 +131,7 @@ class FileReader:
         return self._file
 
     def readinto(self, buffer: memoryview, /) -> int:
-        """As BlobReader's. Raises SourceUnavailable when the disk fails, or the reader is closed."""
+        """As BlobReader's. Raises Unavailable when the disk fails, or the reader is closed."""
         if self._left is not None:
             buffer = buffer[: self._left]
             if not buffer:
@@ -139,9 +139,9 @@ class FileReader:
         try:
             count = self._file.readinto(buffer) or 0
         except OSError as error:
-            raise SourceUnavailable(str(self._path), error.strerror or str(error)) from error
+            raise Unavailable(str(self._path), error.strerror or str(error)) from error
         except ValueError as error:
-            raise SourceUnavailable(str(self._path), "closed while it was read") from error
+            raise Unavailable(str(self._path), "closed while it was read") from error
         if self._left is not None:
             self._left -= count
         return count
@@ -162,13 +162,13 @@ class FileReader:
         self.close()
 
 
-def _refusal(error: OSError, path: Path) -> LayerError:
+def _refusal(error: OSError, path: Path) -> RemoteError:
     """What it means that `path` cannot be opened."""
     if error.errno in (errno.EACCES, errno.EPERM):
-        return SourceRefused(str(path), "this user may not read it")
+        return Refused(str(path), None, "this user may not read it")
     if error.errno == errno.ELOOP:
-        return SourceRefused(str(path), "it is a symbolic link")
-    return SourceUnavailable(str(path), error.strerror or str(error))
+        return Refused(str(path), None, "it is a symbolic link")
+    return Unavailable(str(path), error.strerror or str(error))
 
 
 def _entries(place: str) -> list[os.DirEntry[str]]:

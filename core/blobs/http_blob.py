@@ -6,18 +6,8 @@ from types import TracebackType
 from typing import Self
 
 from core.errors import (
-    LayerError,
-    LayerMissing,
-    NotInRegistry,
-    RegistryError,
-    RegistryRefused,
-    RegistryTimeout,
-    SourceCut,
-    SourceRefused,
-    SourceTimeout,
-    SourceUnavailable,
+    ConnectionCut,
 )
-from core.http.errors import HttpCut, HttpError, HttpTimeout
 from core.registry.blob import BlobStream
 
 
@@ -33,8 +23,8 @@ class HttpBlobReader:
         """As BlobReader's."""
         try:
             count = self._stream.readinto(buffer)
-        except HttpError as error:
-            raise from_http_error(error, self._offset) from error
+        except ConnectionCut as error:
+            raise ConnectionCut(error.where, self._offset, error.why) from error
         self._offset += count
         return count
 
@@ -52,27 +42,3 @@ class HttpBlobReader:
         /,
     ) -> None:
         self.close()
-
-
-def from_http_error(error: HttpError, offset: int = 0) -> LayerError:
-    """The layer's error for an exchange that failed when all before `offset` had been read."""
-    match error:
-        case HttpTimeout():
-            return SourceTimeout(error.where, error.seconds)
-        case HttpCut():
-            return SourceCut(error.where, offset, error.why)
-        case _:
-            return SourceUnavailable(error.where, str(error).removeprefix(f"{error.where} "))
-
-
-def from_registry_error(error: RegistryError, digest: str, where: str) -> LayerError:
-    """The layer's error for a registry, or what is asked like one, that did not give the blob at `where`."""
-    match error:
-        case NotInRegistry():
-            return LayerMissing(digest, where)
-        case RegistryRefused():
-            return SourceRefused(where, str(error))
-        case RegistryTimeout():
-            return SourceTimeout(where, error.seconds)
-        case _:
-            return SourceUnavailable(where, str(error))

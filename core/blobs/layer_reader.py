@@ -11,7 +11,7 @@ from typing import Self
 from core.blobs.ranges import ParallelReader
 from core.blobs.resume import ResumingReader, RetryPolicy
 from core.blobs.source import BlobReader, BlobSource
-from core.errors import Interrupted, RangesIgnored, SourceCut
+from core.errors import ConnectionCut, Interrupted, RangeIgnored
 from core.layer import LayerRef
 
 WINDOW_BYTES = 16 * 1024 * 1024
@@ -43,7 +43,7 @@ def open_layer(
     `connections` of them, `window` bytes ahead, as long as that helps. A layer of less than two ranges
     is read over one.
 
-    Reading raises SourceCut where resuming did not help, LayerMissing or SourceRefused where the source
+    Reading raises ConnectionCut where resuming did not help, NotFound or Refused where the source
     changed its mind, and Interrupted when `interrupted` says so during a pause.
     """
     first = source.open(layer, 0)
@@ -134,7 +134,7 @@ class AcceleratingReader:
         begun = self._clock()
         try:
             count = self._reader.readinto(buffer)
-        except (RangesIgnored, SourceCut):
+        except (RangeIgnored, ConnectionCut):
             if not self.parallel or self._closed:
                 raise
             count = self._back_to_one(buffer)
@@ -198,5 +198,5 @@ class AcceleratingReader:
         self._reader.close()
         with self._lock:
             if self._closed:
-                raise SourceCut("layer", self._reader.position, "closed")
+                raise ConnectionCut("layer", self._reader.position, "closed")
             self._reader = kind(self._reader.position)

@@ -11,13 +11,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
 
-from core.blobs.http_blob import HttpBlobReader, from_http_error
+from core.blobs.http_blob import HttpBlobReader
 from core.blobs.recent import Recent
 from core.blobs.source import StoredFile
 from core.blobs.storage_layout import blob_path
-from core.errors import LayerMissing, RegistryNonsense, SizeMismatch, SourceRefused, SourceUnavailable
+from core.errors import NotFound, Refused, SizeMismatch, Unavailable
 from core.http.client import HttpClient
-from core.http.errors import HttpError
 from core.http.stream import HttpStream
 from core.layer import LayerRef
 from core.registry.answers import is_html
@@ -69,9 +68,9 @@ def _is_usable(key: str) -> bool:
 class MdsBlobs:
     """Reads `url_template` with the payload `get-<namespace>/<key>` (a BlobSource).
 
-    `find_file` looks into the tables, and may raise what databases raise. Raises LayerMissing where they
-    have no such file, or MDS has not; SourceRefused where the row is unusable or MDS refuses;
-    SizeMismatch where MDS has another size than the tables; SourceTimeout, SourceUnavailable.
+    `find_file` looks into the tables, and may raise what databases raise. Raises NotFound where they
+    have no such file, or MDS has not; Refused where the row is unusable or MDS refuses;
+    SizeMismatch where MDS has another size than the tables; TimedOut, Unavailable.
     """
 
     parallel = True
@@ -103,7 +102,7 @@ class MdsBlobs:
         file = known or self._find(layer)
         try:
             return self._open(layer, file, offset, length)
-        except LayerMissing:
+        except NotFound:
             # It may have been uploaded anew, under another key.
             self._recent.forget(layer.digest)
             if known is None or (file := self._find(layer)) == known:
@@ -123,40 +122,31 @@ class MdsBlobs:
         """One line on the tables and on MDS, which is asked for a key that it does not have."""
         self._find_file("/")
         url = self._url("ping")
-        try:
-            with self._http.open("GET", url) as answer:
-                # Such a file is not there, and that is fine.
-                if answer.status != 404:
-                    _check(answer, "check")
-                return f"{answer.target} answers {answer.status}, and the tables can be read"
-        except HttpError as error:
-            raise from_http_error(error) from error
+        with self._http.open("GET", url) as answer:
+            # There is no such file: 404 is the right answer.
+            if answer.status != 404:
+                _check(answer)
+            return f"{answer.target} answers {answer.status}, and the tables can be read"
 
     def _find(self, layer: LayerRef) -> MdsFile:
         path = blob_path(self._path_template, layer.digest)
         text = self._find_file(path)
         if text is None:
-            raise LayerMissing(str(layer.digest), f"{path} in the tables of MDS")
+            raise NotFound(f"{path} in the tables of MDS")
         try:
             file = parse_mdsfileinfo(text)
         except ValueError as error:
-            raise SourceRefused(f"mdsfileinfo of {path}", str(error)) from error
+            raise Refused(f"mdsfileinfo of {path}", None, str(error)) from error
         self._recent.put(layer.digest, file)
         return file
 
     def _open(self, layer: LayerRef, file: MdsFile, offset: int, length: int | None) -> HttpBlobReader:
+        answer = self._http.open("GET", self._url(file.key), headers=range_header(offset, length))
         try:
-            answer = self._http.open("GET", self._url(file.key), headers=range_header(offset, length))
-        except HttpError as error:
-            raise from_http_error(error, offset) from error
-        try:
-            _check(answer, str(layer.digest))
+            _check(answer)
             blob = BlobStream(answer, offset, length)
             if blob.size not in (None, file.size):
                 raise SizeMismatch(file.size, blob.size)
-        except RegistryNonsense as error:
-            answer.close()
-            raise SourceUnavailable(str(answer.target), str(error)) from error
         except BaseException:
             answer.close()
             raise
@@ -167,15 +157,15 @@ class MdsBlobs:
         return self._url_template.format(payload=f"get-{self._namespace}/{quote(key, safe=_PATH_SIGNS)}")
 
 
-def _check(answer: HttpStream, digest: str) -> None:
+def _check(answer: HttpStream) -> None:
     """Raises what an answer means that is not the file, or part of it."""
     where = str(answer.target)
     if is_html(answer.headers):
         # A proxy's excuse, whatever its status.
-        raise SourceUnavailable(where, f"it answers {answer.status} with a web page")
+        raise Unavailable(where, f"status {answer.status} with a web page")
     if answer.status == 404:
-        raise LayerMissing(digest, where)
+        raise NotFound(where)
     if answer.status in (401, 403):
-        raise SourceRefused(where, f"it answers {answer.status}")
+        raise Refused(where, answer.status, "access denied")
     if answer.status not in (200, 206):
-        raise SourceUnavailable(where, f"it answers {answer.status}")
+        raise Unavailable(where, f"status {answer.status}")

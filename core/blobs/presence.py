@@ -9,16 +9,14 @@ from typing import Literal, Protocol
 from core.blobs.source import BlobStorage
 from core.digest import Digest
 from core.errors import (
+    NO_ANSWER,
+    BadAnswer,
     InvalidName,
     LayerError,
-    LayerMissing,
-    NotInRegistry,
-    RegistryError,
-    RegistryNonsense,
-    RegistryTimeout,
-    RegistryUnavailable,
-    SourceRefused,
-    SourceUnavailable,
+    NotFound,
+    Refused,
+    RemoteError,
+    Unavailable,
 )
 from core.layer import LayerRef
 
@@ -70,8 +68,6 @@ QUESTIONS = 100_000
 about ten minutes.
 """
 
-_SILENCE = (RegistryTimeout, RegistryUnavailable)
-
 
 class BlobAsker(Protocol):
     """The calls of the registry client that are needed here."""
@@ -96,7 +92,7 @@ class RegistryPresence:
         self._questions = questions
 
     def check(self) -> None:
-        """See PresenceChecker. Raises RegistryError."""
+        """See PresenceChecker. Raises RemoteError."""
         self._registry.ping()
 
     def locate(self, layer: LayerRef) -> PresenceResult:
@@ -141,15 +137,15 @@ class RegistryPresence:
                         elif look.presence == "unanswered":
                             unanswered[number] = look
                         if silent == MAX_CONSECUTIVE_FAILURES:
-                            raise RegistryUnavailable(scope, f"no answer to {silent} questions in a row")
+                            raise Unavailable(scope, f"no answer to {silent} questions in a row")
                     if not left:
                         return
                 asked.update(new)
                 scopes = self._catalog()
-        except RegistryError as error:
+        except RemoteError as error:
             unanswered = {
                 number: PresenceResult(
-                    layer, "unanswered", why=str(error), silent=isinstance(error, _SILENCE)
+                    layer, "unanswered", why=str(error), silent=isinstance(error, NO_ANSWER)
                 )
                 for number, layer in left.items()
             }
@@ -157,19 +153,19 @@ class RegistryPresence:
             yield unanswered.get(number) or PresenceResult(layer, "gone")
 
     def _catalog(self) -> list[str]:
-        """All repositories. Raises RegistryError, also if there is none, or one that cannot be asked."""
+        """All repositories. Raises RemoteError, also if there is none, or one that cannot be asked."""
         scopes = list(self._registry.list_repositories(complete=True))
         if not scopes:
-            raise RegistryNonsense("catalog", "it has no repository at all")
+            raise BadAnswer("catalog", "it has no repository at all")
         return scopes
 
     def _ask(self, layer: LayerRef, scope: str) -> PresenceResult:
         try:
             self._registry.blob_size(scope, layer.digest)
-        except (NotInRegistry, InvalidName):
+        except (NotFound, InvalidName):
             return PresenceResult(layer, "gone")
-        except RegistryError as error:
-            return PresenceResult(layer, "unanswered", why=str(error), silent=isinstance(error, _SILENCE))
+        except RemoteError as error:
+            return PresenceResult(layer, "unanswered", why=str(error), silent=isinstance(error, NO_ANSWER))
         return PresenceResult(layer, "there", scope)
 
 
@@ -187,16 +183,16 @@ class StoragePresence:
     def check(self) -> None:
         """See PresenceChecker. Raises LayerError."""
         if next(iter(self._storage.files(self._folder)), None) is None:
-            raise SourceUnavailable(self._folder, "it holds no blob at all")
+            raise Unavailable(self._folder, "it holds no blob at all")
 
     def locate(self, layer: LayerRef) -> PresenceResult:
         """See PresenceChecker."""
         try:
             self._storage.size(layer)
-        except LayerMissing:
+        except NotFound:
             return PresenceResult(layer, "gone")
-        except LayerError as error:
-            silent = not isinstance(error, SourceRefused)
+        except (RemoteError, LayerError) as error:
+            silent = not isinstance(error, Refused)
             return PresenceResult(layer, "unanswered", why=str(error), silent=silent)
         return PresenceResult(layer, "there")
 

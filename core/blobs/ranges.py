@@ -11,7 +11,7 @@ from typing import Self
 
 from core.blobs.resume import ResumingReader, RetryPolicy
 from core.blobs.source import BlobSource
-from core.errors import Interrupted, SourceCut
+from core.errors import ConnectionCut, Interrupted
 from core.layer import LayerRef
 
 # As much is read at once. Bytes are given on as they come, and what a failing read had got so far is lost.
@@ -42,7 +42,7 @@ class ParallelReader:
 
     At most `connections` ranges of `range_bytes` are on their way or waiting to be given out, and that is
     all the memory it takes. Each is resumed by itself when it breaks. What a range raises comes out where
-    that range begins, or broke off, after all bytes before it: SourceCut, LayerMissing, RangesIgnored ...
+    that range begins, or broke off, after all bytes before it: ConnectionCut, NotFound, RangeIgnored ...
 
     `interrupted` is asked while a read waits; Interrupted is then raised. Closing ends the threads.
     """
@@ -135,7 +135,7 @@ class ParallelReader:
         """The first range of the window, once it has bytes to give. The lock is held."""
         while True:
             if self._stopping:
-                raise SourceCut(f"blob {self._layer.digest}", self.position, "closed")
+                raise ConnectionCut(f"blob {self._layer.digest}", self.position, "closed")
             if self._window:
                 head = self._window[0]
                 if head.filled > head.taken:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
-from core.blobs.http_blob import HttpBlobReader, from_registry_error
+from core.blobs.http_blob import HttpBlobReader
 from core.blobs.recent import Recent
-from core.errors import InvalidName, LayerMissing, NotInRegistry, RegistryError, RegistryRefused
+from core.errors import InvalidName, NotFound, Refused
 from core.layer import LayerRef
 from core.registry.client import RegistryClient
 
@@ -26,7 +26,7 @@ class RegistryBlobs:
     next ranges.
 
     A scope that the registry refuses counts as one that does not have the blob, unless none has it:
-    then SourceRefused is raised. LayerMissing names the scopes; SourceTimeout, SourceUnavailable.
+    then Refused is raised. NotFound names the scopes; TimedOut, Unavailable.
     """
 
     parallel = True
@@ -49,33 +49,26 @@ class RegistryBlobs:
 
     def check(self) -> str:
         """One line on the registry, after it has taken our credentials."""
-        try:
-            return self._registry.ping()
-        except RegistryError as error:
-            raise from_registry_error(error, "", "the registry") from error
+        return self._registry.ping()
 
     def _first(self, layer: LayerRef, ask: Callable[[str], _Got]) -> _Got:
         """What `ask` gives of the first scope that has the layer."""
-        digest = str(layer.digest)
         tried = 0
-        refused: RegistryRefused | None = None
-        try:
-            for scope in self._scopes(layer):
-                tried += 1
-                try:
-                    got = ask(scope)
-                except (NotInRegistry, InvalidName):
-                    self._recent.forget(layer.digest)
-                except RegistryRefused as error:
-                    refused = error
-                else:
-                    self._recent.put(layer.digest, scope)
-                    return got
-        except RegistryError as error:
-            raise from_registry_error(error, digest, _place(layer, tried)) from error
+        refused: Refused | None = None
+        for scope in self._scopes(layer):
+            tried += 1
+            try:
+                got = ask(scope)
+            except (NotFound, InvalidName):
+                self._recent.forget(layer.digest)
+            except Refused as error:
+                refused = error
+            else:
+                self._recent.put(layer.digest, scope)
+                return got
         if refused is not None:
-            raise from_registry_error(refused, digest, _place(layer, tried)) from refused
-        raise LayerMissing(digest, _place(layer, tried))
+            raise refused
+        raise NotFound(f"blob {layer.digest} in {_searched(layer, tried)}")
 
     def _scopes(self, layer: LayerRef) -> Iterator[str]:
         """Where to look, best first: each scope once."""
@@ -89,8 +82,8 @@ class RegistryBlobs:
                 yield scope
 
 
-def _place(layer: LayerRef, tried: int) -> str:
-    """Where a layer was looked for, for people."""
+def _searched(layer: LayerRef, tried: int) -> str:
+    """The repositories that were searched for a layer, for a message."""
     if layer.scopes:
-        return "the registry's " + ", ".join(layer.scopes[:5]) + (" …" if len(layer.scopes) > 5 else "")
-    return f"any of {tried} repositories of the registry"
+        return ", ".join(layer.scopes[:5]) + (" …" if len(layer.scopes) > 5 else "")
+    return f"the {tried} repositories searched"

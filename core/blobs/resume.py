@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from core.blobs.source import BlobReader, BlobSource
-from core.errors import RangesIgnored, SourceCut, SourceTimeout, SourceUnavailable
+from core.errors import NO_ANSWER, BadAnswer, ConnectionCut, RangeIgnored, RemoteError
 from core.layer import LayerRef
 
 _SKIP_BYTES = 256 * 1024
@@ -40,10 +40,10 @@ class ResumingReader:
     `end` is where the blob ends: what the source gives beyond it is passed on, so that who counts the
     bytes finds out that the blob is too long. A source that ignores ranges is read from its beginning
     again, and what was given before is thrown away. With `exact` it is one range that ends at `end`,
-    and a source that ignores ranges is left to the caller (RangesIgnored).
+    and a source that ignores ranges is left to the caller (RangeIgnored).
 
-    `first` is a reader from `offset` that is open already. Raises SourceCut when the retry is at its
-    end; what the source raises other than SourceCut, SourceTimeout and SourceUnavailable, and what
+    `first` is a reader from `offset` that is open already. Raises ConnectionCut when the retry is at its
+    end; what the source raises other than ConnectionCut, TimedOut and Unavailable, and what
     `sleep` raises, at once.
     """
 
@@ -86,7 +86,7 @@ class ResumingReader:
                 count = (self._open() if reader is None else reader).readinto(buffer)
                 if not count and self.position < self._end:
                     raise self._cut(f"it ended there, {self._end - self.position} bytes too early")
-            except (SourceCut, SourceTimeout, SourceUnavailable) as error:
+            except (*NO_ANSWER, BadAnswer) as error:
                 if self._closed:
                     raise
                 if self.position >= self._end:
@@ -116,7 +116,7 @@ class ResumingReader:
     ) -> None:
         self.close()
 
-    def _failed(self, error: SourceCut | SourceTimeout | SourceUnavailable) -> None:
+    def _failed(self, error: RemoteError) -> None:
         """Count a failure and wait, or raise if it was one too many."""
         reader, self._reader = self._reader, None
         if reader is not None:
@@ -134,7 +134,7 @@ class ResumingReader:
         length = self._end - self.position if self._exact else None
         try:
             reader = self._source.open(self._layer, self.position, length)
-        except RangesIgnored:
+        except RangeIgnored:
             if self._exact:
                 raise
             reader = self._skip_to_position()
@@ -160,5 +160,5 @@ class ResumingReader:
             raise
         return reader
 
-    def _cut(self, why: str) -> SourceCut:
-        return SourceCut(f"blob {self._layer.digest}", self.position, why)
+    def _cut(self, why: str) -> ConnectionCut:
+        return ConnectionCut(f"blob {self._layer.digest}", self.position, why)

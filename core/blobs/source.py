@@ -19,7 +19,7 @@ class BlobReader(Protocol):
     def readinto(self, buffer: memoryview, /) -> int:
         """Fill the front of `buffer`, which is never empty, and give the number of bytes; 0 at the end.
 
-        Fewer bytes than asked for are no end. Raises SourceTimeout, SourceCut, SourceUnavailable.
+        Fewer bytes than asked for are no end. Raises TimedOut, ConnectionCut, Unavailable.
         """
         ...
 
@@ -39,8 +39,8 @@ class BlobReader(Protocol):
 class BlobSource(Protocol):
     """Where layers are read from. Every source passes the same conformance tests.
 
-    Methods may be called from several threads at once. Each raises LayerMissing where the blob is not
-    there, SourceRefused where the credentials do not do, SourceTimeout and SourceUnavailable where
+    Methods may be called from several threads at once. Each raises NotFound where the blob is not
+    there, Refused where the credentials do not do, TimedOut and Unavailable where
     another try may do better.
     """
 
@@ -76,8 +76,8 @@ class StoredFile:
 class BlobStorage(BlobSource, Protocol):
     """A registry's storage. Every one passes the same conformance tests.
 
-    A listing never holds more than a page, or a folder, of names in memory. It raises SourceRefused,
-    SourceTimeout or SourceUnavailable where it cannot go on: ending early would pass off a part as all.
+    A listing never holds more than a page, or a folder, of names in memory. It raises Refused,
+    TimedOut or Unavailable where it cannot go on: ending early would pass off a part as all.
     """
 
     def files(self, folder: str, skipping: frozenset[str] = frozenset()) -> Iterator[StoredFile]:

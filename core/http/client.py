@@ -22,7 +22,7 @@ from typing import Self
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 from urllib3.exceptions import ConnectTimeoutError
 
-from core.http.errors import HttpNonsense, HttpTimeout
+from core.errors import BadAnswer, TimedOut
 from core.http.headers import Headers
 from core.http.stream import HttpStream
 from core.http.url import Origin, Target, parse_url
@@ -94,7 +94,7 @@ class HttpClient:
         """The whole answer, which has to be here within `seconds` (by default both time-outs together).
 
         Redirects of GET and HEAD are followed unless `follow` is false; then `headers` may have a `Host`
-        other than the URL's. An answer of any status is an answer; HttpError is raised where there is none:
+        other than the URL's. An answer of any status is an answer; RemoteError is raised where there is none:
         a body of more than `limit` bytes included.
         """
         seconds = self._connect_timeout + self._read_timeout if seconds is None else seconds
@@ -104,7 +104,7 @@ class HttpClient:
     def open(
         self, method: str, url: str, *, headers: Mapping[str, str] | None = None, follow: bool = True
     ) -> HttpStream:
-        """An answer whose body is read by the caller, who closes it. Raises HttpError as `fetch` does.
+        """An answer whose body is read by the caller, who closes it. Raises RemoteError as `fetch` does.
 
         Its head has to be here within both time-outs together; for the body see HttpStream.readinto.
         """
@@ -140,7 +140,7 @@ class HttpClient:
         try:
             target = parse_url(url)
         except ValueError as error:
-            raise HttpNonsense("a URL", str(error)) from None
+            raise BadAnswer("a URL", str(error)) from None
         sent = self._headers(headers, follow)
         seen = {target}
         while True:
@@ -151,9 +151,9 @@ class HttpClient:
             with stream:
                 onward = _location(stream)
                 if onward in seen:
-                    raise HttpNonsense(str(target), f"a redirect loop at {onward}")
+                    raise BadAnswer(str(target), f"a redirect loop at {onward}")
                 if len(seen) > MAX_REDIRECTS:
-                    raise HttpNonsense(str(target), f"more than {MAX_REDIRECTS} redirects")
+                    raise BadAnswer(str(target), f"more than {MAX_REDIRECTS} redirects")
                 stream.discard()
             if onward.origin != target.origin:
                 # For good: they do not come back if a later redirect leads back.
@@ -182,12 +182,12 @@ class HttpClient:
         patience: Patience,
         seconds: float,
     ) -> Exchange:
-        """The answer with its head read. Raises HttpError."""
+        """The answer with its head read. Raises RemoteError."""
         again = method in _SAFE
         while True:
             left = patience.until - time.monotonic()
             if left <= 0:
-                raise HttpTimeout(str(target), seconds)
+                raise TimedOut(str(target), seconds)
             try:
                 connect_timeout = min(self._connect_timeout, left)
                 return self._pool(target).ask(method, target.path, headers, body, connect_timeout, patience)
@@ -223,5 +223,5 @@ class HttpClient:
 def _location(stream: HttpStream) -> Target:
     location = stream.headers.get("Location")
     if not location:
-        raise HttpNonsense(str(stream.target), f"a redirect ({stream.status}) without a Location")
+        raise BadAnswer(str(stream.target), f"a redirect ({stream.status}) without a Location")
     return stream.target.join(location)

@@ -8,7 +8,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
-from core.http.errors import HttpCut, HttpError, HttpNonsense
+from core.errors import BadAnswer, ConnectionCut, RemoteError
 from core.http.url import Target
 from core.http.wire import WIRE_ERRORS, Exchange, Patience, as_http_error
 
@@ -27,7 +27,7 @@ class HttpStream:
 
     The bytes come as they were sent: nothing is unpacked. `received` counts them. `target` is where
     the answer came from in the end. Closing frees the connection; it may be done twice, and by another
-    thread, whose reader then gets HttpCut.
+    thread, whose reader then gets ConnectionCut.
     """
 
     def __init__(self, exchange: Exchange, target: Target, patience: Patience, seconds: float) -> None:
@@ -52,8 +52,8 @@ class HttpStream:
     def readinto(self, buffer: memoryview, /) -> int:
         """Fill the front of `buffer` with what is there, at least one byte; 0 at the end.
 
-        Raises HttpTimeout if nothing comes within the read time-out, or less than LEAST_BYTES within
-        a read time-out's worth of waiting; HttpCut before the announced end; HttpNonsense.
+        Raises TimedOut if nothing comes within the read time-out, or less than LEAST_BYTES within
+        a read time-out's worth of waiting; ConnectionCut before the announced end; BadAnswer.
         """
         begun = time.monotonic()
         self._patience.until = begun + self._left
@@ -70,23 +70,23 @@ class HttpStream:
     def read(self, limit: int) -> bytes:
         """The whole body, within the time that the request was given.
 
-        Raises HttpNonsense if it has more than `limit` bytes, and what `readinto` raises.
+        Raises BadAnswer if it has more than `limit` bytes, and what `readinto` raises.
         """
         if (self.length or 0) > limit and not self._exchange.at_end:
             self.close()
-            raise HttpNonsense(str(self.target), f"a body of {self.length} bytes, at most {limit} are taken")
+            raise BadAnswer(str(self.target), f"a body of {self.length} bytes, at most {limit} are taken")
         parts = []
         while data := self._read(min(MOST_BYTES, limit + 1 - self.received), self._seconds):
             parts.append(data)
             if self.received > limit:
                 self.close()
-                raise HttpNonsense(str(self.target), f"a body of more than {limit} bytes")
+                raise BadAnswer(str(self.target), f"a body of more than {limit} bytes")
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def discard(self) -> None:
         """Free the connection for the next request, where a short body is all that is in the way."""
         if self.length is not None and self.length <= DISCARDED_BYTES:
-            with suppress(HttpError):
+            with suppress(RemoteError):
                 self.read(DISCARDED_BYTES)
         self.close()
 
@@ -113,7 +113,7 @@ class HttpStream:
                 raise as_http_error(error, str(self.target), seconds, self.received) from error
             if not data and self._closed:
                 # Where no length was announced this looks like the end of the body.
-                raise HttpCut(str(self.target), self.received, "closed by ourselves")
+                raise ConnectionCut(str(self.target), self.received, "closed by ourselves")
         self.received += len(data)
         return data
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from urllib.parse import quote, urljoin, urlsplit
 
-from core.http.errors import HttpNonsense
+from core.errors import BadAnswer
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 Origin = tuple[str, str, int]
@@ -48,14 +48,14 @@ class Target:
     def join(self, location: str) -> Target:
         """The target that a Location or Link, found in an answer of this target, leads to.
 
-        Raises HttpNonsense if it leads nowhere, or to something that is not http or https.
+        Raises BadAnswer if it leads nowhere, or to something that is not http or https.
         """
         # http.client reads headers as Latin-1: back to the bytes, and those that no URL may have escaped.
         escaped = quote(location.strip().encode("latin-1", "replace"), safe=_URL_SIGNS)
         try:
             return parse_url(urljoin(self.url, escaped))
         except ValueError as error:
-            raise HttpNonsense(str(self), f"leads to a URL that is none: {error}") from None
+            raise BadAnswer(str(self), f"leads to a URL that is none: {error}") from None
 
     def _base(self) -> str:
         return f"{self.scheme}://{self.netloc}"

@@ -22,7 +22,7 @@ from urllib3.exceptions import HTTPError, NameResolutionError, NewConnectionErro
 from urllib3.exceptions import SSLError as UrllibSSLError
 from urllib3.exceptions import TimeoutError as WireTimeout
 
-from core.http.errors import HttpCut, HttpError, HttpNonsense, HttpTimeout, HttpUnreachable
+from core.errors import BadAnswer, ConnectionCut, RemoteError, TimedOut, Unavailable
 from core.http.headers import Headers
 from core.http.url import Target
 
@@ -226,28 +226,28 @@ def _head(method: str, path: str, headers: Mapping[str, str], body: bytes | None
     return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
 
-def as_http_error(error: Exception, where: str, seconds: float, received: int | None) -> HttpError:
-    """The HttpError that one of WIRE_ERRORS amounts to.
+def as_http_error(error: Exception, where: str, seconds: float, received: int | None) -> RemoteError:
+    """The RemoteError that one of WIRE_ERRORS amounts to.
 
     `received` is how many bytes of the body had come, None before the answer began. What libraries
     say is passed on where it cannot hold a header of ours or a query, and cut short.
     """
     if isinstance(error, (WireTimeout, TimeoutError)) and not isinstance(error, NewConnectionError):
-        return HttpTimeout(where, seconds)
+        return TimedOut(where, seconds)
     if isinstance(error, NameResolutionError):
-        return HttpUnreachable(where, "its host name cannot be resolved")
+        return Unavailable(where, "its host name cannot be resolved")
     if isinstance(error, NewConnectionError):
-        return HttpUnreachable(where, _short(error.__cause__ or "no connection"))
+        return Unavailable(where, _short(error.__cause__ or "no connection"))
     if isinstance(error, _TLS_ERRORS) and received is None:
-        return HttpUnreachable(where, f"TLS: {_short(error)}")
+        return Unavailable(where, f"TLS: {_short(error)}")
     if isinstance(error, IncompleteRead):
-        return HttpCut(where, received or 0, "the body is shorter than announced")
+        return ConnectionCut(where, received or 0, "the body is shorter than announced")
     if isinstance(error, (*_TLS_ERRORS, OSError)):
-        return HttpCut(where, received or 0, _short(error))
+        return ConnectionCut(where, received or 0, _short(error))
     if isinstance(error, (HTTPException, HTTPError)):
-        return HttpNonsense(where, f"{type(error).__name__}: {_short(error)}")
+        return BadAnswer(where, f"{type(error).__name__}: {_short(error)}")
     # ValueError: http.client shows the header that it refuses, which may be a credential.
-    return HttpNonsense(where, "the exchange cannot be put into HTTP")
+    return BadAnswer(where, "the exchange cannot be put into HTTP")
 
 
 def _short(error: object) -> str:

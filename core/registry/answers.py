@@ -8,56 +8,45 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 from core.errors import (
-    NotInRegistry,
-    RegistryError,
-    RegistryNonsense,
-    RegistryRefused,
-    RegistryTimeout,
-    RegistryUnavailable,
+    BadAnswer,
+    NotFound,
+    Refused,
+    RemoteError,
+    Unavailable,
 )
-from core.http.errors import HttpError, HttpNonsense, HttpTimeout
 from core.http.headers import Headers
 
 _MAX_SAID = 200
 _LONGEST_RETRY_AFTER = 86_400.0
 
 
-def from_http_error(error: HttpError) -> RegistryError:
-    """The registry's error for an exchange that failed."""
-    if isinstance(error, HttpTimeout):
-        return RegistryTimeout(error.where, error.seconds)
-    if isinstance(error, HttpNonsense):
-        return RegistryNonsense(error.where, error.why)
-    return RegistryUnavailable(error.where, str(error).removeprefix(f"{error.where} "))
-
-
-def from_status(status: int, headers: Headers, body: bytes, where: str, what: str) -> RegistryError:
+def from_status(status: int, headers: Headers, body: bytes, where: str, what: str) -> RemoteError:
     """The error that an answer of this status is, other than the 200 hoped for.
 
     `where` is the URL for people, `what` names the thing that was asked for. `body` may be cut.
     """
     said = _said(body)
     if status == 404 and not is_html(headers):
-        return NotInRegistry(what)
+        return NotFound(what)
     if status in (408, 429) or 500 <= status < 600:
-        why = f"it answers {status}{said}"
-        return RegistryUnavailable(where, why, _retry_after(headers))
+        why = f"status {status}{said}"
+        return Unavailable(where, why, _retry_after(headers))
     if status == 401:
-        return RegistryRefused(where, status, f"it wants other credentials{said}")
+        return Refused(where, status, f"authentication required{said}")
     if status == 403:
-        return RegistryRefused(where, status, f"access is denied{said}")
+        return Refused(where, status, f"access denied{said}")
     if status == 405:
-        return RegistryRefused(where, status, f"it does not allow this call{said}")
+        return Refused(where, status, f"method not allowed{said}")
     if 400 <= status < 500 and status != 404:
-        return RegistryRefused(where, status, f"it takes the request for a bad one{said}")
+        return Refused(where, status, f"bad request{said}")
     page = " with a web page" if is_html(headers) else ""
-    return RegistryNonsense(where, f"status {status}{page}{said}")
+    return BadAnswer(where, f"status {status}{page}{said}")
 
 
 def refuse_page(headers: Headers, target: object) -> None:
-    """Raises RegistryNonsense if a web page came from `target`, which may have the right status."""
+    """Raises BadAnswer if a web page came from `target`, which may have the right status."""
     if is_html(headers):
-        raise RegistryNonsense(str(target), "a web page where the registry should be")
+        raise BadAnswer(str(target), "a web page where the registry should be")
 
 
 def is_html(headers: Headers) -> bool:

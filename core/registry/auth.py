@@ -20,11 +20,10 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import urlencode
 
-from core.errors import RegistryError, RegistryNonsense, RegistryRefused
+from core.errors import BadAnswer, Refused, RemoteError
 from core.http.client import HttpAnswer, HttpClient
-from core.http.errors import HttpError
 from core.http.url import Origin, Target, parse_url
-from core.registry.answers import from_http_error, from_status, parse_date
+from core.registry.answers import from_status, parse_date
 from core.registry.challenge import Challenge, parse_challenges
 
 TOKEN_LIMIT = 256 * 1024
@@ -44,7 +43,7 @@ class _Kept:
     good_until: float = -math.inf
     scope: str = ""
     failures: int = 0
-    failure: RegistryError | None = None
+    failure: RemoteError | None = None
 
 
 class RegistryAuth:
@@ -73,7 +72,7 @@ class RegistryAuth:
         """The Authorization to send to `target` at once, None if the registry has not asked for one yet.
 
         `scope` is what a token has to be good for, such as `repository:library/ubuntu:pull`. Raises
-        RegistryError if a token is needed and cannot be had.
+        RemoteError if a token is needed and cannot be had.
         """
         challenge = self._challenges.get(target.origin)
         if challenge is None:
@@ -82,7 +81,7 @@ class RegistryAuth:
             return self._basic
         try:
             return self._bearer(challenge, target, self._kept(target.origin, scope), None)
-        except RegistryError:
+        except RemoteError:
             # Next time the registry is asked first: it may have another token server by now, or none.
             self._challenges.pop(target.origin, None)
             raise
@@ -91,7 +90,7 @@ class RegistryAuth:
         """The Authorization to try again with, after a 401 of the registry with these WWW-Authenticate lines.
 
         `used` is what was sent. A token that another thread has renewed meanwhile is given without
-        asking for one more. Raises RegistryRefused if there is no answer to what the registry wants.
+        asking for one more. Raises Refused if there is no answer to what the registry wants.
         """
         offered = parse_challenges(challenges)
         by_scheme = {challenge.scheme: challenge for challenge in reversed(offered)}
@@ -104,20 +103,20 @@ class RegistryAuth:
         if basic is None:
             schemes = ", ".join(challenge.scheme for challenge in offered) or "none"
             why = f"none of the ways to authenticate that it offers can be used here ({schemes[:100]})"
-            raise RegistryRefused(str(target), 401, why)
+            raise Refused(str(target), 401, why)
         if self._basic is None:
-            raise RegistryRefused(str(target), 401, "it wants a user and a password, and none are configured")
+            raise Refused(str(target), 401, "it wants a user and a password, and none are configured")
         if used == self._basic:
             raise self.refused(target, used)
         self._challenges[target.origin] = basic
         return self._basic
 
-    def refused(self, target: Target, used: str) -> RegistryRefused:
+    def refused(self, target: Target, used: str) -> Refused:
         """The error for a 401 to what `answer` gave."""
         if used == self._basic:
-            return RegistryRefused(str(target), 401, f"it does not take the password of {self._user}")
+            return Refused(str(target), 401, f"it does not take the password of {self._user}")
         who = "anybody" if self._basic is None else self._user
-        return RegistryRefused(str(target), 401, f"its token server does not let {who} do this")
+        return Refused(str(target), 401, f"its token server does not let {who} do this")
 
     def _kept(self, origin: Origin, scope: str) -> _Kept:
         with self._lock:
@@ -142,7 +141,7 @@ class RegistryAuth:
                 try:
                     asked = self._clock()
                     token, lifetime = self._fetch(challenge, registry, kept.scope)
-                except RegistryError as error:
+                except RemoteError as error:
                     kept.failure = error
                     kept.failures += 1
                     raise
@@ -152,7 +151,7 @@ class RegistryAuth:
             return kept.header
 
     def _fetch(self, challenge: Challenge, registry: Target, scope: str) -> tuple[str, float]:
-        """A new token, and for how many seconds it is good. Raises RegistryError."""
+        """A new token, and for how many seconds it is good. Raises RemoteError."""
         realm = _realm(challenge, registry)
         headers = {}
         query = [("scope", one) for one in scope.split()]
@@ -161,15 +160,12 @@ class RegistryAuth:
         if self._basic is not None:
             if registry.scheme == "https" and realm.scheme != "https":
                 why = f"its token server {realm} is at plain http, the password is not sent there"
-                raise RegistryRefused(str(registry), 401, why)
+                raise Refused(str(registry), 401, why)
             headers["Authorization"] = self._basic
             query.append(("account", str(self._user)))
         joint = "&" if "?" in realm.path else "?"
         url = f"{realm.url}{joint}{urlencode(query)}" if query else realm.url
-        try:
-            answer = self._http.fetch("GET", url, headers=headers, limit=TOKEN_LIMIT)
-        except HttpError as error:
-            raise from_http_error(error) from error
+        answer = self._http.fetch("GET", url, headers=headers, limit=TOKEN_LIMIT)
         where = f"token server {realm}"
         if answer.status != 200:
             raise from_status(answer.status, answer.headers, answer.body, where, f"token server at {realm}")
@@ -185,7 +181,7 @@ def _realm(challenge: Challenge, registry: Target) -> Target:
     try:
         return parse_url(challenge.parameters["realm"])
     except ValueError as error:
-        raise RegistryNonsense(str(registry), f"the realm of its challenge is no URL: {error}") from None
+        raise BadAnswer(str(registry), f"the realm of its challenge is no URL: {error}") from None
 
 
 def _token(answer: HttpAnswer, where: str) -> tuple[str, float]:
@@ -193,12 +189,12 @@ def _token(answer: HttpAnswer, where: str) -> tuple[str, float]:
     try:
         said = json.loads(answer.body)
     except (ValueError, RecursionError):
-        raise RegistryNonsense(where, "its answer is not JSON") from None
+        raise BadAnswer(where, "its answer is not JSON") from None
     if not isinstance(said, dict):
-        raise RegistryNonsense(where, "its answer is not a JSON object")
+        raise BadAnswer(where, "its answer is not a JSON object")
     token = said.get("token") or said.get("access_token")
     if not isinstance(token, str) or not _USABLE_TOKEN.match(token):
-        raise RegistryNonsense(where, "its answer holds no token")
+        raise BadAnswer(where, "its answer holds no token")
     lifetime = said.get("expires_in")
     # bool is an int in Python, true is no number in JSON.
     if isinstance(lifetime, bool) or not isinstance(lifetime, (int, float)) or not 0 <= lifetime < 1e9:

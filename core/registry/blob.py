@@ -6,7 +6,7 @@ import re
 from types import TracebackType
 from typing import Self
 
-from core.errors import RangesIgnored, RegistryNonsense
+from core.errors import BadAnswer, RangeIgnored
 from core.http.headers import Headers
 from core.http.stream import HttpStream
 
@@ -26,11 +26,11 @@ def content_range(headers: Headers, where: str) -> tuple[int, int, int | None]:
     """First byte, last byte and the whole's size (None: not said), of a 206 (RFC 9110, 14.4)."""
     found = _CONTENT_RANGE.match(headers.get("Content-Range") or "")
     if found is None:
-        raise RegistryNonsense(where, "status 206 without a Content-Range that can be read")
+        raise BadAnswer(where, "status 206 without a Content-Range that can be read")
     first, last = int(found[1]), int(found[2])
     size = None if found[3] is None else int(found[3])
     if last < first or (size is not None and last >= size):
-        raise RegistryNonsense(where, f"a Content-Range that cannot be: {found[0]}")
+        raise BadAnswer(where, f"a Content-Range that cannot be: {found[0]}")
     return first, last, size
 
 
@@ -38,7 +38,7 @@ class BlobStream:
     """The bytes of a blob, or of a range of it (a BlobReader).
 
     `size` is that of the whole blob in bytes, as the answer says; None where it does not. Reading raises
-    HttpTimeout, HttpCut and HttpNonsense.
+    TimedOut, ConnectionCut and BadAnswer.
     """
 
     def __init__(self, stream: HttpStream, offset: int, length: int | None) -> None:
@@ -47,12 +47,12 @@ class BlobStream:
         if stream.status == 206:
             first, last, self.size = content_range(stream.headers, where)
             if first != offset or (length is not None and last >= offset + length):
-                raise RegistryNonsense(where, f"asked for bytes from {offset} on, it gives {first}-{last}")
+                raise BadAnswer(where, f"asked for bytes from {offset} on, it gives {first}-{last}")
             if stream.length not in (None, last - first + 1):
-                raise RegistryNonsense(where, f"bytes {first}-{last} in a body of {stream.length}")
+                raise BadAnswer(where, f"bytes {first}-{last} in a body of {stream.length}")
             return
         if offset or length is not None:
-            raise RangesIgnored(where)
+            raise RangeIgnored(where)
         self.size = stream.length
 
     def readinto(self, buffer: memoryview, /) -> int:

@@ -14,16 +14,15 @@ from typing import TypeVar
 
 from core.config.config import DockerRegistry
 from core.digest import Digest
-from core.errors import InvalidName, NotInRegistry, RegistryNonsense, RegistryRefused, RegistryUnavailable
+from core.errors import BadAnswer, InvalidName, NotFound, Refused, RemoteError, Unavailable
 from core.http.client import HttpAnswer, HttpClient
-from core.http.errors import HttpError
 from core.http.stream import HttpStream
 from core.http.url import parse_url
 from core.manifests.manifest import digest_of
 from core.manifests.media_types import ALL_MANIFESTS, DOCKER_SCHEMA1, DOCKER_SCHEMA1_SIGNED
 from core.names import parse_scope, parse_tag
 from core.pace import Pace
-from core.registry.answers import from_http_error, from_status, refuse_page
+from core.registry.answers import from_status, refuse_page
 from core.registry.auth import RegistryAuth
 from core.registry.blob import BlobStream, range_header
 from core.registry.pages import PAGE_LIMIT, read_pages
@@ -55,8 +54,8 @@ class FetchedManifest:
 class RegistryClient:
     """Asks one registry, from any number of threads.
 
-    Every method raises RegistryError: RegistryTimeout, RegistryUnavailable, RegistryRefused, NotInRegistry
-    or RegistryNonsense; and InvalidName for a scope or tag that is none, before anything is sent. Without
+    Every method raises RemoteError: TimedOut, Unavailable, Refused, NotFound
+    or BadAnswer; and InvalidName for a scope or tag that is none, before anything is sent. Without
     user or password it asks as anybody may. `http` is shared and stays the caller's to close.
     """
 
@@ -91,7 +90,7 @@ class RegistryClient:
         expected = reference if isinstance(reference, Digest) else _digest_header(answer)
         if expected is not None and expected != digest:
             if media_type not in _SCHEMA1:
-                raise RegistryNonsense(where, f"the manifest's bytes have digest {digest}, not {expected}")
+                raise BadAnswer(where, f"the manifest's bytes have digest {digest}, not {expected}")
             digest = expected
         return FetchedManifest(digest, media_type, answer.body)
 
@@ -101,7 +100,7 @@ class RegistryClient:
         what = _manifest_name(scope, tag)
         try:
             answer = self._ask("HEAD", self.urls.manifest(scope, tag), _pull(scope), what, headers)
-        except RegistryRefused as error:
+        except Refused as error:
             if error.status != 405:
                 raise
         else:
@@ -119,17 +118,17 @@ class RegistryClient:
         return read_pages(self.urls.tags(scope), fetch, "tags", parse_tag)
 
     def list_repositories(self, *, complete: bool = False) -> Iterator[str]:
-        """The names of all repositories, page by page. Many registries refuse this (RegistryRefused).
+        """The names of all repositories, page by page. Many registries refuse this (Refused).
 
-        What is no name is left out; where the list has to be `complete`, it raises RegistryNonsense.
+        What is no name is left out; where the list has to be `complete`, it raises BadAnswer.
         """
 
         def fetch(url: str) -> HttpAnswer:
             try:
                 return self._ask("GET", url, _CATALOG_SCOPE, "catalog of repositories", {}, PAGE_LIMIT)
-            except NotInRegistry:
+            except NotFound:
                 why = "it does not list its repositories, they have to be named"
-                raise RegistryRefused(url.partition("?")[0], 404, why) from None
+                raise Refused(url.partition("?")[0], 404, why) from None
 
         return read_pages(self.urls.catalog, fetch, "repositories", parse_scope, complete=complete)
 
@@ -137,7 +136,7 @@ class RegistryClient:
         """A blob's bytes from `offset` on, `length` of them or all; the caller closes the stream.
 
         Where the registry redirects to its storage, that is asked without credentials, each time anew: such
-        URLs run out. Raises RangesIgnored if only the whole blob is given.
+        URLs run out. Raises RangeIgnored if only the whole blob is given.
         """
         headers = range_header(offset, length)
         what = f"blob {digest} in {scope}"
@@ -155,7 +154,7 @@ class RegistryClient:
         try:
             answer = self._ask("HEAD", url, _pull(scope), what, {})
             size = answer.headers.number("Content-Length")
-        except RegistryRefused as error:
+        except Refused as error:
             if error.status != 405:
                 raise
             size = None
@@ -163,7 +162,7 @@ class RegistryClient:
             with self.open_blob(scope, digest) as stream:
                 size = stream.size
         if size is None:
-            raise RegistryNonsense(url, "it does not say how long the blob is")
+            raise BadAnswer(url, "it does not say how long the blob is")
         return size
 
     def ping(self) -> str:
@@ -204,7 +203,7 @@ class RegistryClient:
         headers: Mapping[str, str],
         limit: int = MANIFEST_LIMIT,
     ) -> HttpAnswer:
-        """An answer of status 200, which may be trusted to be no web page. Raises RegistryError."""
+        """An answer of status 200, which may be trusted to be no web page. Raises RemoteError."""
 
         def send(sent: Mapping[str, str]) -> HttpAnswer:
             return self._http.fetch(method, url, headers=sent, limit=limit)
@@ -215,11 +214,11 @@ class RegistryClient:
         refuse_page(answer.headers, answer.target)
         encoding = answer.headers.get("Content-Encoding")
         if encoding and encoding.lower() != "identity":
-            raise RegistryNonsense(str(answer.target), "its answer is packed, which nobody asked for")
+            raise BadAnswer(str(answer.target), "its answer is packed, which nobody asked for")
         return answer
 
     def _open(self, url: str, token_scope: str, what: str, headers: Mapping[str, str]) -> HttpStream:
-        """An answer of status 200, or of 206 to a request for a range. Raises RegistryError."""
+        """An answer of status 200, or of 206 to a request for a range. Raises RemoteError."""
 
         def send(sent: Mapping[str, str]) -> HttpStream:
             return self._http.open("GET", url, headers=sent)
@@ -245,27 +244,24 @@ class RegistryClient:
         try:
             registry = parse_url(url)
         except ValueError as error:
-            raise RegistryNonsense("of the configuration", f"its URL is none: {error}") from None
+            raise BadAnswer("docker_registry.host", f"invalid URL: {error}") from None
         used = self._auth.header(registry, token_scope)
         self._pace.wait()
-        try:
-            answer = send(_with(headers, used))
-            # Only the registry's own challenge is answered, not one of a host that it led us to.
-            if answer.status != 401 or answer.target.origin != registry.origin:
-                return answer
+        answer = send(_with(headers, used))
+        # Only the registry's own challenge is answered, not one of a host that it redirects to.
+        if answer.status != 401 or answer.target.origin != registry.origin:
+            return answer
+        if isinstance(answer, HttpStream):
+            answer.discard()
+        challenges = answer.headers.all("WWW-Authenticate")
+        used = self._auth.answer(challenges, registry, token_scope, used)
+        self._pace.wait()
+        answer = send(_with(headers, used))
+        if answer.status == 401 and answer.target.origin == registry.origin:
             if isinstance(answer, HttpStream):
                 answer.discard()
-            challenges = answer.headers.all("WWW-Authenticate")
-            used = self._auth.answer(challenges, registry, token_scope, used)
-            self._pace.wait()
-            answer = send(_with(headers, used))
-            if answer.status == 401 and answer.target.origin == registry.origin:
-                if isinstance(answer, HttpStream):
-                    answer.discard()
-                raise self._auth.refused(registry, used)
-            return answer
-        except HttpError as error:
-            raise from_http_error(error) from error
+            raise self._auth.refused(registry, used)
+        return answer
 
     def _forward(
         self, method: str, url: str, headers: Mapping[str, str], seconds: float | None = None
@@ -277,9 +273,7 @@ class RegistryClient:
                 method, url, headers=headers, limit=MANIFEST_LIMIT, seconds=seconds, follow=False
             )
         except ValueError as error:
-            raise RegistryNonsense("of the configuration", f"its URL is none: {error}") from None
-        except HttpError as error:
-            raise from_http_error(error) from error
+            raise BadAnswer("docker_registry.host", f"invalid URL: {error}") from None
 
 
 def _with(headers: Mapping[str, str], authorization: str | None) -> Mapping[str, str]:
@@ -292,7 +286,9 @@ def _pull(scope: str) -> str:
 
 
 def _manifest_name(scope: str, reference: str | Digest) -> str:
-    return f"{scope}@{reference}" if isinstance(reference, Digest) else f"{scope}:{reference}"
+    return (
+        f"manifest {scope}@{reference}" if isinstance(reference, Digest) else f"manifest {scope}:{reference}"
+    )
 
 
 def _digest_header(answer: HttpAnswer) -> Digest | None:
@@ -306,7 +302,7 @@ def _refusal(answer: HttpAnswer | HttpStream, body: bytes, url: str, what: str) 
     where = str(answer.target)
     if answer.status in (401, 403) and answer.target.origin != parse_url(url).origin:
         # The URL that it was sent to has run out, or the clocks differ: a new one may do.
-        return RegistryUnavailable(where, f"the registry's storage answers {answer.status}")
+        return Unavailable(where, f"the registry's storage answers {answer.status}")
     return from_status(answer.status, answer.headers, body, where, what)
 
 
@@ -314,5 +310,5 @@ def _beginning(stream: HttpStream) -> bytes:
     """What an error's body says, as far as it can be read."""
     try:
         return stream.read(_ERROR_LIMIT)
-    except HttpError:
+    except RemoteError:
         return b""

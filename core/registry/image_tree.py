@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from core.digest import Digest
-from core.errors import ManifestInvalid, NotInRegistry, RegistryNonsense
+from core.errors import BadAnswer, ManifestInvalid, NotFound
 from core.manifests.manifest import Image, Index, LayerDescriptor, parse_manifest
 from core.manifests.platform import Platform
 from core.registry.client import RegistryClient
@@ -52,7 +52,7 @@ def read_tree(
     """Reads the manifest at `reference` and all below it, children before their index.
 
     Children that are `known` are not read again; with `platforms`, only those for one of them
-    are read. Attestations are left out, and what is no image has no layers. Raises RegistryError for
+    are read. Attestations are left out, and what is no image has no layers. Raises RemoteError for
     what cannot be read, a child excepted that the registry lacks or that is no manifest.
     """
     return _Reading(registry, scope, platforms, known).read(reference, frozenset())
@@ -81,7 +81,7 @@ class _Reading:
         self, index: Index, digest: Digest, above: frozenset[Digest], platform: Platform | None
     ) -> Iterator[ReadManifest]:
         if len(above) > MAX_DEPTH:
-            raise RegistryNonsense(f"{self.scope}@{digest}", f"indexes nested deeper than {MAX_DEPTH}")
+            raise BadAnswer(f"{self.scope}@{digest}", f"indexes nested deeper than {MAX_DEPTH}")
         missing: list[Digest] = []
         left_out: list[Platform] = []
         in_part = False
@@ -100,7 +100,7 @@ class _Reading:
                     left_out += read.left_out
                     in_part = in_part or read.in_part
                     yield read
-            except (NotInRegistry, ManifestInvalid):
+            except (NotFound, ManifestInvalid):
                 missing.append(child.digest)
         yield ReadManifest(
             digest, missing=tuple(missing), left_out=tuple(dict.fromkeys(left_out)), in_part=in_part

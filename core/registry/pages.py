@@ -8,9 +8,8 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from core.errors import InvalidName, RegistryNonsense, RegistryRefused
+from core.errors import BadAnswer, InvalidName, Refused
 from core.http.client import HttpAnswer
-from core.http.errors import HttpNonsense
 from core.http.url import Target
 
 log = logging.getLogger(__name__)
@@ -39,7 +38,7 @@ def read_pages(
     """The names in the list `key` of each page, from the one at `url` on; one page at a time in memory.
 
     What `parse` does not take for a name is left out, and logged; with `complete` it is no list then.
-    Raises RegistryNonsense where going on is impossible: ending early would pass off a part of the list as
+    Raises BadAnswer where going on is impossible: ending early would pass off a part of the list as
     all of it.
     """
     seen: set[str] = set()
@@ -51,9 +50,9 @@ def read_pages(
         if onward is None:
             return
         if onward.path in seen:
-            raise RegistryNonsense(str(onward), "its pages lead back to one read before")
+            raise BadAnswer(str(onward), "its pages lead back to one read before")
         url = onward.url
-    raise RegistryNonsense(url.partition("?")[0], f"more than {MAX_PAGES} pages")
+    raise BadAnswer(url.partition("?")[0], f"more than {MAX_PAGES} pages")
 
 
 def _fetch_page(url: str, fetch: Callable[[str], HttpAnswer], *, first: bool) -> HttpAnswer:
@@ -62,7 +61,7 @@ def _fetch_page(url: str, fetch: Callable[[str], HttpAnswer], *, first: bool) ->
     joint = "&" if "?" in url else "?"
     try:
         return fetch(f"{url}{joint}n={PAGE_ENTRIES}")
-    except RegistryRefused as error:
+    except Refused as error:
         if error.status != 400:
             raise
         # Its limit is lower (PAGINATION_NUMBER_INVALID): let it choose.
@@ -77,7 +76,7 @@ def _names(answer: HttpAnswer, key: str, parse: Callable[[object], str], complet
             yield parse(entry)
         except InvalidName as error:
             if complete:
-                raise RegistryNonsense(str(answer.target), str(error)) from None
+                raise BadAnswer(str(answer.target), str(error)) from None
             bad.append(error)
     if bad:
         log.warning("names left out of a list url=%s count=%d first=%s", answer.target, len(bad), bad[0])
@@ -88,13 +87,13 @@ def _load(answer: HttpAnswer, key: str) -> list[Any]:
     try:
         page = json.loads(answer.body)
     except (ValueError, RecursionError):
-        raise RegistryNonsense(where, "its list is not JSON") from None
+        raise BadAnswer(where, "its list is not JSON") from None
     # `null` is how distribution writes an empty list.
     entries = page.get(key, 0) if isinstance(page, dict) else 0
     if entries is None:
         return []
     if not isinstance(entries, list):
-        raise RegistryNonsense(where, f"its list has no {key}")
+        raise BadAnswer(where, f"its list has no {key}")
     return entries
 
 
@@ -105,14 +104,14 @@ def _next_page(answer: HttpAnswer) -> Target | None:
         return None
     where = answer.target
     if len(value) > _LONGEST_LINK:
-        raise RegistryNonsense(str(where), f"a Link of {len(value)} characters")
+        raise BadAnswer(str(where), f"a Link of {len(value)} characters")
     at = 0
     while link := _LINK.match(value, at):
         if _NEXT.search(link[2]):
             return _same_registry(where, link[1])
         at = link.end()
     if value[at:].strip(" \t,"):
-        raise RegistryNonsense(str(where), "its Link to the next page cannot be read")
+        raise BadAnswer(str(where), "its Link to the next page cannot be read")
     return None
 
 
@@ -120,8 +119,8 @@ def _same_registry(where: Target, link: str) -> Target:
     """The linked page. Of an absolute link only the path counts: proxies get scheme and port wrong."""
     try:
         onward = where.join(link)
-    except HttpNonsense as error:
-        raise RegistryNonsense(str(where), error.why) from None
+    except BadAnswer as error:
+        raise BadAnswer(str(where), error.why) from None
     if onward.host.lower() != where.host.lower():
-        raise RegistryNonsense(str(where), f"its next page is on another host, {onward.host}")
+        raise BadAnswer(str(where), f"its next page is on another host, {onward.host}")
     return Target(where.scheme, where.host, where.port, onward.path)

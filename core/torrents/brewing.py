@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from core.blobs.layer_reader import open_layer
 from core.blobs.source import BlobSource
 from core.digest import Digest
-from core.errors import DigestMismatch, LayerEmpty, SizeMismatch, SourceCut, SourceRefused
+from core.errors import ConnectionCut, DigestMismatch, LayerEmpty, Refused, SizeMismatch
 from core.layer import LayerRef
 from core.torrents.hashing import INLINE_SIZE, hash_layer
 from core.torrents.metainfo import build_metainfo
@@ -50,7 +50,7 @@ def brew_layer(
     try:
         with open_layer(source, layer, size, connections, interrupted=interrupted) as reader:
             hashes = hash_layer(reader, size, piece_length(size), interrupted=interrupted)
-    except (SourceCut, SourceRefused):
+    except (ConnectionCut, Refused):
         # A blob shorter than its descriptor says looks like one that was cut off.
         if (there := source.size(layer)) != size:
             raise SizeMismatch(size, there) from None

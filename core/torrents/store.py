@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Protocol
 
 from core.digest import Digest
-from core.errors import MetainfoMissing, StoreFailed
-from core.s3 import Bucket, S3Failed
+from core.errors import MetainfoMissing, NotFound, RemoteError, StoreFailed
+from core.s3 import Bucket
 
 
 class MetainfoStore(Protocol):
@@ -168,10 +168,8 @@ class S3Store:
         with self._translated():
             try:
                 return self._bucket.get(self._key(digest), MOST)
-            except S3Failed as error:
-                if error.trouble == "missing":
-                    raise MetainfoMissing(str(digest)) from error
-                raise
+            except NotFound as error:
+                raise MetainfoMissing(str(digest)) from error
 
     def delete(self, digest: Digest) -> None:
         with self._translated():
@@ -192,5 +190,5 @@ class S3Store:
     def _translated(self) -> Iterator[None]:
         try:
             yield
-        except S3Failed as error:
+        except RemoteError as error:
             raise StoreFailed(self._where, error.why) from error

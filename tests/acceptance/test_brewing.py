@@ -135,10 +135,10 @@ def test_a_blob_gone_from_the_registry_is_tried_again_and_then_set_aside_with_it
     assert (ended.returncode, ended.stdout) == (1, "brewed 1, failed 1, waiting 1\n")
     layer = installation.asked("show", image.layers[0].digest)
     assert layer["state"] == "delayed"
-    assert "no blob" in layer["reason"]
+    assert "not found" in layer["reason"]
 
     again = Installation(tmp_path, registry, brewer={"max_attempts": 1})
-    assert again.last_line("queue", "retry", "--reason", "no blob") == "queued anew 1, manifests 0"
+    assert again.last_line("queue", "retry", "--reason", "not found") == "queued anew 1, manifests 0"
     assert again.run("run", "brew", check=False).stdout == "brewed 0, failed 1, waiting 0\n"
     assert again.asked("show", image.layers[0].digest)["state"] == "set aside"
 

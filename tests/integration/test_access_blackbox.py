@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 import docker_torrents
-from core.access.access import AccessDenied
 from core.access.blackbox import BlackboxAccess
 from core.access.registry import RegistryAccess
 from core.config.config import Blackbox as Settings
 from core.config.config import Config, DockerRegistry
+from core.errors import AccessDenied
 from core.http.client import HttpClient
 from core.registry.client import RegistryClient
 from jobs.service import Service

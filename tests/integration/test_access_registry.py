@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 import requests
 
-from core.access.access import AccessDenied
 from core.digest import Digest
-from core.errors import RegistryTimeout, RegistryUnavailable
+from core.errors import AccessDenied, TimedOut, Unavailable
 from tests.servers.bad_http import html, redirecting, replying, silent
 from tests.servers.http_server import start_http_server
 from tests.servers.layers import layer_bytes
@@ -184,10 +183,10 @@ def test_what_the_registry_says_of_a_layer_is_understood(tmp_path: Path) -> None
         with pytest.raises(AccessDenied):
             access.may_pull("team/a", layer, None)
         registry.on(path, silent())
-        with pytest.raises(RegistryTimeout):
+        with pytest.raises(TimedOut):
             access.may_pull("team/a", layer, None)
         registry.close()
-        with pytest.raises(RegistryUnavailable):
+        with pytest.raises(Unavailable):
             access.may_pull("team/a", layer, None)
 
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
+from core.errors import TablesMissing
 from core.torrents.brewing import brew_layer
 from core.torrents.store import DirectoryStore
 from jobs.backfill_legacy import TakenOver, Takeover, TakeoverSummary, backfill_legacy
 from jobs.verify_ids import verify_ids
 from sql.engine import create_engine_for
-from sql.errors import TablesMissing
 from sql.layers import find_rbtorrent_ids
 from sql.transaction import reading
 from tests.integration.sql.database import NOW, Database, digest_of, rbtorrent_id_of

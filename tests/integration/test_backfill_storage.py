@@ -13,7 +13,7 @@ import pytest
 
 from core.blobs.directory import DirectoryBlobs, FileReader
 from core.blobs.source import StoredFile
-from core.errors import SourceRefused, SourceUnavailable
+from core.errors import Refused, Unavailable
 from core.layer import LayerRef
 from jobs.backfill_storage import StorageScan, StorageSummary, backfill_storage
 from sql.engine import create_engine_for
@@ -261,12 +261,12 @@ def test_a_listing_that_breaks_half_way_keeps_what_was_queued_and_says_so(
 ) -> None:
     monkeypatch.setattr("jobs.backfill_storage._BATCH", 4)
     digests = {put_blob(place, layer_bytes(1000, seed), "team/one") for seed in range(20)}
-    breaking = ListedBefore(place.root, 10, raising(SourceUnavailable("s3://bucket/", "gone away")))
+    breaking = ListedBefore(place.root, 10, raising(Unavailable("s3://bucket/", "gone away")))
 
     broken = backfill(database, place, storage=breaking)
 
     assert (broken.queued, broken.failed) == (10, 1)
-    assert str(broken).endswith("broken off, run it again to go on: s3://bucket/ is unavailable: gone away")
+    assert str(broken).endswith("broken off, run it again to go on: s3://bucket/: unavailable: gone away")
     assert len(database.mapping()) == 10
     whole = backfill(database, place)
     assert (whole.queued, whole.known, whole.failed) == (10, 10, 0)
@@ -308,7 +308,7 @@ def test_a_blob_that_cannot_be_read_is_counted_and_the_others_go_on(
     bad = min(digests)
 
     summary = backfill(
-        database, place, storage=FailingSource(place.root, SourceRefused("disk", "not yours"), only=bad)
+        database, place, storage=FailingSource(place.root, Refused("disk", None, "not yours"), only=bad)
     )
 
     assert (summary.queued, summary.unread, summary.failed, summary.broken) == (29, 1, 1, None)
@@ -322,10 +322,10 @@ def test_a_storage_that_lists_but_gives_no_blob_is_not_asked_for_all_of_them(
     for seed in range(100):
         put_blob(place, layer_bytes(100, seed))
 
-    failing = FailingSource(place.root, SourceUnavailable("disk", "input/output error"))
+    failing = FailingSource(place.root, Unavailable("disk", "input/output error"))
     summary = backfill(database, place, storage=failing, limit=limit)
 
-    assert summary.broken == "disk is unavailable: input/output error"
+    assert summary.broken == "disk: unavailable: input/output error"
     assert 0 < summary.unread < 50
     assert database.mapping() == {}
 

@@ -14,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 
 from core.digest import Digest
-from core.errors import SourceUnavailable, StoreFailed
+from core.errors import StoreFailed, Unavailable
 from core.layer import LayerRef
 from core.torrents.store import DirectoryStore
 from jobs.brew import BrewSummary, brew
@@ -441,7 +441,7 @@ class FailingSource(MemorySource):
 
     def _fail(self, at_all: bool = False) -> None:
         if self._outage.source_down or at_all:
-            raise SourceUnavailable("registry", "connection refused")
+            raise Unavailable("registry", "connection refused")
 
 
 def attempts(settings: BrewSettings, layers: dict[Digest, bytes]) -> set[tuple[str, int]]:

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from core.errors import BadAnswer, TimedOut
 from core.http.client import HttpClient
-from core.http.errors import HttpNonsense, HttpTimeout
 from tests.servers import bad_http
 from tests.servers.http_server import Connection, HttpServer, Request, start_http_server
 from tests.servers.waiting import comes_true
@@ -41,12 +41,12 @@ class TestLimits:
 
     def test_a_longer_one_is_not_even_begun(self, server: HttpServer, client: HttpClient) -> None:
         server.on("/", bad_http.replying(200, bytes(1 << 24)))
-        with pytest.raises(HttpNonsense, match="at most 1000 are taken"):
+        with pytest.raises(BadAnswer, match="at most 1000 are taken"):
             client.fetch("GET", server.url, limit=1000)
 
     def test_a_body_without_end_is_left(self, server: HttpServer, client: HttpClient) -> None:
         server.on("/", bad_http.endless())
-        with pytest.raises(HttpNonsense, match="more than 1000000 bytes"):
+        with pytest.raises(BadAnswer, match="more than 1000000 bytes"):
             client.fetch("GET", server.url, limit=1_000_000)
         assert comes_true(lambda: not answering(server))
         assert server.requests[0].sent < 20_000_000
@@ -54,12 +54,12 @@ class TestLimits:
     def test_chunks_without_end_are_left(self, server: HttpServer, client: HttpClient) -> None:
         chunk = b"400\r\n" + bytes(1024) + b"\r\n"
         server.on("/", bad_http.endless({"Transfer-Encoding": "chunked"}, chunk * 100))
-        with pytest.raises(HttpNonsense, match="more than 1000000 bytes"):
+        with pytest.raises(BadAnswer, match="more than 1000000 bytes"):
             client.fetch("GET", server.url, limit=1_000_000)
 
     def test_headers_without_end_are_left(self, server: HttpServer, client: HttpClient) -> None:
         server.on("/", bad_http.endless_head())
-        with pytest.raises(HttpNonsense):
+        with pytest.raises(BadAnswer):
             client.fetch("GET", server.url)
 
 
@@ -78,7 +78,7 @@ class TestPatience:
     def test_ends(self, server: HttpServer, hasty: HttpClient, answer: bad_http.Answer) -> None:
         server.on("/", answer)
         begun = time.monotonic()
-        with pytest.raises(HttpTimeout):
+        with pytest.raises(TimedOut):
             hasty.fetch("GET", server.url)
         assert time.monotonic() - begun < 15
 
@@ -95,7 +95,7 @@ class TestPatience:
 
         server.on("/", drip)
         begun = time.monotonic()
-        with pytest.raises(HttpTimeout):
+        with pytest.raises(TimedOut):
             hasty.fetch("GET", server.url)
         assert time.monotonic() - begun < 15
 
@@ -108,13 +108,13 @@ class TestPatience:
                 connection.pause(0.01)
 
         server.on("/", go_on)
-        with pytest.raises(HttpTimeout):
+        with pytest.raises(TimedOut):
             hasty.fetch("GET", server.url)
 
     def test_may_be_shorter_for_one_request(self, server: HttpServer, client: HttpClient) -> None:
         server.on("/", bad_http.silent())
         begun = time.monotonic()
-        with pytest.raises(HttpTimeout) as caught:
+        with pytest.raises(TimedOut) as caught:
             client.fetch("GET", server.url, seconds=0.05)
         assert time.monotonic() - begun < 15
         assert caught.value.seconds == 0.05
@@ -128,7 +128,7 @@ class TestPatience:
                 one.setblocking(False)
                 one.connect_ex(("127.0.0.1", port))
             try:
-                with pytest.raises(HttpTimeout) as caught:
+                with pytest.raises(TimedOut) as caught:
                     client.fetch("GET", f"http://127.0.0.1:{port}/")
                 assert caught.value.seconds == 0.2
             finally:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from core.errors import BadAnswer
 from core.http.client import HttpClient
-from core.http.errors import HttpNonsense
 from tests.servers import bad_http
 from tests.servers.http_server import HttpServer, start_http_server
 
@@ -125,7 +125,7 @@ class TestAreNotFollowed:
     def test_in_a_loop(self, server: HttpServer, other: HttpServer, client: HttpClient) -> None:
         server.on("/", bad_http.redirecting(f"{other.url}/back"))
         other.on("/back", bad_http.redirecting(f"{server.url}/"))
-        with pytest.raises(HttpNonsense, match="redirect loop"):
+        with pytest.raises(BadAnswer, match="redirect loop"):
             client.fetch("GET", server.url)
         assert len(server.requests) == 1
 
@@ -134,18 +134,18 @@ class TestAreNotFollowed:
             server.on(f"/{number}", bad_http.redirecting(f"/{number + 1}"))
         server.on("/10", bad_http.replying(200, b"there"))
         assert client.fetch("GET", f"{server.url}/5").body == b"there"
-        with pytest.raises(HttpNonsense, match="more than 5 redirects"):
+        with pytest.raises(BadAnswer, match="more than 5 redirects"):
             client.fetch("GET", f"{server.url}/4")
 
     @pytest.mark.parametrize("to", ["file:///etc/passwd", "ftp://127.0.0.1/", "http://:1/", "http://[/", ""])
     def test_to_what_is_not_http(self, server: HttpServer, client: HttpClient, to: str) -> None:
         server.on("/", bad_http.redirecting(to))
-        with pytest.raises(HttpNonsense):
+        with pytest.raises(BadAnswer):
             client.fetch("GET", server.url)
 
     def test_to_nowhere(self, server: HttpServer, client: HttpClient) -> None:
         server.on("/", bad_http.replying(302))
-        with pytest.raises(HttpNonsense, match="without a Location"):
+        with pytest.raises(BadAnswer, match="without a Location"):
             client.fetch("GET", server.url)
 
 

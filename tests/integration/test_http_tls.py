@@ -16,8 +16,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from core.errors import ConnectionCut, Unavailable
 from core.http.client import HttpClient
-from core.http.errors import HttpCut, HttpUnreachable
 from tests.servers import bad_http
 from tests.servers.http_server import start_http_server
 
@@ -95,7 +95,7 @@ def test_the_system_s_certificates_are_believed(trusted: Path) -> None:
 
 def test_a_stranger_s_certificate_is_not(tmp_path: Path) -> None:
     with tls_server(certificate(tmp_path), HELLO) as (url, asked), HttpClient(1, 20) as client:
-        with pytest.raises(HttpUnreachable, match=r"TLS.*certificate verify failed"):
+        with pytest.raises(Unavailable, match=r"TLS.*certificate verify failed"):
             client.fetch("GET", url, headers={"Authorization": "Bearer secret"})
         assert asked == []
 
@@ -104,13 +104,17 @@ def test_a_certificate_for_another_host_is_not(tmp_path: Path, monkeypatch: pyte
     other = certificate(tmp_path, "127.0.0.2")
     monkeypatch.setenv("SSL_CERT_FILE", str(other))
     with tls_server(other, HELLO) as (url, asked), HttpClient(1, 20) as client:
-        with pytest.raises(HttpUnreachable, match="TLS"):
+        with pytest.raises(Unavailable, match="TLS"):
             client.fetch("GET", url)
         assert asked == []
 
 
 def test_a_cut_body_is_told_from_a_whole_one(trusted: Path) -> None:
-    with tls_server(trusted, HELLO[:-2]) as (url, _), HttpClient(1, 20) as client, pytest.raises(HttpCut):
+    with (
+        tls_server(trusted, HELLO[:-2]) as (url, _),
+        HttpClient(1, 20) as client,
+        pytest.raises(ConnectionCut),
+    ):
         client.fetch("GET", url)
 
 

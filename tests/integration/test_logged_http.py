@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from core.http.errors import HttpError
+from core.errors import RemoteError
 from core.logged_http import LoggedHttp
 from tests.servers.bad_http import replying
 from tests.servers.http_server import start_http_server
@@ -30,7 +30,7 @@ def test_a_request_is_told_with_its_status_and_time(caplog: pytest.LogCaptureFix
 
 def test_one_without_an_answer_is_told_with_its_reason(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, logger="core.logged_http")
-    with LoggedHttp(1.0, 20.0) as http, pytest.raises(HttpError):
+    with LoggedHttp(1.0, 20.0) as http, pytest.raises(RemoteError):
         http.fetch("GET", f"http://user:hush-hush@127.0.0.1:{free_port()}/?hush-hush")
 
     [told] = caplog.messages

@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from core.blobs.source import BlobSource
-from core.errors import LayerMissing, SizeMismatch, SourceRefused, SourceUnavailable
+from core.errors import BadAnswer, NotFound, Refused, SizeMismatch, Unavailable
 from core.layer import LayerRef
 from sql.mds_files import find_mds_files
 from sql.tables import build_tables
@@ -59,9 +59,9 @@ def test_a_file_marked_deleted_is_a_missing_layer(place: MdsPlace) -> None:
     layer = place.put(CONTENT)
     place.change(layer, deleted=True)
 
-    with pytest.raises(LayerMissing, match="tables"):
+    with pytest.raises(NotFound, match="tables"):
         place.source.size(layer)
-    with pytest.raises(LayerMissing, match="tables"):
+    with pytest.raises(NotFound, match="tables"):
         place.source.open(layer, 0)
 
 
@@ -70,7 +70,7 @@ def test_a_file_whose_deletion_nobody_recorded_is_a_missing_layer(place: MdsPlac
     place.mds.delete(place.row(layer))
 
     assert place.source.size(layer) == len(CONTENT)
-    with pytest.raises(LayerMissing, match="get-docker-registry"):
+    with pytest.raises(NotFound, match="get-docker-registry"):
         place.source.open(layer, 0)
 
 
@@ -88,7 +88,7 @@ def test_a_row_that_names_no_file_is_refused_without_asking_mds(place: MdsPlace,
     layer = place.put(CONTENT)
     place.change(layer, mdsfileinfo=info)
 
-    with pytest.raises(SourceRefused, match="mdsfileinfo"):
+    with pytest.raises(Refused, match="mdsfileinfo"):
         place.source.open(layer, 0)
     assert not place.mds.server.requests
 
@@ -119,7 +119,7 @@ def test_a_server_in_trouble_is_asked_again_later(place: MdsPlace, answer: objec
     layer = place.put(CONTENT)
     place.mds.server.on(place.mds.path(json.loads(place.row(layer))["key"]), answer)  # type: ignore[arg-type]
 
-    with pytest.raises(SourceUnavailable):
+    with pytest.raises(Unavailable):
         place.source.open(layer, 0)
 
 
@@ -130,7 +130,7 @@ def test_a_server_that_gives_another_range_than_asked_for_is_not_believed(place:
         place.mds.path(json.loads(place.row(layer))["key"]), replying(206, CONTENT[:1000], headers)
     )
 
-    with pytest.raises(SourceUnavailable):
+    with pytest.raises(BadAnswer):
         place.source.open(layer, 1000, 1000)
 
 

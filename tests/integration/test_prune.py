@@ -15,7 +15,7 @@ from core.blobs.presence import PresenceChecker, PresenceResult, RegistryPresenc
 from core.blobs.source import BlobStorage
 from core.blobs.storage_layout import StorageLayout
 from core.digest import Digest
-from core.errors import LayerError, MetainfoMissing, RegistryError, SourceUnavailable, StoreFailed
+from core.errors import MetainfoMissing, RemoteError, StoreFailed, Unavailable
 from core.layer import LayerRef
 from core.registry.client import RegistryClient
 from core.torrents.store import DirectoryStore, MetainfoStore
@@ -320,14 +320,14 @@ def test_a_run_that_was_killed_behind_the_metainfo_is_made_good_by_the_next(brew
 def test_a_storage_that_holds_nothing_is_not_believed(brewed: Brewed) -> None:
     digests = brewed.layers(3)
     brewed.delete(*digests)
-    with pytest.raises(LayerError, match="no blob at all"):
+    with pytest.raises(RemoteError, match="no blob at all"):
         brewed.prune()
 
 
 def test_a_storage_that_is_not_there_is_not_believed(brewed: Brewed) -> None:
     digests = brewed.layers(3)
     brewed.place.root.rename(brewed.place.root.with_name("unmounted"))
-    with pytest.raises(LayerError):
+    with pytest.raises(RemoteError):
         brewed.prune()
     assert brewed.known() == set(digests)
 
@@ -611,7 +611,7 @@ def test_a_registry_that_is_down_ends_the_run(brewed: Brewed, tmp_path: Path) ->
     with start_registry(tmp_path / "registry") as registry, client_of(registry.netloc) as client:
         registry.stop()
         brewed.presence = RegistryPresence(client)
-        with pytest.raises(RegistryError):
+        with pytest.raises(RemoteError):
             brewed.prune()
     assert brewed.known() == set(digests)
 
@@ -635,7 +635,7 @@ def test_a_registry_that_wants_other_credentials_makes_nothing_be_forgotten(
         client_of(registry.netloc, "brewer", "wrong") as client,
     ):
         brewed.presence = RegistryPresence(client)
-        with pytest.raises(RegistryError):
+        with pytest.raises(RemoteError):
             brewed.prune()
     assert brewed.known() == set(digests)
 
@@ -661,10 +661,10 @@ class FailingSizes:
         self.files = storage.files
 
     def size(self, layer: LayerRef) -> int:
-        raise SourceUnavailable("disk", "input/output error")
+        raise Unavailable("disk", "input/output error")
 
     def open(self, layer: LayerRef, offset: int, length: int | None = None) -> Any:
-        raise SourceUnavailable("disk", "input/output error")
+        raise Unavailable("disk", "input/output error")
 
     def check(self) -> str:
         return "out of order"

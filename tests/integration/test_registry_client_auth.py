@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from core.errors import RegistryRefused
+from core.errors import Refused
 from core.registry.client import RegistryClient
 from tests.registry_clients import client_of
 from tests.servers.push import Bearer, PushedImage, push_image
@@ -82,12 +82,12 @@ class TestBasic:
         self, closed: Registry, closed_image: PushedImage, user: str | None, password: str | None, why: str
     ) -> None:
         with client_of(closed.netloc, user, password) as client:
-            with pytest.raises(RegistryRefused, match=why) as caught:
+            with pytest.raises(Refused, match=why) as caught:
                 client.fetch_manifest(SCOPE, "latest")
             assert caught.value.status == 401
-            with pytest.raises(RegistryRefused, match=why):
+            with pytest.raises(Refused, match=why):
                 client.head_manifest(SCOPE, "latest")
-            with pytest.raises(RegistryRefused):
+            with pytest.raises(Refused):
                 list(client.list_repositories())
         assert "wrong" not in str(caught.value)
 
@@ -101,7 +101,7 @@ class TestTokens:
     def test_let_anybody_pull_what_is_public(self, guarded: Registry) -> None:
         with client_of(guarded.netloc) as client:
             check_pulls(client, "public/app")
-            with pytest.raises(RegistryRefused, match="does not let anybody do this") as caught:
+            with pytest.raises(Refused, match="does not let anybody do this") as caught:
                 client.fetch_manifest(SCOPE, "latest")
             assert caught.value.status == 401
 
@@ -110,7 +110,7 @@ class TestTokens:
             for _ in range(3):
                 check_pulls(client, SCOPE)
             assert len(tokens.requests) == 1
-            with pytest.raises(RegistryRefused):
+            with pytest.raises(Refused):
                 client.fetch_manifest("public/app", "latest")
         asked = [request.query for request in tokens.requests]
         assert asked[0]["scope"] == [f"repository:{SCOPE}:pull"]
@@ -137,7 +137,7 @@ class TestTokens:
         with client_of(guarded.netloc, "brewer", BREWER.password) as client:
             assert sorted(client.list_repositories()) == ["public/app", SCOPE]
         assert tokens.requests[-1].query["scope"] == ["registry:catalog:*"]
-        with client_of(guarded.netloc) as client, pytest.raises(RegistryRefused) as caught:
+        with client_of(guarded.netloc) as client, pytest.raises(Refused) as caught:
             list(client.list_repositories())
         assert caught.value.status == 401
 
@@ -152,7 +152,7 @@ class TestTokens:
 
     def test_are_not_had_with_a_wrong_password(self, guarded: Registry, tokens: TokenServer) -> None:
         with client_of(guarded.netloc, "brewer", "wrong") as client:
-            with pytest.raises(RegistryRefused, match="token server") as caught:
+            with pytest.raises(Refused, match="token server") as caught:
                 client.fetch_manifest("public/app", "latest")
             assert caught.value.status == 401
         assert "wrong user or password" in str(caught.value)

@@ -8,7 +8,7 @@ import pytest
 import requests
 
 from core.digest import Digest
-from core.errors import RegistryError, RegistryNonsense, RegistryTimeout, RegistryUnavailable
+from core.errors import BadAnswer, ConnectionCut, RemoteError, TimedOut
 from core.manifests.media_types import OCI_MANIFEST
 from core.registry.client import MANIFEST_LIMIT, RegistryClient
 from core.registry.urls import has_name
@@ -106,16 +106,16 @@ class TestARegistryThatBehavesBadly:
     @pytest.mark.parametrize(
         ("answer", "error"),
         [
-            (bad_http.silent(), RegistryTimeout),
-            (bad_http.dripping(b"x" * 1000, size=10, seconds=0.1), RegistryTimeout),
-            (bad_http.hanging_up(), RegistryUnavailable),
-            (bad_http.serving(b"x" * 1000, cut_after=10), RegistryUnavailable),
-            (bad_http.replying(200, b"x" * (MANIFEST_LIMIT + 1)), RegistryNonsense),
-            (bad_http.endless(), RegistryNonsense),
-            (bad_http.sending(b"nothing known\r\n\r\n"), RegistryNonsense),
+            (bad_http.silent(), TimedOut),
+            (bad_http.dripping(b"x" * 1000, size=10, seconds=0.1), TimedOut),
+            (bad_http.hanging_up(), ConnectionCut),
+            (bad_http.serving(b"x" * 1000, cut_after=10), ConnectionCut),
+            (bad_http.replying(200, b"x" * (MANIFEST_LIMIT + 1)), BadAnswer),
+            (bad_http.endless(), BadAnswer),
+            (bad_http.sending(b"nothing known\r\n\r\n"), BadAnswer),
         ],
     )
-    def test_gives_no_answer(self, registry: HttpServer, answer: Answer, error: type[RegistryError]) -> None:
+    def test_gives_no_answer(self, registry: HttpServer, answer: Answer, error: type[RemoteError]) -> None:
         registry.on("/*", answer)
         with client_of(registry.netloc, read_timeout=1.0) as client, pytest.raises(error):
             client.forward("GET", SCOPE, "latest", {"Authorization": "Bearer secret"})
@@ -151,5 +151,5 @@ def test_a_registry_with_a_name_of_its_own_is_told_from_one_at_an_address(url: s
 @pytest.mark.parametrize("netloc", ["x:99999", "a b"])
 def test_a_registry_whose_url_is_none_is_told_as_such(netloc: str) -> None:
     template = f"http://{netloc}/v2/{{scope}}/manifests/{{tag}}"
-    with client_of("hub", image_resolve_template=template) as client, pytest.raises(RegistryNonsense):
+    with client_of("hub", image_resolve_template=template) as client, pytest.raises(BadAnswer):
         client.forward("GET", SCOPE, "latest", {"Host": "hub.example"})

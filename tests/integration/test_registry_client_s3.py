@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from core.digest import Digest
-from core.errors import NotInRegistry, RegistryUnavailable
+from core.errors import NotFound, Unavailable
 from tests.registry_clients import client_of, read_blob
 from tests.servers import bad_http
 from tests.servers.http_server import HttpServer, start_http_server
@@ -115,7 +115,7 @@ def test_a_url_that_has_run_out_is_worth_another_try(gate: HttpServer, s3: HttpS
     s3.on("/bucket/key", bad_http.replying(status, b"<Error><Code>AccessDenied</Code></Error>"))
     with client_of(gate.netloc, *BREWER) as client:
         for ask in (client.open_blob, client.blob_size):
-            with pytest.raises(RegistryUnavailable, match=f"storage answers {status}") as caught:
+            with pytest.raises(Unavailable, match=f"storage answers {status}") as caught:
                 ask(SCOPE, DIGEST)
             assert caught.value.verdict == "try again"
             assert "secret" not in str(caught.value)
@@ -125,5 +125,5 @@ def test_a_blob_that_the_storage_has_lost_is_not_there(gate: HttpServer, s3: Htt
     guard(gate, f"{s3.url}/bucket/key")
     missing = b"<Error><Code>NoSuchKey</Code></Error>"
     s3.on("/bucket/key", bad_http.replying(404, missing, {"Content-Type": "application/xml"}))
-    with client_of(gate.netloc, *BREWER) as client, pytest.raises(NotInRegistry):
+    with client_of(gate.netloc, *BREWER) as client, pytest.raises(NotFound):
         client.open_blob(SCOPE, DIGEST)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from core.errors import RegistryError, RegistryNonsense, RegistryRefused, RegistryTimeout, RegistryUnavailable
+from core.errors import BadAnswer, ConnectionCut, Refused, RemoteError, TimedOut, Unavailable
 from core.http.client import HttpClient
 from core.http.url import parse_url
 from core.registry.auth import RegistryAuth
@@ -129,7 +129,7 @@ class TestAToken:
             assert len(guarded.realm.requests) == 2
             guarded.realm.on("/token", bad_http.replying(200, b'{"token": "useless"}'))
             guarded.last = "revoked"
-            with pytest.raises(RegistryRefused) as caught:
+            with pytest.raises(Refused) as caught:
                 client.ping()
         assert caught.value.status == 401
         assert len(guarded.realm.requests) == 3
@@ -140,19 +140,19 @@ class TestAToken:
             client.ping()
             guarded.realm.on("/token", bad_http.replying(503))
             guarded.registry.on("/v2/", bad_http.replying(200, b"{}"))
-            with pytest.raises(RegistryUnavailable):
+            with pytest.raises(Unavailable):
                 client.ping()
             client.ping()
 
     def test_is_not_asked_for_again_by_those_who_waited_in_vain(self, guarded: GuardedRegistry) -> None:
         guarded.realm.on("/token", bad_http.silent())
-        failures: list[RegistryError] = []
+        failures: list[RemoteError] = []
         with client_of(guarded.registry.netloc, read_timeout=2.0) as client:
 
             def ask() -> None:
                 try:
                     client.ping()
-                except RegistryError as error:
+                except RemoteError as error:
                     failures.append(error)
 
             threads = [threading.Thread(target=ask) for _ in range(8)]
@@ -160,7 +160,7 @@ class TestAToken:
                 thread.start()
             for thread in threads:
                 thread.join()
-        assert [type(error) for error in failures] == [RegistryTimeout] * 8
+        assert [type(error) for error in failures] == [TimedOut] * 8
         assert len(guarded.realm.requests) == 1
 
 
@@ -185,22 +185,22 @@ class TestATokenServer:
     )
     def test_that_talks_nonsense_is_told_of(self, guarded: GuardedRegistry, answer: Answer) -> None:
         guarded.realm.on("/token", answer)
-        with client_of(guarded.registry.netloc) as client, pytest.raises(RegistryNonsense):
+        with client_of(guarded.registry.netloc) as client, pytest.raises(BadAnswer):
             client.ping()
 
     @pytest.mark.parametrize(
         ("answer", "error"),
         [
-            (bad_http.replying(401), RegistryRefused),
-            (bad_http.replying(403), RegistryRefused),
-            (bad_http.replying(429), RegistryUnavailable),
-            (bad_http.replying(503), RegistryUnavailable),
-            (bad_http.hanging_up(), RegistryUnavailable),
-            (bad_http.silent(), RegistryTimeout),
+            (bad_http.replying(401), Refused),
+            (bad_http.replying(403), Refused),
+            (bad_http.replying(429), Unavailable),
+            (bad_http.replying(503), Unavailable),
+            (bad_http.hanging_up(), ConnectionCut),
+            (bad_http.silent(), TimedOut),
         ],
     )
     def test_that_fails_is_told_of(
-        self, guarded: GuardedRegistry, answer: Answer, error: type[RegistryError]
+        self, guarded: GuardedRegistry, answer: Answer, error: type[RemoteError]
     ) -> None:
         guarded.realm.on("/token", answer)
         with client_of(guarded.registry.netloc, read_timeout=1.0) as client, pytest.raises(error) as caught:
@@ -221,7 +221,7 @@ class TestATokenServer:
     ) -> None:
         target = parse_url("https://registry.example.com/v2/")
         with HttpClient(1, 20) as http:
-            with pytest.raises(RegistryRefused, match="plain http"):
+            with pytest.raises(Refused, match="plain http"):
                 RegistryAuth(http, "brewer", PASSWORD).answer([guarded.challenge], target, "x", None)
             assert guarded.realm.requests == []
             anonymous = RegistryAuth(http).answer([guarded.challenge], target, "x", None)
@@ -245,7 +245,7 @@ class TestAChallenge:
         guarded.challenge = challenge
         with (
             client_of(guarded.registry.netloc, "brewer", PASSWORD) as client,
-            pytest.raises(RegistryRefused, match="none of the ways") as caught,
+            pytest.raises(Refused, match="none of the ways") as caught,
         ):
             client.ping()
         assert caught.value.status == 401
@@ -256,7 +256,7 @@ class TestAChallenge:
     )
     def test_whose_realm_is_none_is_nonsense(self, guarded: GuardedRegistry, realm: str) -> None:
         guarded.challenge = f'Bearer realm="{realm}"'
-        with client_of(guarded.registry.netloc) as client, pytest.raises(RegistryNonsense, match="realm"):
+        with client_of(guarded.registry.netloc) as client, pytest.raises(BadAnswer, match="realm"):
             client.ping()
 
     def test_for_a_token_goes_before_one_for_the_password(self, guarded: GuardedRegistry) -> None:
@@ -273,7 +273,7 @@ class TestAChallenge:
             guarded.registry.on("/v2/", bad_http.redirecting(f"{elsewhere.url}/v2/"))
             with (
                 client_of(guarded.registry.netloc, "brewer", PASSWORD) as client,
-                pytest.raises(RegistryUnavailable, match="storage answers 401"),
+                pytest.raises(Unavailable, match="storage answers 401"),
             ):
                 client.ping()
             assert [request.headers.get("Authorization") for request in elsewhere.requests] == [None]

@@ -10,7 +10,7 @@ import pytest
 
 from core.blobs.registry import RegistryBlobs
 from core.config.config import DockerRegistry
-from core.errors import LayerMissing, SourceRefused, SourceTimeout, SourceUnavailable
+from core.errors import BadAnswer, NotFound, Refused, TimedOut, Unavailable
 from core.http.client import HttpClient
 from core.layer import LayerRef
 from core.registry.client import RegistryClient
@@ -93,7 +93,7 @@ def test_the_first_known_repository_that_has_it_is_read(quiet_registry: Registry
 def test_a_layer_in_none_of_its_repositories_is_missing(quiet_registry: Registry, http: HttpClient) -> None:
     source = source_of(http, quiet_registry.netloc, candidates=["team/app"])
 
-    with pytest.raises(LayerMissing, match="gone/away, other"):
+    with pytest.raises(NotFound, match="gone/away, other"):
         source.size(known_in("gone/away", "other"))
 
 
@@ -127,7 +127,7 @@ def test_a_layer_that_no_repository_holds_is_missing_and_says_how_many_were_aske
 ) -> None:
     source = source_of(http, quiet_registry.netloc, candidates=["other", "gone", "other"])
 
-    with pytest.raises(LayerMissing, match="any of 2 repositories"):
+    with pytest.raises(NotFound, match="the 2 repositories searched"):
         source.size(LAYER)
 
 
@@ -161,7 +161,7 @@ def test_a_repository_that_may_not_be_read_is_passed_over(tmp_path: Path, http: 
         source = source_of(http, registry.netloc, user="brewer", password="right")
 
         assert read(source, known_in("closed/app", "open/app")) == CONTENT
-        with pytest.raises(SourceRefused, match="closed/app"):
+        with pytest.raises(Refused, match="closed/app"):
             source.size(replace(layer_of(b"another"), scopes=("closed/app",)))
 
 
@@ -170,7 +170,7 @@ def test_a_catalog_that_is_refused_says_so(http: HttpClient) -> None:
         server.on("/v2/_catalog", replying(401))
         client = RegistryClient(DockerRegistry(host=server.netloc, proto="http"), http)
 
-        with pytest.raises(SourceRefused, match="_catalog"):
+        with pytest.raises(Refused, match="_catalog"):
             RegistryBlobs(client, client.list_repositories).size(LAYER)
 
 
@@ -180,11 +180,11 @@ def test_a_registry_in_trouble_is_asked_again_later(http: HttpClient, answer: An
         server.on("/*", answer)
         source = source_of(http, server.netloc)
 
-        with pytest.raises(SourceUnavailable):
+        with pytest.raises((Unavailable, BadAnswer)):
             source.size(known_in("team/app", "team/base"))
-        with pytest.raises(SourceUnavailable):
+        with pytest.raises((Unavailable, BadAnswer)):
             source.open(known_in("team/app"), 0)
-        with pytest.raises(SourceUnavailable):
+        with pytest.raises((Unavailable, BadAnswer)):
             source.check()
 
 
@@ -192,5 +192,5 @@ def test_a_registry_that_never_answers_is_a_time_out() -> None:
     with start_http_server() as server, HttpClient(2.0, 0.5) as http:
         server.on("/*", silent())
 
-        with pytest.raises(SourceTimeout):
+        with pytest.raises(TimedOut):
             source_of(http, server.netloc).size(known_in("team/app"))

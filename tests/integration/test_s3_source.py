@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from core.blobs.s3 import S3Blobs
-from core.errors import LayerMissing, SourceUnavailable
+from core.errors import NotFound, Unavailable
 from core.s3 import Bucket, s3_client
 from tests.layer_places import TEMPLATE, layer_of, making_sources
 from tests.servers.layers import layer_bytes
@@ -31,7 +31,7 @@ def test_the_prefix_is_the_registrys_rootdirectory_to_the_letter(
     with making_sources() as sources:
         client = s3_client(moto.endpoint, "us-east-1", "tests", "not a secret", 2.0, 20.0)
         sources.stack.callback(client.close)
-        source = S3Blobs(Bucket(client, bucket), rootdirectory, TEMPLATE, read_timeout=20.0)
+        source = S3Blobs(Bucket(client, bucket), rootdirectory, TEMPLATE)
 
         assert source.size(LAYER) == len(CONTENT)
         with source.open(LAYER, 99_990) as reader:
@@ -50,11 +50,11 @@ def test_a_bucket_that_is_not_there_sets_no_layer_aside(moto: Moto) -> None:
     with making_sources() as sources:
         source = sources.s3(moto.endpoint, "no-such-bucket")
 
-        with pytest.raises(SourceUnavailable, match="bucket"):
+        with pytest.raises(Unavailable, match="bucket"):
             source.size(LAYER)
-        with pytest.raises(SourceUnavailable, match="bucket"):
+        with pytest.raises(Unavailable, match="bucket"):
             source.open(LAYER, 0)
-        with pytest.raises(SourceUnavailable, match="bucket"):
+        with pytest.raises(Unavailable, match="bucket"):
             source.check()
 
 
@@ -62,5 +62,5 @@ def test_a_key_that_is_not_there_is_named(moto: Moto, bucket: str) -> None:
     with making_sources() as sources:
         source = sources.s3(moto.endpoint, bucket)
 
-        with pytest.raises(LayerMissing, match=f"s3://{bucket}/docker/registry/v2/blobs/sha256/"):
+        with pytest.raises(NotFound, match=f"s3://{bucket}/docker/registry/v2/blobs/sha256/"):
             source.size(LAYER)

@@ -83,7 +83,7 @@ def test_a_server_that_says_nothing_costs_the_time_outs_of_two_tries(
     server: HttpServer, store_at: Callable[[str, str], S3Store]
 ) -> None:
     answers_everything(server, silent())
-    with pytest.raises(StoreFailed, match="timeout") as caught:
+    with pytest.raises(StoreFailed, match="timed out") as caught:
         store_at(server.url, "bucket").get(DIGEST)
     assert len(server.requests) == 2
     assert caught.value.verdict == "try again"
@@ -92,7 +92,7 @@ def test_a_server_that_says_nothing_costs_the_time_outs_of_two_tries(
 @pytest.mark.parametrize(
     ("answer", "why"),
     [
-        (replying(403, error_body("AccessDenied", "Access Denied")), "403 AccessDenied: Access Denied"),
+        (replying(403, error_body("AccessDenied", "Access Denied")), "AccessDenied: Access Denied"),
         (replying(403, error_body("SignatureDoesNotMatch", "Check your key")), "SignatureDoesNotMatch"),
         (replying(500, error_body("InternalError", "We encountered an error")), "InternalError"),
         (replying(503, error_body("SlowDown", "Reduce your request rate")), "SlowDown"),

@@ -12,7 +12,7 @@ import pytest
 from core.blobs.directory import DirectoryBlobs
 from core.blobs.s3 import S3Blobs
 from core.blobs.source import StoredFile
-from core.errors import SourceCut, SourceRefused, SourceUnavailable
+from core.errors import ConnectionCut, Refused, Unavailable
 from core.s3 import Bucket, s3_client
 from sql.engine import create_engine_for
 from tests.layer_places import CONNECT_TIMEOUT, READ_TIMEOUT, TEMPLATE, making_sources
@@ -127,7 +127,7 @@ def test_folders_in_the_tables_of_mds_are_no_files(mds: MdsStoragePlace) -> None
 
 def test_a_tree_that_is_not_there_at_all_is_a_failure_and_not_empty(tmp_path: Path) -> None:
     (tmp_path / "not-mounted").mkdir()
-    with pytest.raises(SourceUnavailable, match="blobs"):
+    with pytest.raises(Unavailable, match="blobs"):
         list(DirectoryBlobs(tmp_path / "not-mounted", TEMPLATE).files(FOLDER))
 
 
@@ -174,7 +174,7 @@ def test_a_folder_that_may_not_be_read_breaks_the_listing_off(
     monkeypatch.setattr(os, "scandir", forbidding)
     listing = directory.storage.files(FOLDER)
     assert next(listing).path == f"{FOLDER}/aa/data"
-    with pytest.raises(SourceRefused, match="bb"):
+    with pytest.raises(Refused, match="bb"):
         next(listing)
 
 
@@ -210,19 +210,19 @@ def test_a_listing_of_s3_that_breaks_between_pages_never_looks_like_its_end(brok
         server.on("/*", listing)
         client = s3_client(server.url, "us-east-1", "tests", "not a secret", CONNECT_TIMEOUT, READ_TIMEOUT)
         sources.stack.callback(client.close)
-        storage = S3Blobs(Bucket(client, "layers"), "", TEMPLATE, read_timeout=READ_TIMEOUT)
+        storage = S3Blobs(Bucket(client, "layers"), "", TEMPLATE)
         files = storage.files(FOLDER)
         assert next(files).path == f"{FOLDER}/a"
-        with pytest.raises((SourceUnavailable, SourceRefused, SourceCut), match="s3://layers"):
+        with pytest.raises((Unavailable, Refused, ConnectionCut), match="s3://layers"):
             list(files)
 
 
 def test_a_bucket_that_is_not_there_is_a_failure(moto: Moto) -> None:
-    with s3_storage_place(moto, "no-such-bucket") as place, pytest.raises(SourceUnavailable, match="no such"):
+    with s3_storage_place(moto, "no-such-bucket") as place, pytest.raises(Unavailable, match="no such"):
         list(place.storage.files(FOLDER))
 
 
 def test_s3_out_of_reach_is_a_failure(s3: S3StoragePlace) -> None:
     s3.proxy.close()
-    with pytest.raises(SourceUnavailable):
+    with pytest.raises(Unavailable):
         list(s3.storage.files(FOLDER))

@@ -10,8 +10,8 @@ import pytest
 import sqlalchemy as sa
 
 import web.intake
+from core.errors import DatabaseDown
 from core.events import Plan, PushedLayer
-from sql.errors import DatabaseDown
 from sql.transaction import transaction
 from tests.notifications import A, B, C, envelope, layer_event
 from tests.servers.postgres import start_postgres

@@ -17,13 +17,13 @@ from core.blobs.resume import RetryPolicy
 from core.blobs.source import BlobSource
 from core.digest import Digest
 from core.errors import (
+    ConnectionCut,
     DigestMismatch,
     Interrupted,
     LayerEmpty,
-    LayerMissing,
     MetainfoMissing,
+    NotFound,
     SizeMismatch,
-    SourceCut,
     StoreFailed,
 )
 from core.layer import LayerRef
@@ -152,7 +152,7 @@ def test_a_source_with_fewer_bytes_than_it_says_publishes_nothing(
 ) -> None:
     monkeypatch.setattr(core.blobs.resume, "RetryPolicy", lambda: RetryPolicy(tries=2, first_pause=0.01))
     source = Liar({DIGEST: CONTENT}, claimed=len(CONTENT) + 1)
-    with pytest.raises(SourceCut) as caught:
+    with pytest.raises(ConnectionCut) as caught:
         brew(source, store, LayerRef(DIGEST))
     assert caught.value.verdict == "try again"
     assert nothing_is_kept(store)
@@ -177,7 +177,7 @@ def test_an_empty_layer_is_refused(store: DirectoryStore, size: int | None) -> N
 
 
 def test_a_layer_that_is_not_there_is_missing(store: DirectoryStore) -> None:
-    with pytest.raises(LayerMissing):
+    with pytest.raises(NotFound):
         brew(MemorySource({}), store)
     assert nothing_is_kept(store)
 

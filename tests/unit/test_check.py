@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from core.errors import RegistryTimeout
+from core.errors import DatabaseDown, TimedOut
 from jobs.check import check
-from sql.errors import NoWritableHost
 
 
 def no_host() -> str:
-    raise NoWritableHost(["db1:5432: it is read-only", "db2:5432: Connection refused"])
+    raise DatabaseDown("db1:5432: it is read-only; db2:5432: Connection refused")
 
 
 def no_answer() -> str:
-    raise RegistryTimeout("registry:5000", 2.0)
+    raise TimedOut("registry:5000", 2.0)
 
 
 def test_every_dependency_gets_its_line() -> None:
@@ -23,7 +22,7 @@ def test_every_dependency_gets_its_line() -> None:
 
     assert lines == [
         "failed  database   the database is down: db1:5432: it is read-only; db2:5432: Connection refused",
-        "failed  registry   registry registry:5000 gave no answer within 2 s",
+        "failed  registry   registry:5000: timed out after 2 s",
         "ok      layers     all there",
     ]
     assert str(summary) == "checked 3, failed 2"

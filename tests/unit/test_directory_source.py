@@ -13,7 +13,7 @@ import pytest
 
 from core.blobs.directory import DirectoryBlobs
 from core.digest import Digest
-from core.errors import LayerMissing, SourceRefused, SourceUnavailable
+from core.errors import NotFound, Refused, Unavailable
 from core.layer import LayerRef
 
 TEMPLATE = "/docker/registry/v2/blobs/sha256/{short_digest}/{full_digest}/data"
@@ -82,9 +82,9 @@ def test_a_blob_that_is_a_link_is_refused(root: Path, tmp_path: Path) -> None:
     blob_file(root).unlink()
     blob_file(root).symlink_to(elsewhere)
 
-    with pytest.raises(SourceRefused, match="symbolic link"):
+    with pytest.raises(Refused, match="symbolic link"):
         read(source_at(root))
-    with pytest.raises(SourceRefused, match="symbolic link"):
+    with pytest.raises(Refused, match="symbolic link"):
         source_at(root).size(LAYER)
 
 
@@ -96,7 +96,7 @@ def test_a_blob_that_is_no_file_is_refused_without_waiting_for_it(root: Path, ki
     else:
         os.mkfifo(blob_file(root))
 
-    with pytest.raises(SourceRefused, match="regular"):
+    with pytest.raises(Refused, match="regular"):
         read(source_at(root))
 
 
@@ -107,14 +107,14 @@ def test_a_file_that_may_not_be_read_is_refused(root: Path) -> None:
         moved = root.rename(Path(folder, "storage"))
         blob_file(moved).chmod(0o000)
 
-        with as_an_ordinary_user(), pytest.raises(SourceRefused, match="may not read"):
+        with as_an_ordinary_user(), pytest.raises(Refused, match="may not read"):
             read(source_at(moved))
 
 
 def test_a_folder_without_its_blob_is_a_missing_layer(root: Path) -> None:
     blob_file(root).unlink()
 
-    with pytest.raises(LayerMissing):
+    with pytest.raises(NotFound):
         source_at(root).size(LAYER)
 
 
@@ -122,11 +122,11 @@ def test_a_storage_that_is_not_mounted_sets_no_layer_aside(tmp_path: Path) -> No
     (tmp_path / "mount point").mkdir()
 
     for source in (source_at(tmp_path / "mount point"), source_at(tmp_path / "no such folder")):
-        with pytest.raises(SourceUnavailable):
+        with pytest.raises(Unavailable):
             source.size(LAYER)
-        with pytest.raises(SourceUnavailable):
+        with pytest.raises(Unavailable):
             read(source)
-        with pytest.raises(SourceUnavailable):
+        with pytest.raises(Unavailable):
             source.check()
 
 
@@ -146,7 +146,7 @@ def test_a_file_removed_while_it_is_read_is_read_to_its_end(root: Path) -> None:
             count += more
         assert buffer[:count] == CONTENT
 
-    with pytest.raises(LayerMissing):
+    with pytest.raises(NotFound):
         source_at(root).size(LAYER)
 
 
@@ -155,7 +155,7 @@ def test_an_upload_in_progress_is_not_a_layer(root: Path) -> None:
     upload.parent.mkdir(parents=True)
     upload.write_bytes(b"half of it")
 
-    with pytest.raises(LayerMissing):
+    with pytest.raises(NotFound):
         source_at(root).size(LayerRef(OTHER.digest, ("app",)))
 
 
@@ -163,7 +163,7 @@ def test_a_disk_that_fails_is_an_unavailable_source() -> None:
     # A file whose first byte cannot be read: that address is never mapped (proc(5)).
     source = DirectoryBlobs(Path("/"), "/proc/self/mem")
 
-    with pytest.raises(SourceUnavailable, match="Input/output error"):
+    with pytest.raises(Unavailable, match="Input/output error"):
         read(source)
 
 
@@ -172,5 +172,5 @@ def test_a_closed_reader_gives_nothing(root: Path) -> None:
     reader.close()
     reader.close()
 
-    with pytest.raises(SourceUnavailable, match="closed"):
+    with pytest.raises(Unavailable, match="closed"):
         reader.readinto(memoryview(bytearray(10)))

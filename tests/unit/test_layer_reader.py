@@ -15,7 +15,7 @@ from core.blobs.ranges import ParallelReader
 from core.blobs.resume import ResumingReader, RetryPolicy
 from core.blobs.source import BlobReader
 from core.digest import Digest
-from core.errors import Interrupted, LayerMissing, SourceCut
+from core.errors import ConnectionCut, Interrupted, NotFound
 from core.layer import LayerRef
 from tests.memory_source import Fault, Kind, MemorySource
 
@@ -203,7 +203,7 @@ def test_a_source_that_does_not_take_several_connections_is_read_over_one() -> N
             clock.now += 0.11
         else:
             refused.set()
-            raise SourceCut("memory", offset, "too many connections")
+            raise ConnectionCut("memory", offset, "too many connections")
 
     source.before_read = only_one
     with accelerating(source, clock) as reader:
@@ -224,7 +224,7 @@ def test_cuts_anywhere_leave_no_trace_in_the_bytes(faults: list[Fault | None], a
 
 
 def test_a_layer_that_is_not_there_is_missing_when_it_is_opened() -> None:
-    with pytest.raises(LayerMissing):
+    with pytest.raises(NotFound):
         open_layer(MemorySource({}), LAYER, 10, connections=4)
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from core.blobs.ranges import ParallelReader
 from core.blobs.resume import RetryPolicy
 from core.digest import Digest
-from core.errors import Interrupted, LayerMissing, RangesIgnored, SourceCut
+from core.errors import ConnectionCut, Interrupted, NotFound, RangeIgnored
 from core.layer import LayerRef
 from tests.memory_source import Fault, Kind, MemorySource
 from tests.servers.waiting import comes_true
@@ -140,7 +140,7 @@ def test_closing_early_ends_threads_that_read_wait_or_pause() -> None:
 
     def never_comes(offset: int) -> None:
         if offset == 1000:
-            raise SourceCut("memory", offset, "connection reset")
+            raise ConnectionCut("memory", offset, "connection reset")
         if offset >= 2000:
             reading.set()
             closed.wait(60)
@@ -157,7 +157,7 @@ def test_closing_early_ends_threads_that_read_wait_or_pause() -> None:
 
     assert comes_true(lambda: not range_threads())
     assert not source.open_readers
-    with pytest.raises(SourceCut):
+    with pytest.raises(ConnectionCut):
         reader.readinto(memoryview(bytearray(10)))
 
 
@@ -171,7 +171,7 @@ def test_closing_from_another_thread_wakes_a_read() -> None:
         reader.close()
 
     threading.Timer(0.1, close).start()
-    with pytest.raises(SourceCut):
+    with pytest.raises(ConnectionCut):
         read_all(reader)
     reader.close()
     assert not range_threads()
@@ -195,7 +195,7 @@ def test_a_range_that_fails_for_good_does_so_after_all_bytes_before_it() -> None
 
     def vanish(offset: int) -> None:
         if offset == 5000:
-            raise LayerMissing(str(DIGEST), "memory")
+            raise NotFound(f"blob {DIGEST} in memory")
 
     source.before_read = vanish
     with parallel(source) as reader:
@@ -206,11 +206,11 @@ def test_a_range_that_fails_for_good_does_so_after_all_bytes_before_it() -> None
             while count := reader.readinto(buffer):
                 got.extend(buffer[:count])
 
-        with pytest.raises(LayerMissing):
+        with pytest.raises(NotFound):
             read_to_the_end()
         assert got == CONTENT[:5000]
         assert reader.position == 5000
-        with pytest.raises(LayerMissing):
+        with pytest.raises(NotFound):
             reader.readinto(buffer)
     assert not range_threads()
 
@@ -219,7 +219,7 @@ def test_a_range_that_cannot_be_resumed_says_where_it_broke() -> None:
     source = source_with(None, Fault("cut", 300), *[Fault("refused connection")] * 100)
     with (
         parallel(source, retry=RetryPolicy(tries=3, first_pause=0.0)) as reader,
-        pytest.raises(SourceCut) as cut,
+        pytest.raises(ConnectionCut) as cut,
     ):
         read_all(reader)
 
@@ -228,7 +228,7 @@ def test_a_range_that_cannot_be_resumed_says_where_it_broke() -> None:
 
 def test_a_source_that_ignores_ranges_is_found_out_at_the_second() -> None:
     with parallel(source_with(ignores_ranges=True)) as reader:
-        with pytest.raises(RangesIgnored):
+        with pytest.raises(RangeIgnored):
             read_all(reader)
         assert reader.position == 1000
     assert not range_threads()

@@ -9,35 +9,35 @@ import pytest
 from core.blobs.presence import RegistryPresence
 from core.digest import Digest
 from core.errors import (
-    NotInRegistry,
-    RegistryError,
-    RegistryNonsense,
-    RegistryRefused,
-    RegistryTimeout,
-    RegistryUnavailable,
+    BadAnswer,
+    NotFound,
+    Refused,
+    RemoteError,
+    TimedOut,
+    Unavailable,
 )
 from core.layer import LayerRef
 
 A, B, C = (Digest(sign * 64) for sign in "abc")
 
-TROUBLE: dict[str, RegistryError] = {
-    "401": RegistryRefused("r", 401, "it wants other credentials"),
-    "403": RegistryRefused("r", 403, "access is denied"),
-    "405": RegistryRefused("r", 405, "it does not allow this call"),
-    "500": RegistryUnavailable("r", "it answers 500"),
-    "429": RegistryUnavailable("r", "it answers 429", 30),
-    "time-out": RegistryTimeout("r", 30),
-    "a web page": RegistryNonsense("r", "a web page where the registry should be"),
+TROUBLE: dict[str, RemoteError] = {
+    "401": Refused("r", 401, "it wants other credentials"),
+    "403": Refused("r", 403, "access is denied"),
+    "405": Refused("r", 405, "it does not allow this call"),
+    "500": Unavailable("r", "it answers 500"),
+    "429": Unavailable("r", "it answers 429", 30),
+    "time-out": TimedOut("r", 30),
+    "a web page": BadAnswer("r", "a web page where the registry should be"),
 }
 
 
 class Blobs:
     """A registry's blobs by repository; asking for some repositories, or the catalog, fails."""
 
-    def __init__(self, blobs: dict[str, set[Digest]], catalog: RegistryError | None = None) -> None:
+    def __init__(self, blobs: dict[str, set[Digest]], catalog: RemoteError | None = None) -> None:
         self.blobs = blobs
         self.catalog = catalog
-        self.broken: dict[str, RegistryError] = {}
+        self.broken: dict[str, RemoteError] = {}
         self.asked: list[tuple[str, Digest]] = []
         self.listed = 0
         self.pushed: dict[int, Callable[[], object]] = {}
@@ -50,7 +50,7 @@ class Blobs:
         if scope in self.broken:
             raise self.broken[scope]
         if digest not in self.blobs.get(scope, set()):
-            raise NotInRegistry(f"blob {digest} in {scope}")
+            raise NotFound(f"blob {digest} in {scope}")
         return 1
 
     def list_repositories(self, *, complete: bool) -> Iterator[str]:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from core.blobs.resume import ResumingReader, RetryPolicy
 from core.blobs.source import BlobReader
 from core.digest import Digest
-from core.errors import LayerMissing, RangesIgnored, SourceCut
+from core.errors import ConnectionCut, NotFound, RangeIgnored
 from core.layer import LayerRef
 from tests.memory_source import Fault, Kind, MemorySource
 
@@ -116,7 +116,7 @@ def test_a_resumed_read_asks_only_for_what_is_missing() -> None:
 def test_an_exact_range_leaves_a_source_that_ignores_ranges_to_the_caller() -> None:
     with (
         resuming(source_with(ignores_ranges=True), 100, 200, exact=True) as reader,
-        pytest.raises(RangesIgnored),
+        pytest.raises(RangeIgnored),
     ):
         read_all(reader)
 
@@ -125,7 +125,7 @@ def test_an_exact_range_leaves_a_source_that_ignores_ranges_to_the_caller() -> N
 def test_a_source_that_never_gets_further_is_given_up_at_that_byte(kind: Kind) -> None:
     source = source_with(Fault(kind, 1234), *[Fault(kind, 0)] * 20)
 
-    with resuming(source, retry=RetryPolicy(tries=4)) as reader, pytest.raises(SourceCut) as raised:
+    with resuming(source, retry=RetryPolicy(tries=4)) as reader, pytest.raises(ConnectionCut) as raised:
         read_all(reader)
 
     assert raised.value.offset == 1234
@@ -139,7 +139,7 @@ def test_a_source_that_gives_a_byte_at_a_time_is_hopeless_too() -> None:
 
     with (
         resuming(source, retry=RetryPolicy(tries=5, progress=100)) as reader,
-        pytest.raises(SourceCut) as raised,
+        pytest.raises(ConnectionCut) as raised,
     ):
         read_all(reader)
 
@@ -176,7 +176,7 @@ def test_a_blob_that_vanishes_is_missing_at_once() -> None:
         pauses.append(seconds)
         source.layers.clear()
 
-    with resuming(source, sleep=vanish) as reader, pytest.raises(LayerMissing):
+    with resuming(source, sleep=vanish) as reader, pytest.raises(NotFound):
         read_all(reader)
 
     assert len(pauses) == 1
@@ -216,7 +216,7 @@ def test_a_closed_reader_is_not_resumed() -> None:
     reader.close()
     reader.close()
 
-    with pytest.raises(SourceCut):
+    with pytest.raises(ConnectionCut):
         reader.readinto(memoryview(bytearray(10)))
     assert not source.open_readers
 

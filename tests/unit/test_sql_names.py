@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from core.errors import UnsupportedDatabase
 from sql.engine import create_engine_for
-from sql.errors import UnsupportedDatabase
 from sql.hosts import Host, parse_host
 from sql.tables import build_tables
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from core.errors import RbtorrentIdTaken
 from sql.claims import claim_layers, one_line
 from sql.enqueue import NewLayer
-from sql.errors import RbtorrentIdTaken
 from sql.layers import find_rbtorrent_ids
 from sql.tables import Priority
 from sql.transaction import reading

@@ -12,8 +12,8 @@ from contextlib import suppress
 
 import pytest
 
+from core.errors import LayersDropped
 from sql.enqueue import NewLayer
-from sql.errors import DroppedMeanwhile
 from sql.tables import Priority
 from tests.integration.sql.brewers import MANY, process_works_on, threads_work_on
 from tests.integration.sql.database import NOW, Database, digest_of, rbtorrent_id_of
@@ -158,7 +158,7 @@ def test_a_brewer_that_was_held_up_too_long_gets_nothing_through(database: Datab
 @pytest.mark.parametrize("seed", range(2))
 def test_all_that_is_done_to_the_queue_can_be_done_at_once(database: Database, seed: int) -> None:
     """No two of the statements wait for each other in a circle: that would raise DatabaseDown, and not the
-    DroppedMeanwhile of layers that are queued while they are dropped.
+    LayersDropped of layers that are queued while they are dropped.
     """
     clock = itertools.count(NOW)
     layers = LAYERS[:40]
@@ -175,7 +175,7 @@ def test_all_that_is_done_to_the_queue_can_be_done_at_once(database: Database, s
                 for claim in claims[4:]:
                     database.set_aside(claim, reason=chance.choice(["one", "other"]))
             elif act == 2:
-                with suppress(DroppedMeanwhile):
+                with suppress(LayersDropped):
                     database.enqueue(*some, priority=chance.choice(list(Priority)), scope=f"team/{number}")
             elif act == 3:
                 database.release(older_than=next(clock) - 20, max_attempts=MANY)

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from core.errors import DatabaseDown, DatabaseNotReady
 from jobs.check import check, probe_database
 from jobs.init_db import init_db
 from sql.engine import create_engine_for
-from sql.errors import DatabaseDown, DatabaseUnfit
 from sql.mds_files import list_files
 from sql.schema import create_missing, missing_objects
 from sql.status import queue_status
@@ -48,7 +48,7 @@ def low(low_url: str) -> Iterator[sa.Engine]:
 
 
 def test_who_may_not_create_is_told_what_to_do(low: sa.Engine) -> None:
-    with pytest.raises(DatabaseUnfit) as caught, transaction(low) as connection:
+    with pytest.raises(DatabaseNotReady) as caught, transaction(low) as connection:
         create_missing(connection, TABLES)
 
     assert str(caught.value) == (
@@ -56,7 +56,7 @@ def test_who_may_not_create_is_told_what_to_do(low: sa.Engine) -> None:
         "have who may run what `docker_torrents init-db --print` gives"
     )
     with pytest.raises(
-        DatabaseUnfit, match=r"GRANT CREATE ON SCHEMA public TO low_user, or .*init-db --print"
+        DatabaseNotReady, match=r"GRANT CREATE ON SCHEMA public TO low_user, or .*init-db --print"
     ):
         probe_database(low, TABLES)
 
@@ -71,7 +71,7 @@ def test_rights_that_are_lacking_are_told_by_table_and_granted_they_do(
     postgres.execute("REVOKE INSERT, DELETE ON rbtorrent_mapping_queue FROM low_user", empty_database)
     postgres.execute("REVOKE ALL ON rbtorrent_mapping_role FROM low_user", empty_database)
 
-    with pytest.raises(DatabaseUnfit) as caught:
+    with pytest.raises(DatabaseNotReady) as caught:
         probe_database(low, TABLES)
 
     lines = caught.value.why.split("; ")
@@ -81,7 +81,7 @@ def test_rights_that_are_lacking_are_told_by_table_and_granted_they_do(
     ]
     limited = Database(low, TABLES)
     with pytest.raises(
-        DatabaseUnfit, match="GRANT SELECT, INSERT, UPDATE, DELETE ON rbtorrent_mapping_queue TO low_user"
+        DatabaseNotReady, match="GRANT SELECT, INSERT, UPDATE, DELETE ON rbtorrent_mapping_queue TO low_user"
     ):
         limited.enqueue(A)
     for line in lines:
@@ -96,9 +96,9 @@ def test_an_index_that_is_lacking_is_the_owners_to_make(
     postgres.execute("GRANT ALL ON ALL TABLES IN SCHEMA public TO low_user", empty_database)
     on_postgres.execute("DROP INDEX rbtorrent_mapping_waiting")
 
-    with pytest.raises(DatabaseUnfit, match="have the owner of rbtorrent_mapping make its indexes"):
+    with pytest.raises(DatabaseNotReady, match="have the owner of rbtorrent_mapping make its indexes"):
         probe_database(low, TABLES)
-    with pytest.raises(DatabaseUnfit, match="must be owner of table rbtorrent_mapping: have who may"):
+    with pytest.raises(DatabaseNotReady, match="must be owner of table rbtorrent_mapping: have who may"):
         init_db(low, TABLES)
 
 
@@ -114,14 +114,14 @@ def test_a_column_that_is_lacking_is_told(engine: sa.Engine) -> None:
     assert "still lacks column rbtorrent_mapping.brewed" in told
     assert "created table rbtorrent_mapping_queue" in told
     assert summary.failed > 0
-    with pytest.raises(DatabaseUnfit, match=r"lacks column rbtorrent_mapping\.brew"):
+    with pytest.raises(DatabaseNotReady, match=r"lacks column rbtorrent_mapping\.brew"):
         probe_database(engine, TABLES)
-    with pytest.raises(DatabaseUnfit, match="brew"), reading(engine) as connection:
+    with pytest.raises(DatabaseNotReady, match="brew"), reading(engine) as connection:
         queue_status(connection, TABLES, now=NOW)
 
 
 def test_tables_of_others_that_are_not_there_are_told(database: Database) -> None:
-    with pytest.raises(DatabaseUnfit, match="mfs"), reading(database.engine) as connection:
+    with pytest.raises(DatabaseNotReady, match="mfs"), reading(database.engine) as connection:
         list_files(connection, database.tables, folder="/", after=None, limit=1)
 
 

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from core.errors import DatabaseDown
 from sql.claims import claim_layers
 from sql.engine import create_engine_for
 from sql.enqueue import NewLayer
-from sql.errors import DatabaseDown, NoWritableHost
 from sql.tables import Priority
 from sql.transaction import reading, transaction
 from tests.integration.sql.brewers import threads_work_on
@@ -133,9 +133,9 @@ def test_where_all_hosts_fail_the_reasons_are_given_one_by_one(standby: OwnPostg
         hung_host() as hung,
         _engine(refused, hung, _host(standby), "no-such-host.invalid", password="secret") as engine,
     ):
-        with pytest.raises(NoWritableHost) as caught, transaction(engine):
+        with pytest.raises(DatabaseDown) as caught, transaction(engine):
             pass
-        first, second, third, fourth = caught.value.reasons
+        first, second, third, fourth = caught.value.why.split("; ")
         assert first == f"{refused}: 127.0.0.1 Connection refused"
         assert second == f"{hung}: 127.0.0.1 no answer within 0.5 s"
         assert "read-only" in third
@@ -211,7 +211,7 @@ def test_a_host_may_be_the_folder_of_a_unix_socket(tmp_path: Path) -> None:
             assert connection.scalar(sa.text("SELECT inet_server_port() IS NULL"))
         with (
             _engine("/nowhere", port=server.port) as engine,
-            pytest.raises(NoWritableHost, match=r"/nowhere:[0-9]+: No such file or directory"),
+            pytest.raises(DatabaseDown, match=r"/nowhere:[0-9]+: No such file or directory"),
             transaction(engine),
         ):
             pass

@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from core.errors import LayersDropped
 from sql.cursors import find_cursor, save_cursor
 from sql.enqueue import NewLayer, enqueue_layers
-from sql.errors import DroppedMeanwhile
 from sql.manifests import mark_seen, seen_manifests
 from sql.missing_layers import (
     Suspect,
@@ -264,7 +264,7 @@ def test_what_is_pushed_while_it_is_taken_out_waits_in_the_end(database: Databas
     def push(digest: str) -> object:
         try:
             return database.enqueue(digest, priority=Priority.PUSHED, scope="team/new")
-        except DroppedMeanwhile:
+        except LayersDropped:
             return database.enqueue(digest, priority=Priority.PUSHED, scope="team/new")
 
     def take_out(digest: str) -> object:

@@ -15,8 +15,8 @@ from typing import TypeVar
 import pytest
 import sqlalchemy as sa
 
+from core.errors import DatabaseDown
 from sql.engine import create_engine_for
-from sql.errors import DatabaseDown, NoWritableHost
 from sql.schema import create_missing
 from sql.tables import build_tables
 from sql.transaction import reading, transaction
@@ -86,9 +86,9 @@ def test_while_it_is_down_callers_are_told_so(
     database_there.enqueue(A)
     end(server)
     for _ in range(2):
-        with pytest.raises(NoWritableHost, match="Connection refused"):
+        with pytest.raises(DatabaseDown, match="Connection refused"):
             database_there.claim()
-        with pytest.raises(NoWritableHost), reading(database_there.engine):
+        with pytest.raises(DatabaseDown), reading(database_there.engine):
             pass
     server.start()
     assert [claim.digest for claim in database_there.claim()] == [A]

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from sql.errors import DroppedMeanwhile
+from core.errors import LayersDropped
 from sql.set_aside import drop_layers
 from sql.tables import Priority
 from sql.transaction import transaction
@@ -96,7 +96,7 @@ def test_what_is_pushed_while_a_drop_is_about_to_be_committed_waits_in_the_end(d
             assert not pushing.done()
         try:
             assert pushing.result() == 1
-        except DroppedMeanwhile:
+        except LayersDropped:
             # PostgreSQL; SQLite has waited before it looked.
             assert database.mapping() == {}
             assert database.enqueue(A, priority=Priority.PUSHED, scope="team/new") == 1
