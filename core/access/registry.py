@@ -34,7 +34,7 @@ class RegistryAccess:
         """See Access. To be sent to the storage is a yes: the registry sends nobody there who may not go."""
         headers = {} if authorization is None else {"Authorization": authorization}
         answer = self._registry.forward_blob_head(scope, digest, headers)
-        if (answer.status == 200 and not is_html(answer.headers)) or _leads_to_storage(answer, digest):
+        if (answer.status == 200 and not is_html(answer.headers)) or leads_to_storage(answer, digest):
             return
         code, message = _SAYINGS.get(answer.status, ("UNAVAILABLE", "the registry does not say who may pull"))
         status = answer.status if answer.status in _SAYINGS else 502
@@ -42,7 +42,7 @@ class RegistryAccess:
         raise AccessDenied(status, tuple(passed_on), code, message)
 
 
-def _leads_to_storage(answer: HttpAnswer, digest: Digest) -> bool:
+def leads_to_storage(answer: HttpAnswer, digest: Digest) -> bool:
     """Whether it is docker/distribution's own redirect to the blob in its storage: 307, to another server, at
     the blob's path in there (registry/storage/paths.go).
 

@@ -30,7 +30,7 @@ def from_status(status: int, headers: Headers, body: bytes, where: str, what: st
         return NotFound(what)
     if status in (408, 429) or 500 <= status < 600:
         why = f"status {status}{said}"
-        return Unavailable(where, why, _retry_after(headers))
+        return Unavailable(where, why, retry_after(headers))
     if status == 401:
         return Refused(where, status, f"authentication required{said}")
     if status == 403:
@@ -65,7 +65,7 @@ def _said(body: bytes) -> str:
     return f": {plain}"
 
 
-def _retry_after(headers: Headers) -> float | None:
+def retry_after(headers: Headers) -> float | None:
     """Seconds, from a number or a date (RFC 9110, 10.2.3); the server's own clock counts for dates."""
     value = headers.get("Retry-After")
     if value is None:

@@ -76,10 +76,11 @@ class Docker:
 
 
 class Containerd:
-    """`ctr images pull`, by the containerd that dockerd started."""
+    """`ctr images pull`, by the containerd that dockerd started. `hosts_dir` is where it finds mirrors."""
 
-    def __init__(self, daemon: Dockerd, home: Path) -> None:
+    def __init__(self, daemon: Dockerd, home: Path, hosts_dir: Path | None = None) -> None:
         self._home = home
+        self._how = [f"--hosts-dir={hosts_dir}"] if hosts_dir else ["--plain-http"]
         ctr = require("ctr", "containerd")
         self._images: list[str | Path] = [
             ctr,
@@ -93,7 +94,7 @@ class Containerd:
     def pull(self, reference: str, login: Login | None) -> str:
         user = ["--user", str(login)] if login else []
         # The other snapshotters need kernel modules or file systems that a test machine may lack.
-        _run([*self._images, "pull", "--plain-http", "--snapshotter=native", *user, reference], self._home)
+        _run([*self._images, "pull", *self._how, "--snapshotter=native", *user, reference], self._home)
         table = _run([*self._images, "list", f"name=={reference}"], self._home).splitlines()
         _run([*self._images, "rm", "--sync", reference], self._home)
         name, _, digest = table[1].split()[:3]
@@ -102,7 +103,7 @@ class Containerd:
 
 
 class Skopeo:
-    """`skopeo copy` to a folder, then `skopeo inspect`."""
+    """`skopeo copy` to a folder, then `skopeo inspect`. Mirrors are found in `home/.config/containers`."""
 
     def __init__(self, home: Path) -> None:
         self._home = home
@@ -130,7 +131,9 @@ class Skopeo:
 
 
 class Podman:
-    """`podman pull`. It takes no `home` of more than some 40 characters."""
+    """`podman pull`. Mirrors are found in `home/.config/containers`. It takes no `home` of more than some 40
+    characters.
+    """
 
     def __init__(self, home: Path) -> None:
         self._home = home

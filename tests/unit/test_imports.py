@@ -17,15 +17,20 @@ OWNERS = {
     "pydantic": ["core/config/", "core/swarm/messages.py"],
     "yaml": ["core/config/"],
     "apscheduler": ["jobs/scheduler.py"],
-    "tqdm": ["jobs/progress.py"],
-    "bottle": ["web/"],
+    "tqdm": ["jobs/progress.py", "node/prefetch.py"],
+    "bottle": ["web/", "node/"],
     "waitress": ["web/"],
     "granian": ["core/server.py"],
+    "cachetools": ["node/"],
     "sqlalchemy": ["sql/", "jobs/", "web/", "docker_torrents.py"],
 }
 FILES = [
     ROOT / "docker_torrents.py",
-    *(file for room in ("core", "sql", "jobs", "web") for file in sorted((ROOT / room).rglob("*.py"))),
+    *(
+        file
+        for room in ("core", "sql", "jobs", "web", "node")
+        for file in sorted((ROOT / room).rglob("*.py"))
+    ),
 ]
 
 

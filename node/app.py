@@ -1,0 +1,105 @@
+"""The mirror's Bottle app: the pull side of the distribution API for engines on this machine."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import bottle
+from prometheus_client import Counter
+
+from core.digest import Digest
+from core.errors import AccessDenied, DockerTorrentsError, InvalidName, Unavailable
+from node.answers import error, framework_error, unavailable
+from node.blobs import Blobs
+from node.proxy import RegistryProxy
+from node.requests import kind_of, parse_path
+
+log = logging.getLogger(__name__)
+
+_READS = ["GET", "HEAD"]
+_WRITES = ["POST", "PUT", "PATCH", "DELETE"]
+
+
+class MirrorApp(bottle.Bottle):  # type: ignore[misc]  # bottle has no types
+    """An app whose every error is the registry's JSON."""
+
+    def default_error_handler(self, res: bottle.HTTPError) -> bottle.HTTPResponse:
+        """Called by Bottle for what it answers itself, and for exceptions that were not caught."""
+        return framework_error(res)
+
+
+class Pulls:
+    """The calls below /v2/. `names` are the registry's names that engines may send in `?ns=`."""
+
+    def __init__(self, proxy: RegistryProxy, blobs: Blobs, names: frozenset[str]) -> None:
+        self._proxy = proxy
+        self._blobs = blobs
+        self._names = frozenset(name.lower() for name in names)
+
+    def install(self, app: bottle.Bottle) -> None:
+        """Add the calls to `app`."""
+        for path in ("/v2", "/v2/", "/v2/<rest:re:.+>"):
+            app.route(path, _READS, self._read)
+            app.route(path, _WRITES, self._refuse_write)
+
+    def _read(self, rest: str = "") -> bottle.HTTPResponse:
+        environ: Mapping[str, Any] = bottle.request.environ
+        ns = bottle.request.query.get("ns")
+        if ns is not None and ns.lower() not in self._names:
+            message = "this mirror serves another registry (mirror.registry_names)"
+            return error(404, "NAME_UNKNOWN", message, detail={"ns": ns})
+        # Bottle's own reading of a path leaves out bytes that are no UTF-8: another name could come out.
+        path = str(environ["bottle.raw_path"]).removeprefix("/v2").removeprefix("/")
+        if not path:
+            return self._proxy.base(environ)
+        asked = parse_path(path)
+        if asked is None:
+            return error(404, "NOT_FOUND", "the mirror serves manifests, blobs, tags and referrers only")
+        if asked.kind == "blobs":
+            return self._blobs.answer(environ, asked.scope, Digest.parse(asked.name))
+        return self._proxy.named(environ, asked)
+
+    def _refuse_write(self, rest: str = "") -> bottle.HTTPResponse:
+        return error(
+            405, "UNSUPPORTED", "the mirror is read-only: push to the registry", [("Allow", "GET, HEAD")]
+        )
+
+
+class CountAnswers:
+    """A Bottle plugin: counts answers to engines by kind and status."""
+
+    def __init__(self, answers: Counter) -> None:
+        self._answers = answers
+
+    def __call__(self, callback: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            answer = callback(*args, **kwargs)
+            path = bottle.request.path
+            if path.startswith("/v2"):
+                self._answers.labels(kind_of(path), getattr(answer, "status_code", 200)).inc()
+            return answer
+
+        return counted
+
+
+def answer_failures(callback: Callable[..., Any]) -> Callable[..., Any]:
+    """A Bottle plugin: the domain's errors become answers after which an engine asks the registry itself."""
+
+    def answered(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return callback(*args, **kwargs)
+        except AccessDenied as denied:
+            return error(denied.status, denied.code, denied.message, denied.headers)
+        except InvalidName as invalid:
+            # 404 sends an engine to the registry, which may know more kinds of names and digests.
+            return error(404, "NAME_UNKNOWN", f"the mirror does not serve this {invalid.what}")
+        except UnicodeDecodeError:
+            return error(400, "HEADER_INVALID", "a header or the query is not text")
+        except DockerTorrentsError as failed:
+            log.warning("not served path=%s reason=%s", bottle.request.path, failed)
+            retry_after = failed.retry_after if isinstance(failed, Unavailable) else None
+            return unavailable("the registry does not answer", retry_after)
+
+    return answered

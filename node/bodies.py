@@ -1,0 +1,90 @@
+"""Bodies of answers that are layers, read piece by piece while the engine takes them.
+
+Every answer with such a body has a Content-Length. A body that ends before it makes the server break the
+connection, so no engine takes a part for the whole.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+from core.digest import Digest
+from core.errors import ConnectionCut, DockerTorrentsError
+from core.http.byte_range import Span
+from core.http.stream import HttpStream
+
+log = logging.getLogger(__name__)
+
+CHUNK_BYTES = 256 * 1024
+
+
+class _Body:
+    """Holds what is needed until the server closes the body, however it ended."""
+
+    def __init__(self) -> None:
+        self._held = ExitStack()
+        self._closed = False
+
+    def release_when_closed(self, held: ExitStack) -> None:
+        """Close `held` together with this body."""
+        self._held = held
+
+    def close(self) -> None:
+        """Called by the server (PEP 3333)."""
+        self._closed = True
+        self._held.close()
+
+
+class LayerBody(_Body):
+    """`span` of a layer. The first bytes are read at once, so that a failure can still have a status.
+
+    `read(offset, limit)` returns at least one byte. Raises what it raises.
+    """
+
+    def __init__(self, digest: Digest, span: Span, read: Callable[[int, int], bytes]) -> None:
+        super().__init__()
+        self._digest = digest
+        self._at = span.start
+        self._end = span.start + span.length
+        self._read = read
+        self._first = self._next()
+
+    def __iter__(self) -> Iterator[bytes]:
+        data, self._first = self._first, b""
+        while True:
+            self._at += len(data)
+            yield data
+            if self._at == self._end or self._closed:
+                return
+            try:
+                data = self._next()
+            except (DockerTorrentsError, OSError) as error:
+                log.warning("connection broken digest=%s offset=%d reason=%s", self._digest, self._at, error)
+                return
+
+    def _next(self) -> bytes:
+        data = self._read(self._at, min(CHUNK_BYTES, self._end - self._at))
+        if not data:
+            raise ConnectionCut(str(self._digest), self._at, "the layer ended before its size")
+        return data
+
+
+class PassedBody(_Body):
+    """The body of the registry's own answer."""
+
+    def __init__(self, stream: HttpStream) -> None:
+        super().__init__()
+        self._stream = stream
+
+    def __iter__(self) -> Iterator[bytes]:
+        buffer = memoryview(bytearray(CHUNK_BYTES))
+        try:
+            while count := self._stream.readinto(buffer):
+                yield bytes(buffer[:count])
+        except DockerTorrentsError as error:
+            log.warning("connection broken url=%s reason=%s", self._stream.target, error)
+            if self._stream.length is None:
+                # Without a length only an exception tells the server that the body is not whole.
+                raise

@@ -1,0 +1,91 @@
+"""Asks the service to brew layers that have no torrent yet, for the next machine that pulls them.
+
+The service queues the layers of a manifest that is requested with ids. Engines get the registry's own
+manifest, so the mirror requests it as well: once, when a layer that the manifest names has no torrent.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from cachetools import TTLCache
+
+from core.digest import Digest
+from core.errors import ManifestInvalid, RemoteError
+from core.manifests.manifest import Image, digest_of, parse_manifest
+
+log = logging.getLogger(__name__)
+
+REMEMBER_SECONDS = 600.0
+_MAX_LAYERS = 50_000
+_MAX_MANIFESTS = 10_000
+_MAX_WAITING = 100
+
+
+@dataclass(frozen=True, slots=True)
+class BrewRequest:
+    """A manifest to ask for with the caller's Authorization."""
+
+    scope: str
+    manifest: Digest
+    authorization: str | None = field(repr=False)
+
+
+class BrewRequests:
+    """Remembers which manifest names a layer, and asks in a thread of its own. Thread-safe.
+
+    `ask` makes the request; it may raise RemoteError.
+    """
+
+    def __init__(self, ask: Callable[[BrewRequest], None]) -> None:
+        self._ask = ask
+        self._lock = threading.Lock()
+        self._named: TTLCache[tuple[str, Digest], Digest] = TTLCache(_MAX_LAYERS, REMEMBER_SECONDS)
+        self._asked: TTLCache[tuple[str, Digest], bool] = TTLCache(_MAX_MANIFESTS, REMEMBER_SECONDS)
+        self._waiting: queue.Queue[BrewRequest | None] = queue.Queue(_MAX_WAITING)
+        self._thread = threading.Thread(target=self._run, name="brew requests", daemon=True)
+        self._thread.start()
+
+    def saw_manifest(self, scope: str, body: bytes, media_type: str) -> None:
+        """Note the layers of a manifest that passed through."""
+        try:
+            manifest = parse_manifest(body, media_type)
+        except ManifestInvalid:
+            return
+        if not isinstance(manifest, Image):
+            return
+        digest = digest_of(body)
+        with self._lock:
+            for layer in manifest.layers:
+                if layer.brewable:
+                    self._named[scope, layer.digest] = digest
+
+    def layer_has_no_torrent(self, scope: str, layer: Digest, authorization: str | None) -> None:
+        """Have the layer brewed, if a manifest that names it was seen lately."""
+        with self._lock:
+            manifest = self._named.get((scope, layer))
+            if manifest is None or (scope, manifest) in self._asked or self._waiting.full():
+                return
+            self._asked[scope, manifest] = True
+            self._waiting.put_nowait(BrewRequest(scope, manifest, authorization))
+
+    def close(self) -> None:
+        """End the thread; what waits is dropped."""
+        with self._lock:
+            with suppress(queue.Empty):
+                while True:
+                    self._waiting.get_nowait()
+            self._waiting.put_nowait(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (request := self._waiting.get()) is not None:
+            try:
+                self._ask(request)
+            except RemoteError as error:
+                log.info("brewing not asked for scope=%s reason=%s", request.scope, error)

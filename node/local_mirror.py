@@ -1,0 +1,67 @@
+"""The running mirror of this machine, as the commands of `mirror` ask it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from core.config.config import DockerRegistry
+from core.config.mirror import Mirror
+from core.digest import Digest
+from core.errors import BadAnswer, NotFound, Unavailable
+from core.http.client import HttpAnswer, HttpClient
+
+_ALL = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - where to connect to
+_STATUS_LIMIT = 64 * 1024 * 1024
+
+
+class LocalMirror:
+    """Raises RemoteError, with advice where the mirror does not run."""
+
+    def __init__(self, mirror: Mirror, http: HttpClient) -> None:
+        address = _ALL.get(mirror.host, mirror.host)
+        self.netloc = f"[{address}]:{mirror.port}" if ":" in address else f"{address}:{mirror.port}"
+        self._http = http
+
+    def as_registry(self, settings: DockerRegistry) -> DockerRegistry:
+        """The configuration of a registry client that pulls through the mirror."""
+        return DockerRegistry(
+            host=self.netloc,
+            proto="http",
+            connect_timeout=settings.connect_timeout,
+            read_timeout=settings.read_timeout,
+        )
+
+    def status(self) -> dict[str, Any]:
+        """What `mirror status --json` prints."""
+        answer = self._ask("GET", "status")
+        try:
+            status = json.loads(answer.body)
+        except ValueError:
+            status = None
+        if answer.status != 200 or not isinstance(status, dict):
+            raise BadAnswer(str(answer.target), f"status {answer.status}: is this port another program's?")
+        return status
+
+    def drop(self, digest: Digest) -> None:
+        """Remove a layer from the cache. Raises NotFound if it is not there, or in use."""
+        self._change("DELETE", f"layers/{digest}", f"{digest} in the cache, and not in use")
+
+    def pin(self, digest: Digest) -> None:
+        """Keep a layer from eviction."""
+        self._change("PUT", f"pins/{digest}", str(digest))
+
+    def _change(self, method: str, path: str, what: str) -> None:
+        answer = self._ask(method, path)
+        if answer.status == 404:
+            raise NotFound(what)
+        if answer.status != 204:
+            raise BadAnswer(str(answer.target), f"status {answer.status}")
+
+    def _ask(self, method: str, path: str) -> HttpAnswer:
+        url = f"http://{self.netloc}/v0/mirror/{path}"
+        try:
+            return self._http.fetch(method, url, limit=_STATUS_LIMIT)
+        except Unavailable as error:
+            why = f"{error.why}; is the mirror running (docker_torrents mirror)?"
+            raise Unavailable(f"http://{self.netloc}", why) from error

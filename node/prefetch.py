@@ -1,0 +1,146 @@
+"""`mirror prefetch`: pull images' layers through the running mirror, so that its cache has them."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+from tqdm import tqdm
+
+from core.digest import Digest
+from core.errors import ConnectionCut, DockerTorrentsError, RemoteError
+from core.manifests.platform import Platform
+from core.registry.client import RegistryClient
+from core.registry.image_tree import read_tree
+from node.local_mirror import LocalMirror
+
+log = logging.getLogger(__name__)
+
+AT_ONCE = 3
+"""Layers pulled at a time, as engines do."""
+
+_TRIES = 3
+_BUFFER = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class ImageName:
+    """`scope:tag` or `scope@sha256:...`."""
+
+    scope: str
+    reference: str | Digest
+
+    def __str__(self) -> str:
+        sign = "@" if isinstance(self.reference, Digest) else ":"
+        return f"{self.scope}{sign}{self.reference}"
+
+
+@dataclass(frozen=True, slots=True)
+class WantedLayer:
+    """A layer to pull, `size` bytes long."""
+
+    scope: str
+    digest: Digest
+    size: int
+
+
+@dataclass(slots=True)
+class Prefetched:
+    """What a prefetch did; `str()` is its last line."""
+
+    layers: int = 0
+    size: int = 0
+    failed: int = 0
+
+    def __str__(self) -> str:
+        return f"prefetched {self.layers} layers ({self.size / 1e6:.1f} MB), failed {self.failed}"
+
+
+def prefetch(
+    registry: RegistryClient,
+    mirror: LocalMirror,
+    images: Sequence[ImageName],
+    platforms: tuple[Platform, ...],
+    *,
+    pin: bool,
+    stop: threading.Event,
+) -> Prefetched:
+    """Pull the layers of `images` for `platforms` (all of them if empty). `registry` asks the mirror."""
+    done = Prefetched()
+    wanted: dict[Digest, WantedLayer] = {}
+    for image in images:
+        try:
+            wanted.update((layer.digest, layer) for layer in _layers(registry, image, platforms))
+        except DockerTorrentsError as error:
+            log.error("image not read image=%s reason=%s", image, error)
+            done.failed += 1
+    with _bar(sum(layer.size for layer in wanted.values())) as bar, ThreadPoolExecutor(AT_ONCE) as threads:
+
+        def pull_one(layer: WantedLayer) -> bool:
+            try:
+                if pin:
+                    mirror.pin(layer.digest)
+                _pull(registry, layer, bar, stop)
+            except DockerTorrentsError as error:
+                log.error("layer not pulled digest=%s scope=%s reason=%s", layer.digest, layer.scope, error)
+                return False
+            return True
+
+        for layer, pulled in zip(wanted.values(), threads.map(pull_one, wanted.values()), strict=True):
+            if pulled:
+                done.layers += 1
+                done.size += layer.size
+            else:
+                done.failed += 1
+    return done
+
+
+def _layers(
+    registry: RegistryClient, image: ImageName, platforms: tuple[Platform, ...]
+) -> Iterator[WantedLayer]:
+    for manifest in read_tree(registry, image.scope, image.reference, platforms=platforms):
+        for layer in manifest.layers:
+            if not layer.has_urls and layer.size:
+                yield WantedLayer(image.scope, layer.digest, layer.size)
+
+
+def _pull(registry: RegistryClient, layer: WantedLayer, bar: Any, stop: threading.Event) -> None:
+    """Read the layer to its end, resuming where a connection breaks. Raises RemoteError."""
+    offset, failures = 0, 0
+    while offset < layer.size:
+        began = offset
+        try:
+            for count in _read(registry, layer, offset):
+                offset += count
+                bar.update(count)
+                if stop.is_set():
+                    raise ConnectionCut(str(layer.digest), offset, "interrupted")
+        except RemoteError:
+            failures = failures + 1 if offset == began else 1
+            if failures == _TRIES or stop.is_set():
+                raise
+
+
+def _read(registry: RegistryClient, layer: WantedLayer, offset: int) -> Iterator[int]:
+    buffer = memoryview(bytearray(_BUFFER))
+    with registry.open_blob(layer.scope, layer.digest, offset) as stream:
+        while count := stream.readinto(buffer):
+            yield count
+
+
+def _bar(total: int) -> AbstractContextManager[Any]:
+    bar: AbstractContextManager[Any] = tqdm(
+        desc="prefetch",
+        total=total,
+        unit="B",
+        unit_scale=True,
+        disable=not sys.stderr.isatty(),
+        dynamic_ncols=True,
+    )
+    return bar

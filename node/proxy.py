@@ -1,0 +1,103 @@
+"""Manifests, tags and referrers: the registry's own answers, byte for byte."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+from urllib.parse import urlencode
+
+import bottle
+
+from core.digest import Digest
+from core.http.headers import Headers
+from core.names import parse_reference
+from core.registry.answers import retry_after
+from node.answers import unavailable
+from node.requests import Asked, header, passed_on
+from node.upstream import Upstream
+
+# containerd repeats these at the same host; anything from 500 on sends it to the next one.
+_TRY_ELSEWHERE = (408, 429)
+_OF_THE_CONNECTION = frozenset(
+    (
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    )
+)
+_CONTROLS = re.compile(r"[\r\n\0]+[ \t]*")
+_QUERY = ("n", "last", "artifactType")
+
+
+class RegistryProxy:
+    """Passes a request on with the caller's Authorization and the answer back, a challenge included."""
+
+    def __init__(self, upstream: Upstream) -> None:
+        self._upstream = upstream
+
+    def base(self, environ: Mapping[str, Any]) -> bottle.HTTPResponse:
+        """`/v2/`. Raises RemoteError."""
+        return self._pass(environ, self._upstream.urls.base)
+
+    def named(self, environ: Mapping[str, Any], asked: Asked) -> bottle.HTTPResponse:
+        """A manifest, a list of tags, or referrers. Raises InvalidName, RemoteError."""
+        answer = self._pass(environ, self._url(asked, bottle.request.query))
+        if asked.kind == "manifests" and answer.status_code == 200 and environ["REQUEST_METHOD"] == "GET":
+            media_type = answer.get_header("Content-Type") or ""
+            self._upstream.brew_requests.saw_manifest(asked.scope, answer.body, media_type)
+        return answer
+
+    def _url(self, asked: Asked, query: Mapping[str, str]) -> str:
+        urls = self._upstream.urls
+        kept = {name: query[name] for name in _QUERY if name in query}
+        if asked.kind == "manifests":
+            reference = parse_reference(asked.name)
+            # docker_torrents, if it stands there, is not to add ids: engines verify the registry's bytes.
+            kept = {} if isinstance(reference, Digest) else {"rbtorrent": "false"}
+            url = urls.manifest(asked.scope, reference)
+        elif asked.kind == "tags":
+            url = urls.tags(asked.scope)
+        else:
+            url = f"{urls.base}{asked.scope}/referrers/{Digest.parse(asked.name)}"
+        return f"{url}{'&' if '?' in url else '?'}{urlencode(kept)}" if kept else url
+
+    def _pass(self, environ: Mapping[str, Any], url: str) -> bottle.HTTPResponse:
+        method = environ["REQUEST_METHOD"]
+        answer = self._upstream.fetch(method, url, header(environ, "Authorization"), passed_on(environ))
+        if answer.status in _TRY_ELSEWHERE:
+            return unavailable(f"the registry answers {answer.status}", retry_after(answer.headers))
+        if (
+            answer.status == 401
+            and header(environ, "Authorization")
+            and self._upstream.withholds_credentials()
+        ):
+            return unavailable("credentials are not sent in cleartext (docker_registry.proto)")
+        return unchanged(answer.status, answer.headers, answer.body, head=method == "HEAD")
+
+
+def unchanged(status: int, headers: Headers, body: object, *, head: bool) -> bottle.HTTPResponse:
+    """An answer with everything but the headers of its connection (RFC 9110, 7.6.1)."""
+    response = bottle.HTTPResponse(body, status)
+    named = ",".join(headers.all("Connection")).lower()
+    dropped = _OF_THE_CONNECTION | {name.strip() for name in named.split(",")}
+    for name, value in headers:
+        if name.lower() not in dropped:
+            response.add_header(name, _value(value))
+    # Bottle would add these where they are missing, but not where they have no value.
+    for name in ("Content-Type", "Content-Length") if head else ("Content-Type",):
+        response.headers.dict.setdefault(name, [])
+    return response
+
+
+def _value(value: str) -> str:
+    """A header as Bottle takes it, which sends text as UTF-8; it was read as Latin-1 (PEP 3333)."""
+    with suppress(UnicodeError):
+        value = value.encode("latin-1").decode()
+    return _CONTROLS.sub(" ", value)

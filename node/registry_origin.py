@@ -1,0 +1,64 @@
+"""One layer at the registry, as a download reads it with one caller's credentials."""
+
+from __future__ import annotations
+
+from core.errors import RemoteError
+from core.http.stream import HttpStream
+from core.registry.answers import from_status, refuse_page
+from core.registry.blob import BlobStream, range_header
+from node.origin import Layer
+from node.upstream import Upstream
+
+_ERROR_LIMIT = 64 * 1024
+
+
+class RegistryOrigin:
+    """An Origin. `torrent` is what the verdict brought; with `ask_again` False there will be no other."""
+
+    def __init__(
+        self,
+        upstream: Upstream,
+        layer: Layer,
+        authorization: str | None,
+        torrent: bytes | None,
+        *,
+        ask_again: bool,
+    ) -> None:
+        self._upstream = upstream
+        self._layer = layer
+        self._authorization = authorization
+        self._torrents = [torrent]
+        self._ask_again = ask_again
+
+    def torrent(self) -> bytes | None:
+        """See Origin. The first call costs nothing, later ones ask the service."""
+        if self._torrents:
+            return self._torrents.pop()
+        if not self._ask_again:
+            return None
+        layer = self._layer
+        return self._upstream.torrent(layer.scope, layer.digest, self._authorization, patient=True)
+
+    def open(self, offset: int, length: int) -> BlobStream:
+        """See Origin. The whole layer is asked for without a Range: some registries know none."""
+        layer = self._layer
+        wanted = None if (offset, length) == (0, layer.size) else length
+        range_ = range_header(offset, wanted).get("Range")
+        stream = self._upstream.open_blob(layer.scope, layer.digest, self._authorization, range_)
+        try:
+            if stream.status not in (200, 206):
+                where = str(stream.target)
+                what = f"blob {layer.digest} in {layer.scope}"
+                raise from_status(stream.status, stream.headers, _beginning(stream), where, what)
+            refuse_page(stream.headers, stream.target)
+            return BlobStream(stream, offset, wanted)
+        except BaseException:
+            stream.close()
+            raise
+
+
+def _beginning(stream: HttpStream) -> bytes:
+    try:
+        return stream.read(_ERROR_LIMIT)
+    except RemoteError:
+        return b""

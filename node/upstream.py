@@ -1,0 +1,130 @@
+"""The registry and its torrents, asked with the caller's own credentials."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from ipaddress import ip_address
+from urllib.parse import quote
+
+from core.config.config import DockerRegistry
+from core.digest import Digest
+from core.errors import RemoteError
+from core.http.client import HttpAnswer, HttpClient
+from core.http.stream import HttpStream
+from core.http.url import Target, parse_url
+from core.manifests.media_types import ALL_MANIFESTS
+from core.registry.urls import RegistryUrls
+from node.brew_requests import BrewRequest, BrewRequests
+
+log = logging.getLogger(__name__)
+
+TORRENT_SECONDS = 2.0
+"""How long the service may take for a torrent before the layer is read from the registry."""
+
+QUIET_SECONDS = 5.0
+"""How long the service is not asked for torrents after it could not be reached."""
+
+_TORRENT_LIMIT = 1024 * 1024
+_ANSWER_LIMIT = 64 * 1024 * 1024  # registry 2.8 gives all tags in one answer
+
+
+class Upstream:
+    """Asks the registry, and the service beside it for torrents, on behalf of callers.
+
+    Each call takes the caller's Authorization. It is sent by https only, or within this machine. Every method
+    raises RemoteError. `torrents_url` None stands for the registry's own URL. Thread-safe.
+    """
+
+    def __init__(
+        self,
+        settings: DockerRegistry,
+        torrents_url: str | None,
+        http: HttpClient,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.urls = RegistryUrls(settings)
+        self._torrents = (torrents_url or f"{settings.proto}://{settings.host}").rstrip("/")
+        self._http = http
+        self._clock = clock
+        self._quiet_until = float("-inf")
+        self.brew_requests = BrewRequests(self._ask_for_brewing)
+
+    def close(self) -> None:
+        """End what runs in the background."""
+        self.brew_requests.close()
+
+    def withholds_credentials(self) -> bool:
+        """Whether callers' credentials are not sent to the registry, as that would be in cleartext."""
+        return not _is_confidential(parse_url(self.urls.base))
+
+    def fetch(
+        self, method: str, url: str, authorization: str | None, headers: Mapping[str, str] | None = None
+    ) -> HttpAnswer:
+        """The registry's answer of any status; redirects are not followed."""
+        sent = _with_credentials(url, authorization, headers)
+        return self._http.fetch(method, url, headers=sent, limit=_ANSWER_LIMIT, follow=False)
+
+    def head_blob(self, scope: str, digest: Digest, authorization: str | None) -> HttpAnswer:
+        """The registry's answer to HEAD of a blob, of any status."""
+        return self.fetch("HEAD", self.urls.blob(scope, digest), authorization)
+
+    def head(self, target: Target) -> HttpAnswer:
+        """The answer of the registry's storage to HEAD, without credentials."""
+        return self._http.fetch("HEAD", target.url)
+
+    def open_blob(
+        self, scope: str, digest: Digest, authorization: str | None, range_: str | None
+    ) -> HttpStream:
+        """The answer of the registry, or of its storage, to GET of a blob; of any status."""
+        url = self.urls.blob(scope, digest)
+        headers = {} if range_ is None else {"Range": range_}
+        return self._http.open("GET", url, headers=_with_credentials(url, authorization, headers))
+
+    def torrent(
+        self, scope: str, digest: Digest, authorization: str | None, *, patient: bool = False
+    ) -> bytes | None:
+        """The layer's .torrent as the service gives it to this caller, None if there is none in time.
+
+        After a failure the service is left alone for QUIET_SECONDS, unless the caller is `patient`.
+        """
+        if not patient and self._clock() < self._quiet_until:
+            return None
+        url = f"{self._torrents}/v0/torrents/{quote(scope)}/{digest}"
+        headers = _with_credentials(url, authorization)
+        try:
+            answer = self._http.fetch(
+                "GET", url, headers=headers, limit=_TORRENT_LIMIT, seconds=TORRENT_SECONDS, follow=False
+            )
+        except RemoteError as error:
+            log.warning("no torrent, the service does not answer digest=%s reason=%s", digest, error)
+            self._quiet_until = self._clock() + QUIET_SECONDS
+            return None
+        if answer.status == 404:
+            self.brew_requests.layer_has_no_torrent(scope, digest, authorization)
+        return answer.body if answer.status == 200 else None
+
+    def _ask_for_brewing(self, request: BrewRequest) -> None:
+        url = f"{self._torrents}/v2/{request.scope}/manifests/{request.manifest}?rbtorrent=true"
+        headers = _with_credentials(url, request.authorization, {"Accept": ", ".join(ALL_MANIFESTS)})
+        self._http.fetch("GET", url, headers=headers, follow=False)
+
+
+def _with_credentials(
+    url: str, authorization: str | None, headers: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    sent = dict(headers or {})
+    if authorization is not None and _is_confidential(parse_url(url)):
+        sent["Authorization"] = authorization
+    return sent
+
+
+def _is_confidential(target: Target) -> bool:
+    """Whether what is sent there cannot be read on the network."""
+    if target.scheme == "https" or target.host == "localhost":
+        return True
+    try:
+        return ip_address(target.host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,112 @@
+"""Who may pull what: the registry's verdict on each caller, remembered for a minute if it is a yes."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from cachetools import TTLCache, cachedmethod
+
+from core.access.registry import leads_to_storage
+from core.digest import Digest
+from core.errors import AccessDenied, BadAnswer, Unavailable
+from core.names import matches
+from core.registry.answers import is_html, retry_after
+from core.torrents.metainfo import info_of
+from node.upstream import Upstream
+
+REMEMBER_SECONDS = 60.0
+_MAX_REMEMBERED = 2_000
+_REFUSALS = {
+    401: ("UNAUTHORIZED", "authentication required"),
+    403: ("DENIED", "requested access to the resource is denied"),
+    404: ("BLOB_UNKNOWN", "blob unknown to registry"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """This caller may pull the layer. `size` is in bytes; `torrent` is its .torrent, if it has one."""
+
+    size: int
+    torrent: bytes | None = field(default=None, repr=False)
+
+
+class Verdicts:
+    """Asks whether callers may pull layers. Thread-safe; one request at a time for one caller and layer.
+
+    Layers of the scopes `torrents_off` (names or globs) have no torrent here. `clock` never goes back.
+    """
+
+    def __init__(
+        self,
+        upstream: Upstream,
+        torrents_off: list[str] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._upstream = upstream
+        self._torrents_off = torrents_off or []
+        self._remembered: TTLCache[tuple[str, Digest, bytes], Verdict] = TTLCache(
+            _MAX_REMEMBERED, REMEMBER_SECONDS, clock
+        )
+        self._condition = threading.Condition()
+        self._key = secrets.token_bytes(32)
+
+    def torrent_allowed(self, scope: str) -> bool:
+        """Whether layers of `scope` may come from peers."""
+        return not any(matches(scope, pattern) for pattern in self._torrents_off)
+
+    def judge(self, scope: str, digest: Digest, authorization: str | None) -> Verdict:
+        """Return the registry's yes. Raises AccessDenied with its 401, 403 or 404, RemoteError without
+        a verdict."""
+        return self._judge(scope, digest, authorization)
+
+    def forget(self, scope: str, digest: Digest, authorization: str | None) -> None:
+        """Ask again next time: the registry has refused what it allowed before."""
+        with self._condition:
+            self._remembered.pop(self._caller(scope, digest, authorization), None)
+
+    def _caller(self, scope: str, digest: Digest, authorization: str | None) -> tuple[str, Digest, bytes]:
+        credentials = b"" if authorization is None else authorization.encode("latin-1", "replace")
+        return scope, digest, hashlib.blake2b(credentials, key=self._key, digest_size=32).digest()
+
+    @cachedmethod(lambda self: self._remembered, key=_caller, condition=lambda self: self._condition)
+    def _judge(self, scope: str, digest: Digest, authorization: str | None) -> Verdict:
+        if self.torrent_allowed(scope):
+            # The service gives a torrent only to callers to whom the registry gives the layer.
+            torrent = self._upstream.torrent(scope, digest, authorization)
+            if torrent is not None and (size := _layer_size(torrent, digest)) is not None:
+                return Verdict(size, torrent)
+        return Verdict(self._registry_size(scope, digest, authorization))
+
+    def _registry_size(self, scope: str, digest: Digest, authorization: str | None) -> int:
+        """The blob's size, if the registry lets this caller pull it."""
+        answer = self._upstream.head_blob(scope, digest, authorization)
+        where = str(answer.target)
+        if answer.status in _REFUSALS:
+            if answer.status == 401 and authorization is not None and self._upstream.withholds_credentials():
+                raise Unavailable(where, "credentials are not sent in cleartext (docker_registry.proto)")
+            challenge = [("WWW-Authenticate", value) for value in answer.headers.all("WWW-Authenticate")]
+            raise AccessDenied(answer.status, tuple(challenge), *_REFUSALS[answer.status])
+        if leads_to_storage(answer, digest):
+            # The registry has allowed it; its storage knows the size.
+            answer = self._upstream.head(answer.target.join(answer.headers.get("Location") or ""))
+        if answer.status != 200 or is_html(answer.headers):
+            raise Unavailable(where, f"no verdict, status {answer.status}", retry_after(answer.headers))
+        size = answer.headers.number("Content-Length")
+        if size is None:
+            raise BadAnswer(where, "no Content-Length")
+        return size
+
+
+def _layer_size(torrent: bytes, digest: Digest) -> int | None:
+    """The size that a .torrent gives for the layer, None if it is not that layer's."""
+    try:
+        info = info_of(torrent)
+    except ValueError:
+        return None
+    return info.length if info.name == digest.hex else None

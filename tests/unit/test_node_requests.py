@@ -1,0 +1,37 @@
+"""What paths below /v2/ ask the mirror for."""
+
+from __future__ import annotations
+
+import pytest
+
+from core.errors import InvalidName
+from node.requests import Asked, parse_path
+
+DIGEST = "sha256:" + "0" * 64
+
+
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        ("library/ubuntu/manifests/22.04", Asked("library/ubuntu", "manifests", "22.04")),
+        (f"a/blobs/{DIGEST}", Asked("a", "blobs", DIGEST)),
+        ("a/b/c/tags/list", Asked("a/b/c", "tags", "list")),
+        (f"a/referrers/{DIGEST}", Asked("a", "referrers", DIGEST)),
+        ("blobs/manifests/tags/manifests/latest", Asked("blobs/manifests/tags", "manifests", "latest")),
+    ],
+)
+def test_the_last_keyword_of_the_path_counts(path: str, asked: Asked) -> None:
+    assert parse_path(path) == asked
+
+
+@pytest.mark.parametrize(
+    "path", ["_catalog", "a/tags/other", "a/blobs/uploads/", "a/manifests/", "manifests/a"]
+)
+def test_anything_else_is_not_served(path: str) -> None:
+    assert parse_path(path) is None
+
+
+@pytest.mark.parametrize("path", ["../etc/manifests/latest", "A/manifests/latest", "a//b/manifests/latest"])
+def test_an_invalid_scope_is_refused(path: str) -> None:
+    with pytest.raises(InvalidName):
+        parse_path(path)
