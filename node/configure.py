@@ -1,0 +1,106 @@
+"""`mirror configure`: points the container engines of this machine at the mirror."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+from core.command_line import DONE, FAILED, Commands, add_command
+from core.config.config import Config
+from core.output import print_error, print_line
+from node.engines.block import EngineConfigInvalid
+from node.engines.engines import Change, Engines, Mirror, Plan
+
+ENGINES = ("containerd", "docker", "podman", "crio", "k3s")
+
+
+def add_configure(actions: Commands) -> None:
+    """Add `mirror configure`."""
+    command = add_command(
+        actions,
+        "configure",
+        "Point container engines at the mirror of this machine. What others wrote into their files stays.",
+        "mirror configure --engine containerd",
+        run_configure,
+    )
+    command.add_argument(
+        "--engine", dest="engines", choices=ENGINES, action="append",
+        help="may be repeated (default: those that are installed)",
+    )  # fmt: skip
+    command.add_argument("--print", action="store_true", help="print the files instead of writing them")
+    command.add_argument("--remove", action="store_true", help="undo it")
+    command.add_argument(
+        "--root", type=Path, default=Path("/"), metavar="FOLDER",
+        help="where the file system of the machine is mounted (default /)",
+    )  # fmt: skip
+
+
+def run_configure(config: Config, arguments: argparse.Namespace) -> int:
+    """Run the command."""
+    engines, mirror = Engines(arguments.root.absolute()), Mirror.of(config)
+    chosen = list(dict.fromkeys(arguments.engines or engines.installed()))
+    if not chosen:
+        print_error(f"no engine is installed: name one with --engine ({', '.join(ENGINES)})")
+        return FAILED
+    changed, unchanged, failed = 0, 0, 0
+    for engine in chosen:
+        try:
+            plan = engines.plan(engine, mirror, remove=arguments.remove)
+            if arguments.print:
+                _print(plan)
+                continue
+            for change in plan.changes:
+                if apply(change):
+                    print_line(f"{'removed' if change.after is None else 'wrote'} {change.path}")
+                    changed += 1
+                else:
+                    unchanged += 1
+        except (EngineConfigInvalid, OSError) as error:
+            print_error(f"{engine}: {error}")
+            failed += 1
+            continue
+        for note in plan.notes:
+            print_line(note)
+    if not arguments.print:
+        print_line(f"changed {changed}, unchanged {unchanged}, failed {failed}")
+    return FAILED if failed else DONE
+
+
+def apply(change: Change) -> bool:
+    """Make a file hold what it should, at once or not at all. Returns whether it did not before."""
+    if change.before == change.after:
+        return False
+    path = change.path.resolve()
+    if change.after is None:
+        path.unlink()
+        if path.name == "hosts.toml":
+            # The registry's folder, unless certificates are in it.
+            with suppress(OSError):
+                path.parent.rmdir()
+        return True
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mode = path.stat().st_mode & 0o7777 if path.exists() else 0o644
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(change.after)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, mode)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    return True
+
+
+def _print(plan: Plan) -> None:
+    for change in plan.changes:
+        print_line(f"# {change.path}{'' if change.after is not None else ' (removed)'}")
+        if change.after is not None:
+            print_line(change.after)
+    for note in plan.notes:
+        print_line(f"# {note}")

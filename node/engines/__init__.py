@@ -1,0 +1,1 @@
+"""The files by which container engines are pointed at the mirror."""

@@ -1,0 +1,172 @@
+"""The files that point container engines at the mirror: what others wrote stays, and ours can be taken out."""
+
+from __future__ import annotations
+
+import tomllib
+
+import pytest
+import yaml
+
+from node.engines import hosts_toml, k3s_registries, registries_conf
+from node.engines.block import BEGIN, EngineConfigInvalid
+
+MIRROR = "http://127.0.0.1:5050"
+REGISTRY = "https://registry.example.com"
+OTHERS_HOSTS = """\
+# ours since 2021
+server = "https://other.example.com"
+
+[host."https://cache.example.com"]
+  capabilities = ["pull"]
+  ca = "/etc/ca.pem"
+"""
+OTHERS_K3S = """\
+# two mirrors
+mirrors:
+    docker.io:
+        endpoint:
+            - "https://cache.example.com"
+configs:
+    "cache.example.com":
+        auth: {username: a, password: b}
+"""
+
+
+def test_hosts_toml_names_the_mirror_first_and_the_registry_behind_it() -> None:
+    parsed = tomllib.loads(hosts_toml.add_mirror("", MIRROR, REGISTRY))
+
+    assert parsed == {"server": REGISTRY, "host": {MIRROR: {"capabilities": ["pull", "resolve"]}}}
+
+
+def test_hosts_toml_of_others_is_kept_behind_the_mirror() -> None:
+    text = hosts_toml.add_mirror(OTHERS_HOSTS, MIRROR, REGISTRY)
+    parsed = tomllib.loads(text)
+
+    assert "# ours since 2021" in text
+    assert parsed["server"] == "https://other.example.com"
+    assert list(parsed["host"]) == [MIRROR, "https://cache.example.com"]
+    assert parsed["host"]["https://cache.example.com"] == {"capabilities": ["pull"], "ca": "/etc/ca.pem"}
+
+
+@pytest.mark.parametrize("before", ["", OTHERS_HOSTS, 'server = "https://x"', OTHERS_HOSTS.rstrip()])
+def test_hosts_toml_is_the_same_when_written_twice_and_as_before_when_removed(before: str) -> None:
+    once = hosts_toml.add_mirror(before, MIRROR, REGISTRY)
+
+    assert hosts_toml.add_mirror(once, MIRROR, REGISTRY) == once
+    assert hosts_toml.remove_mirror(once).rstrip() == before.rstrip()
+
+
+def test_hosts_toml_follows_a_changed_port() -> None:
+    once = hosts_toml.add_mirror(OTHERS_HOSTS, MIRROR, REGISTRY)
+    again = hosts_toml.add_mirror(once, "http://127.0.0.1:6060", REGISTRY)
+
+    assert list(tomllib.loads(again)["host"]) == ["http://127.0.0.1:6060", "https://cache.example.com"]
+
+
+def test_a_mirror_that_others_wrote_is_left_alone() -> None:
+    theirs = f'[host."{MIRROR}"]\n  capabilities = ["pull"]\n'
+
+    assert hosts_toml.add_mirror(theirs, MIRROR, REGISTRY) == theirs
+
+
+@pytest.mark.parametrize(
+    "broken",
+    ["server = ", 'host = {"https://a" = {}}', f"{BEGIN}\n", "note = '''\n[host]\n'''\n"],
+    ids=["no TOML", "inline table", "half a block", "text that looks like a table"],
+)
+def test_hosts_toml_that_cannot_be_extended_is_refused(broken: str) -> None:
+    with pytest.raises(EngineConfigInvalid):
+        hosts_toml.add_mirror(broken, MIRROR, REGISTRY)
+
+
+def registries(text: str) -> list[dict[str, object]]:
+    found: list[dict[str, object]] = tomllib.loads(text)["registry"]
+    return found
+
+
+def test_the_drop_in_names_the_mirror_of_each_registry() -> None:
+    text = registries_conf.render(
+        ["a.example.com", "b.example.com:5000"], "127.0.0.1:5050", [], insecure=False
+    )
+    mirror = [{"location": "127.0.0.1:5050", "insecure": True}]
+
+    assert registries(text) == [
+        {"prefix": "a.example.com", "location": "a.example.com", "mirror": mirror},
+        {"prefix": "b.example.com:5000", "location": "b.example.com:5000", "mirror": mirror},
+    ]
+
+
+def test_a_registry_without_tls_is_insecure_in_the_drop_in() -> None:
+    [registry] = registries(registries_conf.render(["a"], "127.0.0.1:5050", [], insecure=True))
+
+    assert registry["insecure"] is True
+
+
+def test_the_drop_in_repeats_what_others_say_of_the_registry() -> None:
+    others = [
+        'unqualified-search-registries = ["docker.io"]\n[[registry]]\nprefix = "a"\nlocation = "first"\n',
+        (
+            '[[registry]]\nprefix = "a"\nlocation = "behind"\nblocked = false\n'
+            '[[registry.mirror]]\nlocation = "127.0.0.1:5050"\n'
+            '[[registry.mirror]]\nlocation = "cache"\npull-from-mirror = "digest-only"\n'
+        ),
+        '[[registry]]\nlocation = "b"\n',
+    ]
+    [registry] = registries(registries_conf.render(["a"], "127.0.0.1:5050", others, insecure=False))
+
+    assert registry == {
+        "prefix": "a",
+        "location": "behind",
+        "blocked": False,
+        "mirror": [
+            {"location": "127.0.0.1:5050", "insecure": True},
+            {"location": "cache", "pull-from-mirror": "digest-only"},
+        ],
+    }
+
+
+def test_invalid_files_of_others_are_reported() -> None:
+    with pytest.raises(EngineConfigInvalid, match="TOML"):
+        registries_conf.render(["a"], "127.0.0.1:5050", ["[[registry"], insecure=False)
+
+
+def test_registries_yaml_names_the_mirror_as_endpoint() -> None:
+    parsed = yaml.safe_load(k3s_registries.add_mirror("", ["registry.example.com:5000"], MIRROR))
+
+    assert parsed == {"mirrors": {"registry.example.com:5000": {"endpoint": [MIRROR]}}}
+
+
+def test_registries_yaml_of_others_is_kept() -> None:
+    text = k3s_registries.add_mirror(OTHERS_K3S, ["a.example.com"], MIRROR)
+    parsed = yaml.safe_load(text)
+    before = yaml.safe_load(OTHERS_K3S)
+
+    assert "# two mirrors" in text
+    assert parsed["configs"] == before["configs"]
+    assert parsed["mirrors"] == {**before["mirrors"], "a.example.com": {"endpoint": [MIRROR]}}
+
+
+@pytest.mark.parametrize(
+    "before", ["", OTHERS_K3S, "mirrors:\n", "configs: {}\n", "mirrors:\nconfigs: {}", OTHERS_K3S.rstrip()]
+)
+def test_registries_yaml_is_the_same_when_written_twice_and_as_before_when_removed(before: str) -> None:
+    once = k3s_registries.add_mirror(before, ["a.example.com", "b"], MIRROR)
+
+    assert k3s_registries.add_mirror(once, ["a.example.com", "b"], MIRROR) == once
+    assert k3s_registries.remove_mirror(once).rstrip() == before.rstrip()
+
+
+@pytest.mark.parametrize(
+    "taken",
+    [
+        "mirrors: {}\n",
+        'mirrors: {"docker.io": {}}\n',
+        "mirrors:\n  a:\n    endpoint: ['https://cache']\n",
+        "[]\n",
+        "mirrors: [a]\n",
+        "mirrors: {",
+    ],
+)
+def test_registries_yaml_that_cannot_be_extended_is_refused(taken: str) -> None:
+    with pytest.raises(EngineConfigInvalid):
+        k3s_registries.add_mirror(taken, ["a"], MIRROR)
