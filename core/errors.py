@@ -14,7 +14,7 @@ DockerTorrentsError
 │   └── DigestMismatch, SizeMismatch, LayerEmpty, LayerForeign, Interrupted
 ├── ManifestInvalid, EventsMalformed, SwarmMessageInvalid, CapabilityInvalid
 ├── AccessDenied             the answer to a caller who may not do this
-├── MetainfoMissing, StoreFailed, PublishFailed
+├── MetainfoMissing, StoreFailed, PublishFailed, CacheFailed
 └── DatabaseError
     ├── DatabaseDown         nothing was written: try the transaction again later
     │   ├── LayersDropped    layers were dropped while they were being queued
@@ -263,6 +263,15 @@ class StoreFailed(DockerTorrentsError):
         self.where = where
         self.why = why
         super().__init__(f"metainfo store {where} failed: {why}")
+
+
+class CacheFailed(DockerTorrentsError):
+    """A node's cache of layers cannot be used, or has no room. `where` is its directory."""
+
+    def __init__(self, where: str, why: str) -> None:
+        self.where = where
+        self.why = why
+        super().__init__(f"cache {where}: {why}")
 
 
 class PublishFailed(DockerTorrentsError):
