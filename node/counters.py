@@ -1,0 +1,59 @@
+"""What the node counted since its start: bytes by where they came from, and fallbacks by reason."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from dataclasses import dataclass
+from typing import Literal
+
+ByteOrigin = Literal["peers", "web_seed", "registry", "cache"]
+FallbackReason = Literal[
+    "no_torrent", "bad_torrent", "stalled", "swarm_service", "web_seed", "cache_full", "disk_error"
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Counters since the start. `origins` has bytes by origin, `uploaded` bytes sent to peers."""
+
+    origins: dict[str, int]
+    uploaded: int
+    fallbacks: dict[str, int]
+
+
+class Counters:
+    """Thread-safe counters. What is counted here is counted in `whole` as well."""
+
+    def __init__(self, whole: Counters | None = None) -> None:
+        self._whole = whole
+        self._lock = threading.Lock()
+        self._origins: Counter[str] = Counter(peers=0, web_seed=0, registry=0, cache=0)
+        self._fallbacks: Counter[str] = Counter()
+        self._uploaded = 0
+
+    def received(self, origin: ByteOrigin, count: int) -> None:
+        """Count useful bytes of a layer."""
+        with self._lock:
+            self._origins[origin] += count
+        if self._whole is not None:
+            self._whole.received(origin, count)
+
+    def fell_back(self, reason: FallbackReason) -> None:
+        """Count a use of the registry where the swarm was meant to serve."""
+        with self._lock:
+            self._fallbacks[reason] += 1
+        if self._whole is not None:
+            self._whole.fell_back(reason)
+
+    def uploaded(self, count: int) -> None:
+        """Count bytes sent to peers."""
+        with self._lock:
+            self._uploaded += count
+        if self._whole is not None:
+            self._whole.uploaded(count)
+
+    def totals(self) -> Totals:
+        """Return all counters."""
+        with self._lock:
+            return Totals(dict(self._origins), self._uploaded, dict(self._fallbacks))

@@ -1,0 +1,198 @@
+"""Reads parts of a layer by HTTP: from the torrent's web seeds, else from the registry."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+from core.errors import BadAnswer, ConnectionCut, NotFound, RangeIgnored, Refused, RemoteError, Unavailable
+from core.http.client import HttpClient
+from core.http.stream import HttpStream
+from node.counters import Counters
+from node.metainfo import Metainfo
+from node.origin import Body, Layer, Origin
+
+log = logging.getLogger(__name__)
+
+_SEED_PAUSE = 2.0
+_LONGEST_SEED_PAUSE = 60.0
+_SMOOTHING = 0.3
+
+
+class WebSeed:
+    """One web seed's URL and how long to leave it alone after a failure. Not thread-safe by itself."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._until = 0.0
+        self._failures = 0
+
+    def usable(self, now: float) -> bool:
+        """Whether it may be asked at `now`, monotonic seconds."""
+        return now >= self._until
+
+    def failed(self, error: Exception, now: float) -> None:
+        """Leave it alone for a while, for good if it sent wrong bytes."""
+        if isinstance(error, WrongBytes):
+            self._until = float("inf")
+            return
+        pause = min(_LONGEST_SEED_PAUSE, _SEED_PAUSE * 2**self._failures)
+        self._failures += 1
+        if isinstance(error, Unavailable) and error.retry_after:
+            pause = max(pause, error.retry_after)
+        self._until = now + pause
+
+    def served(self) -> None:
+        """Trust it again after a success."""
+        self._failures = 0
+
+
+class WrongBytes(BadAnswer):
+    """A piece that does not have the hash that the torrent says."""
+
+    def __init__(self, where: str, piece: int) -> None:
+        super().__init__(where, f"piece {piece} does not have its hash")
+
+
+class PieceFetcher:
+    """Fetches pieces of one layer, from several threads.
+
+    `origin` returns the registry as the newest reader may use it.
+    """
+
+    def __init__(
+        self,
+        http: HttpClient,
+        layer: Layer,
+        metainfo: Metainfo,
+        origin: Callable[[], Origin],
+        counters: Counters,
+    ) -> None:
+        self.rate: float | None = None
+        """What one request gave lately, in bytes per second."""
+        self._http = http
+        self._layer = layer
+        self._metainfo = metainfo
+        self._origin = origin
+        self._counters = counters
+        self._seeds = [WebSeed(url) for url in metainfo.web_seeds]
+        self._open: dict[int, Body] = {}
+        self._closed = False
+        self._lock = threading.Lock()
+
+    def set_web_seed(self, url: str) -> None:
+        """Replace the first web seed's URL by one with a renewed capability."""
+        if self._seeds:
+            self._seeds[0].url = url
+
+    def fetch(
+        self,
+        pieces: range,
+        lacks: Callable[[int], bool],
+        deliver: Callable[[int, bytes, bool], None],
+        *,
+        registry_only: bool = False,
+    ) -> None:
+        """Fetch those of `pieces` that the node `lacks`; `deliver` gets (piece, bytes, from the registry).
+
+        Tries the web seeds, then the registry. Raises RemoteError if that fails too.
+        """
+        if not registry_only:
+            for seed in self._seeds:
+                if not seed.usable(time.monotonic()):
+                    continue
+                try:
+                    open_seed = partial(open_range, self._http, seed.url)
+                    self._read_pieces(open_seed, "web seed", pieces, lacks, deliver)
+                except RemoteError as error:
+                    if self._closed:
+                        raise
+                    seed.failed(error, time.monotonic())
+                    self._counters.fell_back("web_seed")
+                    log.warning("web seed of %s failed: %s", self._layer.digest, type(error).__name__)
+                else:
+                    seed.served()
+                    return
+        self._read_pieces(self._origin().open, "registry", pieces, lacks, deliver)
+
+    def close(self) -> None:
+        """Cut all requests; their threads get RemoteError."""
+        with self._lock:
+            self._closed = True
+            bodies = list(self._open.values())
+        for body in bodies:
+            body.close()
+
+    def _read_pieces(
+        self,
+        open_at: Callable[[int, int], Body],
+        name: str,
+        pieces: range,
+        lacks: Callable[[int], bool],
+        deliver: Callable[[int, bytes, bool], None],
+    ) -> None:
+        wanted = [piece for piece in pieces if lacks(piece)]
+        if not wanted:
+            return
+        start, end = self._metainfo.span(wanted[0])[0], self._metainfo.span(wanted[-1])[1]
+        begun = time.monotonic()
+        with self._opened(open_at(start, end - start)) as body:
+            for piece in range(wanted[0], wanted[-1] + 1):
+                first, last = self._metainfo.span(piece)
+                data = read_exactly(body, last - first, name, first)
+                if not self._metainfo.matches(piece, data):
+                    raise WrongBytes(name, piece)
+                if lacks(piece):
+                    deliver(piece, data, name == "registry")
+        rate = (end - start) / max(1e-3, time.monotonic() - begun)
+        self.rate = rate if self.rate is None else self.rate + _SMOOTHING * (rate - self.rate)
+
+    @contextmanager
+    def _opened(self, body: Body) -> Iterator[Body]:
+        with self._lock:
+            self._open[id(body)] = body
+            closed = self._closed
+        try:
+            if closed:
+                raise ConnectionCut("download", 0, "it ended")
+            yield body
+        finally:
+            with self._lock:
+                self._open.pop(id(body), None)
+            body.close()
+
+
+def open_range(http: HttpClient, url: str, offset: int, length: int) -> HttpStream:
+    """Open `length` bytes of a web seed from `offset` on. Raises RemoteError; the URL is in none of them."""
+    where = "web seed"
+    stream = http.open("GET", url, headers={"Range": f"bytes={offset}-{offset + length - 1}"})
+    if stream.status == 206 and (stream.headers.get("Content-Range") or "").startswith(f"bytes {offset}-"):
+        return stream
+    stream.close()
+    match stream.status:
+        case 200:
+            raise RangeIgnored(where)
+        case 401 | 403:
+            raise Refused(where, stream.status, "the capability is not valid")
+        case 404:
+            raise NotFound(where)
+        case 429 | 500 | 502 | 503 | 504:
+            raise Unavailable(where, f"status {stream.status}", stream.headers.number("Retry-After"))
+    raise BadAnswer(where, f"status {stream.status}")
+
+
+def read_exactly(body: Body, count: int, where: str, offset: int) -> bytes:
+    """Read `count` bytes. Raises RemoteError, ConnectionCut if the body ends before."""
+    data = bytearray(count)
+    view = memoryview(data)
+    filled = 0
+    while filled < count:
+        got = body.readinto(view[filled:])
+        if not got:
+            raise ConnectionCut(where, offset + filled, "the body ended")
+        filled += got
+    return bytes(data)

@@ -1,0 +1,91 @@
+"""The swarm calls of a node: joining a layer's swarm, and announcing layers that it has."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from core.digest import Digest
+from core.errors import BadAnswer, NotFound, Refused, SwarmMessageInvalid, Unavailable
+from core.http.client import HttpClient
+from core.swarm.messages import MAX_ANSWER, SeedsAnswer, SeedsRequest, SwarmAnswer, SwarmRequest
+from node.metainfo import Metainfo
+
+_WEB_SEED = re.compile(r"(?P<base>https?://.+)/v0/layers/(?P<capability>[A-Za-z0-9_-]{1,512})/[0-9a-f]{64}")
+_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class SwarmAddress:
+    """Where a layer's swarm calls go: the service's URL and the capability for the layer."""
+
+    base: str
+    capability: str
+
+    @classmethod
+    def of(cls, web_seeds: tuple[str, ...]) -> SwarmAddress | None:
+        """Find the service among a torrent's web seeds; None if none of them is docker-torrents'."""
+        for url in web_seeds:
+            if found := _WEB_SEED.fullmatch(url):
+                return cls(found["base"], found["capability"])
+        return None
+
+    def web_seed(self, digest: Digest) -> str:
+        """Return the URL of the layer's bytes."""
+        return f"{self.base}/v0/layers/{self.capability}/{digest.hex}"
+
+
+def renewed(metainfo: Metainfo, address: SwarmAddress, digest: Digest) -> Metainfo:
+    """Return `metainfo` with the web seed of `address` in place of docker-torrents' older one."""
+    others = [url for url in metainfo.web_seeds if SwarmAddress.of((url,)) is None]
+    return metainfo.with_web_seeds((address.web_seed(digest), *others))
+
+
+class SwarmClient:
+    """Takes part in one layer's swarm; keeps the capability that the service renews."""
+
+    def __init__(self, http: HttpClient, address: SwarmAddress, digest: Digest) -> None:
+        self.address = address
+        self._http = http
+        self._digest = digest
+
+    def call(self, request: SwarmRequest) -> SwarmAnswer:
+        """Make a swarm call. Raises RemoteError."""
+        path = f"/v0/swarm/{self.address.capability}/{self._digest.hex}"
+        body = _post(self._http, self.address.base, path, request.encode())
+        try:
+            answer = SwarmAnswer.decode(body)
+        except SwarmMessageInvalid as error:
+            raise BadAnswer(f"{self.address.base}/v0/swarm", str(error)) from error
+        self.address = SwarmAddress(self.address.base, answer.capability)
+        return answer
+
+
+def announce_seeds(http: HttpClient, base: str, request: SeedsRequest) -> SeedsAnswer:
+    """Announce layers that this node has completely. Raises RemoteError."""
+    try:
+        return SeedsAnswer.decode(_post(http, base, "/v0/swarm", request.encode()))
+    except SwarmMessageInvalid as error:
+        raise BadAnswer(f"{base}/v0/swarm", str(error)) from error
+
+
+def _post(http: HttpClient, base: str, path: str, body: bytes) -> bytes:
+    # The path holds a capability: it is named in no error.
+    where = f"{base}/v0/swarm"
+    answer = http.fetch(
+        "POST",
+        base + path,
+        headers={"Content-Type": "application/json"},
+        body=body,
+        limit=MAX_ANSWER,
+        seconds=_SECONDS,
+    )
+    if answer.status == 200:
+        return answer.body
+    if answer.status in (401, 403):
+        raise Refused(where, answer.status, "the capability is not valid")
+    if answer.status == 404:
+        raise NotFound(where)
+    if answer.status == 429 or answer.status >= 500:
+        raise Unavailable(where, f"status {answer.status}", answer.headers.number("Retry-After"))
+    raise BadAnswer(where, f"status {answer.status}")

@@ -1,0 +1,91 @@
+"""When a node turns to the registry, for what, and after which pause."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from node.fallback import (
+    LONGEST_PAUSE,
+    LONGEST_RUN,
+    PATIENCE,
+    PAUSE_PER_NODE,
+    Progress,
+    backoff,
+    chunk_without_service,
+    is_stalled,
+    pause_before_registry,
+    run_length,
+)
+
+
+def test_a_reader_is_stalled_after_five_seconds_without_a_byte() -> None:
+    reader = Progress(started=0.0, waiting_since=100.0)
+    assert not is_stalled(reader, 100.0 + PATIENCE - 0.1, None)
+    assert is_stalled(reader, 100.0 + PATIENCE, None)
+
+
+def test_a_reader_that_does_not_wait_is_never_stalled() -> None:
+    assert not is_stalled(Progress(started=0.0, helped=True), 1000.0, 1e9)
+
+
+def test_a_reader_that_was_helped_is_not_left_waiting_again() -> None:
+    assert is_stalled(Progress(started=0.0, waiting_since=9.0, helped=True), 9.0, None)
+
+
+@pytest.mark.parametrize(
+    ("received", "elapsed", "rate", "stalled"),
+    [
+        (1_000_000, 10.0, 1_000_000.0, True),  # plain HTTP would have had 10 MB
+        (4_000_000, 10.0, 1_000_000.0, False),
+        (0, PATIENCE - 1, 1_000_000.0, False),  # too early to say
+        (1_000_000, 10.0, None, False),  # plain HTTP was not tried
+    ],
+)
+def test_a_reader_far_behind_plain_http_is_stalled(
+    received: int, elapsed: float, rate: float | None, stalled: bool
+) -> None:
+    reader = Progress(started=0.0, received=received, waiting_since=elapsed - 0.1)
+    assert is_stalled(reader, elapsed, rate) is stalled
+
+
+def test_pauses_grow_with_the_swarm_up_to_a_limit() -> None:
+    generator = random.Random(1)
+    assert pause_before_registry(0, generator) == 0
+    few = [pause_before_registry(4, generator) for _ in range(1000)]
+    many = [pause_before_registry(40, generator) for _ in range(1000)]
+    assert max(few) <= 4 * PAUSE_PER_NODE < max(many) <= 40 * PAUSE_PER_NODE
+    assert max(pause_before_registry(10_000, generator) for _ in range(1000)) <= LONGEST_PAUSE
+
+
+def test_a_swarm_in_trouble_asks_a_few_times_a_second_whatever_its_size() -> None:
+    generator = random.Random(1)
+    for nodes in (10, 50, 200):
+        pauses = sorted(pause_before_registry(nodes - 1, generator) for _ in range(nodes))
+        in_the_first_second = sum(pause < 1 for pause in pauses)
+        assert in_the_first_second < 12
+
+
+def test_nodes_without_the_service_choose_different_chunks() -> None:
+    generator = random.Random(1)
+    chosen = {chunk_without_service(range(100), 0, 10, generator) for _ in range(50)}
+    assert len(chosen) > 20
+    assert chunk_without_service([], 0, 10, generator) is None
+
+
+def test_a_node_that_is_alone_goes_on_from_its_reader() -> None:
+    generator = random.Random(1)
+    assert chunk_without_service([0, 5, 9], 4, 0, generator) == 5
+    assert chunk_without_service([0, 5, 9], 10, 0, generator) == 0
+
+
+def test_requests_grow_while_the_swarm_stays_silent() -> None:
+    assert [run_length(10, row) for row in range(6)] == [1, 2, 4, 8, 16, 16]
+    assert run_length(0, 0) == LONGEST_RUN
+
+
+def test_pauses_after_failures_grow_up_to_half_a_minute() -> None:
+    generator = random.Random(1)
+    assert 0.5 <= backoff(0, generator) <= 1
+    assert 15 <= backoff(100, generator) <= 30
