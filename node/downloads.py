@@ -2,54 +2,54 @@
 
 from __future__ import annotations
 
+import logging
+import threading
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from types import TracebackType
-from typing import Literal, Self
+from typing import Self
 
 from core.digest import Digest
-from node.origin import Layer, Origin
+from core.errors import CacheFailed, ConnectionCut, DockerTorrentsError, Interrupted
+from core.http.client import HttpClient
+from node.cache import Cache, CachedLayer
+from node.counters import Counters, Totals
+from node.download import SMALL, Download, DownloadStatus, NodeParts
+from node.fallback import Progress
+from node.origin import Body, Layer, Origin
+from node.seeding import Seeding
+from node.session import Session
 
-State = Literal["checking", "swarm", "http", "verified", "seeding", "failed"]
+__all__ = ["DownloadStatus", "Downloads", "Layer", "Origin", "Reader", "Totals"]
 
+log = logging.getLogger(__name__)
 
-@dataclass(frozen=True, slots=True)
-class DownloadStatus:
-    """A download at one moment, for status and metrics.
-
-    `done` and `size` are bytes, `origins` counts useful bytes by where they came from ("peers",
-    "web_seed", "registry"), `error` is set in state "failed".
-    """
-
-    digest: Digest
-    scope: str
-    size: int
-    done: int
-    state: State
-    peers: int
-    readers: int
-    origins: dict[str, int]
-    error: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Totals:
-    """Counters since the start: bytes by origin ("peers", "web_seed", "registry", "cache") and `uploaded`
-    to peers; fallbacks to the registry by reason."""
-
-    origins: dict[str, int]
-    uploaded: int
-    fallbacks: dict[str, int]
+_FAILED_SECONDS = 300.0
+"""How long failed downloads are shown."""
+_WITHOUT_CACHE_SECONDS = 30.0
+"""How long a layer that could not be kept is passed through before the cache is tried again."""
+_WITHOUT_TORRENT_SECONDS = 600.0
+_PROGRESS_SECONDS = 0.5
 
 
 class Reader:
-    """One caller's view of a layer that is being downloaded. For one thread; close it when done.
+    """One caller's view of a layer. For one thread; close it when done.
 
     with downloads.open(layer, origin) as reader:
         while data := reader.read(offset, 65536, timeout=30): ...
     """
 
-    size: int
+    def __init__(
+        self, layer: Layer, origin: Origin, counters: Counters, *, download: Download | None = None,
+        progress: Progress | None = None, cached: CachedLayer | None = None,
+    ) -> None:  # fmt: skip
+        self.size = layer.size
+        self._download = download
+        self._progress = progress
+        self._cached = cached
+        self._passed = _PassedThrough(layer, origin, counters)
+        self._counters = counters
 
     def read(self, offset: int, limit: int, timeout: float) -> bytes:
         """Return 1 to `limit` bytes from `offset` on, waiting until they are there; b"" only at the end.
@@ -57,11 +57,29 @@ class Reader:
         Any order of offsets is allowed. Raises RemoteError or LayerError if the layer cannot be had,
         TimedOut after `timeout` seconds without a byte.
         """
-        raise NotImplementedError
+        if self._cached is not None:
+            data = self._cached.read(offset, limit)
+            self._counters.received("cache", len(data))
+            return data
+        if self._download is not None and self._progress is not None:
+            try:
+                return self._download.read(self._progress, offset, limit, timeout)
+            except CacheFailed:
+                # The disk's trouble is not the caller's.
+                self._leave()
+        return self._passed.read(offset, limit)
 
     def close(self) -> None:
         """Leave. The download goes on without this reader."""
-        raise NotImplementedError
+        self._leave()
+        self._passed.close()
+        if self._cached is not None:
+            self._cached.close()
+
+    def _leave(self) -> None:
+        if self._download is not None and self._progress is not None:
+            self._download.leave(self._progress)
+        self._download = None
 
     def __enter__(self) -> Self:
         return self
@@ -72,36 +90,157 @@ class Reader:
         self.close()
 
 
+class _PassedThrough:
+    """A layer read from the registry for one caller, and not kept."""
+
+    def __init__(self, layer: Layer, origin: Origin, counters: Counters) -> None:
+        self._layer = layer
+        self._origin = origin
+        self._counters = counters
+        self._body: Body | None = None
+        self._offset = 0
+
+    def read(self, offset: int, limit: int) -> bytes:
+        """Return 1 to `limit` bytes at `offset`, b"" at the end. Raises RemoteError."""
+        if offset >= self._layer.size or limit <= 0:
+            return b""
+        if self._body is None or self._offset != offset:
+            self.close()
+            self._body, self._offset = self._origin.open(offset, self._layer.size - offset), offset
+        buffer = bytearray(min(limit, self._layer.size - offset))
+        count = self._body.readinto(memoryview(buffer))
+        if not count:
+            raise ConnectionCut("registry", offset, "the body ended")
+        self._offset += count
+        self._counters.received("registry", count)
+        return bytes(buffer[:count])
+
+    def close(self) -> None:
+        if self._body is not None:
+            self._body.close()
+            self._body = None
+
+
 class Downloads:
-    """Starts, joins and ends downloads. Thread-safe."""
+    """Starts, joins and ends downloads. Thread-safe.
+
+    Layers below `min_size` bytes never use the swarm. `close` ends the downloads; the session and the cache
+    are the caller's to close, in this order, afterwards.
+    """
+
+    def __init__(self, cache: Cache, session: Session, http: HttpClient, *, min_size: int = SMALL) -> None:
+        self._counters = Counters()
+        self._seeding = Seeding(session, cache, http, self._counters)
+        self._parts = NodeParts(cache, session, http, self._seeding, self._counters, min_size)
+        self._cache = cache
+        self._lock = threading.Lock()
+        self._running: dict[Digest, Download] = {}
+        self._failed: dict[Digest, tuple[float, Download]] = {}
+        self._without_torrent: dict[Digest, float] = {}
+        self._closed = False
+        cache.on_removed = self._seeding.forget
+        self._seeding.start()
 
     def open(self, layer: Layer, origin: Origin) -> Reader:
         """Return a reader of `layer`, whose download is started unless it is already running or cached.
 
-        The registry's verdict for this caller must be known before. Never waits for the network. A
-        running download uses the newest `origin` from now on.
+        The registry's verdict for this caller must be known before. Never waits for the network. A running
+        download uses the newest `origin` from now on.
         """
-        raise NotImplementedError
+        with self._lock:
+            if self._closed:
+                raise Interrupted
+            if (cached := self._cache.open(layer.digest)) is not None:
+                return Reader(layer, origin, self._counters, cached=cached)
+            try:
+                download = self._running.get(layer.digest) or self._begin(layer, origin)
+            except CacheFailed as error:
+                log.warning("%s is passed through: %s", layer.digest, error)
+                self._counters.fell_back("cache_full")
+                return Reader(layer, origin, self._counters)
+            download.origin = origin
+            if (progress := download.join()) is not None:
+                return Reader(layer, origin, self._counters, download=download, progress=progress)
+        # It ended in this moment.
+        return self._reopened(layer, origin, download)
 
     def wait(self, digest: Digest, progress: Callable[[DownloadStatus], None]) -> None:
         """Wait until the layer is cached, calling `progress` about twice a second (for prefetch).
 
         Raises what ended the download.
         """
-        raise NotImplementedError
+        with self._lock:
+            download = self._running.get(digest)
+            if download is None and digest in self._failed:
+                download = self._failed[digest][1]
+        if download is None:
+            return
+        while not download.wait(_PROGRESS_SECONDS):
+            progress(download.status())
+        progress(download.status())
 
     def status(self) -> list[DownloadStatus]:
         """Return the downloads in progress, failed ones of the last minutes, and the layers being seeded."""
-        raise NotImplementedError
+        with self._lock:
+            downloads = list(self._running.values())
+            recent = time.monotonic() - _FAILED_SECONDS
+            self._failed = {digest: kept for digest, kept in self._failed.items() if kept[0] >= recent}
+            downloads += [download for _, download in self._failed.values()]
+        seeded = [
+            DownloadStatus(digest, "", size, size, "seeding", peers, 0, {})
+            for digest, (size, peers) in self._seeding.peers().items()
+            if all(download.layer.digest != digest for download in downloads)
+        ]
+        return [download.status() for download in downloads] + seeded
 
     def totals(self) -> Totals:
         """Return the counters since the start."""
-        raise NotImplementedError
+        totals = self._counters.totals()
+        return replace(totals, uploaded=totals.uploaded + self._seeding.uploaded)
 
     def drop(self, digest: Digest) -> bool:
         """Stop seeding a layer and remove it from the cache. Returns whether it was there and not in use."""
-        raise NotImplementedError
+        return self._cache.drop(digest)
 
     def close(self) -> None:
         """End all downloads, keeping what they have; readers get Interrupted."""
-        raise NotImplementedError
+        with self._lock:
+            self._closed = True
+            downloads = list(self._running.values())
+        for download in downloads:
+            download.stop()
+        self._seeding.close()
+
+    def _begin(self, layer: Layer, origin: Origin) -> Download:
+        now = time.monotonic()
+        present = None
+        if (kept := self._failed.get(layer.digest)) is not None:
+            failed_at, failed = kept
+            if isinstance(failed.error, CacheFailed) and now - failed_at < _WITHOUT_CACHE_SECONDS:
+                raise failed.error
+            present = failed.present
+        # What is left of it, if its file was changed behind our back.
+        self._seeding.forget(layer.digest)
+        path = self._cache.reserve(layer.digest, layer.size)
+        use_torrent = now >= self._without_torrent.get(layer.digest, now)
+        download = Download(
+            layer, origin, path, self._parts, self._ended, use_torrent=use_torrent, present=present
+        )
+        self._running[layer.digest] = download
+        self._failed.pop(layer.digest, None)
+        download.start()
+        return download
+
+    def _reopened(self, layer: Layer, origin: Origin, over: Download) -> Reader:
+        over.wait_for_end()
+        return self.open(layer, origin)
+
+    def _ended(self, download: Download) -> None:
+        digest = download.layer.digest
+        with self._lock:
+            if self._running.get(digest) is download:
+                del self._running[digest]
+            if isinstance(download.error, DockerTorrentsError):
+                self._failed[digest] = (time.monotonic(), download)
+            if download.bad_torrent:
+                self._without_torrent[digest] = time.monotonic() + _WITHOUT_TORRENT_SECONDS

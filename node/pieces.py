@@ -1,0 +1,186 @@
+"""The pieces of a torrent that is being downloaded: which there are, their bytes, and which come first."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+
+from core.errors import CacheFailed, DockerTorrentsError, Interrupted
+from node.counters import Counters
+from node.fallback import Progress
+from node.metainfo import Metainfo
+from node.origin import Layer
+from node.session import Torrent
+
+log = logging.getLogger(__name__)
+
+PREFERRED = 2
+"""How many of the lowest missing pieces are requested before others: about a third of all requests."""
+_KEPT_BYTES = 4 * 1024 * 1024
+_READ_AHEAD = 4
+_FLUSH_SECONDS = 60.0
+
+
+class Pieces:
+    """Hears of a torrent's pieces (a TorrentListener) and reads them for readers.
+
+    Bytes come through libtorrent, which knows best when a piece can be read. All is guarded by `changed`,
+    which is notified of each change.
+    """
+
+    def __init__(
+        self, layer: Layer, metainfo: Metainfo, changed: threading.Condition, counters: Counters
+    ) -> None:
+        self.checked = False
+        """Whether the file was checked for what it had at first."""
+        self.error: DockerTorrentsError | None = None
+        self._layer = layer
+        self._metainfo = metainfo
+        self._changed = changed
+        self._counters = counters
+        self._torrent: Torrent | None = None
+        self._have = bytearray(metainfo.pieces)
+        self._fetched: dict[int, bool] = {}
+        """Pieces handed in here, and whether a stalled reader was the reason."""
+        self._kept: OrderedDict[int, bytes] = OrderedDict()
+        self._being_read: set[int] = set()
+        self._preferred: set[int] = set()
+        self._lowest = 0
+        self._flushes = 0
+
+    def attach(self, torrent: Torrent) -> None:
+        """Name the torrent that is listened to."""
+        with self._changed:
+            self._torrent = torrent
+            self._prefer_lowest()
+
+    @property
+    def torrent(self) -> Torrent:
+        """The torrent. Raises Interrupted before it was attached."""
+        if self._torrent is None:
+            raise Interrupted
+        return self._torrent
+
+    @property
+    def done(self) -> int:
+        """The bytes of complete pieces, the last one counted as a whole one."""
+        return min(self._metainfo.size, self._have.count(1) * self._metainfo.piece_length)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every piece was compared with its hash."""
+        return self.checked and 0 not in self._have
+
+    def has(self, piece: int) -> bool:
+        return bool(self._have[piece])
+
+    def has_all(self, pieces: Iterable[int]) -> bool:
+        return all(self._have[piece] for piece in pieces)
+
+    def missing(self, available: Sequence[int]) -> list[int]:
+        """Return the pieces that neither this node nor, by `available`, a connected peer has."""
+        with self._changed:
+            return [
+                piece
+                for piece, have in enumerate(self._have)
+                if not have and not (piece < len(available) and available[piece])
+            ]
+
+    def add(self, piece: int, data: bytes, from_registry: bool, *, helps: bool) -> None:
+        """Hand in a piece whose hash was compared; `helps` if a stalled reader waits for it."""
+        with self._changed:
+            if self._have[piece]:
+                return
+            first = piece not in self._fetched
+            self._fetched[piece] = helps
+        self.torrent.add_piece(piece, data)
+        if first:
+            self._counters.received("registry" if from_registry else "web_seed", len(data))
+
+    def wait_for(self, pieces: Iterable[int], over: Callable[[], bool], seconds: float) -> bool:
+        """Wait until all `pieces` are there; whether they are."""
+        with self._changed:
+            self._changed.wait_for(lambda: over() or self.has_all(pieces), seconds)
+            return self.has_all(pieces)
+
+    def read(self, reader: Progress, offset: int, limit: int) -> bytes | None:
+        """Return bytes at `offset`, None if they are not there yet. To be called with `changed` held."""
+        piece, start = divmod(offset, self._metainfo.piece_length)
+        if self._torrent is None or not self.checked or not self._have[piece]:
+            return None
+        for ahead in range(piece, min(piece + _READ_AHEAD, self._metainfo.pieces)):
+            if self._have[ahead] and ahead not in self._kept and ahead not in self._being_read:
+                self._being_read.add(ahead)
+                self._torrent.read_piece(ahead)
+        if (data := self._kept.get(piece)) is None:
+            return None
+        self._kept.move_to_end(piece)
+        reader.helped = self._fetched.get(piece, False)
+        return data[start : start + limit]
+
+    def flush(self) -> None:
+        """Wait until all pieces are in the file."""
+        with self._changed:
+            before = self._flushes
+            self.torrent.flush()
+            self._changed.wait_for(lambda: self._flushes > before, _FLUSH_SECONDS)
+
+    def on_checked(self, pieces: Sequence[bool]) -> None:
+        with self._changed:
+            for piece, present in enumerate(pieces):
+                self._have[piece] |= present
+            self.checked = True
+            self._prefer_lowest()
+            self._changed.notify_all()
+
+    def on_piece(self, piece: int) -> None:
+        first, last = self._metainfo.span(piece)
+        with self._changed:
+            if self._have[piece]:
+                return
+            self._have[piece] = 1
+            if self.checked and piece not in self._fetched:
+                self._counters.received("peers", last - first)
+            self._prefer_lowest()
+            self._changed.notify_all()
+
+    def on_piece_read(self, piece: int, data: bytes | None) -> None:
+        with self._changed:
+            self._being_read.discard(piece)
+            if data is not None:
+                self._kept[piece] = data
+                most = max(_READ_AHEAD + 1, _KEPT_BYTES // self._metainfo.piece_length)
+                while len(self._kept) > most:
+                    self._kept.popitem(last=False)
+            self._changed.notify_all()
+
+    def on_hash_failed(self, piece: int) -> None:
+        with self._changed:
+            self._fetched.pop(piece, None)
+        log.warning("piece %d of %s had wrong bytes", piece, self._layer.digest)
+
+    def on_flushed(self) -> None:
+        with self._changed:
+            self._flushes += 1
+            self._changed.notify_all()
+
+    def on_failed(self, why: str) -> None:
+        with self._changed:
+            self.error = CacheFailed(f"file of {self._layer.digest}", why)
+            self._changed.notify_all()
+
+    def _prefer_lowest(self) -> None:
+        """Have the lowest missing pieces requested first, so that readers see progress."""
+        if self._torrent is None:
+            return
+        self._lowest = max(0, self._have.find(0, self._lowest))
+        lowest: set[int] = set()
+        piece = self._have.find(0, self._lowest)
+        while piece >= 0 and len(lowest) < PREFERRED:
+            lowest.add(piece)
+            piece = self._have.find(0, piece + 1)
+        for piece in lowest - self._preferred:
+            self._torrent.prefer(piece)
+        self._preferred = lowest

@@ -1,0 +1,253 @@
+"""The verified layers that this node gives to others: their torrents, and telling the service about them."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from core.digest import Digest
+from core.errors import DockerTorrentsError, RemoteError
+from core.http.client import HttpClient
+from core.swarm.bitmap import Bitmap
+from core.swarm.chunks import Chunks
+from core.swarm.messages import MAX_SEEDS, SEEDS_INTERVAL, Seed, SeedsRequest, SwarmRequest
+from node.cache import Cache
+from node.counters import Counters
+from node.metainfo import Metainfo, parse_metainfo
+from node.origin import Layer
+from node.session import Session, Torrent
+from node.swarm_client import SwarmAddress, SwarmClient, announce_seeds, renewed
+
+log = logging.getLogger(__name__)
+
+_START_PAUSE = 0.01
+"""Seconds between two torrents that are started again."""
+_RETRY_SECONDS = 60.0
+_LEAVE_SECONDS = 3.0
+_RECENT = 50
+"""How many layers are told to be left when the node stops."""
+
+
+@dataclass(slots=True)
+class _Seeded:
+    metainfo: Metainfo
+    torrent: Torrent
+    since: float
+    uploaded: int = 0
+
+
+class _Listener:
+    """Hears of a torrent that is complete: only its failure matters."""
+
+    def __init__(self, failed: Callable[[str], None]) -> None:
+        self._failed = failed
+
+    def on_checked(self, pieces: Sequence[bool]) -> None:
+        if not all(pieces):
+            self._failed("pieces are missing")
+
+    def on_piece(self, piece: int) -> None:
+        pass
+
+    def on_piece_read(self, piece: int, data: bytes | None) -> None:
+        pass
+
+    def on_hash_failed(self, piece: int) -> None:
+        self._failed(f"piece {piece} is damaged")
+
+    def on_flushed(self) -> None:
+        pass
+
+    def on_failed(self, why: str) -> None:
+        self._failed(why)
+
+
+class Seeding:
+    """Seeds the cache's verified layers that have a torrent. Thread-safe."""
+
+    def __init__(self, session: Session, cache: Cache, http: HttpClient, counters: Counters) -> None:
+        self._session = session
+        self._cache = cache
+        self._http = http
+        self._counters = counters
+        self._seeded: dict[Digest, _Seeded] = {}
+        self._new: set[Digest] = set()
+        """Layers that have become complete and were not announced since."""
+        self._changed = threading.Condition()
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="seeding", daemon=True)
+
+    def start(self) -> None:
+        """Seed what the cache has, the most recently used first, and announce it; returns at once."""
+        self._thread.start()
+
+    def adopt(self, digest: Digest, metainfo: Metainfo, torrent: Torrent) -> None:
+        """Go on with the torrent of a layer that was just verified."""
+        with self._changed:
+            self._seeded[digest] = _Seeded(metainfo, torrent, time.time())
+            self._session.listen(torrent, self._listener(digest))
+            self._new.add(digest)
+            self._changed.notify_all()
+
+    def forget(self, digest: Digest) -> None:
+        """Stop seeding a layer, whose file is gone."""
+        with self._changed:
+            seeded = self._seeded.pop(digest, None)
+            self._new.discard(digest)
+        if seeded is None:
+            return
+        self._counters.uploaded(seeded.torrent.status().uploaded)
+        self._session.remove(seeded.torrent)
+        threading.Thread(
+            target=self._say_stopped, args=(digest, seeded.metainfo), name="leave", daemon=True
+        ).start()
+
+    def peers(self) -> dict[Digest, tuple[int, int]]:
+        """Return the layers being seeded, with their sizes and numbers of peers."""
+        with self._changed:
+            seeded = dict(self._seeded)
+        return {digest: (one.metainfo.size, one.torrent.status().peers) for digest, one in seeded.items()}
+
+    @property
+    def uploaded(self) -> int:
+        """Bytes sent to peers of the layers that are seeded now."""
+        with self._changed:
+            seeded = list(self._seeded.values())
+        return sum(one.torrent.status().uploaded for one in seeded)
+
+    def close(self) -> None:
+        """Tell the service that the node leaves, within a few seconds. Torrents end with the session."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+            recent = sorted(self._seeded.items(), key=lambda item: -item[1].since)[:_RECENT]
+        if self._thread.ident is not None:
+            self._thread.join()
+        until = time.monotonic() + _LEAVE_SECONDS
+        for digest, seeded in recent:
+            if time.monotonic() > until or not self._say_stopped(digest, seeded.metainfo):
+                return
+
+    def _run(self) -> None:
+        self._resume()
+        due = time.monotonic()
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._closed or self._new, max(0.0, due - time.monotonic()))
+                if self._closed:
+                    return
+                new, self._new = self._new, set()
+            for digest in new:
+                self._say_complete(digest)
+            if time.monotonic() >= due:
+                due = time.monotonic() + self._announce()
+
+    def _resume(self) -> None:
+        for entry in reversed(self._cache.entries()):
+            with self._changed:
+                if self._closed:
+                    return
+            data = self._cache.noted(entry.digest)
+            if data is None:
+                continue
+            try:
+                metainfo = parse_metainfo(data, Layer(entry.digest, "", entry.size))
+                with self._changed:
+                    if entry.digest not in self._seeded:
+                        self._add(entry.digest, metainfo, entry.used)
+            except (ValueError, RuntimeError) as error:
+                log.warning("%s is not seeded: %s", entry.digest, error)
+            with self._changed:
+                self._changed.wait_for(lambda: self._closed, _START_PAUSE)
+
+    def _add(self, digest: Digest, metainfo: Metainfo, used: float) -> None:
+        folder = self._cache.directory / "layers"
+        torrent = self._session.add(metainfo, folder, self._listener(digest), verified=True)
+        self._seeded[digest] = _Seeded(metainfo, torrent, used)
+
+    def _listener(self, digest: Digest) -> _Listener:
+        def failed(why: str) -> None:
+            log.warning("%s is no longer seeded: %s", digest, why)
+            threading.Thread(target=self._cache.drop, args=(digest,), name="drop", daemon=True).start()
+
+        return _Listener(failed)
+
+    def _announce(self) -> float:
+        """Announce the layers used last, one call a service. Returns the seconds until the next time."""
+        with self._changed:
+            recent = sorted(self._seeded.items(), key=lambda item: -item[1].since)
+        by_service: dict[str, list[tuple[Digest, SwarmAddress, Metainfo]]] = defaultdict(list)
+        for digest, seeded in recent:
+            if (address := SwarmAddress.of(seeded.metainfo.web_seeds)) is not None:
+                by_service[address.base].append((digest, address, seeded.metainfo))
+        pause = SEEDS_INTERVAL
+        for base, layers in by_service.items():
+            layers = layers[:MAX_SEEDS]
+            seeds = [
+                Seed(
+                    capability=address.capability,
+                    hex=digest.hex,
+                    chunks=Chunks.of(metainfo.size, metainfo.piece_length).count,
+                )
+                for digest, address, metainfo in layers
+            ]
+            try:
+                answer = announce_seeds(
+                    self._http,
+                    base,
+                    SeedsRequest(node=self._session.node, port=self._session.port, layers=seeds),
+                )
+            except RemoteError as error:
+                log.warning("the layers that are seeded were not announced: %s", error)
+                pause = min(pause, _RETRY_SECONDS)
+                continue
+            pause = max(pause, answer.again)
+            for (digest, _, metainfo), capability in zip(layers, answer.capabilities, strict=False):
+                if capability is not None:
+                    self._renew(digest, metainfo, SwarmAddress(base, capability))
+        return pause
+
+    def _renew(self, digest: Digest, metainfo: Metainfo, address: SwarmAddress) -> None:
+        newest = renewed(metainfo, address, digest)
+        with self._changed:
+            if digest not in self._seeded:
+                return
+            self._seeded[digest].metainfo = newest
+        try:
+            self._cache.note(digest, newest.encode())
+        except DockerTorrentsError as error:
+            log.warning("a capability was not kept: %s", error)
+
+    def _say_complete(self, digest: Digest) -> None:
+        with self._changed:
+            seeded = self._seeded.get(digest)
+        if seeded is not None:
+            self._call(digest, seeded.metainfo, complete=True, stopped=False)
+
+    def _say_stopped(self, digest: Digest, metainfo: Metainfo) -> bool:
+        return self._call(digest, metainfo, complete=True, stopped=True)
+
+    def _call(self, digest: Digest, metainfo: Metainfo, *, complete: bool, stopped: bool) -> bool:
+        address = SwarmAddress.of(metainfo.web_seeds)
+        if address is None:
+            return True
+        chunks = Chunks.of(metainfo.size, metainfo.piece_length).count
+        request = SwarmRequest(
+            node=self._session.node,
+            port=self._session.port,
+            chunks=chunks,
+            held=Bitmap.full(chunks).to_base64(),
+            complete=complete,
+            stopped=stopped,
+            want=0,
+        )
+        try:
+            SwarmClient(self._http, address, digest).call(request)
+        except RemoteError as error:
+            log.warning("a swarm call for %s failed: %s", digest, error)
+            return False
+        return True

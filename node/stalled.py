@@ -1,0 +1,96 @@
+"""Helps readers that the swarm leaves waiting: the registry sends them what they wait for."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable, Iterable
+
+from core.errors import RemoteError
+from core.swarm.chunks import Chunks
+from node.counters import Counters
+from node.fallback import Progress, is_stalled, pause_before_registry, run_length
+from node.fetch import PieceFetcher
+from node.origin import Layer
+from node.pieces import Pieces
+
+log = logging.getLogger(__name__)
+
+TICK = 0.25
+
+
+class StalledReaders:
+    """Looks for stalled readers of one download and fetches their chunks, one at a time.
+
+    `pause` waits for some seconds, or until its second argument is true or the download is over, and returns
+    whether the download goes on. `others` is the number of other nodes in the swarm. `fail` hands a
+    reader the error with which it ends.
+    """
+
+    def __init__(
+        self,
+        layer: Layer,
+        chunks: Chunks,
+        pieces: Pieces,
+        fetcher: PieceFetcher,
+        readers: Callable[[], Iterable[Progress]],
+        others: Callable[[], int],
+        pause: Callable[[float, Callable[[], bool]], bool],
+        fail: Callable[[Progress, Exception], None],
+        counters: Counters,
+    ) -> None:
+        self._layer = layer
+        self._chunks = chunks
+        self._pieces = pieces
+        self._fetcher = fetcher
+        self._readers = readers
+        self._others = others
+        self._pause = pause
+        self._fail = fail
+        self._counters = counters
+        self._row = 0
+        """How often in a row a reader was helped."""
+        self._random = random.Random()  # noqa: S311 - spreads load, hides nothing
+
+    def run(self) -> None:
+        """Help until the download is over."""
+        while self._pause(TICK, lambda: self._stalled() is not None):
+            reader = self._stalled()
+            if reader is not None:
+                self._help(reader, reader.offset)
+
+    def _stalled(self) -> Progress | None:
+        now = time.monotonic()
+        for reader in self._readers():
+            if is_stalled(reader, now, self._fetcher.rate) and self._waits(reader, reader.offset):
+                return reader
+        return None
+
+    def _waits(self, reader: Progress, offset: int) -> bool:
+        missing = not self._pieces.has(offset // self._chunks.piece_length)
+        return missing and reader.waiting_since is not None and reader.offset == offset
+
+    def _help(self, reader: Progress, offset: int) -> None:
+        others = self._others()
+        pause = pause_before_registry(others, self._random)
+        if not self._pause(pause, lambda: not self._waits(reader, offset)) or not self._waits(reader, offset):
+            return
+        self._row = self._row + 1 if reader.helped else 0
+        if not reader.helped:
+            self._counters.fell_back("stalled")
+            log.warning("a reader of %s at %d is stalled: asking the registry", self._layer.digest, offset)
+        piece = offset // self._chunks.piece_length
+        last = min(self._chunks.chunk_of(piece) + run_length(others, self._row), self._chunks.count) - 1
+        pieces = range(piece, self._chunks.pieces(last).stop)
+        try:
+            self._fetcher.fetch(pieces, self._lacks, self._add, registry_only=True)
+        except RemoteError as error:
+            self._fail(reader, error)
+            self._pause(TICK, lambda: False)
+
+    def _lacks(self, piece: int) -> bool:
+        return not self._pieces.has(piece)
+
+    def _add(self, piece: int, data: bytes, from_registry: bool) -> None:
+        self._pieces.add(piece, data, from_registry, helps=True)

@@ -1,0 +1,281 @@
+"""A layer downloaded from its swarm: peers by libtorrent, leased chunks by HTTP."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+
+from core.errors import Interrupted, RemoteError
+from core.swarm.bitmap import Bitmap
+from core.swarm.chunks import Chunks
+from core.swarm.messages import MAX_FETCHED, Lease, Peer, SwarmAnswer, SwarmRequest
+from node.counters import Counters
+from node.fallback import Progress, backoff, chunk_without_service, pause_before_registry, run_length
+from node.fetch import PieceFetcher
+from node.metainfo import Metainfo
+from node.origin import Layer
+from node.pieces import Pieces
+from node.session import Session, Torrent
+from node.stalled import StalledReaders
+from node.swarm_client import SwarmClient, renewed
+
+log = logging.getLogger(__name__)
+
+LEASES = 8
+"""Leases that this node holds at once, at most."""
+_WRITE_SECONDS = 10.0
+_RECONNECT_SECONDS = 10.0
+_ALONE_SECONDS = 1.0
+
+
+class SwarmDownload:
+    """Fills the layer's file in `folder`.
+
+    Everything mutable is guarded by `changed`, which is notified of progress. `readers` returns the readers'
+    progress. `on_ready` is called when bytes can be read from `pieces`. Without `client` there is no service.
+    """
+
+    def __init__(
+        self,
+        layer: Layer,
+        metainfo: Metainfo,
+        folder: Path,
+        session: Session,
+        fetcher: PieceFetcher,
+        client: SwarmClient | None,
+        readers: Callable[[], Iterable[Progress]],
+        changed: threading.Condition,
+        counters: Counters,
+        on_ready: Callable[[], None],
+    ) -> None:
+        self.pieces = Pieces(layer, metainfo, changed, counters)
+        self._layer = layer
+        self._metainfo = metainfo
+        self._folder = folder
+        self._session = session
+        self._fetcher = fetcher
+        self._client = client
+        self._readers = readers
+        self._changed = changed
+        self._counters = counters
+        self._on_ready = on_ready
+        self._random = random.Random()  # noqa: S311 - spreads load, hides nothing
+        self._chunks = Chunks.of(metainfo.size, metainfo.piece_length)
+        self._stalled = StalledReaders(
+            layer,
+            self._chunks,
+            self.pieces,
+            fetcher,
+            readers,
+            self._others,
+            self._pause,
+            self._fail,
+            counters,
+        )
+        self._in_flight: set[int] = set()
+        self._fetched: set[int] = set()
+        """Leased chunks that were fetched and not reported yet."""
+        self._news = False
+        self._failures = 0
+        self._named = 0
+        """How many peers the service named last."""
+        self._connected: dict[tuple[str, int], float] = {}
+        self._stopped = False
+
+    @property
+    def peers(self) -> int:
+        """The number of connected peers."""
+        try:
+            return self.pieces.torrent.status().peers
+        except Interrupted:
+            return 0
+
+    def run(self) -> Torrent:
+        """Download until every piece was compared with its hash. Raises CacheFailed, Interrupted."""
+        torrent = self._session.add(self._metainfo, self._folder, self.pieces)
+        self.pieces.attach(torrent)
+        try:
+            self._download(torrent)
+        except BaseException:
+            self._session.remove(torrent)
+            raise
+        return torrent
+
+    def stop(self) -> None:
+        """Have `run` end soon."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+        self._fetcher.close()
+
+    def renewed(self) -> Metainfo:
+        """Return the metainfo with the capability that the service gave last."""
+        if self._client is None:
+            return self._metainfo
+        return renewed(self._metainfo, self._client.address, self._layer.digest)
+
+    def _download(self, torrent: Torrent) -> None:
+        try:
+            with self._changed:
+                self._changed.wait_for(lambda: self.pieces.checked or self._over())
+            self._on_ready()
+            self._start(self._stalled.run, "stalled readers")
+            while not self._over():
+                self._take_part(torrent)
+            if self.pieces.error is not None:
+                raise self.pieces.error
+            if not self.pieces.complete:
+                raise Interrupted
+        finally:
+            self.stop()
+
+    def _over(self) -> bool:
+        return self._stopped or self.pieces.error is not None or self.pieces.complete
+
+    def _others(self) -> int:
+        return max(self._named, self.peers)
+
+    # With the service
+
+    def _take_part(self, torrent: Torrent) -> None:
+        """Make one swarm call and do what it says until the next one is due."""
+        lacking = self._lacking(torrent)
+        if self._client is None:
+            self._go_on_alone(torrent, _ALONE_SECONDS)
+            return
+        with self._changed:
+            self._news = False
+            fetched = sorted(self._fetched)[:MAX_FETCHED]
+        try:
+            answer = self._client.call(self._request(lacking, fetched))
+        except RemoteError as error:
+            log.warning("swarm call for %s failed: %s", self._layer.digest, error)
+            self._counters.fell_back("swarm_service")
+            self._failures += 1
+            self._go_on_alone(torrent, backoff(self._failures, self._random))
+            return
+        with self._changed:
+            self._fetched -= set(fetched)
+        self._named = len(answer.peers)
+        self._fetcher.set_web_seed(self._client.address.web_seed(self._layer.digest))
+        self._connect(torrent, answer.peers)
+        self._fetch_leased(answer.leases)
+        self._wait_for_next_call(answer)
+
+    def _request(self, lacking: list[int], fetched: list[int]) -> SwarmRequest:
+        held = sorted(set(range(self._chunks.count)).difference(lacking))
+        return SwarmRequest(
+            node=self._session.node,
+            port=self._session.port,
+            chunks=self._chunks.count,
+            held=Bitmap.of(self._chunks.count, held).to_base64(),
+            fetched=fetched,
+            want=min(LEASES, len(lacking)),
+        )
+
+    def _wait_for_next_call(self, answer: SwarmAnswer) -> None:
+        with self._changed:
+            failures = self._failures
+        if failures:
+            # The leased chunks could not be fetched just now.
+            self._pause(backoff(failures, self._random))
+        else:
+            self._pause(answer.again, lambda: self._news)
+
+    def _lacking(self, torrent: Torrent) -> list[int]:
+        """Return the chunks of which neither this node nor a connected peer has every piece."""
+        missing = self.pieces.missing(torrent.available())
+        return sorted({self._chunks.chunk_of(piece) for piece in missing})
+
+    def _connect(self, torrent: Torrent, peers: Sequence[Peer]) -> None:
+        now = time.monotonic()
+        for peer in peers:
+            address = (peer.ip, peer.port)
+            if now - self._connected.get(address, float("-inf")) >= _RECONNECT_SECONDS:
+                self._connected[address] = now
+                torrent.connect(*address)
+
+    def _fetch_leased(self, leases: Sequence[Lease]) -> None:
+        with self._changed:
+            known = [lease.chunk for lease in leases if lease.chunk < self._chunks.count]
+            new = [
+                chunk
+                for chunk in known
+                if chunk not in self._in_flight and not self.pieces.has_all(self._chunks.pieces(chunk))
+            ]
+            self._in_flight.update(new)
+        for chunk in new:
+            self._start(partial(self._fetch_chunk, chunk), "leased chunk")
+
+    def _fetch_chunk(self, chunk: int) -> None:
+        """Fetch a chunk on behalf of the swarm."""
+        fetched = self._fetch(self._chunks.pieces(chunk))
+        with self._changed:
+            self._in_flight.discard(chunk)
+            self._failures = 0 if fetched else self._failures + 1
+            if fetched:
+                self._fetched.add(chunk)
+            self._news = True
+            self._changed.notify_all()
+
+    # Without the service
+
+    def _go_on_alone(self, torrent: Torrent, seconds: float) -> None:
+        """Fetch chunks at random, one at a time, for about `seconds`."""
+        until = time.monotonic() + seconds
+        while not self._over() and (left := until - time.monotonic()) > 0:
+            others = self._others()
+            chunk = chunk_without_service(self._lacking(torrent), self._wanted(), others, self._random)
+            if chunk is None:
+                self._pause(left)
+                return
+            self._pause(pause_before_registry(others, self._random))
+            if self._over() or chunk not in self._lacking(torrent):
+                continue
+            last = min(chunk + run_length(others, 0), self._chunks.count) - 1
+            if not self._fetch(range(self._chunks.pieces(chunk).start, self._chunks.pieces(last).stop)):
+                self._pause(max(_ALONE_SECONDS, until - time.monotonic()))
+
+    def _wanted(self) -> int:
+        """The chunk of the first byte that a reader waits for."""
+        waiting = [reader.offset for reader in self._readers() if reader.waiting_since is not None]
+        return self._chunks.chunk_of(min(waiting, default=0) // self._chunks.piece_length)
+
+    # Both
+
+    def _fetch(self, pieces: range) -> bool:
+        """Fetch what is missing of `pieces` by HTTP. Returns whether that worked."""
+        try:
+            self._fetcher.fetch(pieces, self._lacks, self._add)
+        except RemoteError as error:
+            if not self._over():
+                log.warning("pieces %s of %s were not fetched: %s", pieces, self._layer.digest, error)
+            return False
+        return self.pieces.wait_for(pieces, self._over, _WRITE_SECONDS)
+
+    def _lacks(self, piece: int) -> bool:
+        return not self._stopped and not self.pieces.has(piece)
+
+    def _add(self, piece: int, data: bytes, from_registry: bool) -> None:
+        self.pieces.add(piece, data, from_registry, helps=False)
+
+    def _pause(self, seconds: float, until: Callable[[], bool] = lambda: False) -> bool:
+        """Wait for some seconds, or until `until` is true. Returns whether the download goes on."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._over() or until(), seconds)
+            return not self._over()
+
+    def _fail(self, reader: Progress, error: Exception) -> None:
+        with self._changed:
+            reader.error = error
+            self._changed.notify_all()
+
+    @staticmethod
+    def _start(target: Callable[[], None], name: str) -> None:
+        # Not waited for: it may hang in a request, and what it brings too late is not taken.
+        threading.Thread(target=target, name=name, daemon=True).start()

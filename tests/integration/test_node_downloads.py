@@ -1,0 +1,210 @@
+"""Downloads without a swarm: layers streamed from the registry into the cache, and what readers see."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from core.errors import DigestMismatch, Interrupted, Refused, TimedOut, Unavailable
+from node.downloads import Layer
+from node.http_download import BLOCK
+from tests.nodes import BytesBody, BytesOrigin, Node, make_layer, make_torrent, read_all, start_node
+from tests.servers.waiting import comes_true
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[Node]:
+    with start_node(tmp_path / "node") as started:
+        yield started
+
+
+def cached(node: Node, layer: Layer) -> bool:
+    return layer.digest in {entry.digest for entry in node.cache.entries()}
+
+
+class GatedBody(BytesBody):
+    """Gives the first `free` bytes, the rest once `gate` is set."""
+
+    gate: threading.Event
+    free = 0
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        if self.free <= 0:
+            self.gate.wait(60)
+        count = super().readinto(buffer[: self.free] if self.free > 0 else buffer)
+        self.free -= count
+        return count
+
+
+def gated(free: int = 0) -> type[GatedBody]:
+    return type("Gated", (GatedBody,), {"gate": threading.Event(), "free": free})
+
+
+def test_a_layer_without_a_torrent_is_streamed_and_kept(node: Node) -> None:
+    data, layer = make_layer(300_000)
+    origin = BytesOrigin(data)
+    with node.downloads.open(layer, origin) as reader:
+        assert reader.size == len(data)
+        assert read_all(reader) == data
+    node.downloads.wait(layer.digest, lambda status: None)
+    assert comes_true(lambda: cached(node, layer))
+    assert origin.opened == [(0, len(data))]
+    with node.downloads.open(layer, BytesOrigin(b"")) as reader:
+        assert read_all(reader) == data
+    totals = node.downloads.totals()
+    assert totals.origins == {"peers": 0, "web_seed": 0, "registry": len(data), "cache": len(data)}
+    assert totals.fallbacks == {"no_torrent": 1}
+
+
+def test_a_small_layer_is_not_asked_for_in_the_swarm(tmp_path: Path) -> None:
+    data, layer = make_layer(10_000)
+    origin = BytesOrigin(data, make_torrent(data))
+    with start_node(tmp_path, min_size=10_001) as node, node.downloads.open(layer, origin) as reader:
+        assert read_all(reader) == data
+    assert origin.asked == 0
+
+
+def test_an_empty_layer_is_kept(node: Node) -> None:
+    data, layer = make_layer(0)
+    with node.downloads.open(layer, BytesOrigin(data)) as reader:
+        assert reader.read(0, 10, 5) == b""
+    assert comes_true(lambda: cached(node, layer))
+
+
+def test_readers_share_one_download_and_see_bytes_before_its_end(node: Node) -> None:
+    data, layer = make_layer(4 * BLOCK)
+    body = gated(BLOCK)
+    origin = BytesOrigin(data, body=body)
+    with node.downloads.open(layer, origin) as first, node.downloads.open(layer, origin) as second:
+        assert first.read(0, 10, 30) == second.read(0, 10, 30) == data[:10]
+        [status] = node.downloads.status()
+        assert (status.state, status.done, status.readers) == ("http", BLOCK, 2)
+        body.gate.set()
+        assert read_all(first) == read_all(second) == data
+    assert len(origin.opened) == 1
+
+
+def test_a_reader_that_leaves_does_not_end_the_download(node: Node) -> None:
+    data, layer = make_layer(4 * BLOCK)
+    body = gated(BLOCK)
+    with node.downloads.open(layer, BytesOrigin(data, body=body)) as reader:
+        reader.read(0, 10, 30)
+    body.gate.set()
+    assert comes_true(lambda: cached(node, layer))
+
+
+def test_a_reader_far_ahead_gets_a_request_of_its_own(node: Node) -> None:
+    data, layer = make_layer(100 * BLOCK)
+    body = gated()
+    origin = BytesOrigin(data, body=lambda view: body(view) if len(view) == len(data) else BytesBody(view))
+    with node.downloads.open(layer, origin) as behind, node.downloads.open(layer, origin) as ahead:
+        assert comes_true(lambda: origin.opened)
+        start = 80 * BLOCK + 5
+        assert ahead.read(start, 10, 30) == data[start : start + 10]
+        assert origin.opened[1] == (80 * BLOCK, 20 * BLOCK)
+        body.gate.set()
+        assert read_all(behind) == data
+    assert comes_true(lambda: cached(node, layer))
+
+
+def test_wrong_bytes_are_never_kept(node: Node) -> None:
+    data, layer = make_layer(3 * BLOCK)
+    wrong = bytes(BLOCK) + data[BLOCK:]
+    with node.downloads.open(layer, BytesOrigin(wrong)), pytest.raises(DigestMismatch):
+        node.downloads.wait(layer.digest, lambda status: None)
+    assert not cached(node, layer)
+    with node.downloads.open(layer, BytesOrigin(data)) as reader:
+        assert read_all(reader) == data
+
+
+def test_a_cut_connection_is_resumed_where_it_broke(node: Node) -> None:
+    data, layer = make_layer(10 * BLOCK)
+    cuts = iter([3 * BLOCK + 100, 2 * BLOCK])
+
+    def cut(view: memoryview) -> BytesBody:
+        return BytesBody(view[: next(cuts, len(view))])
+
+    origin = BytesOrigin(data, body=cut)
+    with node.downloads.open(layer, origin) as reader:
+        assert read_all(reader) == data
+    assert [offset for offset, _ in origin.opened] == [0, 3 * BLOCK, 5 * BLOCK]
+
+
+def test_the_registrys_refusal_reaches_the_reader(node: Node) -> None:
+    data, layer = make_layer(3 * BLOCK)
+    origin = BytesOrigin(data, error=Refused("registry", 401, "token expired"))
+    with node.downloads.open(layer, origin) as reader, pytest.raises(Refused):
+        reader.read(0, 10, 30)
+
+
+def test_after_an_expired_token_the_next_caller_goes_on_from_there(node: Node) -> None:
+    data, layer = make_layer(10 * BLOCK)
+
+    def cut_and_expire(view: memoryview) -> BytesBody:
+        origin.error = Refused("registry", 401, "token expired")
+        return BytesBody(view[: 4 * BLOCK])
+
+    origin = BytesOrigin(data, body=cut_and_expire)
+    with node.downloads.open(layer, origin) as reader, pytest.raises(Refused):
+        read_all(reader)
+    renewed = BytesOrigin(data)
+    with node.downloads.open(layer, renewed) as reader:
+        assert reader.read(5 * BLOCK, 10, 30) == data[5 * BLOCK : 5 * BLOCK + 10]
+        assert read_all(reader) == data
+    assert {offset for offset, _ in renewed.opened} <= {4 * BLOCK, 5 * BLOCK}
+    assert node.downloads.totals().origins["registry"] == len(data)
+
+
+def test_a_reader_gives_up_after_its_time_limit(node: Node) -> None:
+    data, layer = make_layer(3 * BLOCK)
+    body = gated()
+    with node.downloads.open(layer, BytesOrigin(data, body=body)) as reader:
+        with pytest.raises(TimedOut):
+            reader.read(0, 10, 0.05)
+        body.gate.set()
+        assert read_all(reader) == data
+
+
+def test_closing_interrupts_readers(tmp_path: Path) -> None:
+    data, layer = make_layer(3 * BLOCK)
+    body = gated()
+    got: list[BaseException] = []
+
+    def read() -> None:
+        try:
+            reader.read(0, 10, 60)
+        except Interrupted as error:
+            got.append(error)
+
+    with start_node(tmp_path) as node:
+        reader = node.downloads.open(layer, BytesOrigin(data, body=body))
+        thread = threading.Thread(target=read)
+        thread.start()
+        assert comes_true(lambda: node.downloads.status()[0].state == "http")
+        threading.Timer(0.2, body.gate.set).start()
+        node.downloads.close()
+        thread.join(30)
+    assert len(got) == 1
+
+
+def test_a_layer_larger_than_the_cache_is_passed_through(tmp_path: Path) -> None:
+    data, layer = make_layer(300_000)
+    with start_node(tmp_path, cache_size=200_000) as node:
+        with node.downloads.open(layer, BytesOrigin(data)) as reader:
+            assert reader.read(100_000, 10, 5) == data[100_000:100_010]
+            assert read_all(reader) == data
+        assert node.downloads.totals().fallbacks == {"cache_full": 1}
+        assert not cached(node, layer)
+
+
+def test_an_unavailable_registry_is_an_error_and_no_short_body(node: Node) -> None:
+    data, layer = make_layer(3 * BLOCK)
+    origin = BytesOrigin(data, error=Unavailable("registry", "status 503"))
+    with node.downloads.open(layer, origin) as reader, pytest.raises(Unavailable):
+        reader.read(0, 10, 30)
+    [status] = node.downloads.status()
+    assert status.state == "failed"
+    assert "503" in str(status.error)

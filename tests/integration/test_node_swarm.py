@@ -1,0 +1,300 @@
+"""Several nodes share a layer: the origin sends it about once, the rest comes from peers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from ipaddress import IPv4Network
+from pathlib import Path
+
+import pytest
+
+from core.errors import ConnectionCut, DigestMismatch, Unavailable
+from core.swarm.bitmap import Bitmap
+from core.swarm.messages import SwarmRequest
+from node.downloads import Layer
+from tests.nodes import PIECE, BytesBody, BytesOrigin, Node, make_layer, make_torrent, read_all, start_node
+from tests.servers.swarm_service import SwarmService, start_swarm_service
+from tests.servers.waiting import comes_true
+
+SIZE = 8 * 1024 * 1024 + 12_345
+
+
+@pytest.fixture(scope="module")
+def data() -> bytes:
+    return make_layer(SIZE)[0]
+
+
+@pytest.fixture(scope="module")
+def layer() -> Layer:
+    return make_layer(SIZE)[1]
+
+
+@pytest.fixture
+def service(data: bytes) -> Iterator[SwarmService]:
+    with start_swarm_service(data, PIECE) as started:
+        yield started
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Node]]:
+    with ExitStack() as stack:
+        numbers = iter(range(100))
+
+        def start_one(**options: object) -> Node:
+            folder = tmp_path / f"node{next(numbers)}"
+            return stack.enter_context(start_node(folder, **options))  # type: ignore[arg-type]
+
+        yield start_one
+
+
+def torrent(service: SwarmService) -> bytes:
+    return make_torrent(service.layer, [service.web_seed])
+
+
+def pull(node: Node, layer: Layer, origin: BytesOrigin) -> bytes:
+    with node.downloads.open(layer, origin) as reader:
+        data = read_all(reader)
+    node.downloads.wait(layer.digest, lambda status: None)
+    return data
+
+
+@contextmanager
+def in_thread(target: Callable[[], object]) -> Iterator[list[object]]:
+    results: list[object] = []
+    thread = threading.Thread(target=lambda: results.append(target()))
+    thread.start()
+    yield results
+    thread.join(120)
+    assert not thread.is_alive()
+
+
+def pull_together(nodes: Sequence[Node], layer: Layer, origins: Sequence[BytesOrigin]) -> list[object]:
+    results: list[list[object]] = []
+    with ExitStack() as stack:
+        for node, origin in zip(nodes, origins, strict=True):
+            results.append(
+                stack.enter_context(in_thread(lambda node=node, origin=origin: pull(node, layer, origin)))
+            )
+    return [result[0] for result in results]
+
+
+def test_four_nodes_take_each_chunk_from_the_origin_once(
+    service: SwarmService, start: Callable[..., Node], data: bytes, layer: Layer
+) -> None:
+    nodes = [start() for _ in range(4)]
+    origins = [BytesOrigin(data, torrent(service)) for _ in nodes]
+    assert all(got == data for got in pull_together(nodes, layer, origins))
+    assert sum(origin.sent for origin in origins) == 0
+    assert service.sent <= 1.1 * SIZE
+    received = [node.downloads.totals().origins for node in nodes]
+    assert sum(one["web_seed"] for one in received) == service.sent
+    assert sum(one["peers"] for one in received) >= 2.9 * SIZE
+    assert comes_true(lambda: len(service.completed()) == 4)
+    assert [status.state for status in nodes[0].downloads.status()] == ["seeding"]
+
+
+def test_a_second_node_takes_all_from_the_first(
+    service: SwarmService, start: Callable[..., Node], data: bytes, layer: Layer
+) -> None:
+    first, second = start(), start()
+    assert pull(first, layer, BytesOrigin(data, torrent(service))) == data
+    assert comes_true(service.completed)
+    before = service.sent
+    assert pull(second, layer, BytesOrigin(data, torrent(service))) == data
+    assert service.sent == before
+    assert second.downloads.totals().origins["peers"] == SIZE
+    assert comes_true(lambda: first.downloads.totals().uploaded >= SIZE)
+
+
+def test_bytes_are_read_in_any_order(
+    service: SwarmService, start: Callable[..., Node], data: bytes, layer: Layer
+) -> None:
+    with start().downloads.open(layer, BytesOrigin(data, torrent(service))) as reader:
+        for offset in (SIZE - 5, 5_000_000, 0, 3 * PIECE - 1):
+            got = reader.read(offset, 10, 60)
+            assert got
+            assert got == data[offset : offset + len(got)]
+        assert reader.read(SIZE, 10, 60) == b""
+
+
+@pytest.mark.parametrize("status", [503, 404, 403, 500])
+def test_a_web_seed_that_fails_is_replaced_by_the_registry(
+    service: SwarmService, start: Callable[..., Node], data: bytes, layer: Layer, status: int
+) -> None:
+    service.web_seed_status = status
+    node, origin = start(), BytesOrigin(data, torrent(service))
+    assert pull(node, layer, origin) == data
+    assert node.downloads.totals().origins["registry"] == SIZE
+    assert node.downloads.totals().fallbacks["web_seed"] >= 1
+    assert service.reads <= 16
+
+
+def test_wrong_bytes_from_the_web_seed_are_thrown_away(
+    service: SwarmService, start: Callable[..., Node], data: bytes, layer: Layer
+) -> None:
+    service.wrong_bytes = True
+    node = start()
+    assert pull(node, layer, BytesOrigin(data, torrent(service))) == data
+    assert node.downloads.totals().origins == {"peers": 0, "web_seed": 0, "registry": SIZE, "cache": 0}
+    assert service.reads <= 16  # then it is not asked again
+
+
+@pytest.mark.parametrize("status", [503, 404, 403])
+def test_without_the_swarm_service_nodes_still_finish(
+    service: SwarmService, start: Callable[..., Node], data: bytes, layer: Layer, status: int
+) -> None:
+    service.swarm_status = status
+    node = start()
+    assert pull(node, layer, BytesOrigin(data, torrent(service))) == data
+    assert node.downloads.totals().fallbacks["swarm_service"] >= 1
+
+
+def test_a_service_restarted_in_the_middle_costs_little(
+    service: SwarmService, start: Callable[..., Node], data: bytes, layer: Layer
+) -> None:
+    def forget(offset: int, length: int) -> None:
+        if service.reads == 10:
+            service.forget()
+
+    service.on_read = forget
+    nodes = [start(), start()]
+    assert all(got == data for got in pull_together(nodes, layer, [BytesOrigin(data, torrent(service))] * 2))
+    assert service.sent <= 1.6 * SIZE
+
+
+def test_the_chunks_of_a_killed_node_are_leased_again(
+    service: SwarmService, start: Callable[..., Node], data: bytes, layer: Layer
+) -> None:
+    service.lease_seconds = 1.0
+    count = -(-SIZE // (4 * PIECE))
+    gone = SwarmRequest(node="0" * 32, port=1, chunks=count, held=Bitmap.of(count, []).to_base64(), want=16)
+    assert len(service.join("127.0.0.1", gone).leases) == 16
+    node, origin = start(), BytesOrigin(data, torrent(service))
+    assert pull(node, layer, origin) == data
+    assert origin.sent == 0
+
+
+def test_what_a_killed_node_had_is_used_after_its_restart(
+    service: SwarmService, tmp_path: Path, data: bytes, layer: Layer
+) -> None:
+    gate = threading.Event()
+    service.on_read = lambda offset, length: service.reads > 16 and gate.wait(60) and None
+    with (
+        start_node(tmp_path) as node,
+        node.downloads.open(layer, BytesOrigin(data, torrent(service))) as reader,
+    ):
+        assert comes_true(lambda: node.downloads.status()[0].done >= 8 * 4 * PIECE)
+        reader.close()
+        had = node.downloads.totals().origins["web_seed"]
+        gate.set()
+        node.downloads.close()
+    service.on_read = lambda offset, length: None
+    before = service.sent
+    with start_node(tmp_path) as node:
+        assert node.cache.open(layer.digest) is None
+        assert pull(node, layer, BytesOrigin(data, torrent(service))) == data
+    assert service.sent - before <= SIZE - had + PIECE
+
+
+def test_a_restarted_node_seeds_what_it_has(
+    service: SwarmService, tmp_path: Path, start: Callable[..., Node], data: bytes, layer: Layer
+) -> None:
+    folder = tmp_path / "restarted"
+    with start_node(folder) as node:
+        assert pull(node, layer, BytesOrigin(data, torrent(service))) == data
+    assert service.completed() == set()
+    with start_node(folder) as node:
+        assert comes_true(lambda: [one for one in service.announced if one.layers])
+        [seed] = [one for one in service.announced if one.layers][-1].layers
+        assert seed.hex == layer.digest.hex
+        assert comes_true(lambda: [status.state for status in node.downloads.status()] == ["seeding"])
+        other = start()
+        with other.downloads.open(layer, BytesOrigin(data, torrent(service))) as reader:
+            assert read_all(reader) == data
+
+
+def test_an_evicted_layer_leaves_the_swarm(
+    service: SwarmService, start: Callable[..., Node], data: bytes, layer: Layer
+) -> None:
+    node = start()
+    assert pull(node, layer, BytesOrigin(data, torrent(service))) == data
+    assert comes_true(service.completed)
+    assert comes_true(lambda: node.downloads.drop(layer.digest))
+    assert comes_true(lambda: not service.members)
+    assert node.downloads.status() == []
+
+
+def test_a_foreign_network_is_no_peer(
+    service: SwarmService, start: Callable[..., Node], data: bytes, layer: Layer
+) -> None:
+    first, second = start(), start(peers=[IPv4Network("10.0.0.0/8")])
+    assert pull(first, layer, BytesOrigin(data, torrent(service))) == data
+    origin = BytesOrigin(data, torrent(service))
+    assert pull(second, layer, origin) == data
+    assert second.downloads.totals().origins["peers"] == 0
+
+
+def test_a_stalled_reader_is_helped_by_the_registry(
+    service: SwarmService, start: Callable[..., Node], data: bytes, layer: Layer
+) -> None:
+    gate = threading.Event()
+    service.on_read = lambda offset, length: gate.wait(60) and None
+    node, origin = start(), BytesOrigin(data, torrent(service))
+    try:
+        assert pull(node, layer, origin) == data
+    finally:
+        gate.set()
+    totals = node.downloads.totals()
+    assert totals.fallbacks["stalled"] == 1
+    assert totals.origins["registry"] == SIZE
+
+
+def test_a_reader_gets_the_registrys_error_when_nothing_else_helps(
+    service: SwarmService, start: Callable[..., Node], data: bytes, layer: Layer
+) -> None:
+    service.web_seed_status = service.swarm_status = 503
+    origin = BytesOrigin(data, torrent(service), error=Unavailable("registry", "status 503"))
+    with start().downloads.open(layer, origin) as reader, pytest.raises(Unavailable):
+        reader.read(0, 10, 60)
+
+
+def test_a_torrent_of_other_bytes_is_used_once(start: Callable[..., Node], data: bytes, layer: Layer) -> None:
+    other = bytes(SIZE)
+    with start_swarm_service(other, PIECE) as service:
+        origin = BytesOrigin(data, make_torrent(other, [service.web_seed], name=layer.digest.hex))
+        node = start()
+        with node.downloads.open(layer, origin), pytest.raises(DigestMismatch):
+            node.downloads.wait(layer.digest, lambda status: None)
+        assert pull(node, layer, origin) == data
+    assert node.downloads.totals().origins["registry"] == SIZE
+
+
+def test_a_layer_that_is_brewed_meanwhile_is_joined(
+    service: SwarmService, start: Callable[..., Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.download.LARGE", 1)
+    monkeypatch.setattr("node.download._ASK_AGAIN", 0.1)
+    gate = threading.Event()
+
+    class Slow(BytesBody):
+        def readinto(self, buffer: memoryview, /) -> int:
+            if len(self.data) <= SIZE // 2:
+                gate.wait(60)
+                raise ConnectionCut("registry", 0, "cut")
+            return super().readinto(buffer)
+
+        def close(self) -> None:
+            gate.set()
+
+    data, layer = service.layer, make_layer(SIZE)[1]
+    node, origin = start(), BytesOrigin(data, body=Slow)
+    with node.downloads.open(layer, origin) as reader:
+        assert comes_true(lambda: node.downloads.status()[0].done >= SIZE // 2 - PIECE)
+        origin.metainfo = torrent(service)
+        assert read_all(reader) == data
+    node.downloads.wait(layer.digest, lambda status: None)
+    received = node.downloads.totals().origins
+    assert received["registry"] <= SIZE * 0.6
+    assert received["web_seed"] >= SIZE * 0.4

@@ -1,0 +1,131 @@
+"""Nodes for tests: cache, session and downloads in this process, and a registry that is a bytes object."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network
+from pathlib import Path
+
+import libtorrent
+
+from core.digest import Digest
+from core.http.client import HttpClient
+from node.cache import Cache
+from node.downloads import Downloads, Layer, Reader
+from node.session import Session
+
+PIECE = 64 * 1024
+
+
+def make_layer(size: int, seed: int = 1) -> tuple[bytes, Layer]:
+    """Return `size` random bytes and their description."""
+    data = random.Random(seed).randbytes(size)
+    return data, Layer(Digest(hashlib.sha256(data).hexdigest()), "tests/layer", size)
+
+
+def make_torrent(
+    data: bytes, web_seeds: Sequence[str] = (), *, piece_length: int = PIECE, name: str | None = None
+) -> bytes:
+    """Return the layer's .torrent, private and without trackers; `name` is its digest unless given."""
+    pieces = b"".join(
+        hashlib.sha1(data[start : start + piece_length]).digest()
+        for start in range(0, len(data), piece_length)
+    )
+    info = {
+        b"length": len(data),
+        b"name": (name or hashlib.sha256(data).hexdigest()).encode(),
+        b"piece length": piece_length,
+        b"pieces": pieces,
+        b"private": 1,
+    }
+    return libtorrent.bencode({b"info": info, b"url-list": [url.encode() for url in web_seeds]})
+
+
+@dataclass(eq=False)
+class BytesBody:
+    data: memoryview
+    limit: threading.Event | None = None
+    closed: threading.Event = field(default_factory=threading.Event)
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        count = min(len(buffer), len(self.data), 64 * 1024)
+        buffer[:count] = self.data[:count]
+        self.data = self.data[count:]
+        return count
+
+    def close(self) -> None:
+        self.closed.set()
+
+
+@dataclass
+class BytesOrigin:
+    """A registry that has one layer; `metainfo` is its torrent, `error` is raised instead of opening it."""
+
+    data: bytes
+    metainfo: bytes | None = None
+    error: Exception | None = None
+    opened: list[tuple[int, int]] = field(default_factory=list)
+    asked: int = 0
+    body: Callable[[memoryview], BytesBody] = BytesBody
+
+    def torrent(self) -> bytes | None:
+        self.asked += 1
+        return self.metainfo
+
+    def open(self, offset: int, length: int) -> BytesBody:
+        self.opened.append((offset, length))
+        if self.error is not None:
+            raise self.error
+        return self.body(memoryview(self.data)[offset : offset + length])
+
+    @property
+    def sent(self) -> int:
+        """Bytes that were asked for."""
+        return sum(length for _, length in self.opened)
+
+
+@dataclass
+class Node:
+    """A node at an address of its own."""
+
+    folder: Path
+    cache: Cache
+    session: Session
+    downloads: Downloads
+
+
+@contextmanager
+def start_node(
+    folder: Path,
+    *,
+    host: str = "127.0.0.1",
+    cache_size: int = 1 << 30,
+    min_size: int = 0,
+    peers: Sequence[IPv4Network] = (),
+    read_timeout: float = 10.0,
+) -> Iterator[Node]:
+    """Run a node whose cache is in `folder`."""
+    cache = Cache(folder, cache_size, 0)
+    session = Session(f"{host}:0", peers=peers)
+    with HttpClient(2.0, read_timeout) as http:
+        downloads = Downloads(cache, session, http, min_size=min_size)
+        try:
+            yield Node(folder, cache, session, downloads)
+        finally:
+            downloads.close()
+            session.close()
+            cache.close()
+
+
+def read_all(reader: Reader, *, timeout: float = 60.0) -> bytes:
+    """Read the layer from its beginning to its end."""
+    parts, offset = [], 0
+    while data := reader.read(offset, 100_000, timeout):
+        parts.append(data)
+        offset += len(data)
+    return b"".join(parts)
