@@ -319,7 +319,7 @@ def test_printing_the_schema_touches_nothing(installation: Installation) -> None
         ("docker_registry: {host: a}\nbrewer: {wrokers: 3}", "brewer.wrokers: unknown key"),
         (
             "docker_registry: {host: a, read_timeout: -2}",
-            "docker_registry.read_timeout: expected greater than 0",
+            "docker_registry.read_timeout: expected more than 0",
         ),
         ("docker_registry: {host: a}\njobs: {scan-tags: {cron: 'no such time'}}", "jobs.scan-tags.cron"),
         ("docker_registry: {host: a}\ndb: {url: 'mysql://host/name'}", "db.url: mysql:// is not supported"),
