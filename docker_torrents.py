@@ -27,8 +27,8 @@ from core.output import print_error, replace_unencodable
 from core.registry.client import RegistryClient
 from core.secret_file import own_secret
 from jobs import commands as jobs_commands
-from jobs.check import warn_of_useless_torrents
 from jobs.commands import scheduled
+from jobs.installation import warn_of_useless_torrents
 from jobs.scheduler import cron_trigger
 from jobs.service import Service, with_service
 from sql.engine import check_url

@@ -11,8 +11,7 @@ from core.output import print_line
 from core.stopping import wait_until
 from core.wake import WakeListener
 from jobs import backfill_commands, queue_commands, role_commands, show
-from jobs.check import check, probes, warn_of_useless_torrents
-from jobs.init_db import init_db
+from jobs.installation import check, init_db, probes, warn_of_useless_torrents
 from jobs.scheduled_jobs import JOBS, STARTED_BY_EVENTS, schedules
 from jobs.scheduler import Scheduler
 from jobs.service import Service, with_service

@@ -24,7 +24,7 @@ _MAX_CONFIG_BYTES = 4 * 1024 * 1024
 
 @dataclass(frozen=True)
 class ImageLayer:
-    """A layer of an image. `state` is the queue's, or `unknown`, or `not brewed here`."""
+    """A layer of an image. `state` is that of the queue, `unknown`, or `not brewed here` if it cannot be."""
 
     digest: str
     size: int
@@ -35,10 +35,10 @@ class ImageLayer:
 
 @dataclass(frozen=True)
 class Coverage:
-    """How much of an image is brewed, its platforms together; each layer is counted once.
+    """How much of an image is brewed, for all its platforms; each layer counts once.
 
-    `missing` are manifests that the registry lacks. Of an index, `platforms` are those that were looked at,
-    `left_out` those that were not, and `absent` those for which it should have an image and has none.
+    `missing` are manifests that the registry does not have. Of an index, `platforms` are those examined,
+    `left_out` those not examined, and `absent` those that were requested but have no image.
     """
 
     image: str
@@ -54,17 +54,17 @@ class Coverage:
 
     @property
     def lacking(self) -> tuple[ImageLayer, ...]:
-        """Layers that could have an id and have none."""
+        """Layers that can be brewed and are not."""
         return tuple(layer for layer in self.layers if layer.state not in ("brewed", "not brewed here"))
 
     @property
     def whole(self) -> bool:
-        """Whether everything of the image that can be brewed is, as far as its platforms were looked at."""
+        """Whether everything that can be brewed is brewed, for the platforms examined."""
         return not (self.lacking or self.missing or self.absent)
 
     @property
     def hopeless(self) -> bool:
-        """Whether nothing of what it lacks comes by itself: each layer that has no id was set aside."""
+        """Whether all layers that are missing were set aside, so that waiting does not help."""
         return bool(self.lacking) and all(layer.state == "set aside" for layer in self.lacking)
 
     def as_json(self) -> dict[str, object]:
@@ -83,21 +83,24 @@ class Coverage:
         }
 
     def lines(self) -> Iterator[str]:
-        """A line for each layer, the platforms of an index, and the share of the whole."""
+        """Yield a line for each layer, the platforms of an index, and the share that is brewed."""
         for layer in self.layers:
             yield f"{layer.digest}  {layer.size:>12}  {layer.rbtorrent_id or _lacks(layer)}"
         for digest in self.missing:
-            yield f"{digest}  {'?':>12}  a manifest that the registry lacks"
+            yield f"{digest}  {'?':>12}  a manifest that the registry does not have"
         if self.platforms or self.left_out:
             yield f"platforms {_names(self.platforms)}, left out {_names(self.left_out)}"
         for platform in self.absent:
             yield f"no image for {platform}"
-        total = sum(layer.size for layer in self.layers)
+        brewable = (*self.brewed, *self.lacking)
+        other = len(self.layers) - len(brewable)
+        total = sum(layer.size for layer in brewable)
         done = sum(layer.size for layer in self.brewed)
         share = 100 * done / total if total else 100.0 * self.whole
         yield (
-            f"{self.image}: brewed {len(self.brewed)} of {len(self.layers)} layers, "
+            f"{self.image}: brewed {len(self.brewed)} of {len(brewable)} layers, "
             f"{done} of {total} bytes ({share:.1f} %)"
+            f"{f', {other} not brewable' if other else ''}"
         )
 
 
@@ -112,12 +115,12 @@ def show_image(
     usual: tuple[Platform, ...] = (),
     now: int,
 ) -> Coverage:
-    """The coverage of the image at `scope:reference`, or of the images of the index there.
+    """Return the coverage of the image at `scope:reference`, or of the images of an index there.
 
-    Of an index those are looked at that are for one of the `asked` platforms, each of which it should have;
-    or else for one of the `usual` ones, any of which will do; or else all. An image that is in no index is
-    looked at in any case; what it is for, its configuration tells, if somebody `asked`. Raises RemoteError
-    if its manifests cannot be read, DatabaseDown.
+    Of an index, only the images for the `asked` platforms are examined, all of which must exist; or else
+    those for the `usual` platforms, of which one is enough; or else all. An image outside an index is always
+    examined; its platform is read from its configuration, if any platform is `asked` for. Raises RemoteError
+    if a manifest cannot be read, DatabaseDown.
     """
     layers: dict[str, LayerDescriptor] = {}
     missing: dict[str, None] = {}
@@ -139,14 +142,14 @@ def show_image(
                 unnamed.remove(digest)
     with reading(engine) as connection:
         known = find_layers(connection, tables, layers, now=now)
-    joint = "@" if isinstance(reference, Digest) else ":"
+    separator = "@" if isinstance(reference, Digest) else ":"
     return Coverage(
-        f"{scope}{joint}{reference}",
+        f"{scope}{separator}{reference}",
         tuple(_image_layer(layer, known.get(digest)) for digest, layer in layers.items()),
         tuple(missing),
         tuple(platforms),
         tuple(left_out),
-        # What an image is for whose platform is named nowhere, nobody can tell.
+        # An image whose platform is named nowhere may be for any of them.
         () if unnamed else _absent(asked, usual, tuple(platforms)),
     )
 
@@ -166,7 +169,7 @@ def _image_layer(layer: LayerDescriptor, known: LayerRecord | None) -> ImageLaye
     if known is not None:
         return ImageLayer(digest, layer.size, known.state, known.rbtorrent_id, known.reason)
     if layer.why_not_brewed is None:
-        return ImageLayer(digest, layer.size, "unknown", why="nobody has asked for it yet")
+        return ImageLayer(digest, layer.size, "unknown", why="not in the queue")
     return ImageLayer(digest, layer.size, "not brewed here", why=layer.why_not_brewed)
 
 
@@ -179,16 +182,17 @@ def _lacks(layer: ImageLayer) -> str:
 
 
 def configured_platform(registry: RegistryClient, scope: str, digest: Digest) -> Platform | None:
-    """The platform that the configuration of the image `digest` names (OCI config.md); None if it names none,
-    or cannot be read.
+    """Return the platform in the configuration of the image `digest` (OCI config.md).
+
+    None if there is none, or if it cannot be read.
     """
     try:
         fetched = registry.fetch_manifest(scope, digest)
         image = parse_manifest(fetched.body, fetched.media_type)
         if not isinstance(image, Image):
             return None
-        said = json.loads(_read(registry, scope, image.config.digest))
-        named = [said.get("os"), said.get("architecture"), said.get("variant")]
+        settings = json.loads(_read(registry, scope, image.config.digest))
+        named = [settings.get("os"), settings.get("architecture"), settings.get("variant")]
         return Platform.parse("/".join(str(part) for part in named if part))
     except (RemoteError, ManifestInvalid, InvalidName, ValueError, AttributeError, RecursionError):
         return None

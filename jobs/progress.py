@@ -1,4 +1,4 @@
-"""How far a one-off job has come: a bar on a terminal, a log line now and then elsewhere."""
+"""The progress of a one-off job: a bar on a terminal, a log line from time to time elsewhere."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ EVERY = 30.0
 
 
 class Progress:
-    """Counts steps of `unit`; `total` may be raised on the way, None if it is not known.
+    """Counts steps of `unit`. `total` is None if it is unknown, and may grow.
 
-    A terminal on standard error gets a bar. Elsewhere a step is logged if the last line is `EVERY` seconds
-    old, with the time that is left at the pace so far. `clock` gives seconds.
+    If standard error is a terminal, it shows a bar. Otherwise a step is logged if the last line is `EVERY`
+    seconds old, with the estimated time left. `clock` returns seconds.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Progress:
         self._done = 0
         self._total = total
         self._clock = clock
-        self._begun = self._told = clock()
+        self._started = self._logged = clock()
 
     def __enter__(self) -> Progress:
         return self
@@ -45,32 +45,32 @@ class Progress:
         self._bar.close()
 
     def expect(self, more: int) -> None:
-        """Adds `more` steps to those that are to come."""
+        """Add `more` steps to the total."""
         self._total = (self._total or 0) + more
         self._bar.total = self._total
         self._bar.refresh()
 
     def estimate(self, total: int) -> None:
-        """`total` is how many steps it looks like there will be, all in all."""
+        """Set the estimated total."""
         self._total = self._bar.total = total
 
     def step(self, number: int = 1, note: str = "") -> None:
-        """`number` steps are done; `note` is shown beside them."""
+        """Count `number` steps as done; `note` is shown with them."""
         self._done += number
         if note:
             self._bar.set_postfix_str(note, refresh=False)
         self._bar.update(number)
         now = self._clock()
-        if self._bar.disable and now - self._told >= EVERY:
-            self._told = now
+        if self._bar.disable and now - self._logged >= EVERY:
+            self._logged = now
             log.info(
                 "progress what=%s done=%d total=%s unit=%s eta=%s note=%s",
                 *(self._what, self._done, self._total or "?", self._unit, self._eta(now), note or "-"),
             )
 
     def _eta(self, now: float) -> str:
-        """The time that is left, as `[h:]mm:ss`, or `?`."""
+        """Return the time left as `[h:]mm:ss`, or `?`."""
         if not self._total or not self._done:
             return "?"
         left = max(0, self._total - self._done)
-        return tqdm.format_interval(left * (now - self._begun) / self._done)
+        return tqdm.format_interval(left * (now - self._started) / self._done)

@@ -1,7 +1,7 @@
-"""Writes the info-hashes of what is brewed to a file, for a tracker that serves nothing else.
+"""Write the info-hashes of brewed layers to a file, the whitelist of a tracker.
 
-That is opentracker's whitelist (`-w`): 40 hex digits a line. The tracker reads it when it starts, and again
-when it is told to (SIGHUP), which `reload_command` does.
+It is opentracker's whitelist (`-w`): 40 hex digits a line. The tracker reads it when it starts and on SIGHUP,
+which `reload_command` sends.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from sql.transaction import reading
 log = logging.getLogger(__name__)
 
 RELOAD_SECONDS = 30.0
-"""How long the command may take."""
+"""How long `reload_command` may take."""
 
 _BATCH = 10_000
 _ID = re.compile(r"rbtorrent:([0-9a-f]{40})\Z")
@@ -36,7 +36,7 @@ _OWED = b"reload\n"
 
 @dataclass
 class WhitelistSummary:
-    """What a run did. `failed` is 1 if the file is written, but the tracker could not be told."""
+    """What a run did. `failed` is 1 if the file was written but the tracker could not be reloaded."""
 
     hashes: int = 0
     changed: bool = False
@@ -51,18 +51,19 @@ class WhitelistSummary:
 
     def __str__(self) -> str:
         if self.busy:
-            return "another run is at it"
-        told = "reload failed" if self.failed else "tracker told" if self.reloaded else "tracker not told"
-        return f"published {self.hashes} info-hashes, {'changed' if self.changed else 'unchanged'}, {told}"
+            return "another run is in progress"
+        reload = "failed" if self.failed else "done" if self.reloaded else "not needed"
+        change = "changed" if self.changed else "unchanged"
+        return f"published {self.hashes} info-hashes, {change}, tracker reload {reload}"
 
 
 def publish_whitelist(
     engine: Engine, tables: Tables, file: Path, reload_command: Sequence[str] = ()
 ) -> WhitelistSummary:
-    """Puts a new file in the place of the old one, if it is another, and has the tracker read it.
+    """Replace the file if the info-hashes changed, and make the tracker read it.
 
-    Readers see the old file or the new one, whole. A tracker that could not be told is told by the next run.
-    Beside the file there is `<file>.lock`. Raises PublishFailed if the file cannot be written, DatabaseDown.
+    The replacement is atomic. If the tracker could not be reloaded, the next run tries again. `<file>.lock`
+    is kept beside the file. Raises PublishFailed if the file cannot be written, DatabaseDown.
     """
     try:
         with _owed(file) as owed:
@@ -79,7 +80,7 @@ def _publish(
     summary = WhitelistSummary()
     summary.changed, summary.hashes = _compare(file, blocks())
     if summary.changed:
-        # Before the file is replaced, so that after a crash the next run tells the tracker.
+        # Before the file is replaced, so that after a crash the next run reloads the tracker.
         owed.note()
         summary.hashes = _replace(file, blocks())
     if owed.noted and reload_command:
@@ -91,7 +92,7 @@ def _publish(
 
 
 class _Owed:
-    """The lock file, in which it is noted that the tracker has not been told of the newest file yet."""
+    """The lock file. It is not empty while the tracker has not read the newest file."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -101,7 +102,7 @@ class _Owed:
         return os.fstat(self._descriptor).st_size > 0
 
     def note(self) -> None:
-        """Survives whatever comes after it."""
+        """Note, durably, that the tracker must be reloaded."""
         os.pwrite(self._descriptor, _OWED, 0)
         os.fsync(self._descriptor)
 
@@ -111,7 +112,7 @@ class _Owed:
 
 @contextmanager
 def _owed(file: Path) -> Iterator[_Owed | None]:
-    """Only one run at a time gets it; the others None."""
+    """Lock the file; yields None while another run holds the lock."""
     descriptor = os.open(_beside(file, ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         try:
@@ -125,7 +126,7 @@ def _owed(file: Path) -> Iterator[_Owed | None]:
 
 
 def _blocks(engine: Engine, tables: Tables) -> Iterator[list[str]]:
-    """The info-hashes in the order of the database, some at a time. What is no id of ours is left out."""
+    """Yield the info-hashes in batches, in the order of the database. Malformed ids are left out."""
     after = ""
     while True:
         with reading(engine) as connection:
@@ -141,33 +142,33 @@ def _lines(hashes: list[str]) -> bytes:
 
 
 def _compare(file: Path, blocks: Iterable[list[str]]) -> tuple[bool, int]:
-    """Whether the file holds something else, or is not there; and if not, how many info-hashes it holds."""
+    """Return whether the file differs or is missing; if not, also how many info-hashes it holds."""
     count = 0
     try:
-        with file.open("rb") as there:
+        with file.open("rb") as existing:
             for hashes in blocks:
                 lines = _lines(hashes)
-                if there.read(len(lines)) != lines:
+                if existing.read(len(lines)) != lines:
                     return True, 0
                 count += len(hashes)
-            return there.read(1) != b"", count
+            return existing.read(1) != b"", count
     except FileNotFoundError:
         return True, 0
 
 
 def _replace(file: Path, blocks: Iterable[list[str]]) -> int:
-    """Puts a new file in the old one's place, as readable as it was. Returns how many info-hashes it has."""
-    # A link stays what it is.
-    place = Path(os.path.realpath(file))
-    new, count = _beside(place, ".new"), 0
+    """Replace the file, keeping its permissions. Return how many info-hashes it has."""
+    # A symbolic link is kept.
+    target = Path(os.path.realpath(file))
+    new, count = _beside(target, ".new"), 0
     with new.open("wb") as writing:
-        os.fchmod(writing.fileno(), stat.S_IMODE(place.stat().st_mode) if place.exists() else 0o644)
+        os.fchmod(writing.fileno(), stat.S_IMODE(target.stat().st_mode) if target.exists() else 0o644)
         for hashes in blocks:
             writing.write(_lines(hashes))
             count += len(hashes)
         writing.flush()
         os.fsync(writing.fileno())
-    new.replace(place)
+    new.replace(target)
     return count
 
 
@@ -176,15 +177,15 @@ def _beside(file: Path, suffix: str) -> Path:
 
 
 def _reload(command: Sequence[str]) -> bool:
-    """Runs the operator's command. False, and a line in the log, if it fails or does not end."""
+    """Run the operator's command. Return False, after logging why, if it fails or does not end."""
     try:
-        ended = subprocess.run(  # noqa: S603 - the operator's own words, and no shell
+        ended = subprocess.run(  # noqa: S603 - the operator's command, without a shell
             command, stdin=subprocess.DEVNULL, capture_output=True, timeout=RELOAD_SECONDS, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        log.error("tracker not told command=%s reason=%s", command[0], error)
+        log.error("tracker not reloaded command=%s reason=%s", command[0], error)
         return False
     if ended.returncode != 0:
-        said = " ".join(ended.stderr.decode("utf-8", "replace").split())[:200]
-        log.error("tracker not told command=%s status=%d said=%s", command[0], ended.returncode, said)
+        output = " ".join(ended.stderr.decode("utf-8", "replace").split())[:200]
+        log.error("tracker not reloaded command=%s status=%d output=%s", command[0], ended.returncode, output)
     return ended.returncode == 0

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+
+from sqlalchemy import Engine
 
 from core.command_line import DONE, FAILED, Commands, add_command, add_group, add_json, named
 from core.digest import Digest
@@ -11,10 +13,13 @@ from core.output import print_error, print_result
 from jobs.queue_lost import queue_lost
 from jobs.queue_status import status_json, status_lines
 from jobs.service import Service, with_service
-from jobs.set_aside import drop, explain_nothing, requeue
 from jobs.summary import exit_status
-from sql.status import queue_status
-from sql.transaction import reading
+from sql.layers import find_layer
+from sql.requeue import find_brewed_layer, requeue_brewed
+from sql.set_aside import drop_layers, drop_manifests, retry_failed_layers, retry_failed_manifests
+from sql.status import count_manifests_of, queue_status
+from sql.tables import Priority, Tables
+from sql.transaction import reading, transaction
 
 
 def add_commands(commands: Commands) -> None:
@@ -98,3 +103,72 @@ def _drop(service: Service, arguments: argparse.Namespace) -> int:
         print_error(explain_nothing(service.engine, service.tables, digest, now=service.now()))
     print_result(asdict(dropped) if arguments.json else [str(dropped)])
     return FAILED if nothing else DONE
+
+
+@dataclass(frozen=True)
+class Requeued:
+    """How many layers and manifests are tried again. `kept`: the layer keeps the id of an older service."""
+
+    queued: int
+    manifests: int
+    kept: bool = False
+
+    def __str__(self) -> str:
+        return f"queued again {self.queued}, manifests {self.manifests}"
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """How many layers and manifests were removed."""
+
+    dropped: int
+    manifests: int
+
+    def __str__(self) -> str:
+        return f"dropped {self.dropped}, manifests {self.manifests}"
+
+
+def requeue(
+    engine: Engine, tables: Tables, *, reason: str | None = None, digest: Digest | None = None, now: int
+) -> Requeued:
+    """Queue again what was set aside: all, what failed for `reason`, or the layer or manifest `digest`.
+
+    A manifest is tried in each of its repositories, and a layer `digest` that is brewed is brewed again.
+    Raises DatabaseDown.
+    """
+    chosen = {"reason_like": reason, "digest": None if digest is None else str(digest)}
+    with transaction(engine) as connection:
+        queued = retry_failed_layers(connection, tables, **chosen)
+        manifests = retry_failed_manifests(connection, tables, **chosen, now=now)
+        brewed = find_brewed_layer(connection, tables, str(digest)) if digest is not None else None
+        if brewed is not None:
+            queued = requeue_brewed(connection, tables, [brewed], priority=Priority.ASKED, now=now)
+    return Requeued(queued, manifests, kept=brewed is not None and not brewed.here)
+
+
+def drop(
+    engine: Engine, tables: Tables, *, reason: str | None = None, digest: Digest | None = None
+) -> Dropped:
+    """Remove what was set aside, selected as in `requeue`, or a layer or manifest `digest` that waits.
+
+    Raises DatabaseDown.
+    """
+    chosen = {"reason_like": reason, "digest": None if digest is None else str(digest)}
+    with transaction(engine) as connection:
+        return Dropped(
+            drop_layers(connection, tables, **chosen), drop_manifests(connection, tables, **chosen)
+        )
+
+
+def explain_nothing(engine: Engine, tables: Tables, digest: Digest, *, now: int) -> str:
+    """Return why the layer or manifest `digest` could not be queued again or dropped."""
+    with reading(engine) as connection:
+        layer = find_layer(connection, tables, str(digest), now=now)
+        if layer is None:
+            known = count_manifests_of(connection, tables, str(digest))
+            return f"the manifest {digest} waits already" if known else f"{digest} is unknown"
+    if layer.state == "being brewed":
+        return f"{digest} is being brewed by {layer.brewer if layer.claimed else 'an unknown brewer'}"
+    if layer.state == "brewed":
+        return f"{digest} is brewed: there is nothing to drop"
+    return f"{digest} waits already"

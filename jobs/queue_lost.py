@@ -1,4 +1,4 @@
-"""Looks for brewed layers whose metainfo is not in the store any more, and has them brewed again."""
+"""Queue brewed layers again whose metainfo is missing from the store."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ log = logging.getLogger(__name__)
 
 _BATCH = 500
 _READERS = 8
-_ENOUGH_SILENCE = 20
-"""Layers in a row for which the store does not answer: then it is left alone."""
+_MAX_CONSECUTIVE_FAILURES = 20
+"""Consecutive failures of the store after which the search ends."""
 
 
 @dataclass
 class LostSummary:
-    """Layers `looked` for in the store, `queued` as they are lost, and `failed`, of which nobody can say."""
+    """How many layers were `looked` up in the store, `queued` as lost, and `failed` to be looked up."""
 
     looked: int = 0
     queued: int = 0
@@ -37,15 +37,15 @@ class LostSummary:
     def __str__(self) -> str:
         end = ", interrupted: run it again" if self.interrupted else ""
         if self.broken is not None:
-            end = f", broken off, run it again: {self.broken}"
-        return f"queued anew {self.queued}, looked for {self.looked} torrents, unanswered {self.failed}{end}"
+            end = f", stopped, run it again: {self.broken}"
+        return f"queued again {self.queued}, looked up {self.looked} torrents, failed {self.failed}{end}"
 
 
 def queue_lost(service: Service) -> LostSummary:
-    """Looks through all layers that were brewed here, and queues those without metainfo, to be brewed last.
+    """Look up all layers that were brewed here, and queue those without metainfo at the lowest priority.
 
-    Each batch is a transaction, so that what was queued stays so when it is interrupted. A store that does
-    not answer has lost nothing. Raises DatabaseDown.
+    Each batch is a transaction: what was queued before an interruption stays queued. When the store fails,
+    nothing counts as lost. Raises DatabaseDown.
     """
     run = _Run(service)
     with (
@@ -60,16 +60,16 @@ class _Run:
     def __init__(self, service: Service) -> None:
         self.service = service
         self.summary = LostSummary()
-        self._silent = 0
+        self._failures = 0
 
     def go(self, progress: Progress, pool: ThreadPoolExecutor) -> None:
-        place: str | None = ""
-        while place is not None and not self._over():
+        cursor: str | None = ""
+        while cursor is not None and not self._over():
             with reading(self.service.database) as connection:
-                layers, place = list_brewed_here(connection, self.service.tables, after=place, limit=_BATCH)
+                layers, cursor = list_brewed_here(connection, self.service.tables, after=cursor, limit=_BATCH)
             self._queue(self._lost(layers, pool))
             if layers:
-                # Digests are spread evenly.
+                # Digests are evenly distributed.
                 done = position_of(Digest.parse(layers[-1].digest))
                 progress.estimate(round(self.summary.looked / max(done, 1e-9)))
             progress.step(len(layers), note=f"{self.summary.queued} lost")
@@ -79,37 +79,37 @@ class _Run:
         return self.summary.interrupted or self.summary.broken is not None
 
     def _lost(self, layers: Sequence[BrewedLayer], pool: ThreadPoolExecutor) -> list[BrewedLayer]:
-        """Those of the layers whose metainfo is not in the store, as far as the search gets."""
-        looks = [(layer, pool.submit(self._look, layer)) for layer in layers]
+        """Return the layers whose metainfo is missing from the store."""
+        lookups = [(layer, pool.submit(self._exists, layer)) for layer in layers]
         lost = []
-        for layer, look in looks:
+        for layer, lookup in lookups:
             if self._over():
-                look.cancel()
+                lookup.cancel()
                 continue
             try:
-                is_there = look.result()
+                exists = lookup.result()
             except StoreFailed as error:
-                self._not_answered(layer, error)
+                self._failed(layer, error)
                 continue
-            self._silent = 0
+            self._failures = 0
             self.summary.looked += 1
-            if not is_there:
+            if not exists:
                 lost.append(layer)
         return lost
 
-    def _look(self, layer: BrewedLayer) -> bool:
+    def _exists(self, layer: BrewedLayer) -> bool:
         try:
             self.service.store.get(Digest.parse(layer.digest))
         except MetainfoMissing:
             return False
         return True
 
-    def _not_answered(self, layer: BrewedLayer, error: StoreFailed) -> None:
-        """Counts a layer of which the store does not say, and notices a store that answers no more."""
+    def _failed(self, layer: BrewedLayer, error: StoreFailed) -> None:
+        """Count a failure, and end the search after too many in a row."""
         self.summary.failed += 1
-        self._silent += 1
-        log.warning("metainfo not looked for digest=%s reason=%s", layer.digest, error)
-        if self._silent >= _ENOUGH_SILENCE:
+        self._failures += 1
+        log.warning("metainfo not looked up digest=%s reason=%s", layer.digest, error)
+        if self._failures >= _MAX_CONSECUTIVE_FAILURES:
             self.summary.broken = str(error)
 
     def _queue(self, lost: Sequence[BrewedLayer]) -> None:

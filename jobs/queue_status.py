@@ -1,4 +1,4 @@
-"""How the queue stands, as lines for people."""
+"""The state of the queue, as lines of text and as JSON."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from sql.status import FailedLayer, QueueStatus
 _SHOWN_LOCKS = 20
 _SHOWN_FAILED = 3
 _SLOW = 0.1
-"""Layers a second; below it the number of the last hour tells more."""
+"""Layers a second below which only the number of the last hour is shown."""
 
 
 def status_lines(status: QueueStatus, *, now: int) -> Iterator[str]:
-    """What waits, what is locked and by whom, what was set aside and why, the manifests, and the pace."""
+    """Yield lines on what waits, what is locked by which brewer, what was set aside and why, and the pace."""
     oldest = f", oldest {_span(now - status.oldest_waiting)} ago" if status.oldest_waiting else ""
-    yield f"waiting    {status.waiting_count} ({status.delayed} for their next try{oldest})"
+    yield f"waiting    {status.waiting_count} ({status.delayed} delayed after a failure{oldest})"
     for priority, layers in status.waiting.items():
         if layers:
             yield f"  {layers:>9} {priority.name.lower()}"
     for kind, delayed in status.delayed_by_reason.items():
         first, last = _span(delayed.first_try - now), _span(delayed.last_try - now)
-        yield f"  {delayed.layers:>9} tried again in {first}{'' if first == last else f' to {last}'}: {kind}"
+        yield f"  {delayed.layers:>9} retried in {first}{'' if first == last else f' to {last}'}: {kind}"
     yield f"locked     {status.locked_count}"
     for lock in status.locked[:_SHOWN_LOCKS]:
         held = f"{_span(now - lock.since)}, renewed {_span(now - lock.renewed)} ago"
-        yield f"  {lock.digest} by {lock.brewer or 'nobody known'} for {held}"
+        yield f"  {lock.digest} by {lock.brewer or 'an unknown brewer'} for {held}"
     if status.locked_count > _SHOWN_LOCKS:
         yield f"  ... and {status.locked_count - _SHOWN_LOCKS} more"
     yield f"set aside  {status.set_aside_count}"
@@ -51,21 +51,21 @@ def status_lines(status: QueueStatus, *, now: int) -> Iterator[str]:
 
 def _failed(layer: FailedLayer) -> str:
     size = "?" if layer.size is None else layer.size
-    return f"{layer.digest}  {size:>12}  {' '.join(layer.scopes) or 'of no repository known'}"
+    return f"{layer.digest}  {size:>12}  {' '.join(layer.scopes) or 'repository unknown'}"
 
 
 def status_json(status: QueueStatus) -> dict[str, object]:
-    """The same for programs; times are Unix seconds."""
-    told = asdict(status)
-    told["waiting"] = {priority.name.lower(): layers for priority, layers in status.waiting.items()}
-    told["waiting_count"] = status.waiting_count
-    told["set_aside_count"] = status.set_aside_count
-    told["manifests"] = {**asdict(status.manifests), "set_aside_count": status.manifests.set_aside_count}
-    return told
+    """Return the same as JSON values; times are Unix seconds."""
+    values = asdict(status)
+    values["waiting"] = {priority.name.lower(): layers for priority, layers in status.waiting.items()}
+    values["waiting_count"] = status.waiting_count
+    values["set_aside_count"] = status.set_aside_count
+    values["manifests"] = {**asdict(status.manifests), "set_aside_count": status.manifests.set_aside_count}
+    return values
 
 
 def _span(seconds: float) -> str:
-    """A stretch of time in its two largest units: `3 h 20 min`."""
+    """Return a duration in its two largest units: `3 h 20 min`."""
     seconds = max(0, round(seconds))
     days, hours, minutes = seconds // 86400, seconds // 3600 % 24, seconds // 60 % 60
     if days:

@@ -1,4 +1,4 @@
-"""Frees locks whose brewer has vanished: those not renewed for `brew_discard_timeout`."""
+"""Release the locks of brewers that died: those not renewed for `brew_discard_timeout`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ReleaseSummary:
-    """How many locks were freed."""
+    """How many locks were released."""
 
     released: int
 
@@ -32,9 +32,9 @@ class ReleaseSummary:
 def release_locks(
     engine: Engine, tables: Tables, *, now: int, brew_discard_timeout: int, max_attempts: int
 ) -> ReleaseSummary:
-    """Frees the locks older than `brew_discard_timeout` seconds at Unix time `now`.
+    """Release the locks older than `brew_discard_timeout` seconds at Unix time `now`.
 
-    A vanished brewer counts as a failed attempt: a layer that kills its brewers is set aside after
+    The death of a brewer counts as a failed attempt: a layer that kills its brewers is set aside after
     `max_attempts`. Raises DatabaseDown.
     """
     with transaction(engine) as connection:

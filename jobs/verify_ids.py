@@ -1,4 +1,4 @@
-"""Checks layers whose ids an older service made: are they there, whole, and is the id BitTorrent's own?"""
+"""Verify layers whose ids come from an older service: do they exist, are they intact, are the ids info-hashes?"""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class VerifySummary:
-    """How many layers were `sound`, that is whole and their digest's; `missing` at the source; `damaged`;
-    not `read`able now. `own` is how many of the sound ones have the id that this service would give them.
+    """How many layers are `sound` (they match their digest), `missing`, `damaged`, or could not be read
+    (`unread`). `own` counts the sound ones whose id is the one that this service would compute.
     """
 
     sound: int = 0
@@ -42,14 +42,14 @@ class VerifySummary:
 
     @property
     def failed(self) -> int:
-        """Layers that were not found sound, for the exit status."""
+        """Layers that are not known to be sound, for the exit status."""
         return self.missing + self.damaged + self.unread
 
     def __str__(self) -> str:
         return (
             f"verified {self.sound + self.failed} layers: sound {self.sound}, missing {self.missing}, "
-            f"damaged {self.damaged}, unread {self.unread}; ids as BitTorrent has them {self.own}, "
-            f"made otherwise {self.sound - self.own}{', interrupted' if self.interrupted else ''}"
+            f"damaged {self.damaged}, unread {self.unread}; BitTorrent ids {self.own}, "
+            f"other ids {self.sound - self.own}{', interrupted' if self.interrupted else ''}"
         )
 
 
@@ -61,10 +61,10 @@ def verify_ids(
     connections: int,
     stop: threading.Event,
 ) -> VerifySummary:
-    """Reads each layer to its end and hashes it. Nothing is kept, and nothing is written about it.
+    """Read and hash each layer. Nothing is stored.
 
-    The older service may have computed its ids in a way of its own, so that one that differs from ours says
-    nothing against it; it only means that no BitTorrent client knows the layer by it.
+    The older service may have computed its ids in another way: one that differs from ours is not wrong, but
+    BitTorrent clients do not know the layer by it.
     """
     summary = VerifySummary()
     layers = list(layers)
@@ -73,7 +73,7 @@ def verify_ids(
             try:
                 brewed = brew_layer(
                     source,
-                    _Nowhere(),
+                    _NullStore(),
                     LayerRef(layer.digest, size=layer.size),
                     private=private,
                     connections=connections,
@@ -101,19 +101,19 @@ def _count(summary: VerifySummary, error: RemoteError | LayerError) -> None:
         summary.unread += 1
 
 
-class _Nowhere:
-    """A metainfo store that keeps nothing."""
+class _NullStore:
+    """A metainfo store that stores nothing."""
 
     def put(self, digest: Digest, data: bytes) -> None:
-        """Forgets it."""
+        """Discard it."""
 
     def get(self, digest: Digest) -> bytes:
-        """Never has it."""
+        """Raise MetainfoMissing."""
         raise MetainfoMissing(str(digest))
 
     def delete(self, digest: Digest) -> None:
-        """Has nothing to delete."""
+        """Do nothing."""
 
     def check(self) -> str:
-        """A line on a place that is none."""
+        """See MetainfoStore."""
         return "nothing is kept"

@@ -262,11 +262,11 @@ def test_a_tracker_serves_what_was_brewed_since_its_last_word(
 
         told = installation.last_line("run", "publish-whitelist")
 
-        assert told == "published 1 info-hashes, changed, tracker told"
+        assert told == "published 1 info-hashes, changed, tracker reload done"
         assert comes_true(lambda: tracker.serves(info_hash))
         assert not tracker.serves("f" * 40)
         again = installation.last_line("run", "publish-whitelist")
-        assert again == "published 1 info-hashes, unchanged, tracker not told"
+        assert again == "published 1 info-hashes, unchanged, tracker reload not needed"
 
 
 def test_without_a_file_there_is_nowhere_to_publish(tmp_path: Path, registry: Registry) -> None:

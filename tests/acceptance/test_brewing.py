@@ -138,7 +138,7 @@ def test_a_blob_gone_from_the_registry_is_tried_again_and_then_set_aside_with_it
     assert "not found" in layer["reason"]
 
     again = Installation(tmp_path, registry, brewer={"max_attempts": 1})
-    assert again.last_line("queue", "retry", "--reason", "not found") == "queued anew 1, manifests 0"
+    assert again.last_line("queue", "retry", "--reason", "not found") == "queued again 1, manifests 0"
     assert again.run("run", "brew", check=False).stdout == "brewed 0, failed 1, waiting 0\n"
     assert again.asked("show", image.layers[0].digest)["state"] == "set aside"
 

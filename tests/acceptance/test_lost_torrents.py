@@ -71,8 +71,7 @@ def test_an_operator_has_lost_torrents_looked_for(
         torrents[layer.digest].unlink()
 
     assert (
-        installation.last_line("queue", "retry", "--lost")
-        == "queued anew 2, looked for 5 torrents, unanswered 0"
+        installation.last_line("queue", "retry", "--lost") == "queued again 2, looked up 5 torrents, failed 0"
     )
     assert installation.asked("queue", "status")["waiting"]["backfilled"] == 2
     assert installation.last_line("run", "brew") == "brewed 2, failed 0, waiting 0"
@@ -89,7 +88,7 @@ def test_a_brewed_layer_is_brewed_again_by_its_digest(
     torrent.write_bytes(content[:-5])
 
     words = ("queue", "retry", "--digest", layer.digest)
-    assert installation.last_line(*words) == "queued anew 1, manifests 0"
+    assert installation.last_line(*words) == "queued again 1, manifests 0"
     assert installation.asked("show", layer.digest)["state"] == "waiting"
     # One that waits is not queued once more.
     assert installation.run(*words, check=False).returncode == 1
@@ -111,7 +110,6 @@ def test_an_id_of_the_older_service_is_kept(installation: Installation, scope: s
     assert ended.returncode == 1
     assert "has its id from the older service" in ended.stderr
     assert (
-        installation.last_line("queue", "retry", "--lost")
-        == "queued anew 0, looked for 0 torrents, unanswered 0"
+        installation.last_line("queue", "retry", "--lost") == "queued again 0, looked up 0 torrents, failed 0"
     )
     assert installation.asked("show", digest) == known

@@ -52,9 +52,9 @@ def test_what_failed_is_told_by_reason_and_tried_again_when_it_is_mended(
     blob.write_bytes(content)
     assert (
         installation.last_line("queue", "retry", "--reason", "nothing like it")
-        == "queued anew 0, manifests 0"
+        == "queued again 0, manifests 0"
     )
-    assert installation.last_line("queue", "retry", "--reason", "NOT FOUND") == "queued anew 1, manifests 0"
+    assert installation.last_line("queue", "retry", "--reason", "NOT FOUND") == "queued again 1, manifests 0"
     assert installation.last_line("run", "brew") == "brewed 1, failed 0, waiting 0"
 
 
@@ -99,8 +99,8 @@ def test_manifests_that_were_set_aside_are_told_by_reason_tried_again_and_droppe
     assert installation.asked("queue", "retry", "--reason", "NOT FOUND") == tried
     assert installation.asked("queue", "status")["manifests"]["waiting"] == 1
     installation.run("run", "resolve-manifests", check=False)
-    assert installation.last_line("queue", "retry", "--digest", gone) == "queued anew 0, manifests 1"
-    assert installation.last_line("queue", "retry", "--all") == "queued anew 0, manifests 0"
+    assert installation.last_line("queue", "retry", "--digest", gone) == "queued again 0, manifests 1"
+    assert installation.last_line("queue", "retry", "--all") == "queued again 0, manifests 0"
     installation.run("run", "resolve-manifests", check=False)
     assert installation.asked("queue", "drop", "--reason", "registry has") == {"dropped": 0, "manifests": 1}
     assert installation.run("queue", "drop", "--digest", gone, check=False).returncode == 1
@@ -158,7 +158,7 @@ def test_waiting_in_vain_fails_after_its_time_and_tells_what_is_missing(
     ended = installation.run("show", "--wait", "--timeout", "1", f"{scope}:v1", check=False)
 
     assert ended.returncode == 1
-    assert "nobody has asked for it yet" in ended.stdout
+    assert "unknown: not in the queue" in ended.stdout
     assert "brewed 0 of 1 layers" in ended.stdout
 
 
@@ -298,7 +298,7 @@ def test_the_schema_can_be_printed_and_run_by_somebody_else(
         cursor.execute(printed)
     connection.close()
 
-    assert installation.last_line("init-db") == "created 0, still lacking 0"
+    assert installation.last_line("init-db") == "created 0, still missing 0"
 
 
 def test_printing_the_schema_touches_nothing(installation: Installation) -> None:

@@ -382,8 +382,7 @@ def test_a_sample_is_checked_against_its_bytes() -> None:
     told = verified(taken, source)
 
     assert told == (
-        "verified 5 layers: sound 2, missing 1, damaged 2, unread 0; ids as BitTorrent has them 0, "
-        "made otherwise 2"
+        "verified 5 layers: sound 2, missing 1, damaged 2, unread 0; BitTorrent ids 0, other ids 2"
     )
 
 
@@ -396,9 +395,7 @@ def test_an_id_that_this_service_would_give_is_told_apart(tmp_path: Path) -> Non
 
     told = verified([TakenOver(layer.digest, len(content), ours.rbtorrent_id)], source)
 
-    assert told.endswith(
-        "sound 1, missing 0, damaged 0, unread 0; ids as BitTorrent has them 1, made otherwise 0"
-    )
+    assert told.endswith("sound 1, missing 0, damaged 0, unread 0; BitTorrent ids 1, other ids 0")
 
 
 def test_a_source_that_does_not_answer_leaves_the_layer_unread() -> None:

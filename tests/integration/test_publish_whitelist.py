@@ -64,7 +64,7 @@ def test_every_brewed_layer_is_on_it_and_nothing_else(
 
     summary = publish(database, file)
 
-    assert str(summary) == "published 40 info-hashes, changed, tracker not told"
+    assert str(summary) == "published 40 info-hashes, changed, tracker reload not needed"
     lines = file.read_text().splitlines(keepends=True)
     assert sorted(lines) == sorted(f"{one}\n" for one in hashes)
 
@@ -130,12 +130,12 @@ def test_a_tracker_that_could_not_be_told_is_told_by_the_next_run(
     notes = tmp_path / "notes"
     brew(database, 1)
     first = publish(database, file, *noting(notes, status=1))
-    assert str(first) == "published 1 info-hashes, changed, reload failed"
+    assert str(first) == "published 1 info-hashes, changed, tracker reload failed"
     assert first.failed == 1
     second = publish(database, file, *noting(notes))
-    assert str(second) == "published 1 info-hashes, unchanged, tracker told"
+    assert str(second) == "published 1 info-hashes, unchanged, tracker reload done"
     third = publish(database, file, *noting(notes))
-    assert str(third) == "published 1 info-hashes, unchanged, tracker not told"
+    assert str(third) == "published 1 info-hashes, unchanged, tracker reload not needed"
     assert notes.read_text() == "told\ntold\n"
 
 
@@ -157,7 +157,7 @@ def test_a_run_beside_another_leaves_the_work_to_it(database: Database, file: Pa
     brew(database, 1)
     with file.with_name("whitelist.txt.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert str(publish(database, file)) == "another run is at it"
+        assert str(publish(database, file)) == "another run is in progress"
         assert not file.exists()
     assert publish(database, file).changed
 

@@ -90,7 +90,7 @@ def test_those_whose_metainfo_is_gone_are_queued_behind_everything(brewed: Brewe
 
     summary = brewed.search()
 
-    assert str(summary) == "queued anew 14, looked for 40 torrents, unanswered 0"
+    assert str(summary) == "queued again 14, looked up 40 torrents, failed 0"
     assert brewed.waiting() == set(digests[::3])
     assert brewed.database.status().waiting[Priority.BACKFILLED] == 14
     assert brewed.search().queued == 0
@@ -159,7 +159,7 @@ def test_what_the_store_does_not_answer_for_is_not_lost(brewed: Brewed) -> None:
 
     summary = brewed.search(StoreOf(brewed.store, read))
 
-    assert str(summary) == "queued anew 10, looked for 25 torrents, unanswered 15"
+    assert str(summary) == "queued again 10, looked up 25 torrents, failed 15"
     assert brewed.waiting() == set(digests[:10])
 
 

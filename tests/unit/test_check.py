@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from core.errors import DatabaseDown, TimedOut
-from jobs.check import check
+from jobs.installation import check
 
 
 def no_host() -> str:

@@ -11,8 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from core.errors import DatabaseDown, DatabaseNotReady
-from jobs.check import check, probe_database
-from jobs.init_db import init_db
+from jobs.installation import check, init_db, probe_database
 from sql.engine import create_engine_for
 from sql.mds_files import list_files
 from sql.schema import create_missing, missing_objects
@@ -111,10 +110,10 @@ def test_a_column_that_is_lacking_is_told(engine: sa.Engine) -> None:
 
     summary = init_db(engine, TABLES, told.append)
 
-    assert "still lacks column rbtorrent_mapping.brewed" in told
+    assert "still missing: column rbtorrent_mapping.brewed" in told
     assert "created table rbtorrent_mapping_queue" in told
     assert summary.failed > 0
-    with pytest.raises(DatabaseNotReady, match=r"lacks column rbtorrent_mapping\.brew"):
+    with pytest.raises(DatabaseNotReady, match=r"missing column rbtorrent_mapping\.brew"):
         probe_database(engine, TABLES)
     with pytest.raises(DatabaseNotReady, match="brew"), reading(engine) as connection:
         queue_status(connection, TABLES, now=NOW)
@@ -155,7 +154,7 @@ def test_looking_does_not_make_a_sqlite_file(tmp_path: Path) -> None:
     file = tmp_path / "state" / "queue.sqlite"
     engine = create_engine_for(file=file)
 
-    assert probe_database(engine, TABLES) == f"sqlite {file} is made at first use"
+    assert probe_database(engine, TABLES) == f"sqlite {file} will be created at first use"
     assert not file.parent.exists()
 
 

@@ -119,8 +119,8 @@ def test_it_is_told_why_and_until_when_layers_are_delayed(database: Database) ->
     assert [layer.next_try for layer in status.delayed_layers] == [NOW + 10, NOW + 20, NOW + 30]
     assert database.status(now=NOW + 30).delayed_by_reason == {}
     lines = list(status_lines(status, now=NOW))
-    assert "          2 tried again in 10 s to 20 s: cut at byte …" in lines
-    assert "          1 tried again in 30 s: down" in lines
+    assert "          2 retried in 10 s to 20 s: cut at byte …" in lines
+    assert "          1 retried in 30 s: down" in lines
 
 
 def test_of_very_many_reasons_the_rarest_are_one(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:

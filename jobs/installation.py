@@ -1,4 +1,4 @@
-"""Probes each dependency and says in one line each whether it will do."""
+"""Create what the database lacks, and probe every dependency: `init-db` and `check`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from core.errors import DatabaseDown, DatabaseNotReady, DockerTorrentsError, Sto
 from core.output import print_line
 from core.torrents.store import MetainfoStore
 from jobs.service import Service
-from sql.schema import missing_grants, missing_objects
+from sql.schema import create_missing, missing_grants, missing_objects
 from sql.tables import Tables
 from sql.transaction import transaction
 
@@ -40,7 +40,7 @@ class CheckSummary:
 
 
 def check(probes: Iterable[tuple[str, Probe]], report: Callable[[str], None] = print_line) -> CheckSummary:
-    """Runs every one of `probes`, whatever the others give, and tells of each in a line."""
+    """Run all `probes`, and report each in a line, whatever the others raise."""
     summary = CheckSummary()
     for name, probe in probes:
         summary.checked += 1
@@ -78,45 +78,68 @@ def warn_of_useless_torrents(config: Config) -> None:
 
 
 def probe_database(engine: Engine, tables: Tables) -> str:
-    """Whether the database takes writes to each table, and what is not there yet. Raises DatabaseDown.
+    """Check that the database takes writes to every table, and return what is missing. Raises DatabaseDown.
 
-    A SQLite file is not made.
+    Nothing is created, not even a SQLite file.
     """
-    if engine.name == "sqlite" and not _there(file := Path(engine.url.database or "")):
+    if engine.name == "sqlite" and not _exists(file := Path(engine.url.database or "")):
         if (why := _unusable(file)) is not None:
             raise DatabaseDown(why)
-        return f"sqlite {file} is made at first use"
+        return f"sqlite {file} will be created at first use"
     with transaction(engine) as connection:
         lacking = missing_objects(connection, tables)
-        to_do = [f"lacks {what}" for what in lacking if what.startswith("column ")]
+        to_do = [f"missing {what}" for what in lacking if what.startswith("column ")]
         to_do += missing_grants(connection, tables, lacking)
     if to_do:
         raise DatabaseNotReady("; ".join(to_do))
-    made = f", {len(lacking)} tables and indexes are made at first use" if lacking else ""
+    made = f", {len(lacking)} tables and indexes will be created at first use" if lacking else ""
     return f"{engine.dialect.name} takes writes{made}"
 
 
 def probe_store(store: MetainfoStore, folder: Path | None) -> str:
-    """Whether the metainfo store works. One that is a `folder` is not made. Raises StoreFailed."""
-    if folder is None or _there(folder):
+    """Check that the metainfo store works. A `folder` is not created. Raises StoreFailed."""
+    if folder is None or _exists(folder):
         return store.check()
     if (why := _unusable(folder)) is not None:
         raise StoreFailed(str(folder), why)
-    return f"directory {folder} is made at first use"
+    return f"directory {folder} will be created at first use"
 
 
-def _there(path: Path) -> bool:
+def _exists(path: Path) -> bool:
     # Path.exists() raises PermissionError for what is in a folder that may not be searched.
     return os.path.exists(path)
 
 
 def _unusable(path: Path) -> str | None:
-    """Why `path`, which is not there, cannot be made."""
-    above = next(parent for parent in path.absolute().parents if _there(parent))
+    """Return why `path`, which does not exist, cannot be created, or None."""
+    above = next(parent for parent in path.absolute().parents if _exists(parent))
     if not above.is_dir():
-        return f"{above} is no folder"
+        return f"{above} is not a directory"
     return (
         None
         if os.access(above, os.W_OK | os.X_OK, effective_ids=True)
-        else f"{above} is not writable for this user"
+        else f"{above} is not writable by this user"
     )
+
+
+@dataclass
+class InitSummary:
+    """How many tables and indexes were created, and how many are still missing."""
+
+    created: int
+    failed: int
+
+    def __str__(self) -> str:
+        return f"created {self.created}, still missing {self.failed}"
+
+
+def init_db(engine: Engine, tables: Tables, report: Callable[[str], None] = print_line) -> InitSummary:
+    """Create what is missing, and change nothing that exists. Raises DatabaseDown."""
+    with transaction(engine) as connection:
+        created = create_missing(connection, tables)
+        lacking = missing_objects(connection, tables)
+    for what in created:
+        report(f"created {what}")
+    for what in lacking:
+        report(f"still missing: {what}")
+    return InitSummary(len(created), len(lacking))
