@@ -1,4 +1,4 @@
-"""Verify layers whose ids come from an older service: do they exist, are they intact, are the ids info-hashes?"""
+"""Verify layers whose ids come from an older service: that they are intact, and what their ids are."""
 
 from __future__ import annotations
 

@@ -172,6 +172,6 @@ def test_a_store_that_answers_no_more_ends_the_search(brewed: Brewed) -> None:
 
     summary = brewed.search(StoreOf(brewed.store, read))
 
-    assert "broken off, run it again: metainfo store s3://metainfo failed: access denied" in str(summary)
+    assert "stopped, run it again: metainfo store s3://metainfo failed: access denied" in str(summary)
     assert 0 < summary.failed < 100
     assert brewed.waiting() == set()
