@@ -10,22 +10,28 @@ Service in place of the configuration. Import what only one command needs (libto
 from __future__ import annotations
 
 import argparse
+import atexit
 import logging
 import signal
-import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
+
+import bottle
 
 from core.access.chosen import choose_access
 from core.command_line import FAILED, USAGE, Commands, add_command, build_parser, parse, positive
 from core.config.checks import Checks
+from core.config.config import Config
 from core.config.file import load_config
 from core.errors import CannotListen, ConfigInvalid, DatabaseError, DockerTorrentsError
 from core.logs import set_up_logging
 from core.output import print_error, replace_unencodable
 from core.registry.client import RegistryClient
 from core.secret_file import own_secret
+from core.server import serve
 from jobs import commands as jobs_commands
 from jobs.commands import scheduled
 from jobs.installation import warn_of_useless_torrents
@@ -33,10 +39,7 @@ from jobs.scheduler import cron_trigger
 from jobs.service import Service, with_service
 from sql.engine import check_url
 from sql.hosts import parse_host
-from web.app import build_app
-from web.listen import listen
-from web.parts import WebParts
-from web.workers import serve
+from web.app import THREADS, build_app
 
 log = logging.getLogger("docker_torrents")
 
@@ -44,8 +47,8 @@ CHECKS = Checks(cron=cron_trigger, database_url=check_url, database_host=parse_h
 """Functions that validate values which core does not know how to read."""
 
 
-def web_parts(service: Service) -> WebParts:
-    """Return what the web app works with."""
+def web_app(service: Service) -> bottle.Bottle:
+    """Return the web app of this service."""
     config = service.config
     secret = config.torrents.web_seed_secret
     # Without credentials of our own: callers bring theirs.
@@ -56,15 +59,14 @@ def web_parts(service: Service) -> WebParts:
         # Manifests are served without the database; notifications are refused until it is back.
         log.warning("web app starts without its database reason=%s", error)
         engine = service.engine
-    return WebParts(
-        config=config,
+    return build_app(
+        config,
         engine=engine,
         tables=service.tables,
         registry=registry,
         access=choose_access(config, registry, time.monotonic),
         source=service.source,
         store=service.store,
-        clock=time.time,
         capability_secret=(
             secret.get_secret_value().encode()
             if secret
@@ -73,26 +75,46 @@ def web_parts(service: Service) -> WebParts:
     )
 
 
+def start_worker(config: Config, debug: bool) -> bottle.Bottle:
+    """In a worker process: return the app to serve."""
+    set_up_logging(debug)
+    app = web_app(Service(config))
+    atexit.register(app.close)
+    return app
+
+
 def start_daemon(service: Service, arguments: argparse.Namespace) -> int:
-    # First, so that no job starts if the address is taken.
-    listening = _listen(service)
-    with scheduled(service):
-        return _serve(service, listening)
+    with ExitStack() as running:
+        # The jobs start once the address is known to be free, and run in this process, beside the workers'.
+        return _serve(service, arguments, on_start=lambda: running.enter_context(scheduled(service)))
 
 
 def start_web(service: Service, arguments: argparse.Namespace) -> int:
-    return _serve(service, _listen(service), arguments.workers)
+    return _serve(service, arguments, workers=arguments.workers)
 
 
-def _listen(service: Service) -> list[socket.socket]:
-    return listen(service.config.application.host, service.config.application.port)
-
-
-def _serve(service: Service, listening: Sequence[socket.socket], workers: int = 1) -> int:
+def _serve(
+    service: Service,
+    arguments: argparse.Namespace,
+    *,
+    workers: int = 1,
+    on_start: Callable[[], object] | None = None,
+) -> int:
+    application = service.config.application
     warn_of_useless_torrents(service.config)
-    if service.config.application.event_authorization is None:
+    secret = application.event_authorization
+    if secret is None or not secret.get_secret_value():
         log.warning("application.event_authorization is not set: every notification is refused")
-    return serve(lambda: build_app(web_parts(service)), listening, service.stop, workers=workers)
+    return serve(
+        partial(start_worker, service.config, bool(arguments.debug)),
+        application.host,
+        application.port,
+        workers=workers,
+        threads=THREADS,
+        lock=application.state_dir / f"web-{application.port}.lock",
+        stop=service.stop,
+        on_start=on_start,
+    )
 
 
 def _add_web(commands: Commands) -> None:

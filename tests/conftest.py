@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-import web.granted_roles
-import web.intake
-import web.known_ids
+import web.event_writer
+import web.id_lookup
+import web.role_cache
 from tests.servers.moto import Moto, start_moto
 from tests.servers.postgres import PostgresServer, given_postgres, start_postgres
 from tests.servers.process import ServerMissing
@@ -53,8 +53,8 @@ def pytest_runtest_call() -> Generator[None]:
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """The app gives no database up because the machine is busy. Where one hangs, a test says how long it has."""
-    for module in (web.granted_roles, web.intake, web.known_ids):
-        monkeypatch.setattr(module, "PATIENCE_SECONDS", 20.0)
+    for module in (web.role_cache, web.event_writer, web.id_lookup):
+        monkeypatch.setattr(module, "WAIT_SECONDS", 20.0)
 
 
 @pytest.fixture(scope="session")

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import bottle
+
 from sql.scopes import grant_role
 from sql.transaction import transaction
-from tests.web_parts import NOON, app_of, rows, web_parts
+from tests.web_parts import NOON, Parts, app_of, noon, rows, web_parts
 from tests.wsgi import Answer, call
-from web.app import RegistryApp
-from web.parts import WebParts
 
 SECRET = "secretkey"
 EVENTS_V1 = "application/vnd.docker.distribution.events.v1+json"
@@ -23,8 +23,8 @@ EVENTS_V1 = "application/vnd.docker.distribution.events.v1+json"
 class Receiving:
     """An app whose registry knows the secret."""
 
-    app: RegistryApp
-    parts: WebParts
+    app: bottle.Bottle
+    parts: Parts
 
     def post(self, body: bytes, *, secret: str | None = SECRET, kind: str = EVENTS_V1, **more: Any) -> Answer:
         """What it answers to a notification."""
@@ -48,7 +48,7 @@ def receiving(
     *,
     secret: str | None = SECRET,
     database_url: str | None = None,
-    clock: Callable[[], float] = lambda: NOON,
+    clock: Callable[[], float] = noon,
 ) -> Iterator[Receiving]:
     """An app for the length of the block; `library/*` has the role."""
     settings = {"application": {"event_authorization": secret}}

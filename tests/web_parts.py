@@ -10,6 +10,7 @@ from typing import Any
 import bottle
 import sqlalchemy as sa
 
+from core.access.access import Access
 from core.blobs.source import BlobSource
 from core.config.config import Config
 from core.digest import Digest
@@ -19,14 +20,32 @@ from core.registry.client import RegistryClient
 from core.torrents.store import DirectoryStore, MetainfoStore
 from sql.engine import create_engine_for
 from sql.schema import create_missing
-from sql.tables import build_tables
+from sql.tables import Tables, build_tables
 from sql.transaction import transaction
 from tests.memory_source import MemorySource
 from web.app import build_app
-from web.parts import WebParts
 
 SECRET = b"throw-away secret of these tests"
 NOON = 1_700_000_000
+
+
+def noon() -> float:
+    """A clock that stands still."""
+    return NOON
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The arguments of build_app. `clock` serves as its timer, too."""
+
+    config: Config
+    engine: sa.Engine
+    tables: Tables
+    registry: RegistryClient
+    access: Access
+    source: BlobSource
+    store: MetainfoStore
+    clock: Callable[[], float] = noon
 
 
 @dataclass
@@ -53,9 +72,9 @@ def web_parts(
     source: BlobSource | None = None,
     store: MetainfoStore | None = None,
     access: Any = None,
-    clock: Callable[[], float] = lambda: NOON,
+    clock: Callable[[], float] = noon,
     read_timeout: float = 20.0,
-) -> WebParts:
+) -> Parts:
     """Parts whose database is made and empty. `settings` are sections of the configuration, and
     `read_timeout` is how long the registry may be silent, in seconds.
     """
@@ -67,7 +86,7 @@ def web_parts(
     engine = create_engine_for(url=url)
     with transaction(engine) as connection:
         create_missing(connection, tables)
-    return WebParts(
+    return Parts(
         config=config,
         engine=engine,
         tables=tables,
@@ -76,16 +95,26 @@ def web_parts(
         source=source or MemorySource({}),
         store=store or DirectoryStore(folder / "metainfo"),
         clock=clock,
-        capability_secret=SECRET,
     )
 
 
-def app_of(parts: WebParts) -> bottle.Bottle:
+def app_of(parts: Parts) -> bottle.Bottle:
     """The app of these parts."""
-    return build_app(parts)
+    return build_app(
+        parts.config,
+        engine=parts.engine,
+        tables=parts.tables,
+        registry=parts.registry,
+        access=parts.access,
+        source=parts.source,
+        store=parts.store,
+        capability_secret=SECRET,
+        clock=parts.clock,
+        timer=parts.clock,
+    )
 
 
-def rows(parts: WebParts, table: sa.Table, *columns: str) -> list[tuple[Any, ...]]:
+def rows(parts: Parts, table: sa.Table, *columns: str) -> list[tuple[Any, ...]]:
     """All rows of a table, these columns of them, sorted."""
     with transaction(parts.engine) as connection:
         found = connection.execute(sa.select(*(table.c[name] for name in columns))).all()

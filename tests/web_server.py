@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
+import pickle
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import bottle
 import sqlalchemy as sa
+from pydantic import SecretStr
 
 from core.access.chosen import choose_access
-from tests.web_parts import app_of, web_parts
+from tests.servers.process import free_port, listening, running
+from tests.web_parts import Parts, app_of, web_parts
 from tests.wsgi import Answer, call
-from web.app import RegistryApp
-from web.listen import listen
-from web.parts import WebParts
-from web.server import WebServer
 
 
 @dataclass(frozen=True)
 class Front:
     """An app, and what it is made of."""
 
-    app: RegistryApp
-    parts: WebParts
+    app: bottle.Bottle
+    parts: Parts
+    folder: Path
 
     def get(self, path: str, **headers: str) -> Answer:
         """What it answers to a GET; `_` in a header's name stands for `-`."""
@@ -63,19 +65,30 @@ def front_of(
         parts = replace(parts, engine=engine)
     app = app_of(parts)
     try:
-        yield Front(app, parts)
+        yield Front(app, parts, folder)
     finally:
         app.close()
         parts.engine.dispose()
 
 
 @contextmanager
-def served(front: Front, host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
-    """Serve the app for the length of the block; `host:port`."""
-    sockets = listen(host, port)
-    taken = sockets[0].getsockname()[1]
-    server = WebServer(front.app, sockets, refuses_body=front.app.refuses_body)
-    try:
-        yield f"{host}:{taken}"
-    finally:
-        server.stop(2)
+def served(front: Front, constants: Mapping[str, Any] | None = None) -> Iterator[str]:
+    """Serve such an app by the real server, in processes of its own, for the length of the block; `host:port`.
+
+    It is put together from the front's configuration and the URL of its database as the command `web` does it.
+    `constants` (`module.NAME`) have these values there. Its log is `served.log` in the front's folder.
+    """
+    folder, port = front.folder, free_port()
+    file = folder / "served.pickle"
+    application = front.parts.config.application.model_copy(update={"state_dir": folder / "state"})
+    url = SecretStr(front.parts.engine.url.render_as_string(hide_password=False))
+    config = front.parts.config.model_copy(
+        update={
+            "application": application,
+            "db": front.parts.config.db.model_copy(update={"url": url}),
+        }
+    )
+    file.write_bytes(pickle.dumps((config, dict(constants or {}))))
+    argv = [sys.executable, "-m", "tests.served_front", str(file), str(port)]
+    with running(argv, ready=listening(port), log=folder / "served.log", cwd=Path(__file__).parents[1]):
+        yield f"127.0.0.1:{port}"

@@ -1,110 +1,130 @@
-"""The Bottle app: its routes, and what a failure anywhere below them is answered with."""
+"""The web app: its parts, its routes, and the one place that every request passes."""
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
 import bottle
+from sqlalchemy import Engine
 
 import web.events
 import web.layers
 import web.manifests
 import web.torrents
-from core.errors import (
-    AccessDenied,
-    DatabaseDown,
-    InvalidName,
-    ManifestInvalid,
-    RemoteError,
-    TimedOut,
-)
-from web.answers import error, failure
-from web.parts import WebParts
+from core.access.access import Access
+from core.blobs.source import BlobSource
+from core.config.config import Config
+from core.errors import AccessDenied
+from core.registry.client import RegistryClient
+from core.torrents.store import MetainfoStore
+from sql.tables import Tables
+from web.errors import error, from_bottle, from_exception
+from web.event_writer import EventWriter
+from web.id_lookup import IdLookup
+from web.limits import Turns
+from web.manifests import ManifestHandler
+from web.missing_torrents import MissingTorrents
+from web.on_demand import OnDemandQueue
+from web.role_cache import RoleCache
+from web.torrents import TorrentHandler
 
 log = logging.getLogger(__name__)
 
-_INVALID = {"digest": "DIGEST_INVALID", "tag": "TAG_INVALID", "platform": "UNSUPPORTED"}
+REGISTRY_REQUESTS = 96
+"""Requests that may wait for the registry at once, in each worker."""
+REGISTRY_WAITING = 512
+REGISTRY_SECONDS = 10.0
+"""How long a request waits for its turn at the registry."""
+
+THREADS = REGISTRY_REQUESTS + REGISTRY_WAITING + web.layers.THREADS + web.events.MAX_AT_ONCE + 48
+"""Threads of a worker, started when needed: all that may wait, and some for the rest (`/ping`)."""
 
 
 class Closing(Protocol):
-    """A part of the app that ends with it."""
+    """A part that ends with the app."""
 
     def close(self) -> None: ...
 
 
-class RegistryApp(bottle.Bottle):  # type: ignore[misc]  # bottle has no types
-    """An app whose every error is the registry's JSON, so that no traceback reaches a client."""
+class RequestHandling:
+    """A Bottle plugin around every handler: exceptions of the domain become answers. Closes the app's parts.
 
-    may_notify: Callable[[str | None], bool]
-    """Whether notifications are taken with this Authorization header."""
+    https://bottlepy.org/docs/stable/plugins/dev.html
+    """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.to_close: list[Closing] = []
+    name = "request_handling"
+    api = 2
 
-    def refuses_body(self, method: str, path: str, authorization: str | None) -> int | None:
-        """The status that a long body is refused with before it is read (web/protocol_errors.py): nothing but
-        notifications has one.
-        """
-        if (method, path) != ("POST", "/v0/event"):
-            return 413
-        return None if self.may_notify(authorization) else 401
+    def __init__(self, *parts: Closing) -> None:
+        self._parts = parts
+
+    def apply(self, callback: Callable[..., Any], route: bottle.Route) -> Callable[..., Any]:
+        """Called by Bottle once per route."""
+
+        def handle(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return callback(*args, **kwargs)
+            except AccessDenied as denied:
+                return error(denied.status, denied.code, denied.message, denied.headers)
+            except Exception as raised:
+                answer = from_exception(raised)
+                if answer is None:
+                    raise
+                if answer.status_code >= 500:
+                    log.warning("request failed method=%s reason=%s", bottle.request.method, raised)
+                return answer
+
+        return handle
 
     def close(self) -> None:
-        """End the threads that the app started, and what else its parts hold."""
-        for part in self.to_close:
+        """Called by `app.close()`."""
+        for part in self._parts:
             part.close()
-        super().close()
-
-    def default_error_handler(self, res: bottle.HTTPError) -> bottle.HTTPResponse:
-        """Called by Bottle for what it answers itself, and for exceptions that nobody caught."""
-        return failure(res)
 
 
-def build_app(parts: WebParts) -> RegistryApp:
-    """The whole app. `close()` on it ends the threads that it started."""
-    app = RegistryApp()
-    app.install(tell_failures)
+def build_app(
+    config: Config,
+    *,
+    engine: Engine,
+    tables: Tables,
+    registry: RegistryClient,
+    access: Access,
+    source: BlobSource,
+    store: MetainfoStore,
+    capability_secret: bytes,
+    clock: Callable[[], float] = time.time,
+    timer: Callable[[], float] = time.monotonic,
+) -> bottle.Bottle:
+    """Return the app. `close()` on it ends the threads that it started.
+
+    `registry` has no credentials: callers bring their own. `capability_secret` signs the URLs of web seeds.
+    `clock` returns Unix seconds, `timer` seconds that pass evenly.
+    """
+    ids = IdLookup(engine, tables, timer)
+    on_demand = OnDemandQueue(engine, tables, clock, timer)
+    app = bottle.Bottle()
+    app.install(RequestHandling(ids, on_demand))
+    for status in (400, 404, 405, 413, 500):
+        app.error(status)(from_bottle)
+    turns = Turns(
+        "requests to the registry", REGISTRY_REQUESTS, waiting=REGISTRY_WAITING, seconds=REGISTRY_SECONDS
+    )
     app.route("/ping", "GET", ping)
-    app.to_close.extend(web.manifests.install(app, parts))
-    app.may_notify = web.events.install(app, parts)
-    web.torrents.install(app, parts)
-    web.layers.install(app, parts)
+    manifests = ManifestHandler(config.docker_registry, registry, access, ids, on_demand)
+    web.manifests.install(app, manifests, turns)
+    secret = config.application.event_authorization
+    roles, writer = RoleCache(engine, tables, timer), EventWriter(engine, tables, clock)
+    web.events.install(app, secret.get_secret_value().encode() if secret else None, roles, writer)
+    missing = MissingTorrents(engine, tables, store, clock, timer)
+    torrents = TorrentHandler(config, access, store, missing, capability_secret, clock)
+    web.torrents.install(app, torrents, turns)
+    web.layers.install(app, source, capability_secret, clock)
     return app
 
 
 def ping() -> bottle.HTTPResponse:
-    """Alive: the process answers. Asks nothing of the registry or the database."""
+    """Alive: the process answers. Needs neither the registry nor the database."""
     return bottle.HTTPResponse("pong", 200, {"Content-Type": "text/plain; charset=utf-8"})
-
-
-def tell_failures(callback: Callable[..., Any]) -> Callable[..., Any]:
-    """A Bottle plugin: errors that the domain raises become the answers that stand for them."""
-
-    def answered(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return callback(*args, **kwargs)
-        except AccessDenied as denied:
-            return error(denied.status, denied.code, denied.message, denied.headers)
-        except InvalidName as invalid:
-            code = _INVALID.get(invalid.what, "NAME_INVALID")
-            return error(400, code, f"invalid {invalid.what}", detail=str(invalid))
-        except UnicodeDecodeError:
-            # Bottle takes headers for UTF-8. Nobody is let in by a header that is none.
-            return error(400, "HEADER_INVALID", "a header or the query is no text")
-        except TimedOut as failed:
-            _tell(failed)
-            return error(504, "UNAVAILABLE", "the registry gave no answer in time")
-        except (RemoteError, ManifestInvalid) as failed:
-            _tell(failed)
-            return error(502, "UNAVAILABLE", "the registry gave no answer that can be used")
-        except DatabaseDown:
-            return error(503, "UNAVAILABLE", "the database is out of reach", [("Retry-After", "5")])
-
-    return answered
-
-
-def _tell(failed: Exception) -> None:
-    log.warning("registry gave no answer method=%s reason=%s", bottle.request.method, failed)

@@ -1,7 +1,7 @@
-"""Manifests with ids in them, kept ready: many nodes ask for one image at once.
+"""Parsed and augmented manifests, cached: many nodes ask for one image at once.
 
-Reading a manifest and writing it again takes more processor time than asking the registry for it. What comes
-out depends on nothing but the manifest's bytes and the ids, so it can be kept for good.
+Parsing a manifest and writing it again takes more processor time than asking the registry for it. The result
+depends on nothing but the manifest's bytes and the ids, so it stays valid.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from core.digest import Digest
 from core.manifests.augment import augment
 from core.manifests.manifest import Image, Index, Other, digest_of, parse_manifest
 
-MOST_KEPT = 512
-LARGEST_KEPT_BYTES = 32 * 1024
-"""An image of a hundred layers has some 20 KiB; what is larger is rare, and made anew each time."""
+MAX_CACHED = 512
+MAX_CACHED_BYTES = 32 * 1024
+"""An image of a hundred layers has some 20 KiB; larger ones are rare and not cached."""
 
 
 @dataclass(frozen=True, eq=False)
-class ReadImage:
-    """An image's manifest, its digest, what it says, and its layers' digests as `sha256:<hex>`.
+class ImageManifest:
+    """An image's manifest: bytes, digest, content, and its layers' digests as `sha256:<hex>`.
 
-    Two are equal only if they are one.
+    Compared by identity.
     """
 
     body: bytes
@@ -34,40 +34,40 @@ class ReadImage:
 
 @dataclass(frozen=True)
 class Augmented:
-    """Bytes to send, and their digest."""
+    """A body to send, and its digest."""
 
     body: bytes
     digest: Digest
 
 
-def read_manifest(body: bytes, content_type: str) -> ReadImage | Index | Other:
-    """What a manifest says. Raises ManifestInvalid."""
-    return (_read_kept if len(body) <= LARGEST_KEPT_BYTES else _read)(body, content_type)
+def parse(body: bytes, content_type: str) -> ImageManifest | Index | Other:
+    """Parse a manifest. Raises ManifestInvalid."""
+    return (_parse_cached if len(body) <= MAX_CACHED_BYTES else _parse)(body, content_type)
 
 
-def with_ids(read: ReadImage, ids: Mapping[str, str]) -> Augmented:
-    """The manifest with those of the ids that are of its layers; they are by `sha256:<hex>`.
+def with_ids(manifest: ImageManifest, ids: Mapping[str, str]) -> Augmented:
+    """Return the manifest with the ids of its layers; `ids` is by `sha256:<hex>`.
 
-    Raises ManifestInvalid where one that was pushed with it cannot be taken out.
+    Raises ManifestInvalid if it was pushed with an id that cannot be removed.
     """
-    own = tuple(map(ids.get, read.layers))
-    return (_put_kept if len(read.body) <= LARGEST_KEPT_BYTES else _put)(read, own)
+    own = tuple(map(ids.get, manifest.layers))
+    return (_augment_cached if len(manifest.body) <= MAX_CACHED_BYTES else _augment)(manifest, own)
 
 
-def _read(body: bytes, content_type: str) -> ReadImage | Index | Other:
+def _parse(body: bytes, content_type: str) -> ImageManifest | Index | Other:
     manifest = parse_manifest(body, content_type)
     if not isinstance(manifest, Image):
         return manifest
     layers = tuple(str(layer.digest) for layer in manifest.layers)
-    return ReadImage(body, digest_of(body), manifest, layers)
+    return ImageManifest(body, digest_of(body), manifest, layers)
 
 
-def _put(read: ReadImage, ids: tuple[str | None, ...]) -> Augmented:
-    layers = read.image.layers
+def _augment(manifest: ImageManifest, ids: tuple[str | None, ...]) -> Augmented:
+    layers = manifest.image.layers
     known = {layer.digest: one for layer, one in zip(layers, ids, strict=True) if one is not None}
-    body = augment(read.body, read.image, known)
-    return Augmented(body, read.digest if body is read.body else digest_of(body))
+    body = augment(manifest.body, manifest.image, known)
+    return Augmented(body, manifest.digest if body is manifest.body else digest_of(body))
 
 
-_read_kept = lru_cache(maxsize=MOST_KEPT)(_read)
-_put_kept = lru_cache(maxsize=MOST_KEPT)(_put)
+_parse_cached = lru_cache(maxsize=MAX_CACHED)(_parse)
+_augment_cached = lru_cache(maxsize=MAX_CACHED)(_augment)

@@ -1,21 +1,23 @@
-"""Layers whose torrent is asked for and not in the store: why that is, and what can be done to have it there.
+"""Layers whose torrent is not in the store: find out why, and queue them.
 
-They go to the head of the queue, lost ones too; but not what nobody has named as a layer so far: the registry
-says of any blob that a caller may have it, of configs too. Many ask for one layer at once: so an answer is
-kept for a while, and of those who ask for the same, one is with the database, and the others wait a moment.
+Lost torrents are queued again; blobs that no manifest named are not, since the registry says of any blob,
+configs too, that a caller may have it. Many ask for one layer at once: an answer is kept for some seconds,
+and one request asks the database while the others wait for its answer.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Literal
 
-import sqlalchemy as sa
+from cachetools import TTLCache
+from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
 
-from core.blobs.recent import Recent
 from core.digest import Digest
 from core.errors import DatabaseDown, MetainfoMissing
 from core.torrents.store import MetainfoStore
@@ -24,86 +26,90 @@ from sql.layers import known_layers
 from sql.requeue import BrewedLayer, find_brewed_layer, requeue_brewed
 from sql.tables import Priority, Tables
 from sql.transaction import reading, transaction
+from web.limits import DatabasePause
 
-PATIENCE_SECONDS = 0.5
-"""How long a request waits for the one that is with the database."""
+WAIT_SECONDS = 0.5
+"""How long a request waits for the one that asks the database."""
 
-PAUSE_SECONDS = 2.0
-"""How long the database is left alone once it did not answer."""
+KEEP_SECONDS = 5.0
+"""How long an answer is repeated without asking again."""
 
-KEPT_SECONDS = 5.0
-"""How long an answer is given again without a look."""
+REPEAT_SECONDS = 3600.0
+"""A lost layer is not queued again for so long, unless its torrent was found meanwhile: if this process and
+the brewers use different stores, brewing does not help."""
 
-ONCE_SECONDS = 3600.0
-"""A lost layer is not queued again for so long, unless its torrent was there meanwhile: this process and the
-brewers may have different stores, and then brewing helps nobody."""
-
-_KEPT = 100_000
-_AT_ONCE = 16
+_MAX_KEPT = 100_000
+_LOCKS = 16
 
 Why = Literal["not brewed", "not known", "brewed again", "made elsewhere", "not stored"]
-"""Nobody has brewed it yet, as far as is known; no manifest, event or scan has named it; it was lost, and is
-queued; an older service has given it its id, and its torrent; it is brewed, again and again, and the store
-does not have it.
-"""
+"""Not brewed yet, or the database did not answer; named by no manifest, event or scan so far; lost, and
+queued again; its id was taken over from an older service, which has its torrent; brewed again, and still not
+in the store."""
 
 log = logging.getLogger(__name__)
 
 
 class MissingTorrents:
-    """`clock` gives Unix seconds. May be used from several threads."""
+    """`clock` returns Unix seconds. May be used from several threads."""
 
     def __init__(
-        self, engine: sa.Engine, tables: Tables, store: MetainfoStore, clock: Callable[[], float]
+        self,
+        engine: Engine,
+        tables: Tables,
+        store: MetainfoStore,
+        clock: Callable[[], float],
+        timer: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine = engine
         self._tables = tables
         self._store = store
         self._clock = clock
-        self._asking = tuple(threading.Lock() for _ in range(_AT_ONCE))
-        self._told: Recent[tuple[Why, float]] = Recent(_KEPT)
-        self._queued: Recent[float] = Recent(_KEPT)
-        self._down_until = float("-inf")
+        self._locks = tuple(threading.Lock() for _ in range(_LOCKS))
+        self._pause = DatabasePause(timer)
+        self._caches = threading.Lock()
+        self._answers: TTLCache[Digest, Why] = TTLCache(_MAX_KEPT, KEEP_SECONDS, timer)
+        self._queued: TTLCache[Digest, bool] = TTLCache(_MAX_KEPT, REPEAT_SECONDS, timer)
 
     def ask_for(self, scope: str, digest: Digest) -> bytes | Why:
-        """Why the store lacks the layer's metainfo; or the metainfo, if it has just come.
+        """Return why the store lacks the layer's metainfo; or the metainfo, if it has just been stored.
 
-        No answer fails because the database does. Raises StoreFailed.
+        Never fails because of the database. Raises StoreFailed.
         """
-        why = self._lately(digest)
-        asking = self._asking[int(digest.short, 16) % _AT_ONCE]
-        if why is not None or not asking.acquire(timeout=PATIENCE_SECONDS):
+        why = self._recent(digest)
+        lock = self._locks[int(digest.short, 16) % _LOCKS]
+        if why is not None or not lock.acquire(timeout=WAIT_SECONDS):
             return why or "not brewed"
         try:
-            # Whoever was there before may have found it out, or that there is nobody to ask.
-            why = self._lately(digest)
-            if why is not None or self._clock() < self._down_until:
+            # The request before this one may have found it out.
+            why = self._recent(digest)
+            if why is not None or not self._pause.may_ask():
                 return why or "not brewed"
             found = self._find_out(scope, digest)
+            self._pause.answered()
             if not isinstance(found, bytes):
-                self._told.put(digest, (found, self._clock() + KEPT_SECONDS))
+                with self._caches:
+                    self._answers[digest] = found
             return found
-        except DatabaseDown as down:
-            return self._not_queued(scope, digest, str(down))
-        except sa.exc.SQLAlchemyError as error:
-            # A table that is not there, say.
-            return self._not_queued(scope, digest, type(error).__name__)
+        except (DatabaseDown, SQLAlchemyError) as error:
+            # SQLAlchemyError: a missing table, say.
+            self._pause.failed()
+            reason = str(error) if isinstance(error, DatabaseDown) else type(error).__name__
+            log.warning("layer not queued digest=%s scope=%s reason=%s", digest, scope, reason)
+            return "not brewed"
         finally:
-            asking.release()
+            lock.release()
 
     def is_there(self, digest: Digest) -> None:
-        """The layer's metainfo is in the store: what was found out before no longer counts."""
-        self._told.forget(digest)
-        self._queued.forget(digest)
+        """The layer's metainfo is in the store: forget what was found out before."""
+        if not (self._answers or self._queued):
+            return
+        with self._caches:
+            self._answers.pop(digest, None)
+            self._queued.pop(digest, None)
 
-    def _lately(self, digest: Digest) -> Why | None:
-        told = self._told.get(digest)
-        return told[0] if told is not None and self._clock() < told[1] else None
-
-    def _not_queued(self, scope: str, digest: Digest, reason: str) -> Why:
-        self._down_until = self._clock() + PAUSE_SECONDS
-        log.warning("layer not queued digest=%s scope=%s reason=%s", digest, scope, reason)
-        return "not brewed"
+    def _recent(self, digest: Digest) -> Why | None:
+        with self._caches:
+            return self._answers.get(digest)
 
     def _find_out(self, scope: str, digest: Digest) -> bytes | Why:
         with reading(self._engine) as connection:
@@ -116,27 +122,30 @@ class MissingTorrents:
             return "not brewed"
         if not brewed.here:
             return "made elsewhere"
-        # Metainfo is stored before its layer is marked: if it is not there now, it is not on its way.
+        # Metainfo is stored before its layer is marked as brewed: if it is not there now, it is lost.
         with suppress(MetainfoMissing):
             return self._store.get(digest)
         return self._brew_again(scope, digest, brewed)
 
     def _brew_again(self, scope: str, digest: Digest, brewed: BrewedLayer) -> Why:
-        now = self._clock()
-        if now < (self._queued.get(digest) or float("-inf")):
-            log.error("metainfo brewed again is not in the store, do brewers use another? digest=%s", digest)
+        with self._caches:
+            repeated = digest in self._queued
+        if repeated:
+            log.error("metainfo brewed again is not in the store: do brewers use another? digest=%s", digest)
             return "not stored"
+        now = int(self._clock())
         with transaction(self._engine) as connection:
-            lost = requeue_brewed(connection, self._tables, [brewed], priority=Priority.ASKED, now=int(now))
+            lost = requeue_brewed(connection, self._tables, [brewed], priority=Priority.ASKED, now=now)
         if lost:
             log.warning("metainfo lost, layer queued digest=%s scope=%s", digest, scope)
-        self._queued.put(digest, now + ONCE_SECONDS)
-        # In a transaction of its own, for it may wait for one that forgets the layer.
+        with self._caches:
+            self._queued[digest] = True
+        # In a transaction of its own, for it may wait for one that removes the layer.
         self._enqueue(scope, digest)
         return "brewed again"
 
     def _enqueue(self, scope: str, digest: Digest) -> None:
-        """Have the layer brewed before all that nobody waits for, unless it is brewed."""
+        """Have the layer brewed before pushed and scanned ones, unless it is brewed."""
         layers = [NewLayer(str(digest), None, scope)]
         with transaction(self._engine) as connection:
             enqueue_layers(connection, self._tables, layers, priority=Priority.ASKED, now=int(self._clock()))

@@ -1,21 +1,24 @@
-"""`GET /v0/torrents/<scope>/<digest>`: the .torrent of a layer, for who may pull that layer."""
+"""`GET /v0/torrents/<scope>/<digest>`: a layer's .torrent, for callers who may pull that layer."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 import bottle
 
+from core.access.access import Access
+from core.config.config import Config
 from core.digest import Digest
 from core.errors import MetainfoMissing, StoreFailed
 from core.names import parse_scope
 from core.torrents.capability import mint
 from core.torrents.metainfo import with_sources
-from web.answers import error
-from web.callers_headers import CallersHeaders
+from core.torrents.store import MetainfoStore
+from web.errors import error, unavailable
+from web.limits import Turns
 from web.missing_torrents import MissingTorrents, Why
-from web.parts import WebParts
-from web.raw_path import raw_rest
+from web.request import path_after, request_headers
 
 log = logging.getLogger(__name__)
 
@@ -26,82 +29,90 @@ _MISSING: dict[Why, tuple[int, str, str, tuple[tuple[str, str], ...]]] = {
     "not known": (
         404,
         "TORRENT_UNKNOWN",
-        "it is not known as a layer: who asks for a manifest that names it has it brewed",
+        "no manifest that names this layer was asked for, pushed or scanned: ask for one by tag",
         _BREWING,
     ),
-    "brewed again": (404, "TORRENT_UNKNOWN", "its torrent was lost, and is being brewed again", _BREWING),
-    "made elsewhere": (
-        404,
-        "TORRENT_UNKNOWN",
-        "its id was taken over from the older service, which serves its torrent",
-        (),
-    ),
-    "not stored": (503, "UNAVAILABLE", "the layer is brewed, and its torrent is not in the store", _BREWING),
+    "brewed again": (404, "TORRENT_UNKNOWN", "the torrent was lost and is being brewed again", _BREWING),
+    "made elsewhere": (404, "TORRENT_UNKNOWN", "the torrent is served by the older service that made it", ()),
+    "not stored": (503, "UNAVAILABLE", "the layer is brewed, but its torrent is not in the store", _BREWING),
 }
-"""What a torrent that is not there is answered with: status, code, message, headers."""
+"""Status, code, message and headers of the answer to a missing torrent."""
 
 
-def install(app: bottle.Bottle, parts: WebParts) -> None:
-    """Add the calls of this module to `app`."""
-    missing = MissingTorrents(parts.engine, parts.tables, parts.store, parts.clock)
+class TorrentHandler:
+    """Serves the metainfo in `store`, with trackers and web seeds added."""
 
-    def torrent(rest: str) -> bottle.HTTPResponse:
-        scope, _, digest = raw_rest("/v0/torrents/").rpartition("/")
-        return _torrent(parts, missing, parse_scope(scope), Digest.parse(digest))
+    def __init__(
+        self,
+        config: Config,
+        access: Access,
+        store: MetainfoStore,
+        missing: MissingTorrents,
+        secret: bytes,
+        clock: Callable[[], float],
+    ) -> None:
+        self._config = config
+        self._access = access
+        self._store = store
+        self._missing = missing
+        self._secret = secret
+        self._clock = clock
 
-    # Bottle answers HEAD with it too, and leaves the body out.
-    app.route("/v0/torrents/<rest:re:.+>", "GET", torrent)
+    def get(self, rest: str) -> bottle.HTTPResponse:
+        """Answer with the torrent, if the registry lets the caller pull the layer."""
+        scope, _, name = path_after("/v0/torrents/").rpartition("/")
+        scope, digest = parse_scope(scope), Digest.parse(name)
+        headers = request_headers()
+        self._access.admit(headers)
+        self._access.may_pull(scope, digest, headers.get("Authorization"))
+        try:
+            found = self._find(scope, digest)
+        except StoreFailed as failed:
+            log.error("metainfo not read digest=%s reason=%s", digest, failed)
+            return unavailable("the store of torrents is unavailable")
+        if not isinstance(found, bytes):
+            return error(*_MISSING[found], {"digest": str(digest)})
+        try:
+            torrent = with_sources(found, self._config.trackers, self._web_seeds(scope, digest))
+        except ValueError as broken:
+            log.error("metainfo broken digest=%s reason=%s", digest, broken)
+            return error(500, "UNKNOWN", "the stored torrent is damaged")
+        return bottle.HTTPResponse(
+            torrent,
+            200,
+            {
+                "Content-Type": "application/x-bittorrent",
+                "Content-Disposition": f'attachment; filename="{digest.hex}.torrent"',
+                # It contains a capability for this caller, a new one at each call: no ETag.
+                "Cache-Control": "private, no-store",
+            },
+        )
+
+    def _find(self, scope: str, digest: Digest) -> bytes | Why:
+        """Return the layer's metainfo, or why there is none. Raises StoreFailed."""
+        try:
+            # The store, not the database: torrents are served while the database is down.
+            metainfo = self._store.get(digest)
+        except MetainfoMissing:
+            return self._missing.ask_for(scope, digest)
+        self._missing.is_there(digest)
+        return metainfo
+
+    def _web_seeds(self, scope: str, digest: Digest) -> list[str]:
+        """Return the layer's URLs by the configured templates; the capability in them expires."""
+        expires = int(self._clock()) + self._config.torrents.web_seed_lifetime
+        fields = {
+            "public_url": (self._config.application.public_url or "").rstrip("/"),
+            "scope": scope,
+            "digest": str(digest),
+            "hex": digest.hex,
+            "short_digest": digest.short,
+            "capability": mint(self._secret, digest, scope, expires),
+        }
+        return [template.format_map(fields) for template in self._config.web_seeds]
 
 
-def _torrent(parts: WebParts, missing: MissingTorrents, scope: str, digest: Digest) -> bottle.HTTPResponse:
-    headers = CallersHeaders(bottle.request.environ)
-    parts.access.admit(headers)
-    parts.access.may_pull(scope, digest, headers.get("Authorization"))
-    try:
-        found = _find(parts, missing, scope, digest)
-    except StoreFailed as failed:
-        log.error("metainfo not read digest=%s reason=%s", digest, failed)
-        return error(503, "UNAVAILABLE", "the torrents are out of reach", [("Retry-After", "5")])
-    if not isinstance(found, bytes):
-        return error(*_MISSING[found], {"digest": str(digest)})
-    try:
-        served = with_sources(found, parts.config.trackers, _web_seeds(parts, scope, digest))
-    except ValueError as broken:
-        log.error("metainfo broken digest=%s reason=%s", digest, broken)
-        return error(500, "UNKNOWN", "the torrent that was kept is none any more")
-    return bottle.HTTPResponse(
-        served,
-        200,
-        {
-            "Content-Type": "application/x-bittorrent",
-            "Content-Disposition": f'attachment; filename="{digest.hex}.torrent"',
-            # It may hold a capability made for this caller, and another one at each call: no ETag.
-            "Cache-Control": "private, no-store",
-        },
-    )
-
-
-def _find(parts: WebParts, missing: MissingTorrents, scope: str, digest: Digest) -> bytes | Why:
-    """The layer's metainfo, or why there is none. Raises StoreFailed."""
-    try:
-        # The store first, and not the mapping: torrents are handed out with the database down too.
-        metainfo = parts.store.get(digest)
-    except MetainfoMissing:
-        return missing.ask_for(scope, digest)
-    missing.is_there(digest)
-    return metainfo
-
-
-def _web_seeds(parts: WebParts, scope: str, digest: Digest) -> list[str]:
-    """URLs of the layer, by the configured templates; those of this app let their holder in for a while."""
-    config = parts.config
-    expires = int(parts.clock()) + config.torrents.web_seed_lifetime
-    fields = {
-        "public_url": (config.application.public_url or "").rstrip("/"),
-        "scope": scope,
-        "digest": str(digest),
-        "hex": digest.hex,
-        "short_digest": digest.short,
-        "capability": mint(parts.capability_secret, digest, scope, expires),
-    }
-    return [template.format_map(fields) for template in config.web_seeds]
+def install(app: bottle.Bottle, torrents: TorrentHandler, turns: Turns) -> None:
+    """Add the route of this module. `turns` limits the requests that ask the registry."""
+    # Bottle answers HEAD with it too, and drops the body.
+    app.route("/v0/torrents/<rest:re:.+>", "GET", torrents.get, apply=[turns.limit])

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-import docker_torrents
 from core.access.blackbox import BlackboxAccess
+from core.access.chosen import choose_access
 from core.access.registry import RegistryAccess
 from core.config.config import Blackbox as Settings
 from core.config.config import Config, DockerRegistry
@@ -311,7 +311,7 @@ def test_a_clock_that_is_set_back_keeps_no_verdict(
             "blackbox": {"url_template": blackbox.url_template, "verdict_ttl": 60, "read_timeout": 2.0},
         }
     )
-    access = docker_torrents.web_parts(Service(config)).access
+    access = choose_access(config, Service(config).registry, time.monotonic)
     access.admit(HEADERS)
     passed[0] = 59.0
     access.admit(HEADERS)

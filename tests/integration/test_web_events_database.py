@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-import web.intake
+import web.event_writer
 from core.errors import DatabaseDown
 from core.events import Plan, PushedLayer
 from sql.transaction import transaction
@@ -17,9 +17,8 @@ from tests.notifications import A, B, C, envelope, layer_event
 from tests.servers.postgres import start_postgres
 from tests.servers.waiting import comes_true
 from tests.web_events import receiving
-from tests.web_parts import NOON, web_parts
-from web.intake import Intake
-from web.parts import WebParts
+from tests.web_parts import NOON, Parts, web_parts
+from web.event_writer import EventWriter
 
 
 def numbered(number: int) -> str:
@@ -101,7 +100,7 @@ def test_with_the_file_of_the_database_gone_events_are_503_until_it_is_back(tmp_
 
 
 @pytest.fixture
-def parts(tmp_path: Path, postgres_url: str) -> Iterator[WebParts]:
+def parts(tmp_path: Path, postgres_url: str) -> Iterator[Parts]:
     made = web_parts(tmp_path, database_url=postgres_url)
     yield made
     made.engine.dispose()
@@ -114,7 +113,7 @@ def plan(digest: str) -> Plan:
 class Blocked:
     """A table that nobody can write to for the length of the block."""
 
-    def __init__(self, parts: WebParts) -> None:
+    def __init__(self, parts: Parts) -> None:
         self._transaction = transaction(parts.engine)
         self._table = parts.tables.mapping.name
 
@@ -126,15 +125,15 @@ class Blocked:
         self._transaction.__exit__(None, None, None)
 
 
-def test_plans_that_come_during_a_transaction_share_the_next_one(parts: WebParts) -> None:
+def test_plans_that_come_during_a_transaction_share_the_next_one(parts: Parts) -> None:
     commits: list[int] = []
     sa.event.listen(parts.engine, "commit", lambda connection: commits.append(1))
-    intake = Intake(parts.engine, parts.tables, parts.clock)
+    writer = EventWriter(parts.engine, parts.tables, parts.clock)
     with Blocked(parts):
-        threads = [threading.Thread(target=intake.put, args=(plan(numbered(n)),)) for n in range(30)]
+        threads = [threading.Thread(target=writer.write, args=(plan(numbered(n)),)) for n in range(30)]
         for thread in threads:
             thread.start()
-        assert comes_true(lambda: len(intake._arrived) == 29), "the first is being written"
+        assert comes_true(lambda: len(writer._arrived) == 29), "the first is being written"
         commits.clear()
     for thread in threads:
         thread.join()
@@ -144,29 +143,29 @@ def test_plans_that_come_during_a_transaction_share_the_next_one(parts: WebParts
 
 
 def test_a_database_that_hangs_does_not_hold_those_who_come_later(
-    parts: WebParts, monkeypatch: pytest.MonkeyPatch
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(web.intake, "PATIENCE_SECONDS", 0.3)
-    intake = Intake(parts.engine, parts.tables, parts.clock)
+    monkeypatch.setattr(web.event_writer, "WAIT_SECONDS", 0.3)
+    writer = EventWriter(parts.engine, parts.tables, parts.clock)
     with Blocked(parts):
-        first = threading.Thread(target=intake.put, args=(plan(A),))
+        first = threading.Thread(target=writer.write, args=(plan(A),))
         first.start()
-        assert comes_true(lambda: intake._writing.locked())
+        assert comes_true(lambda: writer._writing.locked())
         # The first holds on until the table is free.
         with pytest.raises(DatabaseDown):
-            intake.put(plan(B))
+            writer.write(plan(B))
     first.join()
-    intake.put(plan(C))
+    writer.write(plan(C))
 
 
-def test_nobody_is_told_ok_if_the_one_who_writes_for_all_fails(parts: WebParts) -> None:
-    intake = Intake(parts.engine, parts.tables, parts.clock)
+def test_nobody_is_told_ok_if_the_one_who_writes_for_all_fails(parts: Parts) -> None:
+    writer = EventWriter(parts.engine, parts.tables, parts.clock)
     broken = Plan((PushedLayer("sha256:" + "a" * 200, "library/test", 1),), (), ())
     failed: list[str] = []
 
     def put(number: int) -> None:
         try:
-            intake.put(broken if number % 2 else plan(numbered(number)))
+            writer.write(broken if number % 2 else plan(numbered(number)))
         except (DatabaseDown, sa.exc.DBAPIError):
             failed.append(numbered(number))
 

@@ -3,83 +3,79 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 import requests
 
 import web.layers
-from core.blobs.directory import DirectoryBlobs
-from core.blobs.source import BlobSource
 from core.digest import Digest
 from core.torrents.capability import mint
-from tests.memory_source import Fault, MemorySource
+from tests.servers.bad_http import serving
+from tests.servers.http_server import HttpServer, start_http_server
 from tests.servers.layers import layer_bytes
 from tests.servers.waiting import comes_true
-from tests.web_parts import NOON, SECRET, app_of, web_parts
-from web.listen import listen
-from web.server import WebServer
+from tests.web_parts import SECRET
+from tests.web_server import front_of, served
 
 CONTENT = layer_bytes(8_000_000)
 LAYER = Digest(hashlib.sha256(CONTENT).hexdigest())
-CAPABILITY = mint(SECRET, LAYER, "library/test", NOON + 60)
-BLOBS = "/docker/registry/v2/blobs/sha256/{short_digest}/{full_digest}/data"
+SCOPE = "library/test"
+CAPABILITY = mint(SECRET, LAYER, SCOPE, int(time.time()) + 3600)
+BLOBS = "docker/registry/v2/blobs/sha256"
 PATH = f"/v0/layers/{CAPABILITY}/{LAYER.hex}"
 
 
 @contextmanager
-def serving(folder: Path, source: BlobSource, **options: float) -> Iterator[int]:
-    folder.mkdir(exist_ok=True)
-    parts = web_parts(folder, source=source)
-    app = app_of(parts)
-    sockets = listen("127.0.0.1", 0)
-    port: int = sockets[0].getsockname()[1]
-    server = WebServer(app, sockets, **options)
-    try:
-        yield port
-    finally:
-        server.stop(0)
-        app.close()
-        parts.engine.dispose()
-
-
-@pytest.fixture
-def source() -> MemorySource:
-    return MemorySource({LAYER: CONTENT})
-
-
-@pytest.fixture
-def port(tmp_path: Path, source: MemorySource) -> Iterator[int]:
-    with serving(tmp_path, source) as port:
-        yield port
+def seeding(
+    folder: Path, *, registry: str = "127.0.0.1:1", constants: Mapping[str, Any] | None = None, **layers: Any
+) -> Iterator[int]:
+    """An app with this section `layers`; its port."""
+    settings = {"torrents": {"web_seed_secret": SECRET.decode()}, "layers": layers}
+    with front_of(registry, folder, settings=settings) as front, served(front, constants) as netloc:
+        yield int(netloc.partition(":")[2])
 
 
 @pytest.fixture
 def blob(tmp_path: Path) -> Path:
     """The layer's file in a registry's storage tree."""
-    file = tmp_path / BLOBS.format(short_digest=LAYER.short, full_digest=LAYER.hex).lstrip("/")
+    file = tmp_path / BLOBS / LAYER.short / LAYER.hex / "data"
     file.parent.mkdir(parents=True)
     file.write_bytes(CONTENT)
     return file
 
 
 @pytest.fixture
-def file_port(tmp_path: Path, blob: Path) -> Iterator[int]:
+def port(tmp_path: Path, blob: Path) -> Iterator[int]:
     """An app that reads from that tree."""
-    with serving(tmp_path / "app", DirectoryBlobs(tmp_path, BLOBS)) as port:
+    with seeding(tmp_path / "app", source="directory", directory=str(tmp_path)) as port:
         yield port
 
 
+@pytest.fixture
+def registry() -> Iterator[HttpServer]:
+    """A registry that has the layer."""
+    with start_http_server() as server:
+        server.on(f"/v2/{SCOPE}/blobs/{LAYER}", serving(CONTENT))
+        yield server
+
+
 def open_files(path: Path) -> int:
-    """How many descriptors this process has of a file."""
-    links = [one for one in Path("/proc/self/fd").iterdir() if one.is_symlink()]
+    """How many descriptors the processes that this one started have of a file."""
+    links: list[Path] = []
+    for child in psutil.Process().children(recursive=True):
+        try:
+            links += list(Path(f"/proc/{child.pid}/fd").iterdir())
+        except (FileNotFoundError, ProcessLookupError):
+            continue
     return sum(1 for one in links if os.path.realpath(one) == str(path))
 
 
@@ -99,6 +95,15 @@ def ask(port: int, path: str = PATH, *, receive_buffer: int = 4096, headers: str
     return connection
 
 
+def read_all(connection: socket.socket) -> tuple[bytes, bytes]:
+    """Head and body of all that comes until the connection ends."""
+    received = b""
+    while part := connection.recv(1 << 18):
+        received += part
+    head, _, body = received.partition(b"\r\n\r\n")
+    return head.lower(), body
+
+
 def test_the_layer_arrives_whole_and_connections_are_kept(port: int) -> None:
     with requests.Session() as session:
         session.trust_env = False
@@ -113,87 +118,104 @@ def test_the_layer_arrives_whole_and_connections_are_kept(port: int) -> None:
             assert head.headers["Content-Length"] == "8000000"
 
 
-def test_a_client_that_leaves_in_the_middle_lets_go_of_the_source(port: int, source: MemorySource) -> None:
+@pytest.mark.parametrize(
+    ("asked", "start", "end"),
+    [
+        ("bytes=0-0", 0, 1),
+        ("bytes=1000000-2999999", 1_000_000, 3_000_000),
+        ("bytes=-5", 7_999_995, 8_000_000),
+    ],
+)
+def test_ranges_of_a_file_arrive(port: int, blob: Path, asked: str, start: int, end: int) -> None:
+    for _ in range(3):
+        part = get(port, Range=asked)
+        assert (part.status_code, part.content == CONTENT[start:end]) == (206, True)
+    assert comes_true(lambda: open_files(blob) == 0)
+
+
+def test_a_client_that_leaves_in_the_middle_closes_the_file(port: int, blob: Path) -> None:
     connections = [ask(port) for _ in range(10)]
+    assert comes_true(lambda: open_files(blob) == 10)
     for connection in connections:
         assert connection.recv(1000).startswith(b"HTTP/1.1 200 OK\r\n")
         connection.close()
-    assert comes_true(lambda: not source.open_readers)
+    assert comes_true(lambda: open_files(blob) == 0)
     assert get(port).content == CONTENT
 
 
-def test_a_client_that_stalls_is_given_up_but_not_one_that_is_slow(tmp_path: Path) -> None:
-    content = layer_bytes(32_000_000)  # more than both kernels' buffers hold
-    layer = Digest(hashlib.sha256(content).hexdigest())
-    path = f"/v0/layers/{mint(SECRET, layer, 'library/test', NOON + 60)}/{layer.hex}"
-    source = MemorySource({layer: content})
-    with (
-        serving(tmp_path, source, patience=2.0) as port,
-        ask(port, path) as stalled,
-        ask(port, path, receive_buffer=1 << 17) as slow,
-    ):
-        assert comes_true(lambda: len(source.open_readers) == 2)
-        received, begun = 0, time.monotonic()
-        while part := slow.recv(1 << 18):
-            received += len(part)
-            time.sleep(0.03)
-            if received >= len(content):
-                break
-        assert received >= len(content)
-        assert time.monotonic() - begun > 2
-        assert comes_true(lambda: not source.open_readers)
-        taken = 0
-        while part := stalled.recv(1 << 18):
-            taken += len(part)
-        assert taken < len(content)
+def test_a_slow_client_gets_all(port: int, blob: Path) -> None:
+    with ask(port, headers="Range: bytes=1-7999998\r\nConnection: close\r\n") as slow:
+        received = b""
+        while part := slow.recv(1 << 16):
+            received += part
+            time.sleep(0.002)
+    head, _, body = received.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 206 ")
+    assert body == CONTENT[1:7_999_999]
+    assert comes_true(lambda: open_files(blob) == 0)
 
 
-def test_a_source_that_breaks_in_the_middle_ends_the_connection(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.DEBUG)
-    source = MemorySource({LAYER: CONTENT}, faults=[Fault("cut", after=1_000_000)])
-    with serving(tmp_path, source) as port:
-        with ask(port) as connection:
-            received = b""
-            while part := connection.recv(1 << 16):
-                received += part
-        head, _, body = received.partition(b"\r\n\r\n")
-        assert head.startswith(b"HTTP/1.1 200 OK\r\n")
-        assert b"Content-Length: 8000000" in head
+def test_a_source_that_breaks_off_ends_the_connection(tmp_path: Path, registry: HttpServer) -> None:
+    registry.on(f"/v2/{SCOPE}/blobs/{LAYER}", serving(CONTENT, cut_after=1_000_000, ranges=False))
+    with seeding(tmp_path, registry=registry.netloc) as port:
+        with ask(port, headers="Connection: close\r\n") as connection:
+            head, body = read_all(connection)
+        assert head.startswith(b"http/1.1 200 ok\r\n")
+        assert b"content-length: 8000000" in head
         assert body == CONTENT[: len(body)]
-        assert len(body) <= 1_000_000
+        assert len(body) < len(CONTENT)
+        registry.on(f"/v2/{SCOPE}/blobs/{LAYER}", serving(CONTENT))
         assert get(port).content == CONTENT
-    assert "layer broken off" in caplog.text
-    assert "Traceback" not in caplog.text
+        log = (tmp_path / "served.log").read_text()
+    assert "layer broke off" in log
+    assert "Traceback" not in log
+    assert CAPABILITY not in log
 
 
-def test_no_capability_reaches_the_log_of_the_server(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_a_file_that_is_cut_off_while_it_is_sent_ends_its_connection(
+    port: int, blob: Path, tmp_path: Path
 ) -> None:
-    caplog.set_level(logging.DEBUG)
-    source = MemorySource({LAYER: CONTENT}, faults=[None, Fault("cut", after=1_000_000)])
-    with serving(tmp_path, source) as port:
-        ask(port).close()
-        assert comes_true(lambda: len(source.opened) == 1 and not source.open_readers)
-        with ask(port) as connection:
-            while connection.recv(1 << 16):
-                pass
-        get(port)
-    assert CAPABILITY not in caplog.text
+    with ask(port, headers="Range: bytes=0-7999999\r\nConnection: close\r\n") as connection:
+        assert comes_true(lambda: open_files(blob) == 1)
+        os.truncate(blob, 1000)
+        _, body = read_all(connection)
+    assert len(body) < len(CONTENT)
+    assert body[:1000] == CONTENT[:1000]
+    assert comes_true(lambda: open_files(blob) == 0)
+    assert "Traceback" not in (tmp_path / "app" / "served.log").read_text()
 
 
-def test_hundreds_of_slow_downloads_do_not_keep_others_waiting(port: int, source: MemorySource) -> None:
-    slow = [ask(port) for _ in range(300)]
-    assert comes_true(lambda: len(source.open_readers) == web.layers.MAX_STREAMS)
-    refused = [connection for connection in slow if connection.recv(12) == b"HTTP/1.1 503"]
+def test_a_file_that_is_gone_is_not_found(port: int, blob: Path) -> None:
+    assert get(port, Range="bytes=0-9").content == CONTENT[:10]
+    blob.unlink()
+    assert get(port, Range="bytes=0-9").status_code == 404
+
+
+def test_slow_downloads_keep_no_others_waiting(port: int, blob: Path) -> None:
+    slow = [ask(port) for _ in range(web.layers.DOWNLOADS + 100)]
+    assert comes_true(lambda: open_files(blob) == web.layers.DOWNLOADS)
     for _ in range(20):
         assert get(port, "/ping").status_code == 200
-    assert len(refused) == 300 - web.layers.MAX_STREAMS
     for connection in slow:
         connection.close()
-    assert comes_true(lambda: not source.open_readers)
+    assert comes_true(lambda: open_files(blob) == 0)
     assert get(port).content == CONTENT
+
+
+def test_downloads_beyond_the_limit_wait_for_their_turn_and_get_no_503(tmp_path: Path, blob: Path) -> None:
+    constants = {"web.layers.DOWNLOADS": 2}
+    with seeding(tmp_path / "app", source="directory", directory=str(tmp_path), constants=constants) as port:
+        stalled = [ask(port) for _ in range(2)]
+        assert comes_true(lambda: open_files(blob) == 2)
+        waiting = [ask(port, headers="Range: bytes=0-9\r\nConnection: close\r\n") for _ in range(20)]
+        assert get(port, "/ping").status_code == 200
+        for connection in stalled:
+            connection.close()
+        for connection in waiting:
+            with connection:
+                head, body = read_all(connection)
+            assert head.startswith(b"http/1.1 206 ")
+            assert body == CONTENT[:10]
 
 
 def test_hundreds_of_ranges_at_once_all_arrive(port: int) -> None:
@@ -201,9 +223,8 @@ def test_hundreds_of_ranges_at_once_all_arrive(port: int) -> None:
 
     def read(number: int) -> None:
         start = number * 20_000
-        while (part := get(port, Range=f"bytes={start}-{start + 99_999}")).status_code == 503:
-            time.sleep(0.1)
-        if part.content != CONTENT[start : start + 100_000]:
+        part = get(port, Range=f"bytes={start}-{start + 99_999}")
+        if part.status_code != 206 or part.content != CONTENT[start : start + 100_000]:
             wrong.append(number)
 
     threads = [threading.Thread(target=read, args=(number,)) for number in range(300)]
@@ -214,36 +235,8 @@ def test_hundreds_of_ranges_at_once_all_arrive(port: int) -> None:
     assert wrong == []
 
 
-@pytest.mark.parametrize(
-    ("asked", "start", "end"),
-    [
-        ("bytes=0-0", 0, 1),
-        ("bytes=1000000-2999999", 1_000_000, 3_000_000),
-        ("bytes=-5", 7_999_995, 8_000_000),
-    ],
-)
-def test_pieces_of_a_file_arrive(file_port: int, blob: Path, asked: str, start: int, end: int) -> None:
-    for _ in range(3):
-        part = get(file_port, Range=asked)
-        assert (part.status_code, part.content == CONTENT[start:end]) == (206, True)
-    assert get(file_port).content == CONTENT
-    assert comes_true(lambda: open_files(blob) == 0)
-
-
-def test_a_slow_client_gets_a_file_in_order(file_port: int, blob: Path) -> None:
-    with ask(file_port, headers="Range: bytes=1-7999998\r\nConnection: close\r\n") as slow:
-        received = b""
-        while part := slow.recv(1 << 18):
-            received += part
-            time.sleep(0.002)
-    head, _, body = received.partition(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.1 206 ")
-    assert body == CONTENT[1:7_999_999]
-    assert comes_true(lambda: open_files(blob) == 0)
-
-
-def test_pieces_asked_for_in_one_breath_come_one_after_the_other(file_port: int, blob: Path) -> None:
-    with socket.create_connection(("127.0.0.1", file_port), timeout=60) as connection:
+def test_pipelined_requests_are_answered_in_order(port: int, blob: Path) -> None:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
         request = "GET {} HTTP/1.1\r\nHost: here\r\nRange: bytes={}-{}\r\n{}\r\n"
         connection.sendall(
             request.format(PATH, 0, 2_999_999, "").encode()
@@ -257,65 +250,4 @@ def test_pieces_asked_for_in_one_breath_come_one_after_the_other(file_port: int,
     assert first.partition(b"\r\n\r\n")[2] == CONTENT[:3_000_000]
     assert second.startswith(b"00 OK")
     assert third.partition(b"\r\n\r\n")[2] == CONTENT[3_000_000:]
-    assert comes_true(lambda: open_files(blob) == 0)
-
-
-def test_a_file_that_is_cut_off_while_it_is_sent_ends_its_connection(
-    file_port: int, blob: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    with ask(file_port, headers="Range: bytes=0-7999999\r\n") as connection:
-        received = connection.recv(1000)
-        assert received.startswith(b"HTTP/1.1 206 ")
-        os.truncate(blob, 1000)
-        while part := connection.recv(1 << 18):
-            received += part
-    body = received.partition(b"\r\n\r\n")[2]
-    assert len(body) < len(CONTENT)
-    assert body[:1000] == CONTENT[:1000]
-    assert comes_true(lambda: open_files(blob) == 0)
-    assert "Traceback" not in caplog.text
-
-
-def test_a_layer_longer_than_any_piece_arrives_from_a_file_too(
-    file_port: int, blob: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(web.layers, "LONGEST_FILE_SPAN", 1000)
-    assert get(file_port).content == CONTENT
-    assert get(file_port, Range="bytes=5-1005").content == CONTENT[5:1006]
-    assert comes_true(lambda: open_files(blob) == 0)
-
-
-def test_downloads_of_files_take_no_threads(file_port: int, blob: Path) -> None:
-    number = web.layers.MAX_STREAMS + 100
-    stalled = [ask(file_port, headers="Range: bytes=0-7999999\r\n") for _ in range(number)]
-    for connection in stalled:
-        assert connection.recv(12) == b"HTTP/1.1 206"
-    assert comes_true(lambda: open_files(blob) == number)
-    assert get(file_port, "/ping").status_code == 200
-    for connection in stalled:
-        connection.close()
-    assert comes_true(lambda: open_files(blob) == 0)
-
-
-def test_beyond_their_limit_downloads_of_files_are_put_off(
-    tmp_path: Path, blob: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(web.layers, "MAX_FILES", 2)
-    with serving(tmp_path / "app", DirectoryBlobs(tmp_path, BLOBS)) as port:
-        stalled = [ask(port) for _ in range(2)]
-        assert comes_true(lambda: open_files(blob) == 2)
-        assert get(port, Range="bytes=0-9").status_code == 503
-        for connection in stalled:
-            connection.close()
-        assert comes_true(lambda: get(port, Range="bytes=0-9").content == CONTENT[:10])
-
-
-def test_a_file_that_is_not_whole_is_not_served(tmp_path: Path, file_port: int, blob: Path) -> None:
-    assert get(file_port, Range="bytes=0-9").content == CONTENT[:10]
-    blob.write_bytes(CONTENT[:1000])
-    assert get(file_port, Range="bytes=0-9").status_code == 502
-    blob.write_bytes(CONTENT)
-    assert get(file_port, Range="bytes=0-9").content == CONTENT[:10]
-    blob.unlink()
-    assert get(file_port, Range="bytes=0-9").status_code == 404
     assert comes_true(lambda: open_files(blob) == 0)

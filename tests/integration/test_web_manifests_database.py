@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-import web.known_ids
+import web.id_lookup
 from core.digest import Digest
 from core.manifests.manifest import LayerDescriptor, parse_manifest
 from core.manifests.media_types import DOCKER_MANIFEST
@@ -22,8 +22,8 @@ from tests.servers.waiting import comes_true
 from tests.web_manifests import brew, ids, image_of, rbtorrent
 from tests.web_parts import rows
 from tests.web_server import Front, front_of
-from web.asked_layers import MOST_WAITING, AskedLayers
-from web.known_ids import PAUSE_SECONDS
+from web.limits import DatabasePause
+from web.on_demand import MAX_WAITING, OnDemandQueue
 
 
 class Clock:
@@ -73,7 +73,7 @@ def test_with_postgresql_stopped_and_started_again(
             assert get_ids(front, scope) == [None] * 3
         assert caplog.text.count("ids not read") == 1
         postgres_of_its_own.start()
-        clock.now += PAUSE_SECONDS
+        clock.now += DatabasePause.SECONDS
         expected = [rbtorrent(layer.digest) for layer in image.layers[:2]]
         assert get_ids(front, scope) == [*expected, None]
         queue = front.parts.tables.queue
@@ -92,7 +92,7 @@ def test_a_database_that_cannot_be_reached_costs_little_time(
     where: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(web.known_ids, "PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr(web.id_lookup, "WAIT_SECONDS", 0.5)
     image_of(registry, scope)
     url = f"postgresql://user@{where.format(port=silent_port)}/app"
     engine = create_engine_for(url=url, connect_timeout=60.0)
@@ -106,7 +106,7 @@ def test_a_database_that_cannot_be_reached_costs_little_time(
 def test_many_requests_at_once_do_not_queue_up_for_a_database_that_hangs(
     registry: Registry, scope: str, tmp_path: Path, silent_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(web.known_ids, "PATIENCE_SECONDS", 2.0)
+    monkeypatch.setattr(web.id_lookup, "WAIT_SECONDS", 2.0)
     image_of(registry, scope)
     engine = create_engine_for(url=f"postgresql://user@127.0.0.1:{silent_port}/app", connect_timeout=60.0)
     with front_of(registry.netloc, tmp_path, engine=engine) as front:
@@ -141,7 +141,7 @@ def test_what_cannot_be_queued_is_asked_for_again(
     url = postgres_of_its_own.url("app")
     with front_of(registry.netloc, tmp_path, database_url=url) as front:
         parts = front.parts
-        asked = AskedLayers(parts.engine, parts.tables, parts.clock)
+        asked = OnDemandQueue(parts.engine, parts.tables, parts.clock)
         try:
             postgres_of_its_own.stop()
             assert asked.put(scope, layers) == 3
@@ -157,14 +157,14 @@ def test_what_cannot_be_queued_is_asked_for_again(
 
 def test_layers_beyond_what_may_wait_are_dropped_and_counted(silent_port: int) -> None:
     engine = create_engine_for(url=f"postgresql://user@127.0.0.1:{silent_port}/app", connect_timeout=2.0)
-    asked = AskedLayers(engine, build_tables(), Clock())
+    asked = OnDemandQueue(engine, build_tables(), Clock())
     layers = [
         LayerDescriptor(Digest(f"{number:064x}"), 1, "application/gzip", has_urls=False)
-        for number in range(MOST_WAITING + 50)
+        for number in range(MAX_WAITING + 50)
     ]
     assert asked.put("first", layers[:1]) == 1
     assert comes_true(lambda: not asked._waiting), "the writer takes it, and hangs with it"
-    assert asked.put("second", layers) == MOST_WAITING
+    assert asked.put("second", layers) == MAX_WAITING
     assert asked.dropped == 50
 
 

@@ -23,9 +23,8 @@ from sql.tables import Priority
 from tests.integration.sql.database import Database
 from tests.memory_source import MemorySource
 from tests.servers.layers import layer_bytes
-from tests.web_parts import NOON, SECRET, Door, app_of, rows, web_parts
+from tests.web_parts import NOON, SECRET, Door, Parts, app_of, rows, web_parts
 from tests.wsgi import Answer, call
-from web.parts import WebParts
 
 CONTENT = layer_bytes(300_000)
 LAYER = Digest(hashlib.sha256(CONTENT).hexdigest())
@@ -41,7 +40,7 @@ TORRENTS = {
 SETTINGS = {"application": {"public_url": "http://torrents.example/"}, "torrents": TORRENTS}
 
 
-def brewed_parts(folder: Path, *, private: bool = True, **more: Any) -> WebParts:
+def brewed_parts(folder: Path, *, private: bool = True, **more: Any) -> Parts:
     parts = web_parts(folder, **{"settings": SETTINGS, **more})
     source = MemorySource({LAYER: CONTENT})
     with source.open(LayerRef(LAYER), 0) as reader:

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import bottle
 import pytest
 import sqlalchemy as sa
 
@@ -29,11 +30,10 @@ from tests.integration.sql.database import Database
 from tests.memory_source import MemorySource
 from tests.servers.layers import layer_bytes
 from tests.servers.postgres import start_postgres
-from tests.web_parts import NOON, app_of, rows, web_parts
+from tests.web_parts import NOON, Parts, app_of, rows, web_parts
 from tests.wsgi import Answer, call
-from web.app import RegistryApp
-from web.missing_torrents import KEPT_SECONDS, ONCE_SECONDS, PAUSE_SECONDS
-from web.parts import WebParts
+from web.limits import DatabasePause
+from web.missing_torrents import KEEP_SECONDS, REPEAT_SECONDS
 
 CONTENT = layer_bytes(100_000)
 LAYER = Digest(hashlib.sha256(CONTENT).hexdigest())
@@ -45,8 +45,8 @@ ELSEWHERE = "its id was taken over from the older service, which serves its torr
 class Here:
     """An app, a brewer beside it, and the time, which tests move on."""
 
-    app: RegistryApp
-    parts: WebParts
+    app: bottle.Bottle
+    parts: Parts
     database: Database
     now: float = NOON
 
@@ -151,12 +151,12 @@ def test_what_was_found_out_is_looked_at_again_after_a_while(here: Here) -> None
     assert unknown.startswith("it is not known as a layer")
     here.enqueue()
     assert message(here.get()) == unknown
-    here.now += KEPT_SECONDS
+    here.now += KEEP_SECONDS
     assert message(here.get()) == "the layer is not brewed yet"
     assert here.brew() == 1
     here.lose()
     assert message(here.get()) == "the layer is not brewed yet"
-    here.now += KEPT_SECONDS
+    here.now += KEEP_SECONDS
     assert message(here.get()) == "its torrent was lost, and is being brewed again"
 
 
@@ -169,7 +169,7 @@ def test_a_store_that_the_brewers_do_not_share_does_not_make_them_brew_for_ever(
     assert here.get().status == 404
     here.brew()
     here.lose()
-    here.now += KEPT_SECONDS
+    here.now += KEEP_SECONDS
 
     answer = here.get()
     assert (answer.status, answer.headers["Retry-After"]) == (503, "30")
@@ -177,7 +177,7 @@ def test_a_store_that_the_brewers_do_not_share_does_not_make_them_brew_for_ever(
     assert "metainfo brewed again is not in the store" in caplog.text
     assert here.brew() == 0
 
-    here.now += ONCE_SECONDS
+    here.now += REPEAT_SECONDS
     assert here.get().status == 404
     assert here.brew() == 1
 
@@ -280,7 +280,7 @@ def test_with_the_database_down_the_answer_is_the_same_and_it_is_not_asked_at_ea
             assert message(answer) == "the layer is not brewed yet"
         assert caplog.text.count("layer not queued") == 1
         postgres.start()
-        here.now += PAUSE_SECONDS
+        here.now += DatabasePause.SECONDS
         assert message(here.get()) == "its torrent was lost, and is being brewed again"
         assert here.brew() == 1
         here.app.close()

@@ -15,7 +15,6 @@ from core.config.file import parse_config
 from core.digest import Digest
 from jobs.scheduled_jobs import JOBS, schedules
 from jobs.service import Service
-from web.app import build_app
 
 EVERYTHING = """
 application:
@@ -66,9 +65,9 @@ def put_together(config: Config) -> None:
     assert service.store
     urls = service.registry.urls
     assert all([urls.manifest("a", "b"), urls.tags("a"), urls.blob("a", Digest.parse("sha256:" + "0" * 64))])
-    build_app(docker_torrents.web_parts(service)).close()
+    docker_torrents.web_app(service).close()
     assert schedules(service)
-    docker_torrents.start_web(service, Namespace(workers=1))
+    docker_torrents.start_web(service, Namespace(workers=1, debug=None))
     if config.db.url:
         for name in ("release-locks", "scan-tags", "publish-whitelist"):
             JOBS[name].run(service)
@@ -122,8 +121,7 @@ def test_every_key_is_read(
     blob = tmp_path / "docker/registry/v2/blobs/sha256/00" / ("0" * 64)
     blob.mkdir(parents=True)
     (blob / "data").touch()
-    monkeypatch.setattr(docker_torrents, "listen", lambda host, port: [])
-    monkeypatch.setattr(docker_torrents, "serve", lambda build, listening, stop, workers: 0)
+    monkeypatch.setattr(docker_torrents, "serve", lambda *_, **__: 0)
     sqlite = f"{{url: 'sqlite:///{tmp_path}/queue.sqlite'}}"
     postgresql = "{host: 'a,b', database: d, username: u, password: p}"
     put_to_use: set[tuple[str, str]] = set()

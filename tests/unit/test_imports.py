@@ -18,10 +18,9 @@ OWNERS = {
     "yaml": ["core/config/", "node/engines/k3s_registries.py"],
     "apscheduler": ["jobs/scheduler.py"],
     "tqdm": ["jobs/progress.py", "node/prefetch.py"],
-    "bottle": ["web/", "node/"],
-    "waitress": ["web/"],
+    "bottle": ["web/", "node/", "docker_torrents.py"],
     "granian": ["core/server.py"],
-    "cachetools": ["node/"],
+    "cachetools": ["web/", "node/"],
     "sqlalchemy": ["sql/", "jobs/", "web/", "docker_torrents.py"],
 }
 FILES = [

@@ -8,7 +8,7 @@ from typing import Any
 import bottle
 import pytest
 
-from web.request_body import read_body
+from web.request import read_body
 
 
 class Reading(io.BytesIO):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -83,10 +83,12 @@ def test_a_signal_during_the_start_ends_the_process_as_one_that_comes_later(
             ended.append(stop.is_set())
 
     monkeypatch.setattr(jobs.commands, "Scheduler", Told)
-    monkeypatch.setattr(docker_torrents, "listen", lambda host, port: [])
-    monkeypatch.setattr(
-        docker_torrents, "serve", lambda build, listening, stop, workers: 0 if stop.wait(10) else 1
-    )
+
+    def serve(*_: object, stop: threading.Event, on_start: Callable[[], object], **__: object) -> int:
+        on_start()
+        return 0 if stop.wait(10) else 1
+
+    monkeypatch.setattr(docker_torrents, "serve", serve)
     config = Config.model_validate(
         {"docker_registry": {"host": "registry"}, "application": {"state_dir": tmp_path}}
     )

@@ -9,7 +9,7 @@ from core.errors import InvalidName
 from core.manifests.media_types import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
 from core.manifests.platform import Platform
 from core.names import parse_reference, parse_scope
-from web.asked_for import is_current, parse_path, wanted_platform, wants_ids
+from web.augment_rules import is_current, parse_path, requested_platform, wants_ids
 
 DIGEST = Digest("a" * 64)
 
@@ -93,7 +93,7 @@ def test_an_etag_that_is_not_named_is_not(said: str | None) -> None:
 
 
 def test_the_platform_is_the_one_asked_for_or_the_configured_one() -> None:
-    assert wanted_platform("linux/arm/v7", "linux/amd64") == Platform("linux", "arm", "v7")
-    assert wanted_platform(None, "linux/amd64") == Platform("linux", "amd64")
+    assert requested_platform("linux/arm/v7", "linux/amd64") == Platform("linux", "arm", "v7")
+    assert requested_platform(None, "linux/amd64") == Platform("linux", "amd64")
     with pytest.raises(InvalidName):
-        wanted_platform("linux", "linux/amd64")
+        requested_platform("linux", "linux/amd64")

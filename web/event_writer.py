@@ -1,8 +1,4 @@
-"""Writes what events ask for into the queue, and says so only when it is committed.
-
-Requests that come while a transaction is under way share the next one, so that a burst from many registries
-costs few commits and nobody waits for more than two.
-"""
+"""Writes what events ask for into the queue. Requests share transactions: a burst costs few commits."""
 
 from __future__ import annotations
 
@@ -10,7 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import sqlalchemy as sa
+from sqlalchemy import Engine
 
 from core.errors import DatabaseDown
 from core.events import Plan
@@ -20,24 +16,24 @@ from sql.missing_layers import suspect_layers
 from sql.tables import Priority, Tables
 from sql.transaction import transaction
 
-PATIENCE_SECONDS = 5.0
-"""How long a request waits for the transaction before its own. Registries give up after a second, and come
-again: without an end, a database that hangs would use up the server's threads."""
+WAIT_SECONDS = 5.0
+"""How long a request waits for the transaction before its own. Registries time out after a second and repeat
+the event; without a limit, a database that hangs would occupy all threads."""
 
 
 @dataclass(eq=False)
 class _Waiting:
-    """A plan that somebody waits for. `failed` says why it was not committed, None that it was."""
+    """A plan to be written. `failed` is why it was not committed, None if it was."""
 
     plan: Plan
     done: bool = False
-    failed: str | None = "the write was broken off"
+    failed: str | None = "the write was interrupted"
 
 
-class Intake:
-    """Puts plans into the queue with the priority of a push. `clock` gives Unix seconds."""
+class EventWriter:
+    """Enqueues plans with the priority of a push. `clock` returns Unix seconds. For several threads."""
 
-    def __init__(self, engine: sa.Engine, tables: Tables, clock: Callable[[], float]) -> None:
+    def __init__(self, engine: Engine, tables: Tables, clock: Callable[[], float]) -> None:
         self._engine = engine
         self._tables = tables
         self._clock = clock
@@ -45,15 +41,15 @@ class Intake:
         self._arrived: list[_Waiting] = []
         self._writing = threading.Lock()
 
-    def put(self, plan: Plan) -> None:
-        """Return when the plan is committed. Raises DatabaseDown: then it may be given again."""
+    def write(self, plan: Plan) -> None:
+        """Return when the plan is committed. Raises DatabaseDown; then it may be written again."""
         waiting = _Waiting(plan)
         with self._arrivals:
             self._arrived.append(waiting)
-        if not self._writing.acquire(timeout=PATIENCE_SECONDS):
-            raise DatabaseDown("it has not finished with the events before these")
+        if not self._writing.acquire(timeout=WAIT_SECONDS):
+            raise DatabaseDown("earlier events are still being written")
         try:
-            # Whoever had the lock before may have taken this plan along.
+            # The thread that had the lock before may have written this plan with its own.
             if not waiting.done:
                 self._write_arrived()
         finally:
@@ -63,16 +59,16 @@ class Intake:
 
     def _write_arrived(self) -> None:
         with self._arrivals:
-            together, self._arrived = self._arrived, []
+            batch, self._arrived = self._arrived, []
         try:
-            self._write([waiting.plan for waiting in together])
+            self._write([waiting.plan for waiting in batch])
             failed = None
         except DatabaseDown as down:
             failed = down.why
         finally:
-            for waiting in together:
+            for waiting in batch:
                 waiting.done = True
-        for waiting in together:
+        for waiting in batch:
             waiting.failed = failed
 
     def _write(self, plans: Sequence[Plan]) -> None:

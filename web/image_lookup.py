@@ -1,4 +1,4 @@
-"""Finds the image that a reference leads to: itself, or within an index the one for a platform."""
+"""Find the image of a reference: the manifest itself, or in an index the one for a platform."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from core.manifests.manifest import Index, Other, digest_of
 from core.manifests.platform import Platform
 from core.registry.client import RegistryClient
 from core.registry.image_tree import MAX_DEPTH
-from web.augmented import ReadImage, read_manifest
+from web.augmented import ImageManifest, parse
 
-MOST_ASKED = 8
-"""Manifests that one request may cost the registry: enough for any index that was built in earnest."""
+MAX_MANIFESTS = 8
+"""Manifests that one request may fetch: enough for any real index."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class FoundImage:
-    """An image's manifest: the registry's answer, and what was read from it."""
+    """An image's manifest: the registry's answer, and its parsed body."""
 
     answer: HttpAnswer
-    read: ReadImage
+    manifest: ImageManifest
 
 
 class NoImage(Exception):
@@ -43,11 +43,12 @@ def find_image(
     platform: Platform,
     seconds: float,
 ) -> FoundImage | HttpAnswer:
-    """The image, or the registry's answer where there is none to augment: an error, schema 1, an artifact.
+    """Return the image, or the registry's answer if there is none to augment: an error, schema 1, an
+    artifact.
 
-    `headers` go along with each request, so the registry judges the caller each time. All of them together
-    may take `seconds`. Raises RemoteError, ManifestInvalid among them; NoImage where an index was read to
-    its end.
+    `headers` go along with each request, so that the registry authorizes the caller each time. All requests
+    together may take `seconds`. Raises RemoteError, ManifestInvalid among them; NoImage if the index has
+    none.
     """
     until = time.monotonic() + seconds
     first = answer = registry.forward("GET", scope, reference, headers, seconds=seconds)
@@ -58,7 +59,7 @@ def find_image(
     refused: HttpAnswer | None = None
     while True:
         read = _read(answer, digest)
-        if isinstance(read, ReadImage):
+        if isinstance(read, ImageManifest):
             return FoundImage(answer, read)
         if isinstance(read, Index) and depth <= MAX_DEPTH:
             left[:0] = [(child.digest, depth + 1) for child in pick(read, platform)]
@@ -69,7 +70,7 @@ def find_image(
         elif read is None:
             refused = refused or answer
         left = [(child, deep) for child, deep in left if child not in seen]
-        if not left or asked >= MOST_ASKED:
+        if not left or asked >= MAX_MANIFESTS:
             break
         digest, depth = left.pop(0)
         seen.add(digest)
@@ -84,19 +85,18 @@ def find_image(
 
 
 def _without_ids(answer: HttpAnswer) -> HttpAnswer:
-    """The answer, to be given as it is to somebody who looks for ids. Raises ManifestInvalid if there is one
-    in it: whoever pushed it wrote that.
-    """
+    """Return the answer, which goes out unchanged. Raises ManifestInvalid if it was pushed with an id in
+    it."""
     if answer.status == 200 and names_an_id(answer.body):
-        raise ManifestInvalid(f"{FIELD} was pushed with it, and cannot be taken out")
+        raise ManifestInvalid(f"{FIELD} was pushed with it, and cannot be removed")
     return answer
 
 
-def _read(answer: HttpAnswer, expected: Digest | None) -> ReadImage | Index | Other | None:
-    """What the registry gave: an image, an index, something else; None for an error.
+def _read(answer: HttpAnswer, expected: Digest | None) -> ImageManifest | Index | Other | None:
+    """Parse the registry's answer; None for an error.
 
-    Raises BadAnswer if these are not the bytes that were asked for: who gets them with ids in them
-    cannot tell any more.
+    Raises BadAnswer if these are not the requested bytes: a client cannot verify them once ids are
+    added.
     """
     if answer.status != 200:
         return None
@@ -104,13 +104,13 @@ def _read(answer: HttpAnswer, expected: Digest | None) -> ReadImage | Index | Ot
     if answer.headers.get("Content-Encoding"):
         return Other(content_type)
     try:
-        read = read_manifest(answer.body, content_type)
+        read = parse(answer.body, content_type)
     except ManifestInvalid as invalid:
-        log.warning("manifest not understood, it gets no ids url=%s reason=%s", answer.target, invalid)
+        log.warning("manifest invalid, passed on without ids url=%s reason=%s", answer.target, invalid)
         return Other(content_type)
     if not isinstance(read, Other):
-        digest = read.digest if isinstance(read, ReadImage) else digest_of(answer.body)
-        promised = str(expected) if expected else answer.headers.get("Docker-Content-Digest")
-        if promised is not None and promised != str(digest):
-            raise BadAnswer(str(answer.target), f"the manifest has digest {digest}, not {promised}")
+        digest = read.digest if isinstance(read, ImageManifest) else digest_of(answer.body)
+        claimed = str(expected) if expected else answer.headers.get("Docker-Content-Digest")
+        if claimed is not None and claimed != str(digest):
+            raise BadAnswer(str(answer.target), f"the manifest has digest {digest}, not {claimed}")
     return read

@@ -1,0 +1,35 @@
+"""Serves the web app of a configuration: `python -m tests.served_front FILE PORT`; for tests/web_server.py."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import bottle
+
+from core.config.config import Config
+from core.server import serve
+from docker_torrents import start_worker
+from web.app import THREADS
+
+
+def build(config: Config, constants: dict[str, Any]) -> bottle.Bottle:
+    """In the worker: the app, after these constants (`module.NAME`) were set."""
+    for name, value in constants.items():
+        module, _, constant = name.rpartition(".")
+        setattr(import_module(module), constant, value)
+    return start_worker(config, debug=False)
+
+
+def main(file: str, port: str) -> int:
+    """The exit status."""
+    config, constants = pickle.loads(Path(file).read_bytes())
+    return serve(partial(build, config, constants), "127.0.0.1", int(port), threads=THREADS, grace=2)
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,128 @@
+"""The rbtorrent ids of layers, looked up without letting a slow or dead database hold up an answer."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from cachetools import TTLCache
+from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from core.errors import DatabaseDown
+from sql.layers import find_rbtorrent_ids
+from sql.tables import Tables
+from sql.transaction import reading
+from web.limits import DatabasePause
+
+WAIT_SECONDS = 0.5
+"""How long a request waits for the database; then its manifest goes out without ids."""
+
+KEEP_SECONDS = 60.0
+"""A layer's id never changes, but its row may be deleted."""
+
+_MAX_KEPT = 100_000
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False)
+class _Question:
+    """A request's layers. `ids` is None until the database has answered."""
+
+    digests: Sequence[str]
+    answered: threading.Event = field(default_factory=threading.Event)
+    ids: dict[str, str] | None = None
+
+
+class IdLookup:
+    """Asks the database in one thread; requests that arrive meanwhile share the next query.
+
+    May be used from several threads.
+    """
+
+    def __init__(self, engine: Engine, tables: Tables, timer: Callable[[], float] = time.monotonic) -> None:
+        self._engine = engine
+        self._tables = tables
+        self._lock = threading.Lock()
+        self._kept: TTLCache[str, str] = TTLCache(_MAX_KEPT, KEEP_SECONDS, timer)
+        self._pause = DatabasePause(timer)
+        self._questions: queue.SimpleQueue[_Question | None] = queue.SimpleQueue()
+        self._thread = self._start()
+
+    def find(self, digests: Iterable[str]) -> tuple[dict[str, str], bool]:
+        """Return the ids of the layers (`sha256:<hex>`) that are brewed, and whether these are all.
+
+        They may not be while the database does not answer.
+        """
+        wanted = dict.fromkeys(digests)
+        with self._lock:
+            ids = {digest: one for digest in wanted if (one := self._kept.get(digest)) is not None}
+        unknown = [digest for digest in wanted if digest not in ids]
+        if not unknown:
+            return ids, True
+        if not self._pause.may_ask():
+            return ids, False
+        self._revive()
+        question = _Question(unknown)
+        self._questions.put(question)
+        question.answered.wait(WAIT_SECONDS)
+        if question.ids is None:
+            self._pause.failed()
+            log.warning("database does not answer: manifests go out without ids")
+            return ids, False
+        return {**ids, **question.ids}, True
+
+    def close(self) -> None:
+        """End the thread, unless the database blocks it."""
+        self._questions.put(None)
+        self._thread.join(WAIT_SECONDS)
+
+    def _start(self) -> threading.Thread:
+        thread = threading.Thread(target=self._run, name="ids", daemon=True)
+        thread.start()
+        return thread
+
+    def _revive(self) -> None:
+        if self._thread.is_alive():
+            return
+        with self._lock:
+            # An unexpected error ended it, and was logged by threading.excepthook.
+            if not self._thread.is_alive():
+                self._thread = self._start()
+
+    def _run(self) -> None:
+        while (first := self._questions.get()) is not None:
+            batch, last = [first], False
+            while not self._questions.empty():
+                more = self._questions.get()
+                if more is None:
+                    last = True
+                    break
+                batch.append(more)
+            self._ask(batch)
+            if last:
+                return
+
+    def _ask(self, batch: Sequence[_Question]) -> None:
+        digests = {digest for question in batch for digest in question.digests}
+        try:
+            with reading(self._engine) as connection:
+                ids = find_rbtorrent_ids(connection, self._tables, digests)
+            with self._lock:
+                self._kept.update(ids)
+            self._pause.answered()
+            for question in batch:
+                question.ids = {digest: ids[digest] for digest in question.digests if digest in ids}
+        except DatabaseDown as down:
+            log.warning("ids not read reason=%s", down)
+        except SQLAlchemyError as error:
+            # A missing table, say: the thread goes on, and manifests go out without ids.
+            log.error("ids not read reason=%s", type(error).__name__)
+        finally:
+            for question in batch:
+                question.answered.set()

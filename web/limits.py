@@ -1,0 +1,100 @@
+"""Limits on what a worker does at once: a silent registry or slow downloads leave threads for the rest."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from web.errors import unavailable
+
+log = logging.getLogger(__name__)
+
+
+class Turns:
+    """At most `limit` requests at once. At most `waiting` more wait for their turn, up to `seconds`.
+
+    The others get 503. `name` is for messages.
+    """
+
+    def __init__(self, name: str, limit: int, *, waiting: int = 0, seconds: float = 0.0) -> None:
+        self._name = name
+        self._turns = threading.BoundedSemaphore(limit)
+        self._room = threading.BoundedSemaphore(waiting) if waiting else None
+        self._seconds = seconds
+
+    def take(self) -> None:
+        """Wait for a turn; `release` gives it back. Raises bottle.HTTPResponse (503) if none comes."""
+        if self._turns.acquire(blocking=False):
+            return
+        if self._room is not None and self._room.acquire(blocking=False):
+            try:
+                if self._turns.acquire(timeout=self._seconds):
+                    return
+            finally:
+                self._room.release()
+        log.warning("request refused: too many at once limit=%s", self._name)
+        raise unavailable(f"too many {self._name} at once")
+
+    def release(self) -> None:
+        """Let the next one have its turn."""
+        self._turns.release()
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Hold a turn for the length of the block. Raises bottle.HTTPResponse (503)."""
+        self.take()
+        try:
+            yield
+        finally:
+            self.release()
+
+    def limit(self, callback: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a route's callback that holds a turn while it runs (a Bottle plugin)."""
+
+        def limited(*args: Any, **kwargs: Any) -> Any:
+            self.take()
+            try:
+                return callback(*args, **kwargs)
+            finally:
+                self.release()
+
+        return limited
+
+
+class DatabasePause:
+    """Leaves the database alone for a while after a failure, then lets one caller at a time try it again.
+
+    `timer` returns seconds. May be used from several threads.
+    """
+
+    SECONDS = 2.0
+
+    def __init__(self, timer: Callable[[], float] = time.monotonic) -> None:
+        self._timer = timer
+        self._lock = threading.Lock()
+        self._until: float | None = None
+
+    def may_ask(self) -> bool:
+        """Whether to ask the database now; after it, call `failed` or `answered`."""
+        if self._until is None:
+            return True
+        with self._lock:
+            now = self._timer()
+            if self._until is not None and now < self._until:
+                return False
+            if self._until is not None:
+                self._until = now + self.SECONDS
+            return True
+
+    def failed(self) -> None:
+        """The database did not answer."""
+        with self._lock:
+            self._until = self._timer() + self.SECONDS
+
+    def answered(self) -> None:
+        """The database answered: ask it as usual."""
+        self._until = None

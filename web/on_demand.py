@@ -1,0 +1,116 @@
+"""Layers that callers want and that have no torrent yet, on their way to the head of the queue.
+
+A thread writes them, so that no manifest waits for a write or fails because of one. Layers that cannot be
+written are dropped, logged and counted: the next request for their manifest puts them here again.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+from cachetools import TTLCache
+from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from core.errors import DatabaseDown
+from core.manifests.manifest import LayerDescriptor
+from sql.enqueue import NewLayer, enqueue_layers
+from sql.tables import Priority, Tables
+from sql.transaction import transaction
+
+MAX_WAITING = 20_000
+"""Layers that wait to be written; further ones are dropped."""
+
+REPEAT_SECONDS = 60.0
+"""A layer is not written again for so long: many nodes ask for one image at once."""
+
+_MAX_REMEMBERED = 100_000
+_CLOSE_SECONDS = 2.0
+
+log = logging.getLogger(__name__)
+
+
+class OnDemandQueue:
+    """Takes layers from several threads. `clock` returns Unix seconds."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        tables: Tables,
+        clock: Callable[[], float],
+        timer: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._engine = engine
+        self._tables = tables
+        self._clock = clock
+        self._changed = threading.Condition()
+        self._waiting: dict[tuple[str, str], NewLayer] = {}
+        self._written: TTLCache[tuple[str, str], bool] = TTLCache(_MAX_REMEMBERED, REPEAT_SECONDS, timer)
+        self._closing = False
+        self.dropped = 0
+        self._thread = self._start()
+
+    def put(self, scope: str, layers: Iterable[LayerDescriptor]) -> int:
+        """Have these layers of this repository brewed before all others.
+
+        Returns at once, with the number of those that will be written: not those that lately were.
+        """
+        dropped = taken = 0
+        with self._changed:
+            for layer in layers:
+                key = (scope, str(layer.digest))
+                if key in self._written:
+                    continue
+                if len(self._waiting) >= MAX_WAITING:
+                    dropped += 1
+                    continue
+                self._waiting[key] = NewLayer(key[1], layer.size, scope)
+                self._written[key] = True
+                taken += 1
+            self.dropped += dropped
+            if taken and not self._thread.is_alive():
+                # An unexpected error ended it, and was logged by threading.excepthook.
+                self._thread = self._start()
+            self._changed.notify()
+        if dropped:
+            log.warning("layers not queued: too many are waiting scope=%s dropped=%d", scope, dropped)
+        return taken
+
+    def close(self) -> None:
+        """Write what waits, and end the thread, unless the database blocks it."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join(_CLOSE_SECONDS)
+
+    def _start(self) -> threading.Thread:
+        thread = threading.Thread(target=self._write, name="on-demand", daemon=True)
+        thread.start()
+        return thread
+
+    def _write(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._closing)
+                taken, self._waiting = self._waiting, {}
+            if not taken:
+                return
+            self._write_batch(list(taken.values()))
+
+    def _write_batch(self, layers: Sequence[NewLayer]) -> None:
+        try:
+            with transaction(self._engine) as connection:
+                enqueue_layers(
+                    connection, self._tables, layers, priority=Priority.ASKED, now=int(self._clock())
+                )
+        except (DatabaseDown, SQLAlchemyError) as error:
+            # SQLAlchemyError: a missing table, say. The thread goes on.
+            reason = str(error) if isinstance(error, DatabaseDown) else type(error).__name__
+            with self._changed:
+                self.dropped += len(layers)
+                for layer in layers:
+                    self._written.pop((layer.scope or "", layer.digest), None)
+            log.warning("layers not queued dropped=%d reason=%s", len(layers), reason)
