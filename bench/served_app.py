@@ -6,10 +6,6 @@ import os
 from pathlib import Path
 
 from core.config.file import load_config
-from core.logs import set_up_logging
-from docker_torrents import web_parts
-from jobs.service import Service
-from web.app import build_app
+from docker_torrents import start_worker
 
-set_up_logging(debug=False)
-app = build_app(web_parts(Service(load_config(Path(os.environ["BENCH_CONFIG"])))))
+app = start_worker(load_config(Path(os.environ["BENCH_CONFIG"])), debug=False)

@@ -21,7 +21,6 @@ from pathlib import Path
 from statistics import median
 
 from matplotlib.axes import Axes
-from web.server import THREADS
 
 from bench.load import Load, flood, processor_seconds, resident_mib, steady
 from bench.manifests import HEADERS, LAYERS, PATH, SCOPE
@@ -33,6 +32,7 @@ from tests.servers.layers import layer_bytes
 from tests.servers.process import ServerProcess, free_port
 from tests.servers.push import push_image
 from tests.servers.registry import Registry, start_registry
+from web.app import THREADS
 
 CLIENTS = (1, 16, 64)
 SECONDS = 3.0

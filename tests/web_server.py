@@ -80,7 +80,7 @@ def served(front: Front, constants: Mapping[str, Any] | None = None) -> Iterator
     """
     folder, port = front.folder, free_port()
     file = folder / "served.pickle"
-    application = front.parts.config.application.model_copy(update={"state_dir": folder / "state"})
+    application = front.parts.config.application.model_copy(update={"state_dir": folder})
     url = SecretStr(front.parts.engine.url.render_as_string(hide_password=False))
     config = front.parts.config.model_copy(
         update={

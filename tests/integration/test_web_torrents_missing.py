@@ -1,4 +1,4 @@
-"""Torrents that are not in the store: lost ones are brewed again, an older service's are told from those."""
+"""Torrents that are not in the store: lost ones are brewed again, those of an older service are not."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from web.missing_torrents import KEEP_SECONDS, REPEAT_SECONDS
 CONTENT = layer_bytes(100_000)
 LAYER = Digest(hashlib.sha256(CONTENT).hexdigest())
 OLD_ID = "rbtorrent:" + "5" * 40
-ELSEWHERE = "its id was taken over from the older service, which serves its torrent"
+ELSEWHERE = "the torrent is served by the older service that made it"
 
 
 @dataclass
@@ -104,7 +104,7 @@ def test_a_lost_torrent_is_brewed_again_and_served(here: Here) -> None:
 
     answer = here.get()
     assert (answer.status, answer.headers["Retry-After"]) == (404, "30")
-    assert message(answer) == "its torrent was lost, and is being brewed again"
+    assert message(answer) == "the torrent was lost and is being brewed again"
     layer = here.database.layer(str(LAYER), now=NOON)
     assert (layer.state, layer.priority, layer.scopes) == ("waiting", Priority.ASKED, ("library/test",))
 
@@ -148,7 +148,7 @@ def test_many_who_ask_at_once_queue_it_once_and_keep_the_database_quiet(here: He
 
 def test_what_was_found_out_is_looked_at_again_after_a_while(here: Here) -> None:
     unknown = message(here.get())
-    assert unknown.startswith("it is not known as a layer")
+    assert unknown.startswith("no manifest that names this layer")
     here.enqueue()
     assert message(here.get()) == unknown
     here.now += KEEP_SECONDS
@@ -157,7 +157,7 @@ def test_what_was_found_out_is_looked_at_again_after_a_while(here: Here) -> None
     here.lose()
     assert message(here.get()) == "the layer is not brewed yet"
     here.now += KEEP_SECONDS
-    assert message(here.get()) == "its torrent was lost, and is being brewed again"
+    assert message(here.get()) == "the torrent was lost and is being brewed again"
 
 
 def test_a_store_that_the_brewers_do_not_share_does_not_make_them_brew_for_ever(
@@ -173,7 +173,7 @@ def test_a_store_that_the_brewers_do_not_share_does_not_make_them_brew_for_ever(
 
     answer = here.get()
     assert (answer.status, answer.headers["Retry-After"]) == (503, "30")
-    assert message(answer) == "the layer is brewed, and its torrent is not in the store"
+    assert message(answer) == "the layer is brewed, but its torrent is not in the store"
     assert "metainfo brewed again is not in the store" in caplog.text
     assert here.brew() == 0
 
@@ -188,7 +188,7 @@ def test_one_that_was_there_meanwhile_may_be_lost_again_at_once(here: Here) -> N
         assert here.brew() == 1
         assert here.get().status == 200
         here.lose()
-        assert message(here.get()) == "its torrent was lost, and is being brewed again"
+        assert message(here.get()) == "the torrent was lost and is being brewed again"
 
 
 class LateStore:
@@ -281,7 +281,7 @@ def test_with_the_database_down_the_answer_is_the_same_and_it_is_not_asked_at_ea
         assert caplog.text.count("layer not queued") == 1
         postgres.start()
         here.now += DatabasePause.SECONDS
-        assert message(here.get()) == "its torrent was lost, and is being brewed again"
+        assert message(here.get()) == "the torrent was lost and is being brewed again"
         assert here.brew() == 1
         here.app.close()
         here.parts.engine.dispose()
