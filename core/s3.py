@@ -23,6 +23,19 @@ if TYPE_CHECKING:
 # More than any number of brewers with their parallel ranges holds open at once.
 _CONNECTIONS = 64
 
+# S3 answers these with 403, as it answers a lack of permission.
+_WRONG_CREDENTIALS = frozenset(
+    {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"}
+)
+
+_PERMISSIONS = {
+    "GetObject": "s3:GetObject",
+    "HeadObject": "s3:GetObject",
+    "PutObject": "s3:PutObject",
+    "DeleteObject": "s3:DeleteObject",
+    "ListObjectsV2": "s3:ListBucket",
+}
+
 
 def s3_client(
     endpoint_url: str | None,
@@ -73,7 +86,8 @@ class Bucket:
                 return self._client.head_object(Bucket=self.name, Key=key)["ContentLength"]
         except NotFound:
             # The answer to HEAD has no body to say whether the key is missing or the bucket.
-            self.check()
+            with suppress(Refused):
+                self.check()
             raise
 
     def open(self, key: str, offset: int = 0, length: int | None = None) -> S3Reader:
@@ -130,12 +144,9 @@ class Bucket:
                     yield entry["Key"], entry["Size"]
 
     def check(self) -> None:
-        """Raises RemoteError unless the bucket exists and these credentials may read it."""
-        try:
-            with self._translated(""):
-                self._client.head_bucket(Bucket=self.name)
-        except NotFound as error:
-            raise Unavailable(error.where, "no such bucket") from error
+        """Raises RemoteError unless the bucket exists and these credentials may list it."""
+        with self._translated(""):
+            self._client.list_objects_v2(Bucket=self.name, MaxKeys=1)
 
     def _where(self, key: str) -> str:
         return f"s3://{self.name}/{key}"
@@ -218,8 +229,12 @@ def _refusal(error: boto.ClientError, where: str, offset: int) -> RemoteError:
         return Unavailable(where, "no such bucket")
     if status == 404:
         return NotFound(where)
+    if code in _WRONG_CREDENTIALS:
+        return Refused(where, 401, f"{code}: {message}")
     if status in (401, 403):
-        return Refused(where, status, f"{code}: {message}")
+        permission = _PERMISSIONS.get(error.operation_name)
+        needs = f" (needs {permission})" if permission else ""
+        return Refused(where, status, f"{code}: {message}{needs}")
     if status == 416:
         return ConnectionCut(where, offset, why)
     return Unavailable(where, why)

@@ -13,7 +13,16 @@ from sqlalchemy import Connection, Engine
 from core.backoff import delay_after
 from core.blobs.source import BlobSource
 from core.digest import Digest
-from core.errors import DatabaseError, DockerTorrentsError, Interrupted, SizeMismatch, StoreFailed, Verdict
+from core.errors import (
+    DatabaseError,
+    DockerTorrentsError,
+    Interrupted,
+    NotFound,
+    Refused,
+    SizeMismatch,
+    StoreFailed,
+    Verdict,
+)
 from core.layer import LayerRef
 from core.logs import OutageLog
 from core.outage import OutageDetector
@@ -73,7 +82,7 @@ class LayerBrewer:
         self._settings = settings
         self._held = held
         self._interrupted = interrupted
-        self._source_health = OutageDetector(settings.source.check, limit=1)
+        self._source_health = OutageDetector(self._probe_source, limit=1)
         self._store_health = OutageDetector(settings.store.check, limit=1)
         self.paused: str | None = None
         """The outage for which layers are given back."""
@@ -93,6 +102,15 @@ class LayerBrewer:
         """Pause if the metainfo store takes nothing, before anything is read in vain."""
         if self._store_health.is_down():
             self._pause(self._store_health, self._settings.outages.store)
+
+    def _probe_source(self) -> None:
+        """Raises DockerTorrentsError if the source is down."""
+        try:
+            self._settings.source.check()
+        except Refused as error:
+            # S3 may refuse to list a bucket and give its objects.
+            if error.status != 403:
+                raise
 
     def brew(self, digest: str) -> Outcome:
         """Brew the layer and finish it in the database."""
@@ -121,7 +139,7 @@ class LayerBrewer:
         except StoreFailed as error:
             return self._failed_by(claim, error, self._store_health, settings.outages.store)
         except DockerTorrentsError as error:
-            if error.verdict == "set aside":
+            if error.verdict == "set aside" or isinstance(error, NotFound):
                 return self._failed(claim, str(error), error.verdict)
             return self._failed_by(claim, error, self._source_health, settings.outages.source)
         except Exception as error:

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
 
-from core.blobs.http_blob import HttpBlobReader
 from core.blobs.recent import Recent
 from core.blobs.source import StoredFile
 from core.blobs.storage_layout import blob_path
@@ -96,7 +95,7 @@ class MdsBlobs:
         """The size, in bytes, that the tables have; MDS is not asked."""
         return self._find(layer).size
 
-    def open(self, layer: LayerRef, offset: int, length: int | None = None) -> HttpBlobReader:
+    def open(self, layer: LayerRef, offset: int, length: int | None = None) -> BlobStream:
         """A reader of the file, or of a range of it. See BlobSource."""
         known = self._recent.get(layer.digest)
         file = known or self._find(layer)
@@ -140,7 +139,7 @@ class MdsBlobs:
         self._recent.put(layer.digest, file)
         return file
 
-    def _open(self, layer: LayerRef, file: MdsFile, offset: int, length: int | None) -> HttpBlobReader:
+    def _open(self, layer: LayerRef, file: MdsFile, offset: int, length: int | None) -> BlobStream:
         answer = self._http.open("GET", self._url(file.key), headers=range_header(offset, length))
         try:
             _check(answer)
@@ -150,7 +149,7 @@ class MdsBlobs:
         except BaseException:
             answer.close()
             raise
-        return HttpBlobReader(blob, offset)
+        return blob
 
     def _url(self, key: str) -> str:
         # What may stand in a path as it is (RFC 3986, 3.3) is left as it is.

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
-from core.blobs.http_blob import HttpBlobReader
 from core.blobs.recent import Recent
 from core.errors import InvalidName, NotFound, Refused
 from core.layer import LayerRef
+from core.registry.blob import BlobStream
 from core.registry.client import RegistryClient
 
 CandidateScopes = Callable[[], Iterable[str]]
@@ -40,12 +40,9 @@ class RegistryBlobs:
         """The blob's size in bytes, by HEAD."""
         return self._first(layer, lambda scope: self._registry.blob_size(scope, layer.digest))
 
-    def open(self, layer: LayerRef, offset: int, length: int | None = None) -> HttpBlobReader:
+    def open(self, layer: LayerRef, offset: int, length: int | None = None) -> BlobStream:
         """A reader of the blob, or of a range of it. See BlobSource."""
-        stream = self._first(
-            layer, lambda scope: self._registry.open_blob(scope, layer.digest, offset, length)
-        )
-        return HttpBlobReader(stream, offset)
+        return self._first(layer, lambda scope: self._registry.open_blob(scope, layer.digest, offset, length))
 
     def check(self) -> str:
         """One line on the registry, after it has taken our credentials."""

@@ -39,7 +39,7 @@ class S3Blobs:
             yield StoredFile(key[len(root) :], size)
 
     def check(self) -> str:
-        """One line on the bucket, after listing the folder that should hold layers."""
+        """Return one line on the bucket, after listing the folder that should hold layers."""
         folder = self._joined(common_folder(self._template)) + "/"
         where = f"s3://{self._bucket.name}/{folder}"
         self._bucket.check()

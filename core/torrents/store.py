@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from core.digest import Digest
-from core.errors import MetainfoMissing, NotFound, RemoteError, StoreFailed
+from core.errors import MetainfoMissing, NotFound, Refused, RemoteError, StoreFailed
 from core.s3 import Bucket
 
 
@@ -43,6 +44,9 @@ class MetainfoStore(Protocol):
 
 # Metainfo of 1024 pieces has 21 KB: where the probe fits, so does a layer's.
 _PROBE = b"docker-torrents check\n" * 1024
+
+# A permission that is taken away is noticed after as many seconds.
+_READABLE_SECONDS = 5.0
 
 # A writer takes milliseconds: a file that has been in `incoming` for this long, in seconds, was abandoned.
 LEFTOVER_AGE = 3600
@@ -150,15 +154,21 @@ MOST = 16 * 1024 * 1024
 
 
 class S3Store:
-    """A MetainfoStore in `bucket`, whose keys begin with `prefix`.
+    """A MetainfoStore in `bucket`: `<prefix><2 hex>/<64 hex>.torrent`.
 
-    S3 shows an object only once it is there whole, and has it safe when it answers the PUT.
+    S3 shows an object only when it is complete, and has stored it when it answers the PUT. Without the
+    permission s3:ListBucket it answers 403 instead of 404 for a missing key: a refused key counts as missing
+    if other objects can be read.
     """
 
     def __init__(self, bucket: Bucket, prefix: str = "") -> None:
         self._bucket = bucket
         self._prefix = prefix
         self._where = f"s3://{bucket.name}/{prefix}"
+        # Of its own, as another process may probe at the same time.
+        self._probe_key = f"{prefix}check-{secrets.token_hex(8)}"
+        self._probing = threading.Lock()
+        self._readable_until = float("-inf")
 
     def put(self, digest: Digest, data: bytes) -> None:
         with self._translated():
@@ -170,18 +180,42 @@ class S3Store:
                 return self._bucket.get(self._key(digest), MOST)
             except NotFound as error:
                 raise MetainfoMissing(str(digest)) from error
+            except Refused as error:
+                if error.status != 403 or not self._readable():
+                    raise
+                raise MetainfoMissing(str(digest)) from error
 
     def delete(self, digest: Digest) -> None:
         with self._translated():
             self._bucket.delete(self._key(digest))
 
     def check(self) -> str:
-        probe = self._prefix + "check"
-        with self._translated():
-            self._bucket.put(probe, _PROBE, "application/octet-stream")
-            self._bucket.get(probe, MOST)
-            self._bucket.delete(probe)
+        with self._translated(), self._probing:
+            self._probe()
+            try:
+                self._bucket.check()
+            except Refused as error:
+                return f"bucket {self._where} takes metainfo, but grant what is refused here: {error.why}"
         return f"bucket {self._where} takes metainfo"
+
+    def _readable(self) -> bool:
+        """Whether objects of this store can be read, by an object that certainly exists."""
+        with self._probing:
+            if time.monotonic() < self._readable_until:
+                return True
+            try:
+                self._probe()
+            except RemoteError:
+                return False
+            self._readable_until = time.monotonic() + _READABLE_SECONDS
+            return True
+
+    def _probe(self) -> None:
+        self._bucket.put(self._probe_key, _PROBE, "application/octet-stream")
+        try:
+            self._bucket.get(self._probe_key, MOST)
+        finally:
+            self._bucket.delete(self._probe_key)
 
     def _key(self, digest: Digest) -> str:
         return f"{self._prefix}{digest.short}/{digest.hex}.torrent"

@@ -8,11 +8,11 @@ from contextlib import ExitStack, closing
 import pytest
 
 from core.digest import Digest
-from core.errors import StoreFailed
+from core.errors import MetainfoMissing, StoreFailed
 from core.s3 import Bucket, s3_client
 from core.torrents.store import MOST, S3Store
 from tests.servers.bad_http import endless, html, misstating_length, replying, silent
-from tests.servers.http_server import Answer, HttpServer, start_http_server
+from tests.servers.http_server import Answer, Connection, HttpServer, Request, start_http_server
 from tests.servers.moto import Moto
 from tests.servers.process import free_port
 
@@ -41,7 +41,7 @@ def server() -> Iterator[HttpServer]:
 
 
 def answers_everything(server: HttpServer, answer: Answer) -> None:
-    for path in (f"/bucket/torrents/ab/{DIGEST.hex}.torrent", "/bucket/torrents/check", "/bucket"):
+    for path in (f"/bucket/torrents/ab/{DIGEST.hex}.torrent", "/bucket/torrents/*", "/bucket"):
         server.on(path, answer)
 
 
@@ -134,3 +134,75 @@ def calls(store: S3Store) -> list[Callable[[], object]]:
         lambda: store.delete(DIGEST),
         store.check,
     ]
+
+
+class LimitedS3:
+    """An S3 whose credentials have some permissions only: what they may not list is refused, not missing."""
+
+    def __init__(self, permissions: set[str]) -> None:
+        self.permissions = permissions
+        self.objects: dict[str, bytes] = {}
+
+    def __call__(self, request: Request, connection: Connection) -> None:
+        self._answer(request)(request, connection)
+
+    def _answer(self, request: Request) -> Answer:
+        operation = {"GET": "GetObject", "PUT": "PutObject", "DELETE": "DeleteObject"}[request.method]
+        if request.path == "/bucket":
+            operation = "ListBucket"
+        if operation not in self.permissions:
+            return replying(403, error_body("AccessDenied", "Access Denied"))
+        if operation == "ListBucket":
+            listed = b"<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>"
+            return replying(200, listed, {"Content-Type": "application/xml"})
+        if operation == "PutObject":
+            self.objects[request.path] = request.body
+            return replying(200, b"")
+        if operation == "DeleteObject":
+            self.objects.pop(request.path, None)
+            return replying(204, b"")
+        if request.path in self.objects:
+            return replying(200, self.objects[request.path])
+        if "ListBucket" in self.permissions:
+            return replying(404, error_body("NoSuchKey", "The specified key does not exist."))
+        return replying(403, error_body("AccessDenied", "Access Denied"))
+
+
+ALL_PERMISSIONS = {"GetObject", "PutObject", "DeleteObject", "ListBucket"}
+
+
+@pytest.fixture
+def limited(server: HttpServer) -> LimitedS3:
+    limited = LimitedS3(set(ALL_PERMISSIONS))
+    server.on("/bucket", limited)
+    server.on("/bucket/*", limited)
+    return limited
+
+
+@pytest.mark.parametrize("listing", [True, False], ids=["with ListBucket", "without ListBucket"])
+def test_what_is_served_does_not_depend_on_the_permission_to_list(
+    server: HttpServer, limited: LimitedS3, store_at: Callable[[str, str], S3Store], listing: bool
+) -> None:
+    if not listing:
+        limited.permissions.remove("ListBucket")
+    store = store_at(server.url, "bucket")
+    store.put(DIGEST, b"d4:infodee")
+    assert store.get(DIGEST) == b"d4:infodee"
+    with pytest.raises(MetainfoMissing):
+        store.get(Digest("cd" * 32))
+    assert "takes metainfo" in store.check()
+    assert ("s3:ListBucket" in store.check()) is not listing
+    assert [path.rpartition("/")[2] for path in limited.objects] == [f"{DIGEST.hex}.torrent"]
+
+
+@pytest.mark.parametrize("permission", ["GetObject", "PutObject", "DeleteObject"])
+def test_a_missing_permission_is_named_and_is_no_missing_metainfo(
+    server: HttpServer, limited: LimitedS3, store_at: Callable[[str, str], S3Store], permission: str
+) -> None:
+    store = store_at(server.url, "bucket")
+    limited.permissions -= {permission, "ListBucket"}
+
+    with pytest.raises(StoreFailed, match=f"needs s3:{permission}"):
+        store.check()
+    with pytest.raises(StoreFailed, match="needs s3:GetObject"):
+        store.get(DIGEST)
