@@ -23,7 +23,7 @@ from matplotlib.axes import Axes
 from bench.report import SCRATCH, Target, report
 from core.blobs.directory import DirectoryBlobs
 from core.digest import Digest
-from core.layer import LayerRef
+from core.layer import Layer
 from core.torrents.brewing import brew_layer
 from core.torrents.piece_length import piece_length
 from core.torrents.store import DirectoryStore
@@ -93,7 +93,7 @@ def measure_speed() -> None:
     )
 
 
-def one_round(layer: LayerRef) -> dict[str, float]:
+def one_round(layer: Layer) -> dict[str, float]:
     """Seconds that each contestant took."""
     source = DirectoryBlobs(STORAGE, TEMPLATE)
     store = DirectoryStore(FOLDER / "metainfo")
@@ -215,7 +215,7 @@ def high_water(pid: int) -> int:
     return next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM")), 0)
 
 
-def random_layer(size: int) -> LayerRef:
+def random_layer(size: int) -> Layer:
     """A blob of random bytes in the storage tree, in the page cache."""
     path = STORAGE / "new"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -225,7 +225,7 @@ def random_layer(size: int) -> LayerRef:
     return moved_to_its_place(path)
 
 
-def sparse_layer(size: int) -> LayerRef:
+def sparse_layer(size: int) -> Layer:
     """A blob of zeros that takes no room on the disk."""
     path = STORAGE / "new"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -234,13 +234,13 @@ def sparse_layer(size: int) -> LayerRef:
     return moved_to_its_place(path)
 
 
-def moved_to_its_place(path: Path) -> LayerRef:
+def moved_to_its_place(path: Path) -> Layer:
     with path.open("rb") as file:
         digest = Digest(hashlib.file_digest(file, "sha256").hexdigest())
     size = path.stat().st_size
     blob(digest).parent.mkdir(parents=True, exist_ok=True)
     path.rename(blob(digest))
-    return LayerRef(digest, (), size)
+    return Layer(digest, (), size)
 
 
 def blob(digest: Digest) -> Path:

@@ -23,7 +23,7 @@ from core.blobs.registry import RegistryBlobs
 from core.config.config import DockerRegistry
 from core.digest import Digest
 from core.http.client import HttpClient
-from core.layer import LayerRef
+from core.layer import Layer
 from core.registry.client import RegistryClient
 from core.torrents.hashing import hash_layer
 from core.torrents.piece_length import piece_length
@@ -124,13 +124,13 @@ def measure(
     return found
 
 
-def over_several(source: str, registry: RegistryBlobs, layer: LayerRef) -> list[Measured]:
+def over_several(source: str, registry: RegistryBlobs, layer: Layer) -> list[Measured]:
     """The rate for each number of connections."""
     rates = {connections: rate_of(registry, layer, connections) for connections in CONNECTIONS}
     return [Measured(source, number, rate, rate / rates[1]) for number, rate in rates.items()]
 
 
-def unthrottled(registry: RegistryBlobs, layer: LayerRef) -> list[Measured]:
+def unthrottled(registry: RegistryBlobs, layer: Layer) -> list[Measured]:
     """The rates of one connection and of the default, in turns, as the machine has its moods."""
     rates: dict[int, list[float]] = {1: [], DEFAULT: []}
     rate_of(registry, layer, 1)  # the file is in memory from now on
@@ -141,7 +141,7 @@ def unthrottled(registry: RegistryBlobs, layer: LayerRef) -> list[Measured]:
     return [Measured(UNTHROTTLED, number, rate, rate / medians[1]) for number, rate in medians.items()]
 
 
-def rate_of(source: RegistryBlobs, layer: LayerRef, connections: int) -> float:
+def rate_of(source: RegistryBlobs, layer: Layer, connections: int) -> float:
     """Bytes per second of reading and hashing the layer, as brewing does it."""
     size = source.size(layer)
     begun = time.perf_counter()
@@ -154,7 +154,7 @@ def rate_of(source: RegistryBlobs, layer: LayerRef, connections: int) -> float:
 
 
 @contextmanager
-def nginx(folder: Path, layer: Path, limit_rate: int) -> Iterator[tuple[str, LayerRef]]:
+def nginx(folder: Path, layer: Path, limit_rate: int) -> Iterator[tuple[str, Layer]]:
     """nginx that serves the layer where a registry would. Gives its URL, and the layer."""
     ref = ref_of(layer)
     root = folder / f"root-{limit_rate}"
@@ -171,9 +171,9 @@ def registry_at(http: HttpClient, url: str) -> RegistryBlobs:
     return RegistryBlobs(RegistryClient(settings, http))
 
 
-def ref_of(layer: Path) -> LayerRef:
+def ref_of(layer: Path) -> Layer:
     """The layer in this file."""
-    return LayerRef(Digest.parse(digest_of(layer)), (SCOPE,), layer.stat().st_size)
+    return Layer(Digest.parse(digest_of(layer)), (SCOPE,), layer.stat().st_size)
 
 
 if __name__ == "__main__":

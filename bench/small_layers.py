@@ -16,13 +16,15 @@ from matplotlib.axes import Axes
 from bench.report import Target, report
 from core.blobs.registry import RegistryBlobs
 from core.config.config import DockerRegistry
+from core.digest import Digest
 from core.http.client import HttpClient
+from core.layer import Layer
 from core.registry.client import RegistryClient
 from core.torrents.store import DirectoryStore
 from jobs.brew import brew
 from jobs.brew_layer import BrewSettings
 from sql.engine import create_engine_for
-from sql.enqueue import NewLayer, enqueue_layers
+from sql.enqueue import enqueue_layers
 from sql.schema import create_missing
 from sql.tables import Priority, build_tables
 from sql.transaction import transaction
@@ -84,7 +86,7 @@ def brewed(registry: Registry, layers: list[Descriptor], url: str, store: Path) 
     tables = build_tables()
     with transaction(engine) as connection:
         create_missing(connection, tables)
-        new = [NewLayer(layer.digest, layer.size, SCOPE) for layer in layers]
+        new = [Layer(Digest.parse(layer.digest), (SCOPE,), layer.size) for layer in layers]
         enqueue_layers(connection, tables, new, priority=Priority.PUSHED, now=int(time.time()))
     client = RegistryClient(DockerRegistry(host=registry.netloc, proto="http"), HttpClient(2, 30))
     settings = BrewSettings(

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from core.digest import Digest
 from core.errors import EventsMalformed, InvalidName
-from core.layer import why_not_brewed
+from core.layer import Layer, why_not_brewed
 from core.manifests.media_types import ALL_MANIFESTS, IMAGES
 from core.names import parse_scope
 
@@ -57,7 +57,7 @@ class Notification:
 
     events: tuple[Event, ...]
     odd: tuple[str, ...]
-    deleted: tuple[str, ...] = ()
+    deleted: tuple[Digest, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,27 +69,22 @@ class ManifestRef:
 
 
 @dataclass(frozen=True, slots=True)
-class PushedLayer:
-    """A layer to queue. `size` is bytes, None where nobody said, or two events disagree."""
-
-    digest: str
-    scope: str
-    size: int | None
-
-
-@dataclass(frozen=True, slots=True)
 class Plan:
-    """What a notification asks for. `known` are the manifests whose layers are all among `layers`; of
-    `deleted` blobs it is worth a look whether they are still anywhere.
+    """What a notification asks for.
+
+    `known` are manifests whose layers are all among `layers`; `deleted` blobs should be looked for;
+    `malformed` are (digest, scope) of layers whose digest is not SHA-256. A layer's size is None if it is
+    unknown, or two events disagree.
     """
 
-    layers: tuple[PushedLayer, ...]
+    layers: tuple[Layer, ...]
     manifests: tuple[ManifestRef, ...]
     known: tuple[ManifestRef, ...]
-    deleted: tuple[str, ...] = ()
+    deleted: tuple[Digest, ...] = ()
+    malformed: tuple[tuple[str, str], ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.layers or self.manifests or self.deleted)
+        return bool(self.layers or self.malformed or self.manifests or self.deleted)
 
 
 def parse_events(body: bytes) -> Notification:
@@ -129,8 +124,9 @@ def plan(notification: Notification, has_role: Callable[[str], bool]) -> Plan:
     application/octet-stream alike, and then the manifest's own event tells.
     """
     roles: dict[str, bool] = {}
-    layers: dict[tuple[str, str], None] = {}
-    sizes: dict[str, int | None] = {}
+    layers: dict[tuple[Digest, str], None] = {}
+    malformed: dict[tuple[str, str], None] = {}
+    sizes: dict[Digest, int | None] = {}
     manifests: dict[ManifestRef, None] = {}
     known: dict[ManifestRef, None] = {}
     for event in notification.events:
@@ -146,24 +142,30 @@ def plan(notification: Notification, has_role: Callable[[str], bool]) -> Plan:
         else:
             manifests[ManifestRef(event.scope, Digest.parse(event.digest))] = None
             named = []
-        for digest, size in named:
+        for name, size in named:
+            try:
+                digest = Digest.parse(name)
+            except InvalidName:
+                malformed[name, event.scope] = None
+                continue
             layers[digest, event.scope] = None
             sizes[digest] = size if sizes.get(digest, size) == size else None
     return Plan(
-        tuple(PushedLayer(digest, scope, sizes[digest]) for digest, scope in layers),
+        tuple(Layer(digest, (scope,), sizes[digest]) for digest, scope in layers),
         tuple(manifest for manifest in manifests if manifest not in known),
         tuple(known),
         notification.deleted,
+        tuple(malformed),
     )
 
 
-def _deleted(given: Any) -> str | None:
+def _deleted(given: Any) -> Digest | None:
     """The digest of what was deleted; None of other events, and of tags."""
     if not isinstance(given, dict) or given.get("action") != "delete":
         return None
     target = given.get("target")
     try:
-        return str(Digest.parse(target.get("digest") if isinstance(target, dict) else None))
+        return Digest.parse(target.get("digest") if isinstance(target, dict) else None)
     except InvalidName:
         return None
 

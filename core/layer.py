@@ -1,4 +1,4 @@
-"""Layers: a reference to one, and the rule for which blobs are brewed."""
+"""Layers: a value type, and the rule for which blobs are brewed."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _JSON_OBJECT = re.compile(r"\s*\{\s*(?:[\"}]|\Z)")
 
 
 @dataclass(frozen=True, slots=True)
-class LayerRef:
-    """Where to look for one layer.
+class Layer:
+    """A layer, the repositories known to hold it (`scopes`, best first), and its size.
 
-    `scopes` are the repositories known to hold it, best first; it may be empty (a row put into the
-    queue by hand names none). `size` is what its descriptor says, in bytes, None if unknown.
+    `scopes` may be empty: a row inserted by hand has none. `size` is the descriptor's, in bytes, None
+    if unknown.
     """
 
     digest: Digest

@@ -219,7 +219,7 @@ class _Run:
                 self._not_taken("its file's path gives no digest", old)
             else:
                 layer = TakenOver(digest, file.size if file else None, old.rbtorrent_id)
-                made = LegacyId(str(digest), old.rbtorrent_id)
+                made = LegacyId(digest, old.rbtorrent_id)
                 if made in wanted:
                     self._not_taken("its row is there twice", old)
                 wanted[made] = layer, old

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 
 from core.blobs.source import BlobStorage, StoredFile
 from core.blobs.storage_layout import MANIFESTS, position_of
+from core.digest import Digest
 from core.errors import LayerError, NotFound, Refused, RemoteError
-from core.layer import HEAD_BYTES, LayerRef, looks_like_layer
+from core.layer import HEAD_BYTES, Layer, looks_like_layer
 from jobs.progress import Progress
 from jobs.service import Service
-from sql.enqueue import NewLayer, enqueue_layers
+from sql.enqueue import enqueue_layers
 from sql.layers import known_layers
 from sql.scopes import remember_scopes
 from sql.tables import Priority
@@ -153,7 +154,7 @@ class _Run:
                         self.summary.links += remember_scopes(
                             connection,
                             self.service.tables,
-                            [(str(link.digest), link.scope) for link in links],
+                            [(link.digest, link.scope) for link in links],
                         )
                 for file in batch:
                     part = self.layout.upload_at(file.path)
@@ -162,9 +163,9 @@ class _Run:
                     upload = part or upload
                 progress.step(len(batch), note=f"{self.summary.links} links")
 
-    def _unknown(self, batch: list[StoredFile]) -> list[LayerRef]:
+    def _unknown(self, batch: list[StoredFile]) -> list[Layer]:
         """The blobs among the files whose digests nobody knows yet."""
-        blobs: dict[str, LayerRef] = {}
+        blobs: dict[Digest, Layer] = {}
         for file in batch:
             digest = self.layout.digest_of(file.path)
             if digest is None or file.size is None:
@@ -173,13 +174,13 @@ class _Run:
             elif not file.size:
                 self.summary.others += 1
             else:
-                blobs[str(digest)] = LayerRef(digest, size=file.size)
+                blobs[digest] = Layer(digest, size=file.size)
         with reading(self.engine) as connection:
             known = known_layers(connection, self.service.tables, blobs)
         self.summary.known += len(known)
         return [blob for digest, blob in blobs.items() if digest not in known]
 
-    def _queue(self, blobs: list[LayerRef], pool: ThreadPoolExecutor) -> None:
+    def _queue(self, blobs: list[Layer], pool: ThreadPoolExecutor) -> None:
         """Looks into blobs, and queues those that are layers; with a limit, no more than are needed."""
         scan, at = self.scan, 0
         while at < len(blobs) and not self.over():
@@ -189,11 +190,10 @@ class _Run:
             layers = self._layers(some, pool)[:wanted]
             queued = len(layers)
             if not scan.dry_run:
-                new = [NewLayer(str(layer.digest), layer.size) for layer in layers]
                 now = self.service.now()
                 with transaction(self.engine) as connection:
                     queued = enqueue_layers(
-                        connection, self.service.tables, new, priority=Priority.BACKFILLED, now=now
+                        connection, self.service.tables, layers, priority=Priority.BACKFILLED, now=now
                     )
             self.summary.queued += queued
             self.summary.known += len(layers) - queued
@@ -201,10 +201,10 @@ class _Run:
             if self._silence is not None:
                 raise self._silence
 
-    def _layers(self, blobs: list[LayerRef], pool: ThreadPoolExecutor) -> list[LayerRef]:
+    def _layers(self, blobs: list[Layer], pool: ThreadPoolExecutor) -> list[Layer]:
         """Those of the blobs that are layers, by their first bytes."""
-        layers: list[LayerRef] = []
-        peeks: deque[tuple[LayerRef, Future[bool]]] = deque()
+        layers: list[Layer] = []
+        peeks: deque[tuple[Layer, Future[bool]]] = deque()
         for blob in blobs:
             self.pace.wait()
             if self._no_more():
@@ -221,7 +221,7 @@ class _Run:
     def _no_more(self) -> bool:
         return self.service.stop.is_set() or self._silence is not None
 
-    def _sort(self, blob: LayerRef, peek: Future[bool], layers: list[LayerRef]) -> None:
+    def _sort(self, blob: Layer, peek: Future[bool], layers: list[Layer]) -> None:
         """Adds the blob to `layers` if it turns out to be one."""
         try:
             if peek.result():
@@ -234,7 +234,7 @@ class _Run:
         except (RemoteError, LayerError) as error:
             self._not_read(blob, error)
 
-    def _not_read(self, blob: LayerRef, error: RemoteError | LayerError) -> None:
+    def _not_read(self, blob: Layer, error: RemoteError | LayerError) -> None:
         """Counts a blob that could not be looked into, and notices a storage that answers no more."""
         self.summary.unread += 1
         log.warning("blob not read digest=%s reason=%s", blob.digest, error)
@@ -244,7 +244,7 @@ class _Run:
                 self._silence = error
 
 
-def _peek(storage: BlobStorage, blob: LayerRef) -> bool:
+def _peek(storage: BlobStorage, blob: Layer) -> bool:
     """Whether a blob is a layer, by one read of its beginning."""
     head = bytearray(min(HEAD_BYTES, blob.size or HEAD_BYTES))
     filled = 0

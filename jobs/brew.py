@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
+from core.digest import Digest
 from core.errors import DatabaseDown
 from core.torrents.brewing import Brewed
 from jobs.brew_layer import BrewSettings, LayerBrewer, Outcome
@@ -79,7 +80,7 @@ class _Run:
         self.stop = stop
         self.summary = BrewSummary()
         self.outages = settings.outages
-        self.todo: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self.todo: queue.SimpleQueue[Digest | None] = queue.SimpleQueue()
         self.done: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
         self.held = HeldLocks(
             settings.engine,

@@ -23,7 +23,6 @@ from core.errors import (
     StoreFailed,
     Verdict,
 )
-from core.layer import LayerRef
 from core.logs import OutageLog
 from core.outage import OutageDetector
 from core.torrents.brewing import Brewed, brew_layer
@@ -112,7 +111,7 @@ class LayerBrewer:
             if error.status != 403:
                 raise
 
-    def brew(self, digest: str) -> Outcome:
+    def brew(self, digest: Digest) -> Outcome:
         """Brew the layer and finish it in the database."""
         settings = self._settings
         claim = self._held.claim(digest)
@@ -124,7 +123,7 @@ class LayerBrewer:
             brewed = brew_layer(
                 settings.source,
                 settings.store,
-                LayerRef(Digest.parse(digest), claim.scopes, claim.size),
+                claim.layer,
                 private=settings.private,
                 connections=settings.connections,
                 interrupted=self._interrupted,
@@ -132,7 +131,7 @@ class LayerBrewer:
         except Interrupted:
             return "not ours"
         except SizeMismatch as error:
-            if claim.size is None:
+            if claim.layer.size is None:
                 return self._failed(claim, str(error), error.verdict)
             # The size came from a manifest. At the next try the digest alone decides.
             return self._failed(claim, str(error), "try again", forget_size=True)

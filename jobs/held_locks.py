@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 from sqlalchemy import Connection, Engine
 
+from core.digest import Digest
 from core.errors import DatabaseDown
 from core.logs import OutageLog
 from sql.claims import Claim, give_back_layers, renew_locks
@@ -41,7 +42,7 @@ class HeldLocks:
         self._clock = clock
         self._expires = expires
         self._outage = outage
-        self._claims: dict[str, Claim] = {}
+        self._claims: dict[Digest, Claim] = {}
         self._changing = threading.Lock()
         self._renewing = threading.Lock()
         self._next_renewal = time.monotonic() + expires / 3
@@ -52,7 +53,7 @@ class HeldLocks:
         with self._changing:
             self._claims.update((claim.digest, claim) for claim in claims)
 
-    def claim(self, digest: str) -> Claim | None:
+    def claim(self, digest: Digest) -> Claim | None:
         """Return the claim in force on `digest`, None if it is no longer held."""
         return self._claims.get(digest)
 
@@ -80,7 +81,7 @@ class HeldLocks:
                 if self._claims.get(claim.digest) is claim and claim.digest in newer:
                     self._claims[claim.digest] = newer[claim.digest]
 
-    def finish(self, digest: str, act: Callable[[Connection, Claim], bool]) -> bool:
+    def finish(self, digest: Digest, act: Callable[[Connection, Claim], bool]) -> bool:
         """Run `act` in a transaction with the claim in force. Return whether it was done.
 
         `act` returns whether the row still had the claim's token. While the database is down it is tried
@@ -107,11 +108,11 @@ class HeldLocks:
                     self._forget(digest)
         return False
 
-    def _forget(self, digest: str) -> None:
+    def _forget(self, digest: Digest) -> None:
         with self._changing:
             self._claims.pop(digest, None)
 
-    def give_back(self, digests: Sequence[str]) -> int:
+    def give_back(self, digests: Sequence[Digest]) -> int:
         """Unlock these layers, attempts unchanged. Return how many were still held.
 
         If the database is down they stay locked until `release-locks` frees them.

@@ -122,13 +122,13 @@ def show_image(
     examined; its platform is read from its configuration, if any platform is `asked` for. Raises RemoteError
     if a manifest cannot be read, DatabaseDown.
     """
-    layers: dict[str, LayerDescriptor] = {}
+    layers: dict[Digest, LayerDescriptor] = {}
     missing: dict[str, None] = {}
     platforms: dict[Platform, None] = {}
     left_out: dict[Platform, None] = {}
     unnamed: list[Digest] = []
     for manifest in read_tree(registry, scope, reference, platforms=asked or usual):
-        layers.update((str(layer.digest), layer) for layer in manifest.layers)
+        layers.update((layer.digest, layer) for layer in manifest.layers)
         missing.update((str(digest), None) for digest in manifest.missing)
         left_out.update((platform, None) for platform in manifest.left_out)
         if manifest.platform is not None:

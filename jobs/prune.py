@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from core.blobs.presence import MAX_CONSECUTIVE_FAILURES, PresenceResult
 from core.digest import Digest
-from core.errors import InvalidName, StoreFailed
-from core.layer import LayerRef
+from core.errors import StoreFailed
+from core.layer import Layer
 from jobs.service import Service
 from sql.cursors import find_cursor, save_cursor
 from sql.manifests import forget_seen
@@ -92,7 +92,7 @@ class _Run:
         self.limit = service.config.jobs.prune.limit
         self.summary = PruneSummary(dry_run=dry_run)
         self._silent = 0
-        self._looked: set[str] = set()
+        self._looked: set[Digest] = set()
 
     def go(self) -> PruneSummary:
         """Suspects get up to half of the run, so that the round never comes to a halt. Nobody's answering for
@@ -124,21 +124,21 @@ class _Run:
         for look in self._everywhere([look.layer for look in looks if look.presence == "gone"]):
             looks.append(look)
             if look.presence == "gone" and not self.service.stop.is_set():
-                self._forget(suspects[str(look.layer.digest)])
+                self._forget(suspects[look.layer.digest])
         self._settle(look for look in looks if look.presence != "gone")
 
-    def _everywhere(self, layers: list[LayerRef]) -> Iterable[PresenceResult]:
+    def _everywhere(self, layers: list[Layer]) -> Iterable[PresenceResult]:
         if not layers or self._over():
             return
         for look in self.service.presence.locate_everywhere(layers, self.service.stop.is_set):
             self._note(look)
             yield look
 
-    def _look_for(self, digests: Sequence[str]) -> str | None:
+    def _look_for(self, digests: Sequence[Digest]) -> str | None:
         """Looks for layers where they were, and suspects those that are not there. The last it came to."""
         looks = self._looks(digests)
         self._settle(look for look in looks if look.presence != "gone")
-        gone = [str(look.layer.digest) for look in looks if look.presence == "gone"]
+        gone = [look.layer.digest for look in looks if look.presence == "gone"]
         self.summary.missed += len(gone)
         if gone and not self.dry_run:
             now = self._now()
@@ -172,13 +172,13 @@ class _Run:
         if number:
             log.info("manifests no longer taken for read number=%d", number)
 
-    def _wait_for(self, times: dict[str, int]) -> None:
+    def _wait_for(self, times: dict[Digest, int]) -> None:
         if times and not self.dry_run:
             with transaction(self.engine) as connection:
                 for digest, due in sorted(times.items()):
                     postpone_suspects(connection, self.tables, [digest], due=due)
 
-    def _looks(self, digests: Iterable[str]) -> list[PresenceResult]:
+    def _looks(self, digests: Iterable[Digest]) -> list[PresenceResult]:
         """A look for each of the layers where it was, until the run is over."""
         digests = list(digests)
         self._looked.update(digests)
@@ -188,12 +188,7 @@ class _Run:
         for digest in digests:
             if self._over():
                 break
-            try:
-                layer = LayerRef(Digest.parse(digest), scopes.get(digest, ()))
-            except InvalidName:
-                # Put there by hand, or by an odd event: no registry could have it, or be asked for it.
-                continue
-            look = self.service.presence.locate(layer)
+            look = self.service.presence.locate(Layer(digest, scopes.get(digest, ())))
             self._note(look)
             looks.append(look)
         return looks
@@ -205,7 +200,7 @@ class _Run:
         """Counts layers that are not gone, and notes what was found out about them."""
         there, unanswered, found = [], [], []
         for look in looks:
-            digest = str(look.layer.digest)
+            digest = look.layer.digest
             if look.presence == "there":
                 there.append(digest)
                 if look.scope is not None:
@@ -239,7 +234,7 @@ class _Run:
                     return
                 # Before the commit, for then somebody may brew the layer anew, and keep its metainfo. If
                 # the commit fails, the layer is without metainfo until the next run forgets it.
-                self.service.store.delete(Digest.parse(suspect.digest))
+                self.service.store.delete(suspect.digest)
         except StoreFailed as error:
             self.summary.failed += 1
             log.error("layer not forgotten digest=%s reason=%s", suspect.digest, error)

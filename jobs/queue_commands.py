@@ -136,11 +136,10 @@ def requeue(
     A manifest is tried in each of its repositories, and a layer `digest` that is brewed is brewed again.
     Raises DatabaseDown.
     """
-    chosen = {"reason_like": reason, "digest": None if digest is None else str(digest)}
     with transaction(engine) as connection:
-        queued = retry_failed_layers(connection, tables, **chosen)
-        manifests = retry_failed_manifests(connection, tables, **chosen, now=now)
-        brewed = find_brewed_layer(connection, tables, str(digest)) if digest is not None else None
+        queued = retry_failed_layers(connection, tables, reason_like=reason, digest=digest)
+        manifests = retry_failed_manifests(connection, tables, reason_like=reason, digest=digest, now=now)
+        brewed = find_brewed_layer(connection, tables, digest) if digest is not None else None
         if brewed is not None:
             queued = requeue_brewed(connection, tables, [brewed], priority=Priority.ASKED, now=now)
     return Requeued(queued, manifests, kept=brewed is not None and not brewed.here)
@@ -153,19 +152,19 @@ def drop(
 
     Raises DatabaseDown.
     """
-    chosen = {"reason_like": reason, "digest": None if digest is None else str(digest)}
     with transaction(engine) as connection:
         return Dropped(
-            drop_layers(connection, tables, **chosen), drop_manifests(connection, tables, **chosen)
+            drop_layers(connection, tables, reason_like=reason, digest=digest),
+            drop_manifests(connection, tables, reason_like=reason, digest=digest),
         )
 
 
 def explain_nothing(engine: Engine, tables: Tables, digest: Digest, *, now: int) -> str:
     """Return why the layer or manifest `digest` could not be queued again or dropped."""
     with reading(engine) as connection:
-        layer = find_layer(connection, tables, str(digest), now=now)
+        layer = find_layer(connection, tables, digest, now=now)
         if layer is None:
-            known = count_manifests_of(connection, tables, str(digest))
+            known = count_manifests_of(connection, tables, digest)
             return f"the manifest {digest} waits already" if known else f"{digest} is unknown"
     if layer.state == "being brewed":
         return f"{digest} is being brewed by {layer.brewer if layer.claimed else 'an unknown brewer'}"

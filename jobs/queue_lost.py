@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from core.blobs.storage_layout import position_of
-from core.digest import Digest
 from core.errors import MetainfoMissing, StoreFailed
 from jobs.progress import Progress
 from jobs.service import Service
@@ -70,7 +69,7 @@ class _Run:
             self._queue(self._lost(layers, pool))
             if layers:
                 # Digests are evenly distributed.
-                done = position_of(Digest.parse(layers[-1].digest))
+                done = position_of(layers[-1].digest)
                 progress.estimate(round(self.summary.looked / max(done, 1e-9)))
             progress.step(len(layers), note=f"{self.summary.queued} lost")
 
@@ -99,7 +98,7 @@ class _Run:
 
     def _exists(self, layer: BrewedLayer) -> bool:
         try:
-            self.service.store.get(Digest.parse(layer.digest))
+            self.service.store.get(layer.digest)
         except MetainfoMissing:
             return False
         return True

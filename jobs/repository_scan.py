@@ -12,13 +12,14 @@ from sqlalchemy import Engine
 
 from core.digest import Digest
 from core.errors import NO_ANSWER, InvalidName, ManifestInvalid, NotFound, RemoteError
+from core.layer import Layer
 from core.manifests.manifest import LayerDescriptor
 from core.manifests.platform import Platform
 from core.registry.client import RegistryClient
 from core.registry.image_tree import Known, ReadManifest, read_tree
 from jobs.progress import Progress
 from jobs.service import Service
-from sql.enqueue import NewLayer, enqueue_layers
+from sql.enqueue import enqueue_layers
 from sql.layers import known_layers
 from sql.manifests import mark_seen, seen_manifests
 from sql.tables import Priority
@@ -94,7 +95,7 @@ class RepositoryScan:
         self.scan = scan
         self.summary = ScanSummary(dry_run=scan.dry_run)
         # A dry run writes nothing, so what it has counted it has to remember.
-        self._counted: set[str] = set()
+        self._counted: set[Digest] = set()
         self._silent = 0
         # What was seen with some platforms only is not seen for other ones.
         self._limited = "/" + sha256(" ".join(sorted(map(str, scan.platforms))).encode()).hexdigest()[:16]
@@ -158,12 +159,11 @@ class RepositoryScan:
         """
         if self.scan.dry_run:
             return {}
-        hows: dict[str, Known] = {self._limited: "in part", "": "whole"}
-        names = {str(digest) + mark: (digest, how) for mark, how in hows.items() for digest in digests}
+        tables, digests = self.scan.service.tables, list(digests)
         with reading(self.scan.engine) as connection:
-            found = seen_manifests(connection, self.scan.service.tables, scope, names)
-        # In this order: what was seen both ways was seen whole.
-        return {digest: how for name, (digest, how) in names.items() if name in found}
+            whole = seen_manifests(connection, tables, scope, digests)
+            in_part = seen_manifests(connection, tables, scope, digests, variant=self._limited)
+        return {**dict.fromkeys(in_part, "in part"), **dict.fromkeys(whole, "whole")}
 
     def _read(self, scope: str, digest: Digest) -> None:
         """Queues what is below the manifest `digest`, a transaction for each manifest."""
@@ -182,21 +182,22 @@ class RepositoryScan:
                 return
 
     def _queue(self, scope: str, manifest: ReadManifest) -> None:
-        layers = {str(layer.digest): layer for layer in manifest.layers if layer.brewable}
+        layers = {layer.digest: layer for layer in manifest.layers if layer.brewable}
         if self.scan.dry_run:
             self._count_only(layers)
             return
         with transaction(self.scan.engine) as connection:
             known = known_layers(connection, self.scan.service.tables, list(layers))
             now = self.scan.service.now()
-            new = [NewLayer(digest, layer.size, scope) for digest, layer in layers.items()]
+            new = [Layer(layer.digest, (scope,), layer.size) for layer in layers.values()]
             enqueue_layers(connection, self.scan.service.tables, new, priority=self.scan.priority, now=now)
             if not manifest.missing:
-                seen = str(manifest.digest) + (self._limited if manifest.skipped else "")
-                mark_seen(connection, self.scan.service.tables, scope, [seen], now=now)
+                variant = self._limited if manifest.skipped else ""
+                tables, read = self.scan.service.tables, [manifest.digest]
+                mark_seen(connection, tables, scope, read, now=now, variant=variant)
         self._count_new(layer for digest, layer in layers.items() if digest not in known)
 
-    def _count_only(self, layers: dict[str, LayerDescriptor]) -> None:
+    def _count_only(self, layers: dict[Digest, LayerDescriptor]) -> None:
         """Counts each layer of the whole dry run once: as known, or as one that would be queued."""
         first = [digest for digest in layers if digest not in self._counted]
         self._counted.update(first)

@@ -16,9 +16,10 @@ from core.errors import (
     InvalidName,
     ManifestInvalid,
 )
+from core.layer import Layer
 from core.registry.image_tree import Known, ReadManifest, read_tree
 from jobs.service import Service
-from sql.enqueue import NewLayer, enqueue_layers
+from sql.enqueue import enqueue_layers
 from sql.manifests import (
     DueManifest,
     count_manifests,
@@ -119,7 +120,7 @@ class _Run:
 
     def _read(self, due: DueManifest) -> tuple[Digest, ...]:
         """Queue what is below a manifest, a transaction for each that is read; the children not there yet."""
-        digest = Digest.parse(due.digest)
+        digest = due.digest
         asked: set[Digest] = set()
 
         def known(child: Digest) -> Known:
@@ -128,7 +129,7 @@ class _Run:
                 return "whole"
             asked.add(child)
             with reading(self._engine) as connection:
-                seen = seen_manifests(connection, self._tables, due.scope, [str(child)])
+                seen = seen_manifests(connection, self._tables, due.scope, [child])
             return "whole" if seen else "no"
 
         read = None
@@ -141,16 +142,14 @@ class _Run:
 
     def _take(self, connection: Connection, due: DueManifest, read: ReadManifest) -> None:
         now = self._service.now()
-        layers = [
-            NewLayer(str(layer.digest), layer.size, due.scope) for layer in read.layers if layer.brewable
-        ]
+        layers = [Layer(layer.digest, (due.scope,), layer.size) for layer in read.layers if layer.brewable]
         if layers:
             priority = Priority(due.priority)
             self.summary.queued += enqueue_layers(
                 connection, self._tables, layers, priority=priority, now=now
             )
         if not read.missing:
-            mark_seen(connection, self._tables, due.scope, [str(read.digest)], now=now)
+            mark_seen(connection, self._tables, due.scope, [read.digest], now=now)
 
     def _put_off(self, due: DueManifest, reason: str, *, final: bool = False) -> Literal["put off"]:
         attempts = due.attempts + 1

@@ -144,8 +144,8 @@ def _wait_for(look: Callable[[], tuple[bool, Result]], service: Service, deadlin
 def layer_record(engine: Engine, tables: Tables, digest: Digest, *, now: int) -> dict[str, object] | None:
     """Return all that the database has on one layer, None if it is unknown. Raises DatabaseDown."""
     with reading(engine) as connection:
-        record = find_layer(connection, tables, str(digest), now=now)
-    return asdict(record) if record else None
+        record = find_layer(connection, tables, digest, now=now)
+    return asdict(record) | {"digest": str(record.digest)} if record else None
 
 
 def layer_lines(record: dict[str, object]) -> Iterator[str]:

@@ -19,7 +19,7 @@ from core.errors import (
     RemoteError,
     SizeMismatch,
 )
-from core.layer import LayerRef
+from core.layer import Layer
 from core.torrents.brewing import brew_layer
 from jobs.backfill_legacy import TakenOver
 from jobs.progress import Progress
@@ -74,7 +74,7 @@ def verify_ids(
                 brewed = brew_layer(
                     source,
                     _NullStore(),
-                    LayerRef(layer.digest, size=layer.size),
+                    Layer(layer.digest, size=layer.size),
                     private=private,
                     connections=connections,
                     interrupted=stop.is_set,

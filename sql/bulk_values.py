@@ -15,6 +15,9 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.types import TypeEngine
 
+from core.digest import Digest
+from core.errors import InvalidName
+
 Columns = Mapping[str, TypeEngine[int] | TypeEngine[str]]
 
 
@@ -71,9 +74,17 @@ def bulk_values(
     return BulkValues(name, columns).relation(connection.dialect.name, rows)
 
 
-def digest_values(connection: sa.Connection, digests: Iterable[str]) -> sa.Select[str]:
-    """`digests` for the right side of IN, in a statement that is run once."""
-    rows = bulk_values(connection, "given", {"digest": sa.Text()}, ((digest,) for digest in digests))
+def parse_stored(digest: str) -> Digest | None:
+    """Parse a digest read from the database. None if it is malformed: others may write rows too."""
+    try:
+        return Digest.parse(digest)
+    except InvalidName:
+        return None
+
+
+def digest_values(connection: sa.Connection, digests: Iterable[Digest | str]) -> sa.Select[str]:
+    """Return `digests` for the right side of IN, in a statement that runs once."""
+    rows = bulk_values(connection, "wanted", {"digest": sa.Text()}, ((str(digest),) for digest in digests))
     return sa.select(rows.c.digest)
 
 

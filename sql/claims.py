@@ -6,6 +6,7 @@ that very time. A brewer that was away too long finds its token replaced, and wr
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -14,51 +15,83 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from core.errors import RbtorrentIdTaken
+from core.digest import Digest
+from core.errors import InvalidName, RbtorrentIdTaken
+from core.layer import Layer
 from sql.bulk_values import BulkValues, digest_values
 from sql.tables import AT_ONCE, Tables
 
+log = logging.getLogger(__name__)
+
 # How many delayed layers become claimable with one claim.
 _DUE_AT_A_TIME = 1_000
+
+_MALFORMED = "the digest is malformed: expected sha256: and 64 hex digits"
 
 _LOCKED = BulkValues("locked", {"digest": sa.Text()})
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A layer that this brewer holds. `size` is in bytes, `scopes` are known to hold the layer, `attempts`
-    counts the tries that failed, `token` is the lock.
-    """
+    """A layer locked by this brewer. `attempts` counts failed attempts, `token` is the lock."""
 
-    digest: str
-    size: int | None
-    scopes: tuple[str, ...]
+    layer: Layer
     priority: int
     attempts: int
     token: int
+
+    @property
+    def digest(self) -> Digest:
+        """The layer's digest."""
+        return self.layer.digest
 
 
 def claim_layers(
     connection: sa.Connection, tables: Tables, *, now: int, limit: int, brewer: str
 ) -> list[Claim]:
-    """Lock up to `limit` layers that nobody holds, the most urgent first, then the longest waiting.
+    """Lock up to `limit` unlocked layers, the most urgent first, then those waiting longest.
 
-    Layers that others are claiming at this moment are passed over. `brewer` says who we are, for people.
+    Layers that another brewer is claiming at the same time are skipped. Rows whose digest is not SHA-256 are
+    set aside. `brewer` names this brewer to operators.
     """
     dialect = connection.dialect.name
     statements = _claiming(tables, dialect)
     connection.execute(statements.wake, {"at": now})
-    locked = connection.scalars(statements.lock, {"at": now, "at_most": limit}).all()
-    if not locked:
-        return []
-    these = _LOCKED.parameters(dialect, [(digest,) for digest in locked])
-    rows = connection.execute(statements.sign, {"at": now, "who": brewer, **these}).all()
-    holding = groupby(connection.execute(statements.scopes, these), lambda row: row.digest)
-    scopes = {digest: tuple(row.scope for row in group) for digest, group in holding}
-    return [
-        Claim(row.digest, row.size, scopes.get(row.digest, ()), row.priority, row.attempts, now)
-        for row in sorted(rows, key=lambda row: (row.priority, row.added, row.digest))
-    ]
+    claims: list[Claim] = []
+    while len(claims) < limit:
+        locked = connection.scalars(statements.lock, {"at": now, "at_most": limit - len(claims)}).all()
+        if not locked:
+            break
+        these = _LOCKED.parameters(dialect, [(digest,) for digest in locked])
+        rows = connection.execute(statements.sign, {"at": now, "who": brewer, **these}).all()
+        holding = groupby(connection.execute(statements.scopes, these), lambda row: row.digest)
+        scopes = {digest: tuple(row.scope for row in group) for digest, group in holding}
+        malformed: list[str] = []
+        for row in sorted(rows, key=lambda row: (row.priority, row.added, row.digest)):
+            try:
+                layer = Layer(Digest.parse(row.digest), scopes.get(row.digest, ()), row.size)
+            except InvalidName:
+                malformed.append(row.digest)
+            else:
+                claims.append(Claim(layer, row.priority, row.attempts, now))
+        _set_aside_malformed(connection, tables, malformed)
+        if not malformed:
+            break
+    return claims
+
+
+def _set_aside_malformed(connection: sa.Connection, tables: Tables, digests: Sequence[str]) -> None:
+    """Unlock these rows and set them aside: no registry has such a blob."""
+    if not digests:
+        return
+    mapping, attempts = tables.mapping, tables.queue.c.attempts + 1
+    these = mapping.c.digest.in_(digest_values(connection, digests))
+    connection.execute(sa.update(mapping).where(these).values(brew_lock=None))
+    write_queue(
+        connection, tables, digests, attempts=attempts, reason=_MALFORMED, next_try=None, claimed=None
+    )
+    for digest in digests:
+        log.warning("layer set aside digest=%.100r reason=%s", digest, _MALFORMED)
 
 
 class _Claiming(NamedTuple):
@@ -123,7 +156,7 @@ def renew_locks(
     and with no other.
     """
     held = set(_relock(connection, tables, claims, lock=now))
-    return [replace(claim, token=now) for claim in claims if claim.digest in held]
+    return [replace(claim, token=now) for claim in claims if str(claim.digest) in held]
 
 
 def give_back_layers(connection: sa.Connection, tables: Tables, claims: Sequence[Claim]) -> int:
@@ -142,7 +175,7 @@ def complete_layer(
     try:
         done = _finish(connection, tables, claim, rbtorrent_id=rbtorrent_id, brewed=now)
     except sa.exc.IntegrityError as error:
-        raise RbtorrentIdTaken(claim.digest, rbtorrent_id) from error
+        raise RbtorrentIdTaken(str(claim.digest), rbtorrent_id) from error
     if done:
         write_queue(connection, tables, [claim.digest], next_try=None, reason=None, size=size, claimed=None)
     return done
@@ -202,7 +235,7 @@ def _finish(connection: sa.Connection, tables: Tables, claim: Claim, **values: o
         connection.execute(
             sa.update(mapping)
             .where(
-                mapping.c.digest == claim.digest,
+                mapping.c.digest == str(claim.digest),
                 mapping.c.brew_lock == claim.token,
                 mapping.c.brewed.is_(None),
             )
@@ -241,8 +274,10 @@ def _relock(
     return held
 
 
-def write_queue(connection: sa.Connection, tables: Tables, digests: Sequence[str], **values: object) -> None:
-    """Write `values` to the queue's rows, locked in the order of their digests as everybody locks them."""
+def write_queue(
+    connection: sa.Connection, tables: Tables, digests: Sequence[Digest | str], **values: object
+) -> None:
+    """Write `values` to the queue's rows of `digests`, locked in the order of their digests."""
     queue = tables.queue
     if not digests:
         return

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 
 import sqlalchemy as sa
 
 from core.errors import LayersDropped
+from core.layer import Layer
 from sql.bulk_values import BulkValues, digest_values, insert, insert_for
 from sql.missing_layers import clear_suspects
 from sql.tables import AT_ONCE, Priority, Tables, is_set_aside
@@ -22,41 +22,39 @@ _ASKED = BulkValues("asked", {"digest": sa.Text(), "size": sa.BigInteger()})
 _HELD = BulkValues("held", {"digest": sa.Text(), "scope": sa.Text()})
 
 
-@dataclass(frozen=True, slots=True)
-class NewLayer:
-    """A layer to brew: `sha256:<hex>`, its size in bytes, and a repository that holds it, where known."""
-
-    digest: str
-    size: int | None = None
-    scope: str | None = None
-
-
 def enqueue_layers(
     connection: sa.Connection,
     tables: Tables,
-    layers: Sequence[NewLayer],
+    layers: Sequence[Layer],
     *,
     priority: Priority,
     now: int,
+    malformed: Sequence[tuple[str, str]] = (),
 ) -> int:
-    """Queue the layers that are neither brewed nor queued. Returns how many were.
+    """Queue the layers that are neither brewed nor queued. Returns how many were queued.
 
-    Of the others, one that waits may become more urgent, never less; an unknown size is filled in; and each
-    scope is remembered. One that was set aside waits anew, with all its tries before it: the blob may be
-    there now. Not so if it is merely asked for, which says nothing of the blob. Where there is nothing new,
-    nothing is written. What was taken to be gone from the registry no longer is.
+    For the others: a waiting layer may become more urgent, never less; an unknown size is filled in; each
+    scope is recorded. A layer that was set aside waits again with all its attempts, as the blob may be there
+    now; a mere request (Priority.ASKED) says nothing of the blob and changes nothing. Where nothing is new,
+    nothing is written. A layer suspected to be missing from the registry no longer is.
 
-    Raises LayersDropped, a DatabaseDown, in the rare case that somebody drops one of them at this moment.
+    `malformed` are (digest, scope) of layers whose digest is not SHA-256: claiming sets them aside, where
+    operators see them.
 
-    Rows are locked in the order of their digests, so that two callers never wait for each other in a
-    circle: which holds for one call of up to 5,000 layers in a transaction.
+    Raises LayersDropped, a DatabaseDown, if a layer is dropped at the same moment.
+
+    Rows are locked in the order of their digests, so two callers never deadlock. That holds for one call of
+    up to 5,000 layers in a transaction.
     """
     sizes: dict[str, int | None] = {}
     pairs: dict[str, set[str]] = {}
+    for digest, scope in malformed:
+        sizes[digest] = None
+        pairs.setdefault(digest, set()).add(scope)
     for layer in layers:
-        sizes[layer.digest] = layer.size if layer.size is not None else sizes.get(layer.digest)
-        if layer.scope is not None:
-            pairs.setdefault(layer.digest, set()).add(layer.scope)
+        name = str(layer.digest)
+        sizes[name] = layer.size if layer.size is not None else sizes.get(name)
+        pairs.setdefault(name, set()).update(layer.scopes)
     dialect = connection.dialect.name
     counting, writing = _enqueueing(tables, dialect)
     digests = sorted(sizes)

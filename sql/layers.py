@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import sqlalchemy as sa
 
+from core.digest import Digest
 from sql.bulk_values import BulkValues, digest_values
 from sql.tables import Tables
 
@@ -24,7 +25,7 @@ class LayerRecord:
     `reason` is why its last try failed; `brewer` holds its lock, or held it last.
     """
 
-    digest: str
+    digest: Digest
     state: State
     rbtorrent_id: str | None
     size: int | None
@@ -40,12 +41,15 @@ class LayerRecord:
     claimed: int | None
 
 
-def find_rbtorrent_ids(connection: sa.Connection, tables: Tables, digests: Iterable[str]) -> dict[str, str]:
+def find_rbtorrent_ids(
+    connection: sa.Connection, tables: Tables, digests: Iterable[Digest]
+) -> dict[Digest, str]:
     """The ids of those of the layers that are brewed."""
     dialect = connection.dialect.name
-    these = _WANTED.parameters(dialect, [(digest,) for digest in digests])
+    wanted = {str(digest): digest for digest in digests}
+    these = _WANTED.parameters(dialect, [(name,) for name in wanted])
     rows = connection.execute(_finding_ids(tables, dialect), these)
-    return {row.digest: row.rbtorrent_id for row in rows}
+    return {wanted[row.digest]: row.rbtorrent_id for row in rows}
 
 
 @lru_cache
@@ -58,10 +62,12 @@ def _finding_ids(tables: Tables, dialect: str) -> sa.Select[str, str]:
     )
 
 
-def known_layers(connection: sa.Connection, tables: Tables, digests: Iterable[str]) -> set[str]:
+def known_layers(connection: sa.Connection, tables: Tables, digests: Iterable[Digest]) -> set[Digest]:
     """Those of the layers that are brewed or queued, set aside ones included."""
+    wanted = {str(digest): digest for digest in digests}
     digest = tables.mapping.c.digest
-    return set(connection.scalars(sa.select(digest).where(digest.in_(digest_values(connection, digests)))))
+    found = connection.scalars(sa.select(digest).where(digest.in_(digest_values(connection, wanted))))
+    return {wanted[name] for name in found}
 
 
 def list_scopes(connection: sa.Connection, tables: Tables) -> list[str]:
@@ -75,11 +81,11 @@ def list_scopes(connection: sa.Connection, tables: Tables) -> list[str]:
 
 
 def find_layers(
-    connection: sa.Connection, tables: Tables, digests: Iterable[str], *, now: int
-) -> dict[str, LayerRecord]:
+    connection: sa.Connection, tables: Tables, digests: Iterable[Digest], *, now: int
+) -> dict[Digest, LayerRecord]:
     """The records of those of the layers that the mapping knows."""
     mapping, queue, scope = tables.mapping, tables.queue, tables.scope
-    wanted = list(digests)
+    wanted = {str(digest): digest for digest in digests}
     rows = connection.execute(
         sa.select(mapping, *(column for column in queue.c if column.name not in ("digest", "added")))
         .outerjoin(queue, queue.c.digest == mapping.c.digest)
@@ -93,8 +99,8 @@ def find_layers(
     ):
         holding.setdefault(pair.digest, []).append(pair.scope)
     return {
-        row.digest: LayerRecord(
-            digest=row.digest,
+        wanted[row.digest]: LayerRecord(
+            digest=wanted[row.digest],
             state=_state(row, now),
             rbtorrent_id=row.rbtorrent_id,
             size=row.size,
@@ -113,7 +119,7 @@ def find_layers(
     }
 
 
-def find_layer(connection: sa.Connection, tables: Tables, digest: str, *, now: int) -> LayerRecord | None:
+def find_layer(connection: sa.Connection, tables: Tables, digest: Digest, *, now: int) -> LayerRecord | None:
     """The record of one layer; None if the mapping does not know it."""
     return find_layers(connection, tables, [digest], now=now).get(digest)
 

@@ -14,6 +14,7 @@ from typing import Literal
 
 import sqlalchemy as sa
 
+from core.digest import Digest
 from core.errors import TablesMissing
 from sql.bulk_values import bulk_values, digest_values, insert
 from sql.claims import write_queue
@@ -101,7 +102,7 @@ _TRIES = 3
 class LegacyId:
     """A layer (`sha256:<hex>`) and the id that another service gave it."""
 
-    digest: str
+    digest: Digest
     rbtorrent_id: str
 
 
@@ -130,9 +131,11 @@ def adopt_legacy_ids(
     for _ in range(_TRIES):
         judged, waiting = _judge(connection, tables, left)
         wanted = [one for one, outcome in judged.items() if outcome == "taken"]
-        written = _update(connection, tables, [one for one in wanted if one.digest in waiting], now=now)
-        written |= _insert(connection, tables, [one for one in wanted if one.digest not in waiting], now=now)
-        left = [one for one in wanted if one.digest not in written]
+        written = _update(connection, tables, [one for one in wanted if str(one.digest) in waiting], now=now)
+        written |= _insert(
+            connection, tables, [one for one in wanted if str(one.digest) not in waiting], now=now
+        )
+        left = [one for one in wanted if str(one.digest) not in written]
         outcomes |= judged
         if not left:
             return outcomes
@@ -166,19 +169,19 @@ def _judge(
     has = {digest: row.rbtorrent_id for digest, row in there.items() if row.rbtorrent_id is not None}
     outcomes: dict[LegacyId, Outcome] = {}
     for one in ids:
-        row = there.get(one.digest)
+        row = there.get(str(one.digest))
         if one in outcomes:
             continue
-        if one.digest in has:
-            outcomes[one] = "had it" if has[one.digest] == one.rbtorrent_id else "has another"
+        if str(one.digest) in has:
+            outcomes[one] = "had it" if has[str(one.digest)] == one.rbtorrent_id else "has another"
         elif one.rbtorrent_id in owners:
             outcomes[one] = "another layer's"
         elif row is not None and row.brewed is None and row.brew_lock is not None:
             outcomes[one] = "being brewed"
         else:
             outcomes[one] = "taken"
-            has[one.digest] = one.rbtorrent_id
-            owners[one.rbtorrent_id] = one.digest
+            has[str(one.digest)] = one.rbtorrent_id
+            owners[one.rbtorrent_id] = str(one.digest)
     return outcomes, set(there)
 
 
@@ -214,7 +217,7 @@ def _insert(connection: sa.Connection, tables: Tables, ids: Sequence[LegacyId], 
     """The digests of the layers that were put into the mapping with their ids."""
     if not ids:
         return set()
-    asked = _asked(connection, sorted(ids, key=lambda one: one.digest))
+    asked = _asked(connection, sorted(ids, key=lambda one: str(one.digest)))
     when = sa.literal(now, sa.BigInteger)
     new = sa.select(asked.c.digest, asked.c.rbtorrent_id, when, when).where(sa.true())
     inserted = insert(connection, tables.mapping).from_select(
@@ -225,4 +228,4 @@ def _insert(connection: sa.Connection, tables: Tables, ids: Sequence[LegacyId], 
 
 def _asked(connection: sa.Connection, ids: Sequence[LegacyId]) -> sa.Subquery:
     columns = {"digest": sa.Text(), "rbtorrent_id": sa.Text()}
-    return bulk_values(connection, "asked", columns, ((one.digest, one.rbtorrent_id) for one in ids))
+    return bulk_values(connection, "asked", columns, ((str(one.digest), one.rbtorrent_id) for one in ids))

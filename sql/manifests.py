@@ -6,12 +6,13 @@ They are few, and reading one twice does no harm: nobody locks them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from sql.bulk_values import bulk_values, digest_values, insert
+from core.digest import Digest
+from sql.bulk_values import bulk_values, digest_values, insert, parse_stored
 from sql.claims import one_line
 from sql.tables import Priority, Tables
 
@@ -21,7 +22,7 @@ class DueManifest:
     """A manifest to resolve now. `attempts` counts the tries that failed."""
 
     scope: str
-    digest: str
+    digest: Digest
     priority: int
     attempts: int
 
@@ -37,7 +38,7 @@ class ManifestCounts:
 def enqueue_manifests(
     connection: sa.Connection,
     tables: Tables,
-    manifests: Iterable[tuple[str, str]],
+    manifests: Iterable[tuple[str, Digest]],
     *,
     priority: Priority,
     now: int,
@@ -48,10 +49,10 @@ def enqueue_manifests(
     tried anew: to be asked for again, by a push for one, means that it may be there now.
     """
     manifest = tables.manifest
-    manifests = set(manifests)
-    if not manifests:
+    keys = {(scope, str(digest)) for scope, digest in manifests}
+    if not keys:
         return 0
-    asked = bulk_values(connection, "asked", {"scope": sa.Text(), "digest": sa.Text()}, manifests)
+    asked = bulk_values(connection, "asked", {"scope": sa.Text(), "digest": sa.Text()}, keys)
     same = sa.and_(manifest.c.scope == asked.c.scope, manifest.c.digest == asked.c.digest)
     aside = manifest.c.next_try.is_(None)
     known = asked.outerjoin(manifest, same)
@@ -96,23 +97,27 @@ def due_manifests(connection: sa.Connection, tables: Tables, *, now: int, limit:
         .order_by(manifest.c.priority, manifest.c.added)
         .limit(limit)
     )
-    return [DueManifest(row.scope, row.digest, row.priority, row.attempts) for row in rows]
+    return [
+        DueManifest(row.scope, digest, row.priority, row.attempts)
+        for row in rows
+        if (digest := parse_stored(row.digest))
+    ]
 
 
-def finish_manifest(connection: sa.Connection, tables: Tables, scope: str, digest: str) -> bool:
+def finish_manifest(connection: sa.Connection, tables: Tables, scope: str, digest: Digest) -> bool:
     """Take a manifest off the list: it is resolved, or of no interest. False if it was not there."""
     return connection.execute(sa.delete(tables.manifest).where(_is(tables, scope, digest))).rowcount == 1
 
 
 def retry_manifest(
-    connection: sa.Connection, tables: Tables, scope: str, digest: str, *, reason: str, next_try: int
+    connection: sa.Connection, tables: Tables, scope: str, digest: Digest, *, reason: str, next_try: int
 ) -> bool:
     """Count a failure, and try again from `next_try` on. False if the manifest is not there."""
     return _fail(connection, tables, scope, digest, reason=reason, next_try=next_try)
 
 
 def set_aside_manifest(
-    connection: sa.Connection, tables: Tables, scope: str, digest: str, *, reason: str
+    connection: sa.Connection, tables: Tables, scope: str, digest: Digest, *, reason: str
 ) -> bool:
     """Leave a manifest until somebody has looked, or asks for it again. False if it is not there."""
     return _fail(connection, tables, scope, digest, reason=reason, next_try=None)
@@ -130,12 +135,24 @@ def count_manifests(connection: sa.Connection, tables: Tables) -> ManifestCounts
 
 
 def mark_seen(
-    connection: sa.Connection, tables: Tables, scope: str, digests: Sequence[str], *, now: int
+    connection: sa.Connection,
+    tables: Tables,
+    scope: str,
+    digests: Iterable[Digest],
+    *,
+    now: int,
+    variant: str = "",
 ) -> None:
-    """Remember that these manifests of `scope` were resolved wholly."""
-    if not digests:
+    """Record that these manifests of `scope` were resolved completely.
+
+    `variant` tells apart manifests that were read with different settings, such as for some platforms only.
+    """
+    rows = [
+        {"scope": scope, "digest": name, "seen": now}
+        for name in sorted(f"{digest}{variant}" for digest in set(digests))
+    ]
+    if not rows:
         return
-    rows = [{"scope": scope, "digest": digest, "seen": now} for digest in sorted(set(digests))]
     new = insert(connection, tables.seen).values(rows)
     connection.execute(
         new.on_conflict_do_update(index_elements=["scope", "digest"], set_={"seen": new.excluded.seen})
@@ -143,14 +160,15 @@ def mark_seen(
 
 
 def mark_new_seen(
-    connection: sa.Connection, tables: Tables, manifests: Iterable[tuple[str, str]], *, now: int
+    connection: sa.Connection, tables: Tables, manifests: Iterable[tuple[str, Digest]], *, now: int
 ) -> None:
     """Remember that these manifests, (scope, digest), were resolved wholly, those that were not before.
 
     One statement for any number of scopes. Of what is remembered already nothing is written.
     """
     seen = tables.seen
-    asked = bulk_values(connection, "asked", {"scope": sa.Text(), "digest": sa.Text()}, set(manifests))
+    keys = {(scope, str(digest)) for scope, digest in manifests}
+    asked = bulk_values(connection, "asked", {"scope": sa.Text(), "digest": sa.Text()}, keys)
     same = sa.and_(seen.c.scope == asked.c.scope, seen.c.digest == asked.c.digest)
     new = (
         sa.select(asked.c.scope, asked.c.digest, sa.literal(now, sa.BigInteger))
@@ -162,16 +180,18 @@ def mark_new_seen(
     connection.execute(remember.on_conflict_do_nothing())
 
 
-def seen_manifests(connection: sa.Connection, tables: Tables, scope: str, digests: Iterable[str]) -> set[str]:
-    """Those of these manifests of `scope` that were resolved wholly before."""
+def seen_manifests(
+    connection: sa.Connection, tables: Tables, scope: str, digests: Iterable[Digest], *, variant: str = ""
+) -> set[Digest]:
+    """Return those of these manifests of `scope` that were resolved completely, with this `variant`."""
     seen = tables.seen
-    return set(
-        connection.scalars(
-            sa.select(seen.c.digest).where(
-                seen.c.scope == scope, seen.c.digest.in_(digest_values(connection, digests))
-            )
+    wanted = {f"{digest}{variant}": digest for digest in digests}
+    found = connection.scalars(
+        sa.select(seen.c.digest).where(
+            seen.c.scope == scope, seen.c.digest.in_(digest_values(connection, wanted))
         )
     )
+    return {wanted[name] for name in found}
 
 
 def forget_seen(connection: sa.Connection, tables: Tables, *, older_than: int, limit: int) -> int:
@@ -197,7 +217,7 @@ def _fail(
     connection: sa.Connection,
     tables: Tables,
     scope: str,
-    digest: str,
+    digest: Digest,
     *,
     reason: str,
     next_try: int | None,
@@ -211,5 +231,5 @@ def _fail(
     return connection.execute(failed).rowcount == 1
 
 
-def _is(tables: Tables, scope: str, digest: str) -> sa.ColumnElement[bool]:
-    return sa.and_(tables.manifest.c.scope == scope, tables.manifest.c.digest == digest)
+def _is(tables: Tables, scope: str, digest: Digest) -> sa.ColumnElement[bool]:
+    return sa.and_(tables.manifest.c.scope == scope, tables.manifest.c.digest == str(digest))

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from sql.bulk_values import digest_values, insert
+from core.digest import Digest
+from sql.bulk_values import digest_values, insert, parse_stored
 from sql.tables import Tables, is_set_aside
 
 
@@ -19,11 +20,11 @@ from sql.tables import Tables, is_set_aside
 class Suspect:
     """A layer that may be gone: first missed at this time; None if somebody only said so."""
 
-    digest: str
+    digest: Digest
     missed: int | None
 
 
-def suspect_layers(connection: sa.Connection, tables: Tables, digests: Iterable[str], *, now: int) -> int:
+def suspect_layers(connection: sa.Connection, tables: Tables, digests: Iterable[Digest], *, now: int) -> int:
     """Have these layers looked for before all others. Returns how many are known here, and no suspects yet.
 
     Nothing is forgotten for it: who deletes a layer from one repository says nothing of the others.
@@ -47,18 +48,20 @@ def due_suspects(connection: sa.Connection, tables: Tables, *, now: int, limit: 
         .order_by(missing.c.due, missing.c.digest)
         .limit(limit)
     )
-    return [Suspect(row.digest, row.missed) for row in rows]
+    return [Suspect(digest, row.missed) for row in rows if (digest := parse_stored(row.digest))]
 
 
-def filter_suspects(connection: sa.Connection, tables: Tables, digests: Iterable[str]) -> set[str]:
+def filter_suspects(connection: sa.Connection, tables: Tables, digests: Iterable[Digest]) -> set[Digest]:
     """Those of the layers that are suspects."""
+    wanted = {str(digest): digest for digest in digests}
     digest = tables.missing.c.digest
-    return set(connection.scalars(sa.select(digest).where(digest.in_(digest_values(connection, digests)))))
+    found = connection.scalars(sa.select(digest).where(digest.in_(digest_values(connection, wanted))))
+    return {wanted[name] for name in found}
 
 
 def list_forgettable_layers(
     connection: sa.Connection, tables: Tables, *, after: str, limit: int
-) -> tuple[list[str], str | None]:
+) -> tuple[list[Digest], str | None]:
     """Those of the next `limit` layers in the order of digests that may be forgotten, and the last of all.
 
     That is the ones that are brewed or set aside, and nobody's work. The last is None at the end.
@@ -77,11 +80,12 @@ def list_forgettable_layers(
         .outerjoin(queue, queue.c.digest == page.c.digest)
         .order_by(page.c.digest)
     ).all()
-    return [row.digest for row in rows if row.forgettable], rows[-1].digest if rows else None
+    found = [digest for row in rows if row.forgettable and (digest := parse_stored(row.digest))]
+    return found, rows[-1].digest if rows else None
 
 
 def record_misses(
-    connection: sa.Connection, tables: Tables, digests: Sequence[str], *, now: int, due: int
+    connection: sa.Connection, tables: Tables, digests: Sequence[Digest], *, now: int, due: int
 ) -> None:
     """Note that the layers were not found at `now`, and are to be looked for again at `due`.
 
@@ -104,14 +108,16 @@ def record_misses(
     )
 
 
-def postpone_suspects(connection: sa.Connection, tables: Tables, digests: Sequence[str], *, due: int) -> None:
+def postpone_suspects(
+    connection: sa.Connection, tables: Tables, digests: Sequence[Digest], *, due: int
+) -> None:
     """Look for these again at `due`: nobody could say whether they are there."""
     missing = tables.missing
     these = missing.c.digest.in_(_locked(connection, tables, digests))
     connection.execute(sa.update(missing).where(these).values(due=due))
 
 
-def clear_suspects(connection: sa.Connection, tables: Tables, digests: Sequence[str]) -> int:
+def clear_suspects(connection: sa.Connection, tables: Tables, digests: Sequence[Digest | str]) -> int:
     """These layers are there, or are pushed anew. Returns how many had been suspects."""
     missing = tables.missing
     these = missing.c.digest.in_(_locked(connection, tables, digests))
@@ -125,6 +131,7 @@ def forget_layer(connection: sa.Connection, tables: Tables, suspect: Suspect) ->
     written that matters, if somebody queued it or cleared it meanwhile, or it was brewed after it was
     missed, or is being brewed.
     """
+    digest = str(suspect.digest)
     mapping, queue, scope, seen, missing = (
         tables.mapping,
         tables.queue,
@@ -134,31 +141,27 @@ def forget_layer(connection: sa.Connection, tables: Tables, suspect: Suspect) ->
     )
     # In the order in which those who queue or claim it lock its rows, or they and we wait for each other.
     for table in (mapping, queue):
-        connection.execute(
-            sa.select(table.c.digest).where(table.c.digest == suspect.digest).with_for_update()
-        )
+        connection.execute(sa.select(table.c.digest).where(table.c.digest == digest).with_for_update())
     # This row is what those who queue the layer wait for.
-    taken = sa.delete(missing).where(missing.c.digest == suspect.digest, missing.c.missed == suspect.missed)
+    taken = sa.delete(missing).where(missing.c.digest == digest, missing.c.missed == suspect.missed)
     if connection.execute(taken).rowcount == 0:
         return False
     before = sa.func.coalesce(mapping.c.brewed, 0) <= suspect.missed
     forgettable = sa.select(mapping.c.digest).outerjoin(queue, queue.c.digest == mapping.c.digest)
     forgotten = sa.delete(mapping).where(
-        mapping.c.digest == suspect.digest,
+        mapping.c.digest == digest,
         mapping.c.brew_lock.is_(None),
         before,
         mapping.c.digest.in_(
-            forgettable.where(mapping.c.digest == suspect.digest, _is_forgettable(mapping, queue)).correlate(
-                None
-            )
+            forgettable.where(mapping.c.digest == digest, _is_forgettable(mapping, queue)).correlate(None)
         ),
     )
     if connection.execute(forgotten).rowcount == 0:
         return False
     scopes = connection.scalars(
-        sa.delete(scope).where(scope.c.digest == suspect.digest).returning(scope.c.scope)
+        sa.delete(scope).where(scope.c.digest == digest).returning(scope.c.scope)
     ).all()
-    connection.execute(sa.delete(queue).where(queue.c.digest == suspect.digest))
+    connection.execute(sa.delete(queue).where(queue.c.digest == digest))
     for name in sorted(scopes):
         connection.execute(sa.delete(seen).where(seen.c.scope == name))
     return True
@@ -169,7 +172,9 @@ def _is_forgettable(mapping: sa.FromClause, queue: sa.Table) -> sa.ColumnElement
     return sa.and_(mapping.c.brew_lock.is_(None), sa.or_(mapping.c.brewed.is_not(None), is_set_aside(queue)))
 
 
-def _locked(connection: sa.Connection, tables: Tables, digests: Sequence[str]) -> sa.Select[tuple[str]]:
+def _locked(
+    connection: sa.Connection, tables: Tables, digests: Sequence[Digest | str]
+) -> sa.Select[tuple[str]]:
     """Those of the digests that are suspects, locked in their order as everybody locks them."""
     missing = tables.missing
     return (

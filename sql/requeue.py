@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from sql.bulk_values import bulk_values, digest_values
+from core.digest import Digest
+from sql.bulk_values import bulk_values, digest_values, parse_stored
 from sql.claims import write_queue
 from sql.tables import AT_ONCE, Priority, Tables
 
@@ -20,20 +21,20 @@ from sql.tables import AT_ONCE, Priority, Tables
 class BrewedLayer:
     """A layer that was brewed at this time (Unix seconds): `here`, or its id is an older service's."""
 
-    digest: str
+    digest: Digest
     brewed: int
     here: bool
 
 
-def find_brewed_layer(connection: sa.Connection, tables: Tables, digest: str) -> BrewedLayer | None:
+def find_brewed_layer(connection: sa.Connection, tables: Tables, digest: Digest) -> BrewedLayer | None:
     """The layer, if it is brewed and has an id."""
     mapping, queue = tables.mapping, tables.queue
     row = connection.execute(
         sa.select(mapping.c.digest, mapping.c.brewed, _is_ours(queue).label("here"))
         .outerjoin(queue, queue.c.digest == mapping.c.digest)
-        .where(mapping.c.digest == digest, _has_id(mapping))
+        .where(mapping.c.digest == str(digest), _has_id(mapping))
     ).one_or_none()
-    return BrewedLayer(row.digest, row.brewed, bool(row.here)) if row else None
+    return BrewedLayer(digest, row.brewed, bool(row.here)) if row else None
 
 
 def list_brewed_here(
@@ -57,7 +58,11 @@ def list_brewed_here(
         .outerjoin(queue, queue.c.digest == page.c.digest)
         .order_by(page.c.digest)
     ).all()
-    found = [BrewedLayer(row.digest, row.brewed, True) for row in rows if row.here]
+    found = [
+        BrewedLayer(digest, row.brewed, True)
+        for row in rows
+        if row.here and (digest := parse_stored(row.digest))
+    ]
     return found, rows[-1].digest if rows else None
 
 
@@ -75,7 +80,7 @@ def requeue_brewed(
     or forgotten meanwhile are let be, and those that were not brewed here.
     """
     mapping = tables.mapping
-    ours = ((layer.digest, layer.brewed) for layer in layers if layer.here)
+    ours = ((str(layer.digest), layer.brewed) for layer in layers if layer.here)
     asked = bulk_values(connection, "asked", {"digest": sa.Text(), "brewed": sa.BigInteger()}, ours)
     # Locked in the order of their digests, and the mapping before the queue, as everybody locks them.
     digests = connection.scalars(

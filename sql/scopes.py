@@ -7,17 +7,23 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
+from core.digest import Digest
 from sql.bulk_values import bulk_values, digest_values, insert
 from sql.tables import Tables
 
 
-def remember_scopes(connection: sa.Connection, tables: Tables, pairs: Iterable[tuple[str, str]]) -> int:
+def remember_scopes(connection: sa.Connection, tables: Tables, pairs: Iterable[tuple[Digest, str]]) -> int:
     """Remember of each (digest, scope) that the repository holds the layer, if it is one that is known here.
 
     Of other digests, such as those of images' configs, nothing is kept. Returns how many were new.
     """
     mapping, scope = tables.mapping, tables.scope
-    held = bulk_values(connection, "held", {"digest": sa.Text(), "scope": sa.Text()}, sorted(set(pairs)))
+    held = bulk_values(
+        connection,
+        "held",
+        {"digest": sa.Text(), "scope": sa.Text()},
+        sorted({(str(digest), scope) for digest, scope in pairs}),
+    )
     new = (
         sa.select(held.c.digest, held.c.scope)
         .join(mapping, mapping.c.digest == held.c.digest)
@@ -30,18 +36,20 @@ def remember_scopes(connection: sa.Connection, tables: Tables, pairs: Iterable[t
 
 
 def find_scopes(
-    connection: sa.Connection, tables: Tables, digests: Iterable[str]
-) -> dict[str, tuple[str, ...]]:
+    connection: sa.Connection, tables: Tables, digests: Iterable[Digest]
+) -> dict[Digest, tuple[str, ...]]:
     """The repositories known to hold each of the layers, by name; layers without any are left out."""
+    wanted = {str(digest): digest for digest in digests}
     scope = tables.scope
     rows = connection.execute(
         sa.select(scope.c.digest, scope.c.scope)
-        .where(scope.c.digest.in_(digest_values(connection, digests)))
+        .where(scope.c.digest.in_(digest_values(connection, wanted)))
         .order_by(scope.c.digest, scope.c.scope)
     ).all()
-    found: dict[str, tuple[str, ...]] = {}
+    found: dict[Digest, tuple[str, ...]] = {}
     for row in rows:
-        found[row.digest] = (*found.get(row.digest, ()), row.scope)
+        digest = wanted[row.digest]
+        found[digest] = (*found.get(digest, ()), row.scope)
     return found
 
 

@@ -6,6 +6,7 @@ import re
 
 import sqlalchemy as sa
 
+from core.digest import Digest
 from sql.bulk_values import digest_values
 from sql.tables import AT_ONCE, Tables, is_set_aside
 
@@ -15,7 +16,7 @@ def retry_failed_layers(
     tables: Tables,
     *,
     reason_like: str | None = None,
-    digest: str | None = None,
+    digest: Digest | None = None,
 ) -> int:
     """Queue layers anew that were set aside, or that wait for their next try, with all their tries before
     them; the reason stays to be read.
@@ -46,7 +47,7 @@ def drop_layers(
     tables: Tables,
     *,
     reason_like: str | None = None,
-    digest: str | None = None,
+    digest: Digest | None = None,
 ) -> int:
     """Forget layers that were set aside, by reason or digest as above; who asks for one queues it anew.
 
@@ -81,7 +82,7 @@ def retry_failed_manifests(
     tables: Tables,
     *,
     reason_like: str | None = None,
-    digest: str | None = None,
+    digest: Digest | None = None,
     now: int,
 ) -> int:
     """Retry manifests that were set aside or wait for their next try, chosen as `retry_failed_layers` does.
@@ -100,7 +101,7 @@ def drop_manifests(
     tables: Tables,
     *,
     reason_like: str | None = None,
-    digest: str | None = None,
+    digest: Digest | None = None,
 ) -> int:
     """Forget manifests that were set aside, chosen as above; who asks for one puts it down anew.
 
@@ -120,12 +121,12 @@ def _these(manifest: sa.Table, *where: sa.ColumnElement[bool]) -> sa.ColumnEleme
     return sa.tuple_(*key).in_(sa.select(*these.c))
 
 
-def _like(table: sa.Table, reason_like: str | None, digest: str | None) -> list[sa.ColumnElement[bool]]:
+def _like(table: sa.Table, reason_like: str | None, digest: Digest | None) -> list[sa.ColumnElement[bool]]:
     like: list[sa.ColumnElement[bool]] = []
     if reason_like is not None:
         # As `queue status` shows reasons, with … for what differs between layers.
         parts = (re.sub(r"([/%_])", r"/\1", part) for part in reason_like.split("…"))
         like.append(table.c.reason.ilike(f"%{'%'.join(parts)}%", escape="/"))
     if digest is not None:
-        like.append(table.c.digest == digest)
+        like.append(table.c.digest == str(digest))
     return like

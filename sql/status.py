@@ -9,6 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from core.digest import Digest
 from sql.bulk_values import digest_values
 from sql.manifests import count_manifests
 from sql.tables import AT_ONCE, Priority, Tables, is_set_aside, waits
@@ -162,11 +163,11 @@ def count_waiting(connection: sa.Connection, tables: Tables) -> int:
     ).one()
 
 
-def count_manifests_of(connection: sa.Connection, tables: Tables, digest: str) -> int:
+def count_manifests_of(connection: sa.Connection, tables: Tables, digest: Digest) -> int:
     """In how many repositories the manifest `digest` is put down, to be resolved or set aside."""
     manifest = tables.manifest
     return connection.scalars(
-        sa.select(sa.func.count()).select_from(manifest).where(manifest.c.digest == digest)
+        sa.select(sa.func.count()).select_from(manifest).where(manifest.c.digest == str(digest))
     ).one()
 
 

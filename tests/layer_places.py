@@ -20,7 +20,7 @@ from core.blobs.source import BlobSource
 from core.config.config import DockerRegistry
 from core.digest import Digest
 from core.http.client import HttpClient
-from core.layer import LayerRef
+from core.layer import Layer
 from core.registry.client import RegistryClient
 from core.s3 import Bucket, s3_client
 from sql.mds_files import find_mds_files
@@ -47,13 +47,13 @@ class Place(Protocol):
     proxy: CuttingProxy | None
     """What stands between the source and its server; None where there is no connection to be cut."""
 
-    def put(self, content: bytes) -> LayerRef:
+    def put(self, content: bytes) -> Layer:
         """Keep a layer there."""
 
-    def replace(self, layer: LayerRef, content: bytes) -> None:
+    def replace(self, layer: Layer, content: bytes) -> None:
         """Put other bytes in the layer's place."""
 
-    def remove(self, layer: LayerRef) -> None:
+    def remove(self, layer: Layer) -> None:
         """Have the layer vanish."""
 
     def refused(self) -> BlobSource:
@@ -63,16 +63,16 @@ class Place(Protocol):
         """A source of the same kind that nobody answers."""
 
 
-def layer_of(content: bytes) -> LayerRef:
+def layer_of(content: bytes) -> Layer:
     """The layer of these bytes, of which nothing more is known."""
-    return LayerRef(Digest(hashlib.sha256(content).hexdigest()))
+    return Layer(Digest(hashlib.sha256(content).hexdigest()))
 
 
 def _no_files(folder: str, after: str | None) -> tuple[list[tuple[str, int | None]], str | None]:
     return [], None
 
 
-def s3_key(layer: LayerRef) -> str:
+def s3_key(layer: Layer) -> str:
     """Where a registry with `rootdirectory: /` keeps a layer in its bucket."""
     return TEMPLATE.format(short_digest=layer.digest.short, full_digest=layer.digest.hex)[1:]
 
@@ -84,15 +84,15 @@ class MemoryPlace:
     source: MemorySource = field(default_factory=lambda: MemorySource({}))
     proxy: CuttingProxy | None = None
 
-    def put(self, content: bytes) -> LayerRef:
+    def put(self, content: bytes) -> Layer:
         layer = layer_of(content)
         self.replace(layer, content)
         return layer
 
-    def replace(self, layer: LayerRef, content: bytes) -> None:
+    def replace(self, layer: Layer, content: bytes) -> None:
         self.source.layers[layer.digest] = content
 
-    def remove(self, layer: LayerRef) -> None:
+    def remove(self, layer: Layer) -> None:
         del self.source.layers[layer.digest]
 
 
@@ -107,17 +107,17 @@ class DirectoryPlace:
     def __post_init__(self) -> None:
         self.source: BlobSource = DirectoryBlobs(self.registry.storage, TEMPLATE)
 
-    def put(self, content: bytes) -> LayerRef:
+    def put(self, content: bytes) -> Layer:
         layer = replace(layer_of(content), scopes=(self.scope,))
         # Another test may have left other bytes in its place.
         self.remove(layer)
         push_blob(self.registry, self.scope, content)
         return layer
 
-    def replace(self, layer: LayerRef, content: bytes) -> None:
+    def replace(self, layer: Layer, content: bytes) -> None:
         self.registry.blob_file(str(layer.digest)).write_bytes(content)
 
-    def remove(self, layer: LayerRef) -> None:
+    def remove(self, layer: Layer) -> None:
         self.registry.blob_file(str(layer.digest)).unlink(missing_ok=True)
 
 
@@ -150,11 +150,11 @@ class RegistryOnS3Place(RegistryPlace):
     def __post_init__(self) -> None:
         self.source = self.sources.registry(self.registry.netloc)
 
-    def replace(self, layer: LayerRef, content: bytes) -> None:
+    def replace(self, layer: Layer, content: bytes) -> None:
         with self.moto.client() as client:
             client.put_object(Bucket=self.bucket, Key=s3_key(layer), Body=content)
 
-    def remove(self, layer: LayerRef) -> None:
+    def remove(self, layer: Layer) -> None:
         with self.moto.client() as client:
             client.delete_object(Bucket=self.bucket, Key=s3_key(layer))
 
@@ -171,16 +171,16 @@ class S3Place:
     def __post_init__(self) -> None:
         self.source = self.sources.s3(self.proxy.url, self.bucket)
 
-    def put(self, content: bytes) -> LayerRef:
+    def put(self, content: bytes) -> Layer:
         layer = layer_of(content)
         self.replace(layer, content)
         return layer
 
-    def replace(self, layer: LayerRef, content: bytes) -> None:
+    def replace(self, layer: Layer, content: bytes) -> None:
         with self.moto.client() as client:
             client.put_object(Bucket=self.bucket, Key=s3_key(layer), Body=content)
 
-    def remove(self, layer: LayerRef) -> None:
+    def remove(self, layer: Layer) -> None:
         with self.moto.client() as client:
             client.delete_object(Bucket=self.bucket, Key=s3_key(layer))
 
@@ -209,7 +209,7 @@ class MdsPlace:
         self.tables.mfs.metadata.create_all(self.engine)
         self.source = self._source(self.proxy.url)
 
-    def put(self, content: bytes) -> LayerRef:
+    def put(self, content: bytes) -> Layer:
         layer = layer_of(content)
         path, mds_key = self._path(layer), f"our name for {layer.digest.hex}"
         with self.engine.begin() as connection:
@@ -220,11 +220,11 @@ class MdsPlace:
             connection.execute(self.tables.mds.insert().values(row))
         return layer
 
-    def replace(self, layer: LayerRef, content: bytes) -> None:
+    def replace(self, layer: Layer, content: bytes) -> None:
         key = json.loads(self.row(layer))["key"]
         self.mds.server.on(self.mds.path(key), serving(content))
 
-    def remove(self, layer: LayerRef) -> None:
+    def remove(self, layer: Layer) -> None:
         self.mds.delete(self.row(layer))
         self.change(layer, deleted=True)
 
@@ -235,13 +235,13 @@ class MdsPlace:
     def unreachable(self) -> BlobSource:
         return self._source(f"http://127.0.0.1:{free_port()}")
 
-    def row(self, layer: LayerRef) -> str:
+    def row(self, layer: Layer) -> str:
         """The layer's `mdsfileinfo`."""
         info = self._find_file(self._path(layer))
         assert info is not None
         return info
 
-    def change(self, layer: LayerRef, **values: Any) -> None:
+    def change(self, layer: Layer, **values: Any) -> None:
         """Change columns of the layer's row in the table `mds`."""
         mfs, mds = self.tables.mfs, self.tables.mds
         key = sa.select(mfs.c.key).where(mfs.c.path == self._path(layer)).scalar_subquery()
@@ -256,7 +256,7 @@ class MdsPlace:
         with self.engine.connect() as connection:
             return find_mds_files(connection, self.tables, [path]).get(path)
 
-    def _path(self, layer: LayerRef) -> str:
+    def _path(self, layer: Layer) -> str:
         return TEMPLATE.format(short_digest=layer.digest.short, full_digest=layer.digest.hex)
 
 

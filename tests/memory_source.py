@@ -10,7 +10,7 @@ from typing import Literal, Self
 
 from core.digest import Digest
 from core.errors import ConnectionCut, NotFound, RangeIgnored, TimedOut, Unavailable
-from core.layer import LayerRef
+from core.layer import Layer
 
 Kind = Literal["cut", "timeout", "early end", "unavailable", "refused connection"]
 
@@ -45,10 +45,10 @@ class MemorySource:
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _coming: Iterator[Fault | None] | None = None
 
-    def size(self, layer: LayerRef) -> int:
+    def size(self, layer: Layer) -> int:
         return len(self._content(layer))
 
-    def open(self, layer: LayerRef, offset: int, length: int | None = None) -> MemoryReader:
+    def open(self, layer: Layer, offset: int, length: int | None = None) -> MemoryReader:
         content = self._content(layer)
         with self._lock:
             self._coming = self._coming or iter(self.faults)
@@ -66,7 +66,7 @@ class MemorySource:
     def check(self) -> str:
         return f"memory holds {len(self.layers)} layers"
 
-    def _content(self, layer: LayerRef) -> bytes:
+    def _content(self, layer: Layer) -> bytes:
         if layer.digest not in self.layers:
             raise NotFound(f"blob {layer.digest} in memory")
         return self.layers[layer.digest]

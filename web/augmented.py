@@ -21,7 +21,7 @@ MAX_CACHED_BYTES = 32 * 1024
 
 @dataclass(frozen=True, eq=False)
 class ImageManifest:
-    """An image's manifest: bytes, digest, content, and its layers' digests as `sha256:<hex>`.
+    """An image's manifest: bytes, digest, content, and its layers' digests.
 
     Compared by identity.
     """
@@ -29,7 +29,7 @@ class ImageManifest:
     body: bytes
     digest: Digest
     image: Image
-    layers: tuple[str, ...]
+    layers: tuple[Digest, ...]
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ def parse(body: bytes, content_type: str) -> ImageManifest | Index | Other:
     return (_parse_cached if len(body) <= MAX_CACHED_BYTES else _parse)(body, content_type)
 
 
-def with_ids(manifest: ImageManifest, ids: Mapping[str, str]) -> Augmented:
-    """Return the manifest with the ids of its layers; `ids` is by `sha256:<hex>`.
+def with_ids(manifest: ImageManifest, ids: Mapping[Digest, str]) -> Augmented:
+    """Return the manifest with the ids of its layers.
 
     Raises ManifestInvalid if it was pushed with an id that cannot be removed.
     """
@@ -58,7 +58,7 @@ def _parse(body: bytes, content_type: str) -> ImageManifest | Index | Other:
     manifest = parse_manifest(body, content_type)
     if not isinstance(manifest, Image):
         return manifest
-    layers = tuple(str(layer.digest) for layer in manifest.layers)
+    layers = tuple(layer.digest for layer in manifest.layers)
     return ImageManifest(body, digest_of(body), manifest, layers)
 
 

@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 
 from core.errors import DatabaseDown
 from core.events import Plan
-from sql.enqueue import NewLayer, enqueue_layers
+from sql.enqueue import enqueue_layers
 from sql.manifests import enqueue_manifests, mark_new_seen
 from sql.missing_layers import suspect_layers
 from sql.tables import Priority, Tables
@@ -73,15 +73,18 @@ class EventWriter:
 
     def _write(self, plans: Sequence[Plan]) -> None:
         now = int(self._clock())
-        layers = [NewLayer(one.digest, one.size, one.scope) for plan in plans for one in plan.layers]
-        manifests = [(one.scope, str(one.digest)) for plan in plans for one in plan.manifests]
-        known = [(one.scope, str(one.digest)) for plan in plans for one in plan.known]
+        layers = [layer for plan in plans for layer in plan.layers]
+        malformed = [layer for plan in plans for layer in plan.malformed]
+        manifests = [(one.scope, one.digest) for plan in plans for one in plan.manifests]
+        known = [(one.scope, one.digest) for plan in plans for one in plan.known]
         deleted = [digest for plan in plans for digest in plan.deleted]
         with transaction(self._engine) as connection:
             if deleted:
                 suspect_layers(connection, self._tables, deleted, now=now)
-            if layers:
-                enqueue_layers(connection, self._tables, layers, priority=Priority.PUSHED, now=now)
+            if layers or malformed:
+                enqueue_layers(
+                    connection, self._tables, layers, priority=Priority.PUSHED, now=now, malformed=malformed
+                )
             if manifests:
                 enqueue_manifests(connection, self._tables, manifests, priority=Priority.PUSHED, now=now)
             if known:

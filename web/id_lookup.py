@@ -13,6 +13,7 @@ from cachetools import TTLCache
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
+from core.digest import Digest
 from core.errors import DatabaseDown
 from sql.layers import find_rbtorrent_ids
 from sql.tables import Tables
@@ -34,9 +35,9 @@ log = logging.getLogger(__name__)
 class _Question:
     """A request's layers. `ids` is None until the database has answered."""
 
-    digests: Sequence[str]
+    digests: Sequence[Digest]
     answered: threading.Event = field(default_factory=threading.Event)
-    ids: dict[str, str] | None = None
+    ids: dict[Digest, str] | None = None
 
 
 class IdLookup:
@@ -49,13 +50,13 @@ class IdLookup:
         self._engine = engine
         self._tables = tables
         self._lock = threading.Lock()
-        self._kept: TTLCache[str, str] = TTLCache(_MAX_KEPT, KEEP_SECONDS, timer)
+        self._kept: TTLCache[Digest, str] = TTLCache(_MAX_KEPT, KEEP_SECONDS, timer)
         self._pause = DatabasePause(timer)
         self._questions: queue.SimpleQueue[_Question | None] = queue.SimpleQueue()
         self._thread = self._start()
 
-    def find(self, digests: Iterable[str]) -> tuple[dict[str, str], bool]:
-        """Return the ids of the layers (`sha256:<hex>`) that are brewed, and whether these are all.
+    def find(self, digests: Iterable[Digest]) -> tuple[dict[Digest, str], bool]:
+        """Return the ids of the layers that are brewed, and whether these are all.
 
         They may not be while the database does not answer.
         """

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from core.blobs.source import BlobReader
 from core.errors import ConnectionCut, LayerError, RemoteError
 from core.http.byte_range import Span
-from core.layer import LayerRef
+from core.layer import Layer
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ class LayerBody:
     and `closed` not called.
     """
 
-    def __init__(self, reader: BlobReader, layer: LayerRef, span: Span, closed: Callable[[], None]) -> None:
+    def __init__(self, reader: BlobReader, layer: Layer, span: Span, closed: Callable[[], None]) -> None:
         self._layer = layer
         self._span = span
         self._closed = closed

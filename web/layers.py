@@ -13,7 +13,7 @@ from core.blobs.source import BlobSource
 from core.digest import Digest
 from core.errors import CapabilityInvalid, InvalidName, LayerError, NotFound, RemoteError, TimedOut
 from core.http.byte_range import Span, etag_matches, range_holds, requested_span
-from core.layer import LayerRef
+from core.layer import Layer
 from core.torrents.capability import verify
 from web.errors import error
 from web.layer_bodies import LayerBody
@@ -71,7 +71,7 @@ class LayerHandler:
                 self._size.cache_clear()
                 return _failure(layer, failed)
 
-    def _authorize(self) -> LayerRef | bottle.HTTPResponse:
+    def _authorize(self) -> Layer | bottle.HTTPResponse:
         """Return the layer that the path's capability opens, or the refusal."""
         capability, _, hex_digits = path_after("/v0/layers/").partition("/")
         try:
@@ -82,9 +82,9 @@ class LayerHandler:
         except InvalidName:
             # Its text is not logged: the name may be a capability in the wrong place.
             return _refusal("the path names no layer")
-        return LayerRef(digest, (granted.scope,))
+        return Layer(digest, (granted.scope,))
 
-    def _stream(self, layer: LayerRef, held: ExitStack) -> bottle.HTTPResponse:
+    def _stream(self, layer: Layer, held: ExitStack) -> bottle.HTTPResponse:
         """Return the answer whose body takes over `held`, the turn, until it is closed."""
         size = self._size(layer)
         if size == 0:
@@ -116,7 +116,7 @@ def install(app: bottle.Bottle, source: BlobSource, secret: bytes, clock: Callab
     app.route("/v0/layers/<rest:re:.+>", "HEAD", layers.head)
 
 
-def _answer(status: int, body: LayerBody | bytes, layer: LayerRef, length: int) -> bottle.HTTPResponse:
+def _answer(status: int, body: LayerBody | bytes, layer: Layer, length: int) -> bottle.HTTPResponse:
     return bottle.HTTPResponse(
         body,
         status,
@@ -136,7 +136,7 @@ def _refusal(reason: str) -> bottle.HTTPResponse:
     return error(403, "DENIED", "the capability in this URL is invalid or has expired")
 
 
-def _failure(layer: LayerRef, failed: RemoteError | LayerError) -> bottle.HTTPResponse:
+def _failure(layer: Layer, failed: RemoteError | LayerError) -> bottle.HTTPResponse:
     log.warning("layer not read digest=%s scope=%s reason=%s", layer.digest, layer.scopes[0], failed)
     if isinstance(failed, NotFound):
         return error(404, "BLOB_UNKNOWN", "the layer is gone")
@@ -145,5 +145,5 @@ def _failure(layer: LayerRef, failed: RemoteError | LayerError) -> bottle.HTTPRe
     return error(502, "UNAVAILABLE", "the layer cannot be read now")
 
 
-def _etag(layer: LayerRef) -> str:
+def _etag(layer: Layer) -> str:
     return f'"{layer.digest}"'

@@ -113,7 +113,7 @@ class ManifestHandler:
         augmented = with_ids(manifest, ids)
         # While the database is down it is unknown which layers are missing, and they could not be queued.
         if complete and len(ids) < len(manifest.layers):
-            missing = [layer for layer in brewable(manifest.image) if str(layer.digest) not in ids]
+            missing = [layer for layer in brewable(manifest.image) if layer.digest not in ids]
             queued = self._on_demand.put(scope, missing)
             if queued:
                 log.info(

@@ -20,8 +20,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from core.digest import Digest
 from core.errors import DatabaseDown, MetainfoMissing
+from core.layer import Layer
 from core.torrents.store import MetainfoStore
-from sql.enqueue import NewLayer, enqueue_layers
+from sql.enqueue import enqueue_layers
 from sql.layers import known_layers
 from sql.requeue import BrewedLayer, find_brewed_layer, requeue_brewed
 from sql.tables import Priority, Tables
@@ -113,8 +114,8 @@ class MissingTorrents:
 
     def _find_out(self, scope: str, digest: Digest) -> bytes | Why:
         with reading(self._engine) as connection:
-            brewed = find_brewed_layer(connection, self._tables, str(digest))
-            known = brewed or known_layers(connection, self._tables, [str(digest)])
+            brewed = find_brewed_layer(connection, self._tables, digest)
+            known = brewed or known_layers(connection, self._tables, [digest])
         if not known:
             return "not known"
         if brewed is None:
@@ -146,6 +147,6 @@ class MissingTorrents:
 
     def _enqueue(self, scope: str, digest: Digest) -> None:
         """Have the layer brewed before pushed and scanned ones, unless it is brewed."""
-        layers = [NewLayer(str(digest), None, scope)]
+        layers = [Layer(digest, (scope,))]
         with transaction(self._engine) as connection:
             enqueue_layers(connection, self._tables, layers, priority=Priority.ASKED, now=int(self._clock()))

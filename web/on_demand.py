@@ -15,9 +15,11 @@ from cachetools import TTLCache
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
+from core.digest import Digest
 from core.errors import DatabaseDown
+from core.layer import Layer
 from core.manifests.manifest import LayerDescriptor
-from sql.enqueue import NewLayer, enqueue_layers
+from sql.enqueue import enqueue_layers
 from sql.tables import Priority, Tables
 from sql.transaction import transaction
 
@@ -47,8 +49,8 @@ class OnDemandQueue:
         self._tables = tables
         self._clock = clock
         self._changed = threading.Condition()
-        self._waiting: dict[tuple[str, str], NewLayer] = {}
-        self._written: TTLCache[tuple[str, str], bool] = TTLCache(_MAX_REMEMBERED, REPEAT_SECONDS, timer)
+        self._waiting: dict[tuple[str, Digest], Layer] = {}
+        self._written: TTLCache[tuple[str, Digest], bool] = TTLCache(_MAX_REMEMBERED, REPEAT_SECONDS, timer)
         self._closing = False
         self.dropped = 0
         self._thread = self._start()
@@ -61,13 +63,13 @@ class OnDemandQueue:
         dropped = taken = 0
         with self._changed:
             for layer in layers:
-                key = (scope, str(layer.digest))
+                key = (scope, layer.digest)
                 if key in self._written:
                     continue
                 if len(self._waiting) >= MAX_WAITING:
                     dropped += 1
                     continue
-                self._waiting[key] = NewLayer(key[1], layer.size, scope)
+                self._waiting[key] = Layer(layer.digest, (scope,), layer.size)
                 self._written[key] = True
                 taken += 1
             self.dropped += dropped
@@ -100,7 +102,7 @@ class OnDemandQueue:
                 return
             self._write_batch(list(taken.values()))
 
-    def _write_batch(self, layers: Sequence[NewLayer]) -> None:
+    def _write_batch(self, layers: Sequence[Layer]) -> None:
         try:
             with transaction(self._engine) as connection:
                 enqueue_layers(
@@ -112,5 +114,5 @@ class OnDemandQueue:
             with self._changed:
                 self.dropped += len(layers)
                 for layer in layers:
-                    self._written.pop((layer.scope or "", layer.digest), None)
+                    self._written.pop((layer.scopes[0], layer.digest), None)
             log.warning("layers not queued dropped=%d reason=%s", len(layers), reason)

@@ -19,7 +19,7 @@ from typing import Self
 from core.blobs.source import StoredFile
 from core.blobs.storage_layout import blob_path, common_folder
 from core.errors import NotFound, Refused, RemoteError, Unavailable
-from core.layer import LayerRef
+from core.layer import Layer
 
 # O_NONBLOCK: opening a FIFO would wait for its writer.
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
@@ -42,7 +42,7 @@ class DirectoryBlobs:
         self._template = blob_path_template
         self._folder = root / common_folder(blob_path_template)
 
-    def size(self, layer: LayerRef) -> int:
+    def size(self, layer: Layer) -> int:
         """The file's length in bytes."""
         descriptor = self._open(layer)
         try:
@@ -50,7 +50,7 @@ class DirectoryBlobs:
         finally:
             os.close(descriptor)
 
-    def open(self, layer: LayerRef, offset: int, length: int | None = None) -> FileReader:
+    def open(self, layer: Layer, offset: int, length: int | None = None) -> FileReader:
         """A reader of the file, unbuffered. See BlobSource."""
         descriptor = self._open(layer)
         if hasattr(os, "posix_fadvise"):
@@ -96,10 +96,10 @@ class DirectoryBlobs:
                 if not target & followed:
                     way.append((below, _entries(entry.path), followed | target))
 
-    def _path(self, layer: LayerRef) -> Path:
+    def _path(self, layer: Layer) -> Path:
         return self._root / blob_path(self._template, layer.digest).lstrip("/")
 
-    def _open(self, layer: LayerRef) -> int:
+    def _open(self, layer: Layer) -> int:
         """A file descriptor of the blob."""
         path = self._path(layer)
         try:

@@ -12,7 +12,7 @@ from core.blobs.ranges import ParallelReader
 from core.blobs.resume import ResumingReader, RetryPolicy
 from core.blobs.source import BlobReader, BlobSource
 from core.errors import ConnectionCut, Interrupted, RangeIgnored
-from core.layer import LayerRef
+from core.layer import Layer
 
 WINDOW_BYTES = 16 * 1024 * 1024
 """What one layer is read ahead by at most, all connections together: 64 MiB for four at a time."""
@@ -28,7 +28,7 @@ _TICK = 0.1
 
 def open_layer(
     source: BlobSource,
-    layer: LayerRef,
+    layer: Layer,
     size: int,
     connections: int,
     *,

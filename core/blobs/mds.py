@@ -17,7 +17,7 @@ from core.blobs.storage_layout import blob_path
 from core.errors import NotFound, Refused, SizeMismatch, Unavailable
 from core.http.client import HttpClient
 from core.http.stream import HttpStream
-from core.layer import LayerRef
+from core.layer import Layer
 from core.registry.answers import is_html
 from core.registry.blob import BlobStream, range_header
 
@@ -91,11 +91,11 @@ class MdsBlobs:
         self._read_page = read_page
         self._recent: Recent[MdsFile] = Recent()
 
-    def size(self, layer: LayerRef) -> int:
+    def size(self, layer: Layer) -> int:
         """The size, in bytes, that the tables have; MDS is not asked."""
         return self._find(layer).size
 
-    def open(self, layer: LayerRef, offset: int, length: int | None = None) -> BlobStream:
+    def open(self, layer: Layer, offset: int, length: int | None = None) -> BlobStream:
         """A reader of the file, or of a range of it. See BlobSource."""
         known = self._recent.get(layer.digest)
         file = known or self._find(layer)
@@ -127,7 +127,7 @@ class MdsBlobs:
                 _check(answer)
             return f"{answer.target} answers {answer.status}, and the tables can be read"
 
-    def _find(self, layer: LayerRef) -> MdsFile:
+    def _find(self, layer: Layer) -> MdsFile:
         path = blob_path(self._path_template, layer.digest)
         text = self._find_file(path)
         if text is None:
@@ -139,7 +139,7 @@ class MdsBlobs:
         self._recent.put(layer.digest, file)
         return file
 
-    def _open(self, layer: LayerRef, file: MdsFile, offset: int, length: int | None) -> BlobStream:
+    def _open(self, layer: Layer, file: MdsFile, offset: int, length: int | None) -> BlobStream:
         answer = self._http.open("GET", self._url(file.key), headers=range_header(offset, length))
         try:
             _check(answer)

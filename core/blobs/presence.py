@@ -18,7 +18,7 @@ from core.errors import (
     RemoteError,
     Unavailable,
 )
-from core.layer import LayerRef
+from core.layer import Layer
 
 MAX_CONSECUTIVE_FAILURES = 20
 """Questions in a row that nobody answers: then there is no sense in asking more."""
@@ -33,7 +33,7 @@ class PresenceResult:
     answer, and whether that was for nobody's answering (`silent`), not for a refusal.
     """
 
-    layer: LayerRef
+    layer: Layer
     presence: Presence
     scope: str | None = None
     why: str | None = None
@@ -49,12 +49,12 @@ class PresenceChecker(Protocol):
         """
         ...
 
-    def locate(self, layer: LayerRef) -> PresenceResult:
+    def locate(self, layer: Layer) -> PresenceResult:
         """A look at where the layer was. "gone" means no more than that it is not there."""
         ...
 
     def locate_everywhere(
-        self, layers: Sequence[LayerRef], over: Callable[[], bool]
+        self, layers: Sequence[Layer], over: Callable[[], bool]
     ) -> Iterator[PresenceResult]:
         """A look wherever the layers could be, for as many of them, in their order, as one run may do.
 
@@ -95,7 +95,7 @@ class RegistryPresence:
         """See PresenceChecker. Raises RemoteError."""
         self._registry.ping()
 
-    def locate(self, layer: LayerRef) -> PresenceResult:
+    def locate(self, layer: Layer) -> PresenceResult:
         """See PresenceChecker. One without known repositories is in none of them."""
         unanswered = None
         for scope in layer.scopes:
@@ -107,7 +107,7 @@ class RegistryPresence:
         return unanswered or PresenceResult(layer, "gone")
 
     def locate_everywhere(
-        self, layers: Sequence[LayerRef], over: Callable[[], bool]
+        self, layers: Sequence[Layer], over: Callable[[], bool]
     ) -> Iterator[PresenceResult]:
         """See PresenceChecker. At least one layer is looked for, however many repositories there are.
 
@@ -115,7 +115,7 @@ class RegistryPresence:
         there are none: the questions take minutes, and somebody may push a layer meanwhile. When the registry
         falls silent, those left are unanswered.
         """
-        left: dict[int, LayerRef] = dict(enumerate(layers))
+        left: dict[int, Layer] = dict(enumerate(layers))
         unanswered: dict[int, PresenceResult] = {}
         asked: set[str] = set()
         silent = 0
@@ -159,7 +159,7 @@ class RegistryPresence:
             raise BadAnswer("catalog", "it has no repository at all")
         return scopes
 
-    def _ask(self, layer: LayerRef, scope: str) -> PresenceResult:
+    def _ask(self, layer: Layer, scope: str) -> PresenceResult:
         try:
             self._registry.blob_size(scope, layer.digest)
         except (NotFound, InvalidName):
@@ -185,7 +185,7 @@ class StoragePresence:
         if next(iter(self._storage.files(self._folder)), None) is None:
             raise Unavailable(self._folder, "it holds no blob at all")
 
-    def locate(self, layer: LayerRef) -> PresenceResult:
+    def locate(self, layer: Layer) -> PresenceResult:
         """See PresenceChecker."""
         try:
             self._storage.size(layer)
@@ -197,7 +197,7 @@ class StoragePresence:
         return PresenceResult(layer, "there")
 
     def locate_everywhere(
-        self, layers: Sequence[LayerRef], over: Callable[[], bool]
+        self, layers: Sequence[Layer], over: Callable[[], bool]
     ) -> Iterator[PresenceResult]:
         """See PresenceChecker. There is nowhere else to look."""
         for layer in layers:

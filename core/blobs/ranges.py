@@ -12,7 +12,7 @@ from typing import Self
 from core.blobs.resume import ResumingReader, RetryPolicy
 from core.blobs.source import BlobSource
 from core.errors import ConnectionCut, Interrupted
-from core.layer import LayerRef
+from core.layer import Layer
 
 # As much is read at once. Bytes are given on as they come, and what a failing read had got so far is lost.
 _READ_BYTES = 256 * 1024
@@ -50,7 +50,7 @@ class ParallelReader:
     def __init__(
         self,
         source: BlobSource,
-        layer: LayerRef,
+        layer: Layer,
         offset: int,
         end: int,
         *,

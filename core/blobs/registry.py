@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from core.blobs.recent import Recent
 from core.errors import InvalidName, NotFound, Refused
-from core.layer import LayerRef
+from core.layer import Layer
 from core.registry.blob import BlobStream
 from core.registry.client import RegistryClient
 
@@ -36,11 +36,11 @@ class RegistryBlobs:
         self._candidate_scopes = candidate_scopes
         self._recent: Recent[str] = Recent()
 
-    def size(self, layer: LayerRef) -> int:
+    def size(self, layer: Layer) -> int:
         """The blob's size in bytes, by HEAD."""
         return self._first(layer, lambda scope: self._registry.blob_size(scope, layer.digest))
 
-    def open(self, layer: LayerRef, offset: int, length: int | None = None) -> BlobStream:
+    def open(self, layer: Layer, offset: int, length: int | None = None) -> BlobStream:
         """A reader of the blob, or of a range of it. See BlobSource."""
         return self._first(layer, lambda scope: self._registry.open_blob(scope, layer.digest, offset, length))
 
@@ -48,7 +48,7 @@ class RegistryBlobs:
         """One line on the registry, after it has taken our credentials."""
         return self._registry.ping()
 
-    def _first(self, layer: LayerRef, ask: Callable[[str], _Got]) -> _Got:
+    def _first(self, layer: Layer, ask: Callable[[str], _Got]) -> _Got:
         """What `ask` gives of the first scope that has the layer."""
         tried = 0
         refused: Refused | None = None
@@ -67,7 +67,7 @@ class RegistryBlobs:
             raise refused
         raise NotFound(f"blob {layer.digest} in {_searched(layer, tried)}")
 
-    def _scopes(self, layer: LayerRef) -> Iterator[str]:
+    def _scopes(self, layer: Layer) -> Iterator[str]:
         """Where to look, best first: each scope once."""
         known = self._recent.get(layer.digest)
         if known is not None:
@@ -79,7 +79,7 @@ class RegistryBlobs:
                 yield scope
 
 
-def _searched(layer: LayerRef, tried: int) -> str:
+def _searched(layer: Layer, tried: int) -> str:
     """The repositories that were searched for a layer, for a message."""
     if layer.scopes:
         return ", ".join(layer.scopes[:5]) + (" …" if len(layer.scopes) > 5 else "")

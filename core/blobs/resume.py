@@ -11,7 +11,7 @@ from typing import Self
 
 from core.blobs.source import BlobReader, BlobSource
 from core.errors import NO_ANSWER, BadAnswer, ConnectionCut, RangeIgnored, RemoteError
-from core.layer import LayerRef
+from core.layer import Layer
 
 _SKIP_BYTES = 256 * 1024
 
@@ -50,7 +50,7 @@ class ResumingReader:
     def __init__(
         self,
         source: BlobSource,
-        layer: LayerRef,
+        layer: Layer,
         offset: int,
         end: int,
         *,

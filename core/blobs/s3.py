@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from core.blobs.source import StoredFile
 from core.blobs.storage_layout import blob_path, common_folder
-from core.layer import LayerRef
+from core.layer import Layer
 from core.s3 import Bucket, S3Reader
 
 
@@ -24,11 +24,11 @@ class S3Blobs:
         self._prefix = prefix
         self._template = blob_path_template
 
-    def size(self, layer: LayerRef) -> int:
+    def size(self, layer: Layer) -> int:
         """The object's size in bytes."""
         return self._bucket.size(self._key(layer))
 
-    def open(self, layer: LayerRef, offset: int, length: int | None = None) -> S3Reader:
+    def open(self, layer: Layer, offset: int, length: int | None = None) -> S3Reader:
         """A reader of the object, or of a range of it. See BlobSource."""
         return self._bucket.open(self._key(layer), offset, length)
 
@@ -46,7 +46,7 @@ class S3Blobs:
         found = next(self._bucket.list(folder), None) is not None
         return f"layers in {where} can be read" if found else f"{where} can be listed, and is empty"
 
-    def _key(self, layer: LayerRef) -> str:
+    def _key(self, layer: Layer) -> str:
         return self._joined(blob_path(self._template, layer.digest))
 
     def _joined(self, path: str) -> str:

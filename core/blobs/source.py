@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
 
-from core.layer import LayerRef
+from core.layer import Layer
 
 
 class BlobReader(Protocol):
@@ -49,11 +49,11 @@ class BlobSource(Protocol):
         """Whether several ranges of one blob may be read at once to go faster."""
         ...
 
-    def size(self, layer: LayerRef) -> int:
+    def size(self, layer: Layer) -> int:
         """The blob's size in bytes, as the source has it."""
         ...
 
-    def open(self, layer: LayerRef, offset: int, length: int | None = None) -> BlobReader:
+    def open(self, layer: Layer, offset: int, length: int | None = None) -> BlobReader:
         """A reader of `length` bytes from `offset`, or of all from there on if `length` is None."""
         ...
 

@@ -10,7 +10,7 @@ from core.blobs.layer_reader import open_layer
 from core.blobs.source import BlobSource
 from core.digest import Digest
 from core.errors import ConnectionCut, DigestMismatch, LayerEmpty, Refused, SizeMismatch
-from core.layer import LayerRef
+from core.layer import Layer
 from core.torrents.hashing import INLINE_SIZE, hash_layer
 from core.torrents.metainfo import build_metainfo
 from core.torrents.piece_length import piece_length
@@ -31,7 +31,7 @@ class Brewed:
 def brew_layer(
     source: BlobSource,
     store: MetainfoStore,
-    layer: LayerRef,
+    layer: Layer,
     *,
     private: bool,
     connections: int,
@@ -63,7 +63,7 @@ def brew_layer(
     return Brewed(layer.digest, hashes.size, metainfo.rbtorrent_id, hashes.piece_count, seconds)
 
 
-def _size(source: BlobSource, layer: LayerRef) -> int:
+def _size(source: BlobSource, layer: Layer) -> int:
     """The layer's size in bytes: what its descriptor says, which the source is asked to confirm.
 
     Of a small layer it is not asked: one request less, and hashing finds out soon enough.

@@ -85,7 +85,7 @@ def test_an_id_that_is_there_is_never_overwritten(database: Database, old: OldSe
     brewed, same = old.add("brewed"), old.add("same")
     database.enqueue(brewed, same)
     for claim in database.claim(2):
-        own = {brewed: rbtorrent_id_of(brewed), same: old_id_of("same")}[claim.digest]
+        own = {brewed: rbtorrent_id_of(brewed), same: old_id_of("same")}[str(claim.digest)]
         database.complete(claim, rbtorrent_id=own, now=NOW - 50)
 
     summary = take_over(database)
@@ -171,7 +171,7 @@ def test_an_id_that_a_layer_has_already_is_given_to_no_other(database: Database,
     old.add("a")
 
     assert take_over(database).unmatched == {"another layer has the id": 1}
-    assert ids_in(database) == {owner: old_id_of("a")}
+    assert ids_in(database) == {str(owner): old_id_of("a")}
 
 
 def test_a_key_with_two_ids_gives_neither(database: Database, old: OldService) -> None:

@@ -14,7 +14,7 @@ import pytest
 from core.blobs.directory import DirectoryBlobs, FileReader
 from core.blobs.source import StoredFile
 from core.errors import Refused, Unavailable
-from core.layer import LayerRef
+from core.layer import Layer
 from jobs.backfill_storage import StorageScan, StorageSummary, backfill_storage
 from sql.engine import create_engine_for
 from sql.tables import Priority
@@ -84,7 +84,7 @@ class CountingSource(DirectoryBlobs):
         super().__init__(root, TEMPLATE)
         self.opened: list[str] = []
 
-    def open(self, layer: LayerRef, offset: int, length: int | None = None) -> FileReader:
+    def open(self, layer: Layer, offset: int, length: int | None = None) -> FileReader:
         self.opened.append(str(layer.digest))
         return super().open(layer, offset, length)
 
@@ -97,7 +97,7 @@ class StoppingSource(CountingSource):
         self._stop = stop
         self._after = after
 
-    def open(self, layer: LayerRef, offset: int, length: int | None = None) -> FileReader:
+    def open(self, layer: Layer, offset: int, length: int | None = None) -> FileReader:
         if len(self.opened) == self._after:
             self._stop.set()
         return super().open(layer, offset, length)
@@ -111,7 +111,7 @@ class FailingSource(DirectoryBlobs):
         self._error = error
         self._only = only
 
-    def open(self, layer: LayerRef, offset: int, length: int | None = None) -> FileReader:
+    def open(self, layer: Layer, offset: int, length: int | None = None) -> FileReader:
         if self._only in (None, str(layer.digest)):
             raise self._error
         return super().open(layer, offset, length)

@@ -15,14 +15,14 @@ import sqlalchemy as sa
 
 from core.digest import Digest
 from core.errors import StoreFailed, Unavailable
-from core.layer import LayerRef
+from core.layer import Layer
 from core.torrents.store import DirectoryStore
 from jobs.brew import BrewSummary, brew
 from jobs.brew_layer import BrewSettings
 from jobs.release_locks import release_locks
 from sql.claims import claim_layers
 from sql.engine import create_engine_for
-from sql.enqueue import NewLayer, enqueue_layers
+from sql.enqueue import enqueue_layers
 from sql.layers import LayerRecord, find_layer
 from sql.schema import create_missing
 from sql.tables import Priority, build_tables
@@ -62,7 +62,7 @@ def queue(
     priority: Priority = Priority.PUSHED,
 ) -> None:
     with transaction(settings.engine) as connection:
-        new = [NewLayer(str(digest), None, "library/test") for digest in digests]
+        new = [Layer(digest, ("library/test",)) for digest in digests]
         enqueue_layers(connection, settings.tables, new, priority=priority, now=int(time.time()))
 
 
@@ -169,7 +169,7 @@ def test_a_size_that_somebody_made_up_costs_a_layer_one_try(settings: BrewSettin
     source = MemorySource({whole: layers[whole], damaged: (layers[damaged] * 5001)[:wrong]})
     settings = replace(settings, source=source, clock=lambda: now)
     with transaction(settings.engine) as connection:
-        new = [NewLayer(str(whole), wrong, "library/test"), NewLayer(str(damaged), 1000, "library/test")]
+        new = [Layer(whole, ("library/test",), wrong), Layer(damaged, ("library/test",), 1000)]
         enqueue_layers(connection, settings.tables, new, priority=Priority.PUSHED, now=int(now))
 
     assert brew(settings, threading.Event()).failed == 2
@@ -372,7 +372,7 @@ class InOrder(MemorySource):
 
     order: list[Digest]
 
-    def size(self, layer: LayerRef) -> int:
+    def size(self, layer: Layer) -> int:
         self.order.append(layer.digest)
         return super().size(layer)
 
@@ -431,7 +431,7 @@ class FailingSource(MemorySource):
         super().__init__(outage.source.layers)
         self._outage = outage
 
-    def size(self, layer: LayerRef) -> int:
+    def size(self, layer: Layer) -> int:
         self._fail(layer.digest in self._outage.unreadable)
         return super().size(layer)
 

@@ -13,7 +13,7 @@ import pytest
 
 from core.digest import Digest
 from core.errors import MetainfoMissing, StoreFailed
-from core.layer import LayerRef
+from core.layer import Layer
 from core.torrents.brewing import brew_layer
 from core.torrents.store import DirectoryStore
 from tests.memory_source import MemorySource
@@ -55,7 +55,7 @@ def files_in(root: Path) -> list[str]:
 def brew(store: DirectoryStore) -> str:
     source = MemorySource({DIGEST: CONTENT})
     stop = threading.Event()
-    brewed = brew_layer(source, store, LayerRef(DIGEST), private=True, connections=1, interrupted=stop.is_set)
+    brewed = brew_layer(source, store, Layer(DIGEST), private=True, connections=1, interrupted=stop.is_set)
     return brewed.rbtorrent_id
 
 

@@ -25,7 +25,7 @@ from core.errors import (
     TimedOut,
     Unavailable,
 )
-from core.layer import LayerRef
+from core.layer import Layer
 from core.torrents.hashing import hash_layer
 from tests.layer_places import (
     READ_TIMEOUT,
@@ -91,7 +91,7 @@ def proxy_of(place: Place) -> CuttingProxy:
     return place.proxy
 
 
-def read_resumed(source: BlobSource, layer: LayerRef, connections: int = 1, window: int = 1 << 20) -> bytes:
+def read_resumed(source: BlobSource, layer: Layer, connections: int = 1, window: int = 1 << 20) -> bytes:
     return read_all(open_layer(source, layer, SIZE, connections, window=window, retry=PATIENCE))
 
 

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from core.blobs.source import BlobSource
 from core.errors import BadAnswer, NotFound, Refused, SizeMismatch, Unavailable
-from core.layer import LayerRef
+from core.layer import Layer
 from sql.mds_files import find_mds_files
 from sql.tables import build_tables
 from tests.layer_places import MdsPlace, mds_place
@@ -27,7 +27,7 @@ def place(tmp_path: Path) -> Iterator[MdsPlace]:
         yield ready
 
 
-def read(source: BlobSource, layer: LayerRef, offset: int = 0, length: int | None = None) -> bytes:
+def read(source: BlobSource, layer: Layer, offset: int = 0, length: int | None = None) -> bytes:
     got = bytearray()
     buffer = memoryview(bytearray(64 * 1024))
     with source.open(layer, offset, length) as reader:

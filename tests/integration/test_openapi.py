@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, settings
 
 from core.digest import Digest
 from core.errors import InvalidName
-from core.layer import LayerRef
+from core.layer import Layer
 from core.manifests.media_types import DOCKER_MANIFEST
 from core.names import parse_scope
 from core.torrents.hashing import hash_layer
@@ -69,7 +69,7 @@ def running(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 
 def brew(front: Front, layer: Digest) -> None:
-    with MemorySource({layer: CONTENT}).open(LayerRef(layer), 0) as reader:
+    with MemorySource({layer: CONTENT}).open(Layer(layer), 0) as reader:
         hashes = hash_layer(reader, len(CONTENT), piece_length(len(CONTENT)))
     front.parts.store.put(layer, build_metainfo(layer.hex, hashes, True).data)
 

@@ -16,12 +16,11 @@ from core.blobs.source import BlobStorage
 from core.blobs.storage_layout import StorageLayout
 from core.digest import Digest
 from core.errors import MetainfoMissing, RemoteError, StoreFailed, Unavailable
-from core.layer import LayerRef
+from core.layer import Layer
 from core.registry.client import RegistryClient
 from core.torrents.store import DirectoryStore, MetainfoStore
 from jobs.prune import PruneSummary, prune
 from sql.engine import create_engine_for
-from sql.enqueue import NewLayer
 from sql.manifests import mark_seen, seen_manifests
 from sql.missing_layers import suspect_layers
 from sql.transaction import transaction
@@ -49,21 +48,21 @@ class Brewed:
     presence: PresenceChecker | None = None
     stop: threading.Event = field(default_factory=threading.Event)
 
-    def layers(self, number: int) -> list[str]:
-        digests = sorted(put_blob(self.place, layer_bytes(100, seed)) for seed in range(number))
+    def layers(self, number: int) -> list[Digest]:
+        digests = sorted(Digest.parse(put_blob(self.place, layer_bytes(100, seed))) for seed in range(number))
         self.brew(*digests)
         return digests
 
-    def brew(self, *digests: str, scope: str | None = "team/app") -> None:
-        new = [NewLayer(digest, 100, scope) for digest in digests]
+    def brew(self, *digests: Digest, scope: str | None = "team/app") -> None:
+        new = [Layer(digest, () if scope is None else (scope,), 100) for digest in digests]
         self.database.enqueue_all(new, now=self.now - DAY)
         for claim in self.database.claim(len(digests), now=self.now - DAY):
             assert self.database.complete(claim, now=self.now - DAY)
-            self.store.put(Digest.parse(claim.digest), b"the metainfo")
+            self.store.put(claim.digest, b"the metainfo")
 
-    def delete(self, *digests: str) -> None:
+    def delete(self, *digests: Digest) -> None:
         for digest in digests:
-            self.place.remove(blob_path_of(digest[7:]))
+            self.place.remove(blob_path_of(digest.hex))
 
     def restore(self, seed: int) -> None:
         put_blob(self.place, layer_bytes(100, seed))
@@ -84,12 +83,12 @@ class Brewed:
         )
         return prune(service, dry_run=dry_run)
 
-    def known(self) -> set[str]:
-        return set(self.database.mapping())
+    def known(self) -> set[Digest]:
+        return {Digest.parse(digest) for digest in self.database.mapping()}
 
-    def has_metainfo(self, digest: str) -> bool:
+    def has_metainfo(self, digest: Digest) -> bool:
         try:
-            return self.store.get(Digest.parse(digest)) == b"the metainfo"
+            return self.store.get(digest) == b"the metainfo"
         except MetainfoMissing:
             return False
 
@@ -158,7 +157,7 @@ def test_a_dry_run_says_what_would_be_forgotten_and_changes_nothing(
     dry = brewed.prune(dry_run=True)
 
     [told] = [line for line in caplog.messages if line.startswith("layer would be forgotten")]
-    assert gone in told
+    assert str(gone) in told
     assert str(dry).startswith("would forget 1, missed for the first time 0, there 2, unanswered 0")
     assert gone in brewed.known()
     assert brewed.has_metainfo(gone)
@@ -243,14 +242,14 @@ class LookingAt:
     def check(self) -> None:
         self._presence.check()
 
-    def locate(self, layer: LayerRef) -> PresenceResult:
+    def locate(self, layer: Layer) -> PresenceResult:
         return self._presence.locate(layer)
 
     def locate_everywhere(
-        self, layers: Sequence[LayerRef], over: Callable[[], bool]
+        self, layers: Sequence[Layer], over: Callable[[], bool]
     ) -> Iterator[PresenceResult]:
         for look in self._presence.locate_everywhere(layers, over):
-            self._happening(str(look.layer.digest))
+            self._happening(look.layer.digest)
             yield look
 
 
@@ -311,7 +310,7 @@ def test_a_run_that_was_killed_behind_the_metainfo_is_made_good_by_the_next(brew
     brewed.prune()
     brewed.now += DAY
     # As it is then: the metainfo is deleted, and nothing is committed.
-    brewed.store.delete(Digest.parse(gone))
+    brewed.store.delete(gone)
 
     assert brewed.prune().forgotten == 1
     assert brewed.known() == {other}
@@ -341,12 +340,12 @@ class Silent:
     def check(self) -> None:
         pass
 
-    def locate(self, layer: LayerRef) -> PresenceResult:
+    def locate(self, layer: Layer) -> PresenceResult:
         self.looked += 1
         return PresenceResult(layer, "unanswered", why="time-out", silent=True)
 
     def locate_everywhere(
-        self, layers: Sequence[LayerRef], over: Callable[[], bool]
+        self, layers: Sequence[Layer], over: Callable[[], bool]
     ) -> Iterator[PresenceResult]:
         return map(self.look, layers)
 
@@ -423,7 +422,7 @@ def delete_blob(registry: Registry, scope: str, digest: str) -> None:
 
 def test_a_layer_in_a_repository_that_nobody_knew_of_is_not_forgotten(brewed: Brewed, tmp_path: Path) -> None:
     content = layer_bytes(1000, 1)
-    digest = str(layer_of(content).digest)
+    digest = layer_of(content).digest
     with start_registry(tmp_path / "registry", delete=True) as registry:
         push_image(registry, "team/known", "v1", [content])
         push_blob(registry, "team/unknown", content)
@@ -451,7 +450,7 @@ def test_a_layer_in_a_repository_whose_name_is_none_here_is_not_forgotten(
     brewed: Brewed, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     content = layer_bytes(1000, 1)
-    digest = str(layer_of(content).digest)
+    digest = layer_of(content).digest
     with start_registry(tmp_path / "registry", delete=True) as registry:
         push_image(registry, "team/known", "v1", [content])
         # The registry takes it: a first part with capitals may be a host's name.
@@ -478,14 +477,14 @@ class Unanswering:
     def check(self) -> None:
         pass
 
-    def locate(self, layer: LayerRef) -> PresenceResult:
-        self.looked.add(str(layer.digest))
-        if str(layer.digest) in self.digests:
+    def locate(self, layer: Layer) -> PresenceResult:
+        self.looked.add(layer.digest)
+        if layer.digest in self.digests:
             return PresenceResult(layer, "unanswered", why="trouble", silent=self.silent)
         return PresenceResult(layer, "there", "team/app")
 
     def locate_everywhere(
-        self, layers: Sequence[LayerRef], over: Callable[[], bool]
+        self, layers: Sequence[Layer], over: Callable[[], bool]
     ) -> Iterator[PresenceResult]:
         return map(self.look, layers)
 
@@ -501,7 +500,7 @@ def test_neighbours_that_nobody_answers_for_do_not_halt_the_round(brewed: Brewed
 
 def test_the_last_look_ends_when_the_run_is_told_to(brewed: Brewed, tmp_path: Path) -> None:
     content = layer_bytes(1000, 1)
-    digest = str(layer_of(content).digest)
+    digest = layer_of(content).digest
     with start_registry(tmp_path / "registry", delete=True) as registry:
         push_image(registry, "team/app", "v1", [content])
         for number in range(10):
@@ -542,7 +541,7 @@ def test_a_layer_pushed_to_a_repository_made_during_the_last_look_is_not_forgott
     brewed: Brewed, tmp_path: Path
 ) -> None:
     content = layer_bytes(1000, 1)
-    digest = str(layer_of(content).digest)
+    digest = layer_of(content).digest
     with start_registry(tmp_path / "registry", delete=True) as registry:
         push_image(registry, "team/known", "v1", [content])
         brewed.brew(digest, scope="team/known")
@@ -579,7 +578,7 @@ class PushedMeanwhile:
             self.push()
 
 
-def seen_in(brewed: Brewed, *digests: str) -> set[str]:
+def seen_in(brewed: Brewed, *digests: Digest) -> set[str]:
     with transaction(brewed.database.engine) as connection:
         return seen_manifests(connection, brewed.database.tables, "team/app", digests)
 
@@ -660,10 +659,10 @@ class FailingSizes:
     def __init__(self, storage: BlobStorage) -> None:
         self.files = storage.files
 
-    def size(self, layer: LayerRef) -> int:
+    def size(self, layer: Layer) -> int:
         raise Unavailable("disk", "input/output error")
 
-    def open(self, layer: LayerRef, offset: int, length: int | None = None) -> Any:
+    def open(self, layer: Layer, offset: int, length: int | None = None) -> Any:
         raise Unavailable("disk", "input/output error")
 
     def check(self) -> str:

@@ -11,10 +11,10 @@ import pytest
 
 from core.digest import Digest
 from core.errors import StoreFailed
+from core.layer import Layer
 from core.torrents.store import DirectoryStore, MetainfoStore
 from jobs.queue_lost import LostSummary, queue_lost
 from sql.engine import create_engine_for
-from sql.enqueue import NewLayer
 from sql.legacy_ids import LegacyId, adopt_legacy_ids
 from sql.tables import Priority
 from sql.transaction import transaction
@@ -30,25 +30,26 @@ class Brewed:
     store: DirectoryStore
     stop: threading.Event = field(default_factory=threading.Event)
 
-    def layers(self, number: int) -> list[str]:
+    def layers(self, number: int) -> list[Digest]:
         digests = sorted(digest_of(name) for name in range(number))
-        self.database.enqueue_all([NewLayer(digest, 100, "team/app") for digest in digests], now=NOW - 100)
+        self.database.enqueue_all([Layer(digest, ("team/app",), 100) for digest in digests], now=NOW - 100)
         for claim in self.database.claim(number, now=NOW - 100):
             assert self.database.complete(claim, now=NOW - 100)
-            self.store.put(Digest.parse(claim.digest), b"the metainfo")
+            self.store.put(claim.digest, b"the metainfo")
         return digests
 
-    def lose(self, *digests: str) -> None:
+    def lose(self, *digests: Digest) -> None:
         for digest in digests:
-            self.store.delete(Digest.parse(digest))
+            self.store.delete(digest)
 
     def search(self, store: MetainfoStore | None = None) -> LostSummary:
         database = self.database
         parts = {"store": store or self.store, "clock": lambda: NOW, "stop": self.stop}
         return queue_lost(service_of(database.engine, database.tables, parts=parts))
 
-    def waiting(self) -> set[str]:
-        return {digest for digest, row in self.database.mapping().items() if row.brewed is None}
+    def waiting(self) -> set[Digest]:
+        rows = self.database.mapping().values()
+        return {Digest.parse(row.digest) for row in rows if row.brewed is None}
 
 
 @pytest.fixture
@@ -154,7 +155,7 @@ def test_what_the_store_does_not_answer_for_is_not_lost(brewed: Brewed) -> None:
     silent = set(digests[10:25])
 
     def read(digest: Digest) -> None:
-        if str(digest) in silent:
+        if digest in silent:
             raise StoreFailed("s3://metainfo", "slow down")
 
     summary = brewed.search(StoreOf(brewed.store, read))

@@ -12,7 +12,7 @@ from core.blobs.registry import RegistryBlobs
 from core.config.config import DockerRegistry
 from core.errors import BadAnswer, NotFound, Refused, TimedOut, Unavailable
 from core.http.client import HttpClient
-from core.layer import LayerRef
+from core.layer import Layer
 from core.registry.client import RegistryClient
 from tests.layer_places import layer_of
 from tests.servers.bad_http import html, in_turn, replying, silent
@@ -53,11 +53,11 @@ def source_of(
     return RegistryBlobs(RegistryClient(settings, http, user, password), lambda: candidates)
 
 
-def known_in(*scopes: str) -> LayerRef:
+def known_in(*scopes: str) -> Layer:
     return replace(LAYER, scopes=scopes)
 
 
-def read(source: RegistryBlobs, layer: LayerRef, offset: int = 0, length: int | None = None) -> bytes:
+def read(source: RegistryBlobs, layer: Layer, offset: int = 0, length: int | None = None) -> bytes:
     got = bytearray()
     buffer = memoryview(bytearray(64 * 1024))
     with source.open(layer, offset, length) as reader:

@@ -119,7 +119,7 @@ def test_a_deleted_blob_that_is_known_is_looked_for_soon_and_forgotten_by_nobody
     body = envelope(*(event("delete", digest=digest, mediaType=..., size=...) for digest in (A, B, A)))
     for _ in range(2):
         assert app.post(body).body == b"OK"
-    assert table(app, "gone", "digest", "missed", "due") == [(A, None, NOON)]
+    assert table(app, "missing", "digest", "missed", "due") == [(A, None, NOON)]
     assert table(app, "mapping", "digest", "brewed") == [(A, 2)]
 
 
@@ -127,7 +127,7 @@ def test_a_layer_that_is_pushed_after_it_was_deleted_is_no_suspect(app: Receivin
     app.post(envelope(layer_event()))
     app.post(envelope(event("delete", digest=A, mediaType=..., size=...)))
     app.post(envelope(layer_event()))
-    assert table(app, "gone") == []
+    assert table(app, "missing") == []
     assert app.queued() == [A]
 
 

@@ -10,8 +10,10 @@ import pytest
 import sqlalchemy as sa
 
 import web.event_writer
+from core.digest import Digest
 from core.errors import DatabaseDown
-from core.events import Plan, PushedLayer
+from core.events import Plan
+from core.layer import Layer
 from sql.transaction import transaction
 from tests.notifications import A, B, C, envelope, layer_event
 from tests.servers.postgres import start_postgres
@@ -107,7 +109,7 @@ def parts(tmp_path: Path, postgres_url: str) -> Iterator[Parts]:
 
 
 def plan(digest: str) -> Plan:
-    return Plan((PushedLayer(digest, "library/test", 1),), (), ())
+    return Plan((Layer(Digest.parse(digest), ("library/test",), 1),), (), ())
 
 
 class Blocked:
@@ -160,7 +162,7 @@ def test_a_database_that_hangs_does_not_hold_those_who_come_later(
 
 def test_nobody_is_told_ok_if_the_one_who_writes_for_all_fails(parts: Parts) -> None:
     writer = EventWriter(parts.engine, parts.tables, parts.clock)
-    broken = Plan((PushedLayer("sha256:" + "a" * 200, "library/test", 1),), (), ())
+    broken = Plan((), (), (), malformed=(("sha256:" + "a" * 200, "library/test"),))
     failed: list[str] = []
 
     def put(number: int) -> None:

@@ -18,7 +18,7 @@ import web.layers
 from core.blobs.directory import DirectoryBlobs
 from core.blobs.registry import RegistryBlobs
 from core.digest import Digest
-from core.layer import LayerRef
+from core.layer import Layer
 from core.torrents.capability import mint
 from tests.memory_source import Fault, MemorySource
 from tests.servers.bad_http import replying
@@ -262,7 +262,7 @@ def test_a_source_that_hangs_before_it_tells_a_size_holds_only_so_many(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, kind: type[MemorySource | DirectoryBlobs]
 ) -> None:
     class Hanging(kind):  # type: ignore[misc, valid-type]
-        def size(self, layer: LayerRef) -> int:
+        def size(self, layer: Layer) -> int:
             asked.release()
             let_go.wait(60)
             return int(super().size(layer))

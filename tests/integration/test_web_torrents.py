@@ -14,7 +14,7 @@ import pytest
 
 from core.digest import Digest
 from core.errors import StoreFailed
-from core.layer import LayerRef
+from core.layer import Layer
 from core.torrents.capability import verify
 from core.torrents.hashing import hash_layer
 from core.torrents.metainfo import build_metainfo
@@ -43,7 +43,7 @@ SETTINGS = {"application": {"public_url": "http://torrents.example/"}, "torrents
 def brewed_parts(folder: Path, *, private: bool = True, **more: Any) -> Parts:
     parts = web_parts(folder, **{"settings": SETTINGS, **more})
     source = MemorySource({LAYER: CONTENT})
-    with source.open(LayerRef(LAYER), 0) as reader:
+    with source.open(Layer(LAYER), 0) as reader:
         hashes = hash_layer(reader, len(CONTENT), piece_length(len(CONTENT)))
     parts.store.put(LAYER, build_metainfo(LAYER.hex, hashes, private).data)
     return parts

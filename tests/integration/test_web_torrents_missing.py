@@ -16,7 +16,7 @@ import pytest
 import sqlalchemy as sa
 
 from core.digest import Digest
-from core.layer import LayerRef
+from core.layer import Layer
 from core.torrents.brewing import brew_layer
 from core.torrents.store import MetainfoStore
 from jobs.brew import brew
@@ -258,9 +258,7 @@ def test_an_id_that_was_taken_over_is_told_and_nothing_is_queued(
 def test_a_torrent_that_is_here_is_served_whoever_gave_the_id(here: Here) -> None:
     here.take_over()
     source = here.parts.source
-    brew_layer(
-        source, here.parts.store, LayerRef(LAYER), private=True, connections=1, interrupted=lambda: False
-    )
+    brew_layer(source, here.parts.store, Layer(LAYER), private=True, connections=1, interrupted=lambda: False)
     assert here.get().status == 200
 
 

@@ -26,7 +26,7 @@ from core.errors import (
     SizeMismatch,
     StoreFailed,
 )
-from core.layer import LayerRef
+from core.layer import Layer
 from core.torrents.brewing import Brewed, brew_layer
 from core.torrents.store import DirectoryStore
 from tests.memory_source import MemorySource
@@ -34,7 +34,7 @@ from tests.memory_source import MemorySource
 MIB = 1024 * 1024
 CONTENT = bytes(range(251)) * 20_000
 DIGEST = Digest(hashlib.sha256(CONTENT).hexdigest())
-LAYER = LayerRef(DIGEST, ("library/test",), len(CONTENT))
+LAYER = Layer(DIGEST, ("library/test",), len(CONTENT))
 
 
 @dataclass
@@ -43,7 +43,7 @@ class Liar(MemorySource):
 
     claimed: int = 0
 
-    def size(self, layer: LayerRef) -> int:
+    def size(self, layer: Layer) -> int:
         return self.claimed
 
 
@@ -55,7 +55,7 @@ def store(tmp_path: Path) -> DirectoryStore:
 def brew(
     source: BlobSource,
     store: DirectoryStore,
-    layer: LayerRef = LAYER,
+    layer: Layer = LAYER,
     *,
     private: bool = True,
     connections: int = 1,
@@ -64,7 +64,7 @@ def brew(
     return brew_layer(source, store, layer, private=private, connections=connections, interrupted=interrupted)
 
 
-def nothing_is_kept(store: DirectoryStore, layer: LayerRef = LAYER) -> bool:
+def nothing_is_kept(store: DirectoryStore, layer: Layer = LAYER) -> bool:
     try:
         store.get(layer.digest)
     except MetainfoMissing:
@@ -93,7 +93,7 @@ def test_it_is_the_same_whoever_brews_it_and_however_it_was_read(tmp_path: Path)
         MemorySource({DIGEST: CONTENT}, most_per_read=65537),
         DirectoryBlobs(tmp_path, "/blobs/{full_digest}"),
     ]
-    layers = [LAYER, LayerRef(DIGEST), LayerRef(DIGEST, ("another/scope", "library/test"))]
+    layers = [LAYER, Layer(DIGEST), Layer(DIGEST, ("another/scope", "library/test"))]
     results = set()
     for number, (source, layer) in enumerate(zip(sources, layers, strict=True)):
         store = DirectoryStore(tmp_path / str(number))
@@ -110,7 +110,7 @@ def test_private_and_public_torrents_differ(store: DirectoryStore) -> None:
 @pytest.mark.parametrize("size", [1, 1000, 3 * MIB])
 def test_other_bytes_than_the_digest_names_are_never_published(store: DirectoryStore, size: int) -> None:
     content = bytes(size)
-    layer = LayerRef(DIGEST, (), size)
+    layer = Layer(DIGEST, (), size)
     with pytest.raises(DigestMismatch) as caught:
         brew(MemorySource({DIGEST: content}), store, layer)
     assert caught.value.verdict == "set aside"
@@ -133,7 +133,7 @@ def test_a_layer_of_another_size_than_its_descriptor_says_is_refused_unread(
 ) -> None:
     source = MemorySource({DIGEST: CONTENT})
     with pytest.raises(SizeMismatch) as caught:
-        brew(source, store, LayerRef(DIGEST, (), len(CONTENT) + difference))
+        brew(source, store, Layer(DIGEST, (), len(CONTENT) + difference))
     assert (caught.value.expected, caught.value.got) == (len(CONTENT) + difference, len(CONTENT))
     assert source.opened == []
     assert nothing_is_kept(store)
@@ -142,7 +142,7 @@ def test_a_layer_of_another_size_than_its_descriptor_says_is_refused_unread(
 def test_a_small_layer_is_not_asked_for_its_size_and_still_held_to_it(store: DirectoryStore) -> None:
     source = MemorySource({DIGEST: CONTENT})
     with pytest.raises(SizeMismatch) as caught:
-        brew(source, store, LayerRef(DIGEST, (), 1))
+        brew(source, store, Layer(DIGEST, (), 1))
     assert (caught.value.expected, caught.value.got) == (1, 2)
     assert nothing_is_kept(store)
 
@@ -153,7 +153,7 @@ def test_a_source_with_fewer_bytes_than_it_says_publishes_nothing(
     monkeypatch.setattr(core.blobs.resume, "RetryPolicy", lambda: RetryPolicy(tries=2, first_pause=0.01))
     source = Liar({DIGEST: CONTENT}, claimed=len(CONTENT) + 1)
     with pytest.raises(ConnectionCut) as caught:
-        brew(source, store, LayerRef(DIGEST))
+        brew(source, store, Layer(DIGEST))
     assert caught.value.verdict == "try again"
     assert nothing_is_kept(store)
 
@@ -169,7 +169,7 @@ def test_a_source_with_more_bytes_than_it_says_publishes_nothing(store: Director
 
 @pytest.mark.parametrize("size", [None, 0])
 def test_an_empty_layer_is_refused(store: DirectoryStore, size: int | None) -> None:
-    empty = LayerRef(Digest(hashlib.sha256(b"").hexdigest()), (), size)
+    empty = Layer(Digest(hashlib.sha256(b"").hexdigest()), (), size)
     with pytest.raises(LayerEmpty) as caught:
         brew(MemorySource({empty.digest: b""}), store, empty)
     assert caught.value.verdict == "set aside"

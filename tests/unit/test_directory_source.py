@@ -14,12 +14,12 @@ import pytest
 from core.blobs.directory import DirectoryBlobs
 from core.digest import Digest
 from core.errors import NotFound, Refused, Unavailable
-from core.layer import LayerRef
+from core.layer import Layer
 
 TEMPLATE = "/docker/registry/v2/blobs/sha256/{short_digest}/{full_digest}/data"
 CONTENT = b"a layer's bytes" * 1000
-LAYER = LayerRef(Digest(hashlib.sha256(CONTENT).hexdigest()))
-OTHER = LayerRef(Digest("ab" * 32))
+LAYER = Layer(Digest(hashlib.sha256(CONTENT).hexdigest()))
+OTHER = Layer(Digest("ab" * 32))
 NOBODY = 65534
 
 
@@ -27,7 +27,7 @@ def source_at(root: Path) -> DirectoryBlobs:
     return DirectoryBlobs(root, TEMPLATE)
 
 
-def blob_file(root: Path, layer: LayerRef = LAYER) -> Path:
+def blob_file(root: Path, layer: Layer = LAYER) -> Path:
     return root / f"docker/registry/v2/blobs/sha256/{layer.digest.short}/{layer.digest.hex}/data"
 
 
@@ -156,7 +156,7 @@ def test_an_upload_in_progress_is_not_a_layer(root: Path) -> None:
     upload.write_bytes(b"half of it")
 
     with pytest.raises(NotFound):
-        source_at(root).size(LayerRef(OTHER.digest, ("app",)))
+        source_at(root).size(Layer(OTHER.digest, ("app",)))
 
 
 def test_a_disk_that_fails_is_an_unavailable_source() -> None:

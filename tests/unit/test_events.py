@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.digest import Digest
-from core.events import ManifestRef, Plan, PushedLayer, parse_events, plan
+from core.events import ManifestRef, Plan, parse_events, plan
+from core.layer import Layer
 from core.manifests.media_types import (
     ALL_MANIFESTS,
     DOCKER_LIST,
@@ -43,7 +44,7 @@ def test_the_example_queues_its_layer_and_nothing_else() -> None:
     notification = parse_events(EXAMPLE.read_bytes())
     wanted = plan(notification, lambda scope: scope == "library/test")
     # Its two events differ in length, so the layer's size is not known.
-    assert wanted == Plan((PushedLayer(EXAMPLE_LAYER, "library/test", None),), (), ())
+    assert wanted == Plan((), (), (), malformed=((EXAMPLE_LAYER, "library/test"),))
     assert notification.odd == ()
 
 
@@ -72,8 +73,8 @@ def test_an_images_references_queue_its_layers_but_not_its_config(media_type: st
     references = [reference(B, DOCKER_CONFIG), reference(C), reference(D, OCI_LAYER, size=7)]
     wanted = planned(event(mediaType=media_type, references=references))
     assert wanted.layers == (
-        PushedLayer(C, "library/test", 100),
-        PushedLayer(D, "library/test", 7),
+        Layer(Digest.parse(C), ("library/test",), 100),
+        Layer(Digest.parse(D), ("library/test",), 7),
     )
     assert wanted.manifests == ()
     assert wanted.known == (ManifestRef("library/test", Digest.parse(A)),)
@@ -105,14 +106,14 @@ def test_a_reference_that_cannot_be_read_sends_the_manifest_to_be_resolved() -> 
 )
 def test_what_cannot_or_need_not_be_brewed_is_left_out(left_out: dict[str, Any]) -> None:
     wanted = planned(event(references=[reference(B, DOCKER_CONFIG), left_out, reference(D)]))
-    assert [layer.digest for layer in wanted.layers] == [D]
+    assert [layer.digest for layer in wanted.layers] == [Digest.parse(D)]
 
 
 def test_layers_of_a_media_type_of_their_own_are_layers() -> None:
     chart = "application/vnd.cncf.helm.chart.content.v1.tar+gzip"
     config = "application/vnd.cncf.helm.config.v1+json"
     wanted = planned(event(mediaType=OCI_MANIFEST, references=[reference(B, config), reference(C, chart)]))
-    assert [layer.digest for layer in wanted.layers] == [C]
+    assert [layer.digest for layer in wanted.layers] == [Digest.parse(C)]
 
 
 @pytest.mark.parametrize(
@@ -122,7 +123,7 @@ def test_layers_of_a_media_type_of_their_own_are_layers() -> None:
 @pytest.mark.parametrize("action", ["push", "mount"])
 def test_a_blob_that_says_it_is_a_layer_is_queued(action: str, media_type: str) -> None:
     wanted = planned(event(action, mediaType=media_type, size=7))
-    assert wanted == Plan((PushedLayer(A, "library/test", 7),), (), ())
+    assert wanted == Plan((Layer(Digest.parse(A), ("library/test",), 7),), (), ())
 
 
 @pytest.mark.parametrize(
@@ -151,11 +152,15 @@ def test_deletions_name_what_was_deleted_and_no_more() -> None:
             event("delete", digest=A, **bare),
         )
     )
-    assert (notification.events, notification.odd, notification.deleted) == ((), (), (A, B))
+    assert (notification.events, notification.odd, notification.deleted) == (
+        (),
+        (),
+        (Digest.parse(A), Digest.parse(B)),
+    )
     # Whoever has the role: it is for layers that are known here, and those may be in many places.
     wanted = plan(notification, lambda scope: False)
     assert wanted
-    assert (wanted.deleted, wanted.layers, wanted.manifests) == ((A, B), (), ())
+    assert (wanted.deleted, wanted.layers, wanted.manifests) == ((Digest.parse(A), Digest.parse(B)), (), ())
 
 
 @pytest.mark.parametrize(
@@ -209,7 +214,7 @@ def test_a_size_that_is_none_leaves_the_size_unknown(size: Any) -> None:
 def test_events_told_twice_queue_a_layer_once() -> None:
     wanted = planned(*[event(mediaType=DOCKER_LAYER)] * 3, *[event(digest=B)] * 3)
     assert wanted == Plan(
-        (PushedLayer(A, "library/test", 954),), (ManifestRef("library/test", Digest.parse(B)),), ()
+        (Layer(Digest.parse(A), ("library/test",), 954),), (ManifestRef("library/test", Digest.parse(B)),), ()
     )
 
 
@@ -220,8 +225,8 @@ def test_a_layer_of_two_repositories_is_told_for_both() -> None:
         roles=("library/test", "b"),
     )
     assert wanted.layers == (
-        PushedLayer(A, "library/test", 954),
-        PushedLayer(A, "b", 954),
+        Layer(Digest.parse(A), ("library/test",), 954),
+        Layer(Digest.parse(A), ("b",), 954),
     )
 
 
@@ -236,5 +241,5 @@ def test_roles_are_asked_once_a_scope() -> None:
 @given(st.permutations([event(mediaType=DOCKER_LAYER), event(digest=B), event("pull"), event(digest=B)]))
 def test_the_order_of_events_does_not_matter(events: list[Any]) -> None:
     assert planned(*events) == Plan(
-        (PushedLayer(A, "library/test", 954),), (ManifestRef("library/test", Digest.parse(B)),), ()
+        (Layer(Digest.parse(A), ("library/test",), 954),), (ManifestRef("library/test", Digest.parse(B)),), ()
     )

@@ -16,12 +16,12 @@ from core.blobs.resume import ResumingReader, RetryPolicy
 from core.blobs.source import BlobReader
 from core.digest import Digest
 from core.errors import ConnectionCut, Interrupted, NotFound
-from core.layer import LayerRef
+from core.layer import Layer
 from tests.memory_source import Fault, Kind, MemorySource
 
 CONTENT = bytes(number * 7 % 251 for number in range(40_000))
 DIGEST = Digest(hashlib.sha256(CONTENT).hexdigest())
-LAYER = LayerRef(DIGEST)
+LAYER = Layer(DIGEST)
 RANGE = 1000
 TRIAL = 8000
 KINDS: list[Kind] = ["cut", "timeout", "early end", "unavailable"]

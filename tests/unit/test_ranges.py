@@ -14,13 +14,13 @@ from core.blobs.ranges import ParallelReader
 from core.blobs.resume import RetryPolicy
 from core.digest import Digest
 from core.errors import ConnectionCut, Interrupted, NotFound, RangeIgnored
-from core.layer import LayerRef
+from core.layer import Layer
 from tests.memory_source import Fault, Kind, MemorySource
 from tests.servers.waiting import comes_true
 
 CONTENT = bytes(number * 7 % 251 for number in range(20_000))
 DIGEST = Digest(hashlib.sha256(CONTENT).hexdigest())
-LAYER = LayerRef(DIGEST)
+LAYER = Layer(DIGEST)
 KINDS: list[Kind] = ["cut", "timeout", "early end", "unavailable", "refused connection"]
 
 

@@ -16,7 +16,7 @@ from core.errors import (
     TimedOut,
     Unavailable,
 )
-from core.layer import LayerRef
+from core.layer import Layer
 
 A, B, C = (Digest(sign * 64) for sign in "abc")
 
@@ -68,28 +68,28 @@ class Blobs:
 
 
 def everywhere(registry: Blobs, *digests: Digest, questions: int = 1000) -> dict[Digest, str]:
-    layers = [LayerRef(digest) for digest in digests]
+    layers = [Layer(digest) for digest in digests]
     looks = RegistryPresence(registry, questions).locate_everywhere(layers, lambda: False)
     return {look.layer.digest: look.presence for look in looks}
 
 
 def test_a_layer_is_there_if_one_of_its_repositories_has_it() -> None:
     registry = Blobs({"one": set(), "two": {A}, "three": {A}})
-    look = RegistryPresence(registry).locate(LayerRef(A, ("one", "two", "three")))
+    look = RegistryPresence(registry).locate(Layer(A, ("one", "two", "three")))
     assert (look.presence, look.scope) == ("there", "two")
     assert registry.asked == [("one", A), ("two", A)]
 
 
 def test_a_layer_is_gone_from_where_it_was_if_all_its_repositories_say_no() -> None:
     registry = Blobs({"one": set(), "two": set(), "other": {A}})
-    assert RegistryPresence(registry).locate(LayerRef(A, ("one", "two", "deleted"))).presence == "gone"
+    assert RegistryPresence(registry).locate(Layer(A, ("one", "two", "deleted"))).presence == "gone"
 
 
 @pytest.mark.parametrize("trouble", TROUBLE)
 def test_one_repository_that_does_not_answer_leaves_it_open(trouble: str) -> None:
     registry = Blobs({"one": set(), "two": set(), "three": set()})
     registry.broken["two"] = TROUBLE[trouble]
-    look = RegistryPresence(registry).locate(LayerRef(A, ("one", "two", "three")))
+    look = RegistryPresence(registry).locate(Layer(A, ("one", "two", "three")))
     assert look.presence == "unanswered"
     assert look.why == str(TROUBLE[trouble])
 
@@ -97,7 +97,7 @@ def test_one_repository_that_does_not_answer_leaves_it_open(trouble: str) -> Non
 def test_a_yes_counts_more_than_no_answer() -> None:
     registry = Blobs({"one": set(), "two": {A}})
     registry.broken["one"] = TROUBLE["500"]
-    assert RegistryPresence(registry).locate(LayerRef(A, ("one", "two"))).presence == "there"
+    assert RegistryPresence(registry).locate(Layer(A, ("one", "two"))).presence == "there"
 
 
 def test_everywhere_is_every_repository_of_the_catalog() -> None:
@@ -107,7 +107,7 @@ def test_everywhere_is_every_repository_of_the_catalog() -> None:
 
 def test_a_repository_that_has_it_is_told() -> None:
     registry = Blobs({"one": set(), "two": {A}})
-    [look] = RegistryPresence(registry).locate_everywhere([LayerRef(A)], lambda: False)
+    [look] = RegistryPresence(registry).locate_everywhere([Layer(A)], lambda: False)
     assert look.scope == "two"
 
 
@@ -200,6 +200,6 @@ def test_refusals_are_answers_however_many() -> None:
 
 def test_a_look_ends_when_it_is_over() -> None:
     registry = Blobs({f"scope{number}": set() for number in range(10)})
-    layers = [LayerRef(digest) for digest in (A, B)]
+    layers = [Layer(digest) for digest in (A, B)]
     looks = list(RegistryPresence(registry).locate_everywhere(layers, lambda: len(registry.asked) == 5))
     assert (looks, len(registry.asked)) == ([], 5)

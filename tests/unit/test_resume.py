@@ -13,12 +13,12 @@ from core.blobs.resume import ResumingReader, RetryPolicy
 from core.blobs.source import BlobReader
 from core.digest import Digest
 from core.errors import ConnectionCut, NotFound, RangeIgnored
-from core.layer import LayerRef
+from core.layer import Layer
 from tests.memory_source import Fault, Kind, MemorySource
 
 CONTENT = bytes(number * 7 % 251 for number in range(5000))
 DIGEST = Digest(hashlib.sha256(CONTENT).hexdigest())
-LAYER = LayerRef(DIGEST)
+LAYER = Layer(DIGEST)
 KINDS: list[Kind] = ["cut", "timeout", "early end", "unavailable", "refused connection"]
 BREAKS: list[Kind] = ["cut", "timeout", "early end", "unavailable"]
 

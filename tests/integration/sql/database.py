@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
+from core.digest import Digest
+from core.layer import Layer
 from sql.claims import (
     Claim,
     claim_layers,
@@ -18,7 +20,7 @@ from sql.claims import (
     retry_layer,
     set_aside_layer,
 )
-from sql.enqueue import NewLayer, adopt_layers, enqueue_layers
+from sql.enqueue import adopt_layers, enqueue_layers
 from sql.layers import LayerRecord, find_layer
 from sql.schema import create_missing
 from sql.set_aside import drop_layers, retry_failed_layers
@@ -30,14 +32,14 @@ from sql.transaction import transaction
 NOW = 4_000_000_000
 
 
-def digest_of(name: str | int) -> str:
+def digest_of(name: str | int) -> Digest:
     """A digest, the same for the same name."""
-    return "sha256:" + hashlib.sha256(str(name).encode()).hexdigest()
+    return Digest(hashlib.sha256(str(name).encode()).hexdigest())
 
 
-def rbtorrent_id_of(digest: str) -> str:
+def rbtorrent_id_of(digest: Digest | str) -> str:
     """The id that the tests take for the layer's."""
-    return "rbtorrent:" + hashlib.sha1(digest.encode()).hexdigest()
+    return "rbtorrent:" + hashlib.sha1(str(digest).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -62,16 +64,19 @@ class Database:
 
     def enqueue(
         self,
-        *digests: str,
+        *digests: Digest | str,
         size: int | None = None,
         scope: str | None = "library/ubuntu",
         priority: Priority = Priority.PUSHED,
         now: int = NOW,
     ) -> int:
-        return self.enqueue_all([NewLayer(digest, size, scope) for digest in digests], priority, now)
+        scopes = () if scope is None else (scope,)
+        return self.enqueue_all(
+            [Layer(Digest.parse(str(digest)), scopes, size) for digest in digests], priority, now
+        )
 
     def enqueue_all(
-        self, layers: Iterable[NewLayer], priority: Priority = Priority.PUSHED, now: int = NOW
+        self, layers: Iterable[Layer], priority: Priority = Priority.PUSHED, now: int = NOW
     ) -> int:
         with transaction(self.engine) as connection:
             return enqueue_layers(connection, self.tables, list(layers), priority=priority, now=now)
@@ -123,17 +128,17 @@ class Database:
                 connection, self.tables, older_than=older_than, max_attempts=max_attempts
             )
 
-    def retry_failed_layers(self, *, reason_like: str | None = None, digest: str | None = None) -> int:
+    def retry_failed_layers(self, *, reason_like: str | None = None, digest: Digest | None = None) -> int:
         with transaction(self.engine) as connection:
             return retry_failed_layers(connection, self.tables, reason_like=reason_like, digest=digest)
 
-    def drop(self, *, reason_like: str | None = None, digest: str | None = None) -> int:
+    def drop(self, *, reason_like: str | None = None, digest: Digest | None = None) -> int:
         with transaction(self.engine) as connection:
             return drop_layers(connection, self.tables, reason_like=reason_like, digest=digest)
 
-    def layer(self, digest: str, *, now: int = NOW) -> LayerRecord:
+    def layer(self, digest: Digest | str, *, now: int = NOW) -> LayerRecord:
         with transaction(self.engine) as connection:
-            found = find_layer(connection, self.tables, digest, now=now)
+            found = find_layer(connection, self.tables, Digest.parse(str(digest)), now=now)
         assert found is not None, f"{digest} is not in the mapping"
         return found
 
@@ -141,7 +146,9 @@ class Database:
         with transaction(self.engine) as connection:
             return queue_status(connection, self.tables, now=now)
 
-    def mapping(self) -> dict[str, sa.Row[tuple[str, str | None, int | None, int | None, int | None]]]:
+    def mapping(
+        self,
+    ) -> dict[str, sa.Row[tuple[str, str | None, int | None, int | None, int | None]]]:
         """The mapping's rows by digest."""
         with transaction(self.engine) as connection:
             return {row.digest: row for row in connection.execute(sa.select(self.tables.mapping))}

@@ -6,10 +6,10 @@ import pytest
 
 from core.errors import RbtorrentIdTaken
 from sql.claims import claim_layers, one_line
-from sql.enqueue import NewLayer
+from sql.enqueue import enqueue_layers
 from sql.layers import find_rbtorrent_ids
 from sql.tables import Priority
-from sql.transaction import reading
+from sql.transaction import reading, transaction
 from tests.integration.sql.database import NOW, Database, digest_of, rbtorrent_id_of
 
 A, B, C, D = (digest_of(name) for name in "abcd")
@@ -20,8 +20,8 @@ def test_a_claim_says_all_that_brewing_needs(database: Database) -> None:
     database.enqueue(A, scope="team/one")
     [claim] = database.claim(now=NOW + 5)
     assert claim.digest == A
-    assert claim.size == 123
-    assert claim.scopes == ("team/one", "team/two")
+    assert claim.layer.size == 123
+    assert claim.layer.scopes == ("team/one", "team/two")
     assert claim.priority == Priority.ASKED
     assert claim.attempts == 0
     assert claim.token == NOW + 5
@@ -63,7 +63,7 @@ def test_the_limit_holds_when_the_planner_runs_a_subquery_in_a_loop(on_postgres:
 def test_a_completed_layer_has_its_id_and_is_nobodys(database: Database) -> None:
     database.enqueue(A, now=NOW - 10)
     assert database.complete(database.claim_one(), rbtorrent_id="rbtorrent:aa", size=77, now=NOW + 9)
-    assert tuple(database.mapping()[A]) == (A, "rbtorrent:aa", NOW - 10, None, NOW + 9)
+    assert tuple(database.mapping()[str(A)]) == (str(A), "rbtorrent:aa", NOW - 10, None, NOW + 9)
     layer = database.layer(A)
     assert (layer.state, layer.size, layer.claimed, layer.brewer) == ("brewed", 77, None, "host:1")
     assert database.claim() == []
@@ -184,7 +184,7 @@ def test_an_id_that_another_layer_has_is_a_clear_error(database: Database) -> No
     database.complete(first, rbtorrent_id="rbtorrent:same")
     with pytest.raises(RbtorrentIdTaken, match=r"rbtorrent:same of sha256:.* belongs to another") as caught:
         database.complete(second, rbtorrent_id="rbtorrent:same")
-    assert caught.value.digest == second.digest
+    assert caught.value.digest == str(second.digest)
     # Nothing was written, and the layer can be put out of the way.
     assert database.set_aside(second, reason=str(caught.value))
     assert database.layer(second.digest).state == "set aside"
@@ -230,8 +230,20 @@ def test_any_reason_can_be_kept(database: Database, reason: str, kept: str) -> N
     assert database.layer(A).reason == kept
 
 
-def test_a_layer_whose_digest_is_none_goes_through_like_any_other(database: Database) -> None:
-    database.enqueue_all([NewLayer("../../etc", None, None)])
-    claim = database.claim_one()
-    assert (claim.digest, claim.scopes) == ("../../etc", ())
-    assert database.set_aside(claim)
+def test_a_malformed_digest_is_set_aside_and_the_others_are_claimed(database: Database) -> None:
+    with transaction(database.engine) as connection:
+        enqueue_layers(
+            connection,
+            database.tables,
+            [],
+            priority=Priority.PUSHED,
+            now=NOW - 1,
+            malformed=[("../../etc", "team/a"), ("", "team/a")],
+        )
+    database.enqueue(A, B)
+
+    assert {claim.digest for claim in database.claim(2)} == {A, B}
+    status = database.status()
+    assert {layer.digest for layer in status.set_aside_layers} == {"../../etc", ""}
+    assert status.set_aside == {"the digest is malformed: expected sha256: and 64 hex digits": 2}
+    assert status.locked_count == 2

@@ -13,7 +13,7 @@ from contextlib import suppress
 import pytest
 
 from core.errors import LayersDropped
-from sql.enqueue import NewLayer
+from core.layer import Layer
 from sql.tables import Priority
 from tests.integration.sql.brewers import MANY, process_works_on, threads_work_on
 from tests.integration.sql.database import NOW, Database, digest_of, rbtorrent_id_of
@@ -25,7 +25,7 @@ def _each_is_brewed_once(database: Database, completed: Counter[str], digests: l
     assert completed == Counter(digests)
     mapping = database.mapping()
     assert {digest: row.rbtorrent_id for digest, row in mapping.items()} == {
-        digest: rbtorrent_id_of(digest) for digest in digests
+        str(digest): rbtorrent_id_of(digest) for digest in digests
     }
     assert all(row.brew_lock is None and row.brewed is not None for row in mapping.values())
 
@@ -70,7 +70,7 @@ def test_layers_asked_for_by_many_at_once_are_queued_once(database: Database) ->
             priority = chance.choice(list(Priority))
             some = chance.sample(LAYERS, 60)
             queued += database.enqueue_all(
-                [NewLayer(digest, len(digest), f"team/{seed}") for digest in some], priority, NOW
+                [Layer(digest, (f"team/{seed}",), len(digest.hex)) for digest in some], priority, NOW
             )
             asked.update({digest: min(priority, asked.get(digest, priority)) for digest in some})
         return queued, asked
@@ -86,7 +86,7 @@ def test_layers_asked_for_by_many_at_once_are_queued_once(database: Database) ->
     assert sum(queued for queued, _ in results) == len(wanted)
     claims = database.claim(1000)
     assert {claim.digest: claim.priority for claim in claims} == wanted
-    assert {claim.digest: set(claim.scopes) for claim in claims} == scopes
+    assert {claim.digest: set(claim.layer.scopes) for claim in claims} == scopes
 
 
 def test_callers_in_opposite_orders_do_not_wait_for_each_other_in_a_circle(database: Database) -> None:

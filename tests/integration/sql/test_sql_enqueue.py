@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import sqlalchemy as sa
 
-from sql.enqueue import NewLayer, enqueue_layers
+from core.layer import Layer
+from sql.enqueue import enqueue_layers
 from sql.tables import Priority
 from sql.transaction import transaction
 from tests.integration.sql.database import NOW, Database, digest_of, rbtorrent_id_of
@@ -15,7 +16,7 @@ A, B, C = (digest_of(name) for name in "abc")
 
 def test_a_new_layer_gets_a_row_in_the_mapping_and_waits(database: Database) -> None:
     assert database.enqueue(A, size=5, scope="library/ubuntu", priority=Priority.SCANNED, now=NOW) == 1
-    assert tuple(database.mapping()[A]) == (A, None, NOW, None, None)
+    assert tuple(database.mapping()[str(A)]) == (str(A), None, NOW, None, None)
     layer = database.layer(A)
     assert (layer.state, layer.size, layer.scopes) == ("waiting", 5, ("library/ubuntu",))
     assert (layer.priority, layer.attempts) == (Priority.SCANNED, 0)
@@ -64,7 +65,7 @@ def test_an_unknown_size_is_filled_in_and_a_known_one_stays(database: Database) 
 
 
 def test_each_scope_is_remembered_once(database: Database) -> None:
-    layers = [NewLayer(A, 1, "team/b"), NewLayer(A, None, "team/a"), NewLayer(B, 2, None)]
+    layers = [Layer(A, ("team/b",), 1), Layer(A, ("team/a",), None), Layer(B, (), 2)]
     assert database.enqueue_all(layers) == 2
     database.enqueue_all(layers)
     assert database.layer(A).scopes == ("team/a", "team/b")
@@ -103,14 +104,14 @@ def test_a_layer_in_work_stays_in_its_brewers_hands(database: Database) -> None:
 
 @pytest.mark.parametrize("layers", [10_000, 12_345])
 def test_a_manifest_of_ten_thousand_layers_is_queued(database: Database, layers: int) -> None:
-    asked = [NewLayer(digest_of(number), number, "team/a") for number in range(layers)]
+    asked = [Layer(digest_of(number), ("team/a",), number) for number in range(layers)]
     assert database.enqueue_all(asked) == layers
     assert database.enqueue_all(asked) == 0
     assert len(database.mapping()) == layers
 
 
 def test_asking_for_known_layers_writes_nothing(on_postgres: Database) -> None:
-    layers = [NewLayer(digest_of(number), number, "team/a") for number in range(20)]
+    layers = [Layer(digest_of(number), ("team/a",), number) for number in range(20)]
     on_postgres.enqueue_all(layers, Priority.PUSHED)
     on_postgres.complete(on_postgres.claim_one())
     with transaction(on_postgres.engine) as connection:
@@ -146,11 +147,11 @@ def test_a_row_put_in_by_hand_is_brewed(database: Database) -> None:
     assert database.adopt() == 1
     assert database.adopt() == 0
     claim = database.claim_one()
-    assert (claim.digest, claim.size, claim.scopes) == (A, None, ())
+    assert claim.layer == Layer(A)
     assert claim.priority == Priority.BACKFILLED
     assert database.complete(claim)
-    assert database.mapping()[A].rbtorrent_id == rbtorrent_id_of(A)
-    assert database.mapping()[A].added == 123
+    assert database.mapping()[str(A)].rbtorrent_id == rbtorrent_id_of(A)
+    assert database.mapping()[str(A)].added == 123
 
 
 def test_rows_by_hand_come_by_their_own_time(database: Database) -> None:
@@ -172,7 +173,7 @@ def test_asking_for_a_row_put_in_by_hand_queues_it(database: Database) -> None:
     database.execute(f"INSERT INTO rbtorrent_mapping (digest, added) VALUES ('{A}', 123)")
     assert database.enqueue(A, size=4, priority=Priority.ASKED) == 1
     claim = database.claim_one()
-    assert (claim.size, claim.priority) == (4, Priority.ASKED)
+    assert (claim.layer.size, claim.priority) == (4, Priority.ASKED)
     assert database.layer(A).added == 123
 
 
@@ -183,10 +184,11 @@ def test_a_row_locked_by_hand_is_adopted_and_left_locked(database: Database) -> 
     assert database.layer(A).state == "being brewed"
 
 
-def test_a_malformed_row_by_hand_reaches_the_brewer_as_it_is(database: Database) -> None:
+def test_a_malformed_row_inserted_by_hand_is_adopted_and_set_aside(database: Database) -> None:
     database.execute("INSERT INTO rbtorrent_mapping (digest, added) VALUES ('no digest; at all', 1), ('', 2)")
     assert database.adopt() == 2
-    assert [claim.digest for claim in database.claim()] == ["no digest; at all", ""]
+    assert database.claim() == []
+    assert {layer.digest for layer in database.status().set_aside_layers} == {"no digest; at all", ""}
 
 
 def test_what_the_mapping_lost_or_got_by_other_hands_leaves_the_queue(database: Database) -> None:

@@ -16,9 +16,9 @@ import pytest
 import sqlalchemy as sa
 
 from core.errors import DatabaseDown
+from core.layer import Layer
 from sql.claims import claim_layers
 from sql.engine import create_engine_for
-from sql.enqueue import NewLayer
 from sql.tables import Priority
 from sql.transaction import reading, transaction
 from tests.integration.sql.brewers import threads_work_on
@@ -303,7 +303,7 @@ def test_nothing_outlives_a_transaction_on_the_server(tmp_path: Path) -> None:
         _engine(_host(server)) as engine,
     ):
         database = Database.created(engine)
-        database.enqueue_all([NewLayer(digest_of("a"), 1, "team/a")], Priority.ASKED)
+        database.enqueue_all([Layer(digest_of("a"), ("team/a",), 1)], Priority.ASKED)
         database.complete(database.claim_one())
         database.adopt()
         database.release(older_than=NOW)

@@ -9,9 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from core.digest import Digest
 from core.errors import LayersDropped
+from core.layer import Layer
 from sql.cursors import find_cursor, save_cursor
-from sql.enqueue import NewLayer, enqueue_layers
+from sql.enqueue import enqueue_layers
 from sql.manifests import mark_seen, seen_manifests
 from sql.missing_layers import (
     Suspect,
@@ -31,13 +33,13 @@ A, B, C, D = sorted(digest_of(name) for name in "abcd")
 DAY = 86_400
 
 
-def brewed(database: Database, *digests: str, now: int = NOW - DAY) -> None:
+def brewed(database: Database, *digests: Digest, now: int = NOW - DAY) -> None:
     for digest in digests:
         database.enqueue(digest, now=now)
         database.complete(database.claim_one(now=now), now=now)
 
 
-def hint(database: Database, *digests: str, now: int = NOW) -> int:
+def hint(database: Database, *digests: Digest, now: int = NOW) -> int:
     with transaction(database.engine) as connection:
         return suspect_layers(connection, database.tables, digests, now=now)
 
@@ -47,22 +49,25 @@ def due(database: Database, *, now: int = NOW, limit: int = 100) -> list[Suspect
         return due_suspects(connection, database.tables, now=now, limit=limit)
 
 
-def miss(database: Database, *digests: str, now: int = NOW, again: int = NOW + DAY) -> None:
+def miss(database: Database, *digests: Digest, now: int = NOW, again: int = NOW + DAY) -> None:
     with transaction(database.engine) as connection:
         record_misses(connection, database.tables, digests, now=now, due=again)
 
 
-def forget(database: Database, digest: str, missed: int | None = NOW) -> bool:
+def forget(database: Database, digest: Digest, missed: int | None = NOW) -> bool:
     with transaction(database.engine) as connection:
         return forget_layer(connection, database.tables, Suspect(digest, missed))
 
 
-def walk(database: Database, after: str = "", limit: int = 100) -> tuple[list[str], str | None]:
+def walk(
+    database: Database, after: Digest | str = "", limit: int = 100
+) -> tuple[list[Digest], Digest | None]:
     with transaction(database.engine) as connection:
-        return list_forgettable_layers(connection, database.tables, after=after, limit=limit)
+        found, last = list_forgettable_layers(connection, database.tables, after=str(after), limit=limit)
+    return found, Digest.parse(last) if last else None
 
 
-def seen(database: Database, scope: str, digests: Sequence[str]) -> set[str]:
+def seen(database: Database, scope: str, digests: Sequence[Digest]) -> set[Digest]:
     with transaction(database.engine) as connection:
         return seen_manifests(connection, database.tables, scope, digests)
 
@@ -131,7 +136,7 @@ def test_a_forgotten_layer_leaves_nothing_behind(database: Database) -> None:
 
     assert forget(database, A)
 
-    assert set(database.mapping()) == {B}
+    assert set(database.mapping()) == {str(B)}
     assert due(database, now=NOW + DAY) == []
     assert seen(database, "library/ubuntu", [C, D]) == seen(database, "team/other", [C, D]) == set()
     assert seen(database, "team/third", [C, D]) == {C, D}
@@ -155,7 +160,7 @@ def test_nothing_is_forgotten_that_was_not_missed_as_it_was_seen(database: Datab
     assert not forget(database, A, missed=NOW)
     assert not forget(database, B, missed=NOW - 1)
     assert not forget(database, C)
-    assert set(database.mapping()) == {A, B}
+    assert set(database.mapping()) == {str(A), str(B)}
 
 
 def test_what_waits_or_is_being_brewed_is_not_forgotten(database: Database) -> None:
@@ -164,7 +169,7 @@ def test_what_waits_or_is_being_brewed_is_not_forgotten(database: Database) -> N
     miss(database, A, B)
     assert not forget(database, A)
     assert not forget(database, B)
-    assert set(database.mapping()) == {A, B}
+    assert set(database.mapping()) == {str(A), str(B)}
     assert database.complete(claim)
 
 
@@ -218,7 +223,7 @@ def test_a_forgetting_during_a_push_waits_for_it_and_lets_the_layer_be(database:
     forgetting = threading.Thread(target=lambda: outcome.append(forget(database, A)))
 
     with transaction(database.engine) as connection:
-        new = [NewLayer(A, 1, "library/ubuntu")]
+        new = [Layer(A, ("library/ubuntu",), 1)]
         enqueue_layers(connection, database.tables, new, priority=Priority.PUSHED, now=NOW)
         forgetting.start()
         time.sleep(0.3)
@@ -244,12 +249,12 @@ def test_two_forgettings_at_once_forget_it_once(database: Database) -> None:
 def test_a_place_is_kept_for_each_job(database: Database) -> None:
     with transaction(database.engine) as connection:
         assert find_cursor(connection, database.tables, "prune") == ""
-        save_cursor(connection, database.tables, "prune", A)
-        save_cursor(connection, database.tables, "other", B)
-        save_cursor(connection, database.tables, "prune", C)
+        save_cursor(connection, database.tables, "prune", str(A))
+        save_cursor(connection, database.tables, "other", str(B))
+        save_cursor(connection, database.tables, "prune", str(C))
     with transaction(database.engine) as connection:
-        assert find_cursor(connection, database.tables, "prune") == C
-        assert find_cursor(connection, database.tables, "other") == B
+        assert find_cursor(connection, database.tables, "prune") == str(C)
+        assert find_cursor(connection, database.tables, "other") == str(B)
 
 
 @pytest.mark.parametrize("how", ["forgotten", "dropped"])
@@ -261,16 +266,16 @@ def test_what_is_pushed_while_it_is_taken_out_waits_in_the_end(database: Databas
     miss(database, *digests)
     start = threading.Barrier(2, timeout=60)
 
-    def push(digest: str) -> object:
+    def push(digest: Digest) -> object:
         try:
             return database.enqueue(digest, priority=Priority.PUSHED, scope="team/new")
         except LayersDropped:
             return database.enqueue(digest, priority=Priority.PUSHED, scope="team/new")
 
-    def take_out(digest: str) -> object:
-        return forget(database, digest) if how == "forgotten" else database.drop(reason_like=digest)
+    def take_out(digest: Digest) -> object:
+        return forget(database, digest) if how == "forgotten" else database.drop(reason_like=str(digest))
 
-    def each(act: Callable[[str], object]) -> None:
+    def each(act: Callable[[Digest], object]) -> None:
         for digest in digests:
             start.wait()
             act(digest)

@@ -100,7 +100,7 @@ def test_a_transaction_cut_in_the_middle_did_not_happen(
     def insert_twice() -> None:
         mapping = database_there.tables.mapping
         with transaction(database_there.engine) as connection:
-            connection.execute(sa.insert(mapping).values(digest=A, added=1))
+            connection.execute(sa.insert(mapping).values(digest=str(A), added=1))
             server.stop()
             connection.execute(sa.insert(mapping).values(digest=B, added=1))
 
@@ -137,7 +137,7 @@ def test_brewers_work_through_restarts_and_crashes(server: OwnPostgres, database
     database_there.release(older_than=next(clock), max_attempts=9)
     brew(0)
     assert {digest: row.rbtorrent_id for digest, row in database_there.mapping().items()} == {
-        digest: rbtorrent_id_of(digest) for digest in layers
+        str(digest): rbtorrent_id_of(digest) for digest in layers
     }
 
 
@@ -206,7 +206,7 @@ def test_a_row_that_breaks_a_rule_is_not_taken_for_an_outage(database: Database)
 def test_other_errors_pass_and_undo_the_transaction(database: Database) -> None:
     def insert_and_fail() -> None:
         with transaction(database.engine) as connection:
-            connection.execute(sa.insert(database.tables.mapping).values(digest=A))
+            connection.execute(sa.insert(database.tables.mapping).values(digest=str(A)))
             raise KeyError(A)
 
     with pytest.raises(KeyError):
@@ -217,7 +217,7 @@ def test_other_errors_pass_and_undo_the_transaction(database: Database) -> None:
 def test_a_reader_sees_what_was_committed(database: Database) -> None:
     database.enqueue(A)
     with reading(database.engine) as connection:
-        assert connection.scalars(sa.select(database.tables.mapping.c.digest)).all() == [A]
+        assert connection.scalars(sa.select(database.tables.mapping.c.digest)).all() == [str(A)]
 
 
 def test_the_folder_of_a_sqlite_file_is_made_for_its_owner_alone(tmp_path: Path) -> None:
@@ -258,7 +258,7 @@ def test_a_sqlite_writer_waits_for_another_and_says_when_it_was_too_long(tmp_pat
         queued = waiting.submit(patient.enqueue, B)
         time.sleep(0.05)
         assert not queued.done()
-        connection.execute(sa.insert(patient.tables.mapping).values(digest=A, brewed=1))
+        connection.execute(sa.insert(patient.tables.mapping).values(digest=str(A), brewed=1))
     assert queued.result() == 1
     waiting.shutdown()
     for database in (patient, hasty):

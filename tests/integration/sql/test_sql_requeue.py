@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from sql.enqueue import NewLayer
+from core.digest import Digest
+from core.layer import Layer
 from sql.layers import find_rbtorrent_ids
 from sql.legacy_ids import LegacyId, adopt_legacy_ids
 from sql.requeue import BrewedLayer, find_brewed_layer, list_brewed_here, requeue_brewed
@@ -18,13 +18,13 @@ from tests.integration.sql.database import NOW, Database, digest_of, rbtorrent_i
 A, B, C, D = sorted(digest_of(name) for name in "abcd")
 
 
-def brewed(database: Database, *digests: str, now: int = NOW - 100) -> None:
+def brewed(database: Database, *digests: Digest, now: int = NOW - 100) -> None:
     for digest in digests:
         database.enqueue(digest, priority=Priority.BACKFILLED, now=now)
         database.complete(database.claim_one(now=now), size=77, now=now)
 
 
-def find(database: Database, digest: str) -> BrewedLayer | None:
+def find(database: Database, digest: Digest) -> BrewedLayer | None:
     with reading(database.engine) as connection:
         return find_brewed_layer(connection, database.tables, digest)
 
@@ -35,17 +35,19 @@ def again(database: Database, *layers: BrewedLayer | None, priority: Priority = 
         return requeue_brewed(connection, database.tables, known, priority=priority, now=NOW)
 
 
-def take_over(database: Database, *digests: str) -> None:
+def take_over(database: Database, *digests: Digest) -> None:
     ids = [LegacyId(digest, rbtorrent_id_of(digest)) for digest in digests]
     with transaction(database.engine) as connection:
         outcomes = adopt_legacy_ids(connection, database.tables, ids, now=NOW - 50)
     assert set(outcomes.values()) == {"taken"}
 
 
-def walk(database: Database, after: str = "", limit: int = 100) -> tuple[Sequence[str], str | None]:
+def walk(
+    database: Database, after: Digest | str = "", limit: int = 100
+) -> tuple[list[Digest], Digest | None]:
     with reading(database.engine) as connection:
-        found, last = list_brewed_here(connection, database.tables, after=after, limit=limit)
-    return [layer.digest for layer in found], last
+        found, last = list_brewed_here(connection, database.tables, after=str(after), limit=limit)
+    return [layer.digest for layer in found], Digest.parse(last) if last else None
 
 
 def test_a_brewed_layer_waits_again_without_its_id(database: Database) -> None:
@@ -70,7 +72,7 @@ def test_it_is_claimed_and_gets_the_same_id(database: Database) -> None:
 
     claim = database.claim_one()
 
-    assert (claim.digest, claim.size, claim.attempts) == (A, 77, 0)
+    assert (claim.digest, claim.layer.size, claim.attempts) == (A, 77, 0)
     assert find(database, A) is None
     assert database.complete(claim)
     assert database.layer(A).rbtorrent_id == rbtorrent_id_of(A)
@@ -94,7 +96,7 @@ def test_one_that_was_brewed_again_or_is_gone_meanwhile_is_let_be(database: Data
 
     assert again(database, old, gone) == 0
     assert database.layer(A).state == "brewed"
-    assert B not in database.mapping()
+    assert str(B) not in database.mapping()
 
 
 def test_of_many_at_once_one_queues_it(database: Database) -> None:
@@ -159,7 +161,7 @@ def test_what_is_not_brewed_is_not_found(database: Database) -> None:
 def test_the_walk_goes_over_what_was_brewed_here_in_steps(database: Database) -> None:
     brewed(database, A, C)
     take_over(database, B)
-    database.enqueue_all([NewLayer(D)])
+    database.enqueue_all([Layer(D)])
     assert walk(database) == ([A, C], D)
     assert walk(database, limit=2) == ([A], B)
     assert walk(database, after=B, limit=2) == ([C], D)

@@ -54,7 +54,7 @@ def test_brewed_layers_are_let_be_even_with_a_lock(database: Database) -> None:
         f"VALUES ('{A}', 'rbtorrent:a', 1, 2, 3)"
     )
     assert database.release(older_than=NOW) == 0
-    assert database.mapping()[A].brew_lock == 2
+    assert database.mapping()[str(A)].brew_lock == 2
 
 
 def test_thousands_of_stale_locks_are_released_at_once(database: Database) -> None:

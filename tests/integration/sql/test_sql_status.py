@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from core.layer import Layer
 from jobs.queue_status import status_lines
-from sql.enqueue import NewLayer
 from sql.layers import find_layer, find_layers, known_layers, list_scopes
 from sql.legacy_ids import LegacyId, adopt_legacy_ids
 from sql.manifests import enqueue_manifests, set_aside_manifest
@@ -56,9 +56,9 @@ def test_locked_layers_are_listed_with_their_brewer(database: Database) -> None:
     status = database.status()
     assert status.locked_count == 3
     assert [(one.digest, one.since, one.renewed, one.brewer) for one in status.locked] == [
-        (old.digest, NOW, NOW + 100, "one:1"),
-        (new.digest, NOW + 5, NOW + 5, "two:2"),
-        (C, NOW + 7, NOW + 7, None),
+        (str(old.digest), NOW, NOW + 100, "one:1"),
+        (str(new.digest), NOW + 5, NOW + 5, "two:2"),
+        (str(C), NOW + 7, NOW + 7, None),
     ]
 
 
@@ -80,7 +80,7 @@ def test_layers_that_were_set_aside_are_listed_with_where_they_are(database: Dat
     database.enqueue(A, scope="team/a")
     database.set_aside(database.claim_one(), reason=f"no blob {A} at registry:5000")
     [layer] = database.status().set_aside_layers
-    assert (layer.digest, layer.size, layer.scopes) == (A, 7, ("team/a", "team/b"))
+    assert (layer.digest, layer.size, layer.scopes) == (str(A), 7, ("team/a", "team/b"))
     assert layer.reason == f"no blob {A} at registry:5000"
     assert layer.kind == "no blob sha256:… at registry:5000"
     lines = list(status_lines(database.status(), now=NOW))
@@ -204,7 +204,7 @@ def test_scopes_are_listed_once_each(database: Database) -> None:
         assert list_scopes(connection, database.tables) == []
     database.enqueue_all(
         [
-            NewLayer(digest, None, scope)
+            Layer(digest, (scope,), None)
             for digest in (A, B, C)
             for scope in ("team/b", "a", "team/a-1", "team/a")
         ]
