@@ -1,4 +1,4 @@
-"""The README's first use, typed as it stands, against a real registry."""
+"""The first use in the README, typed as it is written, against a real registry and a real torrent client."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.installation import PROGRAM
 from tests.servers.layers import layer_bytes
-from tests.servers.process import child_environment
+from tests.servers.process import ServerProcess, child_environment, free_port, listening, require
 from tests.servers.push import push_image
 from tests.servers.registry import start_registry
 
@@ -17,26 +17,25 @@ INSTALLED = "/opt/docker-torrents/.venv/bin"
 
 
 def blocks(language: str) -> list[str]:
-    """What the section on first use shows in this language."""
+    """Return the blocks in this language that the section on first use shows."""
     section = README.read_text().partition("\n## First use")[2].partition("\n## ")[0]
     return re.findall(rf"^```{language}\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
 
 
-def test_the_commands_of_the_first_use_do_what_they_say(tmp_path: Path) -> None:
-    install, look, live = blocks("sh")
+def test_the_commands_of_the_first_use_work_as_written(tmp_path: Path) -> None:
+    require("aria2c", "aria2")
+    require("curl", "curl")
+    install, prepare, daemon, download, grant = blocks("sh")
     make, pip, path = install.splitlines()
     assert make == f"python3 -m venv {INSTALLED.removesuffix('/bin')}"
     assert pip == f"{INSTALLED}/pip install ."
-    *roles, daemon = live.splitlines()
-    assert daemon == "docker_torrents -c config.yaml"
+    path = path.replace(INSTALLED, str(PROGRAM.parent))
+    here = f"127.0.0.1:{(port := free_port())}"
 
-    with start_registry(tmp_path / "registry") as registry:
-        push_image(registry, "library/ubuntu", "22.04", [layer_bytes(50_000, 1), layer_bytes(3000, 2)])
-        config = blocks("yaml")[0].replace("registry.example.com", registry.netloc)
-        (tmp_path / "config.yaml").write_text(config.replace("proto: https", "proto: http"))
-        typed = "\n".join([path.replace(INSTALLED, str(PROGRAM.parent)), look, *roles])
+    def typed(*commands: str) -> str:
+        lines = "\n".join([path, *commands]).replace("torrents.example.com:10050", here)
         ended = subprocess.run(
-            ["bash", "-e", "-c", typed],
+            ["bash", "-e", "-o", "pipefail", "-c", lines],
             cwd=tmp_path,
             env=child_environment({"PATH": "/usr/bin:/bin"}),
             capture_output=True,
@@ -44,12 +43,34 @@ def test_the_commands_of_the_first_use_do_what_they_say(tmp_path: Path) -> None:
             timeout=120,
             check=False,
         )
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+        return ended.stdout
 
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    said = ended.stdout
-    assert "checked 4, failed 0" in said
-    assert "would queue 2 layers" in said
-    assert "queued 2 layers" in said
-    assert "brewed 2, failed 0, waiting 0" in said
-    assert len(re.findall(r"rbtorrent:[0-9a-f]{40}", said)) == 2
-    assert said.splitlines()[-1] == "granted 1, had it already 0"
+    with start_registry(tmp_path / "registry") as registry:
+        image = push_image(
+            registry, "library/ubuntu", "22.04", [layer_bytes(50_000, 1), layer_bytes(3000, 2)]
+        )
+        config = blocks("yaml")[0].replace("registry.example.com", registry.netloc)
+        config = config.replace("proto: https", "proto: http").replace("torrents.example.com:10050", here)
+        config = config.replace("tracker.example.com:6969", f"127.0.0.1:{free_port()}")
+        config = config.replace("application:\n", f"application:\n    host: 127.0.0.1\n    port: {port}\n")
+        (tmp_path / "config.yaml").write_text(config)
+
+        printed = typed(prepare)
+        assert "checked 4, failed 0" in printed
+        assert "would queue 2 layers" in printed
+        assert "queued 2 layers" in printed
+        assert "brewed 2, failed 0, waiting 0" in printed
+        assert len(re.findall(r"rbtorrent:[0-9a-f]{40}", printed)) == 2
+
+        assert daemon.strip() == "docker_torrents -c config.yaml"
+        running = ServerProcess(
+            [PROGRAM, "-c", tmp_path / "config.yaml"], ready=listening(port), log=tmp_path / "daemon.log"
+        )
+        running.start()
+        try:
+            digests = typed(download).splitlines()[-1].split()
+            assert digests[0] == digests[1] == str(image.layers[0].digest).removeprefix("sha256:")
+            assert typed(grant).splitlines()[-1] == "granted 1, had it already 0"
+        finally:
+            running.stop()
