@@ -128,7 +128,7 @@ class _Run:
     def __init__(self, takeover: Takeover) -> None:
         self.takeover = takeover
         self.service = takeover.service
-        self.engine = self.service.engine if takeover.dry_run else self.service.database
+        self.engine = self.service.reader if takeover.dry_run else self.service.database
         self.summary = TakeoverSummary(dry_run=takeover.dry_run)
         self._batch = _BATCH if takeover.rate is None else max(1, min(_BATCH, int(takeover.rate)))
         per_batch = None if takeover.rate is None else takeover.rate / self._batch

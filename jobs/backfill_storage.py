@@ -103,7 +103,7 @@ class _Run:
         service = scan.service
         self.scan = scan
         self.service = service
-        self.engine = service.engine if scan.dry_run else service.database
+        self.engine = service.reader if scan.dry_run else service.database
         self.layout = service.blobs.layout
         self.readers = service.config.layers.connections
         self.pace = service.pace(scan.rate)

@@ -86,7 +86,7 @@ class _Run:
     def __init__(self, service: Service, dry_run: bool) -> None:
         self.service = service
         self.tables = service.tables
-        self.engine = service.engine if dry_run else service.database
+        self.engine = service.reader if dry_run else service.database
         self.dry_run = dry_run
         self.grace = service.config.jobs.prune.grace
         self.limit = service.config.jobs.prune.limit

@@ -71,7 +71,7 @@ def _words(text: str) -> str:
 
 def _status(service: Service, arguments: argparse.Namespace) -> int:
     now = service.now()
-    with reading(service.engine) as connection:
+    with reading(service.reader) as connection:
         status = queue_status(connection, service.tables, now=now)
     print_result(status_json(status) if arguments.json else status_lines(status, now=now))
     return DONE

@@ -52,7 +52,7 @@ class Scan:
 
     @property
     def engine(self) -> Engine:
-        return self.service.engine if self.dry_run else self.service.database
+        return self.service.reader if self.dry_run else self.service.database
 
 
 @dataclass

@@ -63,7 +63,7 @@ def _revoke(service: Service, arguments: argparse.Namespace) -> int:
 
 
 def _list(service: Service, arguments: argparse.Namespace) -> int:
-    with reading(service.engine) as connection:
+    with reading(service.reader) as connection:
         roles = list_roles(connection, service.tables)
     if arguments.json:
         print_json([asdict(role) for role in roles])

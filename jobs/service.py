@@ -6,12 +6,14 @@ import argparse
 import logging
 import os
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from functools import cached_property
 from itertools import chain
+from pathlib import Path
 
 from sqlalchemy import Engine
 
@@ -67,7 +69,7 @@ class Service:
 
     @cached_property
     def engine(self) -> Engine:
-        """The database, for commands that only read: tables may be missing."""
+        """The database as it is: tables may be missing."""
         db = self.config.db
         url = db.url.get_secret_value() if db.url else None
         return create_engine_for(
@@ -90,6 +92,21 @@ class Service:
         if created:
             log.info("database prepared tables_and_indexes=%d", len(created))
         return self.engine
+
+    @cached_property
+    def reader(self) -> Engine:
+        """The database for commands that only read.
+
+        A SQLite file that does not exist is not created: an empty database in a temporary directory takes its
+        place.
+        """
+        if self.engine.name != "sqlite" or os.path.exists(self.engine.url.database or ""):
+            return self.engine
+        self._temporary = tempfile.TemporaryDirectory(prefix="docker-torrents-")
+        empty = create_engine_for(file=Path(self._temporary.name) / "empty.sqlite")
+        with transaction(empty) as connection:
+            create_missing(connection, self.tables)
+        return empty
 
     def http(self) -> LoggedHttp:
         """Return a new HTTP client for the registry."""

@@ -92,7 +92,7 @@ def _show(service: Service, arguments: argparse.Namespace) -> int:
 
 def _show_layer(service: Service, arguments: argparse.Namespace, deadline: float) -> int:
     def look() -> tuple[bool, dict[str, object] | None]:
-        record = layer_record(service.engine, service.tables, arguments.what, now=service.now())
+        record = layer_record(service.reader, service.tables, arguments.what, now=service.now())
         return record is not None and record["state"] in ("brewed", "set aside"), record
 
     record = _wait_for(look, service, deadline)
@@ -109,7 +109,7 @@ def _show_image(service: Service, arguments: argparse.Namespace, deadline: float
 
     def look() -> tuple[bool, Coverage]:
         coverage = show_image(
-            service.engine,
+            service.reader,
             service.tables,
             service.registry,
             scope,

@@ -24,5 +24,7 @@ def service_of(
     """
     service = Service(Config.model_validate({"docker_registry": {"host": "127.0.0.1:1"}, **sections}))
     # A cached property takes its value from the instance's attributes.
-    vars(service).update(engine=engine, database=engine, tables=tables or build_tables(), **(parts or {}))
+    vars(service).update(
+        engine=engine, reader=engine, database=engine, tables=tables or build_tables(), **(parts or {})
+    )
     return service
