@@ -141,7 +141,7 @@ class Torrent:
 class Session:
     """A libtorrent session and the thread that hands its alerts on.
 
-    `listen` is `host:port`, port 0 for a free one. Limits are bytes per second, 0 for none. With `peers`,
+    `listen` is `host:port`; port 0 means a free one, for a single address only. Limits are bytes per second, 0 for none. With `peers`,
     only addresses in these networks are peers. Raises OSError if the address cannot be listened on.
     """
 

@@ -103,7 +103,7 @@ class Node:
 def start_node(
     folder: Path,
     *,
-    host: str = "127.0.0.1",
+    listen: str = "127.0.0.1:0",
     cache_size: int = 1 << 30,
     min_size: int = 0,
     peers: Sequence[IPv4Network] = (),
@@ -111,7 +111,7 @@ def start_node(
 ) -> Iterator[Node]:
     """Run a node whose cache is in `folder`."""
     cache = Cache(folder, cache_size, 0)
-    session = Session(f"{host}:0", peers=peers)
+    session = Session(listen, peers=peers)
     with HttpClient(2.0, read_timeout) as http:
         downloads = Downloads(cache, session, http, min_size=min_size)
         try:
