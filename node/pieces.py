@@ -21,6 +21,7 @@ PREFERRED = 2
 _KEPT_BYTES = 4 * 1024 * 1024
 _READ_AHEAD = 4
 _FLUSH_SECONDS = 60.0
+_MAX_MISREAD = 5
 
 
 class Pieces:
@@ -49,6 +50,8 @@ class Pieces:
         self._preferred: set[int] = set()
         self._lowest = 0
         self._flushes = 0
+        self._misread = 0
+        """How many pieces in a row could not be read, or were not what had been written."""
 
     def attach(self, torrent: Torrent) -> None:
         """Name the torrent that is listened to."""
@@ -147,9 +150,16 @@ class Pieces:
             self._changed.notify_all()
 
     def on_piece_read(self, piece: int, data: bytes | None) -> None:
+        # On a full disk libtorrent gives zeros for pieces that it called complete.
+        right = data is not None and self._metainfo.matches(piece, data)
         with self._changed:
             self._being_read.discard(piece)
-            if data is not None:
+            if data is None or not right:
+                self._misread += 1
+                if self._misread >= _MAX_MISREAD and self.error is None:
+                    self.error = CacheFailed(f"file of {self._layer.digest}", f"piece {piece} cannot be read")
+            else:
+                self._misread = 0
                 self._kept[piece] = data
                 most = max(_READ_AHEAD + 1, _KEPT_BYTES // self._metainfo.piece_length)
                 while len(self._kept) > most:

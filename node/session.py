@@ -141,8 +141,9 @@ class Torrent:
 class Session:
     """A libtorrent session and the thread that hands its alerts on.
 
-    `listen` is `host:port`; port 0 means a free one, for a single address only. Limits are bytes per second, 0 for none. With `peers`,
-    only addresses in these networks are peers. Raises OSError if the address cannot be listened on.
+    `listen` is `host:port`; port 0 means a free one, for a single address only. Limits are bytes per second,
+    0 for none. With `peers`, only addresses in these networks are peers. Raises OSError if the address cannot
+    be listened on.
     """
 
     def __init__(

@@ -6,7 +6,7 @@ import hashlib
 import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -129,3 +129,33 @@ def read_all(reader: Reader, *, timeout: float = 60.0) -> bytes:
         parts.append(data)
         offset += len(data)
     return b"".join(parts)
+
+
+def pull(node: Node, layer: Layer, origin: BytesOrigin) -> bytes:
+    """Read a layer and wait until it is cached."""
+    with node.downloads.open(layer, origin) as reader:
+        data = read_all(reader)
+    node.downloads.wait(layer.digest, lambda status: None)
+    return data
+
+
+@contextmanager
+def in_thread(target: Callable[[], object]) -> Iterator[list[object]]:
+    """Run `target` meanwhile; the list has its result in the end."""
+    results: list[object] = []
+    thread = threading.Thread(target=lambda: results.append(target()))
+    thread.start()
+    yield results
+    thread.join(120)
+    assert not thread.is_alive()
+
+
+def pull_together(nodes: Sequence[Node], layer: Layer, origins: Sequence[BytesOrigin]) -> list[object]:
+    """Have all nodes pull a layer at once."""
+    results: list[list[object]] = []
+    with ExitStack() as stack:
+        for node, origin in zip(nodes, origins, strict=True):
+            results.append(
+                stack.enter_context(in_thread(lambda node=node, origin=origin: pull(node, layer, origin)))
+            )
+    return [result[0] for result in results]

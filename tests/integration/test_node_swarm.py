@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from ipaddress import IPv4Network
 from pathlib import Path
 
@@ -14,7 +14,18 @@ from core.errors import ConnectionCut, DigestMismatch, Unavailable
 from core.swarm.bitmap import Bitmap
 from core.swarm.messages import SwarmRequest
 from node.downloads import Layer
-from tests.nodes import PIECE, BytesBody, BytesOrigin, Node, make_layer, make_torrent, read_all, start_node
+from tests.nodes import (
+    PIECE,
+    BytesBody,
+    BytesOrigin,
+    Node,
+    make_layer,
+    make_torrent,
+    pull,
+    pull_together,
+    read_all,
+    start_node,
+)
 from tests.servers.swarm_service import SwarmService, start_swarm_service
 from tests.servers.waiting import comes_true
 
@@ -51,33 +62,6 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Node]]:
 
 def torrent(service: SwarmService) -> bytes:
     return make_torrent(service.layer, [service.web_seed])
-
-
-def pull(node: Node, layer: Layer, origin: BytesOrigin) -> bytes:
-    with node.downloads.open(layer, origin) as reader:
-        data = read_all(reader)
-    node.downloads.wait(layer.digest, lambda status: None)
-    return data
-
-
-@contextmanager
-def in_thread(target: Callable[[], object]) -> Iterator[list[object]]:
-    results: list[object] = []
-    thread = threading.Thread(target=lambda: results.append(target()))
-    thread.start()
-    yield results
-    thread.join(120)
-    assert not thread.is_alive()
-
-
-def pull_together(nodes: Sequence[Node], layer: Layer, origins: Sequence[BytesOrigin]) -> list[object]:
-    results: list[list[object]] = []
-    with ExitStack() as stack:
-        for node, origin in zip(nodes, origins, strict=True):
-            results.append(
-                stack.enter_context(in_thread(lambda node=node, origin=origin: pull(node, layer, origin)))
-            )
-    return [result[0] for result in results]
 
 
 def test_four_nodes_take_each_chunk_from_the_origin_once(

@@ -138,7 +138,13 @@ def start_swarm_service(layer: bytes, piece_length: int) -> Iterator[SwarmServic
         def log_message(self, *_: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    class Server(ThreadingHTTPServer):
+        request_queue_size = 512
+
+        def handle_error(self, request: object, client_address: object) -> None:
+            """A node that leaves in the middle is no error."""
+
+    server = Server(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     service.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})

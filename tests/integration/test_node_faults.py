@@ -1,0 +1,193 @@
+"""Nodes in trouble: a corrupt peer, a full disk, peers that only take, a swarm that falls silent, a large cache."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import libtorrent
+import pytest
+
+from core.errors import CacheFailed
+from core.swarm.bitmap import Bitmap
+from core.swarm.messages import SwarmRequest
+from node.cache import Cache
+from node.session import Session
+from tests.nodes import (
+    PIECE,
+    BytesOrigin,
+    Node,
+    make_layer,
+    make_torrent,
+    pull,
+    pull_together,
+    read_all,
+    start_node,
+)
+from tests.servers.libtorrent_client import start_libtorrent
+from tests.servers.swarm_service import SwarmService, start_swarm_service
+from tests.servers.waiting import comes_true
+
+SIZE = 4 * 1024 * 1024 + 321
+CHUNKS = -(-SIZE // (4 * PIECE))
+DATA, LAYER = make_layer(SIZE)
+
+
+@pytest.fixture
+def service() -> Iterator[SwarmService]:
+    with start_swarm_service(DATA, PIECE) as started:
+        yield started
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Node]]:
+    with ExitStack() as stack:
+        numbers = iter(range(100))
+
+        def start_one(**options: object) -> Node:
+            folder = tmp_path / f"node{next(numbers)}"
+            return stack.enter_context(start_node(folder, **options))  # type: ignore[arg-type]
+
+        yield start_one
+
+
+def origin(service: SwarmService) -> BytesOrigin:
+    return BytesOrigin(DATA, make_torrent(DATA, [service.web_seed]))
+
+
+def announce(service: SwarmService, port: int, *, complete: bool) -> None:
+    """Have the service name a peer that makes no swarm calls."""
+    held = Bitmap.full(CHUNKS) if complete else Bitmap.of(CHUNKS, [])
+    request = SwarmRequest(
+        node="0" * 32, port=port, chunks=CHUNKS, held=held.to_base64(), complete=complete, want=0
+    )
+    service.join("127.0.0.1", request)
+
+
+@contextmanager
+def small_disk(folder: Path, size: int) -> Iterator[Path]:
+    if os.geteuid():
+        pytest.skip("mounting a file system needs root")
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size},mode=700", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("no permission to mount a file system")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_peer_with_wrong_bytes_does_no_harm(
+    service: SwarmService, start: Callable[..., Node], tmp_path: Path
+) -> None:
+    wrong = bytearray(DATA)
+    for piece in range(0, SIZE, 2 * PIECE):
+        wrong[piece] ^= 1
+    with start_libtorrent(tmp_path / "peer") as peer:
+        (peer.folder / LAYER.digest.hex).write_bytes(wrong)
+        parameters = libtorrent.load_torrent_buffer(make_torrent(DATA))
+        parameters.save_path = str(peer.folder)
+        flags = libtorrent.torrent_flags
+        parameters.flags = (parameters.flags | flags.seed_mode) & ~(flags.paused | flags.auto_managed)
+        peer.session.apply_settings({"disable_hash_checks": True})
+        peer.session.add_torrent(parameters)
+        announce(service, peer.session.listen_port(), complete=True)
+        node = start()
+        assert pull(node, LAYER, origin(service)) == DATA
+    with node.downloads.open(LAYER, BytesOrigin(b"")) as reader:
+        assert read_all(reader) == DATA
+
+
+def test_a_disk_that_fills_up_ends_the_download_but_not_the_pull(
+    service: SwarmService, tmp_path: Path
+) -> None:
+    with small_disk(tmp_path / "disk", SIZE + (1 << 20)) as disk, ExitStack() as stack:
+        node = stack.enter_context(start_node(disk / "cache"))
+        filled = threading.Event()
+
+        def fill(offset: int, length: int) -> None:
+            if service.reads > 8 and not filled.is_set():
+                filled.set()
+                with (disk / "filler").open("wb", buffering=0) as filler:
+                    try:
+                        while filler.write(bytes(1 << 16)):
+                            pass
+                    except OSError:
+                        return
+
+        service.on_read = fill
+        with node.downloads.open(LAYER, origin(service)) as reader:
+            assert read_all(reader) == DATA
+        assert node.cache.open(LAYER.digest) is None
+        assert node.downloads.totals().fallbacks["disk_error"] == 1
+        [failed] = node.downloads.status()
+        assert failed.state == "failed"
+        assert "space" in str(failed.error)
+
+
+def test_a_read_only_directory_is_said_at_the_start(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 1 << 20) as disk:
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        with pytest.raises(CacheFailed, match="read-only"):
+            Cache(disk / "cache", 1 << 20, 0)
+
+
+def test_a_peer_that_only_takes_is_served_and_waited_for_by_none(
+    service: SwarmService, start: Callable[..., Node], tmp_path: Path
+) -> None:
+    with start_libtorrent(tmp_path / "peer") as taker:
+        taker.session.apply_settings({"unchoke_slots_limit": 0})
+        handle = taker.add(make_torrent(DATA))
+        announce(service, taker.session.listen_port(), complete=False)
+        nodes = [start(), start()]
+        origins = [origin(service) for _ in nodes]
+        assert pull_together(nodes, LAYER, origins) == [DATA, DATA]
+        assert sum(one.sent for one in origins) == 0
+        assert comes_true(lambda: handle.status().is_seeding)
+
+
+def test_nodes_that_lose_the_swarm_together_do_not_read_the_layer_once_each(
+    service: SwarmService, start: Callable[..., Node]
+) -> None:
+    def lose(offset: int, length: int) -> None:
+        if service.reads > 4:
+            service.swarm_status = service.web_seed_status = 503
+
+    service.on_read = lose
+    nodes = [start() for _ in range(4)]
+    origins = [origin(service) for _ in nodes]
+    assert pull_together(nodes, LAYER, origins) == [DATA] * 4
+    assert sum(one.sent for one in origins) <= 2.5 * SIZE
+
+
+def test_a_thousand_layers_are_served_at_once_and_seeded_soon(service: SwarmService, tmp_path: Path) -> None:
+    layers = [make_layer(2000 + number, number) for number in range(1000)]
+    cache = Cache(tmp_path, 1 << 30, 0)
+    for data, layer in layers:
+        cache.reserve(layer.digest, layer.size).write_bytes(data)
+        cache.commit(layer.digest)
+        cache.note(layer.digest, make_torrent(data, [service.web_seed]))
+    cache.close()
+    with start_node(tmp_path) as node:
+        data, layer = layers[500]
+        with node.downloads.open(layer, BytesOrigin(b"")) as reader:
+            assert read_all(reader) == data
+        assert comes_true(lambda: len(node.downloads.status()) == 1000, 120)
+        assert comes_true(lambda: service.announced, 120)
+        [announced] = service.announced
+        assert len(announced.layers) == 100
+
+
+def test_limits_are_set_for_local_and_public_peers() -> None:
+    session = Session("127.0.0.1:0", upload_limit=1000, download_limit=2000)
+    try:
+        for peer_class in (0, 2):
+            limits = session._session.get_peer_class(peer_class)
+            assert (limits["upload_limit"], limits["download_limit"]) == (1000, 2000)
+    finally:
+        session.close()
