@@ -37,6 +37,7 @@ from jobs.commands import scheduled
 from jobs.installation import warn_of_useless_torrents
 from jobs.scheduler import cron_trigger
 from jobs.service import Service, with_service
+from node import commands as node_commands
 from sql.engine import check_url
 from sql.hosts import parse_host
 from web.app import THREADS, build_app
@@ -129,6 +130,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser, commands = build_parser(default=with_service(start_daemon))
     _add_web(commands)
     jobs_commands.add_commands(commands)
+    node_commands.add_commands(commands)
     return parse(parser, argv)
 
 
@@ -139,6 +141,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         config = load_config(arguments.config, checks=CHECKS)
         log.debug("configuration read file=%s", arguments.config)
+        if arguments.command == "check" and node_commands.is_node(config):
+            return node_commands.check(config, arguments)
         status: int = arguments.func(config, arguments)
         return status
     except ConfigInvalid as error:

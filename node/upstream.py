@@ -91,12 +91,8 @@ class Upstream:
         """
         if not patient and self._clock() < self._quiet_until:
             return None
-        url = f"{self._torrents}/v0/torrents/{quote(scope)}/{digest}"
-        headers = _with_credentials(url, authorization)
         try:
-            answer = self._http.fetch(
-                "GET", url, headers=headers, limit=_TORRENT_LIMIT, seconds=TORRENT_SECONDS, follow=False
-            )
+            answer = self._fetch_torrent(scope, digest, authorization, TORRENT_SECONDS)
         except RemoteError as error:
             log.warning("no torrent, the service does not answer digest=%s reason=%s", digest, error)
             self._quiet_until = self._clock() + QUIET_SECONDS
@@ -104,6 +100,19 @@ class Upstream:
         if answer.status == 404:
             self.brew_requests.layer_has_no_torrent(scope, digest, authorization)
         return answer.body if answer.status == 200 else None
+
+    def probe_torrent(self, scope: str, digest: Digest) -> HttpAnswer:
+        """The service's answer about a torrent, of any status, to a caller without credentials."""
+        return self._fetch_torrent(scope, digest, None)
+
+    def _fetch_torrent(
+        self, scope: str, digest: Digest, authorization: str | None, seconds: float | None = None
+    ) -> HttpAnswer:
+        url = f"{self._torrents}/v0/torrents/{quote(scope)}/{digest}"
+        headers = _with_credentials(url, authorization)
+        return self._http.fetch(
+            "GET", url, headers=headers, limit=_TORRENT_LIMIT, seconds=seconds, follow=False
+        )
 
     def _ask_for_brewing(self, request: BrewRequest) -> None:
         url = f"{self._torrents}/v2/{request.scope}/manifests/{request.manifest}?rbtorrent=true"

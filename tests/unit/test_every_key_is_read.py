@@ -145,7 +145,6 @@ def test_every_key_is_read(
         for key in section.model_fields
         if (section.__name__, key) not in put_to_use
         and key not in SECRET_FILES
-        and "mirror" not in (section.__name__.lower(), key)  # read by node/, which is being built
         and not found_as(section, key) & later
     }
     assert unread == set()

@@ -1,0 +1,99 @@
+"""`mirror check`: can engines pull through a mirror with this configuration?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from core.config.config import Config
+from core.digest import Digest
+from core.errors import BadAnswer, CacheFailed, DockerTorrentsError, RemoteError
+from core.http.client import HttpAnswer, HttpClient
+from core.output import print_line
+from core.server import check_free
+from node.cache import Cache
+from node.local_mirror import LocalMirror
+from node.upstream import Upstream
+
+# A layer that no registry has: the answer tells who judges callers, and nothing else.
+_SCOPE = "docker-torrents/check"
+_DIGEST = Digest("0" * 64)
+
+Probe = Callable[[], str]
+
+
+def check_node(config: Config) -> int:
+    """Print a line for each part that the mirror depends on. Return how many of them failed."""
+    http = HttpClient(config.docker_registry.connect_timeout, config.docker_registry.read_timeout)
+    upstream = Upstream(config.docker_registry, config.mirror.torrents_url, http)
+    checked = failed = 0
+    try:
+        for name, probe in _probes(config, upstream, http):
+            checked += 1
+            try:
+                print_line(f"ok      {name:<12} {probe()}")
+            except (DockerTorrentsError, OSError) as error:
+                failed += 1
+                print_line(f"failed  {name:<12} {' '.join(str(error).split())}")
+    finally:
+        upstream.close()
+    print_line(f"checked {checked}, failed {failed}")
+    return failed
+
+
+def _probes(config: Config, upstream: Upstream, http: HttpClient) -> Iterator[tuple[str, Probe]]:
+    yield "registry", lambda: _registry(upstream)
+    yield "torrents", lambda: _torrents(upstream.probe_torrent(_SCOPE, _DIGEST))
+    yield "mirror", lambda: _mirror(config, http)
+
+
+def _registry(upstream: Upstream) -> str:
+    answer = upstream.fetch("GET", upstream.urls.base, None)
+    if answer.status not in (200, 401):
+        raise BadAnswer(str(answer.target), f"status {answer.status}")
+    if answer.status == 401 and upstream.withholds_credentials():
+        why = "it wants credentials, which are not sent in cleartext: set docker_registry.proto to https"
+        raise BadAnswer(str(answer.target), why)
+    return f"{answer.target} answers {answer.status}"
+
+
+def _torrents(answer: HttpAnswer) -> str:
+    """What the service's answer to a layer that does not exist says of its access (docs/http-api.md)."""
+    where, text = str(answer.target), answer.body[:1000].decode(errors="replace")
+    challenge = answer.headers.get("WWW-Authenticate") or ""
+    if "X-Real-IP" in text:
+        raise BadAnswer(where, "Blackbox judges callers and lacks X-Real-IP: nginx in front has to set it")
+    if challenge.startswith("OAuth"):
+        return (
+            f"{where}: Blackbox judges callers: engines get torrents if their Bearer token is one of its own"
+        )
+    if answer.status == 503:
+        raise BadAnswer(where, "the service cannot reach who judges callers")
+    if answer.status in (401, 403) or '"BLOB_UNKNOWN"' in text:
+        return f"{where}: the registry judges callers, engines get torrents"
+    why = f"status {answer.status}, no torrents are served here: set mirror.torrents_url"
+    raise BadAnswer(where, why)
+
+
+def _mirror(config: Config, http: HttpClient) -> str:
+    mirror = config.mirror
+    local = LocalMirror(mirror, http)
+    try:
+        status = local.status()
+    except RemoteError:
+        pass
+    else:
+        return f"runs at {local.netloc}, {len(status['cache']['layers'])} layers in its cache"
+    check_free(mirror.host, mirror.port)
+    check_free(mirror.peer_host, mirror.peer_port)
+    Cache(_existing(mirror.cache_dir), mirror.cache_size, mirror.keep_free).close()
+    return f"does not run; ports {mirror.port} and {mirror.peer_port} are free, {mirror.cache_dir} is usable"
+
+
+def _existing(folder: Path) -> Path:
+    """The cache's folder, which is not made here. Raises CacheFailed."""
+    if not folder.is_dir():
+        raise CacheFailed(
+            str(folder), "there is no such directory: make it, and give it to the mirror's user"
+        )
+    return folder

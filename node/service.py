@@ -1,0 +1,110 @@
+"""The mirror put together from the configuration, and run."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+from core.config.config import Config
+from core.config.mirror import Mirror
+from core.errors import CannotListen
+from core.logged_http import LoggedHttp
+from core.logs import set_up_logging
+from core.server import check_free, serve
+from node.app import CountAnswers, MirrorApp, Pulls, answer_failures
+from node.blobs import MAX_BODIES, Blobs
+from node.cache import Cache
+from node.downloads import Downloads
+from node.metrics import Metrics
+from node.operations import Operations
+from node.proxy import RegistryProxy
+from node.session import Session
+from node.upstream import Upstream
+from node.verdicts import Verdicts
+
+log = logging.getLogger(__name__)
+
+THREADS = 128
+"""Requests at once; MAX_BODIES of them may be layers."""
+
+
+class Node:
+    """The parts of a running mirror: the cache, the torrent session, and the app in front of them.
+
+    Raises CacheFailed if the cache cannot be used, CannotListen if the peers' port is taken.
+    """
+
+    def __init__(self, config: Config, max_bodies: int = MAX_BODIES) -> None:
+        mirror, registry = config.mirror, config.docker_registry
+        self._held = ExitStack()
+        with ExitStack() as held:
+            self.cache = Cache(mirror.cache_dir, mirror.cache_size, mirror.keep_free)
+            held.callback(self.cache.close)
+            session = _open_session(mirror)
+            held.callback(session.close)
+            http = LoggedHttp(registry.connect_timeout, registry.read_timeout)
+            held.callback(http.close)
+            upstream = Upstream(registry, mirror.torrents_url, http)
+            held.callback(upstream.close)
+            self.downloads = Downloads(self.cache, session, http, min_size=mirror.min_size)
+            held.callback(self.downloads.close)
+            self._held = held.pop_all()
+        self.verdicts = Verdicts(upstream, mirror.torrents_off)
+        blobs = Blobs(upstream, self.verdicts, self.downloads, mirror.time_limit, max_bodies)
+        names = frozenset({registry.host, *mirror.registry_names})
+        self.app = MirrorApp()
+        metrics = Metrics(self.cache, self.downloads)
+        self.app.install(CountAnswers(metrics.answers))
+        self.app.install(answer_failures)
+        Pulls(RegistryProxy(upstream), blobs, names).install(self.app)
+        Operations(registry.host, upstream, self.cache, self.downloads, metrics).install(self.app)
+
+    def close(self) -> None:
+        """End the downloads, tell the swarm, free the cache. May be called twice."""
+        self._held.close()
+
+
+@contextmanager
+def open_node(config: Config, max_bodies: int = MAX_BODIES) -> Iterator[Node]:
+    """A Node, closed at the end of the block."""
+    node = Node(config, max_bodies)
+    try:
+        yield node
+    finally:
+        node.close()
+
+
+def run_mirror(config: Config, *, debug: bool) -> int:
+    """Serve the mirror until SIGTERM. Return the exit status."""
+    mirror = config.mirror
+    # libtorrent would take the next port, where no other mirror looks for this one.
+    check_free(mirror.peer_host, mirror.peer_port)
+    # What is wrong is said once and here; a worker that cannot start would be started again and again.
+    with open_node(config):
+        pass
+    return serve(partial(_build_app, config, debug), mirror.host, mirror.port, threads=THREADS)
+
+
+def _build_app(config: Config, debug: bool) -> Any:
+    """In the worker: the app, closed when the process ends."""
+    set_up_logging(debug)
+    node = Node(config)
+    atexit.register(node.close)
+    return node.app
+
+
+def _open_session(mirror: Mirror) -> Session:
+    host = f"[{mirror.peer_host}]" if ":" in mirror.peer_host else mirror.peer_host
+    try:
+        return Session(
+            f"{host}:{mirror.peer_port}",
+            upload_limit=mirror.upload_limit,
+            download_limit=mirror.download_limit,
+            peers=mirror.peers,
+        )
+    except OSError as error:
+        raise CannotListen(mirror.peer_host, mirror.peer_port, str(error)) from error

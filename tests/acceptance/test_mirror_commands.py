@@ -1,0 +1,243 @@
+"""The commands of `mirror`, its end, and what it tells operators."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.installation import Installation
+from tests.mirror_process import MirrorProcess, start_mirror
+from tests.servers.http_server import Connection, HttpServer, Request, start_http_server
+from tests.servers.layers import layer_bytes
+from tests.servers.process import free_port
+from tests.servers.push import PushedImage, push_image, push_index
+from tests.servers.registry import Registry, start_registry
+from tests.servers.waiting import comes_true
+
+READER = ("reader", "throw-away")
+NODE_PAGE = Path(__file__).resolve().parents[2] / "docs/node.md"
+
+
+@pytest.fixture
+def mirror(registry: Registry, tmp_path: Path) -> Iterator[MirrorProcess]:
+    with start_mirror(tmp_path / "mirror", registry) as mirror:
+        yield mirror
+
+
+def cached(mirror: MirrorProcess) -> dict[str, dict[str, Any]]:
+    return {layer["digest"]: layer for layer in mirror.status()["cache"]["layers"]}
+
+
+def image_of(registry: Registry, scope: str, tag: str | None, seed: int, **more: Any) -> PushedImage:
+    layers = [layer_bytes(2_000_000, seed=seed), layer_bytes(1000, seed=seed + 1)]
+    return push_image(registry, scope, tag, layers, **more)
+
+
+def test_prefetch_brings_an_images_layers_into_the_cache(
+    registry: Registry, mirror: MirrorProcess, scope: str
+) -> None:
+    image = image_of(registry, scope, "v1", 100)
+    said = mirror.installation.last_line("mirror", "prefetch", f"{scope}:v1")
+    assert said == "prefetched 2 layers (2.0 MB), failed 0"
+    digests = {layer.digest for layer in image.layers}
+    assert comes_true(lambda: digests <= cached(mirror).keys())
+    assert not any(cached(mirror)[digest]["pinned"] for digest in digests)
+
+
+def test_prefetch_takes_the_wanted_platforms_and_pins_them(
+    registry: Registry, mirror: MirrorProcess, scope: str
+) -> None:
+    images = [
+        image_of(registry, scope, None, 110 + 10 * number, platform=platform)
+        for number, platform in enumerate(("linux/amd64", "linux/arm64"))
+    ]
+    index = push_index(registry, scope, "v1", [image.descriptor for image in images])
+    words = ("mirror", "prefetch", "--pin", "--platform", "linux/arm64", f"{scope}@{index.digest}")
+    assert mirror.installation.last_line(*words).startswith("prefetched 2 layers")
+    wanted, other = ({layer.digest for layer in image.layers} for image in reversed(images))
+    assert comes_true(lambda: wanted <= cached(mirror).keys())
+    assert not other & cached(mirror).keys()
+    assert all(cached(mirror)[digest]["pinned"] for digest in wanted)
+
+
+def test_prefetch_of_a_private_image_uses_the_stored_login(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    auth_file = tmp_path / "containers/auth.json"
+    auth_file.parent.mkdir()
+    with (
+        start_registry(tmp_path / "registry", htpasswd=dict([READER])) as registry,
+        start_mirror(tmp_path / "mirror", registry) as mirror,
+    ):
+        image = image_of(registry, "private", "v1", 130, auth=READER)
+        refused = mirror.installation.run("mirror", "prefetch", "private:v1", check=False)
+        assert refused.returncode == 1
+        assert refused.stdout.endswith("prefetched 0 layers (0.0 MB), failed 1\n")
+
+        entry = {"auth": base64.b64encode(":".join(READER).encode()).decode()}
+        auth_file.write_text(json.dumps({"auths": {registry.netloc: entry}}))
+        assert mirror.installation.last_line("mirror", "prefetch", "private:v1").startswith("prefetched 2")
+        assert comes_true(lambda: {layer.digest for layer in image.layers} <= cached(mirror).keys())
+
+
+def test_drop_removes_a_layer(registry: Registry, mirror: MirrorProcess, scope: str) -> None:
+    image = image_of(registry, scope, "v1", 140)
+    mirror.installation.run("mirror", "prefetch", f"{scope}:v1")
+    digest = image.layers[0].digest
+    assert comes_true(lambda: digest in cached(mirror))
+    assert mirror.installation.last_line("mirror", "drop", digest) == "dropped 1"
+    assert digest not in cached(mirror)
+    again = mirror.installation.run("mirror", "drop", digest, check=False)
+    assert (again.returncode, again.stdout) == (1, "dropped 0\n")
+
+
+def test_status_says_where_bytes_came_from(registry: Registry, mirror: MirrorProcess, scope: str) -> None:
+    image_of(registry, scope, "v1", 150)
+    mirror.installation.run("mirror", "prefetch", f"{scope}:v1")
+    assert comes_true(lambda: len(cached(mirror)) == 2)
+    status = mirror.installation.asked("mirror", "status")
+    assert status["registry"] == registry.netloc
+    assert status["origins"]["registry"] == 2_001_000
+    assert status["cache"]["bytes"] == 2_001_000
+    text = mirror.installation.run("mirror", "status").stdout
+    assert "registry 1.9 MiB" in text
+    assert "cache: 2 layers, 1.9 MiB, 0 pinned" in text
+
+
+@pytest.mark.parametrize("words", [("status",), ("drop", "sha256:" + "0" * 64), ("prefetch", "a:b")])
+def test_a_mirror_that_does_not_run_is_named(
+    registry: Registry, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    installation = Installation(tmp_path, registry, application=None, mirror={"port": free_port()})
+    failed = installation.run("mirror", *words, check=False)
+    assert failed.returncode == 1
+    assert "is the mirror running (docker_torrents mirror)?" in failed.stderr
+
+
+def test_it_ends_with_0_on_sigterm_and_starts_again(
+    registry: Registry, mirror: MirrorProcess, scope: str
+) -> None:
+    image = image_of(registry, scope, "v1", 160)
+    mirror.installation.run("mirror", "prefetch", f"{scope}:v1")
+    assert comes_true(lambda: len(cached(mirror)) == 2)
+    mirror.process.send_signal(15)
+    assert mirror.process.exit_status() == 0
+    mirror.process.stop()
+    mirror.process.start()
+    assert cached(mirror).keys() == {layer.digest for layer in image.layers}
+
+
+def test_a_second_mirror_with_the_same_cache_says_so(mirror: MirrorProcess, registry: Registry) -> None:
+    section = {**mirror.installation.sections["mirror"], "port": free_port(), "peer_port": free_port()}
+    other = Installation(mirror.installation.folder / "other", registry, application=None, mirror=section)
+    ended = other.run("mirror", check=False)
+    assert ended.returncode == 1
+    assert str(mirror.installation.sections["mirror"]["cache_dir"]) in ended.stderr
+
+
+@pytest.mark.parametrize("taken", ["port", "peer_port"])
+def test_a_port_that_is_taken_is_named(
+    mirror: MirrorProcess, registry: Registry, tmp_path: Path, taken: str
+) -> None:
+    section = {
+        "peer_host": "127.0.0.1",
+        "cache_dir": str(tmp_path / "other-cache"),
+        "port": free_port(),
+        "peer_port": free_port(),
+        taken: mirror.installation.sections["mirror"][taken],
+    }
+    other = Installation(tmp_path / "other", registry, application=None, mirror=section)
+    ended = other.run("mirror", check=False)
+    assert ended.returncode == 2
+    assert str(section[taken]) in ended.stderr
+
+
+def test_health_follows_the_registry(tmp_path: Path) -> None:
+    with (
+        start_registry(tmp_path / "registry") as registry,
+        start_mirror(tmp_path / "mirror", registry) as mirror,
+    ):
+        assert mirror.get("/healthz").status_code == 200
+        registry.stop()
+        answer = mirror.get("/healthz")
+        assert answer.status_code == 503
+        assert registry.netloc in answer.json()["registry"]
+        assert mirror.get("/ping").text == "pong"
+
+
+def test_the_metrics_of_the_documentation_exist(
+    mirror: MirrorProcess, registry: Registry, scope: str
+) -> None:
+    image_of(registry, scope, "v1", 170)
+    mirror.installation.run("mirror", "prefetch", f"{scope}:v1")
+    shown = mirror.get("/metrics").text
+    named = set(re.findall(r"`(docker_torrents_mirror_[a-z_]+)", NODE_PAGE.read_text()))
+    assert len(named) >= 7
+    # Nothing has fallen back yet: the metric is announced, and has no values.
+    assert {
+        name for name in named if f"# TYPE {name.removesuffix('_total')}" not in shown.replace("_total ", " ")
+    } == set()
+
+
+class Answering:
+    """A registry and a service whose answer about torrents a test sets."""
+
+    def __init__(self, server: HttpServer) -> None:
+        self.netloc = server.netloc
+        self.torrents: tuple[int, bytes, dict[str, str]] = (404, b"404 page not found", {})
+        server.on("/v2/", lambda request, connection: connection.reply(200, b"{}"))
+        server.on("/v0/torrents/*", self._torrents)
+
+    def _torrents(self, request: Request, connection: Connection) -> None:
+        connection.reply(*self.torrents)
+
+
+@pytest.fixture
+def answering() -> Iterator[Answering]:
+    with start_http_server() as server:
+        yield Answering(server)
+
+
+@pytest.mark.parametrize(
+    ("torrents", "status", "said"),
+    [
+        ((404, b'{"errors":[{"code":"BLOB_UNKNOWN"}]}', {}), 0, "the registry judges callers"),
+        ((401, b"{}", {"WWW-Authenticate": 'Bearer realm="x"'}), 0, "the registry judges callers"),
+        ((401, b"{}", {"WWW-Authenticate": 'OAuth realm="x"'}), 0, "Blackbox judges callers: engines get"),
+        ((400, b'{"message":"the header X-Real-IP is required"}', {}), 1, "nginx in front has to set it"),
+        ((404, b"404 page not found", {}), 1, "set mirror.torrents_url"),
+        ((503, b"{}", {}), 1, "cannot reach who judges callers"),
+    ],
+)
+def test_check_says_whether_engines_get_torrents(
+    answering: Answering, tmp_path: Path, torrents: Any, status: int, said: str
+) -> None:
+    answering.torrents = torrents
+    (tmp_path / "cache").mkdir()
+    section = {
+        "port": free_port(),
+        "peer_host": "127.0.0.1",
+        "peer_port": free_port(),
+        "cache_dir": str(tmp_path / "cache"),
+        "keep_free": 0,
+    }
+    installation = Installation(tmp_path, answering.netloc, mirror=section)
+    checked = installation.run("mirror", "check", check=False)
+    assert checked.returncode == status, checked.stdout
+    assert said in checked.stdout
+    assert checked.stdout.endswith(f"checked 3, failed {status}\n")
+
+
+def test_check_of_a_nodes_configuration_checks_the_node(mirror: MirrorProcess) -> None:
+    config = json.loads(mirror.installation.config.read_text())
+    mirror.installation.config.write_text(json.dumps({k: config[k] for k in ("docker_registry", "mirror")}))
+    said = mirror.installation.run("check", check=False).stdout
+    assert f"runs at {mirror.netloc}" in said
+    assert "database" not in said

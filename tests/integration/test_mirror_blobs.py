@@ -1,0 +1,222 @@
+"""Layers through the mirror: the registry's verdict first, then bytes from the cache or a download."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from core.digest import Digest
+from node.service import open_node
+from tests.mirror_app import TestedMirror, mirror_config, mirror_of
+from tests.servers.cutting_proxy import CuttingProxy, start_cutting_proxy
+from tests.servers.layers import layer_bytes
+from tests.servers.push import push_blob
+from tests.servers.registry import Registry, start_registry
+from tests.servers.waiting import comes_true
+from tests.wsgi import environ_of
+
+SIZE = 3 * 1024 * 1024 + 17
+READER = ("reader", "throw-away")
+READERS_HEADER = "Basic cmVhZGVyOnRocm93LWF3YXk="
+
+
+@pytest.fixture
+def mirror(registry: Registry, tmp_path: Path) -> Iterator[TestedMirror]:
+    with mirror_of(registry.netloc, tmp_path) as mirror:
+        yield mirror
+
+
+@pytest.fixture
+def layer(registry: Registry, scope: str) -> tuple[str, bytes]:
+    """The path of a layer below /v2/, and its bytes."""
+    content = layer_bytes(SIZE, seed=hash(scope))
+    digest = push_blob(registry, scope, content).digest
+    return f"/v2/{scope}/blobs/{digest}", content
+
+
+def digest_of_path(path: str) -> Digest:
+    return Digest.parse(path.rpartition("/")[2])
+
+
+def is_cached(mirror: TestedMirror, path: str) -> bool:
+    return any(entry.digest == digest_of_path(path) for entry in mirror.node.cache.entries())
+
+
+def wait_until_cached(mirror: TestedMirror, path: str) -> None:
+    assert comes_true(lambda: is_cached(mirror, path)), "the layer does not get into the cache"
+
+
+def test_a_layer_is_whole_on_its_way_in_and_from_the_cache(
+    registry: Registry, mirror: TestedMirror, layer: tuple[str, bytes]
+) -> None:
+    path, content = layer
+    first = mirror.get(path)
+    wait_until_cached(mirror, path)
+    second = mirror.get(path)
+
+    for answer in (first, second):
+        assert answer.status == 200
+        assert answer.body == content
+        assert answer.headers["Content-Length"] == str(SIZE)
+        assert answer.headers["Docker-Content-Digest"] == str(digest_of_path(path))
+    assert [request for request in registry.requests() if request[0] == "GET" and request[1] == path] == [
+        ("GET", path, 200)
+    ]
+
+
+def test_head_tells_the_size_and_starts_no_download(mirror: TestedMirror, layer: tuple[str, bytes]) -> None:
+    path, _ = layer
+    answer = mirror.head(path)
+    assert (answer.status, answer.headers["Content-Length"], answer.body) == (200, str(SIZE), b"")
+    assert mirror.node.downloads.status() == []
+
+
+@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize(
+    ("range_", "start", "end"),
+    [
+        ("bytes=0-0", 0, 1),
+        (f"bytes={SIZE - 1}-", SIZE - 1, SIZE),
+        ("bytes=-100", SIZE - 100, SIZE),
+        ("bytes=1000000-2000000", 1_000_000, 2_000_001),
+        ("bytes=1048577-", 1_048_577, SIZE),
+    ],
+)
+def test_a_range_is_answered_with_206(
+    mirror: TestedMirror, layer: tuple[str, bytes], cached: bool, range_: str, start: int, end: int
+) -> None:
+    path, content = layer
+    if cached:
+        mirror.get(path)
+        wait_until_cached(mirror, path)
+    answer = mirror.get(path, Range=range_)
+    assert answer.status == 206
+    assert answer.headers["Content-Range"] == f"bytes {start}-{end - 1}/{SIZE}"
+    assert answer.body == content[start:end]
+
+
+def test_a_range_beyond_the_end_is_416(mirror: TestedMirror, layer: tuple[str, bytes]) -> None:
+    answer = mirror.get(layer[0], Range=f"bytes={SIZE}-")
+    assert answer.status == 416
+    assert answer.headers["Content-Range"] == f"bytes */{SIZE}"
+
+
+def test_a_range_of_another_version_is_ignored(mirror: TestedMirror, layer: tuple[str, bytes]) -> None:
+    path, content = layer
+    answer = mirror.get(path, Range="bytes=5-", If_Range='"sha256:other"')
+    assert (answer.status, answer.body) == (200, content)
+    answer = mirror.get(path, Range="bytes=5-", If_Range=f'"{digest_of_path(path)}"')
+    assert (answer.status, answer.body) == (206, content[5:])
+
+
+def test_several_ranges_are_the_registrys_to_answer(mirror: TestedMirror, layer: tuple[str, bytes]) -> None:
+    path, content = layer
+    answer = mirror.get(path, Range="bytes=0-3,100-103")
+    assert answer.status == 206
+    assert answer.headers["Content-Type"].startswith("multipart/byteranges")
+    assert content[:4] in answer.body
+    assert content[100:104] in answer.body
+    assert not is_cached(mirror, path)
+
+
+def test_a_reader_that_leaves_does_not_end_the_download(
+    mirror: TestedMirror, layer: tuple[str, bytes]
+) -> None:
+    path, _ = layer
+    assert mirror.get(path, Range="bytes=0-", chunks=1).status == 206
+    wait_until_cached(mirror, path)
+
+
+def test_an_empty_blob_is_an_empty_answer(registry: Registry, mirror: TestedMirror, scope: str) -> None:
+    digest = push_blob(registry, scope, b"").digest
+    answer = mirror.get(f"/v2/{scope}/blobs/{digest}")
+    assert (answer.status, answer.body, answer.headers["Content-Length"]) == (200, b"", "0")
+
+
+def test_a_blob_that_the_repository_lacks_is_404_though_it_is_cached(
+    mirror: TestedMirror, layer: tuple[str, bytes]
+) -> None:
+    path, _ = layer
+    mirror.get(path)
+    wait_until_cached(mirror, path)
+    assert mirror.get(f"/v2/another/repository/blobs/{digest_of_path(path)}").status == 404
+
+
+@pytest.fixture
+def private(tmp_path: Path) -> Iterator[Registry]:
+    with start_registry(tmp_path / "private", htpasswd=dict([READER])) as registry:
+        yield registry
+
+
+def test_a_cached_private_layer_is_for_its_readers_alone(private: Registry, tmp_path: Path) -> None:
+    content = layer_bytes(SIZE)
+    path = f"/v2/private/blobs/{push_blob(private, 'private', content, auth=READER).digest}"
+    with mirror_of(private.netloc, tmp_path) as mirror:
+        assert mirror.get(path, Authorization=READERS_HEADER).body == content
+        wait_until_cached(mirror, path)
+
+        for headers in ({}, {"Authorization": "Basic cmVhZGVyOndyb25n"}):
+            for method in ("GET", "HEAD"):
+                answer = mirror.ask(method, path, **headers)
+                assert answer.status == 401
+                assert answer.headers["WWW-Authenticate"] == 'Basic realm="tests"'
+        assert mirror.get(path, Authorization=READERS_HEADER).body == content
+
+
+def test_a_verdict_is_asked_for_once_a_minute_and_caller(
+    registry: Registry, tmp_path: Path, scope: str
+) -> None:
+    path = f"/v2/{scope}/blobs/{push_blob(registry, scope, layer_bytes(1000)).digest}"
+    with mirror_of(registry.netloc, tmp_path) as mirror:
+        before = len(registry.requests())
+        for authorization in ("Bearer a", "Bearer a", "Bearer b"):
+            assert mirror.head(path, Authorization=authorization).status == 200
+        asked = registry.requests()[before:]
+    assert [request[0] for request in asked if request[1] == path] == ["HEAD", "HEAD"]
+
+
+def test_without_a_verdict_a_cached_layer_is_503(tmp_path: Path) -> None:
+    with start_registry(tmp_path / "registry") as registry, mirror_of(registry.netloc, tmp_path) as mirror:
+        content = layer_bytes(SIZE)
+        path = f"/v2/a/blobs/{push_blob(registry, 'a', content).digest}"
+        assert mirror.get(path).body == content
+        wait_until_cached(mirror, path)
+        registry.stop()
+        mirror.node.verdicts.forget("a", digest_of_path(path), None)
+        assert mirror.get(path).status == 503
+
+
+@pytest.fixture
+def proxy(registry: Registry) -> Iterator[CuttingProxy]:
+    with start_cutting_proxy(registry.netloc) as proxy:
+        yield proxy
+
+
+def test_a_registry_that_breaks_off_at_every_try_gives_no_whole_body(
+    registry: Registry, proxy: CuttingProxy, tmp_path: Path, scope: str
+) -> None:
+    content = layer_bytes(SIZE, seed=2)
+    path = f"/v2/{scope}/blobs/{push_blob(registry, scope, content).digest}"
+    with mirror_of(proxy.netloc, tmp_path, time_limit=5) as mirror:
+        assert mirror.head(path).status == 200
+        proxy.break_after(64 * 1024, times=10_000)
+        answer = mirror.get(path)
+        assert answer.status == 503 or len(answer.body) < SIZE
+        assert not is_cached(mirror, path)
+        assert content.startswith(answer.body) or answer.status == 503
+
+
+def test_no_more_layers_are_sent_at_once_than_allowed(
+    registry: Registry, tmp_path: Path, layer: tuple[str, bytes]
+) -> None:
+    path, content = layer
+    with open_node(mirror_config(registry.netloc, tmp_path), max_bodies=1) as node:
+        mirror = TestedMirror(node.app, node)
+        body = node.app(environ_of("GET", path, {}), lambda *answer: None)
+        answer = mirror.get(path)
+        assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
+        assert mirror.head(path).status == 200
+        body.close()
+        assert mirror.get(path).body == content

@@ -1,0 +1,141 @@
+"""Manifests, tags and referrers through the mirror are the registry's answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+
+from tests.mirror_app import TestedMirror, mirror_of
+from tests.servers.http_server import Connection, HttpServer, Request, start_http_server
+from tests.servers.layers import layer_bytes
+from tests.servers.push import MANIFEST, push_image
+from tests.servers.registry import Registry, start_registry
+
+JSON = {"Content-Type": "application/json"}
+OF_THE_MOMENT = {"date", "connection", "transfer-encoding"}
+
+
+@pytest.fixture
+def mirror(registry: Registry, tmp_path: Path) -> Iterator[TestedMirror]:
+    with mirror_of(registry.netloc, tmp_path) as mirror:
+        yield mirror
+
+
+@pytest.fixture
+def upstream() -> Iterator[HttpServer]:
+    with start_http_server() as server:
+        yield server
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v2/",
+        "/v2/{scope}/manifests/latest",
+        "/v2/{scope}/manifests/{digest}",
+        "/v2/{scope}/manifests/missing",
+        "/v2/{scope}/tags/list",
+        "/v2/{scope}/referrers/{digest}",
+    ],
+)
+def test_the_answer_is_the_registrys_to_the_byte(
+    registry: Registry, mirror: TestedMirror, scope: str, method: str, path: str
+) -> None:
+    image = push_image(registry, scope, "latest", [layer_bytes(1000)])
+    path = path.format(scope=scope, digest=image.digest)
+    with requests.Session() as session:
+        session.trust_env = False
+        headers = {"Accept": MANIFEST["docker"]}
+        direct = session.request(method, registry.url + path, headers=headers, timeout=30)
+
+    answer = mirror.ask(method, path, Accept=MANIFEST["docker"])
+
+    assert answer.status == direct.status_code
+    assert answer.body == direct.content
+    expected = {n.lower(): v for n, v in direct.headers.items() if n.lower() not in OF_THE_MOMENT}
+    assert {n.lower(): v for n, v in answer.headers.items() if n.lower() != "date"} == expected
+
+
+def test_a_manifest_by_tag_is_asked_for_without_ids(upstream: HttpServer, tmp_path: Path) -> None:
+    upstream.on("/v2/*", lambda request, connection: connection.reply(200, b"{}", JSON))
+    with mirror_of(upstream.netloc, tmp_path) as mirror:
+        mirror.get("/v2/a/manifests/latest")
+        mirror.get("/v2/a/manifests/sha256:" + "0" * 64)
+    by_tag, by_digest = upstream.requests
+    assert by_tag.query == {"rbtorrent": ["false"]}
+    assert by_digest.query == {}
+
+
+def test_paging_of_tags_reaches_the_registry(upstream: HttpServer, tmp_path: Path) -> None:
+    upstream.on("/v2/*", lambda request, connection: connection.reply(200, b"{}", JSON))
+    with mirror_of(upstream.netloc, tmp_path) as mirror:
+        mirror.get("/v2/a/tags/list?n=10&last=b&ns=" + upstream.netloc)
+    assert upstream.requests[0].query == {"n": ["10"], "last": ["b"]}
+
+
+def test_credentials_go_to_the_registry_and_its_challenge_comes_back(
+    upstream: HttpServer, tmp_path: Path
+) -> None:
+    def refuse(request: Request, connection: Connection) -> None:
+        challenge = 'Bearer realm="http://t/token",service="s"'
+        connection.reply(401, b"{}", {**JSON, "WWW-Authenticate": challenge})
+
+    upstream.on("/v2/*", refuse)
+    with mirror_of(upstream.netloc, tmp_path) as mirror:
+        answer = mirror.get("/v2/a/manifests/latest", Authorization="Bearer token", Cookie="a=b")
+    assert answer.status == 401
+    assert answer.headers["WWW-Authenticate"] == 'Bearer realm="http://t/token",service="s"'
+    assert upstream.requests[0].headers["Authorization"] == "Bearer token"
+    assert "Cookie" not in upstream.requests[0].headers
+
+
+@pytest.mark.parametrize("status", [408, 429])
+def test_what_engines_would_repeat_here_becomes_503(
+    upstream: HttpServer, tmp_path: Path, status: int
+) -> None:
+    upstream.on("/v2/*", lambda request, connection: connection.reply(status, b"", {"Retry-After": "7"}))
+    with mirror_of(upstream.netloc, tmp_path) as mirror:
+        answer = mirror.get("/v2/a/manifests/latest")
+    assert (answer.status, answer.headers["Retry-After"]) == (503, "7")
+
+
+def test_a_registry_that_is_down_is_503(tmp_path: Path) -> None:
+    with start_registry(tmp_path / "registry") as registry:
+        netloc = registry.netloc
+    with mirror_of(netloc, tmp_path) as mirror:
+        assert mirror.get("/v2/").status == 503
+        assert mirror.get("/v2/a/manifests/latest").status == 503
+
+
+@pytest.mark.parametrize(
+    ("ns", "status"), [("{registry}", 200), ("Docker.Example.com", 200), ("other.example.com", 404)]
+)
+def test_only_this_registrys_names_are_served(
+    registry: Registry, tmp_path: Path, scope: str, ns: str, status: int
+) -> None:
+    push_image(registry, scope, "latest", [layer_bytes(1000)])
+    ns = ns.format(registry=registry.netloc)
+    with mirror_of(registry.netloc, tmp_path, registry_names=["docker.example.com"]) as mirror:
+        path = f"/v2/{scope}/manifests/latest?ns={ns}"
+        assert mirror.get(path, Accept=MANIFEST["docker"]).status == status
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
+@pytest.mark.parametrize("path", ["/v2/a/blobs/uploads/", "/v2/a/manifests/latest"])
+def test_writes_are_refused(mirror: TestedMirror, method: str, path: str) -> None:
+    answer = mirror.ask(method, path)
+    assert answer.status == 405
+    assert answer.headers["Allow"] == "GET, HEAD"
+    assert b'"UNSUPPORTED"' in answer.body
+
+
+@pytest.mark.parametrize("path", ["/v2/_catalog", "/v2/a/tags/all", "/v2/A/manifests/x", "/other"])
+def test_anything_else_is_404_in_the_registrys_json(mirror: TestedMirror, path: str) -> None:
+    answer = mirror.get(path)
+    assert answer.status == 404
+    assert answer.headers["Content-Type"].startswith("application/json")
+    assert b'"errors"' in answer.body

@@ -1,0 +1,114 @@
+"""How the mirror asks the service for torrents, and for layers to be brewed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core.torrents.hashing import LayerHashes
+from core.torrents.metainfo import build_metainfo
+from tests.mirror_app import mirror_of
+from tests.servers.http_server import Connection, HttpServer, Request, start_http_server
+from tests.servers.layers import layer_bytes
+from tests.servers.push import MANIFEST, push_blob, push_image
+from tests.servers.registry import Registry
+from tests.servers.waiting import comes_true
+
+CONTENT = layer_bytes(100_000, seed=11)
+
+
+@pytest.fixture
+def service() -> Iterator[HttpServer]:
+    """A service whose answers a test sets."""
+    with start_http_server() as server:
+        yield server
+
+
+def test_a_torrent_is_a_verdict_and_tells_the_size(
+    registry: Registry, service: HttpServer, tmp_path: Path, scope: str
+) -> None:
+    digest = push_blob(registry, scope, CONTENT).digest
+    torrent = torrent_of(digest)
+    service.on("/v0/torrents/*", lambda request, connection: connection.reply(200, torrent))
+    before = len(registry.requests())
+    with mirror_of(registry.netloc, tmp_path, torrents_url=service.url) as mirror:
+        answer = mirror.head(f"/v2/{scope}/blobs/{digest}", Authorization="Bearer a")
+    assert (answer.status, answer.headers["Content-Length"]) == (200, str(len(CONTENT)))
+    assert service.requests[0].path == f"/v0/torrents/{scope}/{digest}"
+    assert service.requests[0].headers["Authorization"] == "Bearer a"
+    assert registry.requests()[before:] == []
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        (404, b"404 page not found"),
+        (401, b""),
+        (500, b""),
+        (200, b"<html>please log in</html>"),
+        (200, None),
+    ],
+    ids=["404", "401", "500", "a web page", "another layer's torrent"],
+)
+def test_without_a_torrent_of_this_layer_the_registry_decides(
+    registry: Registry, service: HttpServer, tmp_path: Path, scope: str, reply: tuple[int, bytes | None]
+) -> None:
+    digest = push_blob(registry, scope, CONTENT).digest
+    status, body = reply
+    sent = torrent_of("sha256:" + "0" * 64) if body is None else body
+    service.on("/v0/torrents/*", lambda request, connection: connection.reply(status, sent))
+    with mirror_of(registry.netloc, tmp_path, torrents_url=service.url) as mirror:
+        assert mirror.get(f"/v2/{scope}/blobs/{digest}").body == CONTENT
+        assert mirror.get(f"/v2/{scope}/blobs/sha256:{'1' * 64}").status == 404
+
+
+def test_a_service_that_is_silent_is_left_alone_for_a_while(
+    registry: Registry, service: HttpServer, tmp_path: Path, scope: str
+) -> None:
+    service.on("/v0/torrents/*", lambda request, connection: connection.pause())
+    digests = [push_blob(registry, scope, layer_bytes(1000, seed=seed)).digest for seed in range(20, 23)]
+    with mirror_of(registry.netloc, tmp_path, torrents_url=service.url) as mirror:
+        for digest in digests:
+            assert mirror.head(f"/v2/{scope}/blobs/{digest}").status == 200
+    assert len(service.requests) == 1
+
+
+def test_layers_of_torrents_off_have_no_torrent(
+    registry: Registry, service: HttpServer, tmp_path: Path, scope: str
+) -> None:
+    digest = push_blob(registry, scope, CONTENT).digest
+    with mirror_of(registry.netloc, tmp_path, torrents_url=service.url, torrents_off=["tests/*"]) as mirror:
+        assert mirror.get(f"/v2/{scope}/blobs/{digest}").body == CONTENT
+    assert service.requests == []
+
+
+def test_a_layer_without_a_torrent_is_asked_to_be_brewed_once(
+    registry: Registry, service: HttpServer, tmp_path: Path, scope: str
+) -> None:
+    asked: list[Request] = []
+
+    def manifest(request: Request, connection: Connection) -> None:
+        asked.append(request)
+        connection.reply(200, b"{}")
+
+    service.on("/v2/*", manifest)
+    image = push_image(registry, scope, "latest", [CONTENT, layer_bytes(2000, seed=3)])
+    with mirror_of(registry.netloc, tmp_path, torrents_url=service.url) as mirror:
+        headers: dict[str, Any] = {"Accept": MANIFEST["docker"], "Authorization": "Bearer a"}
+        assert mirror.get(f"/v2/{scope}/manifests/latest", **headers).status == 200
+        for layer in image.layers:
+            assert mirror.get(f"/v2/{scope}/blobs/{layer.digest}", **headers).status == 200
+        assert comes_true(lambda: bool(asked))
+    [request] = asked
+    assert request.path == f"/v2/{scope}/manifests/{image.digest}"
+    assert request.query == {"rbtorrent": ["true"]}
+    assert request.headers["Authorization"] == "Bearer a"
+
+
+def torrent_of(digest: str) -> bytes:
+    """A .torrent that claims to be of the layer, as long as CONTENT is."""
+    hashes = LayerHashes(size=len(CONTENT), sha256="0" * 64, piece_length=65536, pieces=bytes(40))
+    return build_metainfo(digest.removeprefix("sha256:"), hashes, True).data

@@ -1,0 +1,126 @@
+"""The mirror as a process, and how engines are pointed at it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from tests.installation import Installation
+from tests.servers.process import ServerProcess, free_port
+from tests.servers.registry import Registry
+
+HOSTS = """\
+server = "{registry}"
+
+[host."{mirror}"]
+  capabilities = ["pull", "resolve"]
+"""
+
+REGISTRIES = """\
+unqualified-search-registries = []
+
+[[registry]]
+location = "{registry}"
+insecure = true
+
+[[registry.mirror]]
+location = "{mirror}"
+insecure = true
+"""
+
+
+@dataclass(frozen=True)
+class MirrorProcess:
+    """A running `docker_torrents mirror`."""
+
+    installation: Installation
+    registry: str
+    port: int
+    process: ServerProcess
+
+    @property
+    def netloc(self) -> str:
+        """`host:port`."""
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def url(self) -> str:
+        """`http://host:port`, without a slash at the end."""
+        return f"http://{self.netloc}"
+
+    def get(self, path: str, **arguments: Any) -> requests.Response:
+        """The answer to a GET."""
+        with requests.Session() as session:
+            session.trust_env = False
+            return session.get(self.url + path, timeout=60, **arguments)
+
+    def status(self) -> dict[str, Any]:
+        """What `mirror status --json` prints."""
+        status: dict[str, Any] = self.get("/v0/mirror/status").json()
+        return status
+
+    def received(self) -> dict[str, int]:
+        """Bytes of layers by origin."""
+        origins: dict[str, int] = self.status()["origins"]
+        return origins
+
+    def layer_requests(self) -> int:
+        """How many requests for layers were answered so far."""
+        lines = self.get("/metrics").text.splitlines()
+        counted = [
+            line for line in lines if line.startswith('docker_torrents_mirror_answers_total{kind="blobs"')
+        ]
+        return sum(int(float(line.rpartition(" ")[2])) for line in counted)
+
+    def write_hosts(self, folder: Path) -> Path:
+        """A `certs.d` for containerd that sends pulls from the registry here first."""
+        hosts = folder / self.registry / "hosts.toml"
+        hosts.parent.mkdir(parents=True)
+        hosts.write_text(HOSTS.format(registry=f"http://{self.registry}", mirror=self.url))
+        return folder
+
+    def write_registries(self, file: Path) -> Path:
+        """A registries.conf that sends pulls from the registry here."""
+        file.parent.mkdir(parents=True)
+        file.write_text(REGISTRIES.format(registry=self.registry, mirror=self.netloc))
+        return file
+
+
+@contextmanager
+def start_mirror(
+    folder: Path, registry: Registry | str, *, port: int | None = None, **mirror: Any
+) -> Iterator[MirrorProcess]:
+    """Run a mirror of the registry with its configuration and cache in `folder`; `mirror` are keys of its
+    section.
+    """
+    port = port or free_port()
+    section: Mapping[str, Any] = {
+        "port": port,
+        "peer_host": "127.0.0.1",
+        "peer_port": free_port(),
+        "cache_dir": str(folder / "cache"),
+        "keep_free": 0,
+        **mirror,
+    }
+    installation = Installation(folder, registry, application=None, mirror=section)
+    netloc = registry if isinstance(registry, str) else registry.netloc
+    process = installation.process("mirror", ready=lambda: _pings(port), name="mirror")
+    process.start()
+    try:
+        yield MirrorProcess(installation, netloc, port, process)
+    finally:
+        process.stop()
+
+
+def _pings(port: int) -> bool:
+    try:
+        with requests.Session() as session:
+            session.trust_env = False
+            return session.get(f"http://127.0.0.1:{port}/ping", timeout=5).text == "pong"
+    except requests.RequestException:
+        return False
