@@ -1,16 +1,16 @@
-"""A registry's push notifications: read from a body nobody vouches for, and turned into work.
+"""A registry's notifications: parse the body event by event, and plan what to queue.
 
 docker/distribution, docs/notifications: an envelope `{"events": [...]}`, in practice one event each time.
-A registry sends its events in order and repeats a refused one for ever, so what it may send in good faith
-must never be refused: one odd event among others is left out and told of, and only a body that is no
-envelope at all raises EventsMalformed.
+A registry sends its events in order and repeats a refused one for ever, so whatever it may send in good faith
+must not be refused: an odd event is skipped and logged. Only a body that is not an envelope raises
+EventsMalformed.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -20,17 +20,22 @@ from core.layer import Layer, why_not_brewed
 from core.manifests.media_types import ALL_MANIFESTS, IMAGES
 from core.names import parse_scope
 
+MAX_REPORTED = 5
+"""Odd events of one body that are described; further ones are counted."""
+
 _MAX_SIZE = 2**63 - 1
-# What distribution's grammar of references calls a digest, as far as the queue has room for it. The layer in
-# the specification's own example has a digit too many to be a SHA-256: it is queued as the specification
-# says, and brewing it sets it aside with the reason.
+# A digest by distribution's grammar of references, as far as it fits the queue's column. The layer in the
+# specification's own example has a digit too many for a SHA-256: it is queued as the specification says, and
+# brewing sets it aside with the reason.
 _BLOB_DIGEST = re.compile(r"sha256:[0-9a-f]{32,121}\Z")
+_SPACES = frozenset(" \t\n\r")
+_SPACE = re.compile(r"[ \t\n\r]+")
 _LAYER_MARKS = ("image.rootfs.diff", "image.layer.")
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A blob or manifest that a pushed manifest names. `size` is bytes, None where nobody said."""
+    """A blob or manifest that a pushed manifest references. `size` is in bytes, None if unknown."""
 
     media_type: str
     digest: Digest
@@ -40,7 +45,7 @@ class Reference:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A push or a mount. `references` is None where the registry does not send them, or not readably."""
+    """A push or a mount. `references` is None if the registry does not send them, or one is invalid."""
 
     media_type: str
     digest: str
@@ -51,13 +56,15 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Notification:
-    """An envelope: the events that can be used, and one line on each that cannot. `deleted` are digests of
-    blobs and manifests that were taken out of a repository.
+    """The pushes and mounts of an envelope, and the digests of blobs and manifests that were deleted.
+
+    `odd` describes the first events that were skipped; `more_odd` is the number of further ones.
     """
 
     events: tuple[Event, ...]
     odd: tuple[str, ...]
     deleted: tuple[Digest, ...] = ()
+    more_odd: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +77,7 @@ class ManifestRef:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a notification asks for.
+    """What to write for a notification.
 
     `known` are manifests whose layers are all among `layers`; `deleted` blobs should be looked for;
     `malformed` are (digest, scope) of layers whose digest is not SHA-256. A layer's size is None if it is
@@ -88,40 +95,50 @@ class Plan:
 
 
 def parse_events(body: bytes) -> Notification:
-    """The events in `body`. Raises EventsMalformed if it is no JSON object with a list of `events`.
+    """Parse a body. Raises EventsMalformed if it is not a JSON object with a list `events`.
 
-    An event counts as odd if it lacks its action or target, or names a repository or a digest that is
-    none. Of deletions only the digest is looked at, and those of a tag alone have none; of all but these,
-    pushes and mounts nothing is.
+    An event is odd if it lacks its action or target, or if its repository or digest is invalid. Pulls are
+    ignored; of deletions only the digest counts (those of a tag have none).
+
+    One event at a time is in memory, whatever their number.
     """
+    events: list[Event] = []
+    odd: list[str] = []
+    deleted: dict[Digest, None] = {}
+    skipped = 0
     try:
-        envelope = json.loads(body.decode("utf-8"), parse_constant=_refuse_constant)
+        for number, value in enumerate(_iterate_events(body.decode("utf-8"))):
+            action = value.get("action") if type(value) is dict else None
+            if action == "pull":
+                continue
+            if action == "delete":
+                if digest := _deleted_digest(value):
+                    deleted[digest] = None
+                continue
+            if action not in ("push", "mount") and len(odd) == MAX_REPORTED:
+                skipped += 1
+                continue
+            try:
+                events.append(_parse_event(value))
+            except InvalidName as error:
+                if len(odd) < MAX_REPORTED:
+                    odd.append(f"event {number}: {error}")
+                else:
+                    skipped += 1
     except RecursionError:
         raise EventsMalformed("nested too deeply") from None
     except ValueError as error:  # of the decoding, of JSON, and of numbers with thousands of digits
         raise EventsMalformed(f"not JSON: {str(error)[:80]}") from None
-    if not isinstance(envelope, dict) or not isinstance(envelope.get("events"), list):
-        raise EventsMalformed("expected an object with a list of events")
-    events, odd = [], []
-    deleted = dict.fromkeys(digest for given in envelope["events"] if (digest := _deleted(given)))
-    for number, given in enumerate(envelope["events"]):
-        try:
-            event = _event(given)
-        except InvalidName as error:
-            odd.append(f"event {number}: {error}")
-        else:
-            if event is not None:
-                events.append(event)
-    return Notification(tuple(events), tuple(odd), tuple(deleted))
+    return Notification(tuple(events), tuple(odd), tuple(deleted), skipped)
 
 
 def plan(notification: Notification, has_role: Callable[[str], bool]) -> Plan:
-    """What to queue for a notification's events, each thing once, in the order of the events.
+    """Return what to queue, each thing once, in the order of the events.
 
-    `has_role` says whether a scope's pushes are brewed; it is asked once a scope. A pushed or mounted image
-    queues the layers among its references, a list or index is put down to be resolved, and so is an image
-    without references. A blob is queued if its media type says layer: registries call layers and configs
-    application/octet-stream alike, and then the manifest's own event tells.
+    `has_role` says whether a scope's pushes are brewed; it is called once per scope. For an image, the layers
+    among its references are queued; an index, and an image without references, are to be resolved. A blob is
+    queued if its media type is a layer's. Registries send application/octet-stream for layers and configs
+    alike: then the manifest's event decides.
     """
     roles: dict[str, bool] = {}
     layers: dict[tuple[Digest, str], None] = {}
@@ -159,29 +176,85 @@ def plan(notification: Notification, has_role: Callable[[str], bool]) -> Plan:
     )
 
 
-def _deleted(given: Any) -> Digest | None:
-    """The digest of what was deleted; None of other events, and of tags."""
-    if not isinstance(given, dict) or given.get("action") != "delete":
-        return None
-    target = given.get("target")
+def _iterate_events(text: str) -> Iterator[Any]:
+    """Yield the elements of the envelope's `events`. Raises ValueError, EventsMalformed."""
+    decoder = json.JSONDecoder(parse_constant=_refuse_constant)
+    position = _skip_space(text, 0)
+    if text[position : position + 1] != "{":
+        decoder.raw_decode(text, position)  # not JSON at all?
+        raise EventsMalformed("expected an object with a list of events")
+    found = False
+    position = _skip_space(text, position + 1)
+    while text[position : position + 1] != "}":
+        if text[position : position + 1] != '"':
+            raise ValueError(f"expected a name at character {position}")
+        name, position = decoder.raw_decode(text, position)
+        position = _skip_space(text, _expect(text, _skip_space(text, position), ":"))
+        if name == "events" and text[position : position + 1] == "[" and not found:
+            found = True
+            position = yield from _iterate_list(decoder, text, position + 1)
+        elif name == "events":
+            raise EventsMalformed("expected an object with a list of events")
+        else:
+            _, position = decoder.raw_decode(text, position)
+        position = _skip_space(text, position)
+        if text[position : position + 1] != "}":
+            position = _skip_space(text, _expect(text, position, ","))
+            if text[position : position + 1] == "}":
+                raise ValueError(f"expected a name at character {position}")
+    if _skip_space(text, position + 1) != len(text):
+        raise ValueError(f"extra data at character {position + 1}")
+    if not found:
+        raise EventsMalformed("expected an object with a list of events")
+
+
+def _iterate_list(decoder: json.JSONDecoder, text: str, position: int) -> Generator[Any, None, int]:
+    """Yield the elements of a list whose `[` is before `position`. Return the position after its `]`."""
+    position = _skip_space(text, position)
+    if text[position : position + 1] == "]":
+        return position + 1
+    while True:
+        value, position = decoder.raw_decode(text, position)
+        yield value
+        position = _skip_space(text, position)
+        if text[position : position + 1] == "]":
+            return position + 1
+        position = _skip_space(text, _expect(text, position, ","))
+
+
+def _skip_space(text: str, position: int) -> int:
+    if text[position : position + 1] not in _SPACES:
+        return position
+    match = _SPACE.match(text, position)
+    return match.end() if match else position
+
+
+def _expect(text: str, position: int, character: str) -> int:
+    """Return the position after `character`. Raises ValueError if another one is there."""
+    if text[position : position + 1] != character:
+        raise ValueError(f"expected {character!r} at character {position}")
+    return position + 1
+
+
+def _deleted_digest(value: dict[str, Any]) -> Digest | None:
+    """Return the digest of what was deleted, None for a tag."""
+    target = value.get("target")
     try:
         return Digest.parse(target.get("digest") if isinstance(target, dict) else None)
     except InvalidName:
         return None
 
 
-def _event(given: Any) -> Event | None:
-    """The event, None if it is one of those that nobody acts on. Raises InvalidName if it is odd."""
-    if not isinstance(given, dict):
-        raise InvalidName("event", type(given).__name__, "expected an object")
-    action = given.get("action")
+def _parse_event(value: Any) -> Event:
+    """Parse a push or a mount. Raises InvalidName if the event is odd."""
+    if not isinstance(value, dict):
+        raise InvalidName("event", type(value).__name__, "expected an object")
+    action = value.get("action")
     if not isinstance(action, str):
         raise InvalidName("action", action, "expected text")
-    if action in ("pull", "delete"):
-        return None
     if action not in ("push", "mount"):
         raise InvalidName("action", action, "expected push, mount, pull or delete")
-    target = given.get("target")
+    target = value.get("target")
     if not isinstance(target, dict):
         raise InvalidName("target", type(target).__name__, "expected an object")
     media_type = _media_type(target.get("mediaType"))
@@ -194,35 +267,35 @@ def _event(given: Any) -> Event | None:
     )
 
 
-def _digest(given: Any, media_type: str) -> str:
-    """A manifest is fetched by its digest, so it has to be a true one; a blob is only queued."""
-    if isinstance(given, str) and media_type not in ALL_MANIFESTS and _BLOB_DIGEST.match(given):
-        return given
-    return str(Digest.parse(given))
+def _digest(value: Any, media_type: str) -> str:
+    """Return the digest: a valid one for a manifest, which is fetched by it; a blob is only queued."""
+    if isinstance(value, str) and media_type not in ALL_MANIFESTS and _BLOB_DIGEST.match(value):
+        return value
+    return str(Digest.parse(value))
 
 
-def _references(given: Any) -> tuple[Reference, ...] | None:
-    """All of a manifest's references; None if one cannot be read: then the manifest itself is asked."""
-    if not isinstance(given, list) or not given:
+def _references(value: Any) -> tuple[Reference, ...] | None:
+    """Return a manifest's references; None if one is invalid: then the manifest is fetched."""
+    if not isinstance(value, list) or not value:
         return None
     try:
-        return tuple(_reference(one) for one in given)
+        return tuple(_reference(one) for one in value)
     except InvalidName:
         return None
 
 
-def _reference(given: Any) -> Reference:
-    if not isinstance(given, dict):
-        raise InvalidName("reference", type(given).__name__, "expected an object")
-    media_type = _media_type(given.get("mediaType"))
-    digest, size = Digest.parse(given.get("digest")), _size(given.get("size"))
-    return Reference(media_type, digest, size, has_urls=bool(given.get("urls")))
+def _reference(value: Any) -> Reference:
+    if not isinstance(value, dict):
+        raise InvalidName("reference", type(value).__name__, "expected an object")
+    media_type = _media_type(value.get("mediaType"))
+    digest, size = Digest.parse(value.get("digest")), _size(value.get("size"))
+    return Reference(media_type, digest, size, has_urls=bool(value.get("urls")))
 
 
 def _layers(references: tuple[Reference, ...]) -> list[tuple[str, int | None]]:
-    """The layers among the references of an image, which names its config first, each with its size."""
+    """Return the layers among an image's references, whose first is the config, each with its size."""
     first, *others = references
-    named = [first, *others] if _says_layer(first.media_type) else others
+    named = [first, *others] if _is_layer_type(first.media_type) else others
     return [
         (str(one.digest), one.size)
         for one in named
@@ -231,23 +304,23 @@ def _layers(references: tuple[Reference, ...]) -> list[tuple[str, int | None]]:
 
 
 def _blob(event: Event) -> list[tuple[str, int | None]]:
-    """The blob and its size, if its media type says that it is a layer that the registry holds."""
-    if not _says_layer(event.media_type) or why_not_brewed(event.media_type, event.size) is not None:
+    """Return the blob and its size, if its media type is that of a layer to brew."""
+    if not _is_layer_type(event.media_type) or why_not_brewed(event.media_type, event.size) is not None:
         return []
     return [(event.digest, event.size)]
 
 
-def _says_layer(media_type: str) -> bool:
+def _is_layer_type(media_type: str) -> bool:
     return any(mark in media_type for mark in _LAYER_MARKS)
 
 
-def _media_type(given: Any) -> str:
-    return given.partition(";")[0].strip().lower() if isinstance(given, str) else ""
+def _media_type(value: Any) -> str:
+    return value.partition(";")[0].strip().lower() if isinstance(value, str) else ""
 
 
-def _size(given: Any) -> int | None:
-    """A number of bytes that fits the queue's column, None for anything else (True is no number)."""
-    return given if type(given) is int and 0 <= given <= _MAX_SIZE else None
+def _size(value: Any) -> int | None:
+    """Return a number of bytes that fits the queue's column, None for anything else (True, too)."""
+    return value if type(value) is int and 0 <= value <= _MAX_SIZE else None
 
 
 def _refuse_constant(name: str) -> NoReturn:

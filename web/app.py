@@ -23,6 +23,7 @@ from core.torrents.store import MetainfoStore
 from sql.tables import Tables
 from web.errors import error, from_bottle, from_exception
 from web.event_writer import EventWriter
+from web.events import EventReceiver
 from web.id_lookup import IdLookup
 from web.limits import Turns
 from web.manifests import ManifestHandler
@@ -116,8 +117,13 @@ def build_app(
     manifests = ManifestHandler(config.docker_registry, registry, access, ids, on_demand)
     web.manifests.install(app, manifests, turns)
     secret = config.application.event_authorization
-    roles, writer = RoleCache(engine, tables, timer), EventWriter(engine, tables, clock)
-    web.events.install(app, secret.get_secret_value().encode() if secret else None, roles, writer)
+    events = EventReceiver(
+        secret.get_secret_value().encode() if secret else None,
+        RoleCache(engine, tables, timer),
+        EventWriter(engine, tables, clock),
+        config.application.state_dir,
+    )
+    web.events.install(app, events)
     missing = MissingTorrents(engine, tables, store, clock, timer)
     torrents = TorrentHandler(config, access, store, missing, capability_secret, clock)
     web.torrents.install(app, torrents, turns)

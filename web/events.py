@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hmac
 import logging
+from pathlib import Path
 
 import bottle
 
 from core.errors import DatabaseDown, EventsMalformed
 from core.events import parse_events, plan
+from core.wake import wake
 from web.errors import error, unavailable
 from web.event_writer import EventWriter
 from web.limits import Turns
@@ -24,14 +26,13 @@ each `&`, `<` and `>` as six characters. An event refused for its length would b
 MAX_AT_ONCE = 64
 """Notifications that a worker handles at once; with a database that hangs, each takes seconds."""
 
-_MAX_LOGGED = 5
-
 
 class EventReceiver:
-    """Answers `OK` once everything that the events ask for is committed."""
+    """Answers `OK` once everything that the events ask for is committed, and wakes the scheduler."""
 
-    def __init__(self, secret: bytes | None, roles: RoleCache, writer: EventWriter) -> None:
+    def __init__(self, secret: bytes | None, roles: RoleCache, writer: EventWriter, state_dir: Path) -> None:
         self._secret = secret
+        self._state_dir = state_dir
         self._roles = roles
         self._writer = writer
         self._turns = Turns("notifications", MAX_AT_ONCE)
@@ -53,14 +54,15 @@ class EventReceiver:
         except EventsMalformed as malformed:
             log.warning("events malformed bytes=%d reason=%s", len(body), malformed)
             return error(400, "MANIFEST_INVALID", "the body is not a list of events", detail=str(malformed))
-        for odd in notification.odd[:_MAX_LOGGED]:
+        for odd in notification.odd:
             log.warning("event ignored reason=%s", odd)
-        if len(notification.odd) > _MAX_LOGGED:
-            log.warning("events ignored more=%d", len(notification.odd) - _MAX_LOGGED)
+        if notification.more_odd:
+            log.warning("events ignored more=%d", notification.more_odd)
         try:
             planned = plan(notification, self._roles.has)
             if planned:
                 self._writer.write(planned)
+                wake(self._state_dir)
         except DatabaseDown as down:
             log.error("events not taken, the registry will repeat them reason=%s", down)
             return unavailable("the queue cannot be written now, send it again")
@@ -74,6 +76,6 @@ class EventReceiver:
         return hmac.compare_digest((header or "").encode("latin-1", "replace"), self._secret)
 
 
-def install(app: bottle.Bottle, secret: bytes | None, roles: RoleCache, writer: EventWriter) -> None:
+def install(app: bottle.Bottle, events: EventReceiver) -> None:
     """Add the route of this module."""
-    app.route("/v0/event", "POST", EventReceiver(secret, roles, writer).receive)
+    app.route("/v0/event", "POST", events.receive)

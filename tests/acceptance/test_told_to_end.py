@@ -84,7 +84,7 @@ def test_a_daemon_that_is_brewing_gives_its_layers_back(daemon: Daemon) -> None:
     assert daemon.usual.last_line("run", "brew") == f"brewed {LAYERS}, failed 0, waiting 0"
 
 
-@pytest.mark.parametrize("said", ["scheduler started", "every notification is refused", "serving at"])
+@pytest.mark.parametrize("said", ["scheduler started", "every notification is refused", "serving host="])
 def test_a_daemon_that_is_starting_ends_with_0(daemon: Daemon, said: str) -> None:
     with daemon.running() as process:
         assert comes_true(lambda: said in daemon.log)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from contextlib import suppress
 from typing import Any
 
@@ -36,6 +37,13 @@ from tests.notifications import A, B, any_events
         '{"events": []}'.encode("utf-16"),
         b'\xef\xbb\xbf{"events": []}',
         b'{"events": []} {}',
+        b'{"events": [],}',
+        b'{"events": [{},]}',
+        b'{"events": [{} {}]}',
+        b'{"events": [], "events": []}',
+        b'{1: 2, "events": []}',
+        b'{"events" []}',
+        b'{"events": [',
         b"<html>",
         b"\x00" * 100,
         b"[" * 100_000,
@@ -48,6 +56,19 @@ def test_a_body_that_is_no_envelope_is_refused_as_a_whole(malformed: bytes) -> N
     with pytest.raises(EventsMalformed) as caught:
         parse_events(malformed)
     assert len(str(caught.value)) < 200
+
+
+def test_memory_does_not_grow_with_the_number_of_events() -> None:
+    events = 300_000
+    body = b'{"events": [' + b"{}," * (events - 1) + b'{}], "more": {"a": [1]}}'
+    tracemalloc.start()
+    try:
+        notification = parse_events(body)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(notification.odd) + notification.more_odd == events
+    assert peak < 4 * len(body)
 
 
 def test_an_envelope_without_events_is_no_error() -> None:
