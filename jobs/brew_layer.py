@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -24,7 +25,6 @@ from core.errors import (
     Verdict,
 )
 from core.logs import OutageLog
-from core.outage import OutageDetector
 from core.torrents.brewing import Brewed, brew_layer
 from core.torrents.store import MetainfoStore
 from jobs.held_locks import HeldLocks
@@ -65,6 +65,42 @@ class BrewSettings:
     outages: Outages = field(default_factory=Outages)
 
 
+class Dependency:
+    """The layer source or the metainfo store as a whole. Threads may share it.
+
+    `probe` makes a request that succeeds while it works, and raises DockerTorrentsError otherwise: that tells
+    an outage from a single layer that it cannot give or take.
+    """
+
+    def __init__(self, probe: Callable[[], object], log: OutageLog) -> None:
+        self._probe = probe
+        self._log = log
+        self._lock = threading.Lock()
+        self.outage: str | None = None
+        """What the last probe raised, None if it succeeded."""
+
+    def is_down(self) -> bool:
+        """Probe it after a failure, unless that was done in this outage. Return whether it is down."""
+        with self._lock:
+            return self.outage is not None or not self._works()
+
+    def resume(self) -> bool:
+        """Probe it if it was down, in this run or the one before. Return whether it works."""
+        with self._lock:
+            return not self._log.out or self._works()
+
+    def _works(self) -> bool:
+        try:
+            self._probe()
+        except DockerTorrentsError as error:
+            self.outage = str(error)
+            self._log.failed(f"brewing is paused: {error}")
+        else:
+            self.outage = None
+            self._log.succeeded()
+        return self.outage is None
+
+
 Outcome = Brewed | Literal["failed", "given back", "not ours"]
 """What became of a layer; "not ours" is one whose lock was lost, or is given back at the end of the run."""
 
@@ -81,26 +117,22 @@ class LayerBrewer:
         self._settings = settings
         self._held = held
         self._interrupted = interrupted
-        self._source_health = OutageDetector(self._probe_source, limit=1)
-        self._store_health = OutageDetector(settings.store.check, limit=1)
-        self.paused: str | None = None
+        self._source = Dependency(self._probe_source, settings.outages.source)
+        self._store = Dependency(settings.store.check, settings.outages.store)
+
+    @property
+    def paused(self) -> str | None:
         """The outage for which layers are given back."""
+        return self._source.outage or self._store.outage
 
     def resume(self) -> bool:
-        """Probe what is down; return whether all works."""
-        self.paused = None
-        outages = self._settings.outages
-        for health, outage in ((self._source_health, outages.source), (self._store_health, outages.store)):
-            if outage.out and health.is_down():
-                self._pause(health, outage)
-            else:
-                outage.succeeded()
-        return self.paused is None
+        """Probe what was down; return whether all works."""
+        source, store = self._source.resume(), self._store.resume()
+        return source and store
 
     def probe_store(self) -> None:
         """Pause if the metainfo store takes nothing, before anything is read in vain."""
-        if self._store_health.is_down():
-            self._pause(self._store_health, self._settings.outages.store)
+        self._store.is_down()
 
     def _probe_source(self) -> None:
         """Raises DockerTorrentsError if the source is down."""
@@ -136,11 +168,11 @@ class LayerBrewer:
             # The size came from a manifest. At the next try the digest alone decides.
             return self._failed(claim, str(error), "try again", forget_size=True)
         except StoreFailed as error:
-            return self._failed_by(claim, error, self._store_health, settings.outages.store)
+            return self._failed_by(claim, error, self._store)
         except DockerTorrentsError as error:
             if error.verdict == "set aside" or isinstance(error, NotFound):
                 return self._failed(claim, str(error), error.verdict)
-            return self._failed_by(claim, error, self._source_health, settings.outages.source)
+            return self._failed_by(claim, error, self._source)
         except Exception as error:
             log.exception("layer failed, internal error digest=%s", digest)
             return self._failed(claim, f"{type(error).__name__}: {error}", "fault")
@@ -167,21 +199,14 @@ class LayerBrewer:
         )
         return brewed
 
-    def _pause(self, health: OutageDetector, outage: OutageLog) -> None:
-        outage.failed(f"brewing is paused: {health.outage}")
-        self.paused = str(health.outage)
-
     def _give_back(self, claim: Claim) -> Outcome:
         return "given back" if self._held.give_back([claim.digest]) else "not ours"
 
-    def _failed_by(
-        self, claim: Claim, error: DockerTorrentsError, health: OutageDetector, outage: OutageLog
-    ) -> Outcome:
-        """Pause if the source or the store as a whole is down, otherwise count the layer's failure."""
-        if not health.failed():
-            return self._failed(claim, str(error), error.verdict)
-        self._pause(health, outage)
-        return self._give_back(claim)
+    def _failed_by(self, claim: Claim, error: DockerTorrentsError, dependency: Dependency) -> Outcome:
+        """Give the layer back if the source or the store as a whole is down, else count its failure."""
+        if dependency.is_down():
+            return self._give_back(claim)
+        return self._failed(claim, str(error), error.verdict)
 
     def _failed(self, claim: Claim, reason: str, verdict: Verdict, *, forget_size: bool = False) -> Outcome:
         """Count the failure and record its reason: set aside, or tried again after a growing delay."""

@@ -1,1 +1,1 @@
-"""Where layers are: the registry, S3, a storage directory, MDS."""
+"""Backends that hold a registry's blobs: the registry itself, S3, a storage directory, MDS."""

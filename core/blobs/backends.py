@@ -1,4 +1,4 @@
-"""The places that layers are in, as the configuration has them: to read from, and to look through."""
+"""Makes the configured backends: to read layers from, to list, to check for presence."""
 
 from __future__ import annotations
 
@@ -22,8 +22,10 @@ Kind = Literal["s3", "directory", "mds"]
 
 
 class BlobBackends:
-    """Makes sources and storages. `candidate_scopes` are where to look for a layer that nobody has named a
-    repository for; `find_file` and `read_page` read the tables of MDS. Nothing is connected yet.
+    """Makes backends from the configuration; nothing is connected yet.
+
+    `candidate_scopes` returns the repositories to search for a layer of unknown repository; `find_file` and
+    `read_page` read the tables of MDS.
     """
 
     def __init__(
@@ -42,13 +44,13 @@ class BlobBackends:
         self.layout = StorageLayout(config.db.blob_path_template, config.db.blob_path_digest_index)
 
     def source(self) -> BlobSource:
-        """The backend that layers are read from."""
+        """Return the backend that layers are read from."""
         if self._config.layers.source == "registry":
             return RegistryBlobs(self._registry, self._candidate_scopes)
         return self.storage()
 
     def storage(self, kind: Kind | None = None) -> BlobStorage:
-        """The registry's storage of this kind, by default the one that layers are read from.
+        """Return the registry's storage of this kind, by default the one that layers are read from.
 
         Raises ConfigInvalid if the configuration lacks the settings for it.
         """
@@ -64,18 +66,17 @@ class BlobBackends:
             mds = config.mds
             http = HttpClient(mds.connect_timeout, mds.read_timeout)
             return MdsBlobs(http, mds.url_template, mds.namespace, template, self._find_file, self._read_page)
-        lacking = {"directory": "layers.directory", "s3": "layers.bucket", "mds": "the section mds"}
-        raise ConfigInvalid(
-            "the storage",
-            [
-                f"{lacking[kind]} is not given"
-                if kind
-                else "layers.source is registry: say with --from which storage is to be looked through"
-            ],
-        )
+        if kind is None:
+            raise ConfigInvalid("layers.source", ["is registry: name the storage to list with --from"])
+        section, key = {
+            "directory": ("layers", "directory"),
+            "s3": ("layers", "bucket"),
+            "mds": ("mds", "the section"),
+        }[kind]
+        raise ConfigInvalid(section, [f"{key} is required to read from {kind}"])
 
     def presence_checker(self) -> PresenceChecker:
-        """Checks whether layers are still where they are read from."""
+        """Return what checks whether layers still exist where they are read from."""
         if self._config.layers.source == "registry":
             return RegistryPresence(self._registry)
         return StoragePresence(self.storage(), self.layout.blobs)

@@ -1,7 +1,7 @@
-"""Layers from a registry's storage tree: its `filesystem.rootdirectory`, on a disk or a network file system.
+"""Blobs in a registry's storage tree: its `filesystem.rootdirectory`, on a disk or a network file system.
 
-Directories on the way may be symbolic links, as operators move storage to other disks that way; the
-blob itself may not. The registry never makes links, and one could point at any file of this machine.
+Directories on the path may be symbolic links, as operators move storage to other disks with them. The blob
+itself may not: the registry makes no links, and one could point at any file of this machine.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
 class DirectoryBlobs:
-    """Reads `root` + `blob_path_template` (a BlobSource).
+    """Reads `root` + `blob_path_template` (a BlobStorage).
 
-    Only whole blobs are there: the registry writes uploads elsewhere and moves them in. A file that is
-    removed while it is read is read to its end on a local disk. Raises NotFound where there is no
-    such blob; Refused where permissions or a symbolic link forbid it; Unavailable on any
-    other trouble of the disk, and where the tree is not there at all, as with a disk that is not mounted.
+    The registry writes uploads elsewhere and moves them in when they are complete. On a local disk a file
+    that is removed while it is read is read to its end. Raises NotFound for a missing blob; Refused if
+    permissions or a symbolic link forbid it; Unavailable if the disk fails, or the whole tree is missing: the
+    disk may not be mounted.
     """
 
     parallel = False
-    """A disk is fastest when it is read in one go."""
+    """A disk is fastest when it is read sequentially."""
 
     def __init__(self, root: Path, blob_path_template: str) -> None:
         self._root = root
@@ -43,7 +43,7 @@ class DirectoryBlobs:
         self._folder = root / common_folder(blob_path_template)
 
     def size(self, layer: Layer) -> int:
-        """The file's length in bytes."""
+        """Return the file's length in bytes."""
         descriptor = self._open(layer)
         try:
             return os.fstat(descriptor).st_size
@@ -51,16 +51,16 @@ class DirectoryBlobs:
             os.close(descriptor)
 
     def open(self, layer: Layer, offset: int, length: int | None = None) -> FileReader:
-        """A reader of the file, unbuffered. See BlobSource."""
+        """Return an unbuffered reader of the file. See BlobSource."""
         descriptor = self._open(layer)
         if hasattr(os, "posix_fadvise"):
-            # The kernel then reads further ahead. Some file systems do not take advice.
+            # The kernel then reads further ahead. Some file systems do not support it.
             with suppress(OSError):
                 os.posix_fadvise(descriptor, offset, length or 0, os.POSIX_FADV_SEQUENTIAL)
         return FileReader(descriptor, self._path(layer), offset, length)
 
     def check(self) -> str:
-        """One line on the tree. Raises Refused or Unavailable if it cannot be listed."""
+        """Return one line on the tree. Raises Refused or Unavailable if it cannot be listed."""
         try:
             with os.scandir(self._folder):
                 return f"layers in {self._folder} can be read"
@@ -100,7 +100,7 @@ class DirectoryBlobs:
         return self._root / blob_path(self._template, layer.digest).lstrip("/")
 
     def _open(self, layer: Layer) -> int:
-        """A file descriptor of the blob."""
+        """Return a file descriptor of the blob."""
         path = self._path(layer)
         try:
             descriptor = os.open(path, _FLAGS)
@@ -117,7 +117,7 @@ class DirectoryBlobs:
 
 
 class FileReader:
-    """A file's bytes from `offset` on, `length` of them or all (a core.blobs.source.BlobReader)."""
+    """A file's bytes from `offset` on, all or `length` of them (a BlobReader)."""
 
     def __init__(self, descriptor: int, path: Path, offset: int, length: int | None) -> None:
         self._file = io.FileIO(descriptor, "rb")
@@ -127,11 +127,11 @@ class FileReader:
 
     @property
     def file(self) -> io.FileIO:
-        """The file at its next byte, for a server that sends files by itself; it ends where the blob does."""
+        """The file, positioned at the next byte, for a server that sends files by itself."""
         return self._file
 
     def readinto(self, buffer: memoryview, /) -> int:
-        """As BlobReader's. Raises Unavailable when the disk fails, or the reader is closed."""
+        """See BlobReader. Raises Unavailable if the disk fails, or the reader is closed."""
         if self._left is not None:
             buffer = buffer[: self._left]
             if not buffer:
@@ -163,11 +163,11 @@ class FileReader:
 
 
 def _refusal(error: OSError, path: Path) -> RemoteError:
-    """What it means that `path` cannot be opened."""
+    """Return the error for a path that cannot be opened or listed."""
     if error.errno in (errno.EACCES, errno.EPERM):
-        return Refused(str(path), None, "this user may not read it")
+        return Refused(str(path), None, "permission denied")
     if error.errno == errno.ELOOP:
-        return Refused(str(path), None, "it is a symbolic link")
+        return Refused(str(path), None, "a symbolic link")
     return Unavailable(str(path), error.strerror or str(error))
 
 

@@ -1,4 +1,4 @@
-"""The best way to read one layer: one connection as long as that will do, then several."""
+"""Reads one layer as fast as its source allows: over one connection, or several if that is faster."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from core.errors import ConnectionCut, Interrupted, RangeIgnored
 from core.layer import Layer
 
 WINDOW_BYTES = 16 * 1024 * 1024
-"""What one layer is read ahead by at most, all connections together: 64 MiB for four at a time."""
+"""The most that is read ahead of a layer, over all connections: 64 MiB for four layers at a time."""
 
 RANGE_BYTES = 4 * 1024 * 1024
-"""The longest range asked for: enough that the time until its first byte hardly counts."""
+"""The longest range requested: long enough that the time to its first byte hardly counts."""
 
 _FAST_ENOUGH = 128 * 1024 * 1024
 _JUDGE_AFTER = 0.1
@@ -36,15 +36,14 @@ def open_layer(
     retry: RetryPolicy | None = None,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> BlobReader:
-    """A reader of the whole layer, of `size` bytes, that gets over cuts and is as fast as the source allows.
+    """Return a reader of the whole layer, of `size` bytes, that survives cuts and is as fast as possible.
 
-    It begins with one connection, which raises at once what `source.open` raises. If the source allows
-    parallel reads and that connection turns out to be what everybody waits for, it goes on over
-    `connections` of them, `window` bytes ahead, as long as that helps. A layer of less than two ranges
-    is read over one.
+    It starts with one connection, and raises at once what `source.open` raises. If the source allows parallel
+    reads and that connection is the bottleneck, it continues over `connections` of them, `window` bytes
+    ahead, as long as that helps. A layer shorter than two ranges is read over one.
 
-    Reading raises ConnectionCut where resuming did not help, NotFound or Refused where the source
-    changed its mind, and Interrupted when `interrupted` says so during a pause.
+    Reading raises ConnectionCut where resuming did not help, NotFound or Refused where a later
+    request fails so, and Interrupted if `interrupted` returns True during a pause.
     """
     first = source.open(layer, 0)
 
@@ -86,16 +85,16 @@ def open_layer(
 
 
 class AcceleratingReader:
-    """Reads over one connection until it is found slow, then in parallel if that is faster (a BlobReader).
+    """Reads over one connection until that proves slow, then in parallel if that is faster (a BlobReader).
 
-    Ranges cost requests and copies: a source next door is fastest over one connection, and then the
-    hashes set the pace. So the time that reads take is measured, a tenth of a second at a time. Where twice
-    in a row they take more than half of it, and give less than 128 MiB/s, several connections are tried
-    for `trial` bytes. They stay if they give at least 1.25 times as much: each connection is held down by
-    itself then. Where the processor or the line is what is short, it goes on over one, as it does if
-    ranges fail: the source may ignore them, or not take that many connections.
+    Ranges cost requests and copies: a source nearby is fastest over one connection, where hashing is the
+    bottleneck. So the time spent in reads is measured in intervals of a tenth of a second. If reads take more
+    than half of two intervals in a row, and give less than 128 MiB/s, several connections are tried for
+    `trial` bytes. They are kept if they give at least 1.25 times as much, as they do if the source limits
+    each connection. If the processor or the network is the bottleneck, or ranges fail, one connection is used
+    again.
 
-    `size` is the layer's; with less than `worthwhile` bytes to go nothing is tried. All are bytes.
+    `size` is the layer's; with less than `worthwhile` bytes left nothing is tried. All are in bytes.
     """
 
     def __init__(
@@ -126,11 +125,11 @@ class AcceleratingReader:
 
     @property
     def parallel(self) -> bool:
-        """Whether it reads in parallel now."""
+        """Whether it reads in parallel at the moment."""
         return isinstance(self._reader, ParallelReader)
 
     def readinto(self, buffer: memoryview, /) -> int:
-        """As BlobReader's; raises Interrupted too."""
+        """See BlobReader. Raises Interrupted too."""
         begun = self._clock()
         try:
             count = self._reader.readinto(buffer)
@@ -164,13 +163,13 @@ class AcceleratingReader:
         self.close()
 
     def _judge(self) -> None:
-        """Change to several connections, or begin to change back, if there is enough to tell by."""
+        """Change to several connections, or back, once enough was measured."""
         spent = self._clock() - self._since
         if isinstance(self._reader, ParallelReader):
             if self._bytes >= self._trial:
                 self._settled = True
                 if self._bytes < _WORTH * self._rate * spent:
-                    # What is on its way already is still read.
+                    # The ranges in progress are still read.
                     self._reader.wind_down()
         elif spent >= _JUDGE_AFTER:
             self._rate = self._bytes / spent
@@ -179,7 +178,7 @@ class AcceleratingReader:
                 self._settled = True
             elif slow and self._slow_before:
                 self._go_on(self._in_parallel)
-            # Once is not enough: a source may give a lot at first, and little from then on.
+            # Once is not enough: a source may be fast at first and slow from then on.
             self._slow_before = slow
             self._measure()
 
@@ -194,7 +193,7 @@ class AcceleratingReader:
         return self._reader.readinto(buffer)
 
     def _go_on(self, kind: Callable[[int], ResumingReader] | Callable[[int], ParallelReader]) -> None:
-        """Put another reader in the place of this one, at the same byte."""
+        """Replace the reader by another one at the same byte."""
         self._reader.close()
         with self._lock:
             if self._closed:

@@ -1,6 +1,6 @@
-"""Layers from MDS, in which the registry's driver (noxiouz/docker-distribution-postgresql) keeps files.
+"""Blobs in MDS, where the registry's driver (noxiouz/docker-distribution-postgresql) keeps its files.
 
-Its tables say under which key: `mfs.path` -> `mfs.key` = `mds.key` -> `mdsfileinfo`. The bytes come with
+Its tables hold the key: `mfs.path` -> `mfs.key` = `mds.key` -> `mdsfileinfo`. The bytes come with
 `GET /get-<namespace>/<key>`, whole or by Range.
 """
 
@@ -42,7 +42,7 @@ class MdsFile:
 
 
 def parse_mdsfileinfo(text: str) -> MdsFile:
-    """What a row's JSON says. Raises ValueError, which says why, if it names no file."""
+    """Return the file that a row's JSON names. Raises ValueError with the reason if it names none."""
     if len(text) > _LONGEST_INFO:
         raise ValueError(f"longer than {_LONGEST_INFO} characters")
     try:
@@ -53,14 +53,14 @@ def parse_mdsfileinfo(text: str) -> MdsFile:
         raise ValueError("not a JSON object")
     key, size = said.get("key"), said.get("size")
     if not isinstance(key, str) or len(key) > _LONGEST_KEY or not _is_usable(key):
-        raise ValueError("its key is no path")
+        raise ValueError("key is not a valid path")
     if type(size) is not int or not 0 <= size < 2**63:
-        raise ValueError("its size is no number of bytes")
+        raise ValueError("size is not a number of bytes")
     return MdsFile(key, size)
 
 
 def _is_usable(key: str) -> bool:
-    """Whether a key names something below the namespace, and nothing beside it."""
+    """Whether a key stays below the namespace."""
     return key.isprintable() and not {"", ".", ".."} & set(key.split("/")) and "\\" not in key
 
 
@@ -92,25 +92,25 @@ class MdsBlobs:
         self._recent: Recent[MdsFile] = Recent()
 
     def size(self, layer: Layer) -> int:
-        """The size, in bytes, that the tables have; MDS is not asked."""
+        """Return the size in bytes according to the tables; MDS is not asked."""
         return self._find(layer).size
 
     def open(self, layer: Layer, offset: int, length: int | None = None) -> BlobStream:
-        """A reader of the file, or of a range of it. See BlobSource."""
+        """Return a reader of the file, or of a range of it. See BlobSource."""
         known = self._recent.get(layer.digest)
         file = known or self._find(layer)
         try:
             return self._open(layer, file, offset, length)
         except NotFound:
-            # It may have been uploaded anew, under another key.
+            # It may have been uploaded again, under another key.
             self._recent.forget(layer.digest)
             if known is None or (file := self._find(layer)) == known:
                 raise
             return self._open(layer, file, offset, length)
 
     def files(self, folder: str, skipping: frozenset[str] = frozenset()) -> Iterator[StoredFile]:
-        """The files that the tables have below `folder`. See BlobStorage. Raises DatabaseDown too."""
-        # The driver writes paths with a slash in front.
+        """Yield the files that the tables have below `folder`. See BlobStorage. Raises DatabaseDown too."""
+        # The driver writes paths with a leading slash.
         page, last = self._read_page(f"/{folder}/", None)
         while last is not None:
             for path, size in page:
@@ -118,7 +118,7 @@ class MdsBlobs:
             page, last = self._read_page(f"/{folder}/", last)
 
     def check(self) -> str:
-        """One line on the tables and on MDS, which is asked for a key that it does not have."""
+        """Return one line on the tables and on MDS, which is asked for a missing key."""
         self._find_file("/")
         url = self._url("ping")
         with self._http.open("GET", url) as answer:
@@ -152,15 +152,15 @@ class MdsBlobs:
         return blob
 
     def _url(self, key: str) -> str:
-        # What may stand in a path as it is (RFC 3986, 3.3) is left as it is.
+        # Characters that need no escape in a path (RFC 3986, 3.3) stay.
         return self._url_template.format(payload=f"get-{self._namespace}/{quote(key, safe=_PATH_SIGNS)}")
 
 
 def _check(answer: HttpStream) -> None:
-    """Raises what an answer means that is not the file, or part of it."""
+    """Raise the error for an answer that is neither the file nor a part of it."""
     where = str(answer.target)
     if is_html(answer.headers):
-        # A proxy's excuse, whatever its status.
+        # From a proxy, whatever its status.
         raise Unavailable(where, f"status {answer.status} with a web page")
     if answer.status == 404:
         raise NotFound(where)

@@ -1,4 +1,4 @@
-"""Reads ahead: several ranges of one blob at once, in a bounded window, given out in order."""
+"""Reads several ranges of one blob in parallel, in a bounded window, and returns them in order."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from core.blobs.source import BlobSource
 from core.errors import ConnectionCut, Interrupted
 from core.layer import Layer
 
-# As much is read at once. Bytes are given on as they come, and what a failing read had got so far is lost.
+# The size of one read. Bytes are returned as they come; those of a read that fails are lost.
 _READ_BYTES = 256 * 1024
 
-# How often a read that waits looks whether it is still wanted, in seconds.
+# How often a waiting read checks whether it is interrupted, in seconds.
 _TICK = 0.1
 
-# How long `close` waits for its threads, in seconds. One that is waiting for a connection or for the
-# head of an answer cannot be woken: it ends by itself with the source's time-out.
+# How long `close` waits for its threads, in seconds. A thread that waits for a connection or for response
+# headers cannot be woken: it ends with the source's time-out.
 _GRACE = 2.0
 
 
 class _Range:
-    """One range on its way: `filled` bytes of `buffer` have come, `taken` of them were given out."""
+    """A range in progress: `filled` bytes of `buffer` have come, `taken` of them were returned."""
 
     def __init__(self, reader: ResumingReader, length: int, buffer: memoryview) -> None:
         self.reader = reader
@@ -40,11 +40,12 @@ class _Range:
 class ParallelReader:
     """The bytes of a layer from `offset` to `end`, read over up to `connections` connections (a BlobReader).
 
-    At most `connections` ranges of `range_bytes` are on their way or waiting to be given out, and that is
-    all the memory it takes. Each is resumed by itself when it breaks. What a range raises comes out where
-    that range begins, or broke off, after all bytes before it: ConnectionCut, NotFound, RangeIgnored ...
+    At most `connections` ranges of `range_bytes` are being read or waiting to be returned, which bounds the
+    memory. Each is resumed by itself when it breaks. An error of a range is raised after all bytes before it:
+    ConnectionCut, NotFound, RangeIgnored ...
 
-    `interrupted` is asked while a read waits; Interrupted is then raised. Closing ends the threads.
+    `interrupted` is called while a read waits; Interrupted is raised if it returns True. Closing ends the
+    threads.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class ParallelReader:
         self._next = offset
         self._stopping = False
         self.position = offset
-        """The offset in the blob of the next byte to be given."""
+        """The offset in the blob of the next byte."""
         count = min(connections, -(-(end - offset) // range_bytes))
         self._threads = [
             threading.Thread(target=self._work, name=f"range-{number}", daemon=True)
@@ -83,7 +84,7 @@ class ParallelReader:
             thread.start()
 
     def readinto(self, buffer: memoryview, /) -> int:
-        """As BlobReader's; raises Interrupted too."""
+        """See BlobReader. Raises Interrupted too."""
         if self.position >= self._end:
             return 0
         with self._changed:
@@ -101,13 +102,13 @@ class ParallelReader:
         return count
 
     def wind_down(self) -> None:
-        """Ask for no more ranges: the reader ends behind those that are on their way."""
+        """Request no more ranges: the reader ends after those in progress."""
         with self._changed:
             self._end = self._next
             self._changed.notify_all()
 
     def close(self) -> None:
-        """End the threads, from any thread, and wait for them, at most two seconds."""
+        """End the threads and wait for them, at most two seconds. May be called from any thread."""
         with self._changed:
             self._stopping = True
             readers = [part.reader for part in self._window]
@@ -132,7 +133,7 @@ class ParallelReader:
         self.close()
 
     def _wait_for_bytes(self) -> _Range:
-        """The first range of the window, once it has bytes to give. The lock is held."""
+        """Wait until the first range of the window has bytes, and return it. The lock is held."""
         while True:
             if self._stopping:
                 raise ConnectionCut(f"blob {self._layer.digest}", self.position, "closed")
@@ -147,14 +148,14 @@ class ParallelReader:
             self._changed.wait(_TICK)
 
     def _work(self) -> None:
-        """Read one range after the other until there are none left."""
+        """Read one range after another until none is left."""
         while (part := self._next_range()) is not None:
             try:
                 self._fetch(part)
-            except BaseException as error:  # noqa: BLE001 -- it is raised where the bytes are read
+            except BaseException as error:  # noqa: BLE001 - raised again by `readinto`
                 with self._changed:
                     part.error = error
-                    # Nothing behind this range will ever be given out.
+                    # Nothing after this range will be returned.
                     self._next = self._end
                     self._changed.notify_all()
 
@@ -188,12 +189,12 @@ class ParallelReader:
                 count = reader.readinto(part.buffer[part.filled : upto])
                 with self._changed:
                     part.filled += count
-                    # Only who waits for this range wants to know.
+                    # Only the first range has a waiting reader.
                     if part is self._window[0]:
                         self._changed.notify_all()
 
     def _sleep(self, seconds: float) -> None:
-        """The pause before a range is tried again; over at once when the reader is closed."""
+        """Pause before a range is tried again. Raises Interrupted as soon as the reader is closed."""
         with self._changed:
             if self._changed.wait_for(lambda: self._stopping, seconds):
                 raise Interrupted

@@ -1,4 +1,4 @@
-"""What was found out about a layer a moment ago, so that its next range need not ask again."""
+"""A bounded cache of facts about layers, so that the next range of one needs no second lookup."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from core.digest import Digest
 
 _Known = TypeVar("_Known")
 
-# More layers than are brewed at a time, and few enough to be of no weight.
+# More layers than are brewed at a time, and few enough not to matter.
 _KEPT = 1024
 
 
 class Recent(Generic[_Known]):
-    """Something known of each of the last layers; the oldest are forgotten. Threads may share it."""
+    """A fact about each of the last layers; the oldest are dropped. Threads may share it."""
 
     def __init__(self, kept: int = _KEPT) -> None:
         self._kept = kept
@@ -22,12 +22,12 @@ class Recent(Generic[_Known]):
         self._lock = threading.Lock()
 
     def get(self, digest: Digest) -> _Known | None:
-        """What is known of this layer."""
+        """Return what is known of this layer, None if nothing is."""
         with self._lock:
             return self._known.get(digest)
 
     def put(self, digest: Digest, known: _Known) -> None:
-        """Remember it, in the place of what was known before."""
+        """Remember `known`, in place of what was known before."""
         with self._lock:
             self._known.pop(digest, None)
             self._known[digest] = known
@@ -35,6 +35,6 @@ class Recent(Generic[_Known]):
                 del self._known[next(iter(self._known))]
 
     def forget(self, digest: Digest) -> None:
-        """It turned out to be wrong."""
+        """Drop what is known of this layer."""
         with self._lock:
             self._known.pop(digest, None)

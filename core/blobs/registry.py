@@ -1,4 +1,4 @@
-"""Layers from the registry itself, by the repositories that hold them."""
+"""Blobs from the registry itself, by the repositories that hold them."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from core.registry.blob import BlobStream
 from core.registry.client import RegistryClient
 
 CandidateScopes = Callable[[], Iterable[str]]
-"""Gives the scopes to look through for a layer of which nobody knows where it is; best first."""
+"""Returns the repositories to search for a layer of unknown repository, best first."""
 
 _Got = TypeVar("_Got")
 
 
 class RegistryBlobs:
-    """Reads a blob from the first of a layer's scopes that has it (a BlobSource).
+    """Reads a blob from the first of a layer's repositories that has it (a BlobSource).
 
-    A layer without scopes, a row put into the queue by hand, is looked for in `candidate_scopes`. That is
-    one request for each scope up to the first that has it, and one for a token where the registry wants
-    those: some 20 s for 10,000 repositories at 2 ms a request. What was found is remembered for the
+    A layer without known repositories (a row inserted by hand) is searched for in `candidate_scopes`. That
+    takes one request for each repository up to the first that has it, and one for a token if the registry
+    requires tokens: some 20 s for 10,000 repositories at 2 ms a request. The result is remembered for the
     next ranges.
 
     A scope that the registry refuses counts as one that does not have the blob, unless none has it:
@@ -37,19 +37,19 @@ class RegistryBlobs:
         self._recent: Recent[str] = Recent()
 
     def size(self, layer: Layer) -> int:
-        """The blob's size in bytes, by HEAD."""
+        """Return the blob's size in bytes, by HEAD."""
         return self._first(layer, lambda scope: self._registry.blob_size(scope, layer.digest))
 
     def open(self, layer: Layer, offset: int, length: int | None = None) -> BlobStream:
-        """A reader of the blob, or of a range of it. See BlobSource."""
+        """Return a reader of the blob, or of a range of it. See BlobSource."""
         return self._first(layer, lambda scope: self._registry.open_blob(scope, layer.digest, offset, length))
 
     def check(self) -> str:
-        """One line on the registry, after it has taken our credentials."""
+        """Return one line on the registry, after it has accepted the credentials."""
         return self._registry.ping()
 
     def _first(self, layer: Layer, ask: Callable[[str], _Got]) -> _Got:
-        """What `ask` gives of the first scope that has the layer."""
+        """Return what `ask` returns for the first repository that has the layer."""
         tried = 0
         refused: Refused | None = None
         for scope in self._scopes(layer):
@@ -68,7 +68,7 @@ class RegistryBlobs:
         raise NotFound(f"blob {layer.digest} in {_searched(layer, tried)}")
 
     def _scopes(self, layer: Layer) -> Iterator[str]:
-        """Where to look, best first: each scope once."""
+        """Yield each repository to search once, best first."""
         known = self._recent.get(layer.digest)
         if known is not None:
             yield known
@@ -80,7 +80,7 @@ class RegistryBlobs:
 
 
 def _searched(layer: Layer, tried: int) -> str:
-    """The repositories that were searched for a layer, for a message."""
+    """Return the repositories that were searched for a layer, for a message."""
     if layer.scopes:
         return ", ".join(layer.scopes[:5]) + (" …" if len(layer.scopes) > 5 else "")
     return f"the {tried} repositories searched"

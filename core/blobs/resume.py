@@ -1,4 +1,4 @@
-"""A blob read through cuts and time-outs: each time, it goes on from the byte where it broke."""
+"""Reads a blob through cuts and time-outs, each time resuming at the byte where it broke."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _SKIP_BYTES = 256 * 1024
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How long to go on with a source that breaks off. Pauses are seconds, `progress` bytes.
+    """How often a broken read is resumed. Pauses are in seconds, `progress` is in bytes.
 
-    `tries` failures one after the other are the end of it. A failure starts the count again if at least
-    `progress` bytes came since the one before: a source that breaks off after every byte is hopeless too.
+    `tries` consecutive failures end it. The count starts again when at least `progress` bytes came between
+    two failures, so a source that breaks after every byte is given up too.
     """
 
     tries: int = 5
@@ -30,19 +30,19 @@ class RetryPolicy:
     progress: int = 64 * 1024
 
     def pause(self, failures: int) -> float:
-        """Seconds to wait after that many failures (1 or more): they double."""
+        """Return the seconds to wait after that many failures (1 or more): they double."""
         return min(self.longest_pause, self.first_pause * 2.0 ** min(failures - 1, 32))
 
 
 class ResumingReader:
-    """The bytes from `offset` to `end` of a layer, none twice and none left out (a BlobReader).
+    """The bytes from `offset` to `end` of a layer, each exactly once (a BlobReader).
 
-    `end` is where the blob ends: what the source gives beyond it is passed on, so that who counts the
-    bytes finds out that the blob is too long. A source that ignores ranges is read from its beginning
-    again, and what was given before is thrown away. With `exact` it is one range that ends at `end`,
-    and a source that ignores ranges is left to the caller (RangeIgnored).
+    `end` is the size of the blob. What the source sends beyond it is passed on, so that the caller notices
+    that the blob is too long. If the source ignores ranges, it is read from the beginning again, and what was
+    returned before is skipped. With `exact` only the range up to `end` is requested, and RangeIgnored is
+    raised.
 
-    `first` is a reader from `offset` that is open already. Raises ConnectionCut when the retry is at its
+    `first` is an open reader from `offset` on. Raises ConnectionCut when the retry is at its
     end; what the source raises other than ConnectionCut, TimedOut and Unavailable, and what
     `sleep` raises, at once.
     """
@@ -63,7 +63,7 @@ class ResumingReader:
         self._layer = layer
         self._end = end
         self._exact = exact
-        self._patience = retry or RetryPolicy()
+        self._retry = retry or RetryPolicy()
         self._sleep = sleep
         self._failures = 0
         self._failed_at = offset
@@ -72,10 +72,10 @@ class ResumingReader:
         self._lock = threading.Lock()
         self._closed = False
         self.position = offset
-        """The offset in the blob of the next byte to be given."""
+        """The offset in the blob of the next byte."""
 
     def readinto(self, buffer: memoryview, /) -> int:
-        """As BlobReader's. It may take as long as the source's time-out, or a pause."""
+        """See BlobReader. It may take as long as the source's time-out and a pause."""
         if self._exact:
             buffer = buffer[: self._end - self.position]
             if not buffer:
@@ -90,14 +90,14 @@ class ResumingReader:
                 if self._closed:
                     raise
                 if self.position >= self._end:
-                    return 0  # all is here, only the goodbye is missing
+                    return 0  # all bytes have come, only the end of the connection failed
                 self._failed(error)
                 continue
             self.position += count
             return count
 
     def close(self) -> None:
-        """End it, from any thread; a read in progress breaks off if the source's reader allows it."""
+        """Close it, from any thread. A read in progress ends if the source's reader allows that."""
         with self._lock:
             self._closed = True
             reader, self._reader = self._reader, None
@@ -117,20 +117,20 @@ class ResumingReader:
         self.close()
 
     def _failed(self, error: RemoteError) -> None:
-        """Count a failure and wait, or raise if it was one too many."""
+        """Count a failure and wait; raise ConnectionCut if it was the last."""
         reader, self._reader = self._reader, None
         if reader is not None:
             reader.close()
-        if self.position - self._failed_at >= self._patience.progress:
+        if self.position - self._failed_at >= self._retry.progress:
             self._failures = 0
         self._failed_at = self.position
         self._failures += 1
-        if self._failures >= self._patience.tries:
+        if self._failures >= self._retry.tries:
             raise self._cut(f"given up after {self._failures} tries, the last: {error}") from error
-        self._sleep(self._patience.pause(self._failures))
+        self._sleep(self._retry.pause(self._failures))
 
     def _open(self) -> BlobReader:
-        """A reader at the position, kept for the next reads."""
+        """Open a reader at the position, and keep it for the next reads."""
         length = self._end - self.position if self._exact else None
         try:
             reader = self._source.open(self._layer, self.position, length)

@@ -1,4 +1,4 @@
-"""Layers from the S3 bucket in which a registry keeps them, without the registry in between."""
+"""Blobs in the S3 bucket of a registry, read without the registry in between."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from core.s3 import Bucket, S3Reader
 
 
 class S3Blobs:
-    """Reads the keys `prefix` + `blob_path_template` of a bucket (a BlobSource).
+    """Reads the keys `prefix` + `blob_path_template` of a bucket (a BlobStorage).
 
-    `prefix` is the registry's `storage.s3.rootdirectory`, and the key is made as its driver makes it
+    `prefix` is the registry's `storage.s3.rootdirectory`. Keys are built as its driver builds them
     (s3-aws/s3.go, s3Path): one slash between the two, none in front.
     """
 
@@ -25,15 +25,15 @@ class S3Blobs:
         self._template = blob_path_template
 
     def size(self, layer: Layer) -> int:
-        """The object's size in bytes."""
+        """Return the object's size in bytes."""
         return self._bucket.size(self._key(layer))
 
     def open(self, layer: Layer, offset: int, length: int | None = None) -> S3Reader:
-        """A reader of the object, or of a range of it. See BlobSource."""
+        """Return a reader of the object, or of a range of it. See BlobSource."""
         return self._bucket.open(self._key(layer), offset, length)
 
     def files(self, folder: str, skipping: frozenset[str] = frozenset()) -> Iterator[StoredFile]:
-        """The objects below `folder`, a page of 1,000 at a time. S3 has no folders, so nothing is skipped."""
+        """Yield the objects below `folder`, a page of 1,000 at a time. S3 has no folders to skip."""
         root = self._joined("")
         for key, size in self._bucket.list(f"{root}{folder}/"):
             yield StoredFile(key[len(root) :], size)

@@ -1,4 +1,4 @@
-"""What a place that layers are read from has to offer: the registry, S3, its storage tree, MDS."""
+"""Protocols of the backends that hold blobs: all can be read from, storages can be listed too."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from core.layer import Layer
 
 
 class BlobReader(Protocol):
-    """A blob's bytes from one offset on, read once, in order, by one thread.
+    """A blob's bytes from an offset on, read once, in order, by one thread.
 
-    Closing is allowed at any time, twice too, and frees the connection or the file.
+    It may be closed at any time, more than once, and from another thread; that frees the connection or file.
     """
 
     def readinto(self, buffer: memoryview, /) -> int:
-        """Fill the front of `buffer`, which is never empty, and give the number of bytes; 0 at the end.
+        """Fill the front of `buffer`, which is never empty, and return the number of bytes; 0 at the end.
 
-        Fewer bytes than asked for are no end. Raises TimedOut, ConnectionCut, Unavailable.
+        It may be fewer than there is room for. Raises TimedOut, ConnectionCut, Unavailable.
         """
         ...
 
@@ -37,11 +37,10 @@ class BlobReader(Protocol):
 
 
 class BlobSource(Protocol):
-    """Where layers are read from. Every source passes the same conformance tests.
+    """A backend that layers are read from. All of them pass the same conformance tests.
 
-    Methods may be called from several threads at once. Each raises NotFound where the blob is not
-    there, Refused where the credentials do not do, TimedOut and Unavailable where
-    another try may do better.
+    Methods may be called from several threads. Each raises NotFound for a missing blob, Refused for a lack of
+    permission, and TimedOut or Unavailable if a later try may succeed.
     """
 
     @property
@@ -50,23 +49,23 @@ class BlobSource(Protocol):
         ...
 
     def size(self, layer: Layer) -> int:
-        """The blob's size in bytes, as the source has it."""
+        """Return the blob's size in bytes."""
         ...
 
     def open(self, layer: Layer, offset: int, length: int | None = None) -> BlobReader:
-        """A reader of `length` bytes from `offset`, or of all from there on if `length` is None."""
+        """Return a reader of `length` bytes from `offset` on; of all of them if `length` is None."""
         ...
 
     def check(self) -> str:
-        """One line on whether the source answers, for the operator; raises what reading would raise."""
+        """Return one line for the operator if the backend works; raise what reading would raise if not."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """A file in a storage: its path from the storage's root, without a slash in front, and its bytes.
+    """A file in a storage: its path below the storage's root, without a leading slash, and its size in bytes.
 
-    `size` is None for what is no regular file, such as a symbolic link.
+    `size` is None if it is not a regular file, but a symbolic link, say.
     """
 
     path: str
@@ -74,15 +73,15 @@ class StoredFile:
 
 
 class BlobStorage(BlobSource, Protocol):
-    """A registry's storage. Every one passes the same conformance tests.
+    """A registry's storage: a backend that can list its files. All of them pass the same conformance tests.
 
-    A listing never holds more than a page, or a folder, of names in memory. It raises Refused,
-    TimedOut or Unavailable where it cannot go on: ending early would pass off a part as all.
+    A listing holds at most one page, or one folder on each level, in memory. It raises Refused, TimedOut,
+    ConnectionCut or Unavailable if it cannot go on, so that a part never looks like the whole.
     """
 
     def files(self, folder: str, skipping: frozenset[str] = frozenset()) -> Iterator[StoredFile]:
-        """All files below `folder`, a path from the root, in the order of their paths.
+        """Yield all files below `folder`, a path from the root, in the order of their paths.
 
-        What lies in folders named in `skipping` is of no interest; it is left out where that saves work.
+        Folders with a name in `skipping` are left out where that saves work.
         """
         ...

@@ -11,7 +11,7 @@ from core.names import parse_scope
 
 
 def blob_path(template: str, digest: Digest) -> str:
-    """The path from the storage's root, with or without a slash in front as the template has it.
+    """Return the blob's path below the storage's root, with a leading slash if the template has one.
 
     distribution's own layout is `/docker/registry/v2/blobs/sha256/<2 hex>/<64 hex>/data`
     (registry/storage/paths.go). A Digest is hex digits only, so the path cannot leave the root.
@@ -20,7 +20,7 @@ def blob_path(template: str, digest: Digest) -> str:
 
 
 def common_folder(template: str) -> str:
-    """The part of every blob's path that no digest changes, without slashes at its ends."""
+    """Return the part of all blobs' paths that does not depend on the digest, without slashes at its ends."""
     return template.partition("{")[0].rpartition("/")[0].strip("/")
 
 

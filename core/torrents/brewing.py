@@ -1,4 +1,4 @@
-"""Brewing one layer: read it once, check it, and keep its metainfo."""
+"""Brews one layer: reads it once, verifies it, and stores its metainfo."""
 
 from __future__ import annotations
 
@@ -37,11 +37,10 @@ def brew_layer(
     connections: int,
     interrupted: Callable[[], bool],
 ) -> Brewed:
-    """Brew `layer` out of `source`, over `connections` at most, into `store`. Twice gives the same metainfo.
+    """Brew `layer` from `source`, over at most `connections`, into `store`. It is idempotent.
 
-    Nothing is kept unless the bytes are those that the digest names and as many as the descriptor
-    says. Raises LayerEmpty, SizeMismatch, DigestMismatch; Interrupted soon after `interrupted` says
-    so; and what the source and the store raise.
+    Nothing is stored unless the bytes match the digest and the size. Raises LayerEmpty, SizeMismatch,
+    DigestMismatch; Interrupted soon after `interrupted` returns True; and what source and store raise.
     """
     begun = time.monotonic()
     size = _size(source, layer)
@@ -64,9 +63,9 @@ def brew_layer(
 
 
 def _size(source: BlobSource, layer: Layer) -> int:
-    """The layer's size in bytes: what its descriptor says, which the source is asked to confirm.
+    """Return the layer's size in bytes: that of its descriptor, which the source has to confirm.
 
-    Of a small layer it is not asked: one request less, and hashing finds out soon enough.
+    A small layer is not confirmed: that saves a request, and hashing notices soon enough.
     """
     if layer.size is not None and layer.size < INLINE_SIZE:
         return layer.size

@@ -130,7 +130,7 @@ def test_a_backfill_of_a_bucket_and_a_brew_from_it(tmp_path: Path, moto: Moto, b
 
         refused = installation.run("backfill", "storage", check=False)
         assert refused.returncode == 2
-        assert "say with --from which storage" in refused.stderr
+        assert "name the storage to list with --from" in refused.stderr
         assert installation.last_line("backfill", "storage", "--from", "s3").startswith("queued 2 layers")
         assert installation.last_line("run", "brew") == "brewed 2, failed 0, waiting 0"
         whole = installation.asked("show", "team/app:v1")

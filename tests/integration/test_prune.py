@@ -347,7 +347,7 @@ class Silent:
     def locate_everywhere(
         self, layers: Sequence[Layer], over: Callable[[], bool]
     ) -> Iterator[PresenceResult]:
-        return map(self.look, layers)
+        return map(self.locate, layers)
 
 
 def test_what_nobody_answers_for_stays_and_is_not_asked_for_ever(brewed: Brewed) -> None:
@@ -486,7 +486,7 @@ class Unanswering:
     def locate_everywhere(
         self, layers: Sequence[Layer], over: Callable[[], bool]
     ) -> Iterator[PresenceResult]:
-        return map(self.look, layers)
+        return map(self.locate, layers)
 
 
 @pytest.mark.parametrize("silent", [False, True])
