@@ -44,3 +44,11 @@ def test_links_within_the_project_lead_somewhere(page: Path) -> None:
     for target in targets:
         if not target.startswith(("http://", "https://")):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_files_named_in_the_map_of_the_code_exist() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    named = set(re.findall(r"\b((?:core|jobs|node|sql|web)/[a-z_/]*(?:\.py)?)", text))
+
+    assert len(named) > 20
+    assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
