@@ -48,7 +48,7 @@ def test_links_within_the_project_lead_somewhere(page: Path) -> None:
 
 def test_files_named_in_the_map_of_the_code_exist() -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text()
-    named = set(re.findall(r"\b((?:core|jobs|node|sql|web)/[a-z_/]*(?:\.py)?)", text))
+    named = set(re.findall(r"\b((?:core|jobs|node|sql|web)/[a-z0-9_/]*(?:\.py)?)", text))
 
     assert len(named) > 20
     assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
