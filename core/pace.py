@@ -1,4 +1,4 @@
-"""A pace that is not exceeded: so many steps a second."""
+"""A limit on steps per second."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 class Pace:
-    """Spaces calls of `wait` by at least 1/`rate` seconds; a rate of None does not wait at all."""
+    """Spaces calls of `wait` by at least 1/`rate` seconds; without a rate it never waits."""
 
     def __init__(
         self,
@@ -20,11 +20,11 @@ class Pace:
         self._sleep = sleep
         self._next = clock()
 
-    def wait(self) -> None:
-        """Returns when the next step may be taken. What was not used up is not saved for a burst."""
+    def wait(self, steps: int = 1) -> None:
+        """Return when the next `steps` may be taken. Unused time is not saved for a burst."""
         if not self._gap:
             return
         now = self._clock()
         if self._next > now:
             self._sleep(self._next - now)
-        self._next = max(now, self._next) + self._gap
+        self._next = max(now, self._next) + self._gap * steps

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Iterator
 from itertools import chain
 
 from core.command_line import Commands, add_command, add_group, named, positive, positive_number
 from core.names import parse_pattern, parse_scope
-from core.output import print_error, print_line
+from core.output import print_line
 from jobs.backfill_legacy import Takeover, backfill_legacy
 from jobs.backfill_storage import StorageScan, backfill_storage
 from jobs.repository_scan import Scan
@@ -16,7 +15,7 @@ from jobs.role_commands import PATTERN_HELP
 from jobs.service import Service, with_service
 from jobs.summary import exit_status, print_summary
 from jobs.verify_ids import verify_ids
-from jobs.walk_repositories import catalog_matching, exact_names, walk_repositories
+from jobs.walk_repositories import CatalogMatches, exact_names, fail_unmatched, walk_repositories
 from sql.tables import Priority
 
 
@@ -95,18 +94,9 @@ def _catalog(service: Service, arguments: argparse.Namespace) -> int:
     scan = _scan(service, arguments)
     patterns = arguments.patterns or ["*"]
     names = exact_names(patterns)
-    found = 0
-
-    def counted(scopes: Iterable[str]) -> Iterator[str]:
-        nonlocal found
-        for scope in scopes:
-            found += 1
-            yield scope
-
-    scopes = counted(chain(names, catalog_matching(scan.registry, patterns)))
-    summary = walk_repositories(scan, scopes, "backfill", named=names)
-    if not (found or summary.failed or service.stop.is_set()):
-        print_error(f"no repository of the catalog matches {' '.join(patterns)}")
+    matches = CatalogMatches(scan.registry, patterns)
+    summary = walk_repositories(scan, chain(names, matches), "backfill", named=names)
+    fail_unmatched(summary, matches)
     return print_summary(summary)
 
 

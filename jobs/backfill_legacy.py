@@ -94,7 +94,7 @@ class TakeoverSummary:
         verb = "would take over" if self.dry_run else "took over"
         reasons = ", ".join(f"{why} {count}" for why, count in self.unmatched.most_common())
         broken = f", mdsfileinfo unreadable {self.unreadable}" if self.unreadable else ""
-        end = ", interrupted: run it again to go on" if self.interrupted else ""
+        end = ", interrupted: run it again to continue" if self.interrupted else ""
         return (
             f"{verb} {self.taken} of {self.rows} ids, had {self.known} already, "
             f"not taken {self.unmatched.total()}{f' ({reasons})' if reasons else ''}{broken}{end}"
@@ -130,9 +130,9 @@ class _Run:
         self.service = takeover.service
         self.engine = self.service.reader if takeover.dry_run else self.service.database
         self.summary = TakeoverSummary(dry_run=takeover.dry_run)
-        self._batch = _BATCH if takeover.rate is None else max(1, min(_BATCH, int(takeover.rate)))
-        per_batch = None if takeover.rate is None else takeover.rate / self._batch
-        self._pace = self.service.pace(per_batch)
+        # What is written within two seconds is committed together.
+        self._per_commit = _BATCH if takeover.rate is None else max(1, min(_BATCH, int(2 * takeover.rate)))
+        self._pace = self.service.pace(takeover.rate)
         self._logged: Counter[str] = Counter()
         self._drawn_from = 0
 
@@ -141,14 +141,14 @@ class _Run:
         tables = self.service.tables
         self.summary.rows = stage_old_ids(connection, tables)
         folder = f"/{self.service.blobs.layout.blobs}/"
-        files = partial(read_file_rows, connection, tables, folder=folder, limit=self._batch)
+        files = partial(read_file_rows, connection, tables, folder=folder, limit=_BATCH)
         with Progress("backfill legacy", "ids", total=self.summary.rows) as progress:
             for page in self._pages(lambda after: files(outside=False, after=after)):
                 self._take(self._matches(connection, page, progress))
             for page in self._pages(lambda after: files(outside=True, after=after)):
                 for match in self._matches(connection, page, progress):
                     self._not_taken("its file is no blob", match.old)
-            keys = partial(read_mds_rows, connection, tables, limit=self._batch)
+            keys = partial(read_mds_rows, connection, tables, limit=_BATCH)
             for page in self._pages(lambda after: keys(after=after)):
                 for match in self._matches(connection, page, progress):
                     why = "deleted in MDS" if match.row.deleted else "no file has its key"
@@ -170,7 +170,6 @@ class _Run:
         """The pages that `read` gives, to the end or until nothing is left to be found."""
         last: str | None = None
         while not self._over() and self._accounted() < self.summary.rows:
-            self._pace.wait()
             page, last = read(last)
             if last is None:
                 return
@@ -223,8 +222,6 @@ class _Run:
                 if made in wanted:
                     self._not_taken("its row is there twice", old)
                 wanted[made] = layer, old
-        if self.takeover.limit is not None:
-            wanted = dict(list(wanted.items())[: self.takeover.limit - self.summary.taken])
         for made, outcome in self._write(list(wanted)).items():
             layer, old = wanted[made]
             if outcome == "taken" or outcome == "had it":
@@ -235,14 +232,30 @@ class _Run:
                 self._not_taken(_WHY[outcome], old)
 
     def _write(self, ids: list[LegacyId]) -> dict[LegacyId, Outcome]:
-        takeover = self.takeover
+        """Write the new ones of `ids`, up to the limit, at the rate. Return what became of each."""
+        tables, limit = self.service.tables, self.takeover.limit
         if not ids:
             return {}
-        if takeover.dry_run:
-            with reading(self.engine) as connection:
-                return classify_legacy_ids(connection, self.service.tables, ids)
-        with transaction(self.engine) as connection:
-            return adopt_legacy_ids(connection, self.service.tables, ids, now=self.service.now())
+        with reading(self.engine) as connection:
+            outcomes = classify_legacy_ids(connection, tables, ids)
+        new = [made for made in ids if outcomes[made] == "taken"]
+        left = len(new) if limit is None else limit - self.summary.taken
+        # What is over the limit is left for another run, and not counted.
+        for made in new[left:]:
+            del outcomes[made]
+        new = new[:left]
+        if self.takeover.dry_run:
+            return outcomes
+        for start in range(0, len(new), self._per_commit):
+            some = new[start : start + self._per_commit]
+            self._pace.wait(len(some))
+            if self.service.stop.is_set():
+                for made in new[start:]:
+                    del outcomes[made]
+                break
+            with transaction(self.engine) as connection:
+                outcomes |= adopt_legacy_ids(connection, tables, some, now=self.service.now())
+        return outcomes
 
     def _not_taken(self, why: str, old: OldId) -> None:
         self.summary.unmatched[why] += 1

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from core.blobs.source import BlobStorage, StoredFile
 from core.blobs.storage_layout import MANIFESTS, position_of
 from core.digest import Digest
-from core.errors import LayerError, NotFound, Refused, RemoteError
+from core.errors import NotFound, RemoteError
+from core.failures import FailureStreak
 from core.layer import HEAD_BYTES, Layer, looks_like_layer
 from jobs.progress import Progress
 from jobs.service import Service
@@ -26,8 +27,8 @@ log = logging.getLogger(__name__)
 _BATCH = 1_000
 """Files that are listed, looked up and queued at a time."""
 
-_ENOUGH_SILENCE = 20
-"""Blobs in a row that the storage does not answer for: then it is left alone."""
+_MAX_FAILURES = 20
+"""Blobs in a row that cannot be read, before the storage counts as down."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,9 @@ class StorageSummary:
 
     def __str__(self) -> str:
         verb = "would queue" if self.dry_run else "queued"
-        end = ", interrupted: run it again to go on" if self.interrupted else ""
+        end = ", interrupted: run it again to continue" if self.interrupted else ""
         if self.broken is not None:
-            end = f", broken off, run it again to go on: {self.broken}"
+            end = f", broken off, run it again to continue: {self.broken}"
         return (
             f"{verb} {self.queued} layers ({self.bytes / 1e6:.1f} MB), known {self.known}, "
             f"no layers {self.others}, foreign files {self.foreign}, partial uploads {self.uploads}, "
@@ -92,7 +93,7 @@ def backfill_storage(scan: StorageScan) -> StorageSummary:
         run.queue_blobs()
         if not run.over():
             run.remember_links()
-    except (RemoteError, LayerError) as error:
+    except RemoteError as error:
         log.error("storage broke off reason=%s", error)
         run.summary.broken = str(error)
     return run.summary
@@ -108,8 +109,10 @@ class _Run:
         self.readers = service.config.layers.connections
         self.pace = service.pace(scan.rate)
         self.summary = StorageSummary(dry_run=scan.dry_run)
-        self._unanswered = 0
-        self._silence: RemoteError | LayerError | None = None
+        # Blobs that are read and queued together: what takes about two seconds.
+        self._per_commit = _BATCH if scan.rate is None else max(self.readers, int(2 * scan.rate))
+        self._streak = FailureStreak(None, _MAX_FAILURES)
+        self._down: RemoteError | None = None
 
     def over(self) -> bool:
         """Whether to end: it was told to, or has queued as many layers as it may."""
@@ -198,8 +201,8 @@ class _Run:
             self.summary.queued += queued
             self.summary.known += len(layers) - queued
             self.summary.bytes += sum(layer.size or 0 for layer in layers)
-            if self._silence is not None:
-                raise self._silence
+            if self._down is not None:
+                raise self._down
 
     def _layers(self, blobs: list[Layer], pool: ThreadPoolExecutor) -> list[Layer]:
         """Those of the blobs that are layers, by their first bytes."""
@@ -219,7 +222,7 @@ class _Run:
         return layers
 
     def _no_more(self) -> bool:
-        return self.service.stop.is_set() or self._silence is not None
+        return self.service.stop.is_set() or self._down is not None
 
     def _sort(self, blob: Layer, peek: Future[bool], layers: list[Layer]) -> None:
         """Adds the blob to `layers` if it turns out to be one."""
@@ -228,20 +231,18 @@ class _Run:
                 layers.append(blob)
             else:
                 self.summary.others += 1
-            self._unanswered = 0
+            self._streak.succeeded()
         except NotFound:
             log.info("blob gone during the backfill digest=%s", blob.digest)
-        except (RemoteError, LayerError) as error:
+        except RemoteError as error:
             self._not_read(blob, error)
 
-    def _not_read(self, blob: Layer, error: RemoteError | LayerError) -> None:
-        """Counts a blob that could not be looked into, and notices a storage that answers no more."""
+    def _not_read(self, blob: Layer, error: RemoteError) -> None:
+        """Count a blob that could not be read, and end the run if the storage is down."""
         self.summary.unread += 1
         log.warning("blob not read digest=%s reason=%s", blob.digest, error)
-        if not isinstance(error, Refused):
-            self._unanswered += 1
-            if self._unanswered >= _ENOUGH_SILENCE:
-                self._silence = error
+        if self._streak.failed(error):
+            self._down = error
 
 
 def _peek(storage: BlobStorage, blob: Layer) -> bool:
@@ -263,7 +264,7 @@ def _batches(files: Iterable[StoredFile]) -> Iterator[list[StoredFile]]:
             if len(batch) == _BATCH:
                 yield batch
                 batch = []
-    except (RemoteError, LayerError):
+    except RemoteError:
         if batch:
             yield batch
         raise

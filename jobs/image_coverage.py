@@ -13,7 +13,7 @@ from core.errors import InvalidName, ManifestInvalid, RemoteError
 from core.manifests.manifest import Image, LayerDescriptor, parse_manifest
 from core.manifests.platform import Platform
 from core.registry.client import RegistryClient
-from core.registry.image_tree import read_tree
+from core.registry.image_tree import TreeReader
 from sql.layers import LayerRecord, find_layers
 from sql.tables import Tables
 from sql.transaction import reading
@@ -127,9 +127,9 @@ def show_image(
     platforms: dict[Platform, None] = {}
     left_out: dict[Platform, None] = {}
     unnamed: list[Digest] = []
-    for manifest in read_tree(registry, scope, reference, platforms=asked or usual):
+    for manifest in TreeReader(registry, scope, platforms=asked or usual).read(reference):
         layers.update((layer.digest, layer) for layer in manifest.layers)
-        missing.update((str(digest), None) for digest in manifest.missing)
+        missing.update((str(digest), None) for digest in manifest.unread)
         left_out.update((platform, None) for platform in manifest.left_out)
         if manifest.platform is not None:
             platforms[manifest.platform] = None

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from core.blobs.presence import MAX_CONSECUTIVE_FAILURES, PresenceResult
 from core.digest import Digest
 from core.errors import StoreFailed
+from core.failures import FailureStreak
 from core.layer import Layer
 from jobs.service import Service
 from sql.cursors import find_cursor, save_cursor
@@ -91,7 +92,8 @@ class _Run:
         self.grace = service.config.jobs.prune.grace
         self.limit = service.config.jobs.prune.limit
         self.summary = PruneSummary(dry_run=dry_run)
-        self._silent = 0
+        self._streak = FailureStreak(service.presence.check, MAX_CONSECUTIVE_FAILURES)
+        self._down = False
         self._looked: set[Digest] = set()
 
     def go(self) -> PruneSummary:
@@ -115,7 +117,7 @@ class _Run:
         return int(self.service.clock())
 
     def _over(self) -> bool:
-        return self.service.stop.is_set() or self._silent >= MAX_CONSECUTIVE_FAILURES
+        return self.service.stop.is_set() or self._down
 
     def _judge(self, missed: Sequence[Suspect]) -> None:
         """Looks for layers again: where they were, then everywhere. Forgets those that are nowhere."""
@@ -194,7 +196,10 @@ class _Run:
         return looks
 
     def _note(self, look: PresenceResult) -> None:
-        self._silent = self._silent + 1 if look.silent else 0
+        if not look.silent:
+            self._streak.succeeded()
+        elif self._streak.unanswered():
+            self._down = True
 
     def _settle(self, looks: Iterable[PresenceResult]) -> None:
         """Counts layers that are not gone, and notes what was found out about them."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from core.blobs.storage_layout import position_of
 from core.errors import MetainfoMissing, StoreFailed
+from core.failures import FailureStreak
 from jobs.progress import Progress
 from jobs.service import Service
 from sql.requeue import BrewedLayer, list_brewed_here, requeue_brewed
@@ -19,8 +20,8 @@ log = logging.getLogger(__name__)
 
 _BATCH = 500
 _READERS = 8
-_MAX_CONSECUTIVE_FAILURES = 20
-"""Consecutive failures of the store after which the search ends."""
+_MAX_FAILURES = 20
+"""Layers in a row for which the store does not answer, before it counts as down."""
 
 
 @dataclass
@@ -59,7 +60,7 @@ class _Run:
     def __init__(self, service: Service) -> None:
         self.service = service
         self.summary = LostSummary()
-        self._failures = 0
+        self._streak = FailureStreak(None, _MAX_FAILURES)
 
     def go(self, progress: Progress, pool: ThreadPoolExecutor) -> None:
         cursor: str | None = ""
@@ -90,7 +91,7 @@ class _Run:
             except StoreFailed as error:
                 self._failed(layer, error)
                 continue
-            self._failures = 0
+            self._streak.succeeded()
             self.summary.looked += 1
             if not exists:
                 lost.append(layer)
@@ -106,9 +107,8 @@ class _Run:
     def _failed(self, layer: BrewedLayer, error: StoreFailed) -> None:
         """Count a failure, and end the search after too many in a row."""
         self.summary.failed += 1
-        self._failures += 1
         log.warning("metainfo not looked up digest=%s reason=%s", layer.digest, error)
-        if self._failures >= _MAX_CONSECUTIVE_FAILURES:
+        if self._streak.unanswered():
             self.summary.broken = str(error)
 
     def _queue(self, lost: Sequence[BrewedLayer]) -> None:

@@ -1,22 +1,23 @@
-"""Walks a repository's tags down to their layers, and queues those not known yet."""
+"""Walk repositories: read every tag down to its layers, and queue those that are not known yet."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
-from itertools import islice
 
 from sqlalchemy import Engine
 
 from core.digest import Digest
-from core.errors import NO_ANSWER, InvalidName, ManifestInvalid, NotFound, RemoteError
+from core.errors import DockerTorrentsError, InvalidName, ManifestInvalid, NotFound, RemoteError
+from core.failures import FailureStreak
 from core.layer import Layer
 from core.manifests.manifest import LayerDescriptor
 from core.manifests.platform import Platform
 from core.registry.client import RegistryClient
-from core.registry.image_tree import Known, ReadManifest, read_tree
+from core.registry.image_tree import Known, ReadManifest, TreeReader
 from jobs.progress import Progress
 from jobs.service import Service
 from sql.enqueue import enqueue_layers
@@ -27,11 +28,14 @@ from sql.transaction import reading, transaction
 
 log = logging.getLogger(__name__)
 
-_ENOUGH_SILENCE = 5
-"""Tags in a row that the registry does not answer for: then the repository is left alone."""
+MAX_FAILURES = 5
+"""Requests in a row that the registry does not answer before it is asked whether it is up."""
 
 _BATCH = 100
-"""Tags whose digests are looked up in the database at once."""
+"""Tags whose digests are looked up in the database at once, at most."""
+
+_BATCH_SECONDS = 2.0
+"""Time after which the tags asked for so far are read, so that slow walks make progress."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ class Scan:
 
 @dataclass
 class ScanSummary:
-    """What walks did; `bytes` are those of the layers queued. A dry run also counts `known` ones."""
+    """What walks did. `bytes` are those of the queued layers; only a dry run counts `known` layers."""
 
     dry_run: bool = False
     repositories: int = 0
@@ -81,11 +85,15 @@ class ScanSummary:
             if self.dry_run
             else f"queued {self.queued} layers ({size})"
         )
-        end = ", interrupted: run it again to go on" if self.interrupted else ""
+        end = ", interrupted: run it again to continue" if self.interrupted else ""
         return (
             f"{did}, tags {self.tags} (unchanged {self.unchanged}), repositories {self.repositories}, "
             f"failed {self.failed}{end}"
         )
+
+
+class RegistryDown(Exception):
+    """The registry does not answer: the walk ends. Never leaves walk_repositories."""
 
 
 class RepositoryScan:
@@ -94,68 +102,86 @@ class RepositoryScan:
     def __init__(self, scan: Scan) -> None:
         self.scan = scan
         self.summary = ScanSummary(dry_run=scan.dry_run)
-        # A dry run writes nothing, so what it has counted it has to remember.
+        self._streak = FailureStreak(scan.registry.ping, MAX_FAILURES)
+        # A dry run writes nothing, so it has to remember what it has counted.
         self._counted: set[Digest] = set()
-        self._silent = 0
         # What was seen with some platforms only is not seen for other ones.
         self._limited = "/" + sha256(" ".join(sorted(map(str, scan.platforms))).encode()).hexdigest()[:16]
 
     def over(self) -> bool:
-        """Whether the walk has to end: it was told to, or has queued as many layers as it may."""
+        """Return whether the walk has to end: it was stopped, or has queued as many layers as it may."""
         self.summary.interrupted = self.summary.interrupted or self.scan.service.stop.is_set()
-        limit = self.scan.limit
-        return self.summary.interrupted or (limit is not None and self.summary.queued >= limit)
+        return self.summary.interrupted or self._left() == 0
+
+    def fail(self, error: Exception) -> None:
+        """Count something that failed. Raises RegistryDown if the registry no longer answers anything."""
+        self.summary.failed += 1
+        if self._streak.failed(error):
+            raise RegistryDown from error
 
     def walk(self, scope: str, progress: Progress) -> None:
-        """Queues the unknown layers of all tags of `scope`.
+        """Queue the unknown layers of all tags of `scope`.
 
-        A tag that fails is logged and counted, the others go on. Raises RemoteError if the tags
-        cannot be listed, DatabaseDown if what was found cannot be written.
+        A tag, or a manifest below it, that fails is logged and counted; the others are read. Raises
+        RemoteError if the tags cannot be listed, RegistryDown, DatabaseDown.
         """
         tags = list(self.scan.registry.list_tags(scope))
+        self._streak.succeeded()
         self.summary.repositories += 1
         progress.expect(len(tags))
-        for batch in _batches(tags, _BATCH):
+        reader = TreeReader(
+            self.scan.registry,
+            scope,
+            platforms=self.scan.platforms,
+            known=lambda child: self._seen(scope, [child]).get(child, "no"),
+            failed=lambda child, error: self._child_failed(scope, child, error),
+        )
+        heads = self._heads(scope, tags)
+        for batch in _timed_batches(heads):
+            self._read_tags(scope, reader, batch)
+            progress.step(len(batch), note=f"{scope}: {self.summary.queued} layers")
             if self.over():
                 return
-            self._walk_tags(scope, batch, progress)
 
-    def _walk_tags(self, scope: str, tags: list[str], progress: Progress) -> None:
-        heads: list[Digest] = []
-        digests: dict[Digest, str] = {}
-        self._silent = 0
+    def _heads(self, scope: str, tags: Iterable[str]) -> Iterator[tuple[str, Digest | None]]:
+        """Yield each tag with the digest it leads to, None if that cannot be found out."""
         for tag in tags:
             if self.over():
                 return
+            digest = None
             try:
                 digest = self.scan.registry.head_manifest(scope, tag)
-                heads.append(digest)
-                digests.setdefault(digest, tag)
-                self._silent = 0
+                self._streak.succeeded()
             except NotFound:
                 log.info("tag gone during the scan scope=%s tag=%s", scope, tag)
-            except (RemoteError, ManifestInvalid, InvalidName) as error:
-                self._failed(scope, tag, error)
-        self.summary.tags += len(tags)
+            except (RemoteError, InvalidName) as error:
+                self._tag_failed(scope, tag, error)
+            self.summary.tags += 1
+            yield tag, digest
+
+    def _read_tags(self, scope: str, reader: TreeReader, batch: list[tuple[str, Digest | None]]) -> None:
+        digests: dict[Digest, str] = {}
+        for tag, digest in batch:
+            if digest is not None:
+                digests.setdefault(digest, tag)
         seen = self._seen(scope, digests)
-        self.summary.unchanged += sum(digest in seen for digest in heads)
+        self.summary.unchanged += sum(digest in seen for _, digest in batch)
         for digest, tag in digests.items():
             if self.over():
                 return
             if digest not in seen:
                 try:
-                    self._read(scope, digest)
-                    self._silent = 0
+                    self._read(scope, reader, digest)
+                    self._streak.succeeded()
                 except NotFound:
                     log.info("manifest gone during the scan scope=%s tag=%s digest=%s", scope, tag, digest)
                 except (RemoteError, ManifestInvalid, InvalidName) as error:
-                    self._failed(scope, tag, error)
-        progress.step(len(tags), note=f"{scope}: {self.summary.queued} layers")
+                    self._tag_failed(scope, tag, error)
 
     def _seen(self, scope: str, digests: Iterable[Digest]) -> dict[Digest, Known]:
-        """Those of the manifests all of whose wanted layers were queued before, or all of them.
+        """Return those of the manifests all of whose wanted layers were queued before, or all of them.
 
-        A dry run reads them all the same: it is to say what is below them.
+        A dry run reads them all the same, to report what is below them.
         """
         if self.scan.dry_run:
             return {}
@@ -165,18 +191,9 @@ class RepositoryScan:
             in_part = seen_manifests(connection, tables, scope, digests, variant=self._limited)
         return {**dict.fromkeys(in_part, "in part"), **dict.fromkeys(whole, "whole")}
 
-    def _read(self, scope: str, digest: Digest) -> None:
-        """Queues what is below the manifest `digest`, a transaction for each manifest."""
-        manifests = read_tree(
-            self.scan.registry,
-            scope,
-            digest,
-            platforms=self.scan.platforms,
-            known=lambda child: self._seen(scope, [child]).get(child, "no"),
-        )
-        for manifest in manifests:
-            for child in manifest.missing:
-                log.warning("child missing scope=%s index=%s child=%s", scope, manifest.digest, child)
+    def _read(self, scope: str, reader: TreeReader, digest: Digest) -> None:
+        """Queue what is below the manifest `digest`, a transaction for each manifest."""
+        for manifest in reader.read(digest):
             self._queue(scope, manifest)
             if self.over():
                 return
@@ -189,39 +206,59 @@ class RepositoryScan:
         with transaction(self.scan.engine) as connection:
             known = known_layers(connection, self.scan.service.tables, list(layers))
             now = self.scan.service.now()
-            new = [Layer(layer.digest, (scope,), layer.size) for layer in layers.values()]
-            enqueue_layers(connection, self.scan.service.tables, new, priority=self.scan.priority, now=now)
-            if not manifest.missing:
+            new = [layer for digest, layer in layers.items() if digest not in known][: self._left()]
+            cut = len(new) + len(known) < len(layers)
+            # Known layers as well: a repository that holds them, or a higher priority, may be new.
+            wanted = known | {layer.digest for layer in new}
+            queued = [Layer(digest, (scope,), layers[digest].size) for digest in layers if digest in wanted]
+            enqueue_layers(connection, self.scan.service.tables, queued, priority=self.scan.priority, now=now)
+            if not (manifest.unread or cut):
                 variant = self._limited if manifest.skipped else ""
                 tables, read = self.scan.service.tables, [manifest.digest]
                 mark_seen(connection, tables, scope, read, now=now, variant=variant)
-        self._count_new(layer for digest, layer in layers.items() if digest not in known)
+        self._count_new(new)
+
+    def _left(self) -> int | None:
+        """Return how many more layers may be queued, None for any number."""
+        return None if self.scan.limit is None else max(0, self.scan.limit - self.summary.queued)
 
     def _count_only(self, layers: dict[Digest, LayerDescriptor]) -> None:
-        """Counts each layer of the whole dry run once: as known, or as one that would be queued."""
+        """Count each layer of the whole dry run once: as known, or as one that would be queued."""
         first = [digest for digest in layers if digest not in self._counted]
         self._counted.update(first)
         with reading(self.scan.engine) as connection:
             known = known_layers(connection, self.scan.service.tables, first)
         self.summary.known += len(known)
-        self._count_new(layers[digest] for digest in first if digest not in known)
+        self._count_new([layers[digest] for digest in first if digest not in known][: self._left()])
 
     def _count_new(self, layers: Iterable[LayerDescriptor]) -> None:
         for layer in layers:
             self.summary.queued += 1
             self.summary.bytes += layer.size
 
-    def _failed(self, scope: str, tag: str, error: Exception) -> None:
-        """Counts a tag that failed. Raises the error when it was the last of too many without an answer."""
-        self.summary.failed += 1
+    def _tag_failed(self, scope: str, tag: str, error: DockerTorrentsError) -> None:
         log.warning("tag failed scope=%s tag=%s reason=%s", scope, tag, error)
-        ill = isinstance(error, NO_ANSWER)
-        self._silent = self._silent + 1 if ill else 0
-        if self._silent == _ENOUGH_SILENCE:
-            raise error
+        self.fail(error)
+
+    def _child_failed(self, scope: str, child: Digest, error: DockerTorrentsError) -> None:
+        """Note a manifest of an index that cannot be read. One that is not there may still be pushed."""
+        log.warning("child of an index failed scope=%s child=%s reason=%s", scope, child, error)
+        if isinstance(error, (NotFound, ManifestInvalid)):
+            self._streak.succeeded()
+        else:
+            self.fail(error)
 
 
-def _batches(items: Iterable[str], size: int) -> Iterator[list[str]]:
-    iterator = iter(items)
-    while batch := list(islice(iterator, size)):
+def _timed_batches(
+    heads: Iterable[tuple[str, Digest | None]], clock: Callable[[], float] = time.monotonic
+) -> Iterator[list[tuple[str, Digest | None]]]:
+    """Yield batches of up to _BATCH tags, or of what has come within _BATCH_SECONDS."""
+    batch: list[tuple[str, Digest | None]] = []
+    began = clock()
+    for head in heads:
+        batch.append(head)
+        if len(batch) == _BATCH or clock() - began >= _BATCH_SECONDS:
+            yield batch
+            batch, began = [], clock()
+    if batch:
         yield batch

@@ -1,23 +1,18 @@
-"""Finds out the layers of pushed manifests whose events did not tell them, and queues these."""
+"""Find the layers of pushed manifests whose events did not list them, and queue these layers."""
 
 from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import Literal
 
 from sqlalchemy import Connection
 
 from core.backoff import delay_after
 from core.digest import Digest
-from core.errors import (
-    NO_ANSWER,
-    DockerTorrentsError,
-    InvalidName,
-    ManifestInvalid,
-)
+from core.errors import DockerTorrentsError, InvalidName, ManifestInvalid
+from core.failures import FailureStreak
 from core.layer import Layer
-from core.registry.image_tree import Known, ReadManifest, read_tree
+from core.registry.image_tree import Known, ReadManifest, TreeReader
 from jobs.service import Service
 from sql.enqueue import enqueue_layers
 from sql.manifests import (
@@ -36,25 +31,27 @@ from sql.transaction import reading, transaction
 log = logging.getLogger(__name__)
 
 _BATCH = 50
-_ENOUGH_SILENCE = 3
-"""Manifests in a row that the registry does not answer for: then it is left alone until the next run."""
 
 
 @dataclass
 class ResolveSummary:
-    """What a run did: manifests resolved, put off and set aside; layers queued; manifests that still wait."""
+    """What a run did: manifests resolved, put off and set aside; layers queued; manifests that still wait.
+
+    With `registry_down` the run ended because the registry does not answer.
+    """
 
     resolved: int = 0
     queued: int = 0
     put_off: int = 0
     set_aside: int = 0
     waiting: int = 0
+    registry_down: bool = False
     interrupted: bool = False
 
     @property
     def failed(self) -> int:
-        """How many manifests were not resolved, for the exit status."""
-        return self.put_off + self.set_aside
+        """The number of manifests that were not resolved, for the exit status."""
+        return self.put_off + self.set_aside + self.registry_down
 
     @property
     def idle(self) -> bool:
@@ -62,35 +59,45 @@ class ResolveSummary:
         return not (self.resolved or self.queued or self.failed)
 
     def __str__(self) -> str:
+        end = ", the registry does not answer" if self.registry_down else ""
         return (
             f"resolved {self.resolved} manifests, queued {self.queued} layers, put off {self.put_off}, "
-            f"set aside {self.set_aside}, waiting {self.waiting}"
+            f"set aside {self.set_aside}, waiting {self.waiting}{end}"
         )
 
 
 def resolve_manifests(service: Service) -> ResolveSummary:
-    """Resolve what is due, until nothing is or `stop` is set.
+    """Resolve what is due, until nothing is or the service is stopped.
 
     Each manifest is fetched by its digest, an index with all that is below it. One that cannot be read, or
-    whose children are not all there yet, is tried again with growing delay, and after `max_attempts` tries
-    set aside with the reason; one that is no manifest is set aside at once. Whatever ends a run, what was
-    queued stays queued, and the rest is due again. Raises DatabaseDown.
+    whose children are not all there yet, is tried again with growing delay, and set aside with the reason
+    after `brewer.max_attempts` tries; an invalid one is set aside at once. If the registry does not answer
+    at all, the run ends, and no manifest is charged with a try. What was queued stays queued however a run
+    ends. Raises DatabaseDown.
     """
     run = _Run(service)
-    silent = 0
-    while not service.stop.is_set() and silent < _ENOUGH_SILENCE:
-        with reading(service.database) as connection:
-            due = due_manifests(connection, service.tables, now=service.now(), limit=_BATCH)
-        if not due:
-            break
-        for manifest in due:
-            if service.stop.is_set() or silent >= _ENOUGH_SILENCE:
+    engine, tables = service.database, service.tables
+    try:
+        while not service.stop.is_set():
+            with reading(engine) as connection:
+                due = due_manifests(connection, tables, now=service.now(), limit=_BATCH)
+            if not due:
                 break
-            silent = silent + 1 if run.resolve(manifest) == "no answer" else 0
+            for manifest in due:
+                if service.stop.is_set():
+                    break
+                run.resolve(manifest)
+    except _RegistryDown as down:
+        run.summary.registry_down = True
+        log.warning("manifests wait, the registry does not answer reason=%s", down.__cause__)
     run.summary.interrupted = service.stop.is_set()
-    with reading(service.database) as connection:
-        run.summary.waiting = count_manifests(connection, service.tables).waiting
+    with reading(engine) as connection:
+        run.summary.waiting = count_manifests(connection, tables).waiting
     return run.summary
+
+
+class _RegistryDown(Exception):
+    """The registry does not answer: the run ends."""
 
 
 class _Run:
@@ -98,49 +105,57 @@ class _Run:
         self._service = service
         self._engine = service.database
         self._tables = service.tables
-        self._max_attempts = service.config.brewer.max_attempts
+        self._streak = FailureStreak(service.registry.ping, 1)
         self.summary = ResolveSummary()
 
-    def resolve(self, due: DueManifest) -> Literal["done", "put off", "no answer"]:
-        """Queue the layers of one manifest and take it off the list, or say there why not."""
+    def resolve(self, due: DueManifest) -> None:
+        """Queue the layers of one manifest and remove it from the list, or note why that failed.
+
+        Raises _RegistryDown, then nothing is noted.
+        """
         try:
-            missing = self._read(due)
+            unread = self._read(due)
         except (ManifestInvalid, InvalidName) as error:
-            # Its bytes are its digest's for ever.
-            return self._put_off(due, str(error), final=True)
-        except NO_ANSWER as error:
-            self._put_off(due, str(error))
-            return "no answer"
+            # The bytes of a digest never change.
+            self._put_off(due, str(error), final=True)
         except DockerTorrentsError as error:
-            return self._put_off(due, str(error))
-        if missing:
-            return self._put_off(due, f"{len(missing)} of its manifests are missing, {missing[0]} first")
-        self.summary.resolved += 1
-        return "done"
+            self._check_registry(error)
+            self._put_off(due, str(error))
+        else:
+            if unread:
+                first = f"{len(unread)} of its manifests cannot be read, first {unread[0]}"
+                self._put_off(due, first)
+            else:
+                self.summary.resolved += 1
+
+    def _check_registry(self, error: DockerTorrentsError) -> None:
+        if self._streak.failed(error):
+            raise _RegistryDown from error
 
     def _read(self, due: DueManifest) -> tuple[Digest, ...]:
-        """Queue what is below a manifest, a transaction for each that is read; the children not there yet."""
+        """Queue what is below a manifest, a transaction for each. Return the children that cannot be read."""
         digest = due.digest
-        asked: set[Digest] = set()
 
         def known(child: Digest) -> Known:
-            """Whether it need not be read: it was before, or this index has named it already."""
-            if child in asked:
-                return "whole"
-            asked.add(child)
             with reading(self._engine) as connection:
                 seen = seen_manifests(connection, self._tables, due.scope, [child])
             return "whole" if seen else "no"
 
+        reader = TreeReader(
+            self._service.registry,
+            due.scope,
+            known=known,
+            failed=lambda child, error: self._check_registry(error),
+        )
         read = None
-        for read in read_tree(self._service.registry, due.scope, digest, known=known):
+        for read in reader.read(digest):
             with transaction(self._engine) as connection:
-                self._take(connection, due, read)
-                if read.digest == digest and not read.missing:
+                self._queue(connection, due, read)
+                if read.digest == digest and not read.unread:
                     finish_manifest(connection, self._tables, due.scope, due.digest)
-        return read.missing if read else ()
+        return read.unread if read else ()
 
-    def _take(self, connection: Connection, due: DueManifest, read: ReadManifest) -> None:
+    def _queue(self, connection: Connection, due: DueManifest, read: ReadManifest) -> None:
         now = self._service.now()
         layers = [Layer(layer.digest, (due.scope,), layer.size) for layer in read.layers if layer.brewable]
         if layers:
@@ -148,10 +163,10 @@ class _Run:
             self.summary.queued += enqueue_layers(
                 connection, self._tables, layers, priority=priority, now=now
             )
-        if not read.missing:
+        if not read.unread:
             mark_seen(connection, self._tables, due.scope, [read.digest], now=now)
 
-    def _put_off(self, due: DueManifest, reason: str, *, final: bool = False) -> Literal["put off"]:
+    def _put_off(self, due: DueManifest, reason: str, *, final: bool = False) -> None:
         attempts = due.attempts + 1
         log.warning(
             "manifest not resolved scope=%s digest=%s attempts=%d reason=%s",
@@ -161,7 +176,7 @@ class _Run:
             reason,
         )
         with transaction(self._engine) as connection:
-            if final or attempts >= self._max_attempts:
+            if final or attempts >= self._service.config.brewer.max_attempts:
                 set_aside_manifest(connection, self._tables, due.scope, due.digest, reason=reason)
                 self.summary.set_aside += 1
             else:
@@ -170,4 +185,3 @@ class _Run:
                     connection, self._tables, due.scope, due.digest, reason=reason, next_try=next_try
                 )
                 self.summary.put_off += 1
-        return "put off"

@@ -1,20 +1,17 @@
-"""Walks many repositories: by name, by glob, or all of the catalog."""
+"""Walk many repositories: by name, by glob, or all of the catalog."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
-from core.errors import NO_ANSWER, NotFound, RemoteError
+from core.errors import NotFound, RemoteError
 from core.names import is_glob, matches
 from core.registry.client import RegistryClient
 from jobs.progress import Progress
-from jobs.repository_scan import RepositoryScan, Scan, ScanSummary
+from jobs.repository_scan import RegistryDown, RepositoryScan, Scan, ScanSummary
 
 log = logging.getLogger(__name__)
-
-_GIVE_UP = 5
-"""So many repositories in a row that the registry is too ill to list, and the walk ends."""
 
 
 def walk_repositories(
@@ -25,39 +22,26 @@ def walk_repositories(
     *,
     named: Collection[str] = (),
 ) -> ScanSummary:
-    """Walks each of `scopes`; one that fails is logged and counted, the others go on.
+    """Walk each of `scopes`; one that fails is logged and counted, the others are walked.
 
-    One that the registry does not have is a failure if it is `named`, by somebody who may have mistyped it;
-    a catalog has repositories without a tag, of which the registry says the same. What was queued stays
-    queued when the walk is interrupted, and manifests read before are not read again. `walked` is told of
-    each repository that is done with, not of those that the registry did not answer for. Raises DatabaseDown.
+    A repository that the registry does not have is a failure if it is one of `named`, which a person typed;
+    a catalog also lists repositories without tags, for which the registry answers the same. `walked` is
+    called for each repository that is done with, also if it failed, but not if the registry is down: then
+    the walk ends. What was queued stays queued when it is interrupted, and manifests read before are not
+    read again. Raises DatabaseDown.
     """
     walk = RepositoryScan(scan)
-    ill = 0
     with Progress(what, "tags") as progress:
         try:
             for scope in scopes:
                 if walk.over():
                     break
-                try:
-                    walk.walk(scope, progress)
-                    ill = 0
-                except NotFound as error:
-                    ill = 0
-                    if scope in named:
-                        walk.summary.failed += 1
-                        log.warning("repository failed scope=%s reason=%s", scope, error)
-                except RemoteError as error:
-                    walk.summary.failed += 1
-                    log.warning("repository failed scope=%s reason=%s", scope, error)
-                    ill = ill + 1 if isinstance(error, NO_ANSWER) else 0
+                _walk_one(walk, scope, progress, named=scope in named)
                 if walk.over():
                     break
-                if not ill:
-                    walked(scope)
-                if ill == _GIVE_UP:
-                    log.error("walk ended, the registry does not answer what=%s", what)
-                    break
+                walked(scope)
+        except RegistryDown as down:
+            log.error("walk ended, the registry does not answer what=%s reason=%s", what, down.__cause__)
         except RemoteError as error:
             # `scopes` itself asks the registry, for its catalog.
             walk.summary.failed += 1
@@ -67,20 +51,50 @@ def walk_repositories(
     return walk.summary
 
 
+def _walk_one(walk: RepositoryScan, scope: str, progress: Progress, *, named: bool) -> None:
+    try:
+        walk.walk(scope, progress)
+    except NotFound as error:
+        if named:
+            log.warning("repository failed scope=%s reason=%s", scope, error)
+            walk.fail(error)
+    except RemoteError as error:
+        log.warning("repository failed scope=%s reason=%s", scope, error)
+        walk.fail(error)
+
+
 def exact_names(patterns: Sequence[str]) -> list[str]:
-    """Those of `patterns` that are no globs, each once."""
+    """Return those of `patterns` that are no globs, each once."""
     return list(dict.fromkeys(pattern for pattern in patterns if not is_glob(pattern)))
 
 
-def catalog_matching(registry: RegistryClient, patterns: Sequence[str]) -> Iterator[str]:
-    """The scopes of the catalog that a glob of `patterns` fits, but for those that are named exactly.
+class CatalogMatches:
+    """The repositories of the catalog that match a glob of `patterns`, except those named exactly.
 
-    The catalog is asked only if there is a glob. Raises RemoteError.
+    The catalog is asked only if there is a glob. Iterating raises RemoteError. `unmatched` holds the globs
+    that matched nothing, once the whole catalog was listed; until then it is empty.
     """
-    exact = set(exact_names(patterns))
-    globs = [pattern for pattern in patterns if is_glob(pattern)]
-    if not globs:
-        return
-    for scope in registry.list_repositories():
-        if scope not in exact and any(matches(scope, pattern) for pattern in globs):
-            yield scope
+
+    def __init__(self, registry: RegistryClient, patterns: Sequence[str]) -> None:
+        self._registry = registry
+        self._exact = set(exact_names(patterns))
+        self._globs = list(dict.fromkeys(pattern for pattern in patterns if is_glob(pattern)))
+        self.unmatched: list[str] = []
+
+    def __iter__(self) -> Iterator[str]:
+        if not self._globs:
+            return
+        matched: set[str] = set()
+        for scope in self._registry.list_repositories():
+            found = [glob for glob in self._globs if matches(scope, glob)]
+            matched.update(found)
+            if found and scope not in self._exact:
+                yield scope
+        self.unmatched = [glob for glob in self._globs if glob not in matched]
+
+
+def fail_unmatched(summary: ScanSummary, matches: CatalogMatches) -> None:
+    """Count the globs that matched no repository as failures, and log them."""
+    for glob in matches.unmatched:
+        summary.failed += 1
+        log.warning("no repository in the registry's catalog matches pattern=%s", glob)

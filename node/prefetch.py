@@ -17,7 +17,7 @@ from core.digest import Digest
 from core.errors import ConnectionCut, DockerTorrentsError, RemoteError
 from core.manifests.platform import Platform
 from core.registry.client import RegistryClient
-from core.registry.image_tree import read_tree
+from core.registry.image_tree import TreeReader
 from node.local_mirror import LocalMirror
 
 log = logging.getLogger(__name__)
@@ -104,7 +104,7 @@ def prefetch(
 def _layers(
     registry: RegistryClient, image: ImageName, platforms: tuple[Platform, ...]
 ) -> Iterator[WantedLayer]:
-    for manifest in read_tree(registry, image.scope, image.reference, platforms=platforms):
+    for manifest in TreeReader(registry, image.scope, platforms=platforms).read(image.reference):
         for layer in manifest.layers:
             if not layer.has_urls and layer.size:
                 yield WantedLayer(image.scope, layer.digest, layer.size)

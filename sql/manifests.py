@@ -93,7 +93,9 @@ def due_manifests(connection: sa.Connection, tables: Tables, *, now: int, limit:
     manifest = tables.manifest
     rows = connection.execute(
         sa.select(manifest.c.scope, manifest.c.digest, manifest.c.priority, manifest.c.attempts)
-        .where(manifest.c.next_try <= now)
+        # Rows inserted by hand with a malformed digest must not take up the limit.
+        .where(manifest.c.next_try <= now, manifest.c.digest.like(f"{Digest.PREFIX}%"))
+        .where(sa.func.length(manifest.c.digest) == len(Digest.PREFIX) + 64)
         .order_by(manifest.c.priority, manifest.c.added)
         .limit(limit)
     )

@@ -18,6 +18,7 @@ from core.errors import (
     RemoteError,
     Unavailable,
 )
+from core.failures import FailureStreak
 from core.layer import Layer
 
 MAX_CONSECUTIVE_FAILURES = 20
@@ -118,7 +119,7 @@ class RegistryPresence:
         left: dict[int, Layer] = dict(enumerate(layers))
         unanswered: dict[int, PresenceResult] = {}
         asked: set[str] = set()
-        silent = 0
+        streak = FailureStreak(self._registry.ping, MAX_CONSECUTIVE_FAILURES)
         try:
             scopes = self._catalog()
             left = dict(enumerate(layers[: max(1, self._questions // len(scopes))]))
@@ -129,15 +130,16 @@ class RegistryPresence:
                         if over():
                             return
                         look = self._ask(layer, scope)
-                        silent = silent + 1 if look.silent else 0
+                        if not look.silent:
+                            streak.succeeded()
+                        elif streak.unanswered():
+                            raise Unavailable(scope, look.why or "no answer")
                         if look.presence == "there":
                             del left[number]
                             unanswered.pop(number, None)
                             yield look
                         elif look.presence == "unanswered":
                             unanswered[number] = look
-                        if silent == MAX_CONSECUTIVE_FAILURES:
-                            raise Unavailable(scope, f"no answer to {silent} questions in a row")
                     if not left:
                         return
                 asked.update(new)

@@ -1,36 +1,40 @@
-"""What a tag leads to: an image's layers, or an index and all the images below it."""
+"""Reads an image, or an index and every image below it, asking for each manifest once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from core.digest import Digest
-from core.errors import BadAnswer, ManifestInvalid, NotFound
-from core.manifests.manifest import Image, Index, LayerDescriptor, parse_manifest
+from core.errors import BadAnswer, DockerTorrentsError, ManifestInvalid, RemoteError
+from core.manifests.manifest import ChildDescriptor, Image, Index, LayerDescriptor, parse_manifest
+from core.manifests.media_types import ALL_MANIFESTS
 from core.manifests.platform import Platform
-from core.registry.client import RegistryClient
+from core.registry.client import FetchedManifest, RegistryClient
 
 Known = Literal["no", "in part", "whole"]
-"""Whether a manifest and all below it was read before: `in part` for the wanted platforms."""
+"""Whether a manifest and all below it was read in an earlier walk: `in part` for the wanted platforms."""
 
 MAX_DEPTH = 4
-"""Indexes may hold indexes (OCI image-index.md); deeper than this nobody nests them in earnest."""
+"""Levels of indexes. They may be nested (OCI image-index.md), but no known tool nests more than two."""
+
+MAX_ENTRIES = 10_000
+"""Entries of indexes that are looked at below one tag."""
 
 
 @dataclass(frozen=True)
 class ReadManifest:
     """A manifest that was read.
 
-    `platform` is what an index names for it, if one does. `missing` are manifests below it that the registry
-    lacks, or that are none; `left_out` are the platforms of those below it that were not wanted. It is read
-    `in_part` if some below it were read before, for the wanted platforms only.
+    `platform` is what an index names for it, if one does. `unread` are manifests below it that could not be
+    read; `left_out` are the platforms of those below it that were not wanted. It is read `in_part` if some
+    below it were read in an earlier walk, for the wanted platforms only.
     """
 
     digest: Digest
     layers: tuple[LayerDescriptor, ...] = ()
-    missing: tuple[Digest, ...] = ()
+    unread: tuple[Digest, ...] = ()
     platform: Platform | None = None
     left_out: tuple[Platform, ...] = ()
     in_part: bool = False
@@ -41,71 +45,110 @@ class ReadManifest:
         return self.in_part or bool(self.left_out)
 
 
-def read_tree(
-    registry: RegistryClient,
-    scope: str,
-    reference: str | Digest,
-    *,
-    platforms: tuple[Platform, ...] = (),
-    known: Callable[[Digest], Known] = lambda digest: "no",
-) -> Iterator[ReadManifest]:
-    """Reads the manifest at `reference` and all below it, children before their index.
+def _ignore(digest: Digest, error: DockerTorrentsError) -> None:
+    pass
 
-    Children that are `known` are not read again; with `platforms`, only those for one of them
-    are read. Attestations are left out, and what is no image has no layers. Raises RemoteError for
-    what cannot be read, a child excepted that the registry lacks or that is no manifest.
+
+class TreeReader:
+    """Reads manifests of one repository, each once, however many indexes name it.
+
+    Children that are `known` are not read; with `platforms`, only those for one of them are. Entries of an
+    index that are no manifests (BuildKit's cache lists blobs), and attestations, are left out. A child that
+    cannot be read is passed to `failed` and counts as unread wherever it is named; its siblings are read.
     """
-    return _Reading(registry, scope, platforms, known).read(reference, frozenset())
 
+    def __init__(
+        self,
+        registry: RegistryClient,
+        scope: str,
+        *,
+        platforms: tuple[Platform, ...] = (),
+        known: Callable[[Digest], Known] = lambda digest: "no",
+        failed: Callable[[Digest, DockerTorrentsError], None] = _ignore,
+    ) -> None:
+        self._registry = registry
+        self._scope = scope
+        self._platforms = platforms
+        self._known = known
+        self._failed = failed
+        self._read: dict[Digest, ReadManifest] = {}
+        self._entries = 0
 
-@dataclass(frozen=True)
-class _Reading:
-    registry: RegistryClient
-    scope: str
-    platforms: tuple[Platform, ...]
-    known: Callable[[Digest], Known]
+    def read(self, reference: str | Digest) -> Iterator[ReadManifest]:
+        """Yield the manifest at `reference` and those below it, children before their index.
 
-    def read(
-        self, reference: str | Digest, above: frozenset[Digest], platform: Platform | None = None
+        Yields nothing for a manifest that this reader has read already. Raises RemoteError or
+        ManifestInvalid if `reference` itself cannot be read, or if there is more below it than MAX_ENTRIES.
+        """
+        if isinstance(reference, Digest) and reference in self._read:
+            return
+        self._entries = 0
+        fetched = self._registry.fetch_manifest(self._scope, reference)
+        if fetched.digest not in self._read:
+            yield from self._below(fetched, None, 0)
+
+    def _below(
+        self, fetched: FetchedManifest, platform: Platform | None, depth: int
     ) -> Iterator[ReadManifest]:
-        fetched = self.registry.fetch_manifest(self.scope, reference)
         manifest = parse_manifest(fetched.body, fetched.media_type)
+        read = ReadManifest(fetched.digest, platform=platform)
         if isinstance(manifest, Image):
-            yield ReadManifest(fetched.digest, manifest.layers, platform=platform)
+            read = replace(read, layers=manifest.layers)
         elif isinstance(manifest, Index):
-            yield from self._read_children(manifest, fetched.digest, above | {fetched.digest}, platform)
-        else:
-            yield ReadManifest(fetched.digest, platform=platform)
+            if depth == MAX_DEPTH:
+                where = f"{self._scope}@{fetched.digest}"
+                raise BadAnswer(where, f"indexes nested deeper than {MAX_DEPTH}")
+            read = yield from self._children(read, manifest, depth)
+        self._read[read.digest] = read
+        yield read
 
-    def _read_children(
-        self, index: Index, digest: Digest, above: frozenset[Digest], platform: Platform | None
-    ) -> Iterator[ReadManifest]:
-        if len(above) > MAX_DEPTH:
-            raise BadAnswer(f"{self.scope}@{digest}", f"indexes nested deeper than {MAX_DEPTH}")
-        missing: list[Digest] = []
-        left_out: list[Platform] = []
+    def _children(
+        self, read: ReadManifest, index: Index, depth: int
+    ) -> Generator[ReadManifest, None, ReadManifest]:
+        """Yield what is read below `index`. Return `read` with what was found out about its children."""
+        unread: dict[Digest, None] = {}
+        left_out: dict[Platform, None] = {}
         in_part = False
         for child in index.children:
-            if child.attestation or child.digest in above:
+            if child.attestation or child.media_type not in ALL_MANIFESTS:
                 continue
-            if (known := self.known(child.digest)) != "no":
-                in_part = in_part or known == "in part"
-                continue
-            if child.platform is not None and not self._wants(child.platform):
-                left_out.append(child.platform)
-                continue
-            try:
-                for read in self.read(child.digest, above, child.platform or platform):
-                    missing += read.missing
-                    left_out += read.left_out
-                    in_part = in_part or read.in_part
-                    yield read
-            except (NotFound, ManifestInvalid):
-                missing.append(child.digest)
-        yield ReadManifest(
-            digest, missing=tuple(missing), left_out=tuple(dict.fromkeys(left_out)), in_part=in_part
-        )
+            self._count_entry(read.digest)
+            if child.digest not in self._read:
+                if (known := self._known(child.digest)) != "no":
+                    in_part = in_part or known == "in part"
+                    continue
+                if child.platform is not None and not self._wants(child.platform):
+                    left_out[child.platform] = None
+                    continue
+                yield from self._child(child, child.platform or read.platform, depth)
+            elif (again := self._read[child.digest]).layers and again.platform != child.platform:
+                # One image for two platforms: read once, but for both.
+                yield replace(again, platform=child.platform)
+            below = self._read[child.digest]
+            unread.update(dict.fromkeys(below.unread))
+            left_out.update(dict.fromkeys(below.left_out))
+            in_part = in_part or below.in_part
+        return replace(read, unread=tuple(unread), left_out=tuple(left_out), in_part=in_part)
+
+    def _child(self, child: ChildDescriptor, platform: Platform | None, depth: int) -> Iterator[ReadManifest]:
+        try:
+            fetched = self._registry.fetch_manifest(self._scope, child.digest)
+            yield from self._below(fetched, platform, depth + 1)
+        except (RemoteError, ManifestInvalid) as error:
+            if isinstance(error, _TooLarge):
+                raise
+            self._read[child.digest] = ReadManifest(child.digest, unread=(child.digest,))
+            self._failed(child.digest, error)
+
+    def _count_entry(self, digest: Digest) -> None:
+        self._entries += 1
+        if self._entries > MAX_ENTRIES:
+            raise _TooLarge(f"more than {MAX_ENTRIES} entries in the indexes down to {digest}")
 
     def _wants(self, platform: Platform) -> bool:
-        """Whether a child for `platform` is read. A child that names none always is."""
-        return not self.platforms or any(wanted.takes(platform) for wanted in self.platforms)
+        """Return whether a child for `platform` is read. A child that names none always is."""
+        return not self._platforms or any(wanted.takes(platform) for wanted in self._platforms)
+
+
+class _TooLarge(ManifestInvalid):
+    """There is more below a tag than is read."""

@@ -246,4 +246,4 @@ def test_a_command_that_is_interrupted_says_how_to_go_on(
     assert comes_true(lambda: not backfill.alive)
     backfill.stop()
 
-    assert "interrupted: run it again to go on" in log.read_text()
+    assert "interrupted: run it again to continue" in log.read_text()

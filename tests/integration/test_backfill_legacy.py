@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from core.errors import TablesMissing
+from core.pace import Pace
 from core.torrents.brewing import brew_layer
 from core.torrents.store import DirectoryStore
 from jobs.backfill_legacy import TakenOver, Takeover, TakeoverSummary, backfill_legacy
@@ -291,7 +292,7 @@ def test_a_run_that_is_told_to_end_says_how_to_go_on(database: Database, old: Ol
     stop = threading.Event()
     stop.set()
 
-    assert str(take_over(database, stop=stop)).endswith("interrupted: run it again to go on")
+    assert str(take_over(database, stop=stop)).endswith("interrupted: run it again to continue")
     assert take_over(database).taken == 1
 
 
@@ -405,3 +406,28 @@ def test_a_source_that_does_not_answer_leaves_the_layer_unread() -> None:
     assert "sound 0, missing 0, damaged 0, unread 1;" in verified(
         [TakenOver(layer.digest, None, old_id_of("a"))], source
     )
+
+
+def test_known_rows_do_not_use_up_the_limit_of_another_run(database: Database, old: OldService) -> None:
+    for name in range(20):
+        old.add(name)
+    assert take_over(database, limit=6).taken == 6
+    assert take_over(database, limit=6).taken == 6
+    assert sum(value is not None for value in ids_in(database).values()) == 12
+
+
+def test_only_new_rows_are_paced_and_they_are_committed_on_the_way(
+    database: Database, old: OldService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in range(20):
+        old.add(name)
+    take_over(database, limit=12)
+    waited: list[tuple[int, int]] = []
+
+    def wait(pace: Pace, steps: int = 1) -> None:
+        waited.append((steps, sum(value is not None for value in ids_in(database).values())))
+
+    monkeypatch.setattr(Pace, "wait", wait)
+    assert take_over(database, rate=1.0).taken == 8
+    assert sum(steps for steps, _ in waited) == 8
+    assert [committed for _, committed in waited] == [12, 14, 16, 18][: len(waited)]

@@ -266,7 +266,7 @@ def test_a_listing_that_breaks_half_way_keeps_what_was_queued_and_says_so(
     broken = backfill(database, place, storage=breaking)
 
     assert (broken.queued, broken.failed) == (10, 1)
-    assert str(broken).endswith("broken off, run it again to go on: s3://bucket/: unavailable: gone away")
+    assert str(broken).endswith("broken off, run it again to continue: s3://bucket/: unavailable: gone away")
     assert len(database.mapping()) == 10
     whole = backfill(database, place)
     assert (whole.queued, whole.known, whole.failed) == (10, 10, 0)
@@ -282,7 +282,7 @@ def test_a_run_that_is_told_to_end_does_so_and_the_next_goes_on(
 
     stopped = backfill(database, place, stop=stop, storage=ListedBefore(place.root, 9, stop.set))
 
-    assert str(stopped).endswith("interrupted: run it again to go on")
+    assert str(stopped).endswith("interrupted: run it again to continue")
     assert 0 < stopped.queued < 20
     assert len(database.mapping()) == stopped.queued
     assert backfill(database, place).queued == 20 - stopped.queued

@@ -331,14 +331,19 @@ def test_a_storage_that_is_not_there_is_not_believed(brewed: Brewed) -> None:
     assert brewed.known() == set(digests)
 
 
-class Silent:
-    """A presence that never knows."""
+class NoAnswers:
+    """A presence checker that never gets an answer for a layer; the registry is up or `down`."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, down: bool) -> None:
         self.looked = 0
+        self.checked = 0
+        self.down = down
 
     def check(self) -> None:
-        pass
+        self.checked += 1
+        # The first check is the run's own: it goes down afterwards.
+        if self.down and self.checked > 1:
+            raise Unavailable("registry", "status 503")
 
     def locate(self, layer: Layer) -> PresenceResult:
         self.looked += 1
@@ -350,12 +355,12 @@ class Silent:
         return map(self.locate, layers)
 
 
-def test_what_nobody_answers_for_stays_and_is_not_asked_for_ever(brewed: Brewed) -> None:
+def test_a_registry_that_goes_down_ends_the_run_and_nothing_is_forgotten(brewed: Brewed) -> None:
     digests = brewed.layers(60)
     brewed.delete(digests[0])
     brewed.prune()
     brewed.now += DAY
-    silent = brewed.presence = Silent()
+    silent = brewed.presence = NoAnswers(down=True)
 
     summary = brewed.prune()
 
@@ -366,6 +371,15 @@ def test_what_nobody_answers_for_stays_and_is_not_asked_for_ever(brewed: Brewed)
     brewed.now += 3600
     assert brewed.prune().forgotten == 1
     assert brewed.known() == set(digests[1:])
+
+
+def test_layers_without_an_answer_do_not_hide_the_others_while_the_registry_is_up(brewed: Brewed) -> None:
+    brewed.layers(60)
+    unanswering = brewed.presence = NoAnswers(down=False)
+
+    summary = brewed.prune()
+
+    assert (summary.unanswered, unanswering.looked, summary.missed) == (60, 60, 0)
 
 
 def test_a_longer_grace_holds_for_layers_missed_before(brewed: Brewed) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import requests
 
+from core.manifests.media_types import DOCKER_MANIFEST
 from sql.engine import create_engine_for
 from sql.schema import create_missing
 from sql.tables import Priority, build_tables
@@ -124,7 +125,7 @@ def test_children_that_come_later_than_their_index_are_waited_for(
     assert desk.queued().keys() == digests(there)
     assert (summary.put_off, summary.resolved, summary.waiting) == (1, 0, 1)
     row = desk.waiting()[index.digest]
-    assert (row.attempts, row.reason) == (1, f"1 of its manifests are missing, {late.digest} first")
+    assert (row.attempts, row.reason) == (1, f"1 of its manifests cannot be read, first {late.digest}")
     assert desk.seen(index.digest) == set()
 
     push_manifest(registry, desk.scope, None, late.manifest, MANIFEST["oci"])
@@ -165,12 +166,12 @@ def test_what_cannot_be_resolved_does_not_hold_up_the_others(
 ) -> None:
     image = push()
     desk.put_down(NOWHERE)
-    desk.put_down("sha256:../../etc", "nonsense")
+    desk.put_down("sha256:../../etc", *(f"nonsense {number}" for number in range(100)))
     desk.put_down(image.digest, scope="../etc")
     desk.put_down(image.digest)
     summary = desk.run()
     assert desk.queued().keys() == digests(image)
-    assert (summary.resolved, summary.put_off, summary.set_aside) == (1, 1, 3)
+    assert (summary.resolved, summary.put_off, summary.set_aside) == (1, 1, 1)
 
 
 def test_foreign_empty_and_attested_layers_are_not_queued(desk: Desk) -> None:
@@ -230,20 +231,42 @@ def test_indexes_that_never_end_are_given_up(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("answer", [html(), html(500)], ids=["a web page", "a web page with 500"])
-def test_a_registry_that_talks_nonsense_queues_nothing_and_is_asked_again(desk: Desk, answer: Any) -> None:
+def test_a_manifest_without_a_usable_answer_queues_nothing_and_is_tried_again(
+    desk: Desk, answer: Any
+) -> None:
     with start_http_server() as server:
         server.on("/v2/*", answer)
+        server.on("/v2/", replying(200))
         desk.put_down(NOWHERE)
         summary = desk.run(registry=client(server.url))
     assert (summary.put_off, desk.queued()) == (1, {})
 
 
-def test_a_registry_that_is_silent_is_left_alone_until_the_next_run(desk: Desk) -> None:
+@pytest.mark.parametrize("answer", [silent(), html(503)], ids=["silent", "503"])
+def test_a_registry_that_is_down_ends_the_run_and_costs_no_tries(desk: Desk, answer: Any) -> None:
     with start_http_server() as server:
-        server.on("/v2/*", silent())
+        server.on("/v2/*", answer)
         desk.put_down(*(f"sha256:{number:064}" for number in range(20)))
         summary = desk.run(registry=client(server.url, read_timeout=0.2))
-    assert (summary.put_off, summary.waiting) == (3, 20)
+    assert (summary.put_off, summary.waiting, summary.failed) == (0, 20, 1)
+    assert {row.attempts for row in desk.waiting().values()} == {0}
+
+
+def test_manifests_that_the_registry_cannot_read_do_not_hold_up_the_others(
+    desk: Desk, push: Callable[..., PushedImage]
+) -> None:
+    good = push()
+    with start_http_server() as server:
+        server.on("/v2/*", html(500))
+        server.on("/v2/", replying(200))
+        server.on(
+            f"/v2/{desk.scope}/manifests/{good.digest}",
+            replying(200, good.manifest, {"Content-Type": DOCKER_MANIFEST}),
+        )
+        desk.put_down(*(f"sha256:{number:064}" for number in range(20)), good.digest)
+        summary = desk.run(registry=client(server.url))
+    assert (summary.put_off, summary.resolved) == (20, 1)
+    assert desk.queued().keys() == digests(good)
 
 
 def test_told_to_stop_it_leaves_the_rest_for_the_next_run(

@@ -93,19 +93,40 @@ def test_a_place_that_has_lost_its_role_leads_back_to_the_first_repository(
     assert listed(four, before) == ["a", "c", "d"]
 
 
-def test_repositories_that_the_registry_did_not_answer_for_are_not_left_behind(
+def test_a_repository_that_fails_holds_up_none_behind_it_and_is_walked_in_the_next_round(
     scan: Scan, four: HttpServer
 ) -> None:
     grant(scan, *SCOPES)
     four.on("/v2/c/tags/list*", replying(503))
     stopping_at(four, "d", scan)
-
     assert scan_tags(scan).interrupted
 
     scan.service.stop.clear()
-    four.on("/v2/c/tags/list*", replying(200, b'{"tags": ["v1"]}'))
     four.on("/v2/d/manifests/*", image(3))
+    before = len(four.requests)
     scan_tags(scan)
+    assert listed(four, before) == ["d"]
+
+    four.on("/v2/c/tags/list*", replying(200, b'{"tags": ["v1"]}'))
+    scan_tags(scan)
+    assert len(queued(scan)) == 4
+
+
+def test_a_registry_that_goes_down_is_asked_again_from_the_same_repository(
+    scan: Scan, four: HttpServer
+) -> None:
+    tags = [f"v{number}" for number in range(9)]
+    grant(scan, *SCOPES)
+    four.on("/v2/c/tags/list*", replying(200, json.dumps({"tags": tags}).encode()))
+    four.on("/v2/c/manifests/*", replying(503))
+    four.on("/v2/", replying(503))
+    assert scan_tags(scan).failed == 5
+
+    four.on("/v2/", replying(200))
+    four.on("/v2/c/manifests/*", image(2))
+    before = len(four.requests)
+    scan_tags(scan)
+    assert listed(four, before) == ["c", "d"]
     assert len(queued(scan)) == 4
 
 

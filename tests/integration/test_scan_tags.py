@@ -15,7 +15,7 @@ from core.manifests.media_types import DOCKER_MANIFEST, OCI_INDEX
 from core.manifests.platform import Platform
 from jobs.repository_scan import Scan
 from jobs.scan_tags import scan_tags
-from jobs.walk_repositories import catalog_matching, exact_names, walk_repositories
+from jobs.walk_repositories import CatalogMatches, exact_names, walk_repositories
 from sql.tables import Priority
 from tests.scanning import client, grant, image, manifest_of, queued, start_scan
 from tests.servers.bad_http import replying
@@ -190,7 +190,7 @@ def test_a_walk_that_is_told_to_stop_says_so(scan: Scan, shelf: Registry, scope:
     summary = walk_repositories(scan, [scope], "test")
 
     assert summary.interrupted
-    assert str(summary).endswith("interrupted: run it again to go on")
+    assert str(summary).endswith("interrupted: run it again to continue")
     assert queued(scan) == {}
 
 
@@ -314,37 +314,50 @@ def test_a_registry_that_is_gone_ends_the_walk_before_long(scan: Scan, liar: Htt
     assert summary.failed == 5
 
 
-def test_a_registry_that_falls_silent_within_a_repository_ends_its_walk_before_long(
-    scan: Scan, liar: HttpServer
-) -> None:
+def test_a_registry_that_goes_down_within_a_repository_ends_the_walk(scan: Scan, liar: HttpServer) -> None:
     tags = [f"build-{number}" for number in range(1000)]
     liar.on("/v2/big/tags/list*", replying(200, json.dumps({"name": "big", "tags": tags}).encode()))
     liar.on("/v2/big/manifests/*", replying(503))
+    liar.on("/v2/", replying(503))
+    registry = client(liar.netloc)
 
-    summary = walk_repositories(replace(scan, registry=client(liar.netloc)), ["big"], "test")
+    summary = walk_repositories(replace(scan, registry=registry), ["big", "behind"], "test")
 
-    assert summary.failed == 6
+    assert (summary.failed, summary.repositories) == (5, 1)
 
 
-def test_a_registry_that_gives_digests_and_no_manifest_ends_the_walk_of_a_repository_before_long(
-    scan: Scan, liar: HttpServer
-) -> None:
-    tags = [f"build-{number}" for number in range(1000)]
+def test_tags_without_a_manifest_do_not_hide_those_behind_them(scan: Scan, liar: HttpServer) -> None:
+    tags = [f"build-{number:02}" for number in range(20)]
     liar.on("/v2/big/tags/list*", replying(200, json.dumps({"name": "big", "tags": tags}).encode()))
 
     def only_heads(request: Request, connection: Connection) -> None:
         digest = digest_of(request.path.encode())
-        if request.method == "HEAD":
+        if request.path.endswith("build-19") or digest_of(manifest_of(1)) in request.path:
+            image(1)(request, connection)
+        elif request.method == "HEAD":
             connection.reply(200, b"", {"Docker-Content-Digest": digest, "Content-Type": DOCKER_MANIFEST})
         else:
-            connection.reply(503, b"")
+            connection.reply(500, b"")
 
+    liar.on("/v2/", replying(200))
     liar.on("/v2/big/manifests/*", only_heads)
 
     summary = walk_repositories(replace(scan, registry=client(liar.netloc)), ["big"], "test")
 
-    assert summary.failed == 6
-    assert summary.tags == 100
+    assert (summary.failed, summary.tags, summary.queued) == (19, 20, 1)
+
+
+def test_a_repository_behind_broken_ones_is_walked(scan: Scan, liar: HttpServer) -> None:
+    broken = [f"broken{number}" for number in range(8)]
+    for name in broken:
+        liar.on(f"/v2/{name}/tags/list*", replying(500))
+    liar.on("/v2/", replying(200))
+    liar.on("/v2/good/tags/list*", replying(200, b'{"name": "good", "tags": ["v1"]}'))
+    liar.on("/v2/good/manifests/*", image(1))
+
+    summary = walk_repositories(replace(scan, registry=client(liar.netloc)), [*broken, "good"], "test")
+
+    assert (summary.failed, summary.queued) == (8, 1)
 
 
 def test_a_repository_with_100_000_tags_is_walked_to_its_end(
@@ -415,7 +428,7 @@ def test_the_catalog_is_asked_only_for_globs(shelf: Registry, scope: str) -> Non
     before = len(shelf.requests())
 
     assert exact_names(["x/y", "z", "x/y", "z*"]) == ["x/y", "z"]
-    assert list(catalog_matching(registry, ["x/y", "z", "x/y"])) == []
+    assert list(CatalogMatches(registry, ["x/y", "z", "x/y"])) == []
     assert asked(shelf, before) == []
-    assert list(catalog_matching(registry, [f"{scope}/*", f"{scope}/b"])) == [f"{scope}/a"]
-    assert list(catalog_matching(registry, [f"{scope}/*", f"{scope}/a"])) == []
+    assert list(CatalogMatches(registry, [f"{scope}/*", f"{scope}/b"])) == [f"{scope}/a"]
+    assert list(CatalogMatches(registry, [f"{scope}/*", f"{scope}/a"])) == []

@@ -38,11 +38,14 @@ class Blobs:
         self.blobs = blobs
         self.catalog = catalog
         self.broken: dict[str, RemoteError] = {}
+        self.down = False
         self.asked: list[tuple[str, Digest]] = []
         self.listed = 0
         self.pushed: dict[int, Callable[[], object]] = {}
 
     def ping(self) -> str:
+        if self.down:
+            raise TROUBLE["500"]
         return "answers"
 
     def blob_size(self, scope: str, digest: Digest) -> int:
@@ -182,13 +185,21 @@ def test_a_new_repository_that_does_not_answer_leaves_it_open() -> None:
 
 
 @pytest.mark.parametrize("trouble", ["500", "time-out"])
-def test_a_registry_that_falls_silent_is_not_asked_a_thousand_times(trouble: str) -> None:
+def test_a_registry_that_goes_down_is_not_asked_a_thousand_times(trouble: str) -> None:
     registry = Blobs({f"scope{number}": set() for number in range(1000)})
+    registry.down = True
     registry.broken = dict.fromkeys(registry.blobs, TROUBLE[trouble])
     registry.broken.pop("scope0")
     registry.blobs["scope0"] = {A}
     assert everywhere(registry, A, B, C, questions=100_000) == {A: "there", B: "unanswered", C: "unanswered"}
     assert len(registry.asked) < 30
+
+
+def test_broken_repositories_in_a_row_do_not_hide_the_next_one() -> None:
+    registry = Blobs({f"scope{number:02}": set() for number in range(50)})
+    registry.broken = dict.fromkeys(list(registry.blobs)[:45], TROUBLE["500"])
+    registry.blobs["scope49"] = {A}
+    assert everywhere(registry, A, B) == {A: "there", B: "unanswered"}
 
 
 def test_refusals_are_answers_however_many() -> None:

@@ -1,0 +1,48 @@
+"""Tell one broken thing from a server that is down."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from core.errors import NO_ANSWER, DockerTorrentsError, Refused
+
+
+class FailureStreak:
+    """Counts requests in a row that were not answered, and calls `probe` after every `limit` of them.
+
+    A registry answers 500 for a manifest whose file is damaged and 200 for all others, so failures alone do
+    not show that it is down. `probe` makes a request that every working server answers, and raises
+    DockerTorrentsError otherwise. Without a probe the server counts as down.
+    """
+
+    def __init__(self, probe: Callable[[], object] | None, limit: int) -> None:
+        self._probe = probe
+        self._limit = limit
+        self._length = 0
+
+    def succeeded(self) -> None:
+        """End the streak."""
+        self._length = 0
+
+    def failed(self, error: Exception) -> bool:
+        """Count `error` if it is one of NO_ANSWER. Return whether the server is down."""
+        if isinstance(error, NO_ANSWER):
+            return self.unanswered()
+        self._length = 0
+        return False
+
+    def unanswered(self) -> bool:
+        """Count a request that was not answered. Return whether the server is down."""
+        self._length += 1
+        if self._length < self._limit:
+            return False
+        self._length = 0
+        if self._probe is None:
+            return True
+        try:
+            self._probe()
+        except Refused:
+            return False  # It answers, though not to these credentials.
+        except DockerTorrentsError:
+            return True
+        return False
