@@ -40,7 +40,8 @@ from jobs.service import Service, with_service
 from node import commands as node_commands
 from sql.engine import check_url
 from sql.hosts import parse_host
-from web.app import THREADS, build_app
+from web.app import SWARM_THREADS, THREADS, build_app, build_swarm_app
+from web.swarm_book import BookAddress, LocalBook, RemoteBook, serve_book
 
 log = logging.getLogger("docker_torrents")
 
@@ -48,10 +49,9 @@ CHECKS = Checks(cron=cron_trigger, database_url=check_url, database_host=parse_h
 """Functions that validate values which core does not know how to read."""
 
 
-def web_app(service: Service) -> bottle.Bottle:
-    """Return the web app of this service."""
+def web_app(service: Service, book: BookAddress | None = None) -> bottle.Bottle:
+    """Return the web app of this service. `book` is where several workers find their lease book."""
     config = service.config
-    secret = config.torrents.web_seed_secret
     # Without credentials of our own: callers bring theirs.
     registry = RegistryClient(config.docker_registry, service.http())
     try:
@@ -68,20 +68,31 @@ def web_app(service: Service) -> bottle.Bottle:
         access=choose_access(config, registry, time.monotonic),
         source=service.source,
         store=service.store,
-        capability_secret=(
-            secret.get_secret_value().encode()
-            if secret
-            else own_secret(config.application.state_dir / "web_seed_secret")
-        ),
+        capability_secret=capability_secret(config),
+        book=RemoteBook(book) if book else None,
     )
 
 
-def start_worker(config: Config, debug: bool) -> bottle.Bottle:
+def capability_secret(config: Config) -> bytes:
+    """Return the key of capabilities: as configured, else one made at first use."""
+    secret = config.torrents.web_seed_secret
+    if secret:
+        return secret.get_secret_value().encode()
+    return own_secret(config.application.state_dir / "web_seed_secret")
+
+
+def start_worker(config: Config, debug: bool, book: BookAddress | None = None) -> bottle.Bottle:
     """In a worker process: return the app to serve."""
     set_up_logging(debug)
-    app = web_app(Service(config))
+    app = web_app(Service(config), book)
     atexit.register(app.close)
     return app
+
+
+def start_swarm_worker(config: Config, debug: bool) -> bottle.Bottle:
+    """In the worker of `swarm`: return the app to serve."""
+    set_up_logging(debug)
+    return build_swarm_app(config, capability_secret=capability_secret(config))
 
 
 def start_daemon(service: Service, arguments: argparse.Namespace) -> int:
@@ -106,15 +117,29 @@ def _serve(
     secret = application.event_authorization
     if secret is None or not secret.get_secret_value():
         log.warning("application.event_authorization is not set: every notification is refused")
+    with ExitStack() as running:
+        # One worker keeps the lease book itself; several use one in this process.
+        book = running.enter_context(serve_book(LocalBook())) if workers > 1 else None
+        return serve(
+            partial(start_worker, service.config, bool(arguments.debug), book),
+            application.host,
+            application.port,
+            workers=workers,
+            threads=THREADS,
+            lock=application.state_dir / f"web-{application.port}.lock",
+            stop=service.stop,
+            on_start=on_start,
+        )
+
+
+def start_swarm(config: Config, arguments: argparse.Namespace) -> int:
+    application = config.application
     return serve(
-        partial(start_worker, service.config, bool(arguments.debug)),
+        partial(start_swarm_worker, config, bool(arguments.debug)),
         application.host,
-        application.port,
-        workers=workers,
-        threads=THREADS,
-        lock=application.state_dir / f"web-{application.port}.lock",
-        stop=service.stop,
-        on_start=on_start,
+        application.swarm_port,
+        threads=SWARM_THREADS,
+        lock=application.state_dir / f"swarm-{application.swarm_port}.lock",
     )
 
 
@@ -123,6 +148,13 @@ def _add_web(commands: Commands) -> None:
         commands, "web", "Run the web app without the scheduler.", "web --workers 2", with_service(start_web)
     )
     web.add_argument("--workers", type=positive, default=1, metavar="N", help="processes (default 1)")
+    add_command(
+        commands,
+        "swarm",
+        "Answer swarm calls alone. Where several machines run the web app, nginx routes /v0/swarm here.",
+        "swarm",
+        start_swarm,
+    )
 
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:

@@ -12,7 +12,7 @@ DockerTorrentsError
 │   └── RangeIgnored         the whole body instead of the requested range
 ├── LayerError               a layer cannot be brewed
 │   └── DigestMismatch, SizeMismatch, LayerEmpty, LayerForeign, Interrupted
-├── ManifestInvalid, EventsMalformed, SwarmMessageInvalid, CapabilityInvalid
+├── ManifestInvalid, EventsMalformed, SwarmMessageInvalid, EngineConfigInvalid, CapabilityInvalid
 ├── AccessDenied             the answer to a caller who may not do this
 ├── MetainfoMissing, StoreFailed, PublishFailed, CacheFailed
 └── DatabaseError
@@ -219,6 +219,14 @@ class SwarmMessageInvalid(DockerTorrentsError):
     def __init__(self, why: str) -> None:
         self.why = why
         super().__init__(f"invalid swarm message: {why}")
+
+
+class EngineConfigInvalid(DockerTorrentsError):
+    """A file of a container engine that cannot be changed safely. `why` says what to do."""
+
+    def __init__(self, why: str) -> None:
+        self.why = why
+        super().__init__(why)
 
 
 class CapabilityInvalid(DockerTorrentsError):

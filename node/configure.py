@@ -10,8 +10,8 @@ from pathlib import Path
 
 from core.command_line import DONE, FAILED, Commands, add_command
 from core.config.config import Config
+from core.errors import EngineConfigInvalid
 from core.output import print_error, print_line
-from node.engines.block import EngineConfigInvalid
 from node.engines.engines import Change, Engines, Mirror, Plan
 
 ENGINES = ("containerd", "docker", "podman", "crio", "k3s")

@@ -13,6 +13,7 @@ from sqlalchemy import Engine
 import web.events
 import web.layers
 import web.manifests
+import web.swarm
 import web.torrents
 from core.access.access import Access
 from core.blobs.source import BlobSource
@@ -30,6 +31,8 @@ from web.manifests import ManifestHandler
 from web.missing_torrents import MissingTorrents
 from web.on_demand import OnDemandQueue
 from web.role_cache import RoleCache
+from web.swarm import SwarmHandler
+from web.swarm_book import Book, LocalBook
 from web.torrents import TorrentHandler
 
 log = logging.getLogger(__name__)
@@ -42,6 +45,9 @@ REGISTRY_SECONDS = 10.0
 
 THREADS = REGISTRY_REQUESTS + REGISTRY_WAITING + web.layers.THREADS + web.events.MAX_AT_ONCE + 48
 """Threads of a worker, started when needed: all that may wait, and some for the rest (`/ping`)."""
+
+SWARM_THREADS = 64
+"""Threads of the command `swarm`: its calls wait for nothing."""
 
 
 class Closing(Protocol):
@@ -98,22 +104,20 @@ def build_app(
     capability_secret: bytes,
     clock: Callable[[], float] = time.time,
     timer: Callable[[], float] = time.monotonic,
+    book: Book | None = None,
 ) -> bottle.Bottle:
     """Return the app. `close()` on it ends the threads that it started.
 
     `registry` has no credentials: callers bring their own. `capability_secret` signs the URLs of web seeds.
-    `clock` returns Unix seconds, `timer` seconds that pass evenly.
+    `clock` returns Unix seconds, `timer` seconds that pass evenly. `book` is the one that several workers
+    share.
     """
     ids = IdLookup(engine, tables, timer)
     on_demand = OnDemandQueue(engine, tables, clock, timer)
-    app = bottle.Bottle()
-    app.install(RequestHandling(ids, on_demand))
-    for status in (400, 404, 405, 413, 500):
-        app.error(status)(from_bottle)
+    app = _new_app(ids, on_demand)
     turns = Turns(
         "requests to the registry", REGISTRY_REQUESTS, waiting=REGISTRY_WAITING, seconds=REGISTRY_SECONDS
     )
-    app.route("/ping", "GET", ping)
     manifests = ManifestHandler(config.docker_registry, registry, access, ids, on_demand)
     web.manifests.install(app, manifests, turns)
     secret = config.application.event_authorization
@@ -128,6 +132,25 @@ def build_app(
     torrents = TorrentHandler(config, access, store, missing, capability_secret, clock)
     web.torrents.install(app, torrents, turns)
     web.layers.install(app, source, capability_secret, clock)
+    web.swarm.install(app, SwarmHandler(config, book or LocalBook(timer), capability_secret, clock))
+    return app
+
+
+def build_swarm_app(
+    config: Config, *, capability_secret: bytes, clock: Callable[[], float] = time.time
+) -> bottle.Bottle:
+    """Return the app of the command `swarm`: swarm calls alone, for several web workers or replicas."""
+    app = _new_app()
+    web.swarm.install(app, SwarmHandler(config, LocalBook(), capability_secret, clock))
+    return app
+
+
+def _new_app(*parts: Closing) -> bottle.Bottle:
+    app = bottle.Bottle()
+    app.install(RequestHandling(*parts))
+    for status in (400, 404, 405, 413, 500):
+        app.error(status)(from_bottle)
+    app.route("/ping", "GET", ping)
     return app
 
 

@@ -7,6 +7,7 @@ file, the environment and reporting problems is core/config/file.py.
 from __future__ import annotations
 
 import re
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -20,7 +21,7 @@ from pydantic import (
     model_validator,
 )
 
-from core.config.addresses import Port, RegistryHost, Url, check_tracker, check_url
+from core.config.addresses import Network, Port, RegistryHost, Url, check_tracker, check_url
 from core.config.checks import FilePath, checked
 from core.config.jobs import Jobs, PlatformName
 from core.config.mirror import Mirror
@@ -102,6 +103,10 @@ class Application(Section):
     authorization: Literal["registry", "blackbox"] | None = None
     public_url: Url | None = None
     state_dir: FilePath = Path("/var/lib/docker-registry-torrents")
+    trusted_proxies: list[Network] = Field(
+        default_factory=lambda: [ip_network("127.0.0.0/8"), ip_network("::1/128")]
+    )
+    swarm_port: Port = 10051
 
 
 class DockerRegistry(Section):

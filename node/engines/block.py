@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-from core.errors import DockerTorrentsError
+from core.errors import EngineConfigInvalid
 
 BEGIN = "# begin docker_torrents: written by `docker_torrents mirror configure`"
 END = "# end docker_torrents"
-
-
-class EngineConfigInvalid(DockerTorrentsError):
-    """A file of an engine that cannot be changed safely. `why` says what to do."""
-
-    def __init__(self, why: str) -> None:
-        self.why = why
-        super().__init__(why)
 
 
 def block(lines: list[str], indent: str = "") -> list[str]:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from core.config.config import Config
+from core.errors import EngineConfigInvalid
 from node.engines import hosts_toml, k3s_registries, registries_conf
-from node.engines.block import EngineConfigInvalid
 
 _DROP_IN = "zz-docker-torrents.conf"
 """Drop-ins are read in the order of their names: ours goes last."""

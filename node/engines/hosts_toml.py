@@ -10,7 +10,8 @@ import json
 import tomllib
 from typing import Any
 
-from node.engines.block import EngineConfigInvalid, block, insert, without_block
+from core.errors import EngineConfigInvalid
+from node.engines.block import block, insert, without_block
 
 
 def add_mirror(text: str, mirror_url: str, registry_url: str) -> str:

@@ -8,7 +8,8 @@ from typing import Any
 
 import yaml
 
-from node.engines.block import EngineConfigInvalid, block, insert, without_block
+from core.errors import EngineConfigInvalid
+from node.engines.block import block, insert, without_block
 
 
 def add_mirror(text: str, names: Sequence[str], mirror_url: str) -> str:

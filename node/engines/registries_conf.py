@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from node.engines.block import EngineConfigInvalid
+from core.errors import EngineConfigInvalid
 
 Registry = dict[str, Any]
 

@@ -95,6 +95,9 @@ test_a_torrent_is_as_described = answers_as_described("GET", "/v0/torrents/{scop
 test_a_layer_is_as_described = answers_as_described("GET", "/v0/layers/{capability}/{hex}")
 test_a_layer_s_head_is_as_described = answers_as_described("HEAD", "/v0/layers/{capability}/{hex}")
 
+test_joining_a_swarm_is_as_described = answers_as_described("POST", "/v0/swarm/{capability}/{hex}")
+test_announcing_seeds_is_as_described = answers_as_described("POST", "/v0/swarm")
+
 
 def test_no_operation_is_left_out() -> None:
     operations = [operation.ok() for operation in schema.get_all_operations()]
@@ -134,6 +137,21 @@ def test_what_is_there_comes_as_described(running: Running) -> None:
         case = schema[path][method].Case(path_parameters=parameters, headers=headers)
         answer = case.call(base_url=running.url)
         assert answer.status_code == status, (method, path, answer.text)
+        case.validate_response(answer)
+
+
+def test_a_node_s_calls_are_answered_as_described(running: Running) -> None:
+    layer = web_seed(running)
+    node = {"node": "0" * 32, "port": 6881}
+    join = {**node, "chunks": 1, "held": "AA=="}
+    announce = {**node, "layers": [{**layer, "chunks": 1}, {**layer, "capability": "A", "chunks": 1}]}
+    for path, parameters, body in [
+        ("/v0/swarm/{capability}/{hex}", layer, join),
+        ("/v0/swarm", {}, announce),
+    ]:
+        case = schema[path]["POST"].Case(path_parameters=parameters, body=body, media_type="application/json")
+        answer = case.call(base_url=running.url)
+        assert answer.status_code == 200, answer.text
         case.validate_response(answer)
 
 

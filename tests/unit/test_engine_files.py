@@ -7,8 +7,9 @@ import tomllib
 import pytest
 import yaml
 
+from core.errors import EngineConfigInvalid
 from node.engines import hosts_toml, k3s_registries, registries_conf
-from node.engines.block import BEGIN, EngineConfigInvalid
+from node.engines.block import BEGIN
 
 MIRROR = "http://127.0.0.1:5050"
 REGISTRY = "https://registry.example.com"

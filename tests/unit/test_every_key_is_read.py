@@ -68,6 +68,7 @@ def put_together(config: Config) -> None:
     docker_torrents.web_app(service).close()
     assert schedules(service)
     docker_torrents.start_web(service, Namespace(workers=1, debug=None))
+    docker_torrents.start_swarm(config, Namespace(debug=None))
     if config.db.url:
         for name in ("release-locks", "scan-tags", "publish-whitelist"):
             JOBS[name].run(service)
