@@ -1,7 +1,7 @@
-"""Three WSGI servers with this app: manifests per second, and what slow clients and SIGTERM do to them.
+"""The app's server against gunicorn: manifests per second, and the effect of slow clients and of SIGTERM.
 
-granian and gunicorn are no dependencies: `pip install --editable '.[bench]'` brings them. Each has one
-process and as many threads as the app's own server. What came of it: docs/decisions/wsgi-server.md.
+`pip install --editable '.[bench]'` installs gunicorn. Each has one worker with as many threads.
+Results: docs/decisions/wsgi-server.md.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ def main() -> None:
 
 
 def installed() -> list[str]:
-    """The servers that there are, our own first."""
-    return ["waitress", *(name for name in ("gunicorn", "granian") if importlib.util.find_spec(name))]
+    """The servers to compare, the app's own first."""
+    return ["granian", *(["gunicorn"] if importlib.util.find_spec("gunicorn") else [])]
 
 
 def prepare(folder: Path, registry: Registry) -> Setting:
@@ -139,15 +139,10 @@ def running(server: str, setting: Setting) -> Iterator[tuple[int, ServerProcess]
     address = f"127.0.0.1:{port}"
     python = Path(sys.executable).parent
     commands: dict[str, list[str | Path]] = {
-        "waitress": [PROGRAM, "-c", config, "web"],
+        "granian": [PROGRAM, "-c", config, "web"],
         "gunicorn": [
             *(python / "gunicorn", "--worker-class=gthread", f"--threads={THREADS}", f"--bind={address}"),
             *("--worker-connections=2000", "--log-level=error", "bench.served_app:app"),
-        ],
-        "granian": [
-            *(python / "granian", "--interface=wsgi", f"--blocking-threads={THREADS}", f"--port={port}"),
-            *("--host=127.0.0.1", "--backlog=2048", "--backpressure=2000", "--log-level=error"),
-            "bench.served_app:app",
         ],
     }
     process = ServerProcess(

@@ -20,6 +20,10 @@ from web.augmented import ImageManifest, parse
 MAX_MANIFESTS = 8
 """Manifests that one request may fetch: enough for any real index."""
 
+MAX_LAYERS = 1_000
+"""Larger images are passed on without ids: registries accept 12,000 layers, and rewriting such a manifest
+keeps other requests waiting."""
+
 log = logging.getLogger(__name__)
 
 
@@ -58,6 +62,9 @@ def find_image(
     seen: set[Digest] = set()
     refused: HttpAnswer | None = None
     while True:
+        if answer.status == 200 and answer.body.count(b'"digest"') > MAX_LAYERS + 1:  # and the config
+            log.info("manifest too large for ids url=%s bytes=%d", answer.target, len(answer.body))
+            return _without_ids(answer)
         read = _read(answer, digest)
         if isinstance(read, ImageManifest):
             return FoundImage(answer, read)

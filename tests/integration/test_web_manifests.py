@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from core.manifests.media_types import DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
 from sql.tables import Priority
 from sql.transaction import transaction
+from tests.notifications import DOCKER_LAYER
 from tests.servers.bad_http import replying
 from tests.servers.http_server import start_http_server
 from tests.servers.push import (
@@ -179,3 +180,16 @@ def test_an_id_that_somebody_pushed_does_not_come_out(front: Front, registry: Re
         None,
         None,
     ]
+
+
+@pytest.mark.parametrize(("layers", "augmented"), [(1_000, True), (1_001, False), (12_000, False)])
+def test_an_image_of_thousands_of_layers_is_passed_on_without_ids(
+    tmp_path: Path, layers: int, augmented: bool
+) -> None:
+    descriptors = [Descriptor(DOCKER_LAYER, f"sha256:{number:064x}", 1) for number in range(layers)]
+    body = image_manifest(descriptors[0], descriptors)
+    with start_http_server() as registry, front_of(registry.netloc, tmp_path) as front:
+        registry.on("/v2/a/manifests/large", replying(200, body, {"Content-Type": DOCKER_MANIFEST}))
+        brew(front, descriptors[-1])
+        answer = front.get("/v2/a/manifests/large")
+        assert (answer.status, answer.body == body) == (200, not augmented)
