@@ -129,6 +129,34 @@ def test_only_what_goes_to_the_app_has_a_limit(signpost: Nginx, path: str, statu
         assert client.recv(12) == f"HTTP/1.1 {status}".encode()
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        "GET /v2/ HTTP/1.1\r\nHost: a\r\nHost: b",
+        "GET /v2/ HTTP/9.9\r\nHost: a",
+        "GET /v2/ HTTP/1.1",
+        "POST /v0/event HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked",
+    ],
+)
+def test_nginx_refuses_what_the_app_s_server_would_take(
+    signpost: Nginx, both: dict[str, HttpServer], head: str
+) -> None:
+    with socket.create_connection((signpost.host, signpost.port), timeout=20) as client:
+        client.sendall(f"{head}\r\n\r\n".encode())
+        assert client.recv(12) in (b"HTTP/1.1 400", b"HTTP/1.1 505")
+    assert all(not server.requests for server in both.values())
+
+
+def test_half_a_notification_does_not_reach_the_app(signpost: Nginx, both: dict[str, HttpServer]) -> None:
+    with socket.create_connection((signpost.host, signpost.port), timeout=20) as client:
+        client.sendall(b"POST /v0/event HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\n12")
+        requests.get(f"{signpost.url}/v2/", timeout=20)
+        assert [one.path for server in both.values() for one in server.requests] == ["/v2/"]
+        client.sendall(b"34")
+        assert client.recv(12).startswith(b"HTTP/1.1 ")
+    assert [one.body for server in both.values() for one in server.requests_of("/v0/event")] == [b"1234"]
+
+
 CAPABILITY = "c2VjcmV0"
 LAYER = f"/v0/layers/{CAPABILITY}/{'a' * 64}"
 REQUESTS = [

@@ -129,6 +129,24 @@ def test_several_accept_lines_reach_the_app_as_one(start: Start) -> None:
         assert client.makefile("rb").read().endswith(b" a/b,c/d, e/f")
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        "GET / HTTP/9.9\r\nHost: a",
+        "nonsense",
+        "GET / HTTP/1.1\r\nHost: a\r\nNo colon",
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: x",
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2",
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: unknown",
+    ],
+)
+def test_the_server_refuses_malformed_requests(start: Start, head: str) -> None:
+    _, port = start()
+    with socket.create_connection(("127.0.0.1", port), 60) as client:
+        client.sendall(f"{head}\r\n\r\n".encode())
+        assert client.recv(1000).startswith(b"HTTP/1.1 400 ")
+
+
 def test_idle_connections_keep_no_other_waiting(start: Start) -> None:
     _, port = start()
     idle = [socket.create_connection(("127.0.0.1", port), 60) for _ in range(1000)]
