@@ -34,9 +34,24 @@ class Example:
     output: str
 
     def agrees(self, got: str) -> bool:
-        """Whether this is the output that the page shows."""
-        expected = re.escape(self.output.strip()).replace("…", "[^\n]*")
-        return re.fullmatch(expected, got.strip().replace("\r", "")) is not None
+        """Whether this is the output that the page shows. Headers may have any case, order and number."""
+        shown, got = self.output.strip(), got.strip().replace("\r", "")
+        if "HTTP/1.1 " not in shown:
+            return re.fullmatch(_pattern(shown), got) is not None
+        lines = [_lower_name(line) for line in got.split("\n")]
+        return all(
+            any(re.fullmatch(_pattern(_lower_name(line)), one) for one in lines) for line in shown.split("\n")
+        )
+
+
+def _pattern(shown: str) -> str:
+    return re.escape(shown).replace("…", "[^\n]*")
+
+
+def _lower_name(line: str) -> str:
+    """A header with its name in lower case."""
+    name, colon, value = line.partition(":")
+    return f"{name.lower()}{colon}{value}"
 
 
 def examples(page: str) -> list[Example]:
