@@ -15,6 +15,7 @@ from botocore import exceptions as boto
 from botocore.config import Config
 
 from core.errors import BadAnswer, ConnectionCut, NotFound, Refused, RemoteError, TimedOut, Unavailable
+from core.http.tls import system_store
 
 if TYPE_CHECKING:
     from botocore.response import StreamingBody
@@ -44,10 +45,14 @@ def s3_client(
     secret_key: str | None,
     connect_timeout: float,
     read_timeout: float,
+    *,
+    ca_bundle: str | None = None,
+    proxy: str | None = None,
 ) -> S3Client:
     """A client that threads may share; nothing is connected yet. Time-outs are seconds.
 
-    Without `endpoint_url` it is AWS; without keys boto3 looks for them where AWS's tools do.
+    Without `endpoint_url` it is AWS; without keys boto3 looks for them where AWS's tools do. `ca_bundle` is
+    a file of the trusted certificates; the environment's proxies and certificates are ignored.
     """
     return boto3.session.Session().client(
         "s3",
@@ -55,6 +60,7 @@ def s3_client(
         region_name=region,
         aws_access_key_id=access_key,
         aws_secret_access_key=secret_key,
+        verify=ca_bundle or system_store(),
         config=Config(
             signature_version="s3v4",
             connect_timeout=connect_timeout,
@@ -62,6 +68,8 @@ def s3_client(
             # One quick second try; longer waits are the queue's business.
             retries={"mode": "standard", "total_max_attempts": 2},
             max_pool_connections=_CONNECTIONS,
+            # An empty one keeps boto3 from those of the environment.
+            proxies={"http": proxy, "https": proxy} if proxy else {},
             # Servers other than AWS seldom have a host name for each bucket ...
             s3={"addressing_style": "path" if endpoint_url else "auto"},
             # ... or know the checksums that boto3 sends with everything since 1.36.
@@ -215,6 +223,8 @@ def _translated(where: str, offset: int, seconds: float) -> Iterator[None]:
         raise ConnectionCut(where, offset, str(error)) from error
     except (boto.NoCredentialsError, boto.PartialCredentialsError, boto.CredentialRetrievalError) as error:
         raise Refused(where, None, str(error)) from error
+    except boto.SSLError as error:
+        raise Unavailable(where, f"TLS: {error}: trusted are the system's store and tls.ca_file") from error
     except boto.BotoCoreError as error:
         raise Unavailable(where, str(error)) from error
 

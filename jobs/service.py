@@ -20,12 +20,12 @@ from sqlalchemy import Engine
 from core.blobs.backends import BlobBackends
 from core.blobs.presence import PresenceChecker
 from core.blobs.source import BlobSource
+from core.clients import http_client, open_bucket
 from core.command_line import Run
 from core.config.config import Config
-from core.logged_http import LoggedHttp
+from core.http.client import HttpClient
 from core.pace import Pace
 from core.registry.client import RegistryClient
-from core.s3_bucket import open_bucket
 from core.stopping import stop_on_signals
 from core.torrents.store import DirectoryStore, MetainfoStore, S3Store
 from jobs.brew_layer import Outages
@@ -108,10 +108,10 @@ class Service:
             create_missing(connection, self.tables)
         return empty
 
-    def http(self) -> LoggedHttp:
+    def http(self) -> HttpClient:
         """Return a new HTTP client for the registry."""
         settings = self.config.docker_registry
-        return LoggedHttp(settings.connect_timeout, settings.read_timeout)
+        return http_client(self.config, settings.connect_timeout, settings.read_timeout)
 
     @cached_property
     def registry(self) -> RegistryClient:
@@ -141,7 +141,7 @@ class Service:
     def store(self) -> MetainfoStore:
         """Where metainfo is kept."""
         if self.config.torrents.store == "s3" and self.config.s3.bucket:
-            return S3Store(open_bucket(self.config.s3, self.config.s3.bucket), self.config.s3.prefix)
+            return S3Store(open_bucket(self.config, self.config.s3.bucket), self.config.s3.prefix)
         return DirectoryStore(self.config.metainfo_dir)
 
     @cached_property

@@ -9,10 +9,10 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
+from core.clients import http_client
 from core.config.config import Config
 from core.config.mirror import Mirror
 from core.errors import CannotListen
-from core.logged_http import LoggedHttp
 from core.logs import set_up_logging
 from core.server import check_free, serve
 from node.app import CountAnswers, MirrorApp, Pulls, answer_failures
@@ -46,7 +46,7 @@ class Node:
             held.callback(self.cache.close)
             session = _open_session(mirror)
             held.callback(session.close)
-            http = LoggedHttp(registry.connect_timeout, registry.read_timeout)
+            http = http_client(config, registry.connect_timeout, registry.read_timeout)
             held.callback(http.close)
             upstream = Upstream(registry, mirror.torrents_url, http)
             held.callback(upstream.close)

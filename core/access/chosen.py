@@ -7,8 +7,8 @@ from collections.abc import Callable
 from core.access.access import Access
 from core.access.blackbox import BlackboxAccess
 from core.access.registry import RegistryAccess
+from core.clients import http_client
 from core.config.config import Config
-from core.http.client import HttpClient
 from core.registry.client import RegistryClient
 
 
@@ -19,5 +19,5 @@ def choose_access(config: Config, registry: RegistryClient, clock: Callable[[], 
     access = RegistryAccess(registry)
     if config.authorization == "registry" or config.blackbox is None:
         return access
-    timeouts = (config.blackbox.connect_timeout, config.blackbox.read_timeout)
-    return BlackboxAccess(config.blackbox, HttpClient(*timeouts), access, clock)
+    http = http_client(config, config.blackbox.connect_timeout, config.blackbox.read_timeout)
+    return BlackboxAccess(config.blackbox, http, access, clock)

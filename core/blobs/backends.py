@@ -12,11 +12,10 @@ from core.blobs.registry import RegistryBlobs
 from core.blobs.s3 import S3Blobs
 from core.blobs.source import BlobSource, BlobStorage
 from core.blobs.storage_layout import StorageLayout
+from core.clients import http_client, open_bucket
 from core.config.config import Config
 from core.errors import ConfigInvalid
-from core.http.client import HttpClient
 from core.registry.client import RegistryClient
-from core.s3_bucket import open_bucket
 
 Kind = Literal["s3", "directory", "mds"]
 
@@ -60,11 +59,11 @@ class BlobBackends:
         if kind == "directory" and layers.directory:
             return DirectoryBlobs(layers.directory, template)
         if kind == "s3" and layers.bucket:
-            bucket = open_bucket(config.s3, layers.bucket)
+            bucket = open_bucket(config, layers.bucket)
             return S3Blobs(bucket, layers.prefix, template)
         if kind == "mds" and config.mds:
             mds = config.mds
-            http = HttpClient(mds.connect_timeout, mds.read_timeout)
+            http = http_client(config, mds.connect_timeout, mds.read_timeout)
             return MdsBlobs(http, mds.url_template, mds.namespace, template, self._find_file, self._read_page)
         if kind is None:
             raise ConfigInvalid("layers.source", ["is registry: name the storage to list with --from"])

@@ -38,6 +38,32 @@ def check_no_user(value: str) -> str:
     return value
 
 
+def check_password(value: str) -> str:
+    """Return `value`, a URL, if its user name and password have @, / and # escaped. Raises ValueError.
+
+    The message shows nothing of it.
+    """
+    rest = value.partition("://")[2]
+    authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    port = authority.rpartition(":")[2] if ":" in authority else ""
+    path = rest[len(authority) :].partition("?")[0]
+    # An @ behind what looks like the host: that is a user and the beginning of a password.
+    later = "@" in path or ("@" not in authority and "@" in rest and port and not port.isdigit())
+    if authority.count("@") > 1 or (authority and later):
+        raise ValueError(
+            "a sign in the user name or password is not escaped: write %40 for @, %2F for /, %23 for #"
+        )
+    return value
+
+
+def check_proxy(value: str) -> str:
+    """Return `value` if it is the URL of a proxy, perhaps with a user and a password. Raises ValueError."""
+    if not value.startswith(("http://", "https://")):
+        raise ValueError("expected a URL that begins with http:// or https://")
+    parse_url(check_password(value))
+    return value
+
+
 def _registry_host(value: str) -> str:
     found = _HOST.match(value)
     if found is None or not 0 < int(found["port"] or 1) < 65536:

@@ -21,7 +21,16 @@ from pydantic import (
     model_validator,
 )
 
-from core.config.addresses import Network, Port, RegistryHost, Url, check_tracker, check_url
+from core.config.addresses import (
+    Network,
+    Port,
+    RegistryHost,
+    Url,
+    check_password,
+    check_proxy,
+    check_tracker,
+    check_url,
+)
 from core.config.checks import FilePath, checked
 from core.config.jobs import Jobs, PlatformName
 from core.config.mirror import Mirror
@@ -126,6 +135,7 @@ class DockerRegistry(Section):
     default_platform: PlatformName = "linux/amd64"
     connect_timeout: PositiveFloat = 2.0
     read_timeout: PositiveFloat = 30.0
+    catalog_timeout: PositiveFloat = 120.0
 
 
 class Blackbox(Section):
@@ -184,8 +194,32 @@ class S3(Section):
     prefix: str = ""
 
 
+class Tls(Section):
+    ca_file: FilePath | None = None
+
+
+def _database_url(value: SecretStr) -> SecretStr:
+    check_password(value.get_secret_value())
+    return value
+
+
+def _proxy_url(value: SecretStr) -> SecretStr:
+    check_proxy(value.get_secret_value())
+    return value
+
+
+class Http(Section):
+    proxy: Annotated[SecretStr, AfterValidator(_proxy_url)] | None = None
+
+
+DatabaseUrl = Annotated[SecretStr, AfterValidator(_database_url), checked(lambda checks: checks.database_url)]
+
+
 class Db(Section):
-    url: Annotated[SecretStr, checked(lambda checks: checks.database_url)] | None = None
+    url: (
+        Annotated[SecretStr, AfterValidator(_database_url), checked(lambda checks: checks.database_url)]
+        | None
+    ) = None
     database: str | None = None
     username: str | None = None
     password_file: FilePath | None = None
@@ -236,6 +270,8 @@ class Config(Section):
     layers: Layers = Layers()
     torrents: Torrents = Torrents()
     s3: S3 = S3()
+    tls: Tls = Tls()
+    http: Http = Http()
     db: Db = Db()
     jobs: Jobs = Jobs()
     mirror: Mirror = Mirror()

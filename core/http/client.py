@@ -1,52 +1,51 @@
-"""HTTP for everything in here that asks another server.
+"""The HTTP client for every request to another server, over requests.
 
-What it adds: redirects followed by hand, so that credentials stay with the origin that they are for;
-limits on what is read into memory; deadlines that a slow drip cannot outlast; bodies that are shorter
-than announced told from whole ones; and one small set of errors (core/http/errors.py) with no secrets in
-them.
-
-Neither proxies nor .netrc are looked up in the environment.
+It adds to requests: redirects followed by hand, so that credentials stay with their origin; limits on what
+is read into memory; deadlines; one small set of errors without secrets in them (core/errors.py). The
+environment's proxies, certificates and .netrc are ignored: core/clients.py passes the configured ones.
 """
 
 from __future__ import annotations
 
 import logging
-import ssl
-import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from requests.utils import DEFAULT_CA_BUNDLE_PATH
-from urllib3.exceptions import ConnectTimeoutError
+import requests
+from requests.adapters import HTTPAdapter
+from requests.structures import CaseInsensitiveDict
 
-from core.errors import BadAnswer, TimedOut
+from core.errors import BadAnswer, TimedOut, Unavailable
+from core.http.failures import FAILURES, SPEAKS_TLS, as_remote_error, is_hang_up
 from core.http.headers import Headers
 from core.http.stream import HttpStream
-from core.http.url import Origin, Target, parse_url
-from core.http.wire import WIRE_ERRORS, Connections, Exchange, Patience, as_http_error
+from core.http.tls import system_store
+from core.http.url import Target, parse_url
+
+log = logging.getLogger(__name__)
 
 REDIRECTS = frozenset((301, 302, 303, 307, 308))
 MAX_REDIRECTS = 5
 BODY_LIMIT = 4 * 1024 * 1024
-"""What `fetch` reads into memory at most, in bytes, unless told otherwise."""
+"""What `fetch` reads into memory at most, in bytes, by default."""
 
 MAX_ORIGINS = 64
-"""To how many hosts connections are kept open."""
+"""How many servers connections are kept open to."""
 
 _SAFE = frozenset(("GET", "HEAD"))
 _CREDENTIALS = frozenset(("authorization", "proxy-authorization", "cookie"))
-# Ours to set: they belong to the connection, or would have the body changed on its way.
-_OURS = frozenset(("accept-encoding", "connection", "content-length", "host", "te", "transfer-encoding"))
-_HANG_UPS = (ConnectionResetError, BrokenPipeError)
-"""http.client's RemoteDisconnected is the first of them."""
+# Set by this client: they belong to the connection, or change how the body is sent.
+_OWN = frozenset(("accept-encoding", "connection", "content-length", "host", "te", "transfer-encoding"))
+# What Go's net/http and nginx answer to plain HTTP at a TLS port.
+_TLS_PORT_ANSWERS = (b"HTTP request to an HTTPS server", b"plain HTTP request was sent to HTTPS port")
 
 
 @dataclass(frozen=True, slots=True)
 class HttpAnswer:
-    """A whole answer. `target` is where it came from in the end, after redirects."""
+    """A whole answer. `target` is where it came from, after redirects."""
 
     status: int
     headers: Headers
@@ -55,11 +54,11 @@ class HttpAnswer:
 
 
 class HttpClient:
-    """Asks servers over HTTP, from any number of threads; connections are kept open and shared.
+    """Sends requests, from any number of threads; connections are kept open and shared.
 
-    Time-outs are in seconds. `connect_timeout` is for a connection to stand, TLS included;
-    `read_timeout` for the next byte. `pool_size` is how many idle connections to one host are kept;
-    more may be in use.
+    Time-outs are in seconds: `connect_timeout` for the connection, `read_timeout` for the next bytes.
+    `pool_size` is how many idle connections to one server are kept. `ca_bundle` is a file of the trusted
+    certificates, by default the system's; `proxy` the URL of a proxy for all requests.
     """
 
     def __init__(
@@ -69,15 +68,20 @@ class HttpClient:
         *,
         pool_size: int = 64,
         user_agent: str = "docker-torrents",
+        ca_bundle: str | None = None,
+        proxy: str | None = None,
     ) -> None:
         self._connect_timeout = connect_timeout
         self._read_timeout = read_timeout
         self._user_agent = user_agent
-        self._pool_size = pool_size
-        self._pools: dict[Origin, Connections] = {}
-        self._tls: ssl.SSLContext | None = None
-        self._tls_lock = threading.Lock()
-        # Its own lines show URLs as they are, with signatures in them.
+        self._ca_bundle = ca_bundle or system_store()
+        self._proxies = {"http": proxy, "https": proxy} if proxy else None
+        self._session = requests.Session()
+        self._session.trust_env = False
+        adapter = HTTPAdapter(pool_connections=MAX_ORIGINS, pool_maxsize=pool_size)
+        self._session.mount("http://", adapter)
+        self._session.mount("https://", adapter)
+        # Its log lines show URLs with signatures in them.
         logging.getLogger("urllib3").setLevel(logging.CRITICAL)
 
     def fetch(
@@ -91,29 +95,34 @@ class HttpClient:
         seconds: float | None = None,
         follow: bool = True,
     ) -> HttpAnswer:
-        """The whole answer, which has to be here within `seconds` (by default both time-outs together).
+        """Return the whole answer, of any status, read within `seconds` (default: both time-outs together).
+
+        With more seconds than the read time-out the server may also be silent for as long.
 
         Redirects of GET and HEAD are followed unless `follow` is false; then `headers` may have a `Host`
-        other than the URL's. An answer of any status is an answer; RemoteError is raised where there is none:
-        a body of more than `limit` bytes included.
+        other than the URL's. Raises RemoteError; BadAnswer for a body of more than `limit` bytes.
         """
+        read_timeout = max(self._read_timeout, seconds or 0)
         seconds = self._connect_timeout + self._read_timeout if seconds is None else seconds
-        with self._open(method, url, headers, body, seconds, follow) as stream:
-            return HttpAnswer(stream.status, stream.headers, stream.read(limit), stream.target)
+        with self._open(method, url, headers, body, seconds, read_timeout, follow) as stream:
+            answer = HttpAnswer(stream.status, stream.headers, stream.read(limit), stream.target)
+        if answer.status == 400 and _is_tls_port(answer):
+            raise Unavailable(str(answer.target), SPEAKS_TLS)
+        return answer
 
     def open(
         self, method: str, url: str, *, headers: Mapping[str, str] | None = None, follow: bool = True
     ) -> HttpStream:
-        """An answer whose body is read by the caller, who closes it. Raises RemoteError as `fetch` does.
+        """Return an answer whose body the caller reads and closes. Raises RemoteError as `fetch` does.
 
-        Its head has to be here within both time-outs together; for the body see HttpStream.readinto.
+        Its head is awaited for both time-outs together; for the body see HttpStream.readinto.
         """
-        return self._open(method, url, headers, None, self._connect_timeout + self._read_timeout, follow)
+        seconds = self._connect_timeout + self._read_timeout
+        return self._open(method, url, headers, None, seconds, self._read_timeout, follow)
 
     def close(self) -> None:
         """Close the idle connections."""
-        while self._pools:
-            self._pools.popitem()[1].close()
+        self._session.close()
 
     def __enter__(self) -> Self:
         return self
@@ -134,32 +143,32 @@ class HttpClient:
         headers: Mapping[str, str] | None,
         body: bytes | None,
         seconds: float,
+        read_timeout: float,
         follow: bool,
     ) -> HttpStream:
-        patience = Patience(self._read_timeout, time.monotonic() + seconds)
+        until = time.monotonic() + seconds
         try:
             target = parse_url(url)
         except ValueError as error:
-            raise BadAnswer("a URL", str(error)) from None
+            raise BadAnswer("invalid URL", str(error)) from None
         sent = self._headers(headers, follow)
         seen = {target}
         while True:
-            exchange = self._send(method, target, sent, body, patience, seconds)
-            stream = HttpStream(exchange, target, patience, seconds)
+            stream = self._send(method, target, sent, body, until, seconds, read_timeout)
             if not follow or stream.status not in REDIRECTS or method not in _SAFE:
                 return stream
             with stream:
-                onward = _location(stream)
-                if onward in seen:
-                    raise BadAnswer(str(target), f"a redirect loop at {onward}")
+                next_target = _location(stream)
+                if next_target in seen:
+                    raise BadAnswer(str(target), f"a redirect loop at {next_target}")
                 if len(seen) > MAX_REDIRECTS:
                     raise BadAnswer(str(target), f"more than {MAX_REDIRECTS} redirects")
                 stream.discard()
-            if onward.origin != target.origin:
-                # For good: they do not come back if a later redirect leads back.
+            if next_target.origin != target.origin:
+                # For good: a later redirect back to the first origin does not get them either.
                 sent = {name: value for name, value in sent.items() if name.lower() not in _CREDENTIALS}
-            seen.add(onward)
-            target = onward
+            seen.add(next_target)
+            target = next_target
 
     def _headers(self, headers: Mapping[str, str] | None, follow: bool) -> dict[str, str]:
         sent = {"Accept-Encoding": "identity", "User-Agent": self._user_agent}
@@ -169,7 +178,7 @@ class HttpClient:
                 sent["User-Agent"] = value
             elif lower == "host" and not follow:
                 sent["Host"] = value
-            elif lower not in _OURS:
+            elif lower not in _OWN:
                 sent[name] = value
         return sent
 
@@ -179,45 +188,50 @@ class HttpClient:
         target: Target,
         headers: dict[str, str],
         body: bytes | None,
-        patience: Patience,
+        until: float,
         seconds: float,
-    ) -> Exchange:
-        """The answer with its head read. Raises RemoteError."""
-        again = method in _SAFE
+        read_timeout: float,
+    ) -> HttpStream:
+        """Return the answer with its head read. Raises RemoteError."""
+        begun = time.monotonic()
+        # By hand, as its `prepare` costs more than all the rest of a small request.
+        request = requests.PreparedRequest()
+        request.method = method
+        request.url = target.url
+        request.headers = CaseInsensitiveDict(headers)
+        request.body = body
+        if body is not None:
+            request.headers["Content-Length"] = str(len(body))
+        retry = method in _SAFE
         while True:
-            left = patience.until - time.monotonic()
+            left = until - time.monotonic()
             if left <= 0:
                 raise TimedOut(str(target), seconds)
+            timeout = (min(self._connect_timeout, left), min(read_timeout, left))
             try:
-                connect_timeout = min(self._connect_timeout, left)
-                return self._pool(target).ask(method, target.path, headers, body, connect_timeout, patience)
-            except WIRE_ERRORS as error:
-                # A server may close an idle connection in the moment in which a request is put on it:
-                # what has no effect is asked once more (RFC 9110, 9.2.2).
-                if again and isinstance(error, _HANG_UPS):
-                    again = False
+                # The adapter's own `send`: that of Session reads the body of a redirect without a limit.
+                response = self._session.get_adapter(request.url).send(
+                    request, stream=True, timeout=timeout, verify=self._ca_bundle, proxies=self._proxies
+                )
+            except FAILURES as error:
+                # A server may close an idle connection at the moment in which it is used: a request that
+                # has no effect is sent once more (RFC 9110, 9.2.2).
+                if retry and is_hang_up(error):
+                    retry = False
                     continue
-                waited = self._connect_timeout if isinstance(error, ConnectTimeoutError) else seconds
-                raise as_http_error(error, str(target), waited, None) from error
-
-    def _pool(self, target: Target) -> Connections:
-        pool = self._pools.get(target.origin)
-        if pool is None:
-            tls = self._tls_context() if target.scheme == "https" else None
-            pool = Connections(target, tls, self._pool_size)
-            if len(self._pools) >= MAX_ORIGINS:
-                self.close()
-            pool = self._pools.setdefault(target.origin, pool)
-        return pool
-
-    def _tls_context(self) -> ssl.SSLContext:
-        """The one TLS context of this client: reading the certificates takes some 20 ms."""
-        with self._tls_lock:
-            if self._tls is None:
-                # The system's certificates, where a company puts its own, and those of requests.
-                self._tls = ssl.create_default_context()
-                self._tls.load_verify_locations(DEFAULT_CA_BUNDLE_PATH)
-            return self._tls
+                failure = as_remote_error(error, target, self._connect_timeout, min(read_timeout, seconds))
+                log.debug("no answer method=%s ms=%.0f reason=%s", method, _ms_since(begun), failure)
+                raise failure from error
+            log.debug(
+                "answer method=%s status=%d ms=%.0f url=%s",
+                *(method, response.status_code, _ms_since(begun), target),
+            )
+            if response.status_code < 200:
+                response.close()
+                raise BadAnswer(
+                    str(target), f"interim status {response.status_code} without a request for it"
+                )
+            return HttpStream(response, target, read_timeout, until, seconds)
 
 
 def _location(stream: HttpStream) -> Target:
@@ -225,3 +239,11 @@ def _location(stream: HttpStream) -> Target:
     if not location:
         raise BadAnswer(str(stream.target), f"a redirect ({stream.status}) without a Location")
     return stream.target.join(location)
+
+
+def _is_tls_port(answer: HttpAnswer) -> bool:
+    return answer.target.scheme == "http" and any(text in answer.body for text in _TLS_PORT_ANSWERS)
+
+
+def _ms_since(begun: float) -> float:
+    return 1000 * (time.monotonic() - begun)

@@ -1,4 +1,4 @@
-"""An answer whose body is still on the wire."""
+"""An answer whose body is still to be read."""
 
 from __future__ import annotations
 
@@ -8,112 +8,136 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
-from core.errors import BadAnswer, ConnectionCut, RemoteError
+from requests import Response
+
+from core.errors import BadAnswer, ConnectionCut, RemoteError, TimedOut
+from core.http.failures import FAILURES, as_body_error
+from core.http.headers import Headers
 from core.http.url import Target
-from core.http.wire import WIRE_ERRORS, Exchange, Patience, as_http_error
 
 LEAST_BYTES = 16 * 1024
-"""What has to come, at least, within each read time-out that is spent waiting."""
+"""What has to arrive, at least, within each read time-out that is spent waiting."""
 
 MOST_BYTES = 128 * 1024
-"""What one read gives at most: more only costs memory that is copied out of the cache."""
+"""What one read returns at most: more only costs memory that is copied out of the cache."""
 
 DISCARDED_BYTES = 16 * 1024
-"""How long a body may be to be read for nothing, as a new connection costs more."""
+"""The longest body that is read for nothing, as a new connection costs more."""
 
 
 class HttpStream:
     """Status, headers, and a body to be read once, in order, by one thread.
 
-    The bytes come as they were sent: nothing is unpacked. `received` counts them. `target` is where
-    the answer came from in the end. Closing frees the connection; it may be done twice, and by another
-    thread, whose reader then gets ConnectionCut.
+    The bytes are those that were sent: nothing is decompressed. `received` counts them. `target` is where
+    the answer came from, after redirects. `close` frees the connection; it may be called twice, and by
+    another thread, whose reader then gets ConnectionCut.
     """
 
-    def __init__(self, exchange: Exchange, target: Target, patience: Patience, seconds: float) -> None:
-        self.status = exchange.status
-        self.headers = exchange.headers
+    def __init__(
+        self, response: Response, target: Target, read_timeout: float, until: float, seconds: float
+    ) -> None:
+        self.status = response.status_code
+        self.headers = Headers(tuple(response.raw.headers.iteritems()))
         self.target = target
         self.received = 0
-        self._exchange = exchange
-        self._patience = patience
+        self._response = response
+        self._read_timeout = read_timeout
+        self._until = until
         self._seconds = seconds
-        self._left = float(patience)
+        self._left = read_timeout
         self._recent = 0
         self._closed = False
+        self._ended = False
         self._lock = threading.RLock()
         """Held while reading: what is below is not made for two threads."""
+        if self.headers.all("Content-Length") and self.length is None:
+            self.close()
+            raise BadAnswer(str(target), "its Content-Length is not a number")
 
     @property
     def length(self) -> int | None:
-        """The body's length in bytes as announced, also in an answer to HEAD; None where it is not."""
+        """The body's length in bytes as announced, also in an answer to HEAD; None if it is not."""
         return self.headers.number("Content-Length")
 
     def readinto(self, buffer: memoryview, /) -> int:
-        """Fill the front of `buffer` with what is there, at least one byte; 0 at the end.
+        """Fill the front of `buffer` with what has arrived, at least one byte; return 0 at the end.
 
-        Raises TimedOut if nothing comes within the read time-out, or less than LEAST_BYTES within
-        a read time-out's worth of waiting; ConnectionCut before the announced end; BadAnswer.
+        Raises TimedOut if nothing arrives within the read time-out, or less than LEAST_BYTES within
+        a read time-out's worth of waiting; ConnectionCut before the announced end.
         """
         begun = time.monotonic()
-        self._patience.until = begun + self._left
-        data = self._read(min(len(buffer), MOST_BYTES), self._patience)
+        data = self._read(min(len(buffer), MOST_BYTES), self._read_timeout)
         count = len(data)
         buffer[:count] = data
         self._recent += count
         if self._recent >= LEAST_BYTES:
-            self._recent, self._left = 0, float(self._patience)
+            self._recent, self._left = 0, self._read_timeout
         else:
             self._left -= time.monotonic() - begun
+            if count and self._left <= 0:
+                self.close()
+                raise TimedOut(str(self.target), self._read_timeout)
         return count
 
     def read(self, limit: int) -> bytes:
-        """The whole body, within the time that the request was given.
+        """Return the whole body, within the time that the request was given.
 
         Raises BadAnswer if it has more than `limit` bytes, and what `readinto` raises.
         """
-        if (self.length or 0) > limit and not self._exchange.at_end:
+        if (self.length or 0) > limit and self._response.raw.length_remaining != 0:
             self.close()
-            raise BadAnswer(str(self.target), f"a body of {self.length} bytes, at most {limit} are taken")
+            raise BadAnswer(str(self.target), f"a body of {self.length} bytes, more than {limit}")
         parts = []
         while data := self._read(min(MOST_BYTES, limit + 1 - self.received), self._seconds):
             parts.append(data)
             if self.received > limit:
                 self.close()
                 raise BadAnswer(str(self.target), f"a body of more than {limit} bytes")
+            if time.monotonic() > self._until:
+                self.close()
+                raise TimedOut(str(self.target), self._seconds)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def discard(self) -> None:
-        """Free the connection for the next request, where a short body is all that is in the way."""
+        """Free the connection for the next request, if the body is short enough to be read for that."""
         if self.length is not None and self.length <= DISCARDED_BYTES:
             with suppress(RemoteError):
                 self.read(DISCARDED_BYTES)
         self.close()
 
     def close(self) -> None:
-        """Free the connection: for the next request if nothing is left on it, else by cutting it."""
+        """Free the connection: for the next request if the body was read, else by closing it."""
         self._closed = True
         if not self._lock.acquire(blocking=False):
-            # Wakes the reader, if it has not just come to the end by itself.
-            with suppress(OSError, ValueError):
-                self._exchange.interrupt()
+            # Wakes the reader, unless it has just come to the end by itself.
+            with suppress(OSError, ValueError, RuntimeError):
+                self._response.raw.shutdown()
             self._lock.acquire()
         try:
-            with suppress(*WIRE_ERRORS):
-                self._exchange.end()
+            if not self._ended:
+                self._ended = True
+                # Reads nothing: a body without bytes frees its connection in this way only.
+                with suppress(*FAILURES):
+                    if self._response.raw.length_remaining == 0:
+                        self._response.raw.read1(1, decode_content=False)
+                with suppress(*FAILURES):
+                    self._response.close()
         finally:
             self._lock.release()
 
     def _read(self, most: int, seconds: float) -> bytes:
         with self._lock:
             try:
-                data = b"" if self._closed else self._exchange.read(most)
-            except WIRE_ERRORS as error:
+                data = b"" if self._closed else self._response.raw.read1(most, decode_content=False)
+            except FAILURES as error:
+                closed = self._closed
                 self.close()
-                raise as_http_error(error, str(self.target), seconds, self.received) from error
+                if closed:
+                    raise ConnectionCut(str(self.target), self.received, "closed") from error
+                raise as_body_error(error, str(self.target), seconds, self.received) from error
             if not data and self._closed:
-                # Where no length was announced this looks like the end of the body.
-                raise ConnectionCut(str(self.target), self.received, "closed by ourselves")
+                # Without an announced length this looks like the end of the body.
+                raise ConnectionCut(str(self.target), self.received, "closed")
         self.received += len(data)
         return data
 

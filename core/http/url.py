@@ -50,7 +50,7 @@ class Target:
 
         Raises BadAnswer if it leads nowhere, or to something that is not http or https.
         """
-        # http.client reads headers as Latin-1: back to the bytes, and those that no URL may have escaped.
+        # Headers are read as Latin-1: back to the bytes, with those escaped that a URL may not have.
         escaped = quote(location.strip().encode("latin-1", "replace"), safe=_URL_SIGNS)
         try:
             return parse_url(urljoin(self.url, escaped))

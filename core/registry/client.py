@@ -68,6 +68,7 @@ class RegistryClient:
     ) -> None:
         self.urls = RegistryUrls(settings)
         self._http = http
+        self._catalog_timeout = settings.catalog_timeout
         self._auth = RegistryAuth(http, user, password)
         self._pace = Pace(None)
 
@@ -125,7 +126,8 @@ class RegistryClient:
 
         def fetch(url: str) -> HttpAnswer:
             try:
-                return self._ask("GET", url, _CATALOG_SCOPE, "catalog of repositories", {}, PAGE_LIMIT)
+                what = "catalog of repositories"
+                return self._ask("GET", url, _CATALOG_SCOPE, what, {}, PAGE_LIMIT, self._catalog_timeout)
             except NotFound:
                 why = "it does not list its repositories, they have to be named"
                 raise Refused(url.partition("?")[0], 404, why) from None
@@ -202,11 +204,12 @@ class RegistryClient:
         what: str,
         headers: Mapping[str, str],
         limit: int = MANIFEST_LIMIT,
+        seconds: float | None = None,
     ) -> HttpAnswer:
         """An answer of status 200, which may be trusted to be no web page. Raises RemoteError."""
 
         def send(sent: Mapping[str, str]) -> HttpAnswer:
-            return self._http.fetch(method, url, headers=sent, limit=limit)
+            return self._http.fetch(method, url, headers=sent, limit=limit, seconds=seconds)
 
         answer = self._authorized(url, token_scope, headers, send)
         if answer.status != 200:

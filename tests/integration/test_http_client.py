@@ -13,6 +13,7 @@ from core.http.client import HttpClient
 from tests.servers import bad_http
 from tests.servers.http_server import Connection, HttpServer, Request, start_http_server
 from tests.servers.process import free_port
+from tests.servers.registry import Registry
 
 
 @pytest.fixture
@@ -87,11 +88,8 @@ class TestARequest:
         assert request.headers["Accept"] == "a, b"
         assert request.headers["User-Agent"] == "docker-torrents"
 
-    @pytest.mark.parametrize("status", [100, 102, 103, 199])
-    def test_what_is_said_before_the_answer_is_passed_over(
-        self, server: HttpServer, client: HttpClient, status: int
-    ) -> None:
-        early = f"HTTP/1.1 {status} Early\r\nLink: </x>\r\nContent-Length: 0\r\n\r\n".encode()
+    def test_100_continue_is_skipped(self, server: HttpServer, client: HttpClient) -> None:
+        early = b"HTTP/1.1 100 Continue\r\nLink: </x>\r\nContent-Length: 0\r\n\r\n"
         answer = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
         server.on("/", bad_http.sending(early * 2 + answer))
         got = client.fetch("GET", server.url)
@@ -181,13 +179,13 @@ class TestFailures:
         [
             b"SSH-2.0-OpenSSH_9.2\r\n",
             b"\r\n\r\n\r\n",
-            b"\x15\x03\x01\x00\x02\x02\x28",
             b"HTTP/1.1 abc OK\r\n\r\n",
             b"HTTP/1.1 99999 OK\r\n\r\n",
             b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello!",
             b"HTTP/1.1 200 OK\r\nContent-Length: 5, 5\r\n\r\nhello",
             b"HTTP/1.1 200 OK\r\nContent-Length: +5\r\n\r\nhello",
             b"HTTP/1.1 200 OK\r\nContent-Length: \r\n\r\nhello",
+            b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n",
             b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n",
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nwhat\r\n",
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\nhello",
@@ -195,14 +193,30 @@ class TestFailures:
             b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 150 + b"\r\n",
         ],
     )
-    def test_what_comes_is_no_http(self, server: HttpServer, client: HttpClient, raw: bytes) -> None:
+    def test_answers_that_break_http_are_refused(
+        self, server: HttpServer, client: HttpClient, raw: bytes
+    ) -> None:
         server.on("/", bad_http.sending(raw))
         with pytest.raises((BadAnswer, ConnectionCut)):
             client.fetch("GET", server.url)
 
-    def test_tls_is_spoken_to_somebody_who_does_not(self, server: HttpServer, client: HttpClient) -> None:
-        with pytest.raises(Unavailable, match="TLS"):
-            client.fetch("GET", f"https://{server.netloc}/")
+    def test_https_to_a_plain_port_says_so(self, registry: Registry, client: HttpClient) -> None:
+        with pytest.raises(Unavailable, match="the port does not speak TLS: set proto: http"):
+            client.fetch("GET", f"https://{registry.netloc}/v2/")
+
+    @pytest.mark.parametrize(
+        "raw",
+        [
+            b"\x15\x03\x01\x00\x02\x02\x28",
+            b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n",
+            b"HTTP/1.1 400 Bad Request\r\n\r\n<center>The plain HTTP request was sent to HTTPS port</center>",
+        ],
+        ids=["a TLS alert", "Go", "nginx"],
+    )
+    def test_http_to_a_tls_port_says_so(self, server: HttpServer, client: HttpClient, raw: bytes) -> None:
+        server.on("/", bad_http.sending(raw))
+        with pytest.raises(Unavailable, match="the port speaks TLS: set proto: https"):
+            client.fetch("GET", server.url)
 
     def test_no_error_and_no_log_shows_a_query(
         self, server: HttpServer, client: HttpClient, caplog: pytest.LogCaptureFixture

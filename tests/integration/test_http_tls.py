@@ -16,8 +16,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from core.errors import ConnectionCut, Unavailable
+from core.errors import ConfigInvalid, ConnectionCut, Unavailable
 from core.http.client import HttpClient
+from core.http.tls import system_store, trusted_bundle
+from core.s3 import Bucket, s3_client
 from tests.servers import bad_http
 from tests.servers.http_server import start_http_server
 
@@ -77,49 +79,96 @@ def tls_server(pem: Path, answer: bytes) -> Iterator[tuple[str, list[bytes]]]:
 
 
 @pytest.fixture
-def trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A certificate that is among the system's, as far as OpenSSL is concerned."""
-    pem = certificate(tmp_path)
-    monkeypatch.setenv("SSL_CERT_FILE", str(pem))
-    return pem
+def trusted(tmp_path: Path) -> Path:
+    """A self-signed certificate, to be named as tls.ca_file."""
+    return certificate(tmp_path)
+
+
+@pytest.fixture
+def client(trusted: Path) -> Iterator[HttpClient]:
+    with HttpClient(1, 20, ca_bundle=trusted_bundle(trusted)) as running:
+        yield running
 
 
 HELLO = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello"
 
 
-def test_the_system_s_certificates_are_believed(trusted: Path) -> None:
-    with tls_server(trusted, HELLO) as (url, _), HttpClient(1, 20) as client:
+def test_the_certificates_of_ca_file_are_trusted_beside_those_of_the_system(
+    trusted: Path, client: HttpClient
+) -> None:
+    with tls_server(trusted, HELLO) as (url, _):
         assert client.fetch("GET", url).body == b"hello"
         assert client.fetch("GET", url).body == b"hello"
+    both = ssl.create_default_context(cafile=trusted_bundle(trusted)).get_ca_certs(binary_form=True)
+    system = ssl.create_default_context(cafile=system_store()).get_ca_certs(binary_form=True)
+    assert len(both) == len(system) + 1
+    assert set(system) < set(both)
 
 
-def test_a_stranger_s_certificate_is_not(tmp_path: Path) -> None:
+def test_an_unknown_certificate_is_refused_with_the_remedy(tmp_path: Path) -> None:
     with tls_server(certificate(tmp_path), HELLO) as (url, asked), HttpClient(1, 20) as client:
-        with pytest.raises(Unavailable, match=r"TLS.*certificate verify failed"):
+        with pytest.raises(
+            Unavailable, match=r"TLS certificate not trusted .*the system's store or into tls\.ca_file"
+        ):
             client.fetch("GET", url, headers={"Authorization": "Bearer secret"})
         assert asked == []
 
 
-def test_a_certificate_for_another_host_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "AWS_CA_BUNDLE"])
+def test_environment_variables_change_no_trust(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    own = certificate(tmp_path)
+    monkeypatch.setenv(name, str(own))
+    with tls_server(own, HELLO) as (url, asked), HttpClient(1, 20) as client:
+        with pytest.raises(Unavailable, match="not trusted"):
+            client.fetch("GET", url)
+        assert asked == []
+        s3 = s3_client(url, "us-east-1", "tests", "not a secret", 1, 5)
+        with pytest.raises(Unavailable, match=r"tls\.ca_file"):
+            Bucket(s3, "bucket").check()
+        assert asked == []
+
+
+def test_s3_trusts_the_certificates_of_ca_file(trusted: Path) -> None:
+    with tls_server(trusted, b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n") as (
+        url,
+        asked,
+    ):
+        s3 = s3_client(url, "us-east-1", "tests", "not a secret", 1, 5, ca_bundle=trusted_bundle(trusted))
+        Bucket(s3, "bucket").check()
+    assert len(asked) == 1
+
+
+def test_a_certificate_for_another_host_is_refused(tmp_path: Path) -> None:
     other = certificate(tmp_path, "127.0.0.2")
-    monkeypatch.setenv("SSL_CERT_FILE", str(other))
-    with tls_server(other, HELLO) as (url, asked), HttpClient(1, 20) as client:
+    with (
+        tls_server(other, HELLO) as (url, asked),
+        HttpClient(1, 20, ca_bundle=trusted_bundle(other)) as client,
+    ):
         with pytest.raises(Unavailable, match="TLS"):
             client.fetch("GET", url)
         assert asked == []
 
 
-def test_a_cut_body_is_told_from_a_whole_one(trusted: Path) -> None:
-    with (
-        tls_server(trusted, HELLO[:-2]) as (url, _),
-        HttpClient(1, 20) as client,
-        pytest.raises(ConnectionCut),
-    ):
+@pytest.mark.parametrize("content", [None, b"", b"no certificate", b"-----BEGIN CERTIFICATE-----\nAAAA\n"])
+def test_a_ca_file_that_cannot_be_used_is_a_mistake_in_the_configuration(
+    tmp_path: Path, content: bytes | None
+) -> None:
+    file = tmp_path / "ca.pem"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(ConfigInvalid, match=r"tls\.ca_file: .*ca\.pem"):
+        trusted_bundle(file)
+
+
+def test_a_cut_body_is_told_from_a_whole_one(trusted: Path, client: HttpClient) -> None:
+    with tls_server(trusted, HELLO[:-2]) as (url, _), pytest.raises(ConnectionCut):
         client.fetch("GET", url)
 
 
-def test_credentials_are_not_carried_out_into_the_open(trusted: Path) -> None:
-    with start_http_server() as plain, HttpClient(1, 20) as client:
+def test_credentials_do_not_follow_a_redirect_to_plain_http(trusted: Path, client: HttpClient) -> None:
+    with start_http_server() as plain:
         plain.on("/", bad_http.replying(200, b"there"))
         away = (
             f"HTTP/1.1 307 Away\r\nLocation: {plain.url}/\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"

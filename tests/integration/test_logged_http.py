@@ -7,15 +7,15 @@ import logging
 import pytest
 
 from core.errors import RemoteError
-from core.logged_http import LoggedHttp
+from core.http.client import HttpClient
 from tests.servers.bad_http import replying
 from tests.servers.http_server import start_http_server
 from tests.servers.process import free_port
 
 
 def test_a_request_is_told_with_its_status_and_time(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.DEBUG, logger="core.logged_http")
-    with start_http_server() as server, LoggedHttp(1.0, 20.0) as http:
+    caplog.set_level(logging.DEBUG, logger="core.http.client")
+    with start_http_server() as server, HttpClient(1.0, 20.0) as http:
         server.on("/v2/", replying(401))
         http.fetch("GET", f"{server.url}/v2/?token=hush-hush", headers={"Authorization": "Bearer hush-hush"})
         with http.open("HEAD", f"{server.url}/v2/"):
@@ -29,8 +29,8 @@ def test_a_request_is_told_with_its_status_and_time(caplog: pytest.LogCaptureFix
 
 
 def test_one_without_an_answer_is_told_with_its_reason(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.DEBUG, logger="core.logged_http")
-    with LoggedHttp(1.0, 20.0) as http, pytest.raises(RemoteError):
+    caplog.set_level(logging.DEBUG, logger="core.http.client")
+    with HttpClient(1.0, 20.0) as http, pytest.raises(RemoteError):
         http.fetch("GET", f"http://user:hush-hush@127.0.0.1:{free_port()}/?hush-hush")
 
     [told] = caplog.messages

@@ -1,0 +1,39 @@
+"""HTTP clients and S3 buckets with the configured TLS trust and proxy."""
+
+from __future__ import annotations
+
+from core.config.config import Config
+from core.http.client import HttpClient
+from core.http.tls import trusted_bundle
+from core.s3 import Bucket, s3_client
+
+S3_CONNECT_SECONDS, S3_READ_SECONDS = 5.0, 60.0
+"""Time-outs: a bucket is near, or the queue tries again later."""
+
+
+def http_client(config: Config, connect_timeout: float, read_timeout: float) -> HttpClient:
+    """Return a client with these time-outs, in seconds. Raises ConfigInvalid for an unusable tls.ca_file."""
+    return HttpClient(
+        connect_timeout, read_timeout, ca_bundle=trusted_bundle(config.tls.ca_file), proxy=_proxy(config)
+    )
+
+
+def open_bucket(config: Config, name: str) -> Bucket:
+    """Return the bucket of this name; nothing is connected yet."""
+    settings = config.s3
+    secret = settings.secret_key.get_secret_value() if settings.secret_key else None
+    client = s3_client(
+        settings.endpoint_url,
+        settings.region,
+        settings.access_key,
+        secret,
+        S3_CONNECT_SECONDS,
+        S3_READ_SECONDS,
+        ca_bundle=trusted_bundle(config.tls.ca_file),
+        proxy=_proxy(config),
+    )
+    return Bucket(client, name)
+
+
+def _proxy(config: Config) -> str | None:
+    return config.http.proxy.get_secret_value() if config.http.proxy else None
