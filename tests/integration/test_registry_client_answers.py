@@ -48,7 +48,7 @@ def registry() -> Iterator[HttpServer]:
 
 @pytest.fixture
 def client(registry: HttpServer) -> Iterator[RegistryClient]:
-    with client_of(registry.netloc, read_timeout=1.0) as running:
+    with client_of(registry.netloc, read_timeout=1.0, catalog_timeout=1.0) as running:
         yield running
 
 
