@@ -54,7 +54,9 @@ def add_commands(commands: Commands) -> None:
         metavar="OS/ARCH[/VARIANT]", help="may be repeated (default: this machine's)",
     )  # fmt: skip
     fetch.add_argument("--pin", action="store_true", help="never remove these layers to make room for others")
-    drop = add_command(actions, "drop", "Remove a layer from the cache.", f"mirror drop sha256:{'4' * 64}", _drop)
+    drop = add_command(
+        actions, "drop", "Remove a layer from the cache.", f"mirror drop sha256:{'4' * 64}", _drop
+    )
     drop.add_argument("digest", type=named(Digest.parse), metavar="DIGEST")
     status = add_command(
         actions,
