@@ -59,7 +59,7 @@ def web_app(service: Service, book: BookAddress | None = None) -> bottle.Bottle:
     except DatabaseError as error:
         # Manifests are served without the database; notifications are refused until it is back.
         log.warning("web app starts without its database reason=%s", error)
-        engine = service.engine
+        engine = service.writable_engine
     return build_app(
         config,
         engine=engine,
@@ -84,7 +84,9 @@ def capability_secret(config: Config) -> bytes:
 def start_worker(config: Config, debug: bool, book: BookAddress | None = None) -> bottle.Bottle:
     """In a worker process: return the app to serve."""
     set_up_logging(debug)
-    app = web_app(Service(config), book)
+    service = Service(config)
+    atexit.register(service.close)
+    app = web_app(service, book)
     atexit.register(app.close)
     return app
 

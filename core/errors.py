@@ -18,6 +18,7 @@ DockerTorrentsError
 └── DatabaseError
     ├── DatabaseDown         nothing was written: try the transaction again later
     │   ├── LayersDropped    layers were dropped while they were being queued
+    │   ├── DatabaseRefused  it is up, and refuses the user or takes no writes
     │   └── DatabaseNotReady a table, a column or a privilege is missing
     └── UnsupportedDatabase, RbtorrentIdTaken, TablesMissing
 
@@ -320,6 +321,13 @@ class LayersDropped(DatabaseDown):
 
     def _message(self, why: str) -> str:
         return why
+
+
+class DatabaseRefused(DatabaseDown):
+    """The database is up and refuses this user. `why` is its message."""
+
+    def _message(self, why: str) -> str:
+        return f"the database is up, but refuses the connection: {why}"
 
 
 class DatabaseNotReady(DatabaseDown):

@@ -105,9 +105,9 @@ def start_scheduler(service: Service, arguments: argparse.Namespace) -> int:
 
 def _init_db(service: Service, arguments: argparse.Namespace) -> int:
     if arguments.print:
-        print_line(ddl(service.tables, service.engine.dialect).rstrip())
+        print_line(ddl(service.tables, service.writable_engine.dialect).rstrip())
         return DONE
-    return print_summary(init_db(service.engine, service.tables))
+    return print_summary(init_db(service.writable_engine, service.tables))
 
 
 def _check(service: Service, arguments: argparse.Namespace) -> int:

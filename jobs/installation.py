@@ -20,7 +20,7 @@ from core.torrents.store import MetainfoStore
 from jobs.service import Service
 from sql.schema import create_missing, missing_grants, missing_objects
 from sql.tables import Tables
-from sql.transaction import transaction
+from sql.transaction import reading, transaction
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +86,9 @@ def probe_database(engine: Engine, tables: Tables) -> str:
         if (why := _unusable(file)) is not None:
             raise DatabaseDown(why)
         return f"sqlite {file} will be created at first use"
-    with transaction(engine) as connection:
+    if engine.name == "sqlite" and not os.access(file, os.W_OK, effective_ids=True):
+        raise DatabaseDown(f"{file}: permission denied for this user")
+    with reading(engine) as connection:
         lacking = missing_objects(connection, tables)
         to_do = [f"missing {what}" for what in lacking if what.startswith("column ")]
         to_do += missing_grants(connection, tables, lacking)

@@ -6,14 +6,12 @@ import argparse
 import logging
 import os
 import socket
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from functools import cached_property
 from itertools import chain
-from pathlib import Path
 
 from sqlalchemy import Engine
 
@@ -32,7 +30,8 @@ from jobs.brew_layer import Outages
 from sql.engine import create_engine_for
 from sql.layers import list_scopes
 from sql.mds_files import find_mds_files, list_files
-from sql.schema import create_missing
+from sql.schema import create_missing, existing_tables
+from sql.sqlite import checkpoint
 from sql.tables import Tables, build_tables
 from sql.transaction import reading, transaction
 
@@ -64,12 +63,29 @@ class Service:
 
     @cached_property
     def tables(self) -> Tables:
+        return self._all_tables
+
+    @cached_property
+    def _all_tables(self) -> Tables:
         db = self.config.db
         return build_tables(db.table_name, db.old_table_name, db.mfs_table, db.mds_table)
 
     @cached_property
     def engine(self) -> Engine:
-        """The database as it is: tables may be missing."""
+        """The database, for commands that only read: it is not written to, and tables may be missing."""
+        # On PostgreSQL what a command may do is up to its user, so one pool is enough.
+        return self.writable_engine if self._on_postgresql else self._create_engine(read_only=True)
+
+    @cached_property
+    def writable_engine(self) -> Engine:
+        """The database, which may lack tables."""
+        return self._create_engine()
+
+    @property
+    def _on_postgresql(self) -> bool:
+        return self.writable_engine.name == "postgresql"
+
+    def _create_engine(self, *, read_only: bool = False) -> Engine:
         db = self.config.db
         url = db.url.get_secret_value() if db.url else None
         return create_engine_for(
@@ -82,31 +98,31 @@ class Service:
             password=db.password.get_secret_value() if db.password else None,
             connect_timeout=db.connect_timeout,
             max_pool_size=db.max_pool_size,
+            read_only=read_only,
         )
+
+    def close(self) -> None:
+        """Close the database. Of SQLite the file then holds everything, unless others use it."""
+        if "engine" in self.__dict__:
+            self.engine.dispose()
+        if "database" in self.__dict__:
+            checkpoint(self.database)
 
     @cached_property
     def database(self) -> Engine:
         """The database with all its tables, which are made if they are missing. Raises DatabaseDown."""
-        with transaction(self.engine) as connection:
-            created = create_missing(connection, self.tables)
+        with transaction(self.writable_engine) as connection:
+            created = create_missing(connection, self._all_tables)
         if created:
             log.info("database prepared tables_and_indexes=%d", len(created))
-        return self.engine
+        return self.writable_engine
 
     @cached_property
     def reader(self) -> Engine:
-        """The database for commands that only read.
-
-        A SQLite file that does not exist is not created: an empty database in a temporary directory takes its
-        place.
-        """
-        if self.engine.name != "sqlite" or os.path.exists(self.engine.url.database or ""):
-            return self.engine
-        self._temporary = tempfile.TemporaryDirectory(prefix="docker-torrents-")
-        empty = create_engine_for(file=Path(self._temporary.name) / "empty.sqlite")
-        with transaction(empty) as connection:
-            create_missing(connection, self.tables)
-        return empty
+        """The database for commands that only read. Nothing is created: missing tables read as empty."""
+        with reading(self.engine) as connection:
+            self.tables = existing_tables(connection, self._all_tables)
+        return self.engine
 
     def http(self) -> HttpClient:
         """Return a new HTTP client for the registry."""
@@ -179,7 +195,10 @@ def with_service(run: Callable[[Service, argparse.Namespace], int], *, stoppable
 
     def run_command(config: Config, arguments: argparse.Namespace) -> int:
         service = Service(config)
-        with stop_on_signals(service.stop) if stoppable else nullcontext():
-            return run(service, arguments)
+        try:
+            with stop_on_signals(service.stop) if stoppable else nullcontext():
+                return run(service, arguments)
+        finally:
+            service.close()
 
     return run_command

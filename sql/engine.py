@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,14 +27,17 @@ def create_engine_for(
     connect_timeout: float = 2.0,
     max_pool_size: int = 10,
     pool_timeout: float = 5.0,
+    read_only: bool = False,
 ) -> sa.Engine:
-    """An engine for `url`, for the SQLite `file`, or for PostgreSQL at `hosts`; nothing is connected yet.
+    """Return an engine for `url`, for the SQLite `file`, or for PostgreSQL at `hosts`. It connects later.
 
-    Times are seconds. A PostgreSQL connection goes to the first of the hosts that takes writes. One that
-    does not answer costs `connect_timeout`, which may be a fraction; one that answers and lets nobody in,
-    as a PgBouncer whose server is gone, that or a second. Nothing that lasts longer than a transaction is
-    asked of the server, so that PgBouncer may stand between (in transaction mode).
-    Raises UnsupportedDatabase, ValueError for a host that is none. Connecting raises DatabaseDown.
+    Times are in seconds. A PostgreSQL connection goes to the first of the hosts that takes writes. A host
+    that does not answer costs `connect_timeout`, which may be a fraction; one that answers but accepts no
+    login, such as a PgBouncer whose server is down, costs that or a second. No session state is used, so
+    PgBouncer in transaction mode works. With `read_only` a SQLite file is opened for reading only, and an
+    absent file is an empty database.
+
+    Raises UnsupportedDatabase, ValueError for an invalid host. Connecting raises DatabaseDown.
     """
     if file is not None:
         parsed = sa.URL.create("sqlite", database=str(file))
@@ -43,7 +47,7 @@ def create_engine_for(
         parsed = sa.URL.create("postgresql+psycopg2", username, password, database=database)
     pool: dict[str, Any] = {"pool_size": max_pool_size, "max_overflow": 0, "pool_timeout": pool_timeout}
     if parsed.get_backend_name() == "sqlite":
-        return sqlite_engine(parsed, pool)
+        return sqlite_engine(parsed, pool, read_only=read_only)
     if url is not None:
         hosts, port = _hosts_of(parsed), parsed.port or DEFAULT_PORT
     # With "postgresql" alone SQLAlchemy 2.1 takes another driver.
@@ -54,22 +58,40 @@ def create_engine_for(
 
 
 def check_url(url: str) -> None:
-    """Raises ValueError if `url` is none that `create_engine_for` takes; it shows no more than the scheme."""
+    """Raise ValueError unless `create_engine_for` takes `url`. The message shows no more than the scheme."""
+    if _has_unescaped_password(url):
+        raise ValueError(
+            "the user name or password contains an unescaped @, /, # or ?: write %40, %2F, %23 or %3F"
+        )
     parsed = _parse_url(url)
     try:
         for host in _hosts_of(parsed):
             parse_host(host, parsed.port or DEFAULT_PORT)
     except ValueError:
-        raise ValueError("its host is none: expected host, host:port or [address]:port") from None
+        raise ValueError("the host is invalid: expected host, host:port or [address]:port") from None
     if parsed.port is not None and not 0 < parsed.port < 65536:
         raise ValueError("expected a port from 1 to 65535")
+
+
+def _has_unescaped_password(url: str) -> bool:
+    scheme, separator, rest = url.partition("://")
+    if not separator or scheme.startswith("sqlite"):
+        return False
+    authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    credentials, at, _ = authority.rpartition("@")
+    if at:
+        # Another @ behind it, in the path, ends a password with a slash in it.
+        return "@" in credentials or "@" in rest[len(authority) :].partition("?")[0]
+    # Without an @ this is a host and a port, unless the password's own / ? or # has cut it short.
+    _, colon, port = authority.rpartition(":")
+    return bool(colon) and not authority.endswith("]") and "@" in rest and not port.isdecimal()
 
 
 def _parse_url(text: str) -> sa.URL:
     try:
         url = sa.make_url(text)
     except (sa.exc.ArgumentError, ValueError) as error:
-        raise UnsupportedDatabase("what is no URL") from error
+        raise UnsupportedDatabase("an invalid URL") from error
     if url.drivername in ("postgresql", "postgres", "postgresql+psycopg2"):
         return url
     # A database in memory would be another one for each thread and process.
@@ -81,7 +103,7 @@ def _parse_url(text: str) -> sa.URL:
 
 
 def _hosts_of(url: sa.URL) -> list[str]:
-    """The hosts in a URL's usual place, or several in its query: `?host=a:1&host=b:2`."""
+    """Return the hosts of a URL: the usual one, or several in its query, as in `?host=a:1&host=b:2`."""
     asked = url.query.get("host", ())
     listed = [asked] if isinstance(asked, str) else [*asked]
     return [host for text in [url.host or "", *listed] for host in text.split(",") if host]

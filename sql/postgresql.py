@@ -8,6 +8,7 @@ thread's deadline.
 
 from __future__ import annotations
 
+import re
 import select
 import threading
 import time
@@ -18,7 +19,7 @@ from typing import Any, cast
 import sqlalchemy as sa
 from sqlalchemy.engine.interfaces import DBAPIConnection
 
-from core.errors import DatabaseDown
+from core.errors import DatabaseDown, DatabaseRefused
 from sql.hosts import Address, Host, answering, resolve
 
 # How long a host that answers may take to let us in and say whether it takes writes, at least.
@@ -32,6 +33,12 @@ _KEEPALIVE = {
     "keepalives_count": 3,
     "tcp_user_timeout": 30_000,
 }
+# What the server says to a login that will not work until the configuration, or the server's, is changed.
+_REFUSED = re.compile(
+    r"password authentication failed|no password supplied|authentication failed for user"
+    r"|no pg_hba\.conf entry|role \S+ (?:does not exist|is not permitted to log in)"
+    r"|database \S+ does not exist|permission denied for database|no such (?:user|database)"
+)
 _READ_ONLY_TRANSACTION = "25006"
 
 
@@ -64,6 +71,9 @@ def postgresql_engine(
                 reasons.append(f"{host}: it is read-only")
             except dbapi.Error as error:
                 reasons.append(f"{host}: {' '.join(str(error).split())}")
+        refused = [reason for reason in reasons if _REFUSED.search(reason)]
+        if refused:
+            raise DatabaseRefused("; ".join(refused))
         raise DatabaseDown("; ".join(reasons))
 
     ping = engine.dialect.do_ping

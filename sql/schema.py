@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from dataclasses import fields, replace
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.schema import CreateIndex, CreateTable
@@ -29,6 +31,23 @@ def missing_objects(connection: sa.Connection, tables: Tables) -> list[str]:
         indexed = {index["name"] for index in indexes.get(table.name, ())}
         lacking += [f"index {index.name}" for index in _indexes(table) if index.name not in indexed]
     return lacking
+
+
+def existing_tables(connection: sa.Connection, tables: Tables) -> Tables:
+    """Return `tables` with empty ones in place of those that do not exist, for statements that only read."""
+    names = set(sa.inspect(connection).get_table_names())
+    absent: dict[str, Any] = {
+        field.name: _empty(table)
+        for field in fields(tables)
+        if isinstance(table := getattr(tables, field.name), sa.Table) and table.name not in names
+        if table.metadata is tables.metadata
+    }
+    return replace(tables, **absent)
+
+
+def _empty(table: sa.Table) -> sa.Subquery:
+    columns = (sa.cast(sa.null(), column.type).label(column.name) for column in table.c)
+    return sa.select(*columns).where(sa.false()).subquery(table.name)
 
 
 def create_missing(connection: sa.Connection, tables: Tables) -> list[str]:

@@ -1,52 +1,161 @@
-"""The SQLite engine: one file, readers beside one writer."""
+"""The SQLite engine: one file, any number of readers beside one writer."""
 
 from __future__ import annotations
 
+import os
+import random
+import sqlite3
+import threading
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import sqlalchemy as sa
+from sqlalchemy.engine.interfaces import DBAPIConnection
 
 from core.errors import DatabaseDown
 from sql.driver_errors import no_permission
 
-# How long a SQLite writer waits for the others, seconds.
-_BUSY_SECONDS = 30
+# How long a writer waits for the others, seconds, unless the URL says otherwise (`?timeout=`).
+_BUSY_SECONDS = 30.0
+# How often a writer tries to get its turn, seconds.
+_RETRY_SECONDS = 0.001
+# How long the database stays free between two transactions of this process, seconds. A writer that began the
+# next one at once would starve the other processes.
+_YIELD_SECONDS = 0.003
 
 
-def sqlite_engine(url: sa.URL, pool: dict[str, Any]) -> sa.Engine:
+def sqlite_engine(url: sa.URL, pool: dict[str, Any], *, read_only: bool = False) -> sa.Engine:
+    """Return an engine for the file of `url`.
+
+    With `read_only` it writes nothing and waits for no writer; a file that does not exist is an empty
+    database. Otherwise the file is created with mode 0600, its folder with 0700.
+    """
+    busy_seconds = float(str(url.query.get("timeout", _BUSY_SECONDS)))
     engine = sa.create_engine(
-        url.update_query_dict({"timeout": str(_BUSY_SECONDS), **url.query}),
+        url.update_query_dict({"timeout": str(busy_seconds)}),
         poolclass=sa.QueuePool,
         hide_parameters=True,
         **pool,
     )
-
-    folder = Path(url.database or "").parent
-
-    def make_folder(*_: object) -> None:
-        try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            raise DatabaseDown(no_permission(error, folder)) from error
-
-    def prepare(connection: Any, _: object) -> None:
-        connection.isolation_level = None  # BEGIN is ours to say, below
-        # Readers and a writer beside each other. The mode is the file's: it changes once in its life.
-        if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
-            connection.execute("PRAGMA journal_mode=WAL")
-        # NORMAL may lose the last commits in a power cut. A layer would only be brewed again, but a push
-        # that was answered OK would be gone for good: the registry does not send it twice.
-        connection.execute("PRAGMA synchronous=FULL")
+    file = Path(url.database or "")
+    if read_only:
+        sa.event.listen(engine, "do_connect", lambda *_: _open_read_only(file, busy_seconds))
+    else:
+        sa.event.listen(engine, "do_connect", lambda *_: _create_file(file))
+        sa.event.listen(engine, "connect", _prepare)
+    turns = _Turns(busy_seconds)
 
     def begin(connection: sa.Connection) -> None:
-        # A writer that begins as a reader cannot wait for another writer, it fails at once ("database is
-        # locked"): so the lock is taken first, unless the caller says that it only reads, or wants none.
+        # A transaction that begins as a reader cannot wait for a writer: its first write fails at once with
+        # "database is locked". So writers take the lock first.
         mode = connection.get_execution_options().get("sqlite_begin", "IMMEDIATE")
-        if mode is not None:
+        if read_only and mode is not None:
+            connection.exec_driver_sql("BEGIN")
+        elif mode == "IMMEDIATE":
+            turns.begin(connection)
+        elif mode is not None:
             connection.exec_driver_sql(f"BEGIN {mode}")
 
-    sa.event.listen(engine, "do_connect", make_folder)
-    sa.event.listen(engine, "connect", prepare)
     sa.event.listen(engine, "begin", begin)
+    sa.event.listen(engine, "commit", turns.end)
     return engine
+
+
+def checkpoint(engine: sa.Engine) -> None:
+    """Close the engine's connections and move everything from the write-ahead log into the file.
+
+    Does nothing on PostgreSQL, and no more than closing while other processes use the database.
+    """
+    file = Path(engine.url.database or "")
+    engine.dispose()
+    if engine.name != "sqlite" or not os.access(file, os.W_OK):
+        return
+    try:
+        connection = sqlite3.connect(file, timeout=1.0)
+        try:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        finally:
+            # The last process to close the database deletes the log.
+            connection.close()
+    except sqlite3.Error:
+        pass  # The data is safe in the log.
+
+
+class _Turns:
+    """Write transactions of this process, which leave room for those of other processes.
+
+    SQLite's own waiting backs off to 100 ms, and never gets a turn while another process writes without a
+    pause. So waiting writers try every millisecond, and the database is left alone for a few between two
+    transactions of one process.
+    """
+
+    def __init__(self, busy_seconds: float) -> None:
+        self._busy_seconds = busy_seconds
+        self._lock = threading.Lock()
+        self._free_at = 0.0
+
+    def begin(self, connection: sa.Connection) -> None:
+        """Begin a write transaction. Raises SQLAlchemy's OperationalError if it has to wait for too long."""
+        deadline = time.monotonic() + self._busy_seconds
+        raw: Any = connection.connection.dbapi_connection
+        raw.execute("PRAGMA busy_timeout = 0")
+        try:
+            while True:
+                with self._lock:
+                    pause = self._free_at - time.monotonic()
+                if pause > 0:
+                    time.sleep(pause)
+                try:
+                    connection.exec_driver_sql("BEGIN IMMEDIATE")
+                except sa.exc.OperationalError as error:
+                    code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
+                    if code != sqlite3.SQLITE_BUSY or time.monotonic() >= deadline:
+                        raise
+                else:
+                    return
+                time.sleep(_RETRY_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
+        finally:
+            raw.execute(f"PRAGMA busy_timeout = {int(self._busy_seconds * 1000)}")
+
+    def end(self, _: sa.Connection) -> None:
+        """Note that a transaction is about to be committed."""
+        with self._lock:
+            self._free_at = time.monotonic() + _YIELD_SECONDS
+
+
+def _open_read_only(file: Path, busy_seconds: float) -> DBAPIConnection:
+    # Path.exists() hides a folder that may not be searched.
+    try:
+        file.stat()
+    except FileNotFoundError:
+        uri = "file::memory:"
+    except OSError as error:
+        raise DatabaseDown(no_permission(error, file)) from error
+    else:
+        uri = f"{file.absolute().as_uri()}?mode=ro"
+    return cast(
+        DBAPIConnection,
+        sqlite3.connect(uri, uri=True, timeout=busy_seconds, isolation_level=None, check_same_thread=False),
+    )
+
+
+def _create_file(file: Path) -> None:
+    # SQLite gives the files beside it (-wal, -shm) the same mode.
+    try:
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise DatabaseDown(no_permission(error, file)) from error
+
+
+def _prepare(connection: Any, _: object) -> None:
+    connection.isolation_level = None  # `begin` says BEGIN
+    # Readers and a writer beside each other. The mode is the file's: it changes once in its life.
+    if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+        connection.execute("PRAGMA journal_mode=WAL")
+    # NORMAL may lose the last commits in a power cut. A layer would only be brewed again, but a push that was
+    # answered with OK would be lost: the registry does not send it twice.
+    connection.execute("PRAGMA synchronous=FULL")

@@ -31,7 +31,7 @@ from core.config.addresses import (
     check_tracker,
     check_url,
 )
-from core.config.checks import FilePath, checked
+from core.config.checks import SQLITE_FROM_FOLDER, FilePath, checked
 from core.config.jobs import Jobs, PlatformName
 from core.config.mirror import Mirror
 from core.config.section import Section
@@ -217,7 +217,12 @@ DatabaseUrl = Annotated[SecretStr, AfterValidator(_database_url), checked(lambda
 
 class Db(Section):
     url: (
-        Annotated[SecretStr, AfterValidator(_database_url), checked(lambda checks: checks.database_url)]
+        Annotated[
+            SecretStr,
+            AfterValidator(_database_url),
+            checked(lambda checks: checks.database_url),
+            SQLITE_FROM_FOLDER,
+        ]
         | None
     ) = None
     database: str | None = None
