@@ -78,13 +78,13 @@ def _has_unescaped_password(url: str) -> bool:
     if not separator or scheme.startswith("sqlite"):
         return False
     authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
-    credentials, at, _ = authority.rpartition("@")
-    if at:
-        # Another @ behind it, in the path, ends a password with a slash in it.
-        return "@" in credentials or "@" in rest[len(authority) :].partition("?")[0]
-    # Without an @ this is a host and a port, unless the password's own / ? or # has cut it short.
-    _, colon, port = authority.rpartition(":")
-    return bool(colon) and not authority.endswith("]") and "@" in rest and not port.isdecimal()
+    path, _, query = rest[len(authority) :].partition("?")
+    credentials, _, address = authority.rpartition("@")
+    # An @ behind the authority ends a password that holds a slash, which cut the authority short.
+    if "@" in credentials or "@" in path:
+        return True
+    port = address.rpartition(":")[2] if ":" in address and not address.endswith("]") else ""
+    return "@" in query and "@" not in authority and bool(port) and not port.isdecimal()
 
 
 def _parse_url(text: str) -> sa.URL:

@@ -141,9 +141,12 @@ def _open_read_only(file: Path, busy_seconds: float) -> DBAPIConnection:
 
 
 def _create_file(file: Path) -> None:
-    # SQLite gives the files beside it (-wal, -shm) the same mode.
     try:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise DatabaseDown(no_permission(error, file.parent)) from error
+    try:
+        # SQLite gives the files beside it (-wal, -shm) the same mode.
         os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     except FileExistsError:
         pass

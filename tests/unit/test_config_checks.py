@@ -21,13 +21,13 @@ def load(text: str) -> Config:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("db: {url: 'no url'}", "db.url: what is no URL is not supported"),
+        ("db: {url: 'no url'}", "db.url: an invalid URL is not supported"),
         ("db: {url: 'mysql://host/name'}", "db.url: mysql:// is not supported: give postgresql:// or sqlite"),
         ("db: {url: 'sqlite://'}", "db.url: sqlite:// in memory is not supported"),
-        ("db: {url: 'postgresql://u:hush-hush@a b/name'}", "db.url: its host is none"),
-        ("db: {url: 'postgresql://u:hush-hush@host:port/name'}", "db.url: what is no URL"),
+        ("db: {url: 'postgresql://u:hush-hush@a b/name'}", "db.url: the host is invalid"),
+        ("db: {url: 'postgresql://u:hush-hush@host:port/name'}", "db.url: an invalid URL"),
         ("db: {url: 'postgresql://host:99999/name'}", "db.url: expected a port from 1 to 65535"),
-        ("db: {url: 'postgresql:///name?host=a:1&host=b:0'}", "db.url: its host is none"),
+        ("db: {url: 'postgresql:///name?host=a:1&host=b:0'}", "db.url: the host is invalid"),
         ("db: {host: 'one,two:0', database: d}", "db.host.1: 'two:0' is not a host: expected a port"),
         ("jobs: {brew: {cron: ''}}", "jobs.brew.cron: expected the five fields of cron, got 0"),
         ("jobs: {brew: {cron: '* * * *'}}", "jobs.brew.cron: expected the five fields of cron, got 4"),

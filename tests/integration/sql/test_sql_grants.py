@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from core.errors import DatabaseDown, DatabaseNotReady
+from core.errors import DatabaseDown, DatabaseNotReady, DatabaseRefused
 from jobs.installation import check, init_db, probe_database
 from sql.engine import create_engine_for
 from sql.mds_files import list_files
@@ -187,3 +187,19 @@ def test_a_sqlite_file_of_somebody_else_tells_who_may_not(tmp_path: Path) -> Non
 
     assert caught.value.why == f"{tmp_path}/queue.sqlite: permission denied for user nobody"
     assert unmade.value.why == f"{tmp_path}/a: Permission denied for user nobody"
+
+
+def test_a_refused_login_is_not_an_outage(postgres: PostgresServer) -> None:
+    url = sa.make_url(postgres.url("postgres"))
+    engine = create_engine_for(
+        hosts=[f"{url.host or url.query.get('host')}"],
+        port=url.port or 5432,
+        database="postgres",
+        username="nobody_here",
+        password="wrong",
+    )
+    with pytest.raises(DatabaseRefused) as caught, transaction(engine):
+        pass
+    assert str(caught.value).startswith("the database is up, but refuses the connection: ")
+    assert '"nobody_here"' in str(caught.value)
+    assert "wrong" not in str(caught.value)
