@@ -71,7 +71,7 @@ class StorageSummary:
         verb = "would queue" if self.dry_run else "queued"
         end = ", interrupted: run it again to continue" if self.interrupted else ""
         if self.broken is not None:
-            end = f", broken off, run it again to continue: {self.broken}"
+            end = f", the storage failed, run it again to continue: {self.broken}"
         return (
             f"{verb} {self.queued} layers ({self.bytes / 1e6:.1f} MB), known {self.known}, "
             f"no layers {self.others}, foreign files {self.foreign}, partial uploads {self.uploads}, "

@@ -101,6 +101,8 @@ class RepositoryScan:
 
     def __init__(self, scan: Scan) -> None:
         self.scan = scan
+        # At once: without its database a walk should fail before it asks the registry.
+        self._engine = scan.engine
         self.summary = ScanSummary(dry_run=scan.dry_run)
         self._streak = FailureStreak(scan.registry.ping, MAX_FAILURES)
         # A dry run writes nothing, so it has to remember what it has counted.
@@ -186,7 +188,7 @@ class RepositoryScan:
         if self.scan.dry_run:
             return {}
         tables, digests = self.scan.service.tables, list(digests)
-        with reading(self.scan.engine) as connection:
+        with reading(self._engine) as connection:
             whole = seen_manifests(connection, tables, scope, digests)
             in_part = seen_manifests(connection, tables, scope, digests, variant=self._limited)
         return {**dict.fromkeys(in_part, "in part"), **dict.fromkeys(whole, "whole")}
@@ -203,7 +205,7 @@ class RepositoryScan:
         if self.scan.dry_run:
             self._count_only(layers)
             return
-        with transaction(self.scan.engine) as connection:
+        with transaction(self._engine) as connection:
             known = known_layers(connection, self.scan.service.tables, list(layers))
             now = self.scan.service.now()
             new = [layer for digest, layer in layers.items() if digest not in known][: self._left()]
@@ -226,7 +228,7 @@ class RepositoryScan:
         """Count each layer of the whole dry run once: as known, or as one that would be queued."""
         first = [digest for digest in layers if digest not in self._counted]
         self._counted.update(first)
-        with reading(self.scan.engine) as connection:
+        with reading(self._engine) as connection:
             known = known_layers(connection, self.scan.service.tables, first)
         self.summary.known += len(known)
         self._count_new([layers[digest] for digest in first if digest not in known][: self._left()])

@@ -146,7 +146,7 @@ def test_a_storage_that_cannot_be_listed_is_a_failure(tmp_path: Path) -> None:
     )
     ended = installation.run("backfill", "storage", check=False)
     assert ended.returncode == 1
-    assert "broken off, run it again to go on" in ended.stdout
+    assert "the storage failed, run it again to continue" in ended.stdout
 
 
 @pytest.fixture

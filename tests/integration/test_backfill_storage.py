@@ -266,7 +266,9 @@ def test_a_listing_that_breaks_half_way_keeps_what_was_queued_and_says_so(
     broken = backfill(database, place, storage=breaking)
 
     assert (broken.queued, broken.failed) == (10, 1)
-    assert str(broken).endswith("broken off, run it again to continue: s3://bucket/: unavailable: gone away")
+    assert str(broken).endswith(
+        "the storage failed, run it again to continue: s3://bucket/: unavailable: gone away"
+    )
     assert len(database.mapping()) == 10
     whole = backfill(database, place)
     assert (whole.queued, whole.known, whole.failed) == (10, 10, 0)

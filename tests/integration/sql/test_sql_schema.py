@@ -83,7 +83,7 @@ def test_a_database_made_by_the_seeds_schema_is_brewed(postgres_engine: sa.Engin
     assert database.complete(first, now=NOW)
     assert database.complete(second, now=NOW)
     assert [tuple(row) for row in database.mapping().values()] == [
-        (digest, rbtorrent_id_of(digest), added, None, NOW) for digest, added in ((B, 10), (A, 11))
+        (str(digest), rbtorrent_id_of(digest), added, None, NOW) for digest, added in ((B, 10), (A, 11))
     ]
 
 
