@@ -27,7 +27,7 @@ from core.config.checks import Checks
 from core.config.config import Config
 from core.config.file import load_config
 from core.errors import CannotListen, ConfigInvalid, DatabaseError, DockerTorrentsError
-from core.logs import set_up_logging
+from core.logs import set_log_format, set_up_logging
 from core.output import print_error, replace_unencodable
 from core.registry.client import RegistryClient
 from core.secret_file import own_secret
@@ -84,6 +84,7 @@ def capability_secret(config: Config) -> bytes:
 def start_worker(config: Config, debug: bool, book: BookAddress | None = None) -> bottle.Bottle:
     """In a worker process: return the app to serve."""
     set_up_logging(debug)
+    set_log_format(config.application.log_format)
     service = Service(config)
     atexit.register(service.close)
     app = web_app(service, book)
@@ -94,6 +95,7 @@ def start_worker(config: Config, debug: bool, book: BookAddress | None = None) -
 def start_swarm_worker(config: Config, debug: bool) -> bottle.Bottle:
     """In the worker of `swarm`: return the app to serve."""
     set_up_logging(debug)
+    set_log_format(config.application.log_format)
     return build_swarm_app(config, capability_secret=capability_secret(config))
 
 
@@ -174,6 +176,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     set_up_logging(arguments.debug)
     try:
         config = load_config(arguments.config, checks=CHECKS)
+        set_log_format(config.application.log_format)
         log.debug("configuration read file=%s", arguments.config)
         if arguments.command == "check" and node_commands.is_node(config):
             return node_commands.check(config, arguments)

@@ -1,4 +1,4 @@
-"""The log: one event a line on standard error, `what happened key=value ...`, times in UTC."""
+"""The log: one event a line on standard error, `what happened key=value ...` or JSON, times in UTC."""
 
 from __future__ import annotations
 
@@ -6,12 +6,25 @@ import copy
 import json
 import logging
 import re
+import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Literal
 
 _FIELD = re.compile(r"=%[-#0 +]*\d*(?:\.\d+)?[diouxXeEfFgGcrsa]|%%|%[-#0 +]*\d*(?:\.\d+)?[diouxXeEfFgGcrsa]")
 _PLAIN = re.compile(r'[^\s"=\\]+\Z')
+
+_NAMED_FIELD = re.compile(r"(?:(?P<name>\w+)=)?(?P<conversion>%%|%[-#0 +]*\d*(?:\.\d+)?[diouxXeEfFgGcrsa])")
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}\Z")
+# A scheme of HTTP authentication and what looks like its credentials: 8 characters or more with a digit or =.
+_CREDENTIALS = re.compile(r"\b(Bearer|Basic|OAuth) +(?=[^\s\"]*[0-9=])[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE)
+
+LogFormat = Literal["text", "json"]
+
+_request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
 REPEAT_SECONDS = 60.0
 """How often an outage that goes on is logged."""
@@ -25,6 +38,35 @@ def set_up_logging(debug: bool) -> None:
     for name in ("botocore", "boto3", "s3transfer"):
         # At DEBUG they log headers and URLs, and with them signatures (urllib3: core/http/client.py).
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def set_log_format(log_format: LogFormat) -> None:
+    """Change the format of the handler that `set_up_logging` installed."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler.formatter, FieldFormatter):
+            handler.setFormatter(JsonFormatter() if log_format == "json" else FieldFormatter())
+
+
+def current_request_id() -> str | None:
+    """Return the id of the request or job run that this thread works for, or None."""
+    return _request_id.get()
+
+
+def choose_request_id(proposed: str | None) -> str:
+    """Return the caller's id if it is short and plain, else a new one."""
+    if proposed is not None and _REQUEST_ID.match(proposed):
+        return proposed
+    return secrets.token_hex(8)
+
+
+@contextmanager
+def request_id(value: str) -> Iterator[None]:
+    """Add `request_id=value` to each line that is logged in the block."""
+    token = _request_id.set(value)
+    try:
+        yield
+    finally:
+        _request_id.reset(token)
 
 
 class FieldFormatter(logging.Formatter):
@@ -46,7 +88,63 @@ class FieldFormatter(logging.Formatter):
         if isinstance(arguments, tuple) and arguments:
             record = copy.copy(record)
             record.msg, record.args = _fill(str(record.msg), arguments), None
-        return super().format(record)
+        return _without_credentials(super().format(record))
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """Return the line without the traceback."""
+        line = super().formatMessage(record)
+        identity = current_request_id()
+        return line if identity is None else f"{line} request_id={identity}"
+
+
+class JsonFormatter(FieldFormatter):
+    """Writes a JSON object a line: `time`, `level`, `logger`, `event`; `request_id` and `fields` if any."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line of `record`."""
+        event, fields = _split(record)
+        line: dict[str, object] = {
+            "time": f"{self.formatTime(record, self.datefmt)}.{int(record.msecs):03d}Z",
+            "level": record.levelname,
+            "logger": record.name,
+            "event": _without_credentials(event),
+        }
+        if (identity := current_request_id()) is not None:
+            line["request_id"] = identity
+        if fields:
+            line["fields"] = {name: _without_credentials(value) for name, value in fields.items()}
+        if record.exc_info:
+            line["traceback"] = _without_credentials(self.formatException(record.exc_info))
+        return json.dumps(line, ensure_ascii=False)
+
+
+def _without_credentials(text: str) -> str:
+    return _CREDENTIALS.sub(r"\1 [removed]", text)
+
+
+def _split(record: logging.LogRecord) -> tuple[str, dict[str, str]]:
+    """Return the message without its fields, and these by name."""
+    message, arguments = str(record.msg), record.args
+    if not isinstance(arguments, tuple) or not arguments:
+        return record.getMessage(), {}
+    fields: dict[str, str] = {}
+    values = iter(arguments)
+
+    def one(found: re.Match[str]) -> str:
+        name, conversion = found["name"], found["conversion"]
+        if conversion == "%%":
+            return "%"
+        value: str = conversion % (next(values),)
+        if name is None:
+            return value
+        fields[name] = value
+        return ""
+
+    try:
+        event = _NAMED_FIELD.sub(one, message)
+    except (StopIteration, TypeError, ValueError):
+        return record.getMessage(), {}
+    return " ".join(event.split()), fields
 
 
 def _fill(message: str, arguments: tuple[object, ...]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import logging
 import queue
 import threading
@@ -171,7 +172,9 @@ class _Run:
     def _start_workers(self) -> None:
         while len(self.threads) < min(self.settings.workers, self.in_progress):
             name = f"brew-{len(self.threads)}"
-            thread = threading.Thread(target=self._work, name=name, daemon=True)
+            # In this run's context, for the id in its log lines.
+            context = contextvars.copy_context()
+            thread = threading.Thread(target=context.run, args=(self._work,), name=name, daemon=True)
             self.threads.append(thread)
             thread.start()
 

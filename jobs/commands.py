@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from core.command_line import DONE, Commands, add_command
+from core.logs import choose_request_id, request_id
 from core.output import print_line
 from core.stopping import wait_until
 from core.wake import WakeListener
@@ -77,7 +78,8 @@ def _check_run(arguments: argparse.Namespace) -> str | None:
 def _run(service: Service, arguments: argparse.Namespace) -> int:
     job = JOBS[arguments.job]
     run = job.dry_run if arguments.dry_run and job.dry_run else job.run
-    return print_summary(run(service))
+    with request_id(f"{job.name}-{choose_request_id(None)}"):
+        return print_summary(run(service))
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from apscheduler.triggers.combining import OrTrigger
 from apscheduler.triggers.cron import CronTrigger
 
 from core.errors import DatabaseError, DockerTorrentsError
-from core.logs import OutageLog
+from core.logs import OutageLog, choose_request_id, request_id
 from jobs.summary import Summary
 
 log = logging.getLogger(__name__)
@@ -138,6 +138,10 @@ class Scheduler:
             log.warning("clock was set back, jobs rescheduled jobs=%s", ",".join(late))
 
     def _run(self, schedule: Schedule) -> None:
+        with request_id(f"{schedule.name}-{choose_request_id(None)}"):
+            self._run_logged(schedule)
+
+    def _run_logged(self, schedule: Schedule) -> None:
         name = schedule.name
         with self._lock:
             self._running.add(name)

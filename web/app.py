@@ -19,6 +19,7 @@ from core.access.access import Access
 from core.blobs.source import BlobSource
 from core.config.config import Config
 from core.errors import AccessDenied
+from core.logs import choose_request_id, request_id
 from core.registry.client import RegistryClient
 from core.torrents.store import MetainfoStore
 from sql.tables import Tables
@@ -71,6 +72,13 @@ class RequestHandling:
     def apply(self, callback: Callable[..., Any], route: bottle.Route) -> Callable[..., Any]:
         """Called by Bottle once per route."""
 
+        def identified(*args: Any, **kwargs: Any) -> Any:
+            environ = bottle.request.environ
+            # The registry gets it with the other headers (web/forwarding.py).
+            chosen = environ["HTTP_X_REQUEST_ID"] = choose_request_id(environ.get("HTTP_X_REQUEST_ID"))
+            with request_id(chosen):
+                return handle(*args, **kwargs)
+
         def handle(*args: Any, **kwargs: Any) -> Any:
             try:
                 return callback(*args, **kwargs)
@@ -84,7 +92,7 @@ class RequestHandling:
                     log.warning("request failed method=%s reason=%s", bottle.request.method, raised)
                 return answer
 
-        return handle
+        return identified
 
     def close(self) -> None:
         """Called by `app.close()`."""

@@ -116,6 +116,7 @@ class Application(Section):
         default_factory=lambda: [ip_network("127.0.0.0/8"), ip_network("::1/128")]
     )
     swarm_port: Port = 10051
+    log_format: Literal["text", "json"] = "text"
 
 
 class DockerRegistry(Section):

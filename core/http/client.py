@@ -24,6 +24,7 @@ from core.http.headers import Headers
 from core.http.stream import HttpStream
 from core.http.tls import system_store
 from core.http.url import Target, parse_url
+from core.logs import current_request_id
 
 log = logging.getLogger(__name__)
 
@@ -172,6 +173,8 @@ class HttpClient:
 
     def _headers(self, headers: Mapping[str, str] | None, follow: bool) -> dict[str, str]:
         sent = {"Accept-Encoding": "identity", "User-Agent": self._user_agent}
+        if (identity := current_request_id()) is not None:
+            sent["X-Request-Id"] = identity
         for name, value in (headers or {}).items():
             lower = name.lower()
             if lower == "user-agent":

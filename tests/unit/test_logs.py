@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from core.logs import REPEAT_SECONDS, FieldFormatter, OutageLog
+from core.logs import REPEAT_SECONDS, FieldFormatter, JsonFormatter, OutageLog, choose_request_id, request_id
 
 FIELD = re.compile(r'(\w+)=("(?:[^"\\]|\\.)*"|\S*)')
 
@@ -81,3 +81,63 @@ def test_an_outage_is_logged_once_then_once_a_minute_and_at_its_end(caplog: pyte
         "database works again seconds=65 failures=12",
         "database failed reason=disk full",
     ]
+
+
+def json_line(message: str, *arguments: object) -> dict[str, object]:
+    record = logging.LogRecord("jobs.brew", logging.WARNING, "file", 1, message, arguments, None)
+    record.created, record.msecs = 0.0, 7.0
+    written = JsonFormatter().format(record)
+    assert "\n" not in written
+    found: dict[str, object] = json.loads(written)
+    return found
+
+
+def test_a_json_line_has_the_event_and_its_fields() -> None:
+    assert json_line("layer failed digest=%s reason=%s attempt=%d", "sha256:0", 'two\n"lines"', 3) == {
+        "time": "1970-01-01T00:00:00.007Z",
+        "level": "WARNING",
+        "logger": "jobs.brew",
+        "event": "layer failed",
+        "fields": {"digest": "sha256:0", "reason": 'two\n"lines"', "attempt": "3"},
+    }
+
+
+def test_lines_within_a_request_have_its_id_and_others_have_none() -> None:
+    with request_id("abc-1"):
+        assert line("layer brewed size=%d", 7).endswith("layer brewed size=7 request_id=abc-1")
+        assert json_line("layer brewed size=%d", 7)["request_id"] == "abc-1"
+
+    assert "request_id" not in line("layer brewed size=%d", 7)
+    assert "request_id" not in json_line("layer brewed size=%d", 7)
+
+
+@pytest.mark.parametrize("proposed", ["a", "0af7651916cd43dd8448eb211c80319c", "req_1.2:3-4", "x" * 64])
+def test_a_short_plain_request_id_is_kept(proposed: str) -> None:
+    assert choose_request_id(proposed) == proposed
+
+
+@pytest.mark.parametrize(
+    "proposed", [None, "", "two words", "line\nbreak", "a=b", 'a"b', "x" * 65, "é", "a\n"]
+)
+def test_any_other_request_id_is_replaced(proposed: str | None) -> None:
+    chosen = choose_request_id(proposed)
+
+    assert re.fullmatch("[0-9a-f]{16}", chosen)
+    assert chosen != choose_request_id(proposed)
+
+
+@pytest.mark.parametrize("scheme", ["Bearer", "Basic", "OAuth", "bearer"])
+def test_credentials_are_removed_from_every_line(scheme: str) -> None:
+    token = "eyJhbGciOiJ9.c2VjcmV0MTIz"
+    for written in (
+        line("refused header=%s", f"{scheme} {token}"),
+        line(f"refused {scheme} {token}"),
+        json.dumps(json_line("refused header=%s", f"{scheme} {token}")),
+        json.dumps(json_line(f"refused {scheme} {token}")),
+    ):
+        assert token not in written
+        assert scheme in written
+
+
+def test_a_challenge_is_no_credential() -> None:
+    assert "Basic realm=" in line("refused challenge=%s", 'Basic realm="registry"')
