@@ -1,8 +1,8 @@
 """`make demo`: an image is pushed to a real registry, brewed, and downloaded by a torrent client.
 
-First what a registry holds already (backfill and brew, as an operator begins), then the daemon at work
-(a push, its event, the scheduler, the manifest with ids, the .torrent). Everything runs on 127.0.0.1, in
-a folder that is removed at the end.
+First an image that the registry holds already (backfill, then brew), then the daemon at work (a push, its
+notification, the manifest with ids, the .torrent). Everything runs on 127.0.0.1, in a folder that is removed
+at the end.
 """
 
 from __future__ import annotations
@@ -28,8 +28,7 @@ from tests.servers.registry import Registry, start_registry
 
 PROGRAM = Path(sys.executable).with_name("docker_torrents")
 EVENT_KEY = "demo-events"
-PATIENCE = 120.0
-"""Seconds after which the demo gives up waiting for something to happen."""
+TIMEOUT_SECONDS = 120.0
 
 CONFIG = """\
 application:
@@ -43,11 +42,6 @@ docker_registry:
     host: {registry}
 torrents:
     trackers: []
-brewer:
-    sleep_time: 1
-jobs:
-    resolve-manifests:
-        interval: 1
 """
 
 
@@ -61,20 +55,20 @@ def main() -> int:
             "timeout": "5s",
             "backoff": "200ms",
         }
-        with start_registry(_made(folder / "registry"), notifications=[events]) as registry:
+        with start_registry(_new(folder / "registry"), notifications=[events]) as registry:
             _say(f"a docker/distribution registry runs at {registry.url}")
             _say("two images are made of this machine's own files")
-            layers = write_layers(_made(folder / "layers"))
+            layers = write_layers(_new(folder / "layers"))
             image = push_image(registry, "demo/old", "v1", layers[: len(FIRST_BYTES)])
             _say_image(image)
-            _what_is_there_already(folder, registry, port, image)
-            _a_daemon_at_work(folder, registry, port, layers[len(FIRST_BYTES) :])
+            _backfill(folder, registry, port, image)
+            _daemon(folder, registry, port, layers[len(FIRST_BYTES) :])
     _say("done, nothing is left running")
     return 0
 
 
-def _what_is_there_already(folder: Path, registry: Registry, port: int, image: PushedImage) -> None:
-    _title("1. What a registry holds already: backfill, then brew")
+def _backfill(folder: Path, registry: Registry, port: int, image: PushedImage) -> None:
+    _title("1. An image that the registry holds already: backfill, then brew")
     config = _config(folder, registry, port)
     _run(config, "check")
     _run(config, "backfill", "repository", image.scope)
@@ -88,8 +82,8 @@ def _what_is_there_already(folder: Path, registry: Registry, port: int, image: P
     _compare(download(torrent, folder / "from-registry", web_seeds=[web_seed]), layer.digest)
 
 
-def _a_daemon_at_work(folder: Path, registry: Registry, port: int, layers: list[Path]) -> None:
-    _title("2. The daemon at work: push, event, brew, manifest with ids, torrent")
+def _daemon(folder: Path, registry: Registry, port: int, layers: list[Path]) -> None:
+    _title("2. The daemon at work: push, notification, brew, manifest with ids, torrent")
     config = _config(folder, registry, port)
     _run(config, "role", "grant", "demo/*")
     daemon = ServerProcess(
@@ -97,10 +91,12 @@ def _a_daemon_at_work(folder: Path, registry: Registry, port: int, layers: list[
     )
     daemon.start()
     try:
-        _say("the daemon runs: web app and scheduler in one process")
+        _say("the daemon runs: web app and scheduler")
         image = push_image(registry, "demo/new", "v1", layers)
+        pushed = time.monotonic()
         _say_image(image)
-        manifest = _wait_for("all layers to have ids", lambda: _with_ids(port, image))
+        manifest = _wait_for("ids of all layers", lambda: _with_ids(port, image))
+        _say(f"all layers have ids {time.monotonic() - pushed:.1f} s after the push")
         print(json.dumps(manifest, indent=2))
         layer = min(manifest["layers"], key=lambda layer: layer["size"])
         torrent = folder / "layer.torrent"
@@ -119,7 +115,7 @@ def _a_daemon_at_work(folder: Path, registry: Registry, port: int, layers: list[
 
 
 def _with_ids(port: int, image: PushedImage) -> dict[str, Any] | None:
-    """The manifest, once every layer in it has its rbtorrent id."""
+    """Return the manifest if every layer in it has its rbtorrent id."""
     manifest: dict[str, Any] = json.loads(
         _get(f"http://127.0.0.1:{port}/v2/{image.scope}/manifests/{image.tag}")
     )
@@ -139,7 +135,7 @@ def _config(folder: Path, registry: Registry, port: int) -> Path:
 
 
 def _run(config: Path, *words: str) -> str:
-    """Runs a command of docker_torrents, shows what it says, and gives its log."""
+    """Run a command of docker_torrents, show its output, and return its log."""
     print(f"$ docker_torrents {' '.join(words)}", flush=True)
     ended = subprocess.run(
         [PROGRAM, "-c", config, *words],
@@ -154,15 +150,15 @@ def _run(config: Path, *words: str) -> str:
 
 
 def _table(log: str) -> None:
-    """The layers that a brew's log tells of."""
+    """Print the layers in the log of a brew."""
     print(f"{'digest':<20} {'size':>12} {'pieces':>6}  {'rbtorrent id':<50} {'MB/s':>6}")
     for line in log.splitlines():
-        said = dict(re.findall(r"(\w+)=(\S+)", line))
-        if "rbtorrent_id" in said:
-            speed = int(said["size"]) / 1e6 / max(float(said["seconds"]), 1e-3)
+        fields = dict(re.findall(r"(\w+)=(\S+)", line))
+        if "rbtorrent_id" in fields:
+            speed = int(fields["size"]) / 1e6 / max(float(fields["seconds"]), 1e-3)
             print(
-                f"{said['digest'][:19]}… {int(said['size']):>12} {said['pieces']:>6}  "
-                f"{said['rbtorrent_id']:<50} {speed:>6.0f}"
+                f"{fields['digest'][:19]}… {int(fields['size']):>12} {fields['pieces']:>6}  "
+                f"{fields['rbtorrent_id']:<50} {speed:>6.0f}"
             )
 
 
@@ -171,22 +167,22 @@ def _compare(file: Path, digest: str) -> None:
         got = "sha256:" + hashlib.file_digest(content, "sha256").hexdigest()
     if got != digest:
         raise SystemExit(f"demo: the download has {got}, the layer is {digest}")
-    _say(f"{file.stat().st_size} bytes came, and their SHA-256 is the layer's digest")
+    _say(f"{file.stat().st_size} bytes downloaded, their SHA-256 is the digest of the layer")
 
 
 T = TypeVar("T")
 
 
 def _wait_for(what: str, look: Callable[[], T | None]) -> T:
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     while time.monotonic() < deadline:
         if (found := look()) is not None:
             return found
-        time.sleep(0.3)
-    raise SystemExit(f"demo: waited {PATIENCE:g} s for {what}, in vain")
+        time.sleep(0.1)
+    raise SystemExit(f"demo: no {what} within {TIMEOUT_SECONDS:g} s")
 
 
-def _made(folder: Path) -> Path:
+def _new(folder: Path) -> Path:
     folder.mkdir()
     return folder
 

@@ -1,4 +1,4 @@
-"""Images made of this machine's own files: three layers each, the first one of 50 MB and more."""
+"""Images made of files of this machine: three layers each, the first image larger than 50 MB."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from pathlib import Path
 _MIB = 1 << 20
 FIRST_BYTES = (40 * _MIB, 12 * _MIB, 2 * _MIB)
 SECOND_BYTES = (12 * _MIB, 6 * _MIB, 1 * _MIB)
-"""How many bytes each layer of an image has at least, compressed."""
+"""The least compressed size of each layer."""
 
 
 def write_layers(folder: Path, sizes: Sequence[int] = (*FIRST_BYTES, *SECOND_BYTES)) -> list[Path]:
-    """Packs files of this machine into gzipped tars in `folder`, as a layer is packed."""
+    """Pack files of this machine into gzipped tars in `folder`, as layers are packed."""
     files = _files()
     layers = []
     for number, size in enumerate(sizes):
         layer = folder / f"layer{number}.tar.gz"
-        # Level 1: what counts here is bytes, not how small they get.
+        # Level 1: the demo needs bytes, not a good compression.
         with (
             layer.open("wb") as packed,
             gzip.GzipFile(fileobj=packed, mode="wb", compresslevel=1, mtime=0) as compressed,
@@ -36,7 +36,7 @@ def write_layers(folder: Path, sizes: Sequence[int] = (*FIRST_BYTES, *SECOND_BYT
 
 
 def _files() -> Iterator[Path]:
-    """Regular, readable files: Python's library first, then the system's programs and libraries."""
+    """Yield regular, readable files: Python's library first, then programs and libraries of the system."""
     for root in (sysconfig.get_path("stdlib"), "/usr/lib", "/usr/bin", "/usr/share"):
         for folder, inner, names in os.walk(root):
             inner.sort()

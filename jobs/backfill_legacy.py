@@ -1,9 +1,8 @@
-"""Takes over the rbtorrent ids that an older service kept by the keys of MDS.
+"""Import the rbtorrent ids that an older service stored by the keys of MDS.
 
-Such an id is whatever that service computed; where it is not BitTorrent's own info-hash, only clients of
-the older service can do something with it. There is no metainfo of it here: `/v0/torrents` answers 404 for
-a layer whose id was taken over, and it is not brewed again, for it has an id. So this is for installations
-whose clients know the old ids; others do without it and have everything brewed.
+Such an id may not be a BitTorrent info-hash; then only clients of the older service understand it. There is
+no metainfo for it: `/v0/torrents` answers 404 for a layer whose id was imported, and the layer is not brewed,
+as it has an id. So this is for installations whose clients know the old ids; others brew everything instead.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ log = logging.getLogger(__name__)
 
 _BATCH = 5_000
 _SHOWN = 10
-"""Rows that are logged of each kind that is not taken over; all are counted."""
+"""How many rows are logged for each reason not to import them; all are counted."""
 
 _ID = re.compile(r"rbtorrent:[0-9a-f]{40}\Z")
 
@@ -53,8 +52,8 @@ _WHY: dict[Outcome, str] = {
 
 @dataclass(frozen=True)
 class Takeover:
-    """How to take over. `rate` is rows of the old table a second, None for no limit; it ends after `limit`
-    ids; `sample` is how many of the layers are drawn for a check. With `dry_run` nothing is written.
+    """How to import. `rate` is rows of the old table a second, None for no limit; the import ends after
+    `limit` ids; `sample` is how many layers are drawn for verification. With `dry_run` nothing is written.
     """
 
     service: Service
@@ -66,7 +65,7 @@ class Takeover:
 
 @dataclass(frozen=True, slots=True)
 class TakenOver:
-    """A layer that has its id from the older service; `size` in bytes, None where MDS does not tell."""
+    """A layer with an id of the older service; `size` in bytes, None if MDS does not have it."""
 
     digest: Digest
     size: int | None
@@ -75,7 +74,7 @@ class TakenOver:
 
 @dataclass
 class TakeoverSummary:
-    """What became of the old table's `rows`: `taken` over, `known` from before, and the others by reason.
+    """What became of the `rows` of the old table: `taken` over, `known` before, and the others by reason.
 
     `unreadable` counts blobs whose mdsfileinfo is none: an id kept by the key in it is not found. `sample`
     are layers whose id is the old one, drawn at random.
@@ -92,7 +91,7 @@ class TakeoverSummary:
 
     def __str__(self) -> str:
         verb = "would take over" if self.dry_run else "took over"
-        reasons = ", ".join(f"{why} {count}" for why, count in self.unmatched.most_common())
+        reasons = ", ".join(f"{why}: {count}" for why, count in self.unmatched.most_common())
         broken = f", mdsfileinfo unreadable {self.unreadable}" if self.unreadable else ""
         end = ", interrupted: run it again to continue" if self.interrupted else ""
         return (
@@ -102,7 +101,7 @@ class TakeoverSummary:
 
 
 def backfill_legacy(takeover: Takeover) -> TakeoverSummary:
-    """Takes over all ids that can be matched with a layer, and says of the others why they cannot.
+    """Import all ids that match a layer, and count the others by reason.
 
     The key of a row may be the one that MDS gave the file (in mdsfileinfo), or the driver's own. Each batch
     is a transaction, so what was taken over stays when it is interrupted, and another run finds it there.
@@ -117,7 +116,7 @@ def backfill_legacy(takeover: Takeover) -> TakeoverSummary:
 
 @dataclass(frozen=True, slots=True)
 class _Match:
-    """A row of the old table with the file whose key it has; `file` is None if MDS's note of it is none."""
+    """A row of the old table with the file of its key; `file` is None if its mdsfileinfo cannot be read."""
 
     old: OldId
     row: MdsRow
@@ -137,7 +136,7 @@ class _Run:
         self._drawn_from = 0
 
     def go(self, connection: Connection) -> None:
-        """Looks through the files of MDS: blobs first, then, while rows are left over, for what they are."""
+        """Read the files of MDS: blobs first, then, while rows are left, the other files, for the reason."""
         tables = self.service.tables
         self.summary.rows = stage_old_ids(connection, tables)
         folder = f"/{self.service.blobs.layout.blobs}/"
@@ -147,18 +146,18 @@ class _Run:
                 self._take(self._matches(connection, page, progress))
             for page in self._pages(lambda after: files(outside=True, after=after)):
                 for match in self._matches(connection, page, progress):
-                    self._not_taken("its file is no blob", match.old)
+                    self._not_taken("its file is not a blob", match.old)
             keys = partial(read_mds_rows, connection, tables, limit=_BATCH)
             for page in self._pages(lambda after: keys(after=after)):
                 for match in self._matches(connection, page, progress):
-                    why = "deleted in MDS" if match.row.deleted else "no file has its key"
+                    why = "deleted in MDS" if match.row.deleted else "no file for its key"
                     self._not_taken(why, match.old)
             if not self._over():
                 left, some = list_untaken_old_ids(connection, tables, limit=_SHOWN)
                 for old in some:
-                    self._not_taken("MDS has no such key", old)
+                    self._not_taken("key not in MDS", old)
                 if left > len(some):
-                    self.summary.unmatched["MDS has no such key"] += left - len(some)
+                    self.summary.unmatched["key not in MDS"] += left - len(some)
                 progress.step(left)
 
     def _over(self) -> bool:
@@ -167,7 +166,7 @@ class _Run:
         return self.summary.interrupted or (limit is not None and self.summary.taken >= limit)
 
     def _pages(self, read: Callable[[str | None], tuple[list[MdsRow], str | None]]) -> Iterator[list[MdsRow]]:
-        """The pages that `read` gives, to the end or until nothing is left to be found."""
+        """Yield pages from `read`, until the end or until no rows are left."""
         last: str | None = None
         while not self._over() and self._accounted() < self.summary.rows:
             page, last = read(last)
@@ -176,11 +175,11 @@ class _Run:
             yield page
 
     def _accounted(self) -> int:
-        """Rows of the old table of which it is known what becomes of them."""
+        """Return how many rows of the old table are done with."""
         return self.summary.taken + self.summary.known + self.summary.unmatched.total()
 
     def _matches(self, connection: Connection, page: list[MdsRow], progress: Progress) -> list[_Match]:
-        """The rows of the old table that have a key of one of these files."""
+        """Return the rows of the old table that have a key of one of these files."""
         files: dict[str, tuple[MdsRow, MdsFile | None]] = {}
         for row in page:
             file = _mds_file(row)
@@ -197,15 +196,15 @@ class _Run:
         for key, olds in by_key.items():
             if len({old.rbtorrent_id for old in olds}) > 1:
                 for old in olds:
-                    self._not_taken("its key has several ids", old)
+                    self._not_taken("several ids for its key", old)
                 continue
             matches.append(_Match(olds[0], *files[key]))
             for old in olds[1:]:
-                self._not_taken("its row is there twice", old)
+                self._not_taken("duplicate row", old)
         return matches
 
     def _take(self, matches: list[_Match]) -> None:
-        """Takes over the ids of these blobs, in one transaction."""
+        """Import the ids of these blobs, in one transaction."""
         wanted: dict[LegacyId, tuple[TakenOver, OldId]] = {}
         for match in matches:
             old, file = match.old, match.file
@@ -215,12 +214,12 @@ class _Run:
             elif match.row.deleted:
                 self._not_taken("deleted in MDS", old)
             elif digest is None:
-                self._not_taken("its file's path gives no digest", old)
+                self._not_taken("no digest in the path of its file", old)
             else:
                 layer = TakenOver(digest, file.size if file else None, old.rbtorrent_id)
                 made = LegacyId(digest, old.rbtorrent_id)
                 if made in wanted:
-                    self._not_taken("its row is there twice", old)
+                    self._not_taken("duplicate row", old)
                 wanted[made] = layer, old
         for made, outcome in self._write(list(wanted)).items():
             layer, old = wanted[made]
@@ -267,7 +266,7 @@ class _Run:
             )
 
     def _draw(self, layer: TakenOver) -> None:
-        """Keeps a fair sample of all layers so far (Vitter, algorithm R)."""
+        """Keep a uniform sample of all layers so far (Vitter, algorithm R)."""
         self._drawn_from += 1
         sample = self.summary.sample
         if len(sample) < self.takeover.sample:

@@ -61,7 +61,7 @@ def test_the_demo_shows_the_whole_way_and_leaves_nothing_behind(tmp_path: Path) 
     assert len(manifest["layers"]) == 3
     assert all(re.fullmatch(ID, layer["rbtorrent_id"]) for layer in manifest["layers"])
     for part in (first, second):
-        assert len(re.findall(r"^-- \d+ bytes came, and their SHA-256 is", part, re.MULTILINE)) == 1
+        assert len(re.findall(r"^-- \d+ bytes downloaded, their SHA-256 is", part, re.MULTILINE)) == 1
     assert said.splitlines()[-1] == "-- done, nothing is left running"
 
     # What was killed may take a moment to be gone.

@@ -179,7 +179,7 @@ def test_a_key_with_two_ids_gives_neither(database: Database, old: OldService) -
     old.add("a")
     old.add_id("a", rbtorrent_id=old_id_of("another"))
 
-    assert take_over(database).unmatched == {"its key has several ids": 2}
+    assert take_over(database).unmatched == {"several ids for its key": 2}
     assert ids_in(database) == {}
 
 
@@ -189,7 +189,7 @@ def test_a_row_that_is_there_twice_counts_once(database: Database, old: OldServi
 
     summary = take_over(database)
 
-    assert (summary.taken, summary.unmatched) == (1, {"its row is there twice": 1})
+    assert (summary.taken, summary.unmatched) == (1, {"duplicate row": 1})
     assert ids_in(database) == {digest: old_id_of("a")}
 
 
@@ -218,7 +218,7 @@ def test_json_that_is_none_hides_the_key_and_is_counted(
     summary = take_over(database)
 
     assert (summary.taken, summary.unreadable) == (1, 1)
-    assert summary.unmatched == {"MDS has no such key": 1}
+    assert summary.unmatched == {"key not in MDS": 1}
     assert str(summary).endswith("mdsfileinfo unreadable 1")
     assert ids_in(database) == {good: old_id_of("b")}
 
@@ -242,10 +242,10 @@ def test_each_row_that_matches_no_layer_says_why(
     assert ids_in(database) == {kept: old_id_of("not marked")}
     assert summary.unmatched == {
         "deleted in MDS": 2,
-        "no file has its key": 1,
-        "its file is no blob": 1,
-        "its file's path gives no digest": 1,
-        "MDS has no such key": 2,
+        "no file for its key": 1,
+        "its file is not a blob": 1,
+        "no digest in the path of its file": 1,
+        "key not in MDS": 2,
     }
     assert (summary.rows, summary.taken, summary.unmatched.total()) == (8, 1, 7)
     for name in ("deleted", "gone", "a tag", "no digest", "unheard of"):
@@ -258,7 +258,7 @@ def test_of_many_rows_of_a_kind_only_some_are_logged_and_all_are_counted(
     for name in range(30):
         old.add_id(name, mds_key=f"{name}\n" + "x" * 5000)
 
-    assert take_over(database).unmatched == {"MDS has no such key": 30}
+    assert take_over(database).unmatched == {"key not in MDS": 30}
     assert 0 < len(caplog.records) <= 10
     assert all(len(record.getMessage()) < 500 for record in caplog.records)
 
@@ -271,7 +271,7 @@ def test_a_dry_run_says_the_same_and_writes_nothing(database: Database, old: Old
 
     dry = take_over(database, dry_run=True)
 
-    assert str(dry) == "would take over 11 of 12 ids, had 0 already, not taken 1 (malformed id 1)"
+    assert str(dry) == "would take over 11 of 12 ids, had 0 already, not taken 1 (malformed id: 1)"
     assert ids_in(database) == {waiting: None}
     assert str(take_over(database)) == str(dry).replace("would take over", "took over")
 
