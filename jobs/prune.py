@@ -86,8 +86,9 @@ def prune(service: Service, *, dry_run: bool = False) -> PruneSummary:
 class _Run:
     def __init__(self, service: Service, dry_run: bool) -> None:
         self.service = service
-        self.tables = service.tables
+        # The reader decides which tables there are.
         self.engine = service.reader if dry_run else service.database
+        self.tables = service.tables
         self.dry_run = dry_run
         self.grace = service.config.jobs.prune.grace
         self.limit = service.config.jobs.prune.limit
