@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from core.digest import Digest
-from core.errors import BadAnswer, NotFound, Refused, SwarmMessageInvalid, Unavailable
+from core.errors import BadAnswer, NotFound, Refused, RemoteError, SwarmMessageInvalid, TimedOut, Unavailable
 from core.http.client import HttpClient
 from core.swarm.messages import MAX_ANSWER, SeedsAnswer, SeedsRequest, SwarmAnswer, SwarmRequest
 from node.metainfo import Metainfo
@@ -72,14 +72,15 @@ def announce_seeds(http: HttpClient, base: str, request: SeedsRequest) -> SeedsA
 def _post(http: HttpClient, base: str, path: str, body: bytes) -> bytes:
     # The path holds a capability: it is named in no error.
     where = f"{base}/v0/swarm"
-    answer = http.fetch(
-        "POST",
-        base + path,
-        headers={"Content-Type": "application/json"},
-        body=body,
-        limit=MAX_ANSWER,
-        seconds=_SECONDS,
-    )
+    headers = {"Content-Type": "application/json"}
+    try:
+        answer = http.fetch(
+            "POST", base + path, headers=headers, body=body, limit=MAX_ANSWER, seconds=_SECONDS
+        )
+    except TimedOut:
+        raise TimedOut(where, _SECONDS) from None
+    except RemoteError as error:
+        raise Unavailable(where, error.why or type(error).__name__) from None
     if answer.status == 200:
         return answer.body
     if answer.status in (401, 403):
