@@ -11,7 +11,7 @@ def delay_after(attempts: int) -> int:
     """Seconds until the next try, after `attempts` (1 or more) failed ones: 1, 4, 16, 64 min … 6 h.
 
     With the default of 8 attempts it is about 18 hours before a layer is set aside, so a registry
-    that is down for a night costs nobody a `queue retry`.
+    that is down for a night needs no `queue retry`.
     """
     # The exponent is bounded before it is used: attempts come from a table that people edit.
     exponent = min(max(attempts - 1, 0), 10)

@@ -24,7 +24,7 @@ def own_secret(path: Path) -> bytes:
             made.touch(mode=0o600, exist_ok=False)
             try:
                 made.write_text(secrets.token_hex(_BYTES), encoding="ascii")
-                # A link fails if somebody was faster, and the file is never seen half-written.
+                # A link fails if another process was faster, and the file is never seen half-written.
                 os.link(made, path)
             except FileExistsError:
                 pass

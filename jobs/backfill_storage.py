@@ -80,7 +80,7 @@ class StorageSummary:
 
 
 def backfill_storage(scan: StorageScan) -> StorageSummary:
-    """Queues what the storage holds and nobody knows yet, then notes which repositories hold it.
+    """Queue the unknown layers of the storage, then note which repositories hold them.
 
     Nothing is remembered between runs but the layers themselves: what is known is left out before
     anything is read, so a run after another, or beside it, goes on where that one is. Blobs that are no
@@ -167,7 +167,7 @@ class _Run:
                 progress.step(len(batch), note=f"{self.summary.links} links")
 
     def _unknown(self, batch: list[StoredFile]) -> list[Layer]:
-        """The blobs among the files whose digests nobody knows yet."""
+        """Return the blobs among the files that are not known yet."""
         blobs: dict[Digest, Layer] = {}
         for file in batch:
             digest = self.layout.digest_of(file.path)

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 _JOB = "prune"
 _BATCH = 500
 _PATIENCE = 3600
-"""Seconds after which a suspect that nobody answered for is looked for again."""
+"""Seconds after which a suspect without an answer is looked for again."""
 
 _READ_AGAIN = 30 * 86_400
 """Seconds after which a manifest no longer counts as read; a scan that meets it reads it once more."""
@@ -76,7 +76,7 @@ def prune(service: Service, *, dry_run: bool = False) -> PruneSummary:
     A layer is missed where it was, and looked for everywhere when `grace` is over; only if it is nowhere
     then, it is forgotten. Layers that wait or are being brewed are let be; those set aside are pruned as
     brewed ones are. Whatever cannot be answered leaves a layer as it is. Manifests that were read long ago
-    are forgotten as well, for nobody tells of those that are gone. Raises DatabaseDown, and what the
+    are forgotten as well, as deleted ones are not reported. Raises DatabaseDown, and what the
     presence's check raises.
     """
     service.presence.check()
@@ -98,7 +98,7 @@ class _Run:
         self._looked: set[Digest] = set()
 
     def go(self) -> PruneSummary:
-        """Suspects get up to half of the run, so that the round never comes to a halt. Nobody's answering for
+        """Suspects get up to half of the run, so that the round always advances. Missing answers for
         some layers ends a run, not the round: the next run begins behind them.
         """
         now = self._now()
@@ -238,7 +238,7 @@ class _Run:
                     log.info("layer pushed or brewed anew meanwhile digest=%s", suspect.digest)
                     self.summary.there += 1
                     return
-                # Before the commit, for then somebody may brew the layer anew, and keep its metainfo. If
+                # Before the commit: afterwards the layer may be brewed anew, with new metainfo. If
                 # the commit fails, the layer is without metainfo until the next run forgets it.
                 self.service.store.delete(suspect.digest)
         except StoreFailed as error:

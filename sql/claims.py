@@ -191,14 +191,14 @@ def retry_layer(
     forget_size: bool = False,
 ) -> bool:
     """Put the layer back, to be tried again from `next_try` on, and count the failure. False if the lock was
-    lost. `forget_size` takes away the size that somebody gave for it.
+    lost. `forget_size` clears the size that a descriptor gave for it.
     """
     size = {"size": None} if forget_size else {}
     return _fail(connection, tables, claim, reason=reason, next_try=max(next_try, 0), **size)
 
 
 def set_aside_layer(connection: sa.Connection, tables: Tables, claim: Claim, *, reason: str) -> bool:
-    """Put the layer where nobody claims it until somebody has looked. False if the lock was lost."""
+    """Set the layer aside until an operator retries it. Return False if the lock was lost."""
     return _fail(connection, tables, claim, reason=reason, next_try=None)
 
 
@@ -307,7 +307,7 @@ def release_stale_locks(
 
     Of a layer that a brewer had claimed this counts as a failed try, and after `max_attempts` of those the
     layer is set aside: it may be what kills brewers, by its size for one. Its chunk's other layers count
-    one too, so that `queue retry` may be called for. A lock that somebody set by hand is only taken off.
+    one too, so that `queue retry` may be called for. A lock that was set by hand is only released.
     Rows that are being renewed or finished at this moment are let be.
     """
     mapping, queue = tables.mapping, tables.queue

@@ -90,12 +90,12 @@ def _me() -> str:
 def _how_to_mend(code: str, said: str, statement: str, user: str | None) -> str:
     who = user or "this user"
     if code == _NO_TABLE:
-        return f"{said} (`docker_torrents init-db` makes those that are ours)"
+        return f"{said} (create it with `docker_torrents init-db`)"
     if code != _NO_RIGHT:
         return said
     creates = statement.lstrip().upper().startswith("CREATE")
     if creates:
-        return f"user {who}: {said}: have who may run what `docker_torrents init-db --print` gives"
+        return f"user {who}: {said}: run what `docker_torrents init-db --print` prints as the owner"
     # In another language than English the server's own words must do.
     if not (denied := _DENIED.search(said)):
         return f"user {who}: {said}"

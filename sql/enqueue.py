@@ -88,7 +88,7 @@ def enqueue_layers(
 
 
 def _lacks(connection: sa.Connection, tables: Tables, digests: Sequence[str]) -> bool:
-    """Whether some of the layers are not in the mapping. Those were dropped by somebody who has committed
+    """Return whether some layers are not in the mapping: a transaction dropped them that has committed
     since the statement that queued them began, and that still saw them there.
     """
     mapping = tables.mapping
@@ -201,7 +201,7 @@ def adopt_layers(connection: sa.Connection, tables: Tables, *, now: int, limit: 
     million. So it is for when a claim finds the queue empty, and for now and then.
     """
     mapping, queue = tables.mapping, tables.queue
-    # Neither waiting nor set aside: it was brewed, and somebody has taken that back by hand.
+    # Neither waiting nor set aside: it was brewed, and its row was reset by hand.
     done = sa.and_(queue.c.next_try.is_(None), queue.c.reason.is_(None))
     unknown = (
         sa.select(mapping.c.digest, mapping.c.added)

@@ -47,7 +47,7 @@ def stage_old_ids(connection: sa.Connection, tables: Tables) -> int:
         sa.insert(left).from_select(["mds_key", "rbtorrent_id"], sa.select(old.c.mds_key, old.c.rbtorrent_id))
     ).rowcount
     if connection.dialect.name == "postgresql":
-        # Nobody else does it for a temporary table, and without it the planner has no use for the index.
+        # Autovacuum skips temporary tables, and without statistics the planner ignores the index.
         connection.exec_driver_sql(f"ANALYZE {left.name}")
     return copied
 
@@ -64,7 +64,7 @@ def take_old_ids(connection: sa.Connection, tables: Tables, keys: Iterable[str])
 
 
 def list_untaken_old_ids(connection: sa.Connection, tables: Tables, *, limit: int) -> tuple[int, list[OldId]]:
-    """How many rows nobody asked for, and up to `limit` of them."""
+    """Return how many rows were not taken, and up to `limit` of them."""
     left = _left(tables)
     count = connection.scalars(sa.select(sa.func.count()).select_from(left)).one()
     rows = connection.execute(sa.select(left.c.mds_key, left.c.rbtorrent_id).limit(limit))
@@ -92,7 +92,7 @@ def _left(tables: Tables) -> sa.Table:
 
 Outcome = Literal["taken", "had it", "has another", "another layer's", "being brewed"]
 """What becomes of an id: its layer gets it; has this one already; has another one; another layer has this
-one, and the seed's index wants it unique; somebody is brewing the layer.
+one, and the seed's index wants it unique; the layer is being brewed.
 """
 
 _TRIES = 3
@@ -139,7 +139,7 @@ def adopt_legacy_ids(
         outcomes |= judged
         if not left:
             return outcomes
-        # Somebody was quicker with those: now it can be seen what they did.
+        # Another transaction was faster with those: read what it did.
     return outcomes | dict.fromkeys(left, "being brewed")
 
 
@@ -208,7 +208,7 @@ def _update(connection: sa.Connection, tables: Tables, ids: Sequence[LegacyId], 
         .where(mapping.c.digest == asked.c.digest, free)
         .values(rbtorrent_id=asked.c.rbtorrent_id, brewed=now)
     )
-    # No brewer of ours has anything to do with these ids, whoever tried before (sql/requeue.py goes by it).
+    # No brewer of ours has anything to do with these ids, whatever was tried before (see sql/requeue.py).
     write_queue(connection, tables, updated, next_try=None, reason=None, claimed=None, brewer=None)
     return set(updated)
 

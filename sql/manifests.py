@@ -1,7 +1,7 @@
 """Manifests whose layers are still to be found out, and those for which that is done.
 
 A manifest belongs to a scope: the same one in two repositories is two, for each must be fetched from its own.
-They are few, and reading one twice does no harm: nobody locks them.
+They are few, and reading one twice does no harm: they are not locked.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def retry_manifest(
 def set_aside_manifest(
     connection: sa.Connection, tables: Tables, scope: str, digest: Digest, *, reason: str
 ) -> bool:
-    """Leave a manifest until somebody has looked, or asks for it again. False if it is not there."""
+    """Set a manifest aside until it is retried or pushed again. Return False if it is not there."""
     return _fail(connection, tables, scope, digest, reason=reason, next_try=None)
 
 

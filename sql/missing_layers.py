@@ -18,7 +18,7 @@ from sql.tables import Tables, is_set_aside
 
 @dataclass(frozen=True, slots=True)
 class Suspect:
-    """A layer that may be gone: first missed at this time; None if somebody only said so."""
+    """A layer that may be gone: first missed at this time; None if it was only reported."""
 
     digest: Digest
     missed: int | None
@@ -64,7 +64,7 @@ def list_forgettable_layers(
 ) -> tuple[list[Digest], str | None]:
     """Those of the next `limit` layers in the order of digests that may be forgotten, and the last of all.
 
-    That is the ones that are brewed or set aside, and nobody's work. The last is None at the end.
+    That is the ones that are brewed or set aside and not locked. The last is None at the end.
     """
     mapping, queue = tables.mapping, tables.queue
     # The page by itself: joined at once, the queue would be read from its beginning.
@@ -111,7 +111,7 @@ def record_misses(
 def postpone_suspects(
     connection: sa.Connection, tables: Tables, digests: Sequence[Digest], *, due: int
 ) -> None:
-    """Look for these again at `due`: nobody could say whether they are there."""
+    """Look for these again at `due`: there was no answer."""
     missing = tables.missing
     these = missing.c.digest.in_(_locked(connection, tables, digests))
     connection.execute(sa.update(missing).where(these).values(due=due))
@@ -128,7 +128,7 @@ def forget_layer(connection: sa.Connection, tables: Tables, suspect: Suspect) ->
     """Forget a layer, which repositories held it, and which of their manifests were read.
 
     The latter so that a scan reads them again, and finds the layer if it is pushed anew. False, with nothing
-    written that matters, if somebody queued it or cleared it meanwhile, or it was brewed after it was
+    written that matters, if it was queued or cleared meanwhile, or brewed after it was
     missed, or is being brewed.
     """
     digest = str(suspect.digest)
@@ -168,7 +168,7 @@ def forget_layer(connection: sa.Connection, tables: Tables, suspect: Suspect) ->
 
 
 def _is_forgettable(mapping: sa.FromClause, queue: sa.Table) -> sa.ColumnElement[bool]:
-    """Whether a row of the mapping, joined with the queue, is brewed or set aside, and in nobody's hands."""
+    """Whether a row of the mapping, joined with the queue, is brewed or set aside, and not locked."""
     return sa.and_(mapping.c.brew_lock.is_(None), sa.or_(mapping.c.brewed.is_not(None), is_set_aside(queue)))
 
 

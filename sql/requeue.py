@@ -76,7 +76,7 @@ def requeue_brewed(
 ) -> int:
     """Queue these layers as if they had never been brewed. Returns how many were.
 
-    Their ids are taken away until then, for nobody could get their torrents. Those that were brewed again
+    Their ids are removed until then, as their torrents cannot be had. Those that were brewed again
     or forgotten meanwhile are let be, and those that were not brewed here.
     """
     mapping = tables.mapping

@@ -96,7 +96,7 @@ _RIGHTS = ("SELECT", "INSERT", "UPDATE", "DELETE")
 
 
 def missing_grants(connection: sa.Connection, tables: Tables, lacking: Sequence[str]) -> list[str]:
-    """What has to be granted or done by somebody else, in a line each, for the user of `connection`.
+    """Return what another database user has to grant or do for the user of `connection`, a line each.
 
     `lacking` is what sql/schema.py's `missing` gives: where something is, it takes a right to make it. SQLite
     has no rights but those of its file.
@@ -117,7 +117,7 @@ def missing_grants(connection: sa.Connection, tables: Tables, lacking: Sequence[
     lines = []
     if any(what.startswith("table ") for what in lacking) and not creates:
         lines.append(
-            f"GRANT CREATE ON SCHEMA {schema} TO {user}, or have somebody else run what "
+            f"GRANT CREATE ON SCHEMA {schema} TO {user}, or let the owner run the output of "
             "`docker_torrents init-db --print` gives"
         )
     for table in tables.metadata.sorted_tables:

@@ -49,7 +49,7 @@ def drop_layers(
     reason_like: str | None = None,
     digest: Digest | None = None,
 ) -> int:
-    """Forget layers that were set aside, by reason or digest as above; who asks for one queues it anew.
+    """Forget layers that were set aside, by reason or digest as above; being asked for queues one again.
 
     A `digest` may also be of a layer that waits. What is brewed, or held by a brewer, is never dropped.
     Returns how many were.
@@ -65,7 +65,7 @@ def drop_layers(
             mapping.c.brew_lock.is_(None),
             *_like(queue, reason_like, digest),
         )
-        # What somebody else has a hand on is not for dropping.
+        # Locked layers are not dropped.
         .with_for_update(skip_locked=True)
     ).all()
     # The manifests of their repositories count as unread again, or no scan would find these layers.
@@ -103,7 +103,7 @@ def drop_manifests(
     reason_like: str | None = None,
     digest: Digest | None = None,
 ) -> int:
-    """Forget manifests that were set aside, chosen as above; who asks for one puts it down anew.
+    """Forget manifests that were set aside, chosen as above; a push queues one again.
 
     A `digest` may also be of one that waits. Returns how many were forgotten.
     """

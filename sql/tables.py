@@ -120,7 +120,7 @@ def _queue(name: str, metadata: sa.MetaData) -> sa.Table:
         name,
         metadata,
         sa.Column("digest", sa.String(128), primary_key=True),
-        sa.Column("size", sa.BigInteger),  # bytes; NULL: nobody said
+        sa.Column("size", sa.BigInteger),  # bytes; NULL: unknown
         sa.Column("priority", sa.SmallInteger, nullable=False),
         sa.Column("added", sa.BigInteger, nullable=False),
         sa.Column("next_try", sa.BigInteger),
@@ -142,7 +142,7 @@ def waits(queue: sa.Table) -> sa.ColumnElement[bool]:
 
 
 def is_set_aside(table: sa.Table) -> sa.ColumnElement[bool]:
-    """Whether a row of the queue, or of the manifests, waits for somebody to look at it."""
+    """Whether a row of the queue, or of the manifests, is set aside."""
     return sa.and_(table.c.next_try.is_(None), table.c.reason.is_not(None))
 
 
@@ -203,7 +203,7 @@ def _seen(name: str, metadata: sa.MetaData) -> sa.Table:
 def _missing(name: str, metadata: sa.MetaData) -> sa.Table:
     """Layers that the registry may have no longer: few, and for as long as it takes to be sure.
 
-    `missed` is when one was first not found; NULL: somebody only says that it is gone. `due` is when to look.
+    `missed` is when one was first not found; NULL: only reported as gone. `due` is when to look.
     """
     table = sa.Table(
         name,

@@ -1,4 +1,4 @@
-"""What whoever judges callers has to offer: the registry alone, or Blackbox before it."""
+"""The protocol of an authority that decides who may pull: the registry, or Blackbox in front of it."""
 
 from __future__ import annotations
 

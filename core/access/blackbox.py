@@ -1,7 +1,7 @@
 """Blackbox's verdict on the caller's OAuth token, before the registry is asked.
 
 The protocol is that of Blackbox's public client (ytsaurus, yt/yt/library/auth_server): `method=oauth`, with
-verdicts and exceptions alike as JSON with HTTP 200. Whatever is not a clear yes lets nobody in.
+verdicts and exceptions alike as JSON with HTTP 200. Anything but a clear yes denies access.
 """
 
 from __future__ import annotations
@@ -85,14 +85,14 @@ class BlackboxAccess:
         self._registry.may_pull(scope, digest, authorization)
 
     def check(self) -> str:
-        """One line for the operator on a Blackbox that answers: it must refuse a token that is none.
+        """Return a line for the operator about a Blackbox that answers: it must refuse an invalid token.
 
-        Raises NoVerdict if it does not answer, or lets in whoever comes.
+        Raises NoVerdict if it does not answer, or accepts an invalid token.
         """
         status, _ = self._ask(secrets.token_hex(16), "127.0.0.1")
         if status == VALID:
             raise NoVerdict("it takes a token that is made up for a good one")
-        return f"{parse_url(self._url_template.format(payload=''))} answers, and refuses a token that is none"
+        return f"{parse_url(self._url_template.format(payload=''))} answers, and refuses an invalid token"
 
     def _token(self, authorization: str | None) -> str:
         found = _AUTHORIZATION.match(authorization or "")
@@ -164,8 +164,10 @@ def _address(text: str | None) -> str:
     try:
         return str(ip_address(text.strip()))
     except ValueError:
-        raise AccessDenied(400, (), "HEADER_INVALID", "X-Real-IP is no address") from None
+        raise AccessDenied(400, (), "HEADER_INVALID", "X-Real-IP is not an IP address") from None
 
 
 def _unavailable() -> AccessDenied:
-    return AccessDenied(503, (("Retry-After", "1"),), "UNAVAILABLE", "nobody can tell now who may pull")
+    return AccessDenied(
+        503, (("Retry-After", "1"),), "UNAVAILABLE", "Blackbox does not answer, access cannot be checked now"
+    )

@@ -31,7 +31,7 @@ class RegistryAccess:
         """Everybody may ask the registry."""
 
     def may_pull(self, scope: str, digest: Digest, authorization: str | None) -> None:
-        """See Access. To be sent to the storage is a yes: the registry sends nobody there who may not go."""
+        """See Access. A redirect to the storage is a yes: the registry redirects only callers with access."""
         headers = {} if authorization is None else {"Authorization": authorization}
         answer = self._registry.forward_blob_head(scope, digest, headers)
         if (answer.status == 200 and not is_html(answer.headers)) or leads_to_storage(answer, digest):

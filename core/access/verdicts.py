@@ -13,7 +13,7 @@ MAX_VERDICTS = 100_000
 
 
 class GoodVerdicts:
-    """Who was let in within the last `lifetime` seconds (0: nobody is remembered).
+    """Callers with access, remembered for `lifetime` seconds (0: none are remembered).
 
     A caller is kept as a keyed hash of his token and address; the key lives and dies with this object.
     `clock` gives seconds, and never goes back. Once there are `limit` callers, the oldest verdict is

@@ -186,7 +186,7 @@ def _leads_on(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
     except OSError as error:
-        if entry.is_symlink():  # to itself, or to where nobody may look
+        if entry.is_symlink():  # to itself, or to a folder without permission
             return False
         raise _refusal(error, Path(entry.path)) from error
 

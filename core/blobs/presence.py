@@ -22,7 +22,7 @@ from core.failures import FailureStreak
 from core.layer import Layer
 
 MAX_CONSECUTIVE_FAILURES = 20
-"""Questions in a row that nobody answers: then there is no sense in asking more."""
+"""Unanswered requests in a row after which the registry itself is asked whether it is up."""
 
 Presence = Literal["there", "gone", "unanswered"]
 """What was found out. "gone" takes an answer that says so; whatever else went wrong is "unanswered"."""
@@ -31,7 +31,7 @@ Presence = Literal["there", "gone", "unanswered"]
 @dataclass(frozen=True, slots=True)
 class PresenceResult:
     """The outcome of looking for a layer: `scope` holds it, where that was found out; `why` there was no
-    answer, and whether that was for nobody's answering (`silent`), not for a refusal.
+    answer, and whether the server was silent (`silent`) rather than refusing.
     """
 
     layer: Layer
@@ -83,7 +83,7 @@ class BlobAsker(Protocol):
 class RegistryPresence:
     """Asks for a blob by HEAD, repository by repository (a PresenceChecker).
 
-    A blob may be in repositories that nobody here knows of. So one that is in none of the known ones counts
+    A blob may be in repositories that are not known here. So one that is in none of the known ones counts
     as gone only when the whole catalog was asked. A registry that does not give its catalog, names
     a repository there by what is no name here, or does not answer for a single one, leaves it unanswered.
     """
@@ -113,7 +113,7 @@ class RegistryPresence:
         """See PresenceChecker. At least one layer is looked for, however many repositories there are.
 
         The catalog is listed again after the last question, and its new repositories are asked as well, until
-        there are none: the questions take minutes, and somebody may push a layer meanwhile. When the registry
+        there are none: the requests take minutes, and a layer may be pushed meanwhile. When the registry
         falls silent, those left are unanswered.
         """
         left: dict[int, Layer] = dict(enumerate(layers))
@@ -155,7 +155,7 @@ class RegistryPresence:
             yield unanswered.get(number) or PresenceResult(layer, "gone")
 
     def _catalog(self) -> list[str]:
-        """All repositories. Raises RemoteError, also if there is none, or one that cannot be asked."""
+        """Return all repositories. Raises RemoteError, also for an empty list."""
         scopes = list(self._registry.list_repositories(complete=True))
         if not scopes:
             raise BadAnswer("catalog", "it has no repository at all")

@@ -55,7 +55,7 @@ class Target:
         try:
             return parse_url(urljoin(self.url, escaped))
         except ValueError as error:
-            raise BadAnswer(str(self), f"leads to a URL that is none: {error}") from None
+            raise BadAnswer(str(self), f"redirects to an invalid URL: {error}") from None
 
     def _base(self) -> str:
         return f"{self.scheme}://{self.netloc}"

@@ -25,7 +25,7 @@ def augment(body: bytes, image: Image, ids: Mapping[Digest, str]) -> bytes:
 
     `image` is what was read from `body`. All else stays: the order of fields, and the way in which the
     registry sets line breaks and spaces. An `rbtorrent_id` that came with the manifest is taken out:
-    whoever pushed the image wrote it, and it may lead anywhere. With nothing to put in or take out, or
+    the pusher of the image wrote it, and it may name any torrent. With nothing to put in or take out, or
     where the manifest cannot be written again the way it came, `body` itself is given; but ManifestInvalid
     is raised if something had to be taken out of that.
     """

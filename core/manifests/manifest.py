@@ -1,7 +1,7 @@
 """What a manifest says: docker v2 and OCI images, manifest lists and indexes. Pure, and distrustful.
 
 docker/distribution, docs/spec/manifest-v2-2.md; OCI image-spec, manifest.md and image-index.md. A manifest
-is taken as a whole or not at all: one digest that is none, and nothing in it is believed.
+is accepted as a whole or not at all: one invalid digest, and nothing in it is trusted.
 """
 
 from __future__ import annotations

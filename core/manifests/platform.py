@@ -29,7 +29,7 @@ class Platform:
 
     @classmethod
     def parse(cls, text: object) -> Platform:
-        """The platform that `text` names; raises InvalidName if it is none."""
+        """Parse `os/architecture[/variant]`. Raises InvalidName."""
         parts = text.split("/") if isinstance(text, str) else []
         if len(parts) not in (2, 3) or not all(_PART.match(part) for part in parts):
             raise InvalidName("platform", text, "expected os/arch or os/arch/variant")

@@ -102,10 +102,14 @@ class RegistryAuth:
             return self._bearer(bearer, target, kept, used)
         if basic is None:
             schemes = ", ".join(challenge.scheme for challenge in offered) or "none"
-            why = f"none of the ways to authenticate that it offers can be used here ({schemes[:100]})"
+            why = f"it offers no supported authentication scheme ({schemes[:100]}), only Basic and Bearer are"
             raise Refused(str(target), 401, why)
         if self._basic is None:
-            raise Refused(str(target), 401, "it wants a user and a password, and none are configured")
+            raise Refused(
+                str(target),
+                401,
+                "it asks for a user and a password: set brewer.brew_user and brewer.brew_password",
+            )
         if used == self._basic:
             raise self.refused(target, used)
         self._challenges[target.origin] = basic
@@ -113,9 +117,9 @@ class RegistryAuth:
 
     def refused(self, target: Target, used: str) -> Refused:
         """The error for a 401 to what `answer` gave."""
-        if used == self._basic:
-            return Refused(str(target), 401, f"it does not take the password of {self._user}")
-        who = "anybody" if self._basic is None else self._user
+        if self._basic is not None and used == self._basic:
+            return Refused(str(target), 401, f"wrong password for user {self._user} (brewer.brew_password)")
+        who = "anonymous callers" if self._basic is None else self._user
         return Refused(str(target), 401, f"its token server does not let {who} do this")
 
     def _kept(self, origin: Origin, scope: str) -> _Kept:
@@ -134,7 +138,7 @@ class RegistryAuth:
         failures = kept.failures
         with kept.lock:
             if kept.failure is not None and kept.failures != failures:
-                # Somebody has tried in vain while we waited: else all wait for each other's time-outs.
+                # Another thread failed meanwhile: all would wait for one time-out after another.
                 raise kept.failure.with_traceback(None)
             if kept.header is None or kept.header == refused or self._clock() >= kept.good_until:
                 kept.header, kept.failure = None, None

@@ -55,8 +55,8 @@ class RegistryClient:
     """Asks one registry, from any number of threads.
 
     Every method raises RemoteError: TimedOut, Unavailable, Refused, NotFound
-    or BadAnswer; and InvalidName for a scope or tag that is none, before anything is sent. Without
-    user or password it asks as anybody may. `http` is shared and stays the caller's to close.
+    or BadAnswer; and InvalidName for an invalid scope or tag, before anything is sent. Without
+    user or password it asks anonymously. `http` is shared and stays the caller's to close.
     """
 
     def __init__(
@@ -217,7 +217,7 @@ class RegistryClient:
         refuse_page(answer.headers, answer.target)
         encoding = answer.headers.get("Content-Encoding")
         if encoding and encoding.lower() != "identity":
-            raise BadAnswer(str(answer.target), "its answer is packed, which nobody asked for")
+            raise BadAnswer(str(answer.target), "its answer is compressed, which was not asked for")
         return answer
 
     def _open(self, url: str, token_scope: str, what: str, headers: Mapping[str, str]) -> HttpStream:

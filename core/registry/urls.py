@@ -9,7 +9,7 @@ from core.names import parse_scope, parse_tag
 
 
 class RegistryUrls:
-    """Scopes and tags that are none raise InvalidName."""
+    """Invalid scopes and tags raise InvalidName."""
 
     def __init__(self, settings: DockerRegistry) -> None:
         self._settings = settings

@@ -146,10 +146,10 @@ def _sync(folder: Path) -> None:
         os.close(descriptor)
 
 
-# The media type of BEP 3's metainfo, for whoever fetches an object with a browser.
+# The media type of BEP 3's metainfo, for browsers that fetch an object.
 CONTENT_TYPE = "application/x-bittorrent"
 
-# Metainfo of an 8 TiB layer has 10 MB; more is none of ours.
+# Metainfo of an 8 TiB layer has 10 MB; anything larger was not written by this service.
 MOST = 16 * 1024 * 1024
 
 

@@ -36,7 +36,7 @@ def test_one_that_refuses_a_token_that_is_none_does_its_work(
 ) -> None:
     told = access.check()
 
-    assert told == f"{blackbox.server.url}/blackbox answers, and refuses a token that is none"
+    assert told == f"{blackbox.server.url}/blackbox answers, and refuses an invalid token"
     [asked] = blackbox.questions
     assert asked["oauth_token"] not in told
     assert (asked["method"], asked["scopes"], asked["format"]) == ("oauth", "registry:use", "json")

@@ -72,8 +72,8 @@ class TestBasic:
     @pytest.mark.parametrize(
         ("user", "password", "why"),
         [
-            ("brewer", "wrong", "does not take the password of brewer"),
-            ("stranger", "any", "does not take the password of stranger"),
+            ("brewer", "wrong", "wrong password for user brewer"),
+            ("stranger", "any", "wrong password for user stranger"),
             (None, None, "none are configured"),
             ("brewer", None, "none are configured"),
         ],
@@ -101,7 +101,7 @@ class TestTokens:
     def test_let_anybody_pull_what_is_public(self, guarded: Registry) -> None:
         with client_of(guarded.netloc) as client:
             check_pulls(client, "public/app")
-            with pytest.raises(Refused, match="does not let anybody do this") as caught:
+            with pytest.raises(Refused, match="does not let anonymous callers do this") as caught:
                 client.fetch_manifest(SCOPE, "latest")
             assert caught.value.status == 401
 

@@ -92,7 +92,7 @@ class TestALocation:
         ["file:///etc/passwd", "javascript:alert(1)", "http://:80/", "http://a:99999/", "http://[/"],
     )
     def test_must_lead_to_http(self, location: str) -> None:
-        with pytest.raises(BadAnswer, match="leads to a URL that is none"):
+        with pytest.raises(BadAnswer, match="redirects to an invalid URL"):
             parse_url("http://example.com/").join(location)
 
     @given(st.text(max_size=60))

@@ -52,7 +52,7 @@ def test_who_may_not_create_is_told_what_to_do(low: sa.Engine) -> None:
 
     assert str(caught.value) == (
         "the database is not ready: user low_user: permission denied for schema public: "
-        "have who may run what `docker_torrents init-db --print` gives"
+        "run what `docker_torrents init-db --print` prints as the owner"
     )
     with pytest.raises(
         DatabaseNotReady, match=r"GRANT CREATE ON SCHEMA public TO low_user, or .*init-db --print"
@@ -97,7 +97,7 @@ def test_an_index_that_is_lacking_is_the_owners_to_make(
 
     with pytest.raises(DatabaseNotReady, match="have the owner of rbtorrent_mapping make its indexes"):
         probe_database(low, TABLES)
-    with pytest.raises(DatabaseNotReady, match="must be owner of table rbtorrent_mapping: have who may"):
+    with pytest.raises(DatabaseNotReady, match="must be owner of table rbtorrent_mapping: run what"):
         init_db(low, TABLES)
 
 
