@@ -175,24 +175,22 @@ def _max_connections() -> int:
 
 
 def _handle_signals(stopping: threading.Event) -> None:
-    """At SIGTERM and SIGINT set `stopping`, then do what granian does; a second SIGINT kills this process."""
+    """Stop granian once `stopping` is set, as SIGTERM and SIGINT do; a second SIGINT kills the process."""
+    interrupt: Any = signal.getsignal(signal.SIGTERM)
 
-    def handle(before: Any, number: int, frame: object) -> None:
-        # In a thread: the main thread may hold the lock of the event that granian's handler sets.
-        start_new_thread(_stop, (stopping, before, number))
+    def handle(number: int, frame: object) -> None:
+        # In a thread: the main thread may hold the event's lock.
+        start_new_thread(stopping.set, ())
         if number == signal.SIGINT:
             signal.signal(number, signal.SIG_DFL)
 
+    def stop() -> None:
+        stopping.wait()
+        interrupt(signal.SIGTERM, None)
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, partial(handle, signal.getsignal(number)))
-    if stopping.is_set():
-        # The signal came before.
-        signal.raise_signal(signal.SIGTERM)
-
-
-def _stop(stopping: threading.Event, before: Any, number: int) -> None:
-    stopping.set()
-    before(number, None)
+        signal.signal(number, handle)
+    threading.Thread(target=stop, name="stop", daemon=True).start()
 
 
 def _announce(host: str, address: str, port: int, workers: int, stopping: threading.Event) -> None:

@@ -72,10 +72,10 @@ class TestBasic:
     @pytest.mark.parametrize(
         ("user", "password", "why"),
         [
-            ("brewer", "wrong", "wrong password for user brewer"),
+            ("brewer", "s3cret-but-not-his", "wrong password for user brewer"),
             ("stranger", "any", "wrong password for user stranger"),
-            (None, None, "none are configured"),
-            ("brewer", None, "none are configured"),
+            (None, None, "set brewer.brew_user and brewer.brew_password"),
+            ("brewer", None, "set brewer.brew_user and brewer.brew_password"),
         ],
     )
     def test_keeps_others_out_and_says_why(
@@ -89,7 +89,7 @@ class TestBasic:
                 client.head_manifest(SCOPE, "latest")
             with pytest.raises(Refused):
                 list(client.list_repositories())
-        assert "wrong" not in str(caught.value)
+        assert "s3cret" not in str(caught.value)
 
 
 class TestTokens:

@@ -163,6 +163,6 @@ def test_a_registry_that_cannot_be_asked_is_in_the_log_and_no_token_with_it(
                 answer = front.get(path, Authorization="Bearer throw-away")
                 assert answer.status == (504 if what == "silent" else 502)
                 [line] = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-                assert line.startswith("request failed method=GET reason=registry http://127.0.0.1:")
+                assert line.startswith("request failed method=GET reason=http://127.0.0.1:")
                 assert "throw-away" not in line
                 assert "private" not in line
