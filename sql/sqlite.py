@@ -105,7 +105,7 @@ class _Turns:
                 with self._lock:
                     pause = self._free_at - time.monotonic()
                 if pause > 0:
-                    time.sleep(pause)
+                    threading.Event().wait(pause)
                 try:
                     connection.exec_driver_sql("BEGIN IMMEDIATE")
                 except sa.exc.OperationalError as error:
