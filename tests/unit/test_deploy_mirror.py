@@ -1,0 +1,145 @@
+"""deploy/systemd and deploy/kubernetes of the mirror: valid, and in step with commands and configuration."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from core.config.config import Config
+from core.config.file import parse_config
+from docker_torrents import parse_arguments
+from node.engines.engines import Engines, Mirror
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+UNIT = DEPLOY / "systemd" / "docker-torrents-mirror.service"
+MANIFEST = DEPLOY / "kubernetes" / "mirror.yaml"
+CONTAINERS = ["configure", "own-cache", "mirror"]
+
+
+def settings() -> dict[str, str]:
+    """The last value of each key of the unit."""
+    return dict(re.findall(r"^(\w+)=(.*)$", UNIT.read_text(), re.MULTILINE))
+
+
+def objects() -> dict[str, Any]:
+    return {found["kind"]: found for found in yaml.safe_load_all(MANIFEST.read_text())}
+
+
+def config() -> Config:
+    return parse_config(objects()["ConfigMap"]["data"]["config.yaml"], "mirror.yaml", {})
+
+
+def pod() -> dict[str, Any]:
+    found: dict[str, Any] = objects()["DaemonSet"]["spec"]["template"]["spec"]
+    return found
+
+
+def container(name: str) -> dict[str, Any]:
+    containers = {one["name"]: one for one in pod()["initContainers"] + pod()["containers"]}
+    assert list(containers) == CONTAINERS
+    found: dict[str, Any] = containers[name]
+    return found
+
+
+def test_the_unit_runs_the_mirror() -> None:
+    program, *arguments = shlex.split(settings()["ExecStart"])
+
+    assert Path(program).name == "docker_torrents"
+    assert parse_arguments(arguments).command == "mirror"
+
+
+def test_the_unit_keeps_the_cache_where_the_mirror_looks_by_default() -> None:
+    assert f"/var/lib/{settings()['StateDirectory']}" == str(Config.model_fields["mirror"].default.cache_dir)
+
+
+def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd-analyze is missing: apt-get install systemd")
+    copy = tmp_path / UNIT.name
+    copy.write_text(
+        re.sub(r"^ExecStart=\S+", f"ExecStart={sys.executable}", UNIT.read_text(), flags=re.MULTILINE)
+    )
+    checked = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", str(copy)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert [line for line in checked.stderr.splitlines() if UNIT.name in line] == []
+
+
+def test_the_unit_is_hardened(tmp_path: Path) -> None:
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd-analyze is missing: apt-get install systemd")
+    command = ["systemd-analyze", "security", "--offline=true", "--threshold=20", "--no-pager", str(UNIT)]
+    checked = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_the_containers_run_commands_that_there_are() -> None:
+    mirror, configure = (parse_arguments(container(name)["args"]) for name in ("mirror", "configure"))
+
+    assert (mirror.command, getattr(mirror, "action", None)) == ("mirror", None)
+    assert (configure.command, configure.action, configure.engines) == ("mirror", "configure", ["containerd"])
+
+
+def test_the_configured_files_lie_on_the_node() -> None:
+    arguments = parse_arguments(container("configure")["args"])
+    changes = Engines(arguments.root).plan("containerd", Mirror.of(config())).changes
+    mounts = {mount["name"]: mount["mountPath"] for mount in container("configure")["volumeMounts"]}
+
+    assert changes
+    assert all(change.path.is_relative_to(mounts["certs-d"]) for change in changes)
+    assert volumes()["certs-d"]["hostPath"]["path"] == mounts["certs-d"].removeprefix("/host")
+
+
+def test_ports_and_paths_are_those_of_the_configuration() -> None:
+    mirror = config().mirror
+    ports = {port["name"]: port["containerPort"] for port in container("mirror")["ports"]}
+    mounts = {mount["name"]: mount["mountPath"] for mount in container("mirror")["volumeMounts"]}
+
+    assert ports == {"mirror": mirror.port, "peers": mirror.peer_port}
+    assert mounts["cache"] == str(mirror.cache_dir)
+    for probe in ("livenessProbe", "readinessProbe"):
+        asked = container("mirror")[probe]["httpGet"]
+        assert (asked["host"], asked["port"]) == (mirror.host, mirror.port)
+
+
+def test_what_is_mounted_is_a_volume() -> None:
+    mounted = {mount["name"] for name in CONTAINERS for mount in container(name).get("volumeMounts", [])}
+
+    assert mounted == set(volumes())
+
+
+def test_pods_are_selected_by_their_labels_and_share_the_nodes_network() -> None:
+    spec = objects()["DaemonSet"]["spec"]
+
+    assert spec["selector"]["matchLabels"].items() <= spec["template"]["metadata"]["labels"].items()
+    assert pod()["hostNetwork"] is True
+    assert {one["metadata"]["namespace"] for one in objects().values() if one["kind"] != "Namespace"} == {
+        objects()["Namespace"]["metadata"]["name"]
+    }
+
+
+@pytest.mark.parametrize("name", CONTAINERS)
+def test_containers_cannot_gain_rights(name: str) -> None:
+    context = container(name)["securityContext"]
+
+    assert context["allowPrivilegeEscalation"] is False
+    assert context["readOnlyRootFilesystem"] is True
+    assert context["capabilities"]["drop"] == ["ALL"]
+
+
+def volumes() -> dict[str, Any]:
+    return {volume["name"]: volume for volume in pod()["volumes"]}
