@@ -3,9 +3,9 @@
 A step is the time in which a line carries one chunk. The model: every node and the origin have lines of the
 same speed, full duplex. In a step a node takes in one chunk and sends one, to nodes that it is connected to;
 the origin's line is shared evenly by the chunks that are being fetched from it. A node connects to the peers
-that it is named: it opens up to 25 connections, and has up to 50. It asks for a lease as the mirror does:
-with the chunks that it and its peers have, again when the book says, and at once when it has fetched a chunk.
-About a third of what it takes from peers is its lowest missing chunk, the rest its rarest.
+that it is named while it has fewer than 25 connections, and takes up to 50. It asks for a lease as the mirror
+does: with the chunks that it and its peers have, again when the book says, and at once when it has fetched a
+chunk. About a third of what it takes from peers is its lowest missing chunk, the rest its rarest.
 
 The model leaves out lost packets, and the registry as the way out for nodes in trouble. Nodes pass on whole
 chunks, while real ones pass on pieces, a quarter as long: so the ends of small layers take longer here.
@@ -56,8 +56,6 @@ class Nodes:
     peers: NDArray[np.int32] = field(init=False)
     """Each node's connections; a row is filled from the left."""
     connections: NDArray[np.int32] = field(init=False)
-    opened: NDArray[np.int32] = field(init=False)
-    """How many of its connections the node opened itself."""
     joined: Bits = field(init=False)
     alive: Bits = field(init=False)
 
@@ -65,23 +63,21 @@ class Nodes:
         self.have = np.zeros((self.count, self.chunks), dtype=bool)
         self.peers = np.zeros((self.count, CONNECTIONS), dtype=np.int32)
         self.connections = np.zeros(self.count, dtype=np.int32)
-        self.opened = np.zeros(self.count, dtype=np.int32)
         self.joined = np.zeros(self.count, dtype=bool)
         self.alive = np.ones(self.count, dtype=bool)
 
     def connect(self, node: int, other: int) -> None:
-        """Connect a node to another, if both have room and are not connected."""
+        """Connect a node that has few connections to another, if that has room."""
         degrees = self.connections
         if (
             node == other
-            or self.opened[node] >= MAX_OPENED
-            or max(degrees[node], degrees[other]) >= CONNECTIONS
+            or degrees[node] >= MAX_OPENED
+            or degrees[other] >= CONNECTIONS
             or other in self.peers[node, : degrees[node]]
         ):
             return
         self.peers[node, degrees[node]] = other
         self.peers[other, degrees[other]] = node
-        self.opened[node] += 1
         degrees[node] += 1
         degrees[other] += 1
 

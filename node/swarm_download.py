@@ -13,7 +13,7 @@ from pathlib import Path
 from core.errors import Interrupted, RemoteError
 from core.swarm.bitmap import Bitmap
 from core.swarm.chunks import Chunks
-from core.swarm.messages import MAX_FETCHED, Lease, Peer, SwarmAnswer, SwarmRequest
+from core.swarm.messages import MAX_FETCHED, MAX_OPENED, Lease, Peer, SwarmAnswer, SwarmRequest
 from node.counters import Counters
 from node.fallback import Progress, backoff, chunk_without_service, pause_before_registry, run_length
 from node.fetch import PieceFetcher
@@ -193,12 +193,8 @@ class SwarmDownload:
         return sorted({self._chunks.chunk_of(piece) for piece in missing})
 
     def _connect(self, torrent: Torrent, peers: Sequence[Peer]) -> None:
-        now = time.monotonic()
-        for peer in peers:
-            address = (peer.ip, peer.port)
-            if now - self._connected.get(address, float("-inf")) >= _RECONNECT_SECONDS:
-                self._connected[address] = now
-                torrent.connect(*address)
+        for address in peers_to_connect(peers, self._connected, self.peers, time.monotonic()):
+            torrent.connect(*address)
 
     def _fetch_leased(self, leases: Sequence[Lease]) -> None:
         with self._changed:
@@ -279,3 +275,21 @@ class SwarmDownload:
     def _start(target: Callable[[], None], name: str) -> None:
         # Not waited for: it may hang in a request, and what it brings too late is not taken.
         threading.Thread(target=target, name=name, daemon=True).start()
+
+
+def peers_to_connect(
+    named: Sequence[Peer], opened: dict[tuple[str, int], float], connections: int, now: float
+) -> list[tuple[str, int]]:
+    """Choose among the named peers, and note them in `opened`, which holds when each was chosen last.
+
+    None while this node has MAX_OPENED connections: the rest of its room is for nodes that come later.
+    """
+    chosen: list[tuple[str, int]] = []
+    for peer in named:
+        address = (peer.ip, peer.port)
+        if len(chosen) >= MAX_OPENED - connections:
+            break
+        if now - opened.get(address, float("-inf")) >= _RECONNECT_SECONDS:
+            opened[address] = now
+            chosen.append(address)
+    return chosen

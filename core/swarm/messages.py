@@ -23,8 +23,8 @@ MAX_ANSWER = 64 * 1024
 """Bytes of an answer's body."""
 MAX_PEERS = 50
 MAX_OPENED = 25
-"""Connections that a node opens itself in a swarm; it takes as many more. If each opened 50, the first 51
-nodes would be connected to each other only, and the others would never get what these have."""
+"""A node opens connections in a swarm while it has fewer than these, and takes as many more. If each opened
+50, the first 51 nodes would be connected to each other only, and the others never get what these have."""
 MAX_LEASES = 64
 MAX_FETCHED = 1024
 MAX_SEEDS = 100
