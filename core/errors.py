@@ -327,7 +327,7 @@ class DatabaseRefused(DatabaseDown):
     """The database is up and refuses this user. `why` is its message."""
 
     def _message(self, why: str) -> str:
-        return f"the database is up, but refuses the connection: {why}"
+        return f"the database is up, but refuses access: {why}"
 
 
 class DatabaseNotReady(DatabaseDown):

@@ -22,9 +22,9 @@ Columns = Mapping[str, TypeEngine[int] | TypeEngine[str]]
 
 
 class BulkValues:
-    """A relation to build into a statement that is kept, and that gets its rows each time it is run.
+    """A relation of bulk values for a statement that is built once and run with new rows each time.
 
-    Building a statement takes SQLAlchemy longer than PostgreSQL takes to run it: so those that run often
+    Building a statement costs SQLAlchemy more time than running it costs PostgreSQL, so frequent statements
     are built once.
     """
 
@@ -33,7 +33,7 @@ class BulkValues:
         self._columns = columns
 
     def relation(self, dialect: str, rows: Iterable[Sequence[object]] | None = None) -> sa.Subquery:
-        """The relation, in the SQL of `dialect`: postgresql or sqlite. With `rows` it keeps those."""
+        """Return the relation for `dialect`, postgresql or sqlite. With `rows` it holds those."""
         values = None if rows is None else self.parameters(dialect, rows)
 
         def parameter(name: str, type_: TypeEngine[Any]) -> sa.BindParameter[Any]:
@@ -57,7 +57,7 @@ class BulkValues:
         return sa.select(*columns).subquery(self._name)
 
     def parameters(self, dialect: str, rows: Iterable[Sequence[object]]) -> dict[str, object]:
-        """What to run the statement with, so that the relation holds `rows`."""
+        """Return the parameters that make the relation hold `rows`."""
         rows = list(rows)
         if dialect == "postgresql":
             return {
@@ -70,7 +70,7 @@ class BulkValues:
 def bulk_values(
     connection: sa.Connection, name: str, columns: Columns, rows: Iterable[Sequence[object]]
 ) -> sa.Subquery:
-    """`rows` as a subquery `name` with these columns, for a statement that is run once."""
+    """Return `rows` as a subquery `name` with these columns, for a statement that runs once."""
     return BulkValues(name, columns).relation(connection.dialect.name, rows)
 
 
@@ -89,10 +89,10 @@ def digest_values(connection: sa.Connection, digests: Iterable[Digest | str]) ->
 
 
 def insert(connection: sa.Connection, table: sa.Table) -> postgresql.Insert | sqlite.Insert:
-    """An INSERT into `table` that takes `on_conflict_do_nothing` and `on_conflict_do_update`."""
+    """Return an INSERT into `table` that supports `on_conflict_do_nothing` and `on_conflict_do_update`."""
     return insert_for(connection.dialect.name, table)
 
 
 def insert_for(dialect: str, table: sa.Table) -> postgresql.Insert | sqlite.Insert:
-    """The same for a statement that is kept, in the SQL of `dialect`: postgresql or sqlite."""
+    """Return such an INSERT for a statement that is built once, for `dialect`: postgresql or sqlite."""
     return postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)

@@ -1,7 +1,7 @@
 """Claims on layers: claim, renew, complete, retry later, set aside, give back, and release stale locks.
 
-A lock is the time in `brew_lock`, and it is the fencing token: its holder writes only while the row still has
-that very time. A brewer that was away too long finds its token replaced, and writes nothing.
+A lock is the time in `brew_lock`, which is also the fencing token: its holder can write only while the row
+still has that time. A brewer that was away too long finds its token replaced, and writes nothing.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def _set_aside_malformed(connection: sa.Connection, tables: Tables, digests: Seq
 
 
 class _Claiming(NamedTuple):
-    """The statements of a claim, in their order."""
+    """The statements of a claim, in order."""
 
     wake: sa.Update
     lock: sa.Update
@@ -107,8 +107,8 @@ class _Claiming(NamedTuple):
 def _claiming(tables: Tables, dialect: str) -> _Claiming:
     mapping, queue, scope = tables.mapping, tables.queue, tables.scope
     now = sa.bindparam("at", type_=sa.BigInteger)
-    # Delayed layers are kept apart until their time has come: the head of the queue stays short when
-    # thousands wait for their next try.
+    # Delayed layers are kept apart until they are due: the head of the queue stays short when
+    # thousands wait for a retry.
     due = (
         sa.select(queue.c.digest)
         .where(queue.c.next_try > AT_ONCE, queue.c.next_try <= now)
@@ -117,9 +117,9 @@ def _claiming(tables: Tables, dialect: str) -> _Claiming:
         .with_for_update(skip_locked=True)
         .cte("due")
     )
-    # The claim reads the head of the queue's index, and looks each row up in the mapping. Put as one
-    # comparison with a constant, "neither brewed nor locked" keeps the planner to that: of two IS NULL it
-    # thinks that they hold for few rows, and then it sorts all that wait.
+    # The claim reads the head of the queue's index and looks each row up in the mapping. Written as one
+    # comparison with a constant, "neither brewed nor locked" keeps the planner to that: it expects two
+    # IS NULL to hold for few rows, and would sort everything that waits.
     free = sa.func.coalesce(mapping.c.brewed, mapping.c.brew_lock, sa.literal_column("-1")) < 0
     picked = (
         sa.select(mapping.c.digest)
@@ -128,8 +128,8 @@ def _claiming(tables: Tables, dialect: str) -> _Claiming:
         .order_by(queue.c.priority, queue.c.added)
         .limit(sa.bindparam("at_most", type_=sa.Integer))
         .with_for_update(skip_locked=True)
-        # A CTE, because it is executed once. A bare subquery may be put into the inner side of a loop, where
-        # it picks other rows each time, and the limit no longer limits.
+        # A CTE, as it is executed once. A plain subquery may run inside a loop, where it picks other rows
+        # each time and the limit has no effect.
         .cte("picked")
     )
     locked = sa.select(_LOCKED.relation(dialect).c.digest)
@@ -152,15 +152,13 @@ def _claiming(tables: Tables, dialect: str) -> _Claiming:
 def renew_locks(
     connection: sa.Connection, tables: Tables, claims: Sequence[Claim], *, now: int
 ) -> list[Claim]:
-    """Lock the layers anew, as of `now`. Returns the claims still held, with the new token: go on with these,
-    and with no other.
-    """
+    """Renew the locks as of `now`. Return the claims still held, with their new token."""
     held = set(_relock(connection, tables, claims, lock=now))
     return [replace(claim, token=now) for claim in claims if str(claim.digest) in held]
 
 
 def give_back_layers(connection: sa.Connection, tables: Tables, claims: Sequence[Claim]) -> int:
-    """Unlock layers that were not worked to an end, as if they had never been claimed. Returns how many."""
+    """Unlock layers that were not finished, as if they had never been claimed. Return how many."""
     freed = _relock(connection, tables, claims, lock=None)
     write_queue(connection, tables, freed, claimed=None)
     return len(freed)
@@ -169,8 +167,10 @@ def give_back_layers(connection: sa.Connection, tables: Tables, claims: Sequence
 def complete_layer(
     connection: sa.Connection, tables: Tables, claim: Claim, *, rbtorrent_id: str, size: int, now: int
 ) -> bool:
-    """Mark the layer brewed, with its id and its size in bytes. False if the lock was lost: nothing is
-    written then. Raises RbtorrentIdTaken, and the transaction is to be given up.
+    """Mark the layer brewed, with its id and its size in bytes. Return False if the lock was lost.
+
+    Nothing is written if the lock was lost. Raises RbtorrentIdTaken; the transaction must then be rolled
+    back.
     """
     try:
         done = _finish(connection, tables, claim, rbtorrent_id=rbtorrent_id, brewed=now)
@@ -190,8 +190,9 @@ def retry_layer(
     next_try: int,
     forget_size: bool = False,
 ) -> bool:
-    """Put the layer back, to be tried again from `next_try` on, and count the failure. False if the lock was
-    lost. `forget_size` clears the size that a descriptor gave for it.
+    """Count the failure and retry the layer from `next_try`. Return False if the lock was lost.
+
+    `forget_size` clears the size that a descriptor gave for it.
     """
     size = {"size": None} if forget_size else {}
     return _fail(connection, tables, claim, reason=reason, next_try=max(next_try, 0), **size)
@@ -229,7 +230,7 @@ def _fail(
 
 
 def _finish(connection: sa.Connection, tables: Tables, claim: Claim, **values: object) -> bool:
-    """Unlock the claim's row with `values`, if it still has the claim's token."""
+    """Unlock the claim's row and write `values`, if it still has the claim's token."""
     mapping = tables.mapping
     return (
         connection.execute(
@@ -248,10 +249,10 @@ def _finish(connection: sa.Connection, tables: Tables, claim: Claim, **values: o
 def _relock(
     connection: sa.Connection, tables: Tables, claims: Sequence[Claim], *, lock: int | None
 ) -> list[str]:
-    """Write `lock` over the tokens of the claims that are still held. Returns their digests."""
+    """Write `lock` over the tokens of the claims that are still held. Return their digests."""
     mapping = tables.mapping
     held: list[str] = []
-    # A chunk's claims have one token nearly always.
+    # The claims of a chunk nearly always have one token.
     for token in sorted({claim.token for claim in claims}):
         digests = [claim.digest for claim in claims if claim.token == token]
         ours = (
@@ -292,7 +293,7 @@ _LONGEST = 500
 
 
 def one_line(reason: str) -> str:
-    """`reason` as one line of at most 500 characters, all of which a database can store."""
+    """Return `reason` as one line of at most 500 characters that any database can store."""
     text = " ".join(reason.encode("utf-8", "replace").decode().replace("\0", " ").split())
     return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
 
@@ -303,12 +304,12 @@ _BATCH = 1_000
 def release_stale_locks(
     connection: sa.Connection, tables: Tables, *, older_than: int, max_attempts: int
 ) -> int:
-    """Free the layers whose lock is older than the time `older_than`. Returns how many were.
+    """Release locks older than the time `older_than`. Return how many.
 
-    Of a layer that a brewer had claimed this counts as a failed try, and after `max_attempts` of those the
-    layer is set aside: it may be what kills brewers, by its size for one. Its chunk's other layers count
-    one too, so that `queue retry` may be called for. A lock that was set by hand is only released.
-    Rows that are being renewed or finished at this moment are let be.
+    A layer that a brewer had claimed counts a failed attempt, and is set aside after `max_attempts`: it may
+    be what kills brewers, because of its size for example. The other layers of its chunk count one too, so
+    `queue retry` may be needed. A lock that was set by hand is only released. Rows that are being renewed or
+    finished at the same time are skipped.
     """
     mapping, queue = tables.mapping, tables.queue
     released = 0

@@ -1,4 +1,4 @@
-"""How far jobs have come that walk in rounds, so that the next run continues there."""
+"""Cursors of jobs that walk the tables in rounds, so that the next run continues where the last one ended."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from sql.tables import Tables
 
 
 def find_cursor(connection: sa.Connection, tables: Tables, job: str) -> str:
-    """Where the last run of `job` ended; an empty text at the beginning."""
+    """Return where the last run of `job` ended, an empty string at the beginning."""
     place = tables.cursor
     found = connection.scalars(sa.select(place.c.place).where(place.c.job == job)).one_or_none()
     return found or ""
 
 
 def save_cursor(connection: sa.Connection, tables: Tables, job: str, place: str) -> None:
-    """Remember it for the next run."""
+    """Save where this run of `job` ended."""
     keep = insert(connection, tables.cursor).values(job=job, place=place)
     connection.execute(
         keep.on_conflict_do_update(index_elements=["job"], set_={"place": keep.excluded.place})

@@ -1,4 +1,4 @@
-"""Translate the drivers' errors into ours, each with its remedy."""
+"""Translate the drivers' errors, each with its remedy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from core.errors import DatabaseDown, DatabaseNotReady
+from core.errors import DatabaseDown, DatabaseNotReady, DatabaseRefused
 
 _SQLITE_DOWN = frozenset(
     {
@@ -28,7 +28,7 @@ _SQLITE_DOWN = frozenset(
     }
 )
 _SQLITE_SHUT = frozenset({sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY})
-# Its code for these is that of any mistake in a statement.
+# These have the error code of any mistake in a statement.
 _SQLITE_UNFIT = re.compile(
     r"no such (?:table|column): |has no column named |ON CONFLICT clause does not match"
 )
@@ -40,11 +40,11 @@ _DENIED = re.compile(r"permission denied for (?P<kind>table|relation|view|schema
 
 
 def as_ours(error: sa.exc.DBAPIError, engine: sa.Engine) -> DatabaseDown | None:
-    """The error that callers get for this one; None if the statement itself is wrong."""
+    """Return the error to raise in place of this one, None if the statement itself is wrong."""
     if isinstance(error.orig, sqlite3.Error):
         return _of_sqlite(error.orig, Path(engine.url.database or ""))
     if (code := getattr(error.orig, "pgcode", None)) in _UNFIT:
-        # The first line alone: the others show the statement.
+        # Only the first line: the others show the statement.
         said = str(error.orig).partition("\n")[0]
         return DatabaseNotReady(_how_to_mend(code, said, error.statement or "", engine.url.username))
     if error.connection_invalidated or isinstance(error, (sa.exc.OperationalError, sa.exc.InterfaceError)):
@@ -53,24 +53,26 @@ def as_ours(error: sa.exc.DBAPIError, engine: sa.Engine) -> DatabaseDown | None:
 
 
 def no_permission(error: OSError, path: Path) -> str:
-    """Why `path` cannot be used, in one line; a missing permission with the name of who lacks it."""
+    """Return why `path` cannot be used, in one line; for a missing permission with the user's name."""
     why = error.strerror or str(error)
     return f"{path}: {why} for user {_me()}" if isinstance(error, PermissionError) else f"{path}: {why}"
 
 
 def _of_sqlite(error: sqlite3.Error, file: Path) -> DatabaseDown | None:
-    # Its OperationalError stands for a missing table as well as for a full disk: the code tells.
+    # OperationalError may be a missing table or a full disk, so look at the code.
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code in _SQLITE_DOWN:
         denied = code in _SQLITE_SHUT and not all(map(_is_ours_to_write, _used(file)))
-        return DatabaseDown(f"{file}: permission denied for user {_me()}" if denied else f"{file}: {error}")
+        if denied:
+            return DatabaseRefused(f"{file}: permission denied for user {_me()}")
+        return DatabaseDown(f"{file}: {error}")
     if _SQLITE_UNFIT.search(str(error)):
         return DatabaseNotReady(f"{file}: {error}")
     return None
 
 
 def _used(file: Path) -> list[Path]:
-    """What has to be writable: the file, if it is there, and its folder, for the log beside it."""
+    """Return what has to be writable: the file, if it exists, and its folder, for the log beside it."""
     # Path.exists() raises PermissionError for what is in a folder that may not be searched.
     return [path for path in (file, file.parent) if os.path.exists(path)]
 
@@ -96,7 +98,7 @@ def _how_to_mend(code: str, said: str, statement: str, user: str | None) -> str:
     creates = statement.lstrip().upper().startswith("CREATE")
     if creates:
         return f"user {who}: {said}: run what `docker_torrents init-db --print` prints as the owner"
-    # In another language than English the server's own words must do.
+    # The server may speak another language.
     if not (denied := _DENIED.search(said)):
         return f"user {who}: {said}"
     name = denied["name"]

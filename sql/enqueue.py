@@ -13,9 +13,9 @@ from sql.bulk_values import BulkValues, digest_values, insert, insert_for
 from sql.missing_layers import clear_suspects
 from sql.tables import AT_ONCE, Priority, Tables, is_set_aside
 
-# Rows in one statement; a manifest has 10,000 layers at the very most.
+# Rows in one statement.
 _BATCH = 5_000
-# How far from the head of the queue strays are looked for at a time.
+# How many rows at the head of the queue are checked for strays at a time.
 _HEAD = 1_000
 
 _ASKED = BulkValues("asked", {"digest": sa.Text(), "size": sa.BigInteger()})
@@ -78,11 +78,11 @@ def enqueue_layers(
         new, suspects, unmapped = write()
         queued += new
         if suspects:
-            # They may be being forgotten. Their rows are waited for, and what is gone then is queued anew.
+            # They may be about to be forgotten. Wait for their rows, and queue again what is gone then.
             clear_suspects(connection, tables, batch)
             queued += write()[0]
         elif unmapped > 0 and _lacks(connection, tables, batch):
-            # Putting them there now would lock rows in another order than everybody's.
+            # Inserting them now would lock rows out of order.
             raise LayersDropped
     return queued
 
@@ -98,10 +98,9 @@ def _lacks(connection: sa.Connection, tables: Tables, digests: Sequence[str]) ->
 
 @lru_cache
 def _enqueueing(tables: Tables, dialect: str) -> tuple[sa.Select[int, int, int], list[sa.Insert]]:
-    """The statement that counts the new layers, and on PostgreSQL writes as well; elsewhere the others do.
+    """Return the statement that counts new layers (and on PostgreSQL writes), and those that write.
 
-    It also counts those that are taken to be gone from the registry, and how many more came into the queue
-    than into the mapping.
+    It also counts suspects, and how many more layers were inserted into the queue than into the mapping.
     """
     mapping, queue, scope, missing = tables.mapping, tables.queue, tables.scope, tables.missing
     asked, held = _ASKED.relation(dialect), _HELD.relation(dialect)
@@ -124,11 +123,11 @@ def _enqueueing(tables: Tables, dialect: str) -> tuple[sa.Select[int, int, int],
         .on_conflict_do_nothing()
     )
     if dialect == "postgresql":
-        # The parts of its one statement run when they are asked for. The queue asks for the mapping's, so
-        # that rows are locked there first, as everybody locks them.
+        # The parts of its one statement run when they are read. The queue's reads the mapping's, so that
+        # the mapping's rows are locked first, as in every transaction.
         mapped = to_map.returning(mapping.c.digest).cte("mapped")
         known = known.join(sa.select(sa.func.count()).select_from(mapped).subquery("first"), sa.true())
-    # What ON CONFLICT would leave as it is is left out beforehand: a conflict takes a lock, which is a write.
+    # Rows that ON CONFLICT would not change are left out: a conflict takes a lock, which is a write.
     to_queue = insert_for(dialect, queue).from_select(
         ["digest", "size", "priority", "added", "next_try"],
         sa.select(asked.c.digest, asked.c.size, urgency, sa.func.coalesce(mapping.c.added, now), AT_ONCE)
@@ -183,7 +182,7 @@ def _enqueueing(tables: Tables, dialect: str) -> tuple[sa.Select[int, int, int],
             .where(queued.c.fresh)
         )
         return fresh.add_cte(to_hold.cte("held_now")), []
-    # SQLite has one writer at a time: what is new before it writes is what it will have written.
+    # SQLite has one writer at a time, so what is new before the write is what will be written.
     new = (
         sa.select(sa.func.count(), suspects, sa.literal(0))
         .select_from(known)
@@ -193,12 +192,12 @@ def _enqueueing(tables: Tables, dialect: str) -> tuple[sa.Select[int, int, int],
 
 
 def adopt_layers(connection: sa.Connection, tables: Tables, *, now: int, limit: int) -> int:
-    """Bring the queue in line with a mapping that others write as well. Returns how many layers were queued.
+    """Align the queue with a mapping that others write too. Return how many layers were queued.
 
-    Up to `limit` rows of the mapping that are not brewed, and that the queue does not know or takes for
-    brewed, are queued, as backfilled and with the row's own `added`. What the mapping has brewed or lost
-    without the queue is taken off its head. It looks at each row that is not brewed: a second or two for a
-    million. So it is for when a claim finds the queue empty, and for now and then.
+    Up to `limit` unbrewed rows of the mapping that the queue does not have, or has as brewed, are queued as
+    backfilled, with the row's own `added`. Layers that were brewed or deleted in the mapping alone are
+    removed from the queue's head. This reads every unbrewed row, a second or two for a million, so call it
+    when a claim finds the queue empty.
     """
     mapping, queue = tables.mapping, tables.queue
     # Neither waiting nor set aside: it was brewed, and its row was reset by hand.
@@ -208,7 +207,7 @@ def adopt_layers(connection: sa.Connection, tables: Tables, *, now: int, limit: 
         .outerjoin(queue, queue.c.digest == mapping.c.digest)
         .where(mapping.c.brewed.is_(None), sa.or_(queue.c.digest.is_(None), done))
         .cte("unknown")
-        # There are none as a rule: so the planner must not count on finding the first few soon.
+        # There are usually none, so the planner must not expect to find the first few soon.
         .prefix_with("MATERIALIZED", dialect="postgresql")
     )
     some = sa.select(unknown.c.digest, unknown.c.added).limit(limit).subquery("some")
@@ -236,7 +235,7 @@ def adopt_layers(connection: sa.Connection, tables: Tables, *, now: int, limit: 
 
 
 def _drop_strays(connection: sa.Connection, tables: Tables) -> int:
-    """Take rows off the head of the queue that no claim would ever take. Returns how many."""
+    """Remove rows from the head of the queue that no claim would ever take. Return how many."""
     mapping, queue = tables.mapping, tables.queue
     head = (
         sa.select(queue.c.digest)

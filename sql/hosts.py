@@ -17,14 +17,14 @@ DEFAULT_PORT = 5432
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """One server: a name, an IP address, or the folder of a Unix socket (an absolute path)."""
+    """A server: a name, an IP address, or the folder of a Unix socket (an absolute path)."""
 
     name: str
     port: int
 
     @property
     def is_socket(self) -> bool:
-        """Whether it is reached through a Unix socket."""
+        """Return whether it is reached through a Unix socket."""
         return self.name.startswith("/")
 
     def __str__(self) -> str:
@@ -33,7 +33,7 @@ class Host:
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where to connect: `family` and `sockaddr` as socket.connect takes them; `ip` is "" for a socket."""
+    """Where to connect: `family` and `sockaddr` as for socket.connect; `ip` is empty for a Unix socket."""
 
     family: socket.AddressFamily
     sockaddr: str | tuple[str, int] | tuple[str, int, int, int]
@@ -41,7 +41,7 @@ class Address:
 
 
 def parse_host(text: str, default_port: int = DEFAULT_PORT) -> Host:
-    """The Host that `text` means: `name`, `name:port`, `::1`, `[::1]:port`, `/var/run/postgresql`.
+    """Parse `name`, `name:port`, `::1`, `[::1]:port` or `/var/run/postgresql`.
 
     Raises ValueError on anything else.
     """
@@ -60,10 +60,10 @@ def parse_host(text: str, default_port: int = DEFAULT_PORT) -> Host:
 
 
 def resolve(host: Host, timeout: float) -> list[Address]:
-    """The addresses of `host`, in the resolver's order. Raises OSError, TimeoutError after `timeout` seconds.
+    """Return the addresses of `host`, in the resolver's order.
 
-    The resolver knows no time-out of its own kind, so names are looked up in a thread, which is left
-    behind if it takes too long.
+    Raises OSError; TimeoutError after `timeout` seconds. The resolver has no timeout of its own, so names are
+    looked up in a thread, which is abandoned if it takes too long.
     """
     if host.is_socket:
         return [Address(socket.AF_UNIX, f"{host.name}/.s.PGSQL.{host.port}", "")]
@@ -112,7 +112,7 @@ def _port(digits: str, text: str) -> int:
 
 
 _SSL_REQUEST = struct.pack("!ii", 8, 80877103)
-# `E` begins the error message of a server too busy, or too old, to talk: libpq says it better.
+# `E` begins the error message of a server too busy, or too old, to talk: libpq reports it better.
 _ANSWERS = (b"S", b"N", b"E")
 
 
@@ -124,9 +124,10 @@ class _Attempt:
 
 
 def answering(addresses: Sequence[Address], timeout: float, reasons: list[str]) -> Iterator[Address]:
-    """The addresses that answer within `timeout` seconds, as they do; all are asked at the same time.
+    """Yield the addresses that answer within `timeout` seconds, as they do. All are asked at the same time.
 
-    Why one does not is appended to `reasons`. Time that the caller takes between two of them counts too.
+    Why others do not is appended to `reasons`. The time that the caller takes between two addresses counts
+    too.
     """
     give_up = time.monotonic() + timeout
     with selectors.DefaultSelector() as selector:
@@ -137,7 +138,7 @@ def answering(addresses: Sequence[Address], timeout: float, reasons: list[str]) 
                 except OSError as error:
                     reasons.append(_reason(address, error))
             while selector.get_map():
-                # Even when time is up, what has come in meanwhile is taken.
+                # Answers that have arrived count even when the time is up.
                 ready = selector.select(max(0.0, give_up - time.monotonic()))
                 if not ready:
                     break
@@ -166,7 +167,7 @@ def _begin(address: Address, selector: selectors.BaseSelector) -> None:
         try:
             connection.connect(address.sockaddr)
         except BlockingIOError:
-            # On its way; but a Unix socket does not wait: the server's backlog is full.
+            # In progress. A Unix socket does not wait: there the server's backlog is full.
             if address.family == socket.AF_UNIX:
                 raise
         selector.register(connection, selectors.EVENT_WRITE, _Attempt(address, connection))
@@ -176,7 +177,7 @@ def _begin(address: Address, selector: selectors.BaseSelector) -> None:
 
 
 def _go_on(attempt: _Attempt, selector: selectors.BaseSelector) -> bool:
-    """Take the next step with a socket that is ready. Returns whether the server has answered."""
+    """Take the next step with a ready socket. Return whether the server has answered."""
     if not attempt.asked:
         error = attempt.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if error:

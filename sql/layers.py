@@ -1,4 +1,4 @@
-"""Look up layers: their rbtorrent ids, and everything known of one."""
+"""Look up layers: their rbtorrent ids, and everything known about one."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _WANTED = BulkValues("wanted", {"digest": sa.Text()})
 
 @dataclass(frozen=True, slots=True)
 class LayerRecord:
-    """All that the database has on one layer. Times are Unix seconds, `size` is in bytes.
+    """Everything that the database has on one layer. Times are Unix seconds, `size` is in bytes.
 
-    `reason` is why its last try failed; `brewer` holds its lock, or held it last.
+    `reason` is why its last attempt failed; `brewer` holds its lock, or held it last.
     """
 
     digest: Digest
@@ -44,7 +44,7 @@ class LayerRecord:
 def find_rbtorrent_ids(
     connection: sa.Connection, tables: Tables, digests: Iterable[Digest]
 ) -> dict[Digest, str]:
-    """The ids of those of the layers that are brewed."""
+    """Return the ids of those layers that are brewed."""
     dialect = connection.dialect.name
     wanted = {str(digest): digest for digest in digests}
     these = _WANTED.parameters(dialect, [(name,) for name in wanted])
@@ -63,7 +63,7 @@ def _finding_ids(tables: Tables, dialect: str) -> sa.Select[str, str]:
 
 
 def known_layers(connection: sa.Connection, tables: Tables, digests: Iterable[Digest]) -> set[Digest]:
-    """Those of the layers that are brewed or queued, set aside ones included."""
+    """Return those layers that are brewed, queued or set aside."""
     wanted = {str(digest): digest for digest in digests}
     digest = tables.mapping.c.digest
     found = connection.scalars(sa.select(digest).where(digest.in_(digest_values(connection, wanted))))
@@ -71,7 +71,7 @@ def known_layers(connection: sa.Connection, tables: Tables, digests: Iterable[Di
 
 
 def list_scopes(connection: sa.Connection, tables: Tables) -> list[str]:
-    """All repositories that are known to hold a layer, by name."""
+    """Return all repositories that are known to hold a layer, by name."""
     scope = tables.scope.c.scope
     # From each name to the next in the index: a repository may have a million rows there.
     walk = sa.select(sa.func.min(scope).label("scope")).cte("walk", recursive=True)
@@ -83,7 +83,7 @@ def list_scopes(connection: sa.Connection, tables: Tables) -> list[str]:
 def find_layers(
     connection: sa.Connection, tables: Tables, digests: Iterable[Digest], *, now: int
 ) -> dict[Digest, LayerRecord]:
-    """The records of those of the layers that the mapping knows."""
+    """Return the records of those layers that are in the mapping."""
     mapping, queue, scope = tables.mapping, tables.queue, tables.scope
     wanted = {str(digest): digest for digest in digests}
     rows = connection.execute(
@@ -120,7 +120,7 @@ def find_layers(
 
 
 def find_layer(connection: sa.Connection, tables: Tables, digest: Digest, *, now: int) -> LayerRecord | None:
-    """The record of one layer; None if the mapping does not know it."""
+    """Return the record of one layer, None if it is not in the mapping."""
     return find_layers(connection, tables, [digest], now=now).get(digest)
 
 
@@ -135,7 +135,7 @@ def _state(row: sa.Row[Any], now: int) -> State:
 
 
 def list_rbtorrent_ids(connection: sa.Connection, tables: Tables, *, after: str, limit: int) -> Sequence[str]:
-    """Up to `limit` ids of brewed layers that come after this one; an empty text is before all of them."""
+    """Return up to `limit` ids of brewed layers after the id `after`, in order. `after` may be empty."""
     mapping = tables.mapping
     return connection.scalars(
         sa.select(mapping.c.rbtorrent_id)

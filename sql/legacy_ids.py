@@ -23,16 +23,16 @@ from sql.tables import Tables
 
 @dataclass(frozen=True, slots=True)
 class OldId:
-    """A row of the old table, as it stands there."""
+    """A row of the old table, as stored."""
 
     mds_key: str | None
     rbtorrent_id: str | None
 
 
 def stage_old_ids(connection: sa.Connection, tables: Tables) -> int:
-    """Copy the old table, of which nothing has been handed out then. Returns how many rows it has.
+    """Copy the old table. Return how many rows it has.
 
-    Raises TablesMissing if that table, or one of the MDS driver's, is not there.
+    Raises TablesMissing if that table, or one of the MDS driver's, does not exist.
     """
     inspector = sa.inspect(connection)
     lacking = [
@@ -53,7 +53,7 @@ def stage_old_ids(connection: sa.Connection, tables: Tables) -> int:
 
 
 def take_old_ids(connection: sa.Connection, tables: Tables, keys: Iterable[str]) -> list[OldId]:
-    """The rows with these keys, which are not handed out again."""
+    """Take the rows with these keys out of the copy."""
     left = _left(tables)
     rows = connection.execute(
         sa.delete(left)
@@ -72,13 +72,13 @@ def list_untaken_old_ids(connection: sa.Connection, tables: Tables, *, limit: in
 
 
 def drop_old_ids(connection: sa.Connection, tables: Tables) -> None:
-    """Give the copy's room back."""
+    """Drop the copy."""
     connection.execute(sa.schema.DropTable(_left(tables), if_exists=True))
 
 
 @lru_cache
 def _left(tables: Tables) -> sa.Table:
-    # One object: SQLAlchemy keeps each statement on another table by itself, with all its parameters.
+    # One object, as SQLAlchemy caches statements by table.
     table = sa.Table(
         f"{tables.mapping.name}_old_ids",
         sa.MetaData(),
@@ -100,7 +100,7 @@ _TRIES = 3
 
 @dataclass(frozen=True, slots=True)
 class LegacyId:
-    """A layer (`sha256:<hex>`) and the id that another service gave it."""
+    """A layer, and the id that another service gave it."""
 
     digest: Digest
     rbtorrent_id: str
@@ -109,8 +109,9 @@ class LegacyId:
 def classify_legacy_ids(
     connection: sa.Connection, tables: Tables, ids: Sequence[LegacyId]
 ) -> dict[LegacyId, Outcome]:
-    """What `adopt_legacy_ids` would do with each. Of several for one layer, or of one for several, the first
-    counts.
+    """Return what `adopt_legacy_ids` would do with each.
+
+    Of several ids for one layer, or several layers for one id, the first counts.
     """
     return _judge(connection, tables, ids)[0]
 
@@ -118,12 +119,12 @@ def classify_legacy_ids(
 def adopt_legacy_ids(
     connection: sa.Connection, tables: Tables, ids: Sequence[LegacyId], *, now: int
 ) -> dict[LegacyId, Outcome]:
-    """Give the layers these ids, and mark them brewed as of `now`; those that wait are taken off the queue.
+    """Give the layers these ids and mark them brewed as of `now`. Waiting layers leave the queue.
 
-    Returns what became of each.
+    Return the outcome of each.
     """
     if connection.dialect.name == "postgresql":
-        # One takeover at a time: two that insert the same ids in different rows would wait in a circle.
+        # One at a time: two that insert the same ids in different rows would deadlock.
         key = zlib.crc32(f"take over {tables.mapping.name}".encode())
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(key)))
     outcomes: dict[LegacyId, Outcome] = {}
@@ -146,10 +147,10 @@ def adopt_legacy_ids(
 def _judge(
     connection: sa.Connection, tables: Tables, ids: Sequence[LegacyId]
 ) -> tuple[dict[LegacyId, Outcome], set[str]]:
-    """What to do with each, and which of the layers are in the mapping."""
+    """Return the outcome for each id, and which of the layers are in the mapping."""
     mapping, owner = tables.mapping, tables.mapping.alias("owner")
     asked = _asked(connection, ids)
-    # One look at the layers, and one at the ids: only what is there comes back.
+    # One query for the layers, and one for the ids.
     there = {
         row.digest: row
         for row in connection.execute(
@@ -186,7 +187,7 @@ def _judge(
 
 
 def _update(connection: sa.Connection, tables: Tables, ids: Sequence[LegacyId], *, now: int) -> set[str]:
-    """The digests of the layers in the mapping that got their ids."""
+    """Write the ids of layers in the mapping. Return the digests of those that got theirs."""
     if not ids:
         return set()
     mapping = tables.mapping
@@ -195,7 +196,7 @@ def _update(connection: sa.Connection, tables: Tables, ids: Sequence[LegacyId], 
         mapping.c.rbtorrent_id.is_(None),
         sa.or_(mapping.c.brewed.is_not(None), mapping.c.brew_lock.is_(None)),
     )
-    # Locked in the order of their digests, as everybody locks them.
+    # Locked in the order of digests, as in every transaction.
     updated = connection.scalars(
         sa.select(mapping.c.digest)
         .join(asked, asked.c.digest == mapping.c.digest)
@@ -208,13 +209,13 @@ def _update(connection: sa.Connection, tables: Tables, ids: Sequence[LegacyId], 
         .where(mapping.c.digest == asked.c.digest, free)
         .values(rbtorrent_id=asked.c.rbtorrent_id, brewed=now)
     )
-    # No brewer of ours has anything to do with these ids, whatever was tried before (see sql/requeue.py).
+    # These ids have no brewer, whatever was tried before (see sql/requeue.py).
     write_queue(connection, tables, updated, next_try=None, reason=None, claimed=None, brewer=None)
     return set(updated)
 
 
 def _insert(connection: sa.Connection, tables: Tables, ids: Sequence[LegacyId], *, now: int) -> set[str]:
-    """The digests of the layers that were put into the mapping with their ids."""
+    """Insert layers with their ids into the mapping. Return the digests of those inserted."""
     if not ids:
         return set()
     asked = _asked(connection, sorted(ids, key=lambda one: str(one.digest)))

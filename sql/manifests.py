@@ -1,7 +1,7 @@
-"""Manifests whose layers are still to be found out, and those for which that is done.
+"""Manifests whose layers are still unknown, and those that were resolved.
 
-A manifest belongs to a scope: the same one in two repositories is two, for each must be fetched from its own.
-They are few, and reading one twice does no harm: they are not locked.
+A manifest belongs to a scope: in two repositories it is two, each fetched from its own. They are few, and
+reading one twice does no harm, so they are not locked.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sql.tables import Priority, Tables
 
 @dataclass(frozen=True, slots=True)
 class DueManifest:
-    """A manifest to resolve now. `attempts` counts the tries that failed."""
+    """A manifest to resolve now. `attempts` counts failed attempts."""
 
     scope: str
     digest: Digest
@@ -29,7 +29,7 @@ class DueManifest:
 
 @dataclass(frozen=True, slots=True)
 class ManifestCounts:
-    """How many manifests wait, for their first try or the next, and how many were set aside."""
+    """How many manifests wait for an attempt, and how many were set aside."""
 
     waiting: int
     set_aside: int
@@ -43,10 +43,10 @@ def enqueue_manifests(
     priority: Priority,
     now: int,
 ) -> int:
-    """Put down manifests, as (scope, digest), to be resolved. Returns how many were not waiting before.
+    """Record manifests, as (scope, digest), to be resolved. Return how many were not waiting already.
 
-    One that waits may become more urgent. One that was put off is due now, and one that was set aside is
-    tried anew: to be asked for again, by a push for one, means that it may be there now.
+    A waiting manifest may become more urgent. A delayed one is due now, and one that was set aside is
+    retried: a new push means that it may be there now.
     """
     manifest = tables.manifest
     keys = {(scope, str(digest)) for scope, digest in manifests}
@@ -89,7 +89,7 @@ def enqueue_manifests(
 
 
 def due_manifests(connection: sa.Connection, tables: Tables, *, now: int, limit: int) -> list[DueManifest]:
-    """Up to `limit` manifests whose time has come, the most urgent first, then the longest waiting."""
+    """Return up to `limit` manifests that are due, the most urgent first, then those waiting longest."""
     manifest = tables.manifest
     rows = connection.execute(
         sa.select(manifest.c.scope, manifest.c.digest, manifest.c.priority, manifest.c.attempts)
@@ -107,14 +107,14 @@ def due_manifests(connection: sa.Connection, tables: Tables, *, now: int, limit:
 
 
 def finish_manifest(connection: sa.Connection, tables: Tables, scope: str, digest: Digest) -> bool:
-    """Take a manifest off the list: it is resolved, or of no interest. False if it was not there."""
+    """Remove a manifest: it is resolved, or not needed. Return False if it was not there."""
     return connection.execute(sa.delete(tables.manifest).where(_is(tables, scope, digest))).rowcount == 1
 
 
 def retry_manifest(
     connection: sa.Connection, tables: Tables, scope: str, digest: Digest, *, reason: str, next_try: int
 ) -> bool:
-    """Count a failure, and try again from `next_try` on. False if the manifest is not there."""
+    """Count a failure and retry from `next_try`. Return False if the manifest is not there."""
     return _fail(connection, tables, scope, digest, reason=reason, next_try=next_try)
 
 
@@ -126,7 +126,7 @@ def set_aside_manifest(
 
 
 def count_manifests(connection: sa.Connection, tables: Tables) -> ManifestCounts:
-    """How many manifests are still to be resolved."""
+    """Return how many manifests are unresolved."""
     waits = tables.manifest.c.next_try.is_not(None)
     row = connection.execute(
         sa.select(sa.func.count().filter(waits), sa.func.count().filter(sa.not_(waits))).select_from(
@@ -164,9 +164,9 @@ def mark_seen(
 def mark_new_seen(
     connection: sa.Connection, tables: Tables, manifests: Iterable[tuple[str, Digest]], *, now: int
 ) -> None:
-    """Remember that these manifests, (scope, digest), were resolved wholly, those that were not before.
+    """Record that these manifests, as (scope, digest), were resolved completely, unless that is recorded.
 
-    One statement for any number of scopes. Of what is remembered already nothing is written.
+    One statement for any number of scopes.
     """
     seen = tables.seen
     keys = {(scope, str(digest)) for scope, digest in manifests}
@@ -199,7 +199,7 @@ def seen_manifests(
 def forget_seen(connection: sa.Connection, tables: Tables, *, older_than: int, limit: int) -> int:
     """Forget up to `limit` manifests that were resolved before the time `older_than`, the oldest first.
 
-    A scan that meets one of them again reads it again. Returns how many.
+    A scan that meets one of them reads it again. Return how many.
     """
     seen = tables.seen
     old = (

@@ -12,9 +12,7 @@ from sql.tables import Tables
 
 @dataclass(frozen=True, slots=True)
 class MdsRow:
-    """A file in MDS: the driver's key of it, what is noted of it there (`mdsfileinfo`, JSON), and its path,
-    None where that was not asked for.
-    """
+    """A file in MDS: the driver's key, `mdsfileinfo` (JSON), and its path, None if it was not selected."""
 
     path: str | None
     key: str
@@ -25,10 +23,10 @@ class MdsRow:
 def list_files(
     connection: sa.Connection, tables: Tables, *, folder: str, after: str | None, limit: int
 ) -> tuple[list[tuple[str, int | None]], str | None]:
-    """The next `limit` files whose path begins with `folder`, each with its size in bytes, in the order of
-    paths, less those that are deleted or have no key in MDS; and the last path of all, None at the end.
+    """Return the next `limit` files in `folder`, as (path, size in bytes), and the last path.
 
-    `after` is the last path of the page before.
+    A file is in the folder if its path begins with it. In the order of paths, without files that are deleted
+    or have no key in MDS. `after` is the last path of the page before. The last path is None at the end.
     """
     mds = tables.mds
     page = _page(tables, _inside(tables, folder), after, limit)
@@ -50,10 +48,10 @@ def read_file_rows(
     after: str | None,
     limit: int,
 ) -> tuple[list[MdsRow], str | None]:
-    """The next `limit` files whose path begins with `folder`, or those `outside` of it, in the order of
-    paths, less those that MDS does not know; and the last path of all, None at the end.
+    """Return the next `limit` files in `folder`, or `outside` of it, and the last path.
 
-    `after` is the last path of the page before. Deleted ones are among them.
+    In the order of paths, deleted ones included, without files that MDS does not know. `after` is the last
+    path of the page before. The last path is None at the end.
     """
     mds, inside = tables.mds, _inside(tables, folder)
     page = _page(tables, sa.not_(inside) if outside else inside, after, limit)
@@ -69,8 +67,9 @@ def read_file_rows(
 def read_mds_rows(
     connection: sa.Connection, tables: Tables, *, after: str | None, limit: int
 ) -> tuple[list[MdsRow], str | None]:
-    """The next `limit` of all that the driver ever put into MDS, in the order of its keys after `after`, and
-    the last key, None at the end.
+    """Return the next `limit` entries of MDS after the key `after`, in the order of keys, and the last key.
+
+    The last key is None at the end.
     """
     mds = tables.mds.c
     query = sa.select(mds.key, _info(tables), mds.deleted).order_by(mds.key).limit(limit)
@@ -85,9 +84,9 @@ def _inside(tables: Tables, folder: str) -> sa.ColumnElement[bool]:
 
 
 def _page(tables: Tables, which: sa.ColumnElement[bool], after: str | None, limit: int) -> sa.Subquery:
-    """Files without folders, in the order of the primary key, whatever the database's locale makes of it.
+    """Select files without folders, in the order of the primary key, whatever the database's locale.
 
-    They are picked before they are joined: a planner that knows little of the tables would join all of them.
+    They are selected before they are joined: a planner without statistics would join all of them.
     """
     mfs = tables.mfs.c
     query = sa.select(mfs.path, mfs.size, mfs.key).where(which, mfs.dir.is_not(sa.true()))
@@ -106,7 +105,7 @@ _AT_ONCE = 500
 
 
 def find_mds_files(connection: sa.Connection, tables: Tables, paths: Sequence[str]) -> dict[str, str]:
-    """The `mdsfileinfo`, as it stands there, of each of the files at `paths` that MDS holds.
+    """Return the stored `mdsfileinfo` of each of the files at `paths` that MDS holds.
 
     Files that are not in `mfs`, have no key, or are deleted are left out.
     """

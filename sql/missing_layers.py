@@ -18,16 +18,16 @@ from sql.tables import Tables, is_set_aside
 
 @dataclass(frozen=True, slots=True)
 class Suspect:
-    """A layer that may be gone: first missed at this time; None if it was only reported."""
+    """A layer that may be missing: first missed at this time, None if it was only reported."""
 
     digest: Digest
     missed: int | None
 
 
 def suspect_layers(connection: sa.Connection, tables: Tables, digests: Iterable[Digest], *, now: int) -> int:
-    """Have these layers looked for before all others. Returns how many are known here, and no suspects yet.
+    """Have these layers checked before all others. Return how many are known and not suspects yet.
 
-    Nothing is forgotten for it: who deletes a layer from one repository says nothing of the others.
+    Nothing is forgotten: a layer that was deleted from one repository may be in others.
     """
     mapping, missing = tables.mapping, tables.missing
     known = sa.select(mapping.c.digest, sa.null(), sa.literal(now, sa.BigInteger)).where(
@@ -40,7 +40,7 @@ def suspect_layers(connection: sa.Connection, tables: Tables, digests: Iterable[
 
 
 def due_suspects(connection: sa.Connection, tables: Tables, *, now: int, limit: int) -> list[Suspect]:
-    """Up to `limit` suspects whose time to be looked for has come, the longest due first."""
+    """Return up to `limit` suspects that are due for a check, the longest due first."""
     missing = tables.missing
     rows = connection.execute(
         sa.select(missing.c.digest, missing.c.missed)
@@ -52,7 +52,7 @@ def due_suspects(connection: sa.Connection, tables: Tables, *, now: int, limit: 
 
 
 def filter_suspects(connection: sa.Connection, tables: Tables, digests: Iterable[Digest]) -> set[Digest]:
-    """Those of the layers that are suspects."""
+    """Return those layers that are suspects."""
     wanted = {str(digest): digest for digest in digests}
     digest = tables.missing.c.digest
     found = connection.scalars(sa.select(digest).where(digest.in_(digest_values(connection, wanted))))
@@ -62,12 +62,12 @@ def filter_suspects(connection: sa.Connection, tables: Tables, digests: Iterable
 def list_forgettable_layers(
     connection: sa.Connection, tables: Tables, *, after: str, limit: int
 ) -> tuple[list[Digest], str | None]:
-    """Those of the next `limit` layers in the order of digests that may be forgotten, and the last of all.
+    """Return those of the next `limit` layers, by digest, that may be forgotten, and the last digest of all.
 
-    That is the ones that are brewed or set aside and not locked. The last is None at the end.
+    Those are layers that are brewed or set aside, and not locked. The last digest is None at the end.
     """
     mapping, queue = tables.mapping, tables.queue
-    # The page by itself: joined at once, the queue would be read from its beginning.
+    # The page in a subquery: joined directly, the queue would be read from its beginning.
     page = (
         sa.select(mapping.c.digest, mapping.c.brewed, mapping.c.brew_lock)
         .where(mapping.c.digest > after)
@@ -87,12 +87,12 @@ def list_forgettable_layers(
 def record_misses(
     connection: sa.Connection, tables: Tables, digests: Sequence[Digest], *, now: int, due: int
 ) -> None:
-    """Note that the layers were not found at `now`, and are to be looked for again at `due`.
+    """Record that the layers were not found at `now`, and are to be checked again at `due`.
 
-    Of one that was missed before, the first time stays.
+    For one that was missed before, the first time stays.
     """
     missing, mapping = tables.missing, tables.mapping
-    # Not those that were dropped meanwhile.
+    # Without those that were dropped since.
     known = sa.select(mapping.c.digest, sa.literal(now, sa.BigInteger), sa.literal(due, sa.BigInteger)).where(
         mapping.c.digest.in_(digest_values(connection, digests))
     )
@@ -111,25 +111,25 @@ def record_misses(
 def postpone_suspects(
     connection: sa.Connection, tables: Tables, digests: Sequence[Digest], *, due: int
 ) -> None:
-    """Look for these again at `due`: there was no answer."""
+    """Check these again at `due`, as there was no answer."""
     missing = tables.missing
     these = missing.c.digest.in_(_locked(connection, tables, digests))
     connection.execute(sa.update(missing).where(these).values(due=due))
 
 
 def clear_suspects(connection: sa.Connection, tables: Tables, digests: Sequence[Digest | str]) -> int:
-    """These layers are there, or are pushed anew. Returns how many had been suspects."""
+    """Record that these layers are there, or were pushed again. Return how many were suspects."""
     missing = tables.missing
     these = missing.c.digest.in_(_locked(connection, tables, digests))
     return connection.execute(sa.delete(missing).where(these)).rowcount
 
 
 def forget_layer(connection: sa.Connection, tables: Tables, suspect: Suspect) -> bool:
-    """Forget a layer, which repositories held it, and which of their manifests were read.
+    """Forget a layer, the repositories that held it, and that their manifests were read.
 
-    The latter so that a scan reads them again, and finds the layer if it is pushed anew. False, with nothing
-    written that matters, if it was queued or cleared meanwhile, or brewed after it was
-    missed, or is being brewed.
+    A scan then reads those manifests again and finds the layer if it is pushed again. Return False, with
+    nothing changed that matters, if it was queued or cleared since, brewed after it was missed, or is being
+    brewed.
     """
     digest = str(suspect.digest)
     mapping, queue, scope, seen, missing = (
@@ -175,7 +175,7 @@ def _is_forgettable(mapping: sa.FromClause, queue: sa.Table) -> sa.ColumnElement
 def _locked(
     connection: sa.Connection, tables: Tables, digests: Sequence[Digest | str]
 ) -> sa.Select[tuple[str]]:
-    """Those of the digests that are suspects, locked in their order as everybody locks them."""
+    """Select those of the digests that are suspects, locked in the order of digests."""
     missing = tables.missing
     return (
         sa.select(missing.c.digest)

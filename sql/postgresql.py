@@ -22,9 +22,9 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from core.errors import DatabaseDown, DatabaseRefused
 from sql.hosts import Address, Host, answering, resolve
 
-# How long a host that answers may take to let us in and say whether it takes writes, at least.
+# The least time for a host that answers to log in and to say whether it takes writes.
 _LOGIN_SECONDS = 1.0
-# How long a pooled connection may take to show that it is alive.
+# The time for a pooled connection to answer a ping.
 _PING_SECONDS = 2.0
 # A server that vanishes in mid-query is noticed within about 30 s, not hours.
 _KEEPALIVE = {
@@ -39,19 +39,21 @@ _REFUSED = re.compile(
     r"|no pg_hba\.conf entry|role \S+ (?:does not exist|is not permitted to log in)"
     r"|database \S+ does not exist|permission denied for database|no such (?:user|database)"
 )
+_READ_ONLY = "it is read-only"
 _READ_ONLY_TRANSACTION = "25006"
 
 
 def postgresql_engine(
     url: sa.URL, hosts: Sequence[Host], connect_timeout: float, pool: dict[str, Any]
 ) -> sa.Engine:
+    """Return an engine that connects to the first of `hosts` that takes writes."""
     engine = sa.create_engine(
         url,
         # One query less for each new connection: hstore is not used.
         use_native_hstore=False,
-        # A pooled connection may have died with the server: it is tried before it is used.
+        # A pooled connection may have died with the server: it is pinged before use.
         pool_pre_ping=True,
-        # So that the connections a peak needed are left to the server's own idle time-out.
+        # The connections of a peak are left to the server's idle time-out.
         pool_use_lifo=True,
         hide_parameters=True,
         **pool,
@@ -59,21 +61,21 @@ def postgresql_engine(
     dbapi: Any = engine.dialect.loaded_dbapi
     install_wait_callback(dbapi)
 
-    def connect(dialect: Any, _: object, cargs: Sequence[str], given: dict[str, Any]) -> DBAPIConnection:
+    def connect(dialect: Any, _: object, cargs: Sequence[str], arguments: dict[str, Any]) -> DBAPIConnection:
         reasons: list[str] = []
         for host, where in _addresses(hosts, connect_timeout, reasons):
             try:
                 with query_timeout(max(connect_timeout, _LOGIN_SECONDS)):
-                    connection = dialect.connect(**{**_KEEPALIVE, **given, **where})
+                    connection = dialect.connect(**{**_KEEPALIVE, **arguments, **where})
                     if _takes_writes(connection):
                         return cast(DBAPIConnection, connection)
                 connection.close()
-                reasons.append(f"{host}: it is read-only")
+                reasons.append(f"{host}: {_READ_ONLY}")
             except dbapi.Error as error:
                 reasons.append(f"{host}: {' '.join(str(error).split())}")
         refused = [reason for reason in reasons if _REFUSED.search(reason)]
-        if refused:
-            raise DatabaseRefused("; ".join(refused))
+        if refused or (reasons and all(reason.endswith(_READ_ONLY) for reason in reasons)):
+            raise DatabaseRefused("; ".join(refused or reasons))
         raise DatabaseDown("; ".join(reasons))
 
     ping = engine.dialect.do_ping
@@ -83,11 +85,11 @@ def postgresql_engine(
             return ping(connection)
 
     def after_error(context: sa.ExceptionContext) -> None:
-        # A primary that was made a standby keeps its connections: drop them all, and look for the new one.
+        # A primary that became a standby keeps its connections: drop them, and look for the new one.
         if getattr(context.original_exception, "pgcode", None) == _READ_ONLY_TRANSACTION:
             context.is_disconnect = True
 
-    # SQLAlchemy has an event for all but this.
+    # SQLAlchemy has no event for this.
     engine.dialect.do_ping = ping_within_timeout  # type: ignore[assignment]
     sa.event.listen(engine, "do_connect", connect)
     sa.event.listen(engine, "handle_error", after_error)
@@ -95,10 +97,10 @@ def postgresql_engine(
 
 
 def _takes_writes(connection: Any) -> bool:
-    """Whether there is a server behind the connection, and one that takes writes.
+    """Return whether there is a server behind the connection that takes writes.
 
-    libpq's target_session_attrs goes by what the server said when it was connected to; from PgBouncer that
-    may be hours old, or of a server that is gone.
+    libpq's target_session_attrs goes by what the server said at connect time; from PgBouncer that may be
+    hours old, or from a server that is gone.
     """
     connection.autocommit = True
     with connection.cursor() as cursor:
@@ -111,7 +113,7 @@ def _takes_writes(connection: Any) -> bool:
 def _addresses(
     hosts: Sequence[Host], timeout: float, reasons: list[str]
 ) -> Iterator[tuple[Host | str, dict[str, object]]]:
-    """Each address that answers, host by host, in libpq's words; without hosts, what libpq takes then."""
+    """Yield each address that answers, host by host, as libpq arguments; without hosts, libpq's default."""
     if not hosts:
         yield "libpq's default", {}
     for host in hosts:
@@ -125,9 +127,9 @@ def _addresses(
 
 
 def _address_arguments(host: Host, address: Address) -> dict[str, object]:
-    # The name as well as the address: certificates and ~/.pgpass go by it.
-    place: dict[str, object] = {"host": host.name, "port": host.port}
-    return {**place, "hostaddr": address.ip} if address.ip else place
+    # The name as well, for certificates and ~/.pgpass.
+    arguments: dict[str, object] = {"host": host.name, "port": host.port}
+    return {**arguments, "hostaddr": address.ip} if address.ip else arguments
 
 
 class _Deadline(threading.local):
@@ -139,8 +141,9 @@ _deadline = _Deadline()
 
 @contextmanager
 def query_timeout(seconds: float) -> Iterator[None]:
-    """What this thread asks of PostgreSQL in here is answered within so many seconds from now, or raises
-    psycopg2's OperationalError, and the connection is closed.
+    """Limit how long this thread waits for PostgreSQL within the block.
+
+    Afterwards psycopg2 raises OperationalError and the connection is closed.
     """
     _deadline.until = time.monotonic() + seconds
     try:
@@ -150,7 +153,7 @@ def query_timeout(seconds: float) -> Iterator[None]:
 
 
 def install_wait_callback(psycopg2: Any) -> None:
-    """Make the module psycopg2 wait with patience. Without `patience` it waits for as long as it did."""
+    """Make psycopg2 wait with `query_timeout`'s deadline; without one it waits as long as before."""
     ok, reading = psycopg2.extensions.POLL_OK, psycopg2.extensions.POLL_READ
 
     def wait(connection: Any) -> None:

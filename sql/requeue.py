@@ -1,7 +1,7 @@
 """Put brewed layers back into the queue when their metainfo is lost.
 
-Some brewed layers cannot be brewed again to the same end: their id came from an older service. The queue row
-tells them apart, since it names the brewer of every layer that was brewed here.
+A layer whose id came from an older service cannot get that id again. The queue row tells them apart: it names
+the brewer of every layer that was brewed here.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sql.tables import AT_ONCE, Priority, Tables
 
 @dataclass(frozen=True, slots=True)
 class BrewedLayer:
-    """A layer that was brewed at this time (Unix seconds): `here`, or its id is an older service's."""
+    """A layer that was brewed at this time (Unix seconds): `here`, or by an older service."""
 
     digest: Digest
     brewed: int
@@ -27,7 +27,7 @@ class BrewedLayer:
 
 
 def find_brewed_layer(connection: sa.Connection, tables: Tables, digest: Digest) -> BrewedLayer | None:
-    """The layer, if it is brewed and has an id."""
+    """Return the layer, None unless it is brewed and has an id."""
     mapping, queue = tables.mapping, tables.queue
     row = connection.execute(
         sa.select(mapping.c.digest, mapping.c.brewed, _is_ours(queue).label("here"))
@@ -40,12 +40,12 @@ def find_brewed_layer(connection: sa.Connection, tables: Tables, digest: Digest)
 def list_brewed_here(
     connection: sa.Connection, tables: Tables, *, after: str, limit: int
 ) -> tuple[list[BrewedLayer], str | None]:
-    """Those of the next `limit` layers in the order of digests that were brewed here, and the last of all.
+    """Return those of the next `limit` layers, by digest, that were brewed here, and the last digest of all.
 
-    The last is None at the end.
+    The last digest is None at the end.
     """
     mapping, queue = tables.mapping, tables.queue
-    # The page by itself: joined at once, the queue would be read from its beginning.
+    # The page in a subquery: joined directly, the queue would be read from its beginning.
     page = (
         sa.select(mapping.c.digest, mapping.c.rbtorrent_id, mapping.c.brewed)
         .where(mapping.c.digest > after)
@@ -74,15 +74,15 @@ def requeue_brewed(
     priority: Priority,
     now: int,
 ) -> int:
-    """Queue these layers as if they had never been brewed. Returns how many were.
+    """Queue these layers as if they had never been brewed. Return how many.
 
-    Their ids are removed until then, as their torrents cannot be had. Those that were brewed again
-    or forgotten meanwhile are let be, and those that were not brewed here.
+    Their ids are removed until they are brewed again, as their torrents cannot be had. Layers that were
+    brewed again or forgotten since, or were not brewed here, are left alone.
     """
     mapping = tables.mapping
     ours = ((str(layer.digest), layer.brewed) for layer in layers if layer.here)
     asked = bulk_values(connection, "asked", {"digest": sa.Text(), "brewed": sa.BigInteger()}, ours)
-    # Locked in the order of their digests, and the mapping before the queue, as everybody locks them.
+    # Locked in the order of digests, the mapping before the queue, as in every transaction.
     digests = connection.scalars(
         sa.select(mapping.c.digest)
         .join(asked, sa.and_(asked.c.digest == mapping.c.digest, asked.c.brewed == mapping.c.brewed))
@@ -102,5 +102,5 @@ def _has_id(mapping: sa.FromClause) -> sa.ColumnElement[bool]:
 
 
 def _is_ours(queue: sa.Table) -> sa.ColumnElement[bool]:
-    """Whether a brewed layer, whose row of the queue this is, was brewed here."""
+    """Return whether a brewed layer with this queue row was brewed here."""
     return sa.and_(queue.c.brewer.is_not(None), queue.c.next_try.is_(None), queue.c.reason.is_(None))

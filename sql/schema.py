@@ -1,4 +1,4 @@
-"""The schema: what is missing, how to create it, and the rights that the service needs."""
+"""The schema: what is missing, how to create it, and the privileges that the service needs."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from sql.tables import Tables
 
 
 def missing_objects(connection: sa.Connection, tables: Tables) -> list[str]:
-    """What the database lacks, as `table x`, `column x.y`, `index z`; an empty list if it is complete."""
+    """Return what the database lacks, as `table x`, `column x.y`, `index z`."""
     wanted = tables.metadata.sorted_tables
     inspector = sa.inspect(connection)
-    # All tables at once: on PostgreSQL that is one query each, not one for each table.
+    # All tables at once: on PostgreSQL that is one query, not one for each table.
     names = [table.name for table in wanted]
     columns = {name: found for (_, name), found in inspector.get_multi_columns(filter_names=names).items()}
     indexes = {name: found for (_, name), found in inspector.get_multi_indexes(filter_names=names).items()}
@@ -53,13 +53,13 @@ def _empty(table: sa.Table) -> sa.Subquery:
 def create_missing(connection: sa.Connection, tables: Tables) -> list[str]:
     """Create the tables and indexes that the database lacks, in the transaction of `connection`.
 
-    Returns what was created, named as `missing` does. What is there is never touched, so a missing column
-    stays missing, and its table's indexes with it. Several processes may do this at once, and one that
-    finds nothing missing needs no right to create. On PostgreSQL, writers to a table wait while it gets a
+    Return what was created, named as in `missing_objects`. Existing tables are not changed: a missing column
+    stays missing, and so do its table's indexes that use it. Several processes may do this at once; without
+    anything missing no privilege to create is needed. On PostgreSQL, writers to a table wait while it gets a
     new index.
     """
     if connection.dialect.name == "postgresql":
-        # Taken before looking, and given back by the transaction's end: PgBouncer may sit between.
+        # Held until the end of the transaction, which is what PgBouncer allows.
         key = zlib.crc32(f"create {tables.mapping.name}".encode())
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(key)))
     lacking = set(missing_objects(connection, tables))
@@ -68,7 +68,7 @@ def create_missing(connection: sa.Connection, tables: Tables) -> list[str]:
         if f"table {table.name}" in lacking:
             connection.execute(CreateTable(table))
             created.append(f"table {table.name}")
-        # An index may be on a column that is lacking, or on a condition on one.
+        # An index may use a column that is missing.
         in_part = any(what.startswith(f"column {table.name}.") for what in lacking)
         for index in _indexes(table):
             if f"index {index.name}" in lacking and not in_part:
@@ -78,7 +78,7 @@ def create_missing(connection: sa.Connection, tables: Tables) -> list[str]:
 
 
 def ddl(tables: Tables, dialect: sa.Dialect) -> str:
-    """The whole schema in the database's own SQL, for psql or sqlite3. Run again, it changes nothing."""
+    """Return the whole schema as SQL for psql or sqlite3. Running it again changes nothing."""
     statements: list[str] = []
     for table in tables.metadata.sorted_tables:
         create = str(CreateTable(table, if_not_exists=True).compile(dialect=dialect))
@@ -98,8 +98,8 @@ _RIGHTS = ("SELECT", "INSERT", "UPDATE", "DELETE")
 def missing_grants(connection: sa.Connection, tables: Tables, lacking: Sequence[str]) -> list[str]:
     """Return what another database user has to grant or do for the user of `connection`, a line each.
 
-    `lacking` is what sql/schema.py's `missing` gives: where something is, it takes a right to make it. SQLite
-    has no rights but those of its file.
+    `lacking` comes from `missing_objects`: creating those takes privileges too. SQLite has none but those of
+    its file.
     """
     if connection.dialect.name != "postgresql":
         return []

@@ -13,9 +13,9 @@ from sql.tables import Tables
 
 
 def remember_scopes(connection: sa.Connection, tables: Tables, pairs: Iterable[tuple[Digest, str]]) -> int:
-    """Remember of each (digest, scope) that the repository holds the layer, if it is one that is known here.
+    """Record for each (digest, scope) that the repository holds the layer. Return how many were new.
 
-    Of other digests, such as those of images' configs, nothing is kept. Returns how many were new.
+    Other digests than those of known layers, such as configs, are ignored.
     """
     mapping, scope = tables.mapping, tables.scope
     held = bulk_values(
@@ -38,7 +38,7 @@ def remember_scopes(connection: sa.Connection, tables: Tables, pairs: Iterable[t
 def find_scopes(
     connection: sa.Connection, tables: Tables, digests: Iterable[Digest]
 ) -> dict[Digest, tuple[str, ...]]:
-    """The repositories known to hold each of the layers, by name; layers without any are left out."""
+    """Return the repositories known to hold each of the layers, by name. Layers without any are left out."""
     wanted = {str(digest): digest for digest in digests}
     scope = tables.scope
     rows = connection.execute(
@@ -55,26 +55,26 @@ def find_scopes(
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """A scope, or a glob over scopes, and since when (Unix seconds) it has the role."""
+    """A scope or glob with the rbtorrent role, and since when (Unix seconds)."""
 
     pattern: str
     granted: int
 
 
 def grant_role(connection: sa.Connection, tables: Tables, pattern: str, *, now: int) -> bool:
-    """Give the role to a scope or a glob. False if it has it already."""
+    """Grant the role to a scope or a glob. Return False if it had the role already."""
     granted = insert(connection, tables.role).values(pattern=pattern, granted=now).on_conflict_do_nothing()
     return connection.execute(granted).rowcount == 1
 
 
 def revoke_role(connection: sa.Connection, tables: Tables, pattern: str) -> bool:
-    """Take the role from exactly what it was given to. False if that does not have it."""
+    """Revoke the role from exactly this pattern. Return False if it did not have it."""
     role = tables.role
     return connection.execute(sa.delete(role).where(role.c.pattern == pattern)).rowcount == 1
 
 
 def list_roles(connection: sa.Connection, tables: Tables) -> list[Role]:
-    """All that have the role, by name."""
+    """Return everything that has the role, by name."""
     role = tables.role
     rows = connection.execute(sa.select(role.c.pattern, role.c.granted))
     # Sorted here: the database's order depends on its locale.

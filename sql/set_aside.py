@@ -18,28 +18,27 @@ def retry_failed_layers(
     reason_like: str | None = None,
     digest: Digest | None = None,
 ) -> int:
-    """Queue layers anew that were set aside, or that wait for their next try, with all their tries before
-    them; the reason stays to be read.
+    """Queue layers again that were set aside or wait for their next attempt. Return how many.
 
-    All of them, or those whose reason contains `reason_like` in whatever case, with … for anything, or the
-    one `digest`. Returns how many there were.
+    Their attempts start from zero; the reason stays recorded. All of them, or those whose reason contains
+    `reason_like` (case-insensitive, … matches anything), or the one `digest`.
     """
     queue = tables.queue
     chosen = (
         sa.select(queue.c.digest)
-        # One that a brewer holds was due: it is neither.
+        # A locked layer was due, so it is neither.
         .where(sa.or_(is_set_aside(queue), queue.c.next_try > AT_ONCE), *_like(queue, reason_like, digest))
         .order_by(queue.c.digest)
         .with_for_update()
         .cte("chosen")
     )
-    anew = (
+    retried = (
         sa.update(queue)
         .where(queue.c.digest.in_(sa.select(chosen.c.digest)))
         .values(next_try=AT_ONCE, attempts=0)
         .returning(queue.c.digest)
     )
-    return len(connection.scalars(anew).all())
+    return len(connection.scalars(retried).all())
 
 
 def drop_layers(
@@ -49,10 +48,10 @@ def drop_layers(
     reason_like: str | None = None,
     digest: Digest | None = None,
 ) -> int:
-    """Forget layers that were set aside, by reason or digest as above; being asked for queues one again.
+    """Forget layers that were set aside, selected as in `retry_failed_layers`. Return how many.
 
-    A `digest` may also be of a layer that waits. What is brewed, or held by a brewer, is never dropped.
-    Returns how many were.
+    A `digest` may also be that of a waiting layer. Brewed and locked layers are never dropped. A request or
+    push queues a dropped layer again.
     """
     mapping, queue = tables.mapping, tables.queue
     droppable = queue.c.next_try.is_not(None) if digest is not None else sa.false()
@@ -68,7 +67,7 @@ def drop_layers(
         # Locked layers are not dropped.
         .with_for_update(skip_locked=True)
     ).all()
-    # The manifests of their repositories count as unread again, or no scan would find these layers.
+    # Their repositories' manifests count as unread again, or no scan would find these layers.
     seen, scope = tables.seen, tables.scope
     theirs = sa.select(scope.c.scope).where(scope.c.digest.in_(digest_values(connection, digests)))
     connection.execute(sa.delete(seen).where(seen.c.scope.in_(theirs)))
@@ -85,15 +84,16 @@ def retry_failed_manifests(
     digest: Digest | None = None,
     now: int,
 ) -> int:
-    """Retry manifests that were set aside or wait for their next try, chosen as `retry_failed_layers` does.
+    """Retry manifests that were set aside or wait for their next attempt. Return how many.
 
-    The reason stays to be read. One that several repositories have counts for each. Returns how many.
+    Selected as in `retry_failed_layers`; the reason stays recorded. A manifest counts once for each
+    repository.
     """
     manifest = tables.manifest
     failed = sa.or_(is_set_aside(manifest), sa.and_(manifest.c.attempts > 0, manifest.c.next_try > now))
     chosen = _these(manifest, failed, *_like(manifest, reason_like, digest))
-    anew = sa.update(manifest).where(chosen).values(next_try=now, attempts=0)
-    return len(connection.scalars(anew.returning(manifest.c.digest)).all())
+    retried = sa.update(manifest).where(chosen).values(next_try=now, attempts=0)
+    return len(connection.scalars(retried.returning(manifest.c.digest)).all())
 
 
 def drop_manifests(
@@ -103,9 +103,9 @@ def drop_manifests(
     reason_like: str | None = None,
     digest: Digest | None = None,
 ) -> int:
-    """Forget manifests that were set aside, chosen as above; a push queues one again.
+    """Forget manifests that were set aside, selected as in `retry_failed_layers`. Return how many.
 
-    A `digest` may also be of one that waits. Returns how many were forgotten.
+    A `digest` may also be that of a waiting manifest. A push queues a dropped manifest again.
     """
     manifest = tables.manifest
     droppable = is_set_aside(manifest) if digest is None else sa.true()
@@ -115,7 +115,7 @@ def drop_manifests(
 
 
 def _these(manifest: sa.Table, *where: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
-    """Whether a row is one of those `where`, all of which are locked first, in the order of everybody."""
+    """Select the rows that match `where` by key; all are locked first, in the order of keys."""
     key = (manifest.c.scope, manifest.c.digest)
     these = sa.select(*key).where(*where).order_by(*key).with_for_update().cte("these")
     return sa.tuple_(*key).in_(sa.select(*these.c))
@@ -124,7 +124,7 @@ def _these(manifest: sa.Table, *where: sa.ColumnElement[bool]) -> sa.ColumnEleme
 def _like(table: sa.Table, reason_like: str | None, digest: Digest | None) -> list[sa.ColumnElement[bool]]:
     like: list[sa.ColumnElement[bool]] = []
     if reason_like is not None:
-        # As `queue status` shows reasons, with … for what differs between layers.
+        # `queue status` shows reasons with … for what differs between layers.
         parts = (re.sub(r"([/%_])", r"/\1", part) for part in reason_like.split("…"))
         like.append(table.c.reason.ilike(f"%{'%'.join(parts)}%", escape="/"))
     if digest is not None:

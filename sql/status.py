@@ -1,4 +1,4 @@
-"""How the queue stands, for people and for metrics."""
+"""The state of the queue, for operators and metrics."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from sql.bulk_values import digest_values
 from sql.manifests import count_manifests
 from sql.tables import AT_ONCE, Priority, Tables, is_set_aside, waits
 
-# What differs between two layers that failed for one reason: digests, sizes, offsets.
+# What differs between layers that failed for one reason: digests, sizes, offsets.
 _PARTICULAR = re.compile(r"\b[0-9a-f]{40,}\b|\b\d+(?= bytes\b)|(?<= bytes, not )\d+\b|(?<=\bat byte )\d+\b")
 _HOUR = 3600
 _MOST_LISTED = 1_000
 _MOST_REASONS = 10_000
 _OTHERS = "other reasons"
-_NO_REASON = "no reason told"
+_NO_REASON = "no reason recorded"
 
 
 @dataclass(frozen=True, slots=True)
 class LockedLayer:
-    """A layer in work: claimed at `since`, its lock last `renewed`. A lock set by hand has no brewer."""
+    """A layer being brewed: claimed at `since`, its lock last `renewed`. A lock set by hand has no brewer."""
 
     digest: str
     since: int
@@ -35,7 +35,7 @@ class LockedLayer:
 
 @dataclass(frozen=True, slots=True)
 class FailedLayer:
-    """A layer that was set aside, or, with a `next_try`, one that is tried again then (Unix seconds).
+    """A layer that was set aside or, with a `next_try`, is retried then (Unix seconds).
 
     `kind` is the reason with `…` for what differs between layers.
     """
@@ -51,7 +51,7 @@ class FailedLayer:
 
 @dataclass(frozen=True, slots=True)
 class DelayedLayers:
-    """How many layers wait for their next try for one reason, and when the first and the last have it."""
+    """How many layers wait for a retry for one reason, and when the first and the last are due."""
 
     layers: int
     first_try: int
@@ -60,14 +60,14 @@ class DelayedLayers:
 
 @dataclass(frozen=True, slots=True)
 class ManifestStatus:
-    """Manifests whose layers are still to be found out: those that wait, and those set aside, by reason."""
+    """Unresolved manifests: how many wait, and how many were set aside, by reason."""
 
     waiting: int
     set_aside: dict[str, int]
 
     @property
     def set_aside_count(self) -> int:
-        """All manifests that were set aside, whatever the reason."""
+        """All manifests that were set aside."""
         return sum(self.set_aside.values())
 
 
@@ -75,12 +75,11 @@ class ManifestStatus:
 class QueueStatus:
     """Counts of layers, and times in Unix seconds.
 
-    `waiting` has all priorities, delayed layers included and locked ones not; `delayed` is how many of them
-    wait for their next try, `delayed_by_reason` why. `locked` holds 1,000 at most, `locked_count` counts all;
-    `set_aside_layers` and `delayed_layers` are 1,000 at most as well. `set_aside` is by reason, with `…` for
-    digests and sizes; of very many reasons those with the fewest layers are one. What was `brewed_last_hour`
-    was brewed here; `per_second` is that rate, `empty_in` the seconds that it takes for what waits and is not
-    delayed, None if nothing was brewed.
+    `waiting` has every priority, with delayed layers and without locked ones; `delayed` counts those that
+    wait for a retry, `delayed_by_reason` says why. `locked`, `set_aside_layers` and `delayed_layers` hold
+    1,000 at most; `locked_count` counts all. `set_aside` is by reason, with `…` for digests and sizes; of
+    very many reasons, the rarest are one entry. `brewed_last_hour` counts layers brewed here, `per_second` is
+    that rate, and `empty_in` the seconds until what is not delayed is brewed, None if nothing was brewed.
     """
 
     waiting: dict[Priority, int]
@@ -99,17 +98,17 @@ class QueueStatus:
 
     @property
     def waiting_count(self) -> int:
-        """All layers that wait, whatever their priority."""
+        """All waiting layers."""
         return sum(self.waiting.values())
 
     @property
     def set_aside_count(self) -> int:
-        """All layers that were set aside, whatever the reason."""
+        """All layers that were set aside."""
         return sum(self.set_aside.values())
 
 
 def queue_status(connection: sa.Connection, tables: Tables, *, now: int) -> QueueStatus:
-    """How the queue stands. It counts what waits row by row: about a second for some millions."""
+    """Return the state of the queue. It counts row by row: about a second for some millions."""
     mapping, queue = tables.mapping, tables.queue
     rows = connection.execute(
         sa.select(
@@ -125,7 +124,7 @@ def queue_status(connection: sa.Connection, tables: Tables, *, now: int) -> Queu
     waiting = {priority: counts.get(priority, 0) for priority in Priority}
     delayed = sum(row.delayed for row in rows)
     brewed = connection.scalars(
-        # Without a brewer it was not brewed here, only taken over.
+        # Without a brewer it was not brewed here, but adopted.
         sa.select(sa.func.count())
         .select_from(mapping)
         .join(queue, queue.c.digest == mapping.c.digest)
@@ -154,7 +153,7 @@ def queue_status(connection: sa.Connection, tables: Tables, *, now: int) -> Queu
 
 
 def count_waiting(connection: sa.Connection, tables: Tables) -> int:
-    """How many layers wait, delayed ones included and locked ones not."""
+    """Return how many layers wait, with delayed ones and without locked ones."""
     queue = tables.queue
     return connection.scalars(
         sa.select(sa.func.count())
@@ -164,7 +163,7 @@ def count_waiting(connection: sa.Connection, tables: Tables) -> int:
 
 
 def count_manifests_of(connection: sa.Connection, tables: Tables, digest: Digest) -> int:
-    """In how many repositories the manifest `digest` is put down, to be resolved or set aside."""
+    """Return in how many repositories the manifest `digest` waits or is set aside."""
     manifest = tables.manifest
     return connection.scalars(
         sa.select(sa.func.count()).select_from(manifest).where(manifest.c.digest == str(digest))
@@ -228,7 +227,7 @@ def _failed_layers(
 
 
 def _delayed(connection: sa.Connection, tables: Tables, now: int) -> dict[str, DelayedLayers]:
-    """The layers that wait for their next try by reason, those first that have it soonest."""
+    """Return the layers that wait for a retry by reason, the soonest first."""
     queue = tables.queue
     first = sa.func.min(queue.c.next_try)
     found: dict[str, DelayedLayers] = {}
@@ -252,7 +251,7 @@ def _kind(reason: str | None) -> str:
 
 
 def _set_aside(connection: sa.Connection, table: sa.Table) -> dict[str, int]:
-    """How many rows of the queue, or of the manifests, were set aside, by reason, the most frequent first."""
+    """Count the layers or manifests that were set aside, by reason, the most frequent first."""
     number = sa.func.count()
     counts: Counter[str] = Counter()
     for reason, rows in connection.execute(

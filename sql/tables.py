@@ -1,4 +1,4 @@
-"""The tables: the mapping as the seed has it, ours beside it, and the old ones that are only read."""
+"""The tables: the seed's mapping, ours beside it, and those of other services, which are only read."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _LONGEST_SUFFIX = len("_brew_lock_compare")
 # index only where the statement holds the index's own constant.
 AT_ONCE = sa.literal_column("0", sa.BigInteger)
 
-# A row of the queue changes a few times in its life, and its dead versions lie at the head of the index
-# that claiming reads. So they are swept away early, and out of the indexes too, however few they are.
-_SWEPT_EARLY = {
+# A row of the queue changes a few times, and its dead versions lie at the head of the index that claiming
+# reads. So they are vacuumed early, and out of the indexes too, however few they are.
+_VACUUM_EARLY = {
     "autovacuum_vacuum_scale_factor": "0.01",
     "autovacuum_vacuum_threshold": "5000",
     "vacuum_index_cleanup": "on",
@@ -27,7 +27,7 @@ _SWEPT_EARLY = {
 
 
 class Priority(IntEnum):
-    """Why a layer is in the queue; the lowest is brewed first."""
+    """Why a layer is in the queue. The lowest is brewed first."""
 
     ASKED = 0
     PUSHED = 1
@@ -37,7 +37,7 @@ class Priority(IntEnum):
 
 @dataclass(frozen=True, eq=False)
 class Tables:
-    """The tables of one installation. `old`, `mfs` and `mds` are not ours: they are read, never created."""
+    """The tables of one installation. `old`, `mfs` and `mds` belong to others and are only read."""
 
     metadata: sa.MetaData
     mapping: sa.Table
@@ -59,8 +59,9 @@ def build_tables(
     mfs: str = "mfs",
     mds: str = "mds",
 ) -> Tables:
-    """The tables under these names. All of ours derive from `mapping`, so that installations can share a
-    database. Raises ValueError for a name that is no plain identifier, or too long to derive others from.
+    """Return the tables under these names. Ours derive from `mapping`, so installations can share a database.
+
+    Raises ValueError for a name that is not a plain identifier, or too long to derive others from.
     """
     _check_name(mapping, _LONGEST_NAME - _LONGEST_SUFFIX)
     for name in (old, mfs, mds):
@@ -90,7 +91,7 @@ def _check_name(name: str, longest: int) -> None:
 
 
 def _mapping(name: str, metadata: sa.MetaData) -> sa.Table:
-    """The seed's table, to the letter, and one index more: the rows not brewed yet."""
+    """The seed's table to the letter, and one more index: the unbrewed rows."""
     table = sa.Table(
         name,
         metadata,
@@ -112,9 +113,9 @@ def _mapping(name: str, metadata: sa.MetaData) -> sa.Table:
 def _queue(name: str, metadata: sa.MetaData) -> sa.Table:
     """What the mapping does not say about a layer. The row stays when the layer is brewed.
 
-    `next_try` 0: claimable; a time: not before then; NULL: never, for the layer is brewed, or set aside
-    if there is a `reason`. `claimed` is NULL unless a brewer holds the lock. `brewer` is NULL if none ever
-    did: a brewed layer without one was not brewed here.
+    `next_try` 0: claimable; a time: not before then; NULL: never, as the layer is brewed, or set aside if
+    there is a `reason`. `claimed` is NULL unless a brewer holds the lock. `brewer` is NULL if none ever did:
+    a brewed layer without one was not brewed here.
     """
     table = sa.Table(
         name,
@@ -128,7 +129,7 @@ def _queue(name: str, metadata: sa.MetaData) -> sa.Table:
         sa.Column("reason", sa.Text),  # why the last try failed
         sa.Column("brewer", sa.String(255)),  # who holds the lock, or held it last
         sa.Column("claimed", sa.BigInteger),  # since when
-        postgresql_with=_SWEPT_EARLY,
+        postgresql_with=_VACUUM_EARLY,
     )
     _partial(f"{name}_waiting", table.c.priority, table.c.added, where=table.c.next_try == AT_ONCE)
     _partial(f"{name}_delayed", table.c.next_try, where=table.c.next_try > AT_ONCE)
@@ -137,12 +138,12 @@ def _queue(name: str, metadata: sa.MetaData) -> sa.Table:
 
 
 def waits(queue: sa.Table) -> sa.ColumnElement[bool]:
-    """Whether a layer is in the queue, to be claimed now or later; in words that the partial indexes have."""
+    """Return whether a layer is in the queue, claimable now or later, as the partial indexes put it."""
     return sa.or_(queue.c.next_try == AT_ONCE, queue.c.next_try > AT_ONCE)
 
 
 def is_set_aside(table: sa.Table) -> sa.ColumnElement[bool]:
-    """Whether a row of the queue, or of the manifests, is set aside."""
+    """Return whether a row of the queue, or of the manifests, is set aside."""
     return sa.and_(table.c.next_try.is_(None), table.c.reason.is_not(None))
 
 
@@ -170,7 +171,7 @@ def _role(name: str, metadata: sa.MetaData) -> sa.Table:
 
 
 def _manifest(name: str, metadata: sa.MetaData) -> sa.Table:
-    """Manifests whose layers are still to be found out. `next_try` NULL: set aside."""
+    """Manifests whose layers are still unknown. `next_try` NULL: set aside."""
     table = sa.Table(
         name,
         metadata,
@@ -187,7 +188,7 @@ def _manifest(name: str, metadata: sa.MetaData) -> sa.Table:
 
 
 def _seen(name: str, metadata: sa.MetaData) -> sa.Table:
-    """Manifests that were resolved wholly, so that a scan need not fetch them again."""
+    """Manifests that were resolved completely, so that a scan need not fetch them again."""
     table = sa.Table(
         name,
         metadata,
@@ -201,9 +202,9 @@ def _seen(name: str, metadata: sa.MetaData) -> sa.Table:
 
 
 def _missing(name: str, metadata: sa.MetaData) -> sa.Table:
-    """Layers that the registry may have no longer: few, and for as long as it takes to be sure.
+    """Layers that may be missing from the registry: few, and only until that is certain.
 
-    `missed` is when one was first not found; NULL: only reported as gone. `due` is when to look.
+    `missed` is when one was first not found; NULL: only reported as deleted. `due` is when to check.
     """
     table = sa.Table(
         name,
@@ -217,7 +218,7 @@ def _missing(name: str, metadata: sa.MetaData) -> sa.Table:
 
 
 def _cursor(name: str, metadata: sa.MetaData) -> sa.Table:
-    """How far a job has come that goes round and round through something in its order."""
+    """How far a job has come that walks the tables in rounds."""
     return sa.Table(
         name,
         metadata,

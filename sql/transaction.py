@@ -1,4 +1,4 @@
-"""Transactions, and the one place where the driver's errors become ours (sql/driver_errors.py says which)."""
+"""Transactions, and the place where the drivers' errors are translated (by sql/driver_errors.py)."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from sql.driver_errors import as_ours
 
 @contextmanager
 def transaction(engine: sa.Engine) -> Iterator[sa.Connection]:
-    """A connection in a transaction that is committed at the end, or rolled back when the body raises.
+    """Yield a connection in a transaction, committed at the end, or rolled back when the body raises.
 
     Raises DatabaseDown when the database cannot be reached, goes away, or is too busy (pool and lock
-    time-outs, deadlocks), DatabaseNotReady when a table, a column or a privilege is missing. Other errors
-    in a statement stay SQLAlchemy's own.
+    time-outs, deadlocks); DatabaseNotReady when a table, a column or a privilege is missing. Other errors in
+    a statement stay SQLAlchemy's own.
     """
     with _translated(engine), engine.begin() as connection:
         yield connection
@@ -25,9 +25,9 @@ def transaction(engine: sa.Engine) -> Iterator[sa.Connection]:
 
 @contextmanager
 def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
-    """A connection that only reads: no transaction on PostgreSQL, and no waiting for writers on SQLite.
+    """Yield a connection that only reads: no transaction on PostgreSQL, and no waiting for writers on SQLite.
 
-    Each statement sees the database as it is when it starts. Raises DatabaseDown, as `transaction` does.
+    Each statement sees the database as of its start. Raises DatabaseDown, as `transaction` does.
     """
     how = {"sqlite_begin": "DEFERRED"} if engine.name == "sqlite" else {"isolation_level": "AUTOCOMMIT"}
     with _translated(engine), engine.execution_options(**how).connect() as connection:
@@ -36,11 +36,11 @@ def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
 
 @contextmanager
 def temporary_tables(engine: sa.Engine) -> Iterator[sa.Connection]:
-    """A connection on which temporary tables stay until the end, for work that writes nothing else.
+    """Yield a connection that keeps temporary tables until the end, for work that writes nothing else.
 
-    On PostgreSQL that takes one transaction from the beginning to the end, for PgBouncer may give the next
-    one another connection. On SQLite it takes none, and each statement is for itself: what is read in a
-    long transaction there makes the log grow of all that others write meanwhile. Raises DatabaseDown.
+    On PostgreSQL it is one transaction, as PgBouncer may give the next one another connection. On SQLite
+    there is no transaction: a long one would let the log grow with everything that others write. Raises
+    DatabaseDown.
     """
     connecting = engine.execution_options(sqlite_begin=None) if engine.name == "sqlite" else engine
     with _translated(engine), connecting.begin() as connection:

@@ -1,1 +1,1 @@
-"""The queue and its tables, on each database that may hold them."""
+"""Tests of the queue and its tables, on each supported database."""

@@ -1,4 +1,4 @@
-"""Brewers that do with their claims whatever a seed says, for tests that set many on one queue."""
+"""Brewers that act on their claims at random, for tests of many brewers on one queue."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ MANY = 10**6
 
 
 def work_on(database: Database, seed: int, tick: Callable[[], int]) -> Counter[str]:
-    """Claim until the queue is empty; complete, retry, give back, renew, or walk away from what is claimed.
+    """Claim until the queue is empty; complete, retry, give back, renew or abandon each claim.
 
-    `tick` is the clock: it gives another time at each call. Returns how often each layer was completed.
+    `tick` is the clock, and returns another time at each call. Return how often each layer was completed.
     """
     chance = random.Random(seed)
     completed: Counter[str] = Counter()
@@ -44,7 +44,7 @@ def work_on(database: Database, seed: int, tick: Callable[[], int]) -> Counter[s
 
 
 def threads_work_on(database: Database, seeds: range) -> Counter[str]:
-    """The same by one thread for each seed."""
+    """Run `work_on` in one thread for each seed."""
     clock = itertools.count(NOW)
     with ThreadPoolExecutor(len(seeds)) as pool:
         done = pool.map(lambda seed: work_on(database, seed, lambda: next(clock)), seeds)
@@ -52,7 +52,7 @@ def threads_work_on(database: Database, seeds: range) -> Counter[str]:
 
 
 def process_works_on(url: str, seed: int, processes: int) -> Counter[str]:
-    """The same in a process of its own. Its clock shows times that none of the others' shows."""
+    """Run `work_on` in a process of its own, whose clock returns times that no other's returns."""
     engine = create_engine_for(url=url, max_pool_size=4)
     try:
         clock = itertools.count(NOW + seed, processes)

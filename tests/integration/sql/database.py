@@ -1,4 +1,4 @@
-"""A database under test: each call is a transaction of its own, with the arguments that tests leave open."""
+"""A database under test: each call is a transaction of its own, with defaults for most arguments."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from sql.status import QueueStatus, queue_status
 from sql.tables import Priority, Tables, build_tables
 from sql.transaction import transaction
 
-# Later than 2038, so that 32 bits do not do.
+# Later than 2038, so that 32 bits are too few.
 NOW = 4_000_000_000
 
 
 def digest_of(name: str | int) -> Digest:
-    """A digest, the same for the same name."""
+    """Return the digest of a name."""
     return Digest(hashlib.sha256(str(name).encode()).hexdigest())
 
 
 def rbtorrent_id_of(digest: Digest | str) -> str:
-    """The id that the tests take for the layer's."""
+    """Return the id that tests give a layer."""
     return "rbtorrent:" + hashlib.sha1(str(digest).encode()).hexdigest()
 
 
@@ -58,7 +58,7 @@ class Database:
         return database
 
     def execute(self, statement: str) -> None:
-        """Do something by hand."""
+        """Execute SQL, as an operator might."""
         with transaction(self.engine) as connection:
             connection.exec_driver_sql(statement)
 

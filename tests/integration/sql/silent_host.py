@@ -1,4 +1,4 @@
-"""Hosts that are dead in the ways that a refused connection is not."""
+"""Hosts that are dead without refusing connections."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 
 @contextmanager
 def hung_host(host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
-    """`host:port` of a host whose kernel takes connections for a server that answers none."""
+    """`host:port` of a host that accepts connections and never answers."""
     with socket.create_server((host, port), backlog=100) as listener:
         yield f"{host}:{listener.getsockname()[1]}"
 

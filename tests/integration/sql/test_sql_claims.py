@@ -1,4 +1,4 @@
-"""A layer in a brewer's hands: who gets which, and what is left when it is done with."""
+"""Claims: which layers a brewer gets, and what each outcome leaves in the database."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.integration.sql.database import NOW, Database, digest_of, rbtorrent_i
 A, B, C, D = (digest_of(name) for name in "abcd")
 
 
-def test_a_claim_says_all_that_brewing_needs(database: Database) -> None:
+def test_a_claim_has_everything_that_brewing_needs(database: Database) -> None:
     database.enqueue(A, size=123, scope="team/two", priority=Priority.ASKED)
     database.enqueue(A, scope="team/one")
     [claim] = database.claim(now=NOW + 5)
@@ -60,7 +60,7 @@ def test_the_limit_holds_when_the_planner_runs_a_subquery_in_a_loop(on_postgres:
     assert on_postgres.status().locked_count == len(claims)
 
 
-def test_a_completed_layer_has_its_id_and_is_nobodys(database: Database) -> None:
+def test_a_completed_layer_has_its_id_and_is_unlocked(database: Database) -> None:
     database.enqueue(A, now=NOW - 10)
     assert database.complete(database.claim_one(), rbtorrent_id="rbtorrent:aa", size=77, now=NOW + 9)
     assert tuple(database.mapping()[str(A)]) == (str(A), "rbtorrent:aa", NOW - 10, None, NOW + 9)
@@ -69,7 +69,7 @@ def test_a_completed_layer_has_its_id_and_is_nobodys(database: Database) -> None
     assert database.claim() == []
 
 
-def test_ids_are_found_for_what_is_brewed_and_only_that(database: Database) -> None:
+def test_ids_are_found_for_brewed_layers_only(database: Database) -> None:
     database.enqueue(A, B, C)
     first, second = database.claim(2)
     database.complete(first)
@@ -98,7 +98,7 @@ def test_renewing_gives_a_new_token_and_only_that_one_counts(database: Database)
     assert database.complete(new)
 
 
-def test_renewing_leaves_out_what_was_lost_or_finished(database: Database) -> None:
+def test_renewing_leaves_out_lost_and_finished_claims(database: Database) -> None:
     database.enqueue(A, B, C)
     kept, lost, finished = database.claim(3, now=NOW)
     database.complete(finished)
@@ -167,7 +167,7 @@ def test_a_layer_set_aside_stays_there(database: Database) -> None:
     assert database.claim(now=NOW + 10**6) == []
 
 
-def test_layers_given_back_are_as_if_never_claimed(database: Database) -> None:
+def test_layers_given_back_wait_as_if_never_claimed(database: Database) -> None:
     database.enqueue(A, B)
     claims = database.claim(2)
     assert database.give_back(claims) == 2
@@ -190,7 +190,7 @@ def test_an_id_that_another_layer_has_is_a_clear_error(database: Database) -> No
     assert database.layer(second.digest).state == "set aside"
 
 
-def test_a_layer_brewed_by_other_hands_is_not_claimed(database: Database) -> None:
+def test_a_layer_that_another_program_brewed_is_not_claimed(database: Database) -> None:
     database.enqueue(A, B)
     database.execute(
         f"UPDATE rbtorrent_mapping SET brewed = {NOW}, rbtorrent_id = 'rbtorrent:x' WHERE digest = '{A}'"
@@ -223,7 +223,7 @@ def test_a_claim_that_is_rolled_back_leaves_the_layers_to_others(database: Datab
         ("x" * 1000, "x" * 499 + "…"),
     ],
 )
-def test_any_reason_can_be_kept(database: Database, reason: str, kept: str) -> None:
+def test_any_reason_can_be_stored(database: Database, reason: str, kept: str) -> None:
     assert one_line(reason) == kept
     database.enqueue(A)
     database.set_aside(database.claim_one(), reason=reason)

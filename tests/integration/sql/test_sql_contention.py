@@ -1,4 +1,4 @@
-"""Many at once on one queue: nothing brewed twice, nothing lost, nobody stuck."""
+"""Many brewers on one queue: nothing brewed twice, lost or stuck."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_layers_asked_for_by_many_at_once_are_queued_once(database: Database) ->
     assert {claim.digest: set(claim.layer.scopes) for claim in claims} == scopes
 
 
-def test_callers_in_opposite_orders_do_not_wait_for_each_other_in_a_circle(database: Database) -> None:
+def test_callers_in_opposite_orders_do_not_deadlock(database: Database) -> None:
     many = [digest_of(number) for number in range(3_000)]
     together = threading.Barrier(4)
 
@@ -126,8 +126,8 @@ def test_a_live_brewers_layers_are_never_released(database: Database) -> None:
     assert all(database.complete(claim) for claim in claims)
 
 
-def test_a_brewer_that_was_held_up_too_long_gets_nothing_through(database: Database) -> None:
-    """One renews too late, another has been given the layers: exactly one of them finishes each."""
+def test_a_brewer_that_lost_its_locks_writes_nothing(database: Database) -> None:
+    """One renews too late and another has claimed the layers: exactly one of them finishes each."""
     database.enqueue(*LAYERS[:40])
     slow = database.claim(40, now=NOW, brewer="slow:1")
     together = threading.Barrier(2)
@@ -156,8 +156,8 @@ def test_a_brewer_that_was_held_up_too_long_gets_nothing_through(database: Datab
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_all_that_is_done_to_the_queue_can_be_done_at_once(database: Database, seed: int) -> None:
-    """No two of the statements wait for each other in a circle: that would raise DatabaseDown, and not the
+def test_all_operations_on_the_queue_may_run_at_once(database: Database, seed: int) -> None:
+    """No two statements deadlock: that would raise DatabaseDown, and not the
     LayersDropped of layers that are queued while they are dropped.
     """
     clock = itertools.count(NOW)

@@ -1,4 +1,4 @@
-"""Layers that come into the queue: asked for, known already, or put into the mapping by hand."""
+"""Layers that enter the queue: new, known already, or inserted into the mapping by hand."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def test_a_new_layer_gets_a_row_in_the_mapping_and_waits(database: Database) -> 
     assert (layer.priority, layer.attempts) == (Priority.SCANNED, 0)
 
 
-def test_nothing_is_asked_and_nothing_happens(database: Database) -> None:
+def test_enqueueing_nothing_changes_nothing(database: Database) -> None:
     assert database.enqueue() == 0
     assert database.mapping() == {}
 
 
-def test_asking_again_changes_nothing(database: Database) -> None:
+def test_enqueueing_again_changes_nothing(database: Database) -> None:
     database.enqueue(A, size=5, now=NOW)
     before = database.layer(A), database.mapping()
     assert database.enqueue(A, size=6, now=NOW + 100) == 0
@@ -40,7 +40,7 @@ def test_only_what_is_new_is_counted(database: Database) -> None:
     assert database.enqueue(A, B, C, B) == 2
 
 
-def test_asking_more_urgently_moves_a_layer_forward(database: Database) -> None:
+def test_a_more_urgent_request_moves_a_layer_forward(database: Database) -> None:
     database.enqueue(A, priority=Priority.BACKFILLED, now=NOW)
     database.enqueue(B, priority=Priority.PUSHED, now=NOW)
     assert database.enqueue(A, priority=Priority.ASKED, now=NOW + 9) == 0
@@ -94,7 +94,7 @@ def test_a_layer_brewed_without_the_queue_stays_out_of_it(database: Database) ->
     assert database.layer(A).state == "brewed"
 
 
-def test_a_layer_in_work_stays_in_its_brewers_hands(database: Database) -> None:
+def test_a_locked_layer_stays_with_its_brewer(database: Database) -> None:
     database.enqueue(A, priority=Priority.BACKFILLED)
     claim = database.claim_one()
     assert database.enqueue(A, priority=Priority.ASKED) == 0
@@ -110,7 +110,7 @@ def test_a_manifest_of_ten_thousand_layers_is_queued(database: Database, layers:
     assert len(database.mapping()) == layers
 
 
-def test_asking_for_known_layers_writes_nothing(on_postgres: Database) -> None:
+def test_enqueueing_known_layers_writes_nothing(on_postgres: Database) -> None:
     layers = [Layer(digest_of(number), ("team/a",), number) for number in range(20)]
     on_postgres.enqueue_all(layers, Priority.PUSHED)
     on_postgres.complete(on_postgres.claim_one())
@@ -122,7 +122,7 @@ def test_asking_for_known_layers_writes_nothing(on_postgres: Database) -> None:
 
 
 @pytest.mark.parametrize("priority", [Priority.PUSHED, Priority.SCANNED, Priority.BACKFILLED])
-def test_what_was_set_aside_waits_anew_when_it_is_pushed_or_found(
+def test_a_layer_set_aside_waits_again_when_it_is_pushed_or_found(
     database: Database, priority: Priority
 ) -> None:
     database.enqueue(A, scope="team/a")
@@ -133,7 +133,7 @@ def test_what_was_set_aside_waits_anew_when_it_is_pushed_or_found(
     assert database.claim_one().priority == priority
 
 
-def test_what_was_set_aside_stays_so_however_often_it_is_asked_for(database: Database) -> None:
+def test_a_layer_set_aside_stays_so_however_often_it_is_requested(database: Database) -> None:
     database.enqueue(A)
     database.set_aside(database.claim_one(), reason="no blob")
     assert database.enqueue(A, priority=Priority.ASKED, scope="team/b") == 0
@@ -141,7 +141,7 @@ def test_what_was_set_aside_stays_so_however_often_it_is_asked_for(database: Dat
     assert database.claim() == []
 
 
-def test_a_row_put_in_by_hand_is_brewed(database: Database) -> None:
+def test_a_row_inserted_by_hand_is_brewed(database: Database) -> None:
     database.execute(f"INSERT INTO rbtorrent_mapping (digest, added) VALUES ('{A}', 123)")
     assert database.claim() == []
     assert database.adopt() == 1
@@ -154,7 +154,7 @@ def test_a_row_put_in_by_hand_is_brewed(database: Database) -> None:
     assert database.mapping()[str(A)].added == 123
 
 
-def test_rows_by_hand_come_by_their_own_time(database: Database) -> None:
+def test_rows_inserted_by_hand_keep_their_own_time(database: Database) -> None:
     database.execute(
         "INSERT INTO rbtorrent_mapping (digest, added) "
         f"VALUES ('{A}', {NOW + 5}), ('{B}', NULL), ('{C}', {NOW - 5})"
@@ -169,7 +169,7 @@ def test_no_more_than_the_limit_are_adopted(database: Database) -> None:
     assert [database.adopt(limit=3) for _ in range(4)] == [3, 3, 1, 0]
 
 
-def test_asking_for_a_row_put_in_by_hand_queues_it(database: Database) -> None:
+def test_a_request_for_a_row_inserted_by_hand_queues_it(database: Database) -> None:
     database.execute(f"INSERT INTO rbtorrent_mapping (digest, added) VALUES ('{A}', 123)")
     assert database.enqueue(A, size=4, priority=Priority.ASKED) == 1
     claim = database.claim_one()
@@ -191,7 +191,7 @@ def test_a_malformed_row_inserted_by_hand_is_adopted_and_set_aside(database: Dat
     assert {layer.digest for layer in database.status().set_aside_layers} == {"no digest; at all", ""}
 
 
-def test_what_the_mapping_lost_or_got_by_other_hands_leaves_the_queue(database: Database) -> None:
+def test_layers_that_other_programs_brewed_or_deleted_leave_the_queue(database: Database) -> None:
     digests = [digest_of(number) for number in range(1_500)]
     database.enqueue(*digests, C)
     database.execute(f"DELETE FROM rbtorrent_mapping WHERE digest = '{digests[0]}'")
@@ -201,7 +201,7 @@ def test_what_the_mapping_lost_or_got_by_other_hands_leaves_the_queue(database: 
     assert [claim.digest for claim in database.claim()] == [C]
 
 
-def test_a_layer_whose_brewing_was_taken_back_by_hand_is_brewed_again(database: Database) -> None:
+def test_a_layer_reset_by_hand_is_brewed_again(database: Database) -> None:
     database.enqueue(A, B, C)
     for claim in database.claim():
         database.complete(claim)

@@ -1,4 +1,4 @@
-"""A database that lacks a table, a column or a right: told in a line, and by `check` before it is needed."""
+"""A database that lacks a table, column or privilege: reported in a line, and by `check` in advance."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TABLES = build_tables()
 
 @pytest.fixture
 def low_url(postgres: PostgresServer, empty_database: str) -> Iterator[str]:
-    """The URL of an empty database for the user low_user, who may not make tables there."""
+    """The URL of an empty database for the user low_user, who may not create tables."""
     postgres.execute("DROP ROLE IF EXISTS low_user")
     postgres.execute("CREATE ROLE low_user LOGIN PASSWORD 'low'")
     postgres.execute("GRANT USAGE ON SCHEMA public TO low_user", empty_database)
@@ -46,7 +46,7 @@ def low(low_url: str) -> Iterator[sa.Engine]:
     engine.dispose()
 
 
-def test_who_may_not_create_is_told_what_to_do(low: sa.Engine) -> None:
+def test_a_missing_privilege_to_create_comes_with_a_remedy(low: sa.Engine) -> None:
     with pytest.raises(DatabaseNotReady) as caught, transaction(low) as connection:
         create_missing(connection, TABLES)
 
@@ -60,7 +60,7 @@ def test_who_may_not_create_is_told_what_to_do(low: sa.Engine) -> None:
         probe_database(low, TABLES)
 
 
-def test_rights_that_are_lacking_are_told_by_table_and_granted_they_do(
+def test_missing_privileges_are_listed_by_table_and_suffice_once_granted(
     low: sa.Engine, on_postgres: Database, postgres: PostgresServer, empty_database: str
 ) -> None:
     postgres.execute(
@@ -89,7 +89,7 @@ def test_rights_that_are_lacking_are_told_by_table_and_granted_they_do(
     assert limited.enqueue(A) == 1
 
 
-def test_an_index_that_is_lacking_is_the_owners_to_make(
+def test_a_missing_index_must_be_created_by_the_owner(
     low: sa.Engine, on_postgres: Database, postgres: PostgresServer, empty_database: str
 ) -> None:
     postgres.execute("GRANT ALL ON ALL TABLES IN SCHEMA public TO low_user", empty_database)
@@ -101,7 +101,7 @@ def test_an_index_that_is_lacking_is_the_owners_to_make(
         init_db(low, TABLES)
 
 
-def test_a_column_that_is_lacking_is_told(engine: sa.Engine) -> None:
+def test_a_missing_column_is_named(engine: sa.Engine) -> None:
     with transaction(engine) as connection:
         connection.exec_driver_sql(
             "CREATE TABLE rbtorrent_mapping (digest varchar(128) PRIMARY KEY, added bigint)"
@@ -119,12 +119,12 @@ def test_a_column_that_is_lacking_is_told(engine: sa.Engine) -> None:
         queue_status(connection, TABLES, now=NOW)
 
 
-def test_tables_of_others_that_are_not_there_are_told(database: Database) -> None:
+def test_missing_tables_of_other_services_are_named(database: Database) -> None:
     with pytest.raises(DatabaseNotReady, match="mfs"), reading(database.engine) as connection:
         list_files(connection, database.tables, folder="/", after=None, limit=1)
 
 
-def test_every_command_says_it_in_a_line_and_ends_with_1(tmp_path: Path, low_url: str) -> None:
+def test_every_command_reports_it_in_one_line_and_exits_with_1(tmp_path: Path, low_url: str) -> None:
     nowhere = f"127.0.0.1:{free_port()}"
     installation = Installation(tmp_path, nowhere, db={"url": low_url})
 
@@ -138,7 +138,7 @@ def test_every_command_says_it_in_a_line_and_ends_with_1(tmp_path: Path, low_url
     assert checked.stdout.splitlines()[-1] == "checked 4, failed 3"
 
 
-def test_check_goes_on_whatever_a_probe_raises() -> None:
+def test_check_continues_whatever_a_probe_raises() -> None:
     def broken() -> str:
         raise ValueError("of some\nlibrary")
 
@@ -150,7 +150,7 @@ def test_check_goes_on_whatever_a_probe_raises() -> None:
     assert told == ["failed  layers     ValueError: of some library", "ok      metainfo   fine"]
 
 
-def test_looking_does_not_make_a_sqlite_file(tmp_path: Path) -> None:
+def test_check_creates_no_sqlite_file(tmp_path: Path) -> None:
     file = tmp_path / "state" / "queue.sqlite"
     engine = create_engine_for(file=file)
 
@@ -168,7 +168,7 @@ def test_a_sqlite_file_that_cannot_be_used_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
-def test_a_sqlite_file_of_somebody_else_tells_who_may_not(tmp_path: Path) -> None:
+def test_a_sqlite_file_of_another_user_names_who_is_denied(tmp_path: Path) -> None:
     sqlite3.connect(tmp_path / "queue.sqlite").close()
     (tmp_path / "queue.sqlite").touch()
     for folder in [tmp_path, *tmp_path.parents]:
@@ -200,6 +200,6 @@ def test_a_refused_login_is_not_an_outage(postgres: PostgresServer) -> None:
     )
     with pytest.raises(DatabaseRefused) as caught, transaction(engine):
         pass
-    assert str(caught.value).startswith("the database is up, but refuses the connection: ")
+    assert str(caught.value).startswith("the database is up, but refuses access: ")
     assert '"nobody_here"' in str(caught.value)
     assert "wrong" not in str(caught.value)

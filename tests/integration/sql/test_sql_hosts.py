@@ -1,4 +1,4 @@
-"""Which of several hosts is taken, and what the others cost."""
+"""Which of several hosts is used, and how long the others take."""
 
 from __future__ import annotations
 
@@ -82,9 +82,7 @@ def test_the_first_host_that_takes_writes_is_taken(primary: OwnPostgres, standby
         assert database.enqueue(digest_of("a")) == 1
 
 
-def test_a_server_that_is_read_only_by_configuration_is_passed_over(
-    primary: OwnPostgres, tmp_path: Path
-) -> None:
+def test_a_server_that_is_read_only_by_configuration_is_skipped(primary: OwnPostgres, tmp_path: Path) -> None:
     with (
         start_postgres(tmp_path, read_only=True) as read_only,
         _engine(_host(read_only), _host(primary)) as engine,
@@ -106,7 +104,7 @@ def test_a_dead_host_costs_its_time_out_and_no_more(primary: OwnPostgres) -> Non
     assert 6 * 0.5 <= took < 6 * 0.5 + SLACK
 
 
-def test_a_stopped_postgresql_is_passed_over_in_time(primary: OwnPostgres, tmp_path: Path) -> None:
+def test_a_stopped_postgresql_is_skipped_in_time(primary: OwnPostgres, tmp_path: Path) -> None:
     with start_postgres(tmp_path) as other, _engine(_host(other), _host(primary)) as engine:
         other.process.send_signal(signal.SIGSTOP)
         try:
@@ -117,7 +115,7 @@ def test_a_stopped_postgresql_is_passed_over_in_time(primary: OwnPostgres, tmp_p
             other.process.send_signal(signal.SIGCONT)
 
 
-def test_a_pgbouncer_whose_postgresql_is_gone_is_passed_over(primary: OwnPostgres, tmp_path: Path) -> None:
+def test_a_pgbouncer_whose_postgresql_is_gone_is_skipped(primary: OwnPostgres, tmp_path: Path) -> None:
     with start_postgres(tmp_path / "gone") as gone, start_pgbouncer(tmp_path / "bouncer", gone) as bouncer:
         gone.stop()
         with _engine(f"{bouncer.host}:{bouncer.port}", _host(primary)) as engine:
@@ -127,7 +125,7 @@ def test_a_pgbouncer_whose_postgresql_is_gone_is_passed_over(primary: OwnPostgre
             assert time.monotonic() - began < 1 + SLACK
 
 
-def test_where_all_hosts_fail_the_reasons_are_given_one_by_one(standby: OwnPostgres) -> None:
+def test_if_all_hosts_fail_each_reason_is_given(standby: OwnPostgres) -> None:
     refused = f"127.0.0.1:{free_port()}"
     with (
         hung_host() as hung,
@@ -144,7 +142,7 @@ def test_where_all_hosts_fail_the_reasons_are_given_one_by_one(standby: OwnPostg
         assert "secret" not in str(caught.value)
 
 
-def test_a_host_that_hangs_up_at_once_is_passed_over(primary: OwnPostgres) -> None:
+def test_a_host_that_closes_the_connection_is_skipped(primary: OwnPostgres) -> None:
     with (
         start_cutting_proxy(_host(primary)) as proxy,
         _engine(proxy.netloc, _host(primary)) as engine,
@@ -161,14 +159,14 @@ def test_a_name_with_several_addresses_is_tried_at_all_of_them(
         return [(*tcp, (address, primary.port)) for address in ("127.0.0.2", "127.0.0.3", "127.0.0.1")]
 
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
-    # 127.0.0.2 is hung, at 127.0.0.3 nobody listens.
+    # 127.0.0.2 is hung, 127.0.0.3 refuses.
     with (
         hung_host("127.0.0.2", primary.port),
         _engine(f"db.example.org:{primary.port}", connect_timeout=20) as engine,
     ):
         began = time.monotonic()
         assert _port_reached(engine) == primary.port
-        # All are asked at the same time: the hung one holds nobody up.
+        # All are asked at the same time: the hung one delays none.
         assert time.monotonic() - began < 20
 
 
@@ -272,8 +270,8 @@ def test_a_promoted_standby_takes_over_with_all_that_was_committed(tmp_path: Pat
         assert len(completed) == 50
 
 
-def test_a_failover_between_pgbouncers_is_got_over_in_seconds(tmp_path: Path) -> None:
-    """A PgBouncer on each host, all of which stay up: they tell old stories of what is behind them."""
+def test_a_failover_between_pgbouncers_takes_seconds(tmp_path: Path) -> None:
+    """A PgBouncer on each host, all of which stay up: they report what was behind them before."""
     with (
         start_postgres(tmp_path / "a") as first,
         start_standby(first, tmp_path / "b") as second,

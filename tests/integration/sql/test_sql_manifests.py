@@ -59,7 +59,7 @@ def test_manifests_come_by_urgency_and_age(database: Database) -> None:
     assert _enqueue(database) == 0
 
 
-def test_asking_again_counts_nothing_and_may_make_it_more_urgent(database: Database) -> None:
+def test_recording_a_manifest_again_may_only_make_it_more_urgent(database: Database) -> None:
     _enqueue(database, ("a", A), priority=Priority.SCANNED)
     assert _enqueue(database, ("a", A), priority=Priority.PUSHED) == 0
     assert _enqueue(database, ("a", A), priority=Priority.BACKFILLED) == 0
@@ -75,7 +75,7 @@ def test_a_failed_manifest_comes_back_in_time(database: Database) -> None:
     assert _due(database, now=NOW + 30) == [DueManifest("a", A, Priority.PUSHED, 1)]
 
 
-def test_a_failed_manifest_comes_back_at_once_when_it_is_asked_for_again(database: Database) -> None:
+def test_a_failed_manifest_is_due_at_once_when_it_is_pushed_again(database: Database) -> None:
     _enqueue(database, ("a", A))
     with transaction(database.engine) as connection:
         assert retry_manifest(connection, database.tables, "a", A, reason="slow", next_try=NOW + 30)
@@ -93,7 +93,7 @@ def test_a_finished_manifest_is_gone(database: Database) -> None:
     assert [one.scope for one in _due(database)] == ["b"]
 
 
-def test_a_manifest_set_aside_is_tried_when_asked_for_again(database: Database) -> None:
+def test_a_manifest_set_aside_is_retried_when_pushed_again(database: Database) -> None:
     _enqueue(database, ("a", A), ("a", B))
     with transaction(database.engine) as connection:
         assert set_aside_manifest(connection, database.tables, "a", A, reason="not there")
@@ -135,7 +135,7 @@ CHOICES = pytest.mark.parametrize(
 
 
 @CHOICES
-def test_those_set_aside_are_tried_again_by_reason_or_digest(
+def test_manifests_set_aside_are_retried_by_reason_or_digest(
     three_set_aside: Database, chosen: dict[str, str], those: list[tuple[str, str]]
 ) -> None:
     tables = three_set_aside.tables
@@ -147,7 +147,7 @@ def test_those_set_aside_are_tried_again_by_reason_or_digest(
 
 
 @CHOICES
-def test_those_set_aside_are_dropped_by_reason_or_digest(
+def test_manifests_set_aside_are_dropped_by_reason_or_digest(
     three_set_aside: Database, chosen: dict[str, str], those: list[tuple[str, str]]
 ) -> None:
     with transaction(three_set_aside.engine) as connection:
@@ -156,7 +156,7 @@ def test_those_set_aside_are_dropped_by_reason_or_digest(
     assert _enqueue(three_set_aside, *those) == len(those)
 
 
-def test_one_that_waits_is_dropped_by_its_digest_only(three_set_aside: Database) -> None:
+def test_a_waiting_manifest_is_dropped_by_its_digest_only(three_set_aside: Database) -> None:
     with transaction(three_set_aside.engine) as connection:
         assert drop_manifests(connection, three_set_aside.tables) == 3
         assert drop_manifests(connection, three_set_aside.tables, digest=C) == 1

@@ -1,4 +1,4 @@
-"""Layers that may be gone: in what order they are looked for, and what it takes to forget one."""
+"""Layers that may be missing: the order of checks, and the conditions for forgetting one."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def seen(database: Database, scope: str, digests: Sequence[Digest]) -> set[Diges
         return seen_manifests(connection, database.tables, scope, digests)
 
 
-def test_hinted_layers_come_first_and_those_missed_when_their_time_has_come(database: Database) -> None:
+def test_reported_layers_come_first_and_missed_ones_when_due(database: Database) -> None:
     brewed(database, A, B, C)
     miss(database, A, now=NOW, again=NOW + DAY)
     assert hint(database, B, now=NOW + 5) == 1
@@ -82,7 +82,7 @@ def test_hinted_layers_come_first_and_those_missed_when_their_time_has_come(data
     assert due(database, now=NOW + DAY, limit=1) == [Suspect(B, None)]
 
 
-def test_a_hint_at_what_nobody_knows_or_was_missed_already_changes_nothing(database: Database) -> None:
+def test_a_report_of_an_unknown_or_missed_layer_changes_nothing(database: Database) -> None:
     brewed(database, A)
     miss(database, A)
     assert hint(database, A, B, A) == 0
@@ -97,12 +97,12 @@ def test_the_first_miss_is_what_counts(database: Database) -> None:
     assert due(database, now=NOW + DAY) == [Suspect(A, NOW)]
 
 
-def test_a_layer_dropped_meanwhile_is_no_suspect(database: Database) -> None:
+def test_a_layer_dropped_since_is_not_a_suspect(database: Database) -> None:
     miss(database, A)
     assert due(database, now=NOW + DAY) == []
 
 
-def test_a_suspect_that_is_there_is_cleared_and_one_nobody_knows_of_is_put_off(database: Database) -> None:
+def test_a_suspect_that_is_there_is_cleared_and_an_unanswered_one_postponed(database: Database) -> None:
     brewed(database, A, B)
     miss(database, A, B)
     with transaction(database.engine) as connection:
@@ -153,7 +153,7 @@ def test_a_layer_set_aside_may_be_forgotten(database: Database) -> None:
     assert database.mapping() == {}
 
 
-def test_nothing_is_forgotten_that_was_not_missed_as_it_was_seen(database: Database) -> None:
+def test_only_a_suspect_missed_at_that_time_is_forgotten(database: Database) -> None:
     brewed(database, A, B)
     hint(database, A)
     miss(database, B, now=NOW)
@@ -180,7 +180,7 @@ def test_a_layer_brewed_since_it_was_missed_is_not_forgotten(database: Database)
     assert database.layer(A).rbtorrent_id == rbtorrent_id_of(A)
 
 
-def test_who_queues_a_suspect_clears_it(database: Database) -> None:
+def test_queueing_a_suspect_clears_it(database: Database) -> None:
     brewed(database, A)
     miss(database, A)
     assert database.enqueue(A, priority=Priority.PUSHED) == 0
@@ -190,7 +190,7 @@ def test_who_queues_a_suspect_clears_it(database: Database) -> None:
 
 
 @pytest.mark.parametrize("scope", ["library/ubuntu", "team/other"])
-def test_a_push_during_the_forgetting_waits_for_it_and_queues_the_layer_anew(
+def test_a_push_waits_for_a_forgetting_in_progress_and_queues_the_layer_again(
     database: Database, scope: str
 ) -> None:
     brewed(database, A)
@@ -216,7 +216,7 @@ def test_a_push_during_the_forgetting_waits_for_it_and_queues_the_layer_anew(
     assert {claim.digest for claim in database.claim(now=NOW + 10)} == {A, B}
 
 
-def test_a_forgetting_during_a_push_waits_for_it_and_lets_the_layer_be(database: Database) -> None:
+def test_a_forgetting_waits_for_a_push_in_progress_and_keeps_the_layer(database: Database) -> None:
     brewed(database, A)
     miss(database, A)
     outcome: list[bool] = []
@@ -246,7 +246,7 @@ def test_two_forgettings_at_once_forget_it_once(database: Database) -> None:
     assert sorted(outcomes) == [False, True]
 
 
-def test_a_place_is_kept_for_each_job(database: Database) -> None:
+def test_a_cursor_is_saved_for_each_job(database: Database) -> None:
     with transaction(database.engine) as connection:
         assert find_cursor(connection, database.tables, "prune") == ""
         save_cursor(connection, database.tables, "prune", str(A))
@@ -258,7 +258,7 @@ def test_a_place_is_kept_for_each_job(database: Database) -> None:
 
 
 @pytest.mark.parametrize("how", ["forgotten", "dropped"])
-def test_what_is_pushed_while_it_is_taken_out_waits_in_the_end(database: Database, how: str) -> None:
+def test_a_layer_pushed_while_it_is_removed_waits_in_the_end(database: Database, how: str) -> None:
     digests = [digest_of(f"contended {number}") for number in range(40)]
     for digest in digests:
         database.enqueue(digest, now=NOW - DAY)

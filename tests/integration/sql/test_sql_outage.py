@@ -1,4 +1,4 @@
-"""The database goes away and comes back: callers are told, and nothing is lost."""
+"""Outages of the database: callers get DatabaseDown, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_a_restart_is_not_noticed_by_the_next_transaction(
 
 
 @pytest.mark.parametrize("end", [OwnPostgres.stop, OwnPostgres.crash])
-def test_while_it_is_down_callers_are_told_so(
+def test_while_it_is_down_callers_get_database_down(
     server: OwnPostgres, database_there: Database, end: Callable[[OwnPostgres], None]
 ) -> None:
     database_there.enqueue(A)
@@ -141,7 +141,7 @@ def test_brewers_work_through_restarts_and_crashes(server: OwnPostgres, database
     }
 
 
-def test_a_pooled_connection_that_hangs_is_given_up_for_a_new_one(database_there: Database) -> None:
+def test_a_hung_pooled_connection_is_replaced(database_there: Database) -> None:
     backend = sa.text("SELECT pg_backend_pid()")
     with transaction(database_there.engine) as connection:
         hung = connection.scalars(backend).one()
@@ -160,7 +160,7 @@ def test_a_statement_may_take_as_long_as_it_likes(database_there: Database) -> N
         assert connection.scalar(sa.text("SELECT 7 FROM pg_sleep(2.3)")) == 7
 
 
-def test_restarts_of_either_side_of_pgbouncer_are_got_over(server: OwnPostgres, tmp_path: Path) -> None:
+def test_restarts_on_either_side_of_pgbouncer_are_survived(server: OwnPostgres, tmp_path: Path) -> None:
     with start_pgbouncer(tmp_path / "pgbouncer", server) as bouncer:
         engine = create_engine_for(url=bouncer.url("postgres"), connect_timeout=2)
         database = Database.created(engine)
@@ -176,7 +176,7 @@ def test_restarts_of_either_side_of_pgbouncer_are_got_over(server: OwnPostgres, 
         engine.dispose()
 
 
-def test_a_pool_that_is_used_up_is_as_good_as_down(database: Database) -> None:
+def test_an_exhausted_pool_counts_as_down(database: Database) -> None:
     engine = create_engine_for(
         url=database.engine.url.render_as_string(hide_password=False), max_pool_size=1, pool_timeout=0.05
     )
@@ -191,13 +191,13 @@ def test_a_pool_that_is_used_up_is_as_good_as_down(database: Database) -> None:
     engine.dispose()
 
 
-def test_a_wrong_statement_is_not_taken_for_an_outage(engine: sa.Engine) -> None:
+def test_a_wrong_statement_is_not_an_outage(engine: sa.Engine) -> None:
     for wrong in ("SELECT 1 FROM rbtorrent_mapping, WHERE", "SELEKT 1"):
         with pytest.raises(sa.exc.DBAPIError), transaction(engine) as connection:
             connection.exec_driver_sql(wrong)
 
 
-def test_a_row_that_breaks_a_rule_is_not_taken_for_an_outage(database: Database) -> None:
+def test_a_violated_constraint_is_not_an_outage(database: Database) -> None:
     row = {"pattern": "a", "granted": 1}
     with pytest.raises(sa.exc.IntegrityError), transaction(database.engine) as connection:
         connection.execute(sa.insert(database.tables.role), [row, row])
@@ -220,7 +220,7 @@ def test_a_reader_sees_what_was_committed(database: Database) -> None:
         assert connection.scalars(sa.select(database.tables.mapping.c.digest)).all() == [str(A)]
 
 
-def test_the_folder_of_a_sqlite_file_is_made_for_its_owner_alone(tmp_path: Path) -> None:
+def test_the_folder_of_a_sqlite_file_is_created_for_its_owner_only(tmp_path: Path) -> None:
     file = tmp_path / "state" / "queue.sqlite"
     engine = create_engine_for(file=file)
     assert not file.parent.exists()
@@ -230,7 +230,7 @@ def test_the_folder_of_a_sqlite_file_is_made_for_its_owner_alone(tmp_path: Path)
     assert file.parent.stat().st_mode & 0o777 == 0o700
 
 
-def test_a_sqlite_file_that_cannot_be_is_an_outage(tmp_path: Path) -> None:
+def test_a_sqlite_file_that_cannot_exist_is_an_outage(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "nonsense").write_text("this is no database, it is some text that is long enough" * 50)
     (tmp_path / "folder").mkdir()

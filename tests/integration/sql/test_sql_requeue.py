@@ -1,4 +1,4 @@
-"""Brewed layers go back to the queue, those that were brewed here; an older service's stay as they are."""
+"""Layers that were brewed here go back to the queue; those of an older service stay."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_layers_of_many_digests_are_queued_in_one_go(database: Database) -> None
     assert database.status().waiting[Priority.BACKFILLED] == 3
 
 
-def test_one_that_was_brewed_again_or_is_gone_meanwhile_is_let_be(database: Database) -> None:
+def test_a_layer_brewed_again_or_forgotten_since_is_left_alone(database: Database) -> None:
     brewed(database, A, B)
     old, gone = find(database, A), find(database, B)
     again(database, old)
@@ -99,7 +99,7 @@ def test_one_that_was_brewed_again_or_is_gone_meanwhile_is_let_be(database: Data
     assert str(B) not in database.mapping()
 
 
-def test_of_many_at_once_one_queues_it(database: Database) -> None:
+def test_of_many_callers_at_once_only_one_queues_it(database: Database) -> None:
     brewed(database, A, B, C)
     layers = [find(database, digest) for digest in (A, B, C)]
     with ThreadPoolExecutor(8) as pool:
@@ -109,7 +109,7 @@ def test_of_many_at_once_one_queues_it(database: Database) -> None:
 
 
 @pytest.mark.parametrize("before", ["unknown", "waiting", "delayed", "set aside", "freed"])
-def test_a_layer_whose_id_was_taken_over_keeps_it(database: Database, before: str) -> None:
+def test_a_layer_with_an_adopted_id_keeps_it(database: Database, before: str) -> None:
     if before != "unknown":
         database.enqueue(A)
     if before == "delayed":
@@ -128,11 +128,11 @@ def test_a_layer_whose_id_was_taken_over_keeps_it(database: Database, before: st
     assert walk(database) == ([], A)
 
 
-def test_a_row_that_the_older_service_wrote_is_none_of_ours(database: Database) -> None:
+def test_a_row_that_the_older_service_wrote_was_not_brewed_here(database: Database) -> None:
     database.execute(
         f"INSERT INTO rbtorrent_mapping (digest, rbtorrent_id, added, brewed) VALUES ('{A}', 'x', 1, 2)"
     )
-    # Tried here, put off, and then brewed by somebody else.
+    # Tried here, put off, and then brewed by another program.
     database.enqueue(B)
     database.retry(database.claim_one(), next_try=NOW + 10**6)
     database.execute(f"UPDATE rbtorrent_mapping SET rbtorrent_id = 'y', brewed = 2 WHERE digest = '{B}'")
@@ -141,7 +141,7 @@ def test_a_row_that_the_older_service_wrote_is_none_of_ours(database: Database) 
     assert walk(database)[0] == []
 
 
-def test_what_was_lost_may_get_an_old_id_instead(database: Database) -> None:
+def test_a_lost_layer_may_get_an_old_id_instead(database: Database) -> None:
     brewed(database, A)
     again(database, find(database, A))
     take_over(database, A)
@@ -151,7 +151,7 @@ def test_what_was_lost_may_get_an_old_id_instead(database: Database) -> None:
     assert database.claim() == []
 
 
-def test_what_is_not_brewed_is_not_found(database: Database) -> None:
+def test_unbrewed_layers_are_not_found(database: Database) -> None:
     database.enqueue(A)
     database.enqueue(B)
     database.set_aside(database.claim_one())

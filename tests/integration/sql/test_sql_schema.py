@@ -1,4 +1,4 @@
-"""The schema: the seed's to the letter, created where it is missing, never touched where it is there."""
+"""The schema: the seed's to the letter, created where it is missing, never changed where it exists."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_an_empty_database_lacks_everything_and_then_nothing(engine: sa.Engine) 
     assert {f"index {name}" for name in _index_names(engine)} <= set(lacking)
 
 
-def test_what_is_there_is_not_touched(database: Database) -> None:
+def test_existing_tables_are_not_changed(database: Database) -> None:
     database.enqueue(A, size=5)
     before = database.layer(A)
     database.execute("DROP INDEX rbtorrent_mapping_queue_waiting")
@@ -140,7 +140,7 @@ def test_two_installations_share_a_database(engine: sa.Engine) -> None:
 
 
 @pytest.mark.parametrize("name", ["Mapping", "order", "m" * 45])
-def test_any_name_that_is_one_works(engine: sa.Engine, name: str) -> None:
+def test_any_valid_name_works(engine: sa.Engine, name: str) -> None:
     database = Database.created(engine, name)
     database.enqueue(A)
     database.complete(database.claim_one())
@@ -161,7 +161,7 @@ def test_many_processes_may_create_the_schema_at_once(engine: sa.Engine) -> None
         assert missing_objects(connection, databases[0].tables) == []
 
 
-def test_who_may_not_create_can_still_start(
+def test_a_user_without_the_privilege_to_create_can_still_start(
     postgres: PostgresServer, empty_database: str, postgres_engine: sa.Engine
 ) -> None:
     Database.created(postgres_engine)

@@ -1,4 +1,4 @@
-"""What was set aside is tried again, or dropped, when somebody says so."""
+"""Operators retry or drop what was set aside."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def two_set_aside(database: Database) -> Database:
     return database
 
 
-def test_all_are_tried_again(two_set_aside: Database) -> None:
+def test_all_are_retried(two_set_aside: Database) -> None:
     assert two_set_aside.retry_failed_layers() == 2
     assert two_set_aside.retry_failed_layers() == 0
     claims = two_set_aside.claim(now=NOW)
     assert [(claim.digest, claim.attempts) for claim in claims] == [(A, 0), (B, 0), (D, 0)]
 
 
-def test_the_reason_stays_to_be_read(two_set_aside: Database) -> None:
+def test_the_reason_stays_recorded(two_set_aside: Database) -> None:
     two_set_aside.retry_failed_layers()
     layer = two_set_aside.layer(B)
     assert (layer.state, layer.reason) == ("waiting", "Digest mismatch")
@@ -54,30 +54,30 @@ def test_the_reason_stays_to_be_read(two_set_aside: Database) -> None:
         ("", [A, B]),
     ],
 )
-def test_some_are_tried_again_by_a_part_of_their_reason(
+def test_some_are_retried_by_a_part_of_their_reason(
     two_set_aside: Database, reason_like: str, digests: list[str]
 ) -> None:
     assert two_set_aside.retry_failed_layers(reason_like=reason_like) == len(digests)
     assert [digest for digest in (A, B) if two_set_aside.layer(digest).state == "waiting"] == digests
 
 
-def test_one_is_tried_again_by_its_digest(two_set_aside: Database) -> None:
+def test_one_is_retried_by_its_digest(two_set_aside: Database) -> None:
     assert two_set_aside.retry_failed_layers(digest=B) == 1
     assert two_set_aside.retry_failed_layers(digest=C) == 0
     assert two_set_aside.retry_failed_layers(digest=D) == 0
     assert two_set_aside.layer(A).state == "set aside"
 
 
-def test_what_waits_for_its_next_try_need_not_wait(two_set_aside: Database) -> None:
+def test_a_delayed_layer_may_be_retried_at_once(two_set_aside: Database) -> None:
     assert two_set_aside.retry(two_set_aside.claim_one(), reason="registry down", next_try=NOW + 9000)
     assert two_set_aside.claim(now=NOW) == []
     assert two_set_aside.retry_failed_layers(reason_like="down") == 1
     assert [(claim.digest, claim.attempts) for claim in two_set_aside.claim(now=NOW)] == [(D, 0)]
-    # Now it is in its brewer's hands.
+    # Now it is locked.
     assert two_set_aside.retry_failed_layers(digest=D) == 0
 
 
-def test_what_is_dropped_is_forgotten_and_may_come_anew(two_set_aside: Database) -> None:
+def test_a_dropped_layer_is_forgotten_and_may_be_queued_again(two_set_aside: Database) -> None:
     assert two_set_aside.drop(reason_like="mismatch") == 1
     assert str(B) not in two_set_aside.mapping()
     assert two_set_aside.enqueue(B, scope="team/new") == 1
@@ -85,7 +85,7 @@ def test_what_is_dropped_is_forgotten_and_may_come_anew(two_set_aside: Database)
     assert two_set_aside.layer(B).attempts == 0
 
 
-def test_what_is_pushed_while_a_drop_is_about_to_be_committed_waits_in_the_end(database: Database) -> None:
+def test_a_layer_pushed_during_a_drop_waits_in_the_end(database: Database) -> None:
     database.enqueue(A, scope="team/old")
     database.set_aside(database.claim_one(), reason="no blob")
     with ThreadPoolExecutor(1) as pool:
@@ -116,7 +116,7 @@ def test_a_waiting_layer_is_dropped_by_its_digest_only(two_set_aside: Database) 
     assert two_set_aside.drop(digest=D) == 0
 
 
-def test_what_is_brewed_or_in_work_is_never_dropped(two_set_aside: Database) -> None:
+def test_brewed_and_locked_layers_are_never_dropped(two_set_aside: Database) -> None:
     claim = two_set_aside.claim_one()
     assert claim.digest == D
     assert two_set_aside.drop(digest=D) == 0

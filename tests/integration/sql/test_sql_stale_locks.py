@@ -1,4 +1,4 @@
-"""Layers whose brewer is gone come back, and those whose brewer lives do not."""
+"""Layers whose brewer is gone are released, those of a live brewer are not."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_layer_that_kills_its_brewers_is_set_aside(database: Database) -> None
     assert database.claim(now=NOW + 10**6) == []
 
 
-def test_a_lock_set_by_hand_is_taken_off_without_counting(database: Database) -> None:
+def test_a_lock_set_by_hand_is_released_without_counting(database: Database) -> None:
     database.execute(f"INSERT INTO rbtorrent_mapping (digest, added, brew_lock) VALUES ('{A}', 1, 5)")
     database.enqueue(B)
     database.execute(f"UPDATE rbtorrent_mapping SET brew_lock = 6 WHERE digest = '{B}'")
@@ -48,7 +48,7 @@ def test_a_lock_set_by_hand_is_taken_off_without_counting(database: Database) ->
     assert {claim.attempts for claim in claims} == {0}
 
 
-def test_brewed_layers_are_let_be_even_with_a_lock(database: Database) -> None:
+def test_brewed_layers_are_left_alone_even_with_a_lock(database: Database) -> None:
     database.execute(
         f"INSERT INTO rbtorrent_mapping (digest, rbtorrent_id, added, brew_lock, brewed) "
         f"VALUES ('{A}', 'rbtorrent:a', 1, 2, 3)"

@@ -1,4 +1,4 @@
-"""What people are told of the queue and of single layers."""
+"""What operators see of the queue and of single layers."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_a_reason_is_shown_with_its_host_port_and_status_and_found_by_them(datab
     assert database.retry_failed_layers(reason_like=shown) == 1
 
 
-def test_it_is_told_why_and_until_when_layers_are_delayed(database: Database) -> None:
+def test_delayed_layers_come_with_their_reason_and_times(database: Database) -> None:
     database.enqueue(A, B, C, D)
     for number, claim in enumerate(database.claim(3)):
         reason = "down" if number == 2 else f"cut at byte {number}"
@@ -123,7 +123,9 @@ def test_it_is_told_why_and_until_when_layers_are_delayed(database: Database) ->
     assert "          1 retried in 30 s: down" in lines
 
 
-def test_of_very_many_reasons_the_rarest_are_one(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_very_many_reasons_the_rarest_are_one_entry(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("sql.status._MOST_REASONS", 2)
     database.enqueue(A, B, C, D, E)
     for claim, reason in zip(database.claim(5), ["one", "two", "two", "three", "two"], strict=True):
@@ -133,7 +135,7 @@ def test_of_very_many_reasons_the_rarest_are_one(database: Database, monkeypatch
     assert status.set_aside_count == 5
 
 
-def test_manifests_that_could_not_be_resolved_are_told_by_reason(database: Database) -> None:
+def test_manifests_set_aside_are_counted_by_reason(database: Database) -> None:
     with transaction(database.engine) as connection:
         tables = database.tables
         manifests = [("team/a", digest) for digest in (A, B, C, D)]
@@ -147,7 +149,7 @@ def test_manifests_that_could_not_be_resolved_are_told_by_reason(database: Datab
     assert database.status().set_aside == {}
 
 
-def test_the_rate_of_the_last_hour_tells_when_the_queue_is_empty(database: Database) -> None:
+def test_the_rate_of_the_last_hour_predicts_when_the_queue_is_empty(database: Database) -> None:
     database.enqueue(A, B, C, D, E, F)
     first, second, third = database.claim(3)
     database.complete(first, now=NOW - 3600)
@@ -162,14 +164,14 @@ def test_the_rate_of_the_last_hour_tells_when_the_queue_is_empty(database: Datab
     assert database.status().empty_in == 2 * 1800
 
 
-def test_ids_that_were_taken_over_are_not_brewed(database: Database) -> None:
+def test_adopted_ids_do_not_count_as_brewed(database: Database) -> None:
     with transaction(database.engine) as connection:
         adopt_legacy_ids(connection, database.tables, [LegacyId(A, rbtorrent_id_of(A))], now=NOW)
     assert database.layer(A).state == "brewed"
     assert database.status().brewed_last_hour == 0
 
 
-def test_a_layers_record_tells_its_whole_story(database: Database) -> None:
+def test_a_layers_record_is_complete(database: Database) -> None:
     database.enqueue(A, size=5, scope="team/a", priority=Priority.ASKED, now=NOW)
     database.retry(database.claim_one(now=NOW + 1, brewer="one:1"), reason="slow", next_try=NOW + 9)
     assert database.layer(A, now=NOW + 8).state == "delayed"
