@@ -57,8 +57,7 @@ class CannotListen(DockerTorrentsError):
         self.host = host
         self.port = port
         self.why = why
-        where = f"{host or '::'} port {port} (application.host, application.port)"
-        super().__init__(f"cannot listen at {where}: {why[:1].lower()}{why[1:]}")
+        super().__init__(f"cannot listen at {host or '::'} port {port}: {why[:1].lower()}{why[1:]}")
 
 
 class InvalidName(DockerTorrentsError, ValueError):

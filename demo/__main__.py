@@ -1,8 +1,8 @@
 """`make demo`: an image is pushed to a real registry, brewed, and downloaded by a torrent client.
 
 First an image that the registry holds already (backfill, then brew), then the daemon at work (a push, its
-notification, the manifest with ids, the .torrent). Everything runs on 127.0.0.1, in a folder that is removed
-at the end.
+notification, the manifest with ids, the .torrent), and at last two machines that pull through their mirrors.
+Everything runs on 127.0.0.1, in a folder that is removed at the end.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import requests
 
 from demo.image import FIRST_BYTES, write_layers
+from demo.mirrors import print_table, pull_on_two_machines
 from tests.servers.aria2 import download
 from tests.servers.process import ServerProcess, child_environment, free_port, listening
 from tests.servers.push import PushedImage, push_image
@@ -106,12 +107,22 @@ def _daemon(folder: Path, registry: Registry, port: int, layers: list[Path]) -> 
             "the app is the web seed"
         )
         _compare(download(torrent, folder / "from-app"), layer["digest"])
+        _two_machines(folder, registry, port, image)
     except BaseException:
         sys.stdout.flush()
         sys.stderr.write((folder / "daemon.log").read_text())
         raise
     finally:
         daemon.stop()
+
+
+def _two_machines(folder: Path, registry: Registry, port: int, image: PushedImage) -> None:
+    _title("3. Two machines pull through their mirrors, without a tracker")
+    rows = pull_on_two_machines(folder, registry.netloc, port, f"{image.scope}:{image.tag}")
+    print_table(rows)
+    _, second = rows[1]
+    if second["peers"] * 2 < sum(second.values()):
+        raise SystemExit("demo: most of the second machine's bytes did not come from the first")
 
 
 def _with_ids(port: int, image: PushedImage) -> dict[str, Any] | None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import platform
 import threading
 from pathlib import Path
 
-from core.command_line import DONE, FAILED, Commands, add_command, add_json, named
+from core.command_line import DONE, FAILED, USAGE, Commands, add_command, add_json, named
 from core.config.config import Config
 from core.digest import Digest
 from core.errors import InvalidName, NotFound
@@ -81,10 +82,13 @@ def check(config: Config, arguments: argparse.Namespace) -> int:
 
 def is_node(config: Config) -> bool:
     """Whether the configuration is that of a node alone."""
-    return "mirror" in config.model_fields_set <= {"docker_registry", "mirror"}
+    return "mirror" in config.model_fields_set <= {"docker_registry", "mirror", "tls"}
 
 
 def _run(config: Config, arguments: argparse.Namespace) -> int:
+    if importlib.util.find_spec("libtorrent") is None:
+        print_error("libtorrent is not installed: pip install '.[node]'")
+        return USAGE
     from node.service import run_mirror
 
     return run_mirror(config, debug=arguments.debug)

@@ -81,11 +81,10 @@ def open_node(config: Config, max_bodies: int = MAX_BODIES) -> Iterator[Node]:
 def run_mirror(config: Config, *, debug: bool) -> int:
     """Serve the mirror until SIGTERM. Return the exit status."""
     mirror = config.mirror
+    # What is wrong is reported once, and here: a worker that cannot start would be started again and again.
     # libtorrent would take the next port, where no other mirror looks for this one.
     check_free(mirror.peer_host, mirror.peer_port)
-    # What is wrong is said once and here; a worker that cannot start would be started again and again.
-    with open_node(config):
-        pass
+    Cache(mirror.cache_dir, mirror.cache_size, mirror.keep_free).close()
     return serve(partial(_build_app, config, debug), mirror.host, mirror.port, threads=THREADS)
 
 

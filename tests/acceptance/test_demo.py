@@ -47,7 +47,8 @@ def test_the_demo_shows_the_whole_way_and_leaves_nothing_behind(tmp_path: Path) 
 
     assert ended.returncode == 0, ended.stdout + ended.stderr
     said = ended.stdout
-    first, second = said.split("\n== 2. ")
+    first, _, rest = said.partition("\n== 2. ")
+    second, _, third = rest.partition("\n== 3. ")
     assert "checked 4, failed 0" in first
     assert re.search(r"^queued 3 layers", first, re.MULTILINE)
     assert "brewed 3, failed 0, waiting 0" in first
@@ -62,6 +63,10 @@ def test_the_demo_shows_the_whole_way_and_leaves_nothing_behind(tmp_path: Path) 
     assert all(re.fullmatch(ID, layer["rbtorrent_id"]) for layer in manifest["layers"])
     for part in (first, second):
         assert len(re.findall(r"^-- \d+ bytes downloaded, their SHA-256 is", part, re.MULTILINE)) == 1
+    received = re.findall(r"^(first|second) +([0-9.]+) MB +([0-9.]+) MB +([0-9.]+) MB$", third, re.MULTILINE)
+    [(_, *by_first), (_, *by_second)] = received
+    assert float(by_first[0]) == 0
+    assert float(by_second[0]) > 20
     assert said.splitlines()[-1] == "-- done, nothing is left running"
 
     # What was killed may take a moment to be gone.

@@ -92,7 +92,7 @@ def test_an_unknown_host_name_is_refused() -> None:
 
 
 def test_an_address_of_another_machine_is_refused() -> None:
-    with pytest.raises(CannotListen, match=r"203\.0\.113\.1 port 80 .*: cannot assign requested address"):
+    with pytest.raises(CannotListen, match=r"203\.0\.113\.1 port 80: cannot assign requested address"):
         check_free("203.0.113.1", 80)
 
 
