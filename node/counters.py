@@ -9,7 +9,14 @@ from typing import Literal
 
 ByteOrigin = Literal["peers", "web_seed", "registry", "cache"]
 FallbackReason = Literal[
-    "no_torrent", "bad_torrent", "stalled", "swarm_service", "web_seed", "cache_full", "disk_error"
+    "no_torrent",
+    "bad_torrent",
+    "stalled",
+    "swarm_service",
+    "web_seed",
+    "cache_full",
+    "disk_error",
+    "restarted",
 ]
 
 

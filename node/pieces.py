@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 
@@ -45,6 +46,8 @@ class Pieces:
         self._have = bytearray(metainfo.pieces)
         self._fetched: dict[int, bool] = {}
         """Pieces handed in here, and whether a stalled reader was the reason."""
+        self._added: dict[int, float] = {}
+        """When pieces were handed in that are not complete yet."""
         self._kept: OrderedDict[int, bytes] = OrderedDict()
         self._being_read: set[int] = set()
         self._preferred: set[int] = set()
@@ -58,6 +61,22 @@ class Pieces:
         with self._changed:
             self._torrent = torrent
             self._prefer_lowest()
+
+    def reset(self) -> None:
+        """Forget what there is: another torrent of the same file will be checked and attached."""
+        with self._changed:
+            self.checked = False
+            self._have = bytearray(self._metainfo.pieces)
+            self._fetched.clear()
+            self._added.clear()
+            self._being_read.clear()
+            self._preferred.clear()
+            self._lowest = 0
+
+    def stuck(self, seconds: float) -> bool:
+        """Return whether a piece that was handed in so long ago is still not complete."""
+        with self._changed:
+            return any(time.monotonic() - added > seconds for added in self._added.values())
 
     @property
     def torrent(self) -> Torrent:
@@ -98,6 +117,11 @@ class Pieces:
                 return
             first = piece not in self._fetched
             self._fetched[piece] = helps
+            self._added.setdefault(piece, time.monotonic())
+            if helps:
+                # Its hash was compared: the reader need not wait until libtorrent has it.
+                self._keep(piece, data)
+                self._changed.notify_all()
         self.torrent.add_piece(piece, data)
         if first:
             self._counters.received("registry" if from_registry else "web_seed", len(data))
@@ -111,7 +135,7 @@ class Pieces:
     def read(self, reader: Progress, offset: int, limit: int) -> bytes | None:
         """Return bytes at `offset`, None if they are not there yet. To be called with `changed` held."""
         piece, start = divmod(offset, self._metainfo.piece_length)
-        if self._torrent is None or not self.checked or not self._have[piece]:
+        if self._torrent is None or not (self.checked or piece in self._kept):
             return None
         for ahead in range(piece, min(piece + _READ_AHEAD, self._metainfo.pieces)):
             if self._have[ahead] and ahead not in self._kept and ahead not in self._being_read:
@@ -144,6 +168,7 @@ class Pieces:
             if self._have[piece]:
                 return
             self._have[piece] = 1
+            self._added.pop(piece, None)
             if self.checked and piece not in self._fetched:
                 self._counters.received("peers", last - first)
             self._prefer_lowest()
@@ -160,15 +185,13 @@ class Pieces:
                     self.error = CacheFailed(f"file of {self._layer.digest}", f"piece {piece} cannot be read")
             else:
                 self._misread = 0
-                self._kept[piece] = data
-                most = max(_READ_AHEAD + 1, _KEPT_BYTES // self._metainfo.piece_length)
-                while len(self._kept) > most:
-                    self._kept.popitem(last=False)
+                self._keep(piece, data)
             self._changed.notify_all()
 
     def on_hash_failed(self, piece: int) -> None:
         with self._changed:
             self._fetched.pop(piece, None)
+            self._added.pop(piece, None)
         log.warning("piece %d of %s had wrong bytes", piece, self._layer.digest)
 
     def on_flushed(self) -> None:
@@ -180,6 +203,12 @@ class Pieces:
         with self._changed:
             self.error = CacheFailed(f"file of {self._layer.digest}", why)
             self._changed.notify_all()
+
+    def _keep(self, piece: int, data: bytes) -> None:
+        self._kept[piece] = data
+        most = max(_READ_AHEAD + 1, _KEPT_BYTES // self._metainfo.piece_length)
+        while len(self._kept) > most:
+            self._kept.popitem(last=False)
 
     def _prefer_lowest(self) -> None:
         """Have the lowest missing pieces requested first, so that readers see progress."""

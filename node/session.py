@@ -100,9 +100,9 @@ class Torrent:
         self._handle = handle
 
     def add_piece(self, piece: int, data: bytes) -> None:
-        """Hand in a piece that was fetched elsewhere."""
+        """Hand in a piece that was fetched elsewhere. It replaces blocks that a peer sent."""
         with suppress(_INVALID_HANDLE):
-            self._handle.add_piece(piece, data, 0)
+            self._handle.add_piece(piece, data, libtorrent.add_piece_flags_t.overwrite_existing)
 
     def read_piece(self, piece: int) -> None:
         """Have a complete piece read; `on_piece_read` follows."""

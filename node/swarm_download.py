@@ -31,6 +31,8 @@ LEASES = 8
 _WRITE_SECONDS = 10.0
 _RECONNECT_SECONDS = 10.0
 _ALONE_SECONDS = 1.0
+STUCK_SECONDS = 20.0
+"""Time after which libtorrent is started anew if it did not take a piece that was handed to it."""
 
 
 class SwarmDownload:
@@ -97,14 +99,13 @@ class SwarmDownload:
 
     def run(self) -> Torrent:
         """Download until every piece was compared with its hash. Raises CacheFailed, Interrupted."""
-        torrent = self._session.add(self._metainfo, self._folder, self.pieces)
-        self.pieces.attach(torrent)
+        self.pieces.attach(self._session.add(self._metainfo, self._folder, self.pieces))
         try:
-            self._download(torrent)
+            self._download()
         except BaseException:
-            self._session.remove(torrent)
+            self._session.remove(self.pieces.torrent)
             raise
-        return torrent
+        return self.pieces.torrent
 
     def stop(self) -> None:
         """Have `run` end soon."""
@@ -119,20 +120,33 @@ class SwarmDownload:
             return self._metainfo
         return renewed(self._metainfo, self._client.address, self._layer.digest)
 
-    def _download(self, torrent: Torrent) -> None:
+    def _download(self) -> None:
         try:
             with self._changed:
                 self._changed.wait_for(lambda: self.pieces.checked or self._over())
             self._on_ready()
             self._start(self._stalled.run, "stalled readers")
             while not self._over():
-                self._take_part(torrent)
+                self._take_part(self.pieces.torrent)
+                if self.pieces.stuck(STUCK_SECONDS):
+                    self._restart()
             if self.pieces.error is not None:
                 raise self.pieces.error
             if not self.pieces.complete:
                 raise Interrupted
         finally:
             self.stop()
+
+    def _restart(self) -> None:
+        """Remove the torrent and add it again: what the file has of it is checked."""
+        log.warning("libtorrent does not complete pieces of %s: its torrent is restarted", self._layer.digest)
+        self._counters.fell_back("restarted")
+        self._session.remove(self.pieces.torrent)
+        self._connected.clear()
+        self.pieces.reset()
+        self.pieces.attach(self._session.add(self._metainfo, self._folder, self.pieces))
+        with self._changed:
+            self._changed.wait_for(lambda: self.pieces.checked or self._over())
 
     def _over(self) -> bool:
         return self._stopped or self.pieces.error is not None or self.pieces.complete
