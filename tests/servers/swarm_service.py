@@ -37,6 +37,8 @@ class SwarmService:
     calls: int = 0
     announced: list[SeedsRequest] = field(default_factory=list)
     members: dict[str, tuple[str, SwarmRequest]] = field(default_factory=dict)
+    named: dict[str, int] = field(default_factory=dict)
+    """How many peers each node was named last."""
     leases: dict[int, tuple[str, float]] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -62,6 +64,7 @@ class SwarmService:
                 for chunk, (node, until) in self.leases.items()
                 if until > now and chunk not in held
             }
+            self.named[request.node] = len(self.members) - 1
             mine = [chunk for chunk, (node, _) in self.leases.items() if node == request.node]
             for chunk in range(chunks):
                 if len(mine) >= request.want or len(self.leases) >= _LEASES:
