@@ -14,6 +14,7 @@ BENCHES = [
     "storage",
     "legacy",
     "events",
+    "latency",
     "web_seed",
     "manifests",
     "servers",
