@@ -91,8 +91,8 @@ def tell(seconds: list[float]) -> None:
         "latency",
         rows,
         ("figure", "seconds"),
-        f"{ROUNDS} pushes of an image of {sum(LAYER_SIZES) / 1e6:g} MB in {len(LAYER_SIZES)} layers to a real "
-        "registry; the daemon on SQLite, default intervals; until the manifest names every layer's id.",
+        f"{ROUNDS} pushes of an image of {sum(LAYER_SIZES) / 1e6:g} MB in {len(LAYER_SIZES)} layers to a "
+        "real registry; the daemon on SQLite, default intervals; until the manifest names every layer's id.",
         plot,
         [Target(f"push to ids under {ASKED:g} s", f"p95 {p95:.2f} s", p95 < ASKED)],
     )

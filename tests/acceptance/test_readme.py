@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tests.installation import PROGRAM
@@ -22,10 +24,31 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
 
 
+@contextmanager
+def mirror_of(folder: Path, registry: str, service: str, config: str) -> Iterator[None]:
+    """Run the mirror with the configuration of a machine, which takes the place of the daemon's."""
+    port, peer_port = free_port(), free_port()
+    config = config.replace("registry.example.com", registry).replace("proto: https", "proto: http")
+    config = config.replace("torrents.example.com:10050", service)
+    config += (
+        f"    port: {port}\n    peer_host: 127.0.0.1\n    peer_port: {peer_port}\n"
+        f"    cache_dir: {folder}/cache\n    keep_free: 0\n"
+    )
+    (folder / "config.yaml").write_text(config)
+    running = ServerProcess(
+        [PROGRAM, "-c", folder / "config.yaml", "mirror"], ready=listening(port), log=folder / "mirror.log"
+    )
+    running.start()
+    try:
+        yield
+    finally:
+        running.stop()
+
+
 def test_the_commands_of_the_first_use_work_as_written(tmp_path: Path) -> None:
     require("aria2c", "aria2")
     require("curl", "curl")
-    install, prepare, daemon, download, grant = blocks("sh")
+    install, prepare, daemon, download, grant, mirror, prefetch = blocks("sh")
     make, pip, path = install.splitlines()
     assert make == f"python3 -m venv {INSTALLED.removesuffix('/bin')}"
     assert pip == f"{INSTALLED}/pip install ."
@@ -72,5 +95,11 @@ def test_the_commands_of_the_first_use_work_as_written(tmp_path: Path) -> None:
             digests = typed(download).splitlines()[-1].split()
             assert digests[0] == digests[1] == str(image.layers[0].digest).removeprefix("sha256:")
             assert typed(grant).splitlines()[-1] == "granted 1, had it already 0"
+
+            assert mirror.strip() == "docker_torrents -c config.yaml mirror"
+            with mirror_of(tmp_path, registry.netloc, here, blocks("yaml")[2]):
+                printed = typed(prefetch.replace("--engine containerd", "--engine containerd --print"))
+            assert "cache: 2 layers" in printed
+            assert "certs.d" in printed
         finally:
             running.stop()
