@@ -1,4 +1,4 @@
-"""Machines that all want one layer at once: by BitTorrent with this app, and by plain HTTP from the registry.
+"""Machines that all want one layer at once: through mirrors, as plain torrent clients, and by plain HTTP.
 
 Each machine is a network namespace with a line of its own; the registry's, with registry, app and tracker
 on it, is the one that this bench runs in. Nothing of it is left when the processes end.
@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.axes import Axes
 
 from bench.report import Target, report
+from bench.swarm_node import MIRROR_PORT
 from tests.installation import Installation
 from tests.servers.layers import write_layer
 from tests.servers.opentracker import start_opentracker
@@ -26,20 +29,20 @@ from tests.servers.process import child_environment, free_port, listening, requi
 from tests.servers.push import push_image
 from tests.servers.registry import start_registry
 
-NODES = (1, 2, 4, 8, 16)
+NODES = (1, 4, 8, 16)
+MOST_HTTP = 4
+"""Machines that fetch by plain HTTP at most: more take proportionally longer."""
 SIZE = 64 * 1024 * 1024
-LINE_MBIT = 100
+LINE_MBIT, SLOWER_MBIT, SLOW_NODE_MBIT = 50, 25, 3
+MANY = 32
+IN_TROUBLE = 8
+JOINING_SECONDS = 10.0
 SCOPE = "bench/layer"
 PREFIX = "10.87.0"
 HOST = f"{PREFIX}.1"
 BRIDGE = "swarm"
 INSIDE = "--inside"
-HTTP = "plain HTTP from the registry"
-TORRENT = "torrent, tracker and web seed at this app"
-FASTER_AT_8 = 2.0
-
-# What a machine sends waits here for its line; more than 100 ms of it is dropped.
-SHAPE = ("root", "tbf", "rate", f"{LINE_MBIT}mbit", "burst", "64kb", "latency", "100ms")
+HTTP, TORRENT, MIRROR = "plain HTTP", "torrent, client defaults", "mirrors"
 
 
 class Node:
@@ -47,6 +50,7 @@ class Node:
 
     def __init__(self, number: int, folder: Path) -> None:
         self.number = number
+        self._device = f"node{number}"
         self._process = subprocess.Popen(
             ["unshare", "--net", sys.executable, "-m", "bench.swarm_node", folder],
             stdin=subprocess.PIPE,
@@ -64,7 +68,7 @@ class Node:
         self._process.stdin.flush()
 
     def answer(self) -> str:
-        """The next line that it says. Raises RuntimeError if it ends instead."""
+        """Return the next line that it says. Raises RuntimeError if it ends instead."""
         assert self._process.stdout is not None
         if line := self._process.stdout.readline().strip():
             return line
@@ -75,16 +79,55 @@ class Node:
         self._process.kill()
         self._process.communicate()
 
+    def shape(self, mbit: int, upload_mbit: int | None = None) -> None:
+        """Set what its line takes each way."""
+        shape(self._device, mbit)
+        shape("eth0", upload_mbit or mbit, self._within)
+
+    @property
+    def _within(self) -> tuple[str, ...]:
+        return ("nsenter", "--target", str(self._process.pid), "--net")
+
     def _connect(self) -> None:
-        ours, pid = f"node{self.number}", str(self._process.pid)
-        ip("link", "add", ours, "type", "veth", "peer", "name", "eth0", "netns", pid)
-        ip("link", "set", ours, "master", BRIDGE, "up")
-        shape(ours)
-        within = ("nsenter", "--target", pid, "--net")
-        ip("link", "set", "lo", "up", within=within)
-        ip("addr", "add", f"{PREFIX}.{self.number + 10}/24", "dev", "eth0", within=within)
-        ip("link", "set", "eth0", "up", within=within)
-        shape("eth0", within=within)
+        pid = str(self._process.pid)
+        ip("link", "add", self._device, "type", "veth", "peer", "name", "eth0", "netns", pid)
+        ip("link", "set", self._device, "master", BRIDGE, "up")
+        ip("link", "set", "lo", "up", within=self._within)
+        ip("addr", "add", f"{PREFIX}.{self.number + 10}/24", "dev", "eth0", within=self._within)
+        ip("link", "set", "eth0", "up", within=self._within)
+
+
+@dataclass(frozen=True)
+class Served:
+    """What machines fetch: the registry and the app as they reach them, and the layer."""
+
+    registry: str
+    app: str
+    digest: str
+
+    def request(self, way: str) -> str:
+        """Return what a machine is told to fetch."""
+        if way == TORRENT:
+            return f"torrent {self.app}/v0/torrents/{SCOPE}/{self.digest}"
+        host = f"127.0.0.1:{MIRROR_PORT}" if way == MIRROR else self.registry
+        return f"http http://{host}/v2/{SCOPE}/blobs/{self.digest}"
+
+    def mirror(self) -> str:
+        """Return a mirror's configuration, on one line."""
+        return json.dumps(
+            {
+                "docker_registry": {"host": self.registry, "proto": "http"},
+                "mirror": {"torrents_url": self.app, "cache_dir": "./cache", "keep_free": 0},
+            }
+        )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How long each machine took, in seconds, and how many bytes the registry's machine sent meanwhile."""
+
+    seconds: list[float]
+    sent: int
 
 
 def main() -> None:
@@ -98,34 +141,111 @@ def main() -> None:
     lay_lines()
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
-        urls, sha256 = stack.enter_context(serving(folder))
-        nodes: list[Node] = []
-        rows: list[dict[str, object]] = []
-        for count in NODES:
-            while len(nodes) < count:
-                nodes.append(Node(len(nodes), folder / f"node{len(nodes)}"))
-                stack.callback(nodes[-1].close)
-            for what, url in urls.items():
-                seconds, sent = fetch(nodes, url, sha256)
-                rows.append(
-                    {"machines": count, "what": what, "seconds": seconds, "sent, layers": sent / SIZE}
-                )
-                print(f"{count} machines, {what}: {seconds:.1f} s", flush=True)
-    tell(rows)
+        served = stack.enter_context(serving(folder))
+        nodes = [Node(number, folder / f"node{number}") for number in range(MANY)]
+        for node in nodes:
+            stack.callback(node.close)
+        tell(list(measure(nodes, served)))
+
+
+def measure(nodes: Sequence[Node], served: Served) -> Iterator[dict[str, object]]:
+    """Yield a row for each scenario."""
+    set_lines(nodes, LINE_MBIT)
+    alone = max(fetch(nodes[:1], served, HTTP).seconds)
+
+    def row(what: str, count: int, mbit: int, outcome: Outcome, one: float) -> dict[str, object]:
+        last = max(outcome.seconds)
+        print(f"{what}, {count} machines at {mbit} Mbit/s: {last:.1f} s", flush=True)
+        return {
+            "what": what,
+            "machines": count,
+            "Mbit/s": mbit,
+            "last, s": last,
+            "median, s": statistics.median(outcome.seconds),
+            "x one alone": last / one,
+            "sent, layers": outcome.sent / SIZE,
+        }
+
+    for count in NODES:
+        for way in (HTTP, TORRENT, MIRROR):
+            if way != HTTP or count <= MOST_HTTP:
+                yield row(way, count, LINE_MBIT, fetch(nodes[:count], served, way), alone)
+    some = nodes[:IN_TROUBLE]
+    some[-1].shape(LINE_MBIT, SLOW_NODE_MBIT)
+    slow = f"{MIRROR}, one uploads at {SLOW_NODE_MBIT} Mbit/s"
+    yield row(slow, IN_TROUBLE, LINE_MBIT, fetch(some, served, MIRROR), alone)
+    some[-1].shape(LINE_MBIT)
+    killed = fetch(some, served, MIRROR, lambda: kill(some[0]), lost=some[0])
+    yield row(f"{MIRROR}, one killed after 2 s", IN_TROUBLE, LINE_MBIT, killed, alone)
+    joining = fetch(some, served, MIRROR, apart=JOINING_SECONDS / IN_TROUBLE)
+    yield row(f"{MIRROR}, joining over {JOINING_SECONDS:g} s", IN_TROUBLE, LINE_MBIT, joining, alone)
+    set_lines(nodes, SLOWER_MBIT)
+    alone = max(fetch(nodes[:1], served, HTTP).seconds)
+    yield row(MIRROR, MANY, SLOWER_MBIT, fetch(nodes, served, MIRROR), alone)
+
+
+def fetch(
+    nodes: Sequence[Node],
+    served: Served,
+    way: str,
+    meanwhile: Callable[[], object] = lambda: None,
+    *,
+    lost: Node | None = None,
+    apart: float = 0.0,
+) -> Outcome:
+    """Have all machines fetch the layer, begun `apart` seconds from each other; `lost` does not finish.
+
+    Raises RuntimeError if another has something else in the end.
+    """
+    for node in nodes:
+        node.ask(f"mirror {served.mirror()}" if way == MIRROR else "rest")
+        node.answer()
+    before = sent_by_the_registry()
+    for node in nodes:
+        node.ask(served.request(way))
+        time.sleep(apart)
+    meanwhile()
+    seconds = []
+    for node in nodes:
+        answer = node.answer()
+        if node is lost:
+            continue
+        got, _, took = answer.partition(" ")
+        if f"sha256:{got}" != served.digest:
+            raise RuntimeError(f"machine {node.number} answers {answer}")
+        seconds.append(float(took))
+    sent = sent_by_the_registry() - before
+    for node in nodes:
+        node.ask("rest")
+    for node in nodes:
+        node.answer()
+    return Outcome(seconds, sent)
+
+
+def kill(node: Node) -> None:
+    """Kill a machine's mirror in the middle of the download."""
+    time.sleep(2.0)
+    node.ask("kill")
 
 
 def lay_lines() -> None:
-    """The registry's machine, and a switch for all. What the bridge itself sends is the registry's."""
+    """Make the registry's machine, and a switch for all. What the bridge itself sends is the registry's."""
     ip("link", "set", "lo", "up")
     ip("link", "add", BRIDGE, "type", "bridge")
     ip("addr", "add", f"{HOST}/24", "dev", BRIDGE)
     ip("link", "set", BRIDGE, "up")
-    shape(BRIDGE)
+
+
+def set_lines(nodes: Sequence[Node], mbit: int) -> None:
+    """Give every machine, the registry's too, a line of so many Mbit/s each way."""
+    shape(BRIDGE, mbit)
+    for node in nodes:
+        node.shape(mbit)
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[tuple[dict[str, str], str]]:
-    """What a machine is asked to fetch, by the way it comes; and the SHA-256 that it should have."""
+def serving(folder: Path) -> Iterator[Served]:
+    """Run registry, tracker and app, with one layer brewed."""
     (folder / "registry").mkdir()
     port = free_port()
     with (
@@ -145,81 +265,77 @@ def serving(folder: Path) -> Iterator[tuple[dict[str, str], str]]:
         web = installation.process("web", ready=listening(port, HOST), name="web")
         web.start()
         try:
-            yield (
-                {
-                    HTTP: f"http {registry.url}/v2/{SCOPE}/blobs/{digest}",
-                    TORRENT: f"torrent http://{HOST}:{port}/v0/torrents/{SCOPE}/{digest}",
-                },
-                digest.removeprefix("sha256:"),
-            )
+            yield Served(registry.netloc, f"http://{HOST}:{port}", str(digest))
         finally:
             web.stop()
 
 
-def fetch(nodes: Sequence[Node], what: str, sha256: str) -> tuple[float, int]:
-    """Have all machines fetch it at once: seconds until the last one has it, bytes that the registry sent.
-
-    Raises RuntimeError if one of them has something else in the end.
-    """
-    for node in nodes:
-        node.ask("rest")
-    for node in nodes:
-        node.answer()
-    before = sent_by_the_registry()
-    began = time.monotonic()
-    for node in nodes:
-        node.ask(what)
-    for node in nodes:
-        if node.answer() != f"done {sha256}":
-            raise RuntimeError(f"machine {node.number} has another file")
-    return time.monotonic() - began, sent_by_the_registry() - before
-
-
 def sent_by_the_registry() -> int:
-    [told] = json.loads(ip("-json", "-statistics", "link", "show", BRIDGE))
-    return int(told["stats64"]["tx"]["bytes"])
+    [link] = json.loads(ip("-json", "-statistics", "link", "show", BRIDGE))
+    return int(link["stats64"]["tx"]["bytes"])
 
 
-def shape(device: str, within: Sequence[str] = ()) -> None:
-    """Let `device` send as much as its line takes, and no more."""
-    subprocess.run([*within, "tc", "qdisc", "add", "dev", device, *SHAPE], check=True)
+def shape(device: str, mbit: int, within: Sequence[str] = ()) -> None:
+    """Let `device` send as much as its line takes, and no more; beyond 100 ms of it packets are dropped."""
+    line = ("root", "tbf", "rate", f"{mbit}mbit", "burst", "64kb", "latency", "100ms")
+    subprocess.run([*within, "tc", "qdisc", "replace", "dev", device, *line], check=True)
 
 
 def ip(*words: str, within: Sequence[str] = ()) -> str:
-    """What `ip` says."""
+    """Return what `ip` prints."""
     return subprocess.run([*within, "ip", *words], check=True, capture_output=True, text=True).stdout
 
 
 def tell(rows: list[dict[str, object]]) -> None:
     """Print and keep what was found."""
-    seconds = {(row["machines"], row["what"]): float(str(row["seconds"])) for row in rows}
-    for row in rows:
-        row["times as fast"] = seconds[row["machines"], HTTP] / seconds[row["machines"], row["what"]]
 
     def plot(axes: Axes) -> None:
-        for what in (HTTP, TORRENT):
-            axes.plot(NODES, [seconds[count, what] for count in NODES], marker="o", label=what)
+        for way in (HTTP, TORRENT, MIRROR):
+            found = [row for row in rows if row["what"] == way and row["Mbit/s"] == LINE_MBIT]
+            axes.plot(
+                [int(str(row["machines"])) for row in found],
+                [float(str(row["last, s"])) for row in found],
+                marker="o",
+                label=way,
+            )
         axes.set_xlabel("machines that want the layer at once")
         axes.set_ylabel("seconds until all have it")
         axes.set_ylim(bottom=0)
         axes.legend()
 
-    gain = seconds[8, HTTP] / seconds[8, TORRENT]
+    def figure(what: str, count: int, column: str) -> float:
+        return next(
+            float(str(row[column])) for row in rows if (row["what"], row["machines"]) == (what, count)
+        )
+
+    troubled = [row for row in rows if str(row["what"]).startswith(f"{MIRROR},")]
+    most = max(float(str(row["sent, layers"])) for row in troubled)
+    targets = [
+        Target(f"last of {count} mirrors within {limit:g}x of one alone", f"{times:.2f}x", times <= limit)
+        for count, limit, times in (
+            (16, 1.3, figure(MIRROR, 16, "x one alone")),
+            (MANY, 1.5, figure(MIRROR, MANY, "x one alone")),
+        )
+    ]
+    targets += [
+        Target(f"at most 1.1 layers sent to {count} mirrors", f"{sent:.2f}", sent <= 1.1)
+        for count in (16, MANY)
+        for sent in (figure(MIRROR, count, "sent, layers"),)
+    ]
+    one = figure(MIRROR, 1, "x one alone")
+    targets += [
+        Target("at most 1.5 layers sent in trouble", f"{most:.2f}", most <= 1.5),
+        Target("one machine through its mirror at most 1.1x of plain HTTP", f"{one:.2f}x", one <= 1.1),
+    ]
     report(
         "swarm",
         rows,
-        ["machines", "what", "seconds", "sent, layers", "times as fast"],
-        f"A layer of {SIZE // 2**20} MiB, the lines of all, the registry's too, {LINE_MBIT} Mbit/s each way: "
-        f"{SIZE * 8 / LINE_MBIT / 1e6:.1f} s at least.\nSeconds until the last machine has the layer and has "
-        "compared its SHA-256; how often the registry's machine sent it.",
+        ["what", "machines", "Mbit/s", "last, s", "median, s", "x one alone", "sent, layers"],
+        f"A layer of {SIZE // 2**20} MiB; the lines of all, the registry's too, are full duplex. Mirrors use no "
+        "tracker, torrent clients use one and the app's web seed.\nSeconds until a machine has the layer; one "
+        "alone: by plain HTTP. Sent: everything that left the registry's machine.",
         plot,
-        [
-            Target(
-                f"8 machines at least {FASTER_AT_8:g} times as fast as over plain HTTP",
-                f"{gain:.1f} times",
-                gain >= FASTER_AT_8,
-            )
-        ],
+        targets,
     )
 
 

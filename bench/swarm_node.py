@@ -1,65 +1,125 @@
-"""One machine of a swarm: reads from its standard input what to fetch, and says when it has it.
+"""One machine of a swarm: reads from its standard input what to do, and says when it has done it.
 
-    http URL        with curl, over one connection, as container engines do
-    torrent URL     the .torrent at that URL, with libtorrent, which then goes on giving to others
-    rest            stop that, and forget the file
+    http URL        fetch with curl, over one connection, as container engines do
+    torrent URL     fetch the .torrent at that URL with libtorrent's defaults, and go on giving to others
+    mirror CONFIG   start a mirror with this configuration (YAML on one line) and an empty cache
+    kill            kill the mirror
+    rest            stop all that, and forget the files
 
-Each is answered by a line: `done` and the SHA-256 of the file, or `resting`. Ends with its input.
+Each is answered by a line, a fetch by the SHA-256 of the file and the seconds that it took, or `failed` if the
+mirror was killed meanwhile. Ends with its input.
 """
 
 from __future__ import annotations
 
 import hashlib
+import shutil
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import requests
 
 from tests.servers.libtorrent_client import Client, done, start_libtorrent
+from tests.servers.process import ServerProcess, listening
+
+MIRROR_PORT = 5050
+PROGRAM = Path(sys.executable).with_name("docker_torrents")
+
+
+class Machine:
+    """What a machine runs, and where it keeps files."""
+
+    def __init__(self, folder: Path, client: Client) -> None:
+        self._folder = folder
+        self._client = client
+        self._mirror: ServerProcess | None = None
+
+    def start_mirror(self, config: str) -> None:
+        self.rest()
+        (self._folder / "config.yaml").write_text(config)
+        self._mirror = ServerProcess(
+            [PROGRAM, "-c", self._folder / "config.yaml", "mirror"],
+            ready=listening(MIRROR_PORT),
+            log=self._folder / "mirror.log",
+        )
+        self._mirror.start()
+
+    def kill_mirror(self) -> None:
+        if self._mirror is not None:
+            self._mirror.kill()
+
+    def by_curl(self, url: str) -> Path:
+        file = self._folder / "layer"
+        subprocess.run(["curl", "--silent", "--show-error", "--fail", "--output", file, url], check=True)
+        return file
+
+    def by_torrent(self, url: str) -> Path:
+        with requests.Session() as session:
+            session.trust_env = False
+            answer = session.get(url, timeout=60)
+            answer.raise_for_status()
+        handle = self._client.add(answer.content)
+        while not done(handle):
+            time.sleep(0.02)
+        return self._client.folder / str(handle.status().name)
+
+    def rest(self) -> None:
+        for handle in self._client.session.get_torrents():
+            self._client.session.remove_torrent(handle)
+        if self._mirror is not None:
+            self._mirror.stop()
+            self._mirror = None
+        for path in self._folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
 
 def main(folder: Path) -> None:
     with start_libtorrent(folder, host="0.0.0.0") as client:
-        print("ready", flush=True)
+        machine = Machine(folder, client)
+        say("ready")
         for line in sys.stdin:
-            what, _, url = line.strip().partition(" ")
-            if what == "http":
-                print("done", sha256_of(by_curl(url, folder / "layer")), flush=True)
-            elif what == "torrent":
-                print("done", sha256_of(by_torrent(url, client)), flush=True)
-            else:
-                rest(client)
-                print("resting", flush=True)
+            what, _, argument = line.strip().partition(" ")
+            match what:
+                case "http":
+                    in_thread(machine.by_curl, argument)
+                case "torrent":
+                    in_thread(machine.by_torrent, argument)
+                case "mirror":
+                    machine.start_mirror(argument)
+                    say("ready")
+                case "kill":
+                    machine.kill_mirror()
+                case _:
+                    machine.rest()
+                    say("resting")
 
 
-def by_curl(url: str, file: Path) -> Path:
-    subprocess.run(["curl", "--silent", "--show-error", "--fail", "--output", file, url], check=True)
-    return file
+def in_thread(fetch: Callable[[str], Path], url: str) -> None:
+    """Fetch in another thread: the machine may be told to kill its mirror meanwhile."""
+    threading.Thread(target=report, args=(fetch, url), daemon=True).start()
 
 
-def by_torrent(url: str, client: Client) -> Path:
-    with requests.Session() as session:
-        session.trust_env = False
-        answer = session.get(url, timeout=60)
-        answer.raise_for_status()
-    handle = client.add(answer.content)
-    while not done(handle):
-        time.sleep(0.02)
-    return client.folder / str(handle.status().name)
-
-
-def rest(client: Client) -> None:
-    for handle in client.session.get_torrents():
-        client.session.remove_torrent(handle)
-    for file in client.folder.iterdir():
-        file.unlink()
-
-
-def sha256_of(file: Path) -> str:
+def report(fetch: Callable[[str], Path], url: str) -> None:
+    began = time.monotonic()
+    try:
+        file = fetch(url)
+    except subprocess.CalledProcessError:
+        say("failed")
+        return
+    seconds = time.monotonic() - began
     with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
+        say(f"{hashlib.file_digest(content, 'sha256').hexdigest()} {seconds:.3f}")
+
+
+def say(line: str) -> None:
+    print(line, flush=True)
 
 
 if __name__ == "__main__":
