@@ -331,9 +331,9 @@ def tell(rows: list[dict[str, object]]) -> None:
         "swarm",
         rows,
         ["what", "machines", "Mbit/s", "last, s", "median, s", "x one alone", "sent, layers"],
-        f"A layer of {SIZE // 2**20} MiB; the lines of all, the registry's too, are full duplex. Mirrors use no "
-        "tracker, torrent clients use one and the app's web seed.\nSeconds until a machine has the layer; one "
-        "alone: by plain HTTP. Sent: everything that left the registry's machine.",
+        f"A layer of {SIZE // 2**20} MiB; all lines, the registry's too, are full duplex. Mirrors use no "
+        "tracker, torrent clients use one and the app's web seed.\nSeconds until a machine has the layer; "
+        "one alone: by plain HTTP. Sent: everything that left the registry's machine.",
         plot,
         targets,
     )

@@ -6,8 +6,8 @@
     kill            kill the mirror
     rest            stop all that, and forget the files
 
-Each is answered by a line, a fetch by the SHA-256 of the file and the seconds that it took, or `failed` if the
-mirror was killed meanwhile. Ends with its input.
+Each is answered by a line, a fetch by the SHA-256 of the file and the seconds that it took, or `failed` if
+the mirror was killed meanwhile. Ends with its input.
 """
 
 from __future__ import annotations
