@@ -90,9 +90,7 @@ def test_a_backfill_of_a_storage_that_is_killed_and_started_again_does_nothing_t
     assert installation.last_line(*words).startswith("queued 0 layers (0.0 MB), known 3000")
 
 
-def test_a_takeover_that_is_killed_and_started_again_takes_each_id_once(
-    tmp_path: Path, db: dict[str, str]
-) -> None:
+def test_a_killed_and_restarted_takeover_adopts_each_id_once(tmp_path: Path, db: dict[str, str]) -> None:
     installation = Installation(
         tmp_path,
         f"127.0.0.1:{free_port()}",
@@ -184,7 +182,7 @@ def deleting(tmp_path: Path) -> Iterator[tuple[Registry, Installation, Any]]:
             web.stop()
 
 
-def test_a_deleted_layer_is_forgotten_and_found_again_when_it_is_pushed_anew(
+def test_a_deleted_layer_is_forgotten_and_found_when_pushed_again(
     deleting: tuple[Registry, Installation, Any],
 ) -> None:
     registry, installation, _ = deleting
@@ -269,7 +267,7 @@ def test_a_tracker_serves_what_was_brewed_since_its_last_word(
         assert again == "published 1 info-hashes, unchanged, tracker reload not needed"
 
 
-def test_without_a_file_there_is_nowhere_to_publish(tmp_path: Path, registry: Registry) -> None:
+def test_without_a_file_nothing_is_published(tmp_path: Path, registry: Registry) -> None:
     ended = Installation(tmp_path, registry).run("run", "publish-whitelist", check=False)
     assert ended.returncode == 2
     assert "jobs.publish-whitelist: file is required" in ended.stderr

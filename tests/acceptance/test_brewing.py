@@ -93,7 +93,7 @@ def test_a_backfill_run_again_finds_nothing_new(
     )
 
 
-def test_a_repository_that_is_not_there_is_told_and_the_others_go_on(
+def test_a_missing_repository_is_reported_and_the_others_go_on(
     installation: Installation, registry: Registry, scope: str
 ) -> None:
     push_image(registry, scope, "v1", [layer_bytes(1000, 1)])
@@ -122,7 +122,7 @@ def test_a_database_made_by_hand_with_rows_put_in_by_hand_is_brewed(
     assert installation.asked("show", layer.digest)["state"] == "brewed"
 
 
-def test_a_blob_gone_from_the_registry_is_tried_again_and_then_set_aside_with_its_reason(
+def test_a_blob_missing_from_the_registry_is_retried_then_set_aside_with_its_reason(
     tmp_path: Path, registry: Registry, scope: str
 ) -> None:
     installation = Installation(tmp_path, registry, brewer={"max_attempts": 3})

@@ -86,7 +86,7 @@ def test_a_layer_whose_brewer_is_killed_is_brewed_by_another_once(
     assert brewed_in(doomed.folder / "program.log") == []
 
 
-def test_a_brewer_that_is_told_to_end_gives_its_layers_back_at_once(
+def test_a_brewer_that_is_stopped_releases_its_layers_at_once(
     tmp_path: Path, registry: Registry, slow: HttpServer, scope: str
 ) -> None:
     sound = Installation(tmp_path / "sound", registry, application={"state_dir": str(tmp_path / "shared")})
@@ -106,7 +106,7 @@ def test_a_brewer_that_is_told_to_end_gives_its_layers_back_at_once(
     assert sound.last_line("run", "brew") == "brewed 1, failed 0, waiting 0"
 
 
-def test_a_layer_that_takes_longer_than_the_time_out_is_not_stolen(
+def test_a_layer_brewed_for_longer_than_the_time_out_is_not_stolen(
     tmp_path: Path, registry: Registry, slow: HttpServer, scope: str
 ) -> None:
     sound = Installation(
@@ -133,7 +133,7 @@ def test_a_layer_that_takes_longer_than_the_time_out_is_not_stolen(
     assert sound.asked("show", digest)["state"] == "brewed"
 
 
-def test_the_daemons_scheduler_gives_back_and_ends_when_told(
+def test_the_daemons_scheduler_releases_its_layers_and_ends_on_a_signal(
     tmp_path: Path, registry: Registry, slow: HttpServer, scope: str
 ) -> None:
     sound = Installation(tmp_path / "sound", registry, application={"state_dir": str(tmp_path / "shared")})

@@ -50,7 +50,7 @@ def test_prefetch_brings_an_images_layers_into_the_cache(
     assert not any(cached(mirror)[digest]["pinned"] for digest in digests)
 
 
-def test_prefetch_takes_the_wanted_platforms_and_pins_them(
+def test_prefetch_fetches_the_wanted_platforms_and_pins_them(
     registry: Registry, mirror: MirrorProcess, scope: str
 ) -> None:
     images = [

@@ -32,7 +32,7 @@ def test_roles_are_granted_listed_and_revoked(installation: Installation) -> Non
     assert installation.run("role", "list").stdout.splitlines()[-1] == "roles 1"
 
 
-def test_what_failed_is_told_by_reason_and_tried_again_when_it_is_mended(
+def test_failures_are_listed_by_reason_and_retried_once_repaired(
     tmp_path: Path, registry: Registry, scope: str
 ) -> None:
     installation = Installation(tmp_path, registry, brewer={"max_attempts": 1})
@@ -58,7 +58,7 @@ def test_what_failed_is_told_by_reason_and_tried_again_when_it_is_mended(
     assert installation.last_line("run", "brew") == "brewed 1, failed 0, waiting 0"
 
 
-def test_what_was_dropped_is_found_again_by_a_backfill(
+def test_a_dropped_layer_is_found_again_by_a_backfill(
     installation: Installation, registry: Registry, scope: str
 ) -> None:
     [layer] = push_image(registry, scope, "v1", [layer_bytes(1000, 1003)]).layers
@@ -70,7 +70,7 @@ def test_what_was_dropped_is_found_again_by_a_backfill(
     assert installation.last_line("backfill", "repository", scope).startswith("queued 1 layers")
 
 
-def test_manifests_that_were_set_aside_are_told_by_reason_tried_again_and_dropped(
+def test_manifests_set_aside_are_listed_by_reason_retried_and_dropped(
     tmp_path: Path, registry: Registry, scope: str
 ) -> None:
     installation = Installation(tmp_path, registry, brewer={"max_attempts": 1})
@@ -107,7 +107,7 @@ def test_manifests_that_were_set_aside_are_told_by_reason_tried_again_and_droppe
     assert installation.asked("queue", "status")["manifests"]["set_aside"] == {}
 
 
-def test_an_image_is_shown_for_the_platforms_of_the_configuration_or_those_asked_for(
+def test_an_image_is_shown_for_the_configured_or_requested_platforms(
     tmp_path: Path, registry: Registry, scope: str
 ) -> None:
     limited = Installation(tmp_path, registry, jobs={"scan-tags": {"platforms": ["linux/arm64"]}})
@@ -150,7 +150,7 @@ def test_waiting_for_an_image_ends_when_it_is_wholly_brewed(
     assert "brewed 1 of 1 layers" in (installation.folder / "waiting.log").read_text()
 
 
-def test_waiting_in_vain_fails_after_its_time_and_tells_what_is_missing(
+def test_waiting_fails_after_its_time_and_names_what_is_missing(
     installation: Installation, registry: Registry, scope: str
 ) -> None:
     push_image(registry, scope, "v1", [layer_bytes(1000, 1005)])
@@ -162,7 +162,7 @@ def test_waiting_in_vain_fails_after_its_time_and_tells_what_is_missing(
     assert "brewed 0 of 1 layers" in ended.stdout
 
 
-def test_waiting_ends_at_once_where_all_that_is_missing_was_set_aside(
+def test_waiting_ends_at_once_if_everything_missing_was_set_aside(
     tmp_path: Path, registry: Registry, scope: str
 ) -> None:
     installation = Installation(tmp_path, registry, brewer={"max_attempts": 1})
@@ -188,7 +188,7 @@ def test_waiting_outlasts_a_registry_that_is_down(tmp_path: Path, scope: str) ->
         waiting.stop()
 
 
-def test_a_platform_that_an_image_is_not_for_is_told(
+def test_a_platform_that_an_image_lacks_is_reported(
     installation: Installation, registry: Registry, scope: str
 ) -> None:
     push_image(registry, scope, "v1", [layer_bytes(1000, 1010)], platform="linux/arm64")
@@ -227,7 +227,9 @@ def test_a_digest_of_which_nothing_can_be_done_is_answered_with_why(
     assert (brewed.returncode, "there is nothing to drop" in brewed.stderr) == (1, True)
 
 
-def test_a_glob_that_matches_nothing_or_still_grants_is_told(installation: Installation, scope: str) -> None:
+def test_a_glob_that_matches_nothing_or_still_grants_is_reported(
+    installation: Installation, scope: str
+) -> None:
     nothing = installation.run("backfill", "catalog", "no-such-*", check=False)
     assert nothing.returncode == 1
     assert "no repository in the registry's catalog matches pattern=no-such-*" in nothing.stderr
@@ -237,7 +239,7 @@ def test_a_glob_that_matches_nothing_or_still_grants_is_told(installation: Insta
     assert "library/ubuntu still has the role through library/*" in revoked.stderr
 
 
-def test_a_layer_or_image_that_is_not_known_is_told(installation: Installation, scope: str) -> None:
+def test_an_unknown_layer_or_image_is_reported(installation: Installation, scope: str) -> None:
     unknown = installation.run("show", "sha256:" + "0" * 64, check=False)
     nowhere = installation.run("show", f"{scope}:v1", check=False)
 
@@ -258,7 +260,7 @@ def test_check_has_a_line_for_each_dependency(installation: Installation) -> Non
     assert lines[-1] == "checked 4, failed 0"
 
 
-def test_check_asks_blackbox_where_it_judges(tmp_path: Path, registry: Registry) -> None:
+def test_check_probes_blackbox_where_it_authorises(tmp_path: Path, registry: Registry) -> None:
     with start_blackbox() as blackbox:
         asking = Installation(tmp_path, registry, blackbox={"url_template": blackbox.url_template})
         lines = asking.run("check").stdout.splitlines()
@@ -268,7 +270,7 @@ def test_check_asks_blackbox_where_it_judges(tmp_path: Path, registry: Registry)
         assert len(blackbox.questions) == 1
 
 
-def test_check_tells_all_that_fails(tmp_path: Path) -> None:
+def test_check_reports_everything_that_fails(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     broken = Installation(
         tmp_path / "broken",
@@ -288,7 +290,7 @@ def test_check_tells_all_that_fails(tmp_path: Path) -> None:
     assert "hush-hush" not in ended.stdout + ended.stderr
 
 
-def test_the_schema_can_be_printed_and_run_by_somebody_else(
+def test_the_schema_can_be_printed_and_run_by_another_user(
     tmp_path: Path, registry: Registry, scope: str, postgres_url: str
 ) -> None:
     installation = Installation(tmp_path, registry, db={"url": postgres_url})
@@ -326,9 +328,7 @@ def test_printing_the_schema_touches_nothing(installation: Installation) -> None
         ("docker_registry: {host: a}\ndb: {url: 'mysql://host/name'}", "db.url: mysql:// is not supported"),
     ],
 )
-def test_a_configuration_that_cannot_be_used_is_told_and_ends_with_2(
-    tmp_path: Path, text: str, told: str
-) -> None:
+def test_an_unusable_configuration_is_reported_and_exits_with_2(tmp_path: Path, text: str, told: str) -> None:
     config = tmp_path / "config.yaml"
     config.write_text(text)
 
@@ -345,7 +345,9 @@ def test_a_configuration_that_cannot_be_used_is_told_and_ends_with_2(
     assert "Traceback" not in ended.stderr
 
 
-def test_json_is_json_whatever_is_asked(installation: Installation, registry: Registry, scope: str) -> None:
+def test_the_answer_is_json_whatever_is_requested(
+    installation: Installation, registry: Registry, scope: str
+) -> None:
     push_image(registry, scope, "v1", [layer_bytes(1000, 1006)])
 
     for words in (

@@ -41,7 +41,9 @@ def into(output: int, installation: Installation, *words: str, **environment: st
 
 
 @pytest.mark.parametrize("words", [("queue", "status"), ("run", "release-locks"), ("role", "list", "--json")])
-def test_nobody_listening_is_no_failure(installation: Installation, words: tuple[str, ...]) -> None:
+def test_waking_without_a_listener_is_not_a_failure(
+    installation: Installation, words: tuple[str, ...]
+) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     try:
@@ -52,7 +54,7 @@ def test_nobody_listening_is_no_failure(installation: Installation, words: tuple
     assert (status, told) == (0, "")
 
 
-def test_a_full_disk_is_told_as_that_of_the_output(installation: Installation) -> None:
+def test_a_full_disk_under_the_output_is_reported_as_such(installation: Installation) -> None:
     with open("/dev/full", "wb") as full:
         status, told = into(full.fileno(), installation, "queue", "status")
 
@@ -117,7 +119,7 @@ def test_the_first_ctrl_c_says_that_a_second_one_ends_it_at_once(hanging: Instal
         assert walk.exit_status() == -signal.SIGINT
 
 
-def test_torrents_that_nobody_could_download_are_warned_of(tmp_path: Path) -> None:
+def test_torrents_without_any_source_cause_a_warning(tmp_path: Path) -> None:
     nowhere = f"127.0.0.1:{free_port()}"
     bare = Installation(tmp_path / "bare", nowhere)
     useful = Installation(tmp_path / "useful", nowhere, torrents={"trackers": ["udp://tracker:1"]})

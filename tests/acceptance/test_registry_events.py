@@ -66,7 +66,7 @@ def test_with_includereferences_the_layers_are_queued_at_once(tmp_path: Path, me
         assert image.config.digest not in receiver.queued()
 
 
-def test_a_scope_without_the_role_is_left_alone(receiver: Receiver) -> None:
+def test_a_scope_without_the_role_is_ignored(receiver: Receiver) -> None:
     push(receiver, scope="other/app", seed=1)
     image = push(receiver, seed=2)
     assert comes_true(lambda: receiver.waiting() == {("demo/app", image.digest)})
@@ -191,7 +191,7 @@ def test_events_repeated_or_out_of_order_change_nothing(tmp_path: Path, includer
     assert [row[:2] for row in after[-1]] == [row[:2] for row in before[-1]]
 
 
-def test_what_is_pushed_while_the_app_is_down_arrives_when_it_is_back(receiver: Receiver) -> None:
+def test_pushes_during_a_down_time_arrive_afterwards(receiver: Receiver) -> None:
     receiver.web.stop()
     images = [push(receiver, seed=seed) for seed in range(3)]
     receiver.web.start()
@@ -210,7 +210,7 @@ def test_an_app_killed_in_the_middle_loses_nothing(tmp_path: Path) -> None:
         assert comes_true(lambda: receiver.queued() == layers_of(*images))
 
 
-def test_events_lost_with_a_killed_registry_are_made_good_by_a_backfill(receiver: Receiver) -> None:
+def test_events_lost_with_a_killed_registry_are_recovered_by_a_backfill(receiver: Receiver) -> None:
     receiver.web.stop()
     images = [push(receiver, seed=seed) for seed in range(3)]
     receiver.registry.kill()
@@ -247,7 +247,7 @@ def test_the_example_posted_by_curl_is_ok_and_queues_its_layer(receiver: Receive
     assert [row[0] for row in receiver.rows("")] == [EXAMPLE_LAYER]
 
 
-def test_the_longest_event_that_a_registry_makes_does_not_hold_back_those_after_it(tmp_path: Path) -> None:
+def test_the_longest_event_of_a_registry_does_not_block_later_ones(tmp_path: Path) -> None:
     with receiving(tmp_path, includereferences=True) as receiver:
         base = push(receiver, scope="other/app", media="oci")
         manifest = json.loads(base.manifest)

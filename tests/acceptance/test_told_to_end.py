@@ -95,7 +95,7 @@ def test_a_daemon_that_is_starting_ends_with_0(daemon: Daemon, said: str) -> Non
     assert daemon.locked() == 0
 
 
-def test_a_daemon_leaves_nothing_locked_whenever_it_is_told(daemon: Daemon) -> None:
+def test_a_daemon_leaves_nothing_locked_whenever_it_is_stopped(daemon: Daemon) -> None:
     for tenths in range(0, 20, 2):
         with daemon.running() as process:
             time.sleep(tenths / 10)

@@ -157,14 +157,14 @@ def test_through_a_web_seed_at_the_registry(shop: Shop, tmp_path: Path, download
 
 
 @pytest.mark.parametrize("download", CLIENTS)
-def test_through_this_app_from_a_registry_that_asks_for_a_password(
+def test_through_this_app_from_a_registry_with_a_password(
     private_shop: Shop, tmp_path: Path, download: Download
 ) -> None:
     with private_shop.torrent(trackers=[]) as torrent:
         assert download(torrent, private_shop, tmp_path)
 
 
-def test_nobody_gets_the_torrent_of_a_private_registry_without_the_password(private_shop: Shop) -> None:
+def test_the_torrent_of_a_private_registry_needs_the_password(private_shop: Shop) -> None:
     port = free_port()
     web = private_shop.installation("closed", port).process("web", ready=listening(port), name="web")
     web.start()
@@ -237,7 +237,7 @@ def test_from_libtorrent_to_transmission_through_the_tracker(
         assert comes_true(lambda: shop.is_whole(leecher.folder / shop.hex))
 
 
-def test_a_tracker_that_does_not_know_the_torrent_leads_to_nobody(
+def test_a_tracker_that_does_not_know_the_torrent_gives_no_peers(
     shop: Shop, tracker: Tracker, tmp_path: Path
 ) -> None:
     with shop.torrent(trackers=[tracker.announce_url], web_seeds=[]) as torrent:

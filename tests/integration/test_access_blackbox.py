@@ -95,7 +95,7 @@ def test_a_token_that_is_not_valid_is_401(blackbox: Blackbox, access: BlackboxAc
     assert dict(denied.headers)["WWW-Authenticate"].startswith("OAuth ")
 
 
-def test_a_token_that_nobody_knows_is_401(access: BlackboxAccess) -> None:
+def test_an_unknown_token_is_401(access: BlackboxAccess) -> None:
     assert refused(access, Authorization="OAuth another").status == 401
 
 
@@ -124,7 +124,7 @@ def test_several_configured_scopes_are_all_needed(blackbox: Blackbox, clock: Clo
 @pytest.mark.parametrize(
     "address", [None, "", "example.com", "192.0.2.7, 198.51.100.1", "1.2.3", "1.2.3.4&a=b"]
 )
-def test_without_the_callers_address_it_is_400_and_nobody_is_asked(
+def test_without_the_callers_address_it_is_400_without_a_request(
     blackbox: Blackbox, access: BlackboxAccess, address: str | None
 ) -> None:
     assert refused(access, X_Real_IP=address).status == 400
@@ -152,7 +152,7 @@ def test_addresses_of_both_kinds_are_taken(access: BlackboxAccess, address: str)
         "OAuth " + "x" * 9000,
     ],
 )
-def test_without_a_token_it_is_401_and_nobody_is_asked(
+def test_without_a_token_it_is_401_without_a_request(
     blackbox: Blackbox, access: BlackboxAccess, authorization: str | None
 ) -> None:
     assert refused(access, Authorization=authorization).status == 401
@@ -160,7 +160,7 @@ def test_without_a_token_it_is_401_and_nobody_is_asked(
 
 
 @pytest.mark.parametrize("fault", list(Fault))
-def test_an_exception_of_blackbox_lets_nobody_in(
+def test_an_exception_of_blackbox_admits_no_caller(
     blackbox: Blackbox, access: BlackboxAccess, fault: Fault
 ) -> None:
     blackbox.answer(reply_fault(fault))
@@ -202,7 +202,7 @@ def verdict(**more: object) -> Answer:
         silent(),
     ],
 )
-def test_anything_but_a_verdict_lets_nobody_in(
+def test_without_a_clear_verdict_no_caller_is_admitted(
     blackbox: Blackbox, access: BlackboxAccess, answer: Answer
 ) -> None:
     blackbox.answer(answer)
@@ -214,14 +214,14 @@ def test_anything_but_a_verdict_lets_nobody_in(
 @pytest.mark.parametrize(
     "oauth", [None, [], "registry:use", {"scope": ["registry:use"]}, {"scope": None}, {}]
 )
-def test_a_verdict_that_does_not_say_the_scopes_lets_nobody_in(
+def test_a_verdict_without_scopes_admits_no_caller(
     blackbox: Blackbox, access: BlackboxAccess, oauth: object
 ) -> None:
     blackbox.answer(verdict(oauth=oauth))
     assert refused(access).status == 403
 
 
-def test_with_blackbox_down_nobody_gets_in(blackbox: Blackbox, access: BlackboxAccess) -> None:
+def test_with_blackbox_down_no_caller_is_admitted(blackbox: Blackbox, access: BlackboxAccess) -> None:
     blackbox.server.close()
     assert refused(access).status == 503
 

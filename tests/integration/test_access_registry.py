@@ -108,7 +108,7 @@ def test_with_the_password_the_manifest_comes(front: Front, image: PushedImage) 
     assert front.get("/v2/team/a/manifests/latest", Accept=ENGINE, **sent).body == image.manifest
 
 
-def test_an_answer_for_one_caller_is_not_given_to_the_next(front: Front) -> None:
+def test_an_answer_for_one_caller_is_not_reused_for_another(front: Front) -> None:
     path = "/v2/team/a/manifests/latest"
     good = front.get(path, Authorization=basic("reader"))
     assert good.status == 200
@@ -117,7 +117,7 @@ def test_an_answer_for_one_caller_is_not_given_to_the_next(front: Front) -> None
     assert front.get(path, Authorization=basic("reader", "wrong")).status == 401
 
 
-def test_authorization_given_twice_lets_nobody_in(front: Front) -> None:
+def test_two_authorization_headers_admit_no_caller(front: Front) -> None:
     # As servers join two lines of one header (RFC 9110, 5.3).
     joined = f"{basic('reader')}, {basic('reader')}"
     assert front.get("/v2/team/a/manifests/latest", Authorization=joined).status in (400, 401)
@@ -153,7 +153,7 @@ def test_a_token_for_one_repository_does_not_open_another(
             assert "insufficient_scope" in (refused.headers["WWW-Authenticate"] or "")
 
 
-def test_who_may_pull_a_layer_is_asked_of_the_registry(front: Front, image: PushedImage) -> None:
+def test_the_registry_decides_who_may_pull_a_layer(front: Front, image: PushedImage) -> None:
     access, layer = front.parts.access, Digest.parse(image.layers[0].digest)
     access.may_pull("team/a", layer, basic("reader"))
     for authorization in (None, basic("reader", "wrong")):
@@ -167,7 +167,7 @@ def test_who_may_pull_a_layer_is_asked_of_the_registry(front: Front, image: Push
         assert (denied.value.status, denied.value.code) == (404, "BLOB_UNKNOWN")
 
 
-def test_what_the_registry_says_of_a_layer_is_understood(tmp_path: Path) -> None:
+def test_the_registrys_answer_on_a_layer_is_understood(tmp_path: Path) -> None:
     layer = Digest("a" * 64)
     path = f"/v2/team/a/blobs/{layer}"
     with ExitStack() as stack:
@@ -240,11 +240,11 @@ def test_to_be_sent_to_the_storage_is_a_yes(tmp_path: Path, location: str) -> No
         "",
     ],
 )
-def test_any_other_redirect_lets_nobody_in(tmp_path: Path, status: int, location: str) -> None:
+def test_any_other_redirect_admits_no_caller(tmp_path: Path, status: int, location: str) -> None:
     assert not may_anybody_pull(tmp_path, location, status)
 
 
-def test_a_registry_with_its_blobs_in_s3_lets_in_who_may_pull(tmp_path: Path, moto: Moto) -> None:
+def test_a_registry_with_blobs_in_s3_admits_permitted_callers(tmp_path: Path, moto: Moto) -> None:
     s3 = moto.registry_storage(moto.create_bucket())
     with start_registry(tmp_path / "registry", s3=s3, htpasswd=PASSWORDS) as registry:
         image = push_image(

@@ -165,7 +165,7 @@ def test_of_two_layers_with_one_id_only_one_gets_it(database: Database, old: Old
     assert rbtorrent_id == shared
 
 
-def test_an_id_that_a_layer_has_already_is_given_to_no_other(database: Database, old: OldService) -> None:
+def test_an_id_in_use_is_not_assigned_to_another_layer(database: Database, old: OldService) -> None:
     owner = digest_of("owner")
     database.enqueue(owner)
     database.complete(database.claim_one(), rbtorrent_id=old_id_of("a"))
@@ -209,9 +209,7 @@ def test_a_layer_with_rows_by_both_of_its_keys_gets_one_of_their_ids(
     "info",
     ["", "no JSON", "[1]", '{"size": 1}', '{"key": 5, "size": 1}', '{"key": "a/../b", "size": 1}', "{"],
 )
-def test_json_that_is_none_hides_the_key_and_is_counted(
-    database: Database, old: OldService, info: str
-) -> None:
+def test_invalid_json_hides_the_key_and_is_counted(database: Database, old: OldService, info: str) -> None:
     old.add("a", info=info)
     good = old.add("b")
 
@@ -287,7 +285,7 @@ def test_the_limit_is_kept_and_another_run_goes_on(database: Database, old: OldS
     assert set(ids_in(database)) == digests
 
 
-def test_a_run_that_is_told_to_end_says_how_to_go_on(database: Database, old: OldService) -> None:
+def test_a_stopped_run_says_how_to_resume(database: Database, old: OldService) -> None:
     old.add("a")
     stop = threading.Event()
     stop.set()
@@ -320,7 +318,7 @@ def test_two_at_once_take_each_id_over_once(database: Database, old: OldService)
     assert len(found) == 151
 
 
-def test_a_database_without_the_tables_of_mds_is_told_so(database: Database) -> None:
+def test_a_database_without_the_tables_of_mds_is_reported(database: Database) -> None:
     with pytest.raises(TablesMissing, match="mds_keys_to_rbtorrents_mapping, mfs, mds"):
         take_over(database)
 
@@ -387,7 +385,7 @@ def test_a_sample_is_checked_against_its_bytes() -> None:
     )
 
 
-def test_an_id_that_this_service_would_give_is_told_apart(tmp_path: Path) -> None:
+def test_an_id_that_this_service_would_assign_is_recognised(tmp_path: Path) -> None:
     content = b"a layer"
     layer = layer_of(content)
     source = MemorySource({layer.digest: content})
@@ -416,7 +414,7 @@ def test_known_rows_do_not_use_up_the_limit_of_another_run(database: Database, o
     assert sum(value is not None for value in ids_in(database).values()) == 12
 
 
-def test_only_new_rows_are_paced_and_they_are_committed_on_the_way(
+def test_only_new_rows_are_paced_and_they_are_committed_along_the_way(
     database: Database, old: OldService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in range(20):

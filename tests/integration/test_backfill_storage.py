@@ -225,7 +225,7 @@ def test_the_limit_is_kept_and_the_next_run_goes_on(database: Database, place: D
     assert {database.layer(digest).scopes for digest in digests} == {("team/one",)}
 
 
-def test_what_is_known_is_not_read_again(database: Database, place: DirectoryStoragePlace) -> None:
+def test_known_manifests_are_not_read_again(database: Database, place: DirectoryStoragePlace) -> None:
     for seed in range(5):
         put_blob(place, layer_bytes(1000, seed))
     config = put_blob(place, b'{"a": 1}')
@@ -240,9 +240,7 @@ def test_what_is_known_is_not_read_again(database: Database, place: DirectorySto
     assert (summary.queued, summary.known) == (1, 5)
 
 
-def test_what_is_brewed_or_more_urgent_stays_as_it_is(
-    database: Database, place: DirectoryStoragePlace
-) -> None:
+def test_brewed_or_more_urgent_layers_do_not_change(database: Database, place: DirectoryStoragePlace) -> None:
     brewed, asked = (put_blob(place, layer_bytes(1000, seed), "team/one") for seed in range(2))
     database.enqueue(brewed)
     database.complete(database.claim_one(), rbtorrent_id="rbtorrent:aa")
@@ -275,7 +273,7 @@ def test_a_listing_that_breaks_half_way_keeps_what_was_queued_and_says_so(
     assert set(database.mapping()) == digests
 
 
-def test_a_run_that_is_told_to_end_does_so_and_the_next_goes_on(
+def test_a_stopped_run_ends_and_the_next_goes_on(
     database: Database, place: DirectoryStoragePlace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("jobs.backfill_storage._BATCH", 4)
@@ -318,7 +316,7 @@ def test_a_blob_that_cannot_be_read_is_counted_and_the_others_go_on(
 
 
 @pytest.mark.parametrize("limit", [5, None])
-def test_a_storage_that_lists_but_gives_no_blob_is_not_asked_for_all_of_them(
+def test_a_storage_that_lists_but_serves_no_blob_ends_the_run_early(
     database: Database, place: DirectoryStoragePlace, limit: int | None
 ) -> None:
     for seed in range(100):
@@ -332,9 +330,7 @@ def test_a_storage_that_lists_but_gives_no_blob_is_not_asked_for_all_of_them(
     assert database.mapping() == {}
 
 
-def test_a_run_that_is_told_to_end_reads_no_more_blobs(
-    database: Database, place: DirectoryStoragePlace
-) -> None:
+def test_a_stopped_run_reads_no_more_blobs(database: Database, place: DirectoryStoragePlace) -> None:
     digests = {put_blob(place, layer_bytes(100, seed)) for seed in range(200)}
     stop = threading.Event()
     source = StoppingSource(place.root, stop, after=10)

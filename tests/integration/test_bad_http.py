@@ -123,13 +123,13 @@ def test_an_endless_body_ends_when_its_reader_leaves(server: HttpServer) -> None
     assert comes_true(lambda: _threads(server) == 1)
 
 
-def test_a_web_page_comes_where_json_was_asked_for(server: HttpServer) -> None:
+def test_a_web_page_comes_instead_of_json(server: HttpServer) -> None:
     server.on("/v2/", bad_http.html())
     answer = requests.get(f"{server.url}/v2/", timeout=10)
     assert (answer.status_code, answer.headers["Content-Type"]) == (200, "text/html; charset=utf-8")
 
 
-def test_a_drip_takes_its_time(server: HttpServer) -> None:
+def test_a_slow_drip_is_read_to_its_end(server: HttpServer) -> None:
     server.on("/", bad_http.dripping(b"abcd", size=2, seconds=0.1))
     began = time.monotonic()
     assert requests.get(server.url, timeout=10).content == b"abcd"

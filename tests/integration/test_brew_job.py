@@ -129,7 +129,7 @@ def test_a_row_put_into_the_table_by_hand_is_brewed(settings: BrewSettings) -> N
     assert summary.brewed == 2
 
 
-def test_a_row_whose_digest_is_none_is_set_aside_and_holds_up_nobody(settings: BrewSettings) -> None:
+def test_a_row_with_an_invalid_digest_is_set_aside_without_delaying_others(settings: BrewSettings) -> None:
     layers = layers_of(5)
     with transaction(settings.engine) as connection:
         for digest in ("sha256:../../etc", "", "sha512:" + "0" * 121):
@@ -162,7 +162,7 @@ def test_bytes_that_do_not_match_their_digest_are_set_aside_and_get_no_id(settin
 
 
 @pytest.mark.parametrize("wrong", [999, 5_000_000])
-def test_a_size_that_somebody_made_up_costs_a_layer_one_try(settings: BrewSettings, wrong: int) -> None:
+def test_a_forged_size_costs_a_layer_one_attempt(settings: BrewSettings, wrong: int) -> None:
     layers = layers_of(2)
     whole, damaged = layers
     now = time.time()
@@ -187,7 +187,9 @@ def test_a_size_that_somebody_made_up_costs_a_layer_one_try(settings: BrewSettin
     assert "the bytes have digest" in last.reason
 
 
-def test_a_layer_whose_id_another_row_has_is_set_aside_and_holds_up_nobody(settings: BrewSettings) -> None:
+def test_a_layer_whose_id_another_row_has_is_set_aside_without_delaying_others(
+    settings: BrewSettings,
+) -> None:
     layers = layers_of(5)
     settings = replace(settings, source=MemorySource(layers), workers=1)
     queue(settings, layers)
@@ -212,7 +214,7 @@ def test_a_layer_whose_id_another_row_has_is_set_aside_and_holds_up_nobody(setti
     assert locks(settings) == 0
 
 
-def test_a_layer_that_is_not_there_is_tried_again_and_then_set_aside(settings: BrewSettings) -> None:
+def test_a_missing_layer_is_retried_then_set_aside(settings: BrewSettings) -> None:
     [gone] = layers_of(1)
     now = time.time()
     settings = replace(settings, max_attempts=2, clock=lambda: now)
@@ -225,7 +227,7 @@ def test_a_layer_that_is_not_there_is_tried_again_and_then_set_aside(settings: B
     assert record(settings, gone).state == "set aside"
 
 
-def test_what_may_do_better_is_tried_again_later_and_set_aside_in_the_end(settings: BrewSettings) -> None:
+def test_transient_failures_are_retried_and_set_aside_in_the_end(settings: BrewSettings) -> None:
     layers = layers_of(1)
     [digest] = layers
     now = time.time()
@@ -245,7 +247,7 @@ def test_what_may_do_better_is_tried_again_later_and_set_aside_in_the_end(settin
     assert states == [("delayed", 1), ("delayed", 2), ("set aside", 3)]
 
 
-def test_a_fault_of_ours_is_told_and_does_not_end_the_run(
+def test_an_internal_error_is_logged_and_does_not_end_the_run(
     settings: BrewSettings, caplog: pytest.LogCaptureFixture
 ) -> None:
     layers = layers_of(4)
@@ -263,7 +265,7 @@ def test_a_fault_of_ours_is_told_and_does_not_end_the_run(
     assert "internal error" in caplog.text
 
 
-def test_a_brewer_that_is_told_to_stop_gives_its_layers_back_at_once(settings: BrewSettings) -> None:
+def test_a_stopped_brewer_releases_its_layers_at_once(settings: BrewSettings) -> None:
     layers = layers_of(6)
     stop, reading, go_on = threading.Event(), threading.Event(), threading.Event()
 
@@ -288,7 +290,7 @@ def test_a_brewer_that_is_told_to_stop_gives_its_layers_back_at_once(settings: B
     assert brew(replace(settings, source=MemorySource(layers)), threading.Event()).brewed == 6
 
 
-def test_a_layer_that_takes_longer_than_the_time_out_is_not_stolen(settings: BrewSettings) -> None:
+def test_a_layer_brewed_for_longer_than_the_time_out_is_not_stolen(settings: BrewSettings) -> None:
     layers = layers_of(1)
     timeout, began = 4, threading.Event()
 
@@ -320,7 +322,7 @@ def test_a_layer_that_takes_longer_than_the_time_out_is_not_stolen(settings: Bre
     assert [summary.brewed for summary in summaries] == [1]
 
 
-def test_a_lock_lost_to_somebody_else_is_not_finished(settings: BrewSettings) -> None:
+def test_a_lock_lost_to_another_brewer_is_not_completed(settings: BrewSettings) -> None:
     layers = layers_of(1)
     [digest] = layers
     taken = threading.Event()
@@ -503,7 +505,7 @@ def test_an_outage_amid_a_run_pauses_it_with_every_layer_waiting_again(
 
 
 @pytest.mark.parametrize("what", ["refused", "unreadable"])
-def test_a_failure_of_single_layers_is_no_outage(settings: BrewSettings, what: str) -> None:
+def test_failures_of_single_layers_are_not_an_outage(settings: BrewSettings, what: str) -> None:
     layers = layers_of(20)
     outage = Outage(settings, layers)
     setattr(outage, what, set(list(layers)[:6]))

@@ -31,9 +31,7 @@ def access(blackbox: Blackbox) -> Iterator[BlackboxAccess]:
         yield BlackboxAccess(settings, http, RegistryAccess(registry), clock=lambda: 0.0)
 
 
-def test_one_that_refuses_a_token_that_is_none_does_its_work(
-    blackbox: Blackbox, access: BlackboxAccess
-) -> None:
+def test_one_that_refuses_an_invented_token_is_working(blackbox: Blackbox, access: BlackboxAccess) -> None:
     told = access.check()
 
     assert told == f"{blackbox.server.url}/blackbox answers, and refuses an invalid token"
@@ -42,7 +40,7 @@ def test_one_that_refuses_a_token_that_is_none_does_its_work(
     assert (asked["method"], asked["scopes"], asked["format"]) == ("oauth", "registry:use", "json")
 
 
-def test_it_is_asked_about_another_token_each_time(blackbox: Blackbox, access: BlackboxAccess) -> None:
+def test_each_probe_uses_another_token(blackbox: Blackbox, access: BlackboxAccess) -> None:
     access.check()
     access.check()
 

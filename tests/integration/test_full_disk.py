@@ -85,7 +85,7 @@ def test_a_full_disk_leaves_what_was_kept_before_as_it_was(tmp_path: Path) -> No
         assert store.get(DIGEST) == b"kept before"
 
 
-def test_a_disk_that_takes_no_writes_is_found_by_the_check(tmp_path: Path) -> None:
+def test_a_read_only_disk_is_found_by_the_check(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk") as disk:
         store = DirectoryStore(disk / "metainfo")
         store.put(DIGEST, b"kept before")

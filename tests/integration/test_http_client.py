@@ -138,11 +138,11 @@ class TestARequest:
 
 
 class TestFailures:
-    def test_nobody_listens(self, client: HttpClient) -> None:
+    def test_nothing_listens(self, client: HttpClient) -> None:
         with pytest.raises(Unavailable, match="Connection refused"):
             client.fetch("GET", f"http://127.0.0.1:{free_port()}/?secret")
 
-    def test_nobody_has_that_name(self, client: HttpClient) -> None:
+    def test_an_unresolvable_name(self, client: HttpClient) -> None:
         with pytest.raises(Unavailable, match="host name cannot be resolved"):
             client.fetch("GET", "http://no-such-host.invalid/")
 
@@ -153,7 +153,7 @@ class TestFailures:
             client.fetch("GET", server.url)
         assert caught.value.offset == 0
 
-    def test_a_server_that_hangs_up_is_asked_once_more_for_what_has_no_effect(
+    def test_an_idempotent_request_is_repeated_once_after_a_hang_up(
         self, server: HttpServer, client: HttpClient
     ) -> None:
         server.on("/get", bad_http.in_turn(bad_http.hanging_up(), bad_http.replying(200, b"there")))

@@ -44,7 +44,7 @@ class TestLimits:
         with pytest.raises(BadAnswer, match="16777216 bytes, more than 1000"):
             client.fetch("GET", server.url, limit=1000)
 
-    def test_a_body_without_end_is_left(self, server: HttpServer, client: HttpClient) -> None:
+    def test_an_endless_body_is_abandoned(self, server: HttpServer, client: HttpClient) -> None:
         server.on("/", bad_http.endless())
         with pytest.raises(BadAnswer, match="more than 1000000 bytes"):
             client.fetch("GET", server.url, limit=1_000_000)
@@ -90,7 +90,7 @@ class TestDeadlines:
         assert time.monotonic() - begun < 15
         assert caught.value.seconds == 0.05
 
-    def test_is_what_a_connection_gets_too(self) -> None:
+    def test_is_what_a_connection_gets_as_well(self) -> None:
         with socket.create_server(("127.0.0.1", 0), backlog=0) as listener, HttpClient(0.2, 20) as client:
             port = listener.getsockname()[1]
             # With its backlog full, Linux leaves further connections unanswered.

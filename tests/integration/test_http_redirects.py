@@ -56,7 +56,7 @@ def test_are_followed(
     assert [request.method for request in other.requests] == [method]
 
 
-def test_are_followed_with_what_was_asked_for(
+def test_are_followed_with_the_same_headers(
     server: HttpServer, other: HttpServer, client: HttpClient
 ) -> None:
     server.on("/", bad_http.redirecting(f"{other.url}/there?signature=a%2Fb"))
@@ -102,7 +102,7 @@ class TestCredentials:
 
 
 class TestAreNotFollowed:
-    def test_if_the_caller_wants_them_for_itself(
+    def test_if_the_caller_handles_them_itself(
         self, server: HttpServer, other: HttpServer, client: HttpClient
     ) -> None:
         server.on("/", bad_http.redirecting(f"{other.url}/there", 307))

@@ -75,7 +75,7 @@ def test_chunks_are_read_whatever_their_size(server: HttpServer, client: HttpCli
         assert read_all(stream) == body
 
 
-def test_what_is_there_is_given_at_once(server: HttpServer, client: HttpClient) -> None:
+def test_bytes_on_disk_are_returned_at_once(server: HttpServer, client: HttpClient) -> None:
     server.on("/", bad_http.dripping(b"abcdef", size=3, seconds=0.2))
     buffer = memoryview(bytearray(100))
     with client.open("GET", server.url) as stream:
@@ -113,7 +113,7 @@ def test_a_drip_ends_too(server: HttpServer, hasty: HttpClient) -> None:
         read_all(stream)
 
 
-def test_a_slow_but_steady_stream_may_take_as_long_as_it_needs(server: HttpServer, hasty: HttpClient) -> None:
+def test_a_slow_but_steady_stream_has_no_total_time_out(server: HttpServer, hasty: HttpClient) -> None:
     body = BODY[:2_000_000]
     server.on("/", bad_http.dripping(body, size=100_000, seconds=0.1))
     begun = time.monotonic()
@@ -195,7 +195,7 @@ def test_a_connection_is_used_again_whatever_was_answered(registry: Registry) ->
     assert len(seen) == 1
 
 
-def test_a_connection_that_the_server_closed_meanwhile_is_no_error(registry: Registry) -> None:
+def test_a_connection_that_the_server_closed_while_idle_is_replaced(registry: Registry) -> None:
     with HttpClient(1, 20) as client:
         assert client.fetch("GET", f"{registry.url}/v2/").status == 200
         registry.stop()

@@ -93,7 +93,7 @@ def client(trusted: Path) -> Iterator[HttpClient]:
 HELLO = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello"
 
 
-def test_the_certificates_of_ca_file_are_trusted_beside_those_of_the_system(
+def test_the_certificates_of_ca_file_are_trusted_in_addition_to_the_systems(
     trusted: Path, client: HttpClient
 ) -> None:
     with tls_server(trusted, HELLO) as (url, _):
@@ -162,7 +162,7 @@ def test_a_ca_file_that_cannot_be_used_is_a_mistake_in_the_configuration(
         trusted_bundle(file)
 
 
-def test_a_cut_body_is_told_from_a_whole_one(trusted: Path, client: HttpClient) -> None:
+def test_a_truncated_body_is_detected(trusted: Path, client: HttpClient) -> None:
     with tls_server(trusted, HELLO[:-2]) as (url, _), pytest.raises(ConnectionCut):
         client.fetch("GET", url)
 

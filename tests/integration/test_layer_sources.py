@@ -188,7 +188,7 @@ def test_a_reader_may_be_closed_early_and_twice(place: Place) -> None:
 
 
 @everywhere
-def test_a_check_says_in_a_line_what_was_looked_at(place: Place) -> None:
+def test_a_check_summarises_in_one_line_what_was_probed(place: Place) -> None:
     place.put(CONTENT)
 
     line = place.source.check()
@@ -218,7 +218,7 @@ def test_a_layer_that_stalls_in_the_middle_is_resumed_after_the_time_out(place: 
 
 
 @over_a_connection
-def test_a_layer_that_never_comes_further_is_given_up(place: Place) -> None:
+def test_a_layer_without_progress_is_given_up(place: Place) -> None:
     layer = place.put(CONTENT)
     proxy_of(place).break_after(100_000, times=1000)
 

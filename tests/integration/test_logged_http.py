@@ -13,7 +13,7 @@ from tests.servers.http_server import start_http_server
 from tests.servers.process import free_port
 
 
-def test_a_request_is_told_with_its_status_and_time(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_request_is_logged_with_its_status_and_time(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, logger="core.http.client")
     with start_http_server() as server, HttpClient(1.0, 20.0) as http:
         server.on("/v2/", replying(401))
@@ -28,7 +28,7 @@ def test_a_request_is_told_with_its_status_and_time(caplog: pytest.LogCaptureFix
     assert "hush-hush" not in caplog.text
 
 
-def test_one_without_an_answer_is_told_with_its_reason(caplog: pytest.LogCaptureFixture) -> None:
+def test_one_without_an_answer_is_reported_with_its_reason(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, logger="core.http.client")
     with HttpClient(1.0, 20.0) as http, pytest.raises(RemoteError):
         http.fetch("GET", f"http://user:hush-hush@127.0.0.1:{free_port()}/?hush-hush")

@@ -36,7 +36,7 @@ def read(source: BlobSource, layer: Layer, offset: int = 0, length: int | None =
     return bytes(got)
 
 
-def test_a_file_is_asked_for_as_the_driver_asks(place: MdsPlace) -> None:
+def test_a_file_is_requested_as_the_driver_requests_it(place: MdsPlace) -> None:
     layer = place.put(CONTENT)
     key = json.loads(place.row(layer))["key"]
 
@@ -65,7 +65,7 @@ def test_a_file_marked_deleted_is_a_missing_layer(place: MdsPlace) -> None:
         place.source.open(layer, 0)
 
 
-def test_a_file_whose_deletion_nobody_recorded_is_a_missing_layer(place: MdsPlace) -> None:
+def test_a_file_deleted_without_a_record_is_a_missing_layer(place: MdsPlace) -> None:
     layer = place.put(CONTENT)
     place.mds.delete(place.row(layer))
 
@@ -74,7 +74,7 @@ def test_a_file_whose_deletion_nobody_recorded_is_a_missing_layer(place: MdsPlac
         place.source.open(layer, 0)
 
 
-def test_a_file_uploaded_anew_is_found_under_its_new_key(place: MdsPlace) -> None:
+def test_a_file_uploaded_again_is_found_under_its_new_key(place: MdsPlace) -> None:
     layer = place.put(CONTENT)
     assert read(place.source, layer) == CONTENT
     place.mds.delete(place.row(layer))
@@ -115,7 +115,7 @@ def test_a_file_of_another_size_than_the_tables_say_is_not_taken(place: MdsPlace
 @pytest.mark.parametrize(
     "answer", [replying(500), replying(507), replying(410), html(200), html(404), html(403)]
 )
-def test_a_server_in_trouble_is_asked_again_later(place: MdsPlace, answer: object) -> None:
+def test_a_failing_server_is_retried_later(place: MdsPlace, answer: object) -> None:
     layer = place.put(CONTENT)
     place.mds.server.on(place.mds.path(json.loads(place.row(layer))["key"]), answer)  # type: ignore[arg-type]
 
@@ -123,7 +123,7 @@ def test_a_server_in_trouble_is_asked_again_later(place: MdsPlace, answer: objec
         place.source.open(layer, 0)
 
 
-def test_a_server_that_gives_another_range_than_asked_for_is_not_believed(place: MdsPlace) -> None:
+def test_a_server_that_returns_another_range_is_refused(place: MdsPlace) -> None:
     layer = place.put(CONTENT)
     headers = {"Content-Range": f"bytes 0-999/{len(CONTENT)}"}
     place.mds.server.on(

@@ -48,7 +48,7 @@ def store(make_store: Callable[[], MetainfoStore]) -> MetainfoStore:
 
 
 @pytest.mark.parametrize("data", [b"", b"d4:infodee", bytes(range(256)) * 10, os.urandom(10 * MIB)], ids=len)
-def test_what_was_put_is_got_byte_for_byte(store: MetainfoStore, data: bytes) -> None:
+def test_metainfo_is_returned_byte_for_byte(store: MetainfoStore, data: bytes) -> None:
     store.put(DIGEST, data)
     assert store.get(DIGEST) == data
 
@@ -60,13 +60,13 @@ def test_layers_are_kept_apart(store: MetainfoStore) -> None:
         assert store.get(digest) == str(digest).encode()
 
 
-def test_a_second_put_takes_the_place_of_the_first(store: MetainfoStore) -> None:
+def test_a_second_put_replaces_the_first(store: MetainfoStore) -> None:
     store.put(DIGEST, b"the first, and longer one")
     store.put(DIGEST, b"the second")
     assert store.get(DIGEST) == b"the second"
 
 
-def test_what_was_never_put_is_missing(store: MetainfoStore) -> None:
+def test_metainfo_never_stored_is_missing(store: MetainfoStore) -> None:
     with pytest.raises(MetainfoMissing, match=DIGEST.hex):
         store.get(DIGEST)
     store.put(NEIGHBOUR, b"not this one")
@@ -74,7 +74,7 @@ def test_what_was_never_put_is_missing(store: MetainfoStore) -> None:
         store.get(DIGEST)
 
 
-def test_what_was_deleted_is_missing_and_the_rest_is_there(store: MetainfoStore) -> None:
+def test_deleted_metainfo_is_missing_and_the_rest_exists(store: MetainfoStore) -> None:
     store.put(DIGEST, b"to be deleted")
     store.put(NEIGHBOUR, b"to stay")
     store.delete(DIGEST)
@@ -85,7 +85,7 @@ def test_what_was_deleted_is_missing_and_the_rest_is_there(store: MetainfoStore)
     assert store.get(DIGEST) == b"back again"
 
 
-def test_deleting_what_is_not_there_is_no_error(store: MetainfoStore) -> None:
+def test_deleting_something_absent_is_not_an_error(store: MetainfoStore) -> None:
     store.delete(DIGEST)
     store.put(DIGEST, b"once")
     store.delete(DIGEST)

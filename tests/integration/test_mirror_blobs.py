@@ -66,7 +66,7 @@ def test_a_layer_is_whole_on_its_way_in_and_from_the_cache(
     ]
 
 
-def test_head_tells_the_size_and_starts_no_download(mirror: TestedMirror, layer: tuple[str, bytes]) -> None:
+def test_head_returns_the_size_and_starts_no_download(mirror: TestedMirror, layer: tuple[str, bytes]) -> None:
     path, _ = layer
     answer = mirror.head(path)
     assert (answer.status, answer.headers["Content-Length"], answer.body) == (200, str(SIZE), b"")
@@ -165,7 +165,7 @@ def test_a_cached_private_layer_is_for_its_readers_alone(private: Registry, tmp_
         assert mirror.get(path, Authorization=READERS_HEADER).body == content
 
 
-def test_a_verdict_is_asked_for_once_a_minute_and_caller(
+def test_a_verdict_is_requested_once_a_minute_and_caller(
     registry: Registry, tmp_path: Path, scope: str
 ) -> None:
     path = f"/v2/{scope}/blobs/{push_blob(registry, scope, layer_bytes(1000)).digest}"

@@ -60,7 +60,7 @@ def test_the_answer_is_the_registrys_to_the_byte(
     assert {n.lower(): v for n, v in answer.headers.items() if n.lower() != "date"} == expected
 
 
-def test_a_manifest_by_tag_is_asked_for_without_ids(upstream: HttpServer, tmp_path: Path) -> None:
+def test_a_manifest_by_tag_is_requested_without_ids(upstream: HttpServer, tmp_path: Path) -> None:
     upstream.on("/v2/*", lambda request, connection: connection.reply(200, b"{}", JSON))
     with mirror_of(upstream.netloc, tmp_path) as mirror:
         mirror.get("/v2/a/manifests/latest")

@@ -27,7 +27,7 @@ def service() -> Iterator[HttpServer]:
         yield server
 
 
-def test_a_torrent_is_a_verdict_and_tells_the_size(
+def test_a_torrent_is_a_verdict_and_holds_the_size(
     registry: Registry, service: HttpServer, tmp_path: Path, scope: str
 ) -> None:
     digest = push_blob(registry, scope, CONTENT).digest
@@ -65,7 +65,7 @@ def test_without_a_torrent_of_this_layer_the_registry_decides(
         assert mirror.get(f"/v2/{scope}/blobs/sha256:{'1' * 64}").status == 404
 
 
-def test_a_service_that_is_silent_is_left_alone_for_a_while(
+def test_a_silent_service_is_not_called_for_a_while(
     registry: Registry, service: HttpServer, tmp_path: Path, scope: str
 ) -> None:
     service.on("/v0/torrents/*", lambda request, connection: connection.pause())
@@ -85,7 +85,7 @@ def test_layers_of_torrents_off_have_no_torrent(
     assert service.requests == []
 
 
-def test_a_layer_without_a_torrent_is_asked_to_be_brewed_once(
+def test_brewing_a_layer_without_a_torrent_is_requested_once(
     registry: Registry, service: HttpServer, tmp_path: Path, scope: str
 ) -> None:
     asked: list[Request] = []

@@ -105,7 +105,7 @@ def test_each_request_goes_where_it_belongs_as_it_was_written(
 
 
 @pytest.mark.parametrize("path", ["/v2/a/manifests/b", "/v2/a/blobs/b", "/v0/event"])
-def test_who_calls_is_the_connections_address_whatever_the_client_says(
+def test_the_callers_address_is_the_connections_whatever_the_client_sends(
     signpost: Nginx, both: dict[str, HttpServer], session: requests.Session, path: str
 ) -> None:
     said = {"X-Real-IP": "203.0.113.9", "X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "gopher"}
@@ -221,7 +221,7 @@ def test_an_image_is_pushed_through_it_and_pulled_with_ids(
     assert session.get(nginx.url + path, timeout=20).status_code == 404
 
 
-def test_an_upload_is_told_to_go_on_at_the_front(nginx: Nginx, session: requests.Session, scope: str) -> None:
+def test_an_upload_continues_at_the_front(nginx: Nginx, session: requests.Session, scope: str) -> None:
     started = session.post(f"{nginx.url}/v2/{scope}/blobs/uploads/", timeout=20)
     assert started.headers["Location"].startswith(f"{nginx.url}/v2/{scope}/blobs/uploads/")
 
@@ -247,7 +247,7 @@ def test_several_accept_lines_count_as_one(
         assert client.makefile("rb").read().endswith(image.manifest)
 
 
-def test_blackbox_is_told_the_address_that_nginx_saw(
+def test_blackbox_gets_the_address_that_nginx_saw(
     registry: Registry, session: requests.Session, scope: str, tmp_path: Path
 ) -> None:
     image = image_of(registry, scope)

@@ -59,7 +59,7 @@ def test_a_layer_without_a_torrent_is_streamed_and_kept(node: Node) -> None:
     assert totals.fallbacks == {"no_torrent": 1}
 
 
-def test_a_small_layer_is_not_asked_for_in_the_swarm(tmp_path: Path) -> None:
+def test_a_small_layer_is_not_requested_from_the_swarm(tmp_path: Path) -> None:
     data, layer = make_layer(10_000)
     origin = BytesOrigin(data, make_torrent(data))
     with start_node(tmp_path, min_size=10_001) as node, node.downloads.open(layer, origin) as reader:

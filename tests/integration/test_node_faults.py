@@ -104,9 +104,7 @@ def test_a_peer_with_wrong_bytes_does_no_harm(
         assert read_all(reader) == DATA
 
 
-def test_a_disk_that_fills_up_ends_the_download_but_not_the_pull(
-    service: SwarmService, tmp_path: Path
-) -> None:
+def test_a_full_disk_ends_the_download_but_not_the_pull(service: SwarmService, tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", SIZE + (1 << 20)) as disk, ExitStack() as stack:
         node = stack.enter_context(start_node(disk / "cache"))
         filled = threading.Event()
@@ -138,7 +136,7 @@ def test_a_read_only_directory_is_said_at_the_start(tmp_path: Path) -> None:
             Cache(disk / "cache", 1 << 20, 0)
 
 
-def test_a_peer_that_only_takes_is_served_and_waited_for_by_none(
+def test_a_peer_that_never_uploads_delays_no_other(
     service: SwarmService, start: Callable[..., Node], tmp_path: Path
 ) -> None:
     with start_libtorrent(tmp_path / "peer") as taker:

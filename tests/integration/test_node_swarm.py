@@ -79,7 +79,7 @@ def test_four_nodes_take_each_chunk_from_the_origin_once(
     assert [status.state for status in nodes[0].downloads.status()] == ["seeding"]
 
 
-def test_a_second_node_takes_all_from_the_first(
+def test_a_second_node_gets_everything_from_the_first(
     service: SwarmService, start: Callable[..., Node], data: bytes, layer: Layer
 ) -> None:
     first, second = start(), start()
@@ -210,7 +210,7 @@ def test_an_evicted_layer_leaves_the_swarm(
     assert node.downloads.status() == []
 
 
-def test_a_foreign_network_is_no_peer(
+def test_an_address_outside_the_configured_networks_is_not_a_peer(
     service: SwarmService, start: Callable[..., Node], data: bytes, layer: Layer
 ) -> None:
     first, second = start(), start(peers=[IPv4Network("10.0.0.0/8")])

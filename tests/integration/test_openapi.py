@@ -99,7 +99,7 @@ test_joining_a_swarm_is_as_described = answers_as_described("POST", "/v0/swarm/{
 test_announcing_seeds_is_as_described = answers_as_described("POST", "/v0/swarm")
 
 
-def test_no_operation_is_left_out() -> None:
+def test_no_operation_is_missing() -> None:
     operations = [operation.ok() for operation in schema.get_all_operations()]
     assert {(operation.method.upper(), operation.path) for operation in operations} == described
 
@@ -118,7 +118,7 @@ def test_no_scope_that_is_refused_is_described(scope: str) -> None:
         parse_scope(scope)
 
 
-def test_what_is_there_comes_as_described(running: Running) -> None:
+def test_an_existing_blob_comes_as_described(running: Running) -> None:
     manifest = {"scope": SCOPE, "reference": "22.04"}
     by_digest = {"scope": SCOPE, "reference": running.image.digest}
     torrent = {"scope": SCOPE, "digest": running.layer}

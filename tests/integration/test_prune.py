@@ -111,7 +111,7 @@ def counts(summary: PruneSummary) -> dict[str, int]:
     return {name: getattr(summary, name) for name in shown if getattr(summary, name)}
 
 
-def test_a_layer_that_is_gone_twice_is_forgotten_with_its_metainfo(brewed: Brewed) -> None:
+def test_a_layer_missing_twice_is_forgotten_with_its_metainfo(brewed: Brewed) -> None:
     gone, *others = brewed.layers(5)
     brewed.delete(gone)
 
@@ -164,7 +164,7 @@ def test_a_dry_run_says_what_would_be_forgotten_and_changes_nothing(
     assert brewed.prune().forgotten == 1
 
 
-def test_a_run_looks_for_no_more_than_its_limit_and_the_next_goes_on(brewed: Brewed) -> None:
+def test_a_run_stops_at_its_limit_and_the_next_goes_on(brewed: Brewed) -> None:
     digests = brewed.layers(25)
     brewed.delete(*digests)
     put_blob(brewed.place, b"something else")
@@ -188,7 +188,7 @@ def test_the_round_goes_on_while_suspects_pile_up(brewed: Brewed) -> None:
     assert missed == 1
 
 
-def test_layers_that_are_said_to_be_gone_are_looked_for_first(brewed: Brewed) -> None:
+def test_layers_reported_missing_are_checked_first(brewed: Brewed) -> None:
     digests = brewed.layers(20)
     brewed.delete(digests[-1])
     with transaction(brewed.database.engine) as connection:
@@ -200,7 +200,7 @@ def test_layers_that_are_said_to_be_gone_are_looked_for_first(brewed: Brewed) ->
     assert brewed.known() == set(digests[:-1])
 
 
-def test_what_waits_or_is_being_brewed_is_let_be_and_what_was_set_aside_is_not(brewed: Brewed) -> None:
+def test_waiting_or_locked_layers_are_kept_and_those_set_aside_are_not(brewed: Brewed) -> None:
     put_blob(brewed.place, b"something else")
     aside, waiting, locked = (digest_of(name) for name in "abc")
     brewed.database.enqueue(aside)
@@ -215,7 +215,7 @@ def test_what_waits_or_is_being_brewed_is_let_be_and_what_was_set_aside_is_not(b
     assert brewed.known() == {waiting, locked}
 
 
-def test_a_forgotten_layer_that_is_pushed_anew_is_found_by_the_next_scan(brewed: Brewed) -> None:
+def test_a_forgotten_layer_pushed_again_is_found_by_the_next_scan(brewed: Brewed) -> None:
     [digest] = brewed.layers(1)
     put_blob(brewed.place, b"something else")
     with transaction(brewed.database.engine) as connection:
@@ -304,7 +304,7 @@ def test_a_layer_whose_metainfo_cannot_be_deleted_stays_whole_until_it_can(brewe
     assert brewed.known() == {other}
 
 
-def test_a_run_that_was_killed_behind_the_metainfo_is_made_good_by_the_next(brewed: Brewed) -> None:
+def test_a_run_killed_after_storing_the_metainfo_is_completed_by_the_next(brewed: Brewed) -> None:
     [gone, other] = brewed.layers(2)
     brewed.delete(gone)
     brewed.prune()
@@ -392,7 +392,7 @@ def test_a_longer_grace_holds_for_layers_missed_before(brewed: Brewed) -> None:
     assert brewed.prune(grace=2 * DAY).forgotten == 1
 
 
-def test_a_run_that_is_told_to_end_forgets_no_more(brewed: Brewed) -> None:
+def test_a_stopped_run_forgets_nothing_further(brewed: Brewed) -> None:
     digests = brewed.layers(4)
     put_blob(brewed.place, b"something else")
     brewed.delete(*digests)
@@ -434,7 +434,7 @@ def delete_blob(registry: Registry, scope: str, digest: str) -> None:
     requests.delete(f"{registry.url}/v2/{scope}/blobs/{digest}", timeout=10).raise_for_status()
 
 
-def test_a_layer_in_a_repository_that_nobody_knew_of_is_not_forgotten(brewed: Brewed, tmp_path: Path) -> None:
+def test_a_layer_in_an_unknown_repository_is_not_forgotten(brewed: Brewed, tmp_path: Path) -> None:
     content = layer_bytes(1000, 1)
     digest = layer_of(content).digest
     with start_registry(tmp_path / "registry", delete=True) as registry:
@@ -460,7 +460,7 @@ def test_a_layer_in_a_repository_that_nobody_knew_of_is_not_forgotten(brewed: Br
     assert not brewed.has_metainfo(digest)
 
 
-def test_a_layer_in_a_repository_whose_name_is_none_here_is_not_forgotten(
+def test_a_layer_in_a_repository_with_an_invalid_name_is_not_forgotten(
     brewed: Brewed, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     content = layer_bytes(1000, 1)
@@ -504,7 +504,7 @@ class Unanswering:
 
 
 @pytest.mark.parametrize("silent", [False, True])
-def test_neighbours_that_nobody_answers_for_do_not_halt_the_round(brewed: Brewed, silent: bool) -> None:
+def test_unanswered_neighbours_do_not_halt_the_round(brewed: Brewed, silent: bool) -> None:
     digests = brewed.layers(100)
     presence = brewed.presence = Unanswering(set(digests[10:40]), silent)
     for _ in range(3):
@@ -512,7 +512,7 @@ def test_neighbours_that_nobody_answers_for_do_not_halt_the_round(brewed: Brewed
     assert presence.looked == set(digests)
 
 
-def test_the_last_look_ends_when_the_run_is_told_to(brewed: Brewed, tmp_path: Path) -> None:
+def test_the_last_check_ends_when_the_run_is_stopped(brewed: Brewed, tmp_path: Path) -> None:
     content = layer_bytes(1000, 1)
     digest = layer_of(content).digest
     with start_registry(tmp_path / "registry", delete=True) as registry:
@@ -639,9 +639,7 @@ def test_another_and_empty_registry_makes_nothing_be_forgotten(brewed: Brewed, t
     assert brewed.known() == set(digests)
 
 
-def test_a_registry_that_wants_other_credentials_makes_nothing_be_forgotten(
-    brewed: Brewed, tmp_path: Path
-) -> None:
+def test_a_registry_that_refuses_the_credentials_causes_no_forgetting(brewed: Brewed, tmp_path: Path) -> None:
     digests = brewed.layers(3)
     with (
         start_registry(tmp_path / "registry", htpasswd={"brewer": "right"}) as registry,
@@ -653,7 +651,7 @@ def test_a_registry_that_wants_other_credentials_makes_nothing_be_forgotten(
     assert brewed.known() == set(digests)
 
 
-def test_trouble_of_the_storage_is_no_sign_that_a_layer_is_gone(brewed: Brewed) -> None:
+def test_a_failing_storage_does_not_mean_that_a_layer_is_missing(brewed: Brewed) -> None:
     digests = brewed.layers(3)
     brewed.delete(digests[0])
     brewed.prune()

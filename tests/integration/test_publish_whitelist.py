@@ -124,7 +124,7 @@ def test_a_link_stays_one(database: Database, file: Path, tmp_path: Path) -> Non
     assert target.read_bytes() == b""
 
 
-def test_a_tracker_that_could_not_be_told_is_told_by_the_next_run(
+def test_a_tracker_that_missed_a_signal_gets_it_from_the_next_run(
     database: Database, file: Path, tmp_path: Path
 ) -> None:
     notes = tmp_path / "notes"
@@ -148,7 +148,7 @@ def test_a_command_that_is_not_there_or_does_not_end_is_a_failure(
     assert publish(database, file, "true").reloaded
 
 
-def test_a_place_that_cannot_be_written_is_told(database: Database, tmp_path: Path) -> None:
+def test_an_unwritable_folder_is_reported(database: Database, tmp_path: Path) -> None:
     with pytest.raises(PublishFailed, match="No such file or directory"):
         publish(database, tmp_path / "no/such/folder/whitelist.txt")
 
@@ -193,7 +193,7 @@ job.publish_whitelist(create_engine_for(url=url), build_tables(), Path(file), co
 
 
 @pytest.mark.parametrize("where", ["the file", "the reload"])
-def test_a_run_that_was_killed_is_made_good_by_the_next(
+def test_a_killed_run_is_completed_by_the_next(
     database: Database, database_url: str, file: Path, tmp_path: Path, where: str
 ) -> None:
     hashes = brew(database, *range(3))

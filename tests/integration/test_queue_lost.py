@@ -85,7 +85,7 @@ class StoreOf:
         return "a store"
 
 
-def test_those_whose_metainfo_is_gone_are_queued_behind_everything(brewed: Brewed) -> None:
+def test_layers_whose_metainfo_is_lost_are_queued_last(brewed: Brewed) -> None:
     digests = brewed.layers(40)
     brewed.lose(*digests[::3])
 
@@ -104,7 +104,7 @@ def test_a_store_that_lost_everything_has_everything_brewed_again(brewed: Brewed
     assert {claim.digest for claim in brewed.database.claim(20)} == set(digests)
 
 
-def test_ids_of_an_older_service_are_no_lost_torrents(brewed: Brewed) -> None:
+def test_ids_of_an_older_service_are_not_lost_torrents(brewed: Brewed) -> None:
     brewed.layers(10)
     old = [digest_of(f"old {number}") for number in range(20)]
     brewed.database.enqueue(*old[:5])
@@ -121,7 +121,7 @@ def test_ids_of_an_older_service_are_no_lost_torrents(brewed: Brewed) -> None:
     assert brewed.waiting() == set()
 
 
-def test_layers_that_wait_or_were_set_aside_are_not_looked_for(brewed: Brewed) -> None:
+def test_layers_waiting_or_set_aside_are_not_checked(brewed: Brewed) -> None:
     brewed.layers(3)
     brewed.database.enqueue(digest_of("aside"))
     brewed.database.set_aside(brewed.database.claim_one())
@@ -149,7 +149,7 @@ def test_a_search_that_is_interrupted_keeps_what_it_queued(brewed: Brewed) -> No
     assert summary.queued + brewed.search().queued == 60
 
 
-def test_what_the_store_does_not_answer_for_is_not_lost(brewed: Brewed) -> None:
+def test_metainfo_that_the_store_cannot_check_is_not_lost(brewed: Brewed) -> None:
     digests = brewed.layers(40)
     brewed.lose(*digests[:20])
     silent = set(digests[10:25])
@@ -164,7 +164,7 @@ def test_what_the_store_does_not_answer_for_is_not_lost(brewed: Brewed) -> None:
     assert brewed.waiting() == set(digests[:10])
 
 
-def test_a_store_that_answers_no_more_ends_the_search(brewed: Brewed) -> None:
+def test_a_store_that_stops_answering_ends_the_search(brewed: Brewed) -> None:
     digests = brewed.layers(100)
     brewed.lose(*digests)
 

@@ -62,13 +62,13 @@ class TestAManifest:
         assert [str(child.digest) for child in parsed.children] == [one.digest for one in images]
         assert [str(child.platform) for child in parsed.children] == ["linux/amd64", "linux/arm64/v8"]
 
-    def test_is_only_what_is_asked_for(self, registry: Registry, scope: str, client: RegistryClient) -> None:
+    def test_is_only_what_was_requested(self, registry: Registry, scope: str, client: RegistryClient) -> None:
         push_image(registry, scope, "oci", [b"layer"], media="oci")
         with pytest.raises(NotFound):
             client.fetch_manifest(scope, "oci", accept=[DOCKER_MANIFEST])
         assert client.fetch_manifest(scope, "oci", accept=[OCI_MANIFEST]).media_type == OCI_MANIFEST
 
-    def test_may_be_another_than_asked_for(
+    def test_may_differ_from_the_requested_type(
         self, registry: Registry, scope: str, client: RegistryClient
     ) -> None:
         image = push_image(registry, scope, None, [b"layer"])
@@ -177,7 +177,7 @@ class TestABlob:
         assert caught.value.status == 416
 
     @pytest.mark.parametrize(("offset", "length"), [(-1, None), (0, 0), (5, -5)])
-    def test_has_no_parts_that_are_none(
+    def test_has_no_invalid_parts(
         self, scope: str, digest: Digest, client: RegistryClient, offset: int, length: int
     ) -> None:
         with pytest.raises(ValueError, match="no range"):
@@ -209,7 +209,7 @@ class TestNames:
     @pytest.mark.parametrize(
         "scope", ["", "..", "a/../b", "a//b", "/a", "A", "a?b", "a%2fb", "a\0b", "a b", "a" * 256, "a#b"]
     )
-    def test_that_are_no_repository_are_never_asked_for(
+    def test_that_are_no_repository_are_never_requested(
         self, registry: Registry, client: RegistryClient, scope: str
     ) -> None:
         before = len(registry.requests())
@@ -227,7 +227,7 @@ class TestNames:
         assert len(registry.requests()) == before
 
     @pytest.mark.parametrize("tag", ["", "..", "a/b", "a:b", "sha256:" + "0" * 64, "a?b", "a" * 129, "ä"])
-    def test_that_are_no_tag_are_never_asked_for(self, client: RegistryClient, tag: str) -> None:
+    def test_that_are_no_tag_are_never_requested(self, client: RegistryClient, tag: str) -> None:
         with pytest.raises(InvalidName):
             client.fetch_manifest("a/b", tag)
 
@@ -236,7 +236,7 @@ class TestTheRegistry:
     def test_answers_the_operator(self, registry: Registry, client: RegistryClient) -> None:
         assert client.ping() == f"{registry.url}/v2/ answers (registry/2.0)"
 
-    def test_may_be_gone(self) -> None:
+    def test_may_be_missing(self) -> None:
         with client_of(f"127.0.0.1:{free_port()}") as client:
             for ask in (
                 client.ping,

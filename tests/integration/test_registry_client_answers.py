@@ -79,7 +79,7 @@ def errors(code: str) -> bytes:
         (bad_http.hanging_up(reset=True), ConnectionCut),
     ],
 )
-def test_a_bad_answer_is_told_for_what_it_is(
+def test_a_bad_answer_is_named_in_the_message(
     registry: HttpServer, client: RegistryClient, what: str, answer: Answer, error: type[RemoteError]
 ) -> None:
     registry.on("/*", answer)
@@ -97,7 +97,7 @@ def test_when_to_come_back_is_kept(registry: HttpServer, client: RegistryClient,
 
 
 @pytest.mark.parametrize("what", [what for what in ASKING if what != "repositories"])
-def test_what_is_not_there(registry: HttpServer, client: RegistryClient, what: str) -> None:
+def test_a_missing_path(registry: HttpServer, client: RegistryClient, what: str) -> None:
     registry.on("/*", bad_http.replying(404, errors("MANIFEST_UNKNOWN"), JSON))
     with pytest.raises(NotFound):
         ASKING[what](client)
@@ -124,7 +124,7 @@ def test_a_catalog_that_is_kept_back(registry: HttpServer, client: RegistryClien
         (bad_http.misstating_length(b"", 10**12), BadAnswer),
     ],
 )
-def test_a_bad_body_is_told_for_what_it_is(
+def test_a_bad_body_is_named_in_the_message(
     registry: HttpServer, client: RegistryClient, what: str, answer: Answer, error: type[RemoteError]
 ) -> None:
     registry.on("/*", answer)
@@ -133,7 +133,9 @@ def test_a_bad_body_is_told_for_what_it_is(
 
 
 class TestAManifest:
-    def test_is_not_longer_than_a_registry_takes(self, registry: HttpServer, client: RegistryClient) -> None:
+    def test_is_not_longer_than_a_registry_accepts(
+        self, registry: HttpServer, client: RegistryClient
+    ) -> None:
         longest = b" " * MANIFEST_LIMIT
         registry.on("/v2/a/manifests/longest", bad_http.replying(200, longest))
         registry.on("/v2/a/manifests/longer", bad_http.replying(200, longest + b" "))
@@ -156,7 +158,7 @@ class TestAManifest:
     @pytest.mark.parametrize(
         "said", [{}, {"Docker-Content-Digest": "sha512:abc"}, {"Docker-Content-Digest": ""}]
     )
-    def test_has_its_digest_reckoned_where_it_is_not_said(
+    def test_has_its_digest_computed_where_the_header_is_absent(
         self, registry: HttpServer, client: RegistryClient, said: dict[str, str]
     ) -> None:
         registry.on(
@@ -184,7 +186,7 @@ class TestAManifest:
 class TestABlob:
     PATH = f"/v2/a/blobs/{DIGEST}"
 
-    def test_that_is_cut_or_falls_silent_is_told_from_a_whole_one(
+    def test_that_is_truncated_or_silent_is_detected(
         self, registry: HttpServer, client: RegistryClient
     ) -> None:
         registry.on(self.PATH, bad_http.serving(b"x" * 1000, cut_after=100))
@@ -195,7 +197,7 @@ class TestABlob:
         with pytest.raises(TimedOut):
             read_blob(client.open_blob("a", DIGEST))
 
-    def test_is_not_given_from_elsewhere_than_asked_for(
+    def test_is_refused_from_another_offset_than_requested(
         self, registry: HttpServer, client: RegistryClient
     ) -> None:
         registry.on(self.PATH, bad_http.serving(b"x" * 1000, ranges=False))
@@ -222,7 +224,7 @@ class TestABlob:
             "bytes 5-14/" + "9" * 5000,
         ],
     )
-    def test_is_not_given_in_a_range_that_cannot_be(
+    def test_is_refused_in_an_impossible_range(
         self, registry: HttpServer, client: RegistryClient, said: str | None
     ) -> None:
         headers = {} if said is None else {"Content-Range": said}
@@ -231,14 +233,14 @@ class TestABlob:
             client.open_blob("a", DIGEST, 5, 10)
 
     @pytest.mark.parametrize(("said", "size"), [("bytes 5-14/1000", 1000), ("bytes 5-14/*", None)])
-    def test_may_be_given_in_a_range_without_its_size(
+    def test_may_come_in_a_range_without_its_size(
         self, registry: HttpServer, client: RegistryClient, said: str, size: int | None
     ) -> None:
         registry.on(self.PATH, bad_http.replying(206, b"x" * 10, {"Content-Range": said}))
         with client.open_blob("a", DIGEST, 5, 10) as stream:
             assert stream.size == size
 
-    def test_has_its_size_from_get_where_head_does_not_tell(
+    def test_has_its_size_from_get_where_head_lacks_it(
         self, registry: HttpServer, client: RegistryClient
     ) -> None:
         registry.on(self.PATH, bad_http.in_turn(bad_http.replying(405), bad_http.replying(200, b"x" * 10)))

@@ -52,7 +52,7 @@ def guarded(tokens: TokenServer, tmp_path: Path) -> Iterator[Registry]:
 
 
 class TestBasic:
-    def test_lets_the_brewer_in(self, closed: Registry, closed_image: PushedImage) -> None:
+    def test_admits_the_brewer(self, closed: Registry, closed_image: PushedImage) -> None:
         with client_of(closed.netloc, "brewer", BREWER.password) as client:
             assert client.fetch_manifest(SCOPE, "latest").body == closed_image.manifest
             assert str(client.head_manifest(SCOPE, "latest")) == closed_image.digest
@@ -60,7 +60,7 @@ class TestBasic:
             assert list(client.list_repositories()) == [SCOPE]
             client.ping()
 
-    def test_is_sent_at_once_when_the_registry_has_asked_for_it(
+    def test_is_sent_at_once_after_the_registrys_first_challenge(
         self, closed: Registry, closed_image: PushedImage
     ) -> None:
         before = len(closed.requests())
@@ -105,7 +105,7 @@ class TestTokens:
                 client.fetch_manifest(SCOPE, "latest")
             assert caught.value.status == 401
 
-    def test_are_asked_for_once_a_scope(self, guarded: Registry, tokens: TokenServer) -> None:
+    def test_are_requested_once_a_scope(self, guarded: Registry, tokens: TokenServer) -> None:
         with client_of(guarded.netloc, "brewer", BREWER.password) as client:
             for _ in range(3):
                 check_pulls(client, SCOPE)
@@ -118,7 +118,7 @@ class TestTokens:
         assert asked[0]["service"] == [tokens.registry_auth()["service"]]
         assert asked[1]["scope"] == ["repository:public/app:pull"]
 
-    def test_for_another_scope_are_asked_for_before_the_registry_is(
+    def test_for_another_scope_are_requested_before_the_registry(
         self, guarded: Registry, tokens: TokenServer
     ) -> None:
         with client_of(guarded.netloc, "brewer", BREWER.password) as client:

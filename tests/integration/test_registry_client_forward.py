@@ -144,12 +144,12 @@ class TestARegistryThatBehavesBadly:
         ("https://registry.default.svc:5000/v2/", True),
     ],
 )
-def test_a_registry_with_a_name_of_its_own_is_told_from_one_at_an_address(url: str, named: bool) -> None:
+def test_a_registry_with_a_name_differs_from_one_at_an_address(url: str, named: bool) -> None:
     assert has_name(url) is named
 
 
 @pytest.mark.parametrize("netloc", ["x:99999", "a b"])
-def test_a_registry_whose_url_is_none_is_told_as_such(netloc: str) -> None:
+def test_an_invalid_registry_url_is_reported(netloc: str) -> None:
     template = f"http://{netloc}/v2/{{scope}}/manifests/{{tag}}"
     with client_of("hub", image_resolve_template=template) as client, pytest.raises(BadAnswer):
         client.forward("GET", SCOPE, "latest", {"Host": "hub.example"})

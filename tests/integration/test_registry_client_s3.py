@@ -45,7 +45,7 @@ def test_an_image_is_read_through_redirects(in_s3: Registry) -> None:
     assert len(redirects) == 3
 
 
-def test_each_reading_asks_the_registry_again(in_s3: Registry) -> None:
+def test_each_read_queries_the_registry_again(in_s3: Registry) -> None:
     digest = Digest.parse(push_blob(in_s3, SCOPE, CONTENT, auth=BREWER).digest)
     with client_of(in_s3.netloc, *BREWER) as client:
         for _ in range(3):

@@ -54,7 +54,7 @@ def guarded() -> Iterator[GuardedRegistry]:
 
 
 class TestAToken:
-    def test_is_asked_for_at_the_realm_with_what_the_challenge_names(self, guarded: GuardedRegistry) -> None:
+    def test_is_requested_at_the_realm_with_the_challenges_parameters(self, guarded: GuardedRegistry) -> None:
         guarded.challenge += ',scope="repository:mirror/a:pull registry:catalog:*"'
         with client_of(guarded.registry.netloc, "brewer", PASSWORD) as client:
             client.ping()
@@ -67,7 +67,7 @@ class TestAToken:
         }
         assert request.headers["Authorization"].startswith("Basic ")
 
-    def test_is_asked_for_without_a_name_by_who_has_none(self, guarded: GuardedRegistry) -> None:
+    def test_is_requested_anonymously_without_a_user(self, guarded: GuardedRegistry) -> None:
         with client_of(guarded.registry.netloc) as client:
             client.ping()
         [request] = guarded.realm.requests
@@ -121,7 +121,7 @@ class TestAToken:
             auth.header(target, "x")
             assert len(guarded.realm.requests) == 2
 
-    def test_that_is_taken_no_more_is_replaced_once(self, guarded: GuardedRegistry) -> None:
+    def test_that_is_no_longer_accepted_is_replaced_once(self, guarded: GuardedRegistry) -> None:
         with client_of(guarded.registry.netloc) as client:
             client.ping()
             guarded.last = "revoked"
@@ -134,7 +134,7 @@ class TestAToken:
         assert caught.value.status == 401
         assert len(guarded.realm.requests) == 3
 
-    def test_is_needed_no_more_once_the_registry_lets_everybody_in(self, guarded: GuardedRegistry) -> None:
+    def test_is_no_longer_sent_once_the_registry_is_public(self, guarded: GuardedRegistry) -> None:
         guarded.more = {"expires_in": 0}
         with client_of(guarded.registry.netloc) as client:
             client.ping()
@@ -144,7 +144,7 @@ class TestAToken:
                 client.ping()
             client.ping()
 
-    def test_is_not_asked_for_again_by_those_who_waited_in_vain(self, guarded: GuardedRegistry) -> None:
+    def test_is_not_requested_again_by_threads_whose_wait_failed(self, guarded: GuardedRegistry) -> None:
         guarded.realm.on("/token", bad_http.silent())
         failures: list[RemoteError] = []
         with client_of(guarded.registry.netloc, read_timeout=2.0) as client:
@@ -183,7 +183,7 @@ class TestATokenServer:
             bad_http.sending(b"SSH-2.0\r\n"),
         ],
     )
-    def test_that_talks_nonsense_is_told_of(self, guarded: GuardedRegistry, answer: Answer) -> None:
+    def test_that_sends_garbage_is_reported(self, guarded: GuardedRegistry, answer: Answer) -> None:
         guarded.realm.on("/token", answer)
         with client_of(guarded.registry.netloc) as client, pytest.raises(BadAnswer):
             client.ping()
@@ -199,7 +199,7 @@ class TestATokenServer:
             (bad_http.silent(), TimedOut),
         ],
     )
-    def test_that_fails_is_told_of(
+    def test_that_fails_is_logged(
         self, guarded: GuardedRegistry, answer: Answer, error: type[RemoteError]
     ) -> None:
         guarded.realm.on("/token", answer)
@@ -241,7 +241,7 @@ class TestAChallenge:
             "%$!",
         ],
     )
-    def test_that_cannot_be_answered_is_told_of(self, guarded: GuardedRegistry, challenge: str) -> None:
+    def test_that_cannot_be_answered_is_logged(self, guarded: GuardedRegistry, challenge: str) -> None:
         guarded.challenge = challenge
         with (
             client_of(guarded.registry.netloc, "brewer", PASSWORD) as client,
@@ -254,7 +254,7 @@ class TestAChallenge:
     @pytest.mark.parametrize(
         "realm", ["", "/token", "file:///etc/passwd", "ftp://a/", "http://a b/", "http://:1"]
     )
-    def test_whose_realm_is_none_is_nonsense(self, guarded: GuardedRegistry, realm: str) -> None:
+    def test_with_an_invalid_realm_is_a_bad_answer(self, guarded: GuardedRegistry, realm: str) -> None:
         guarded.challenge = f'Bearer realm="{realm}"'
         with client_of(guarded.registry.netloc) as client, pytest.raises(BadAnswer, match="realm"):
             client.ping()

@@ -122,7 +122,7 @@ def test_the_catalog_may_be_what_is_looked_through(quiet_registry: Registry, htt
     assert read(source, LAYER) == CONTENT
 
 
-def test_a_layer_that_no_repository_holds_is_missing_and_says_how_many_were_asked(
+def test_a_layer_in_no_repository_is_missing_and_the_number_checked_is_reported(
     quiet_registry: Registry, http: HttpClient
 ) -> None:
     source = source_of(http, quiet_registry.netloc, candidates=["other", "gone", "other"])
@@ -143,7 +143,7 @@ def test_a_layer_that_moved_is_looked_for_again(http: HttpClient) -> None:
         assert server.requests[-1].path.startswith("/v2/new/")
 
 
-def test_what_is_no_scope_is_left_out(quiet_registry: Registry, http: HttpClient) -> None:
+def test_invalid_scopes_are_skipped(quiet_registry: Registry, http: HttpClient) -> None:
     source = source_of(http, quiet_registry.netloc)
 
     assert source.size(known_in("../../etc", "UPPER", "", "team/app")) == len(CONTENT)
@@ -175,7 +175,7 @@ def test_a_catalog_that_is_refused_says_so(http: HttpClient) -> None:
 
 
 @pytest.mark.parametrize("answer", [replying(500), replying(429), html(200), html(404)])
-def test_a_registry_in_trouble_is_asked_again_later(http: HttpClient, answer: Answer) -> None:
+def test_a_failing_registry_is_retried_later(http: HttpClient, answer: Answer) -> None:
     with start_http_server() as server:
         server.on("/*", answer)
         source = source_of(http, server.netloc)

@@ -154,14 +154,14 @@ def test_tries_come_further_and_further_apart_and_end(desk: Desk) -> None:
     assert desk.run().failed == 0, "what is set aside is left alone"
 
 
-def test_a_push_brings_back_what_was_set_aside(desk: Desk) -> None:
+def test_a_push_queues_a_layer_that_was_set_aside(desk: Desk) -> None:
     desk.put_down(NOWHERE)
     desk.run(max_attempts=1)
     desk.put_down(NOWHERE)
     assert desk.run(max_attempts=1).set_aside == 1
 
 
-def test_what_cannot_be_resolved_does_not_hold_up_the_others(
+def test_an_unresolvable_manifest_does_not_block_others(
     desk: Desk, registry: Registry, push: Callable[..., PushedImage]
 ) -> None:
     image = push()
@@ -269,9 +269,7 @@ def test_manifests_that_the_registry_cannot_read_do_not_hold_up_the_others(
     assert desk.queued().keys() == digests(good)
 
 
-def test_told_to_stop_it_leaves_the_rest_for_the_next_run(
-    desk: Desk, push: Callable[..., PushedImage]
-) -> None:
+def test_a_stopped_run_leaves_the_rest_for_the_next(desk: Desk, push: Callable[..., PushedImage]) -> None:
     images = [push(), push()]
     desk.put_down(*(image.digest for image in images))
     desk.stop.set()

@@ -41,12 +41,12 @@ def test_the_prefix_is_the_registrys_rootdirectory_to_the_letter(
         assert "empty" not in source.check()
 
 
-def test_a_prefix_where_no_registry_stores_is_told_by_the_check(moto: Moto, bucket: str) -> None:
+def test_a_prefix_without_registry_data_is_reported_by_the_check(moto: Moto, bucket: str) -> None:
     with making_sources() as sources:
         assert "empty" in sources.s3(moto.endpoint, bucket).check()
 
 
-def test_a_bucket_that_is_not_there_sets_no_layer_aside(moto: Moto) -> None:
+def test_a_missing_bucket_sets_no_layer_aside(moto: Moto) -> None:
     with making_sources() as sources:
         source = sources.s3(moto.endpoint, "no-such-bucket")
 

@@ -72,7 +72,7 @@ def test_a_bucket_that_is_not_there_is_a_failure_and_no_missing_metainfo(
             call()
 
 
-def test_a_server_that_nobody_answers_at_is_a_failure(store_at: Callable[[str, str], S3Store]) -> None:
+def test_an_unreachable_server_is_a_failure(store_at: Callable[[str, str], S3Store]) -> None:
     store = store_at(f"http://127.0.0.1:{free_port()}", "bucket")
     for call in calls(store):
         with pytest.raises(StoreFailed, match="connect"):
@@ -100,7 +100,7 @@ def test_a_server_that_says_nothing_costs_the_time_outs_of_two_tries(
     ],
     ids=["no access", "wrong key", "internal error", "too many requests", "a proxy's page"],
 )
-def test_an_answer_that_is_an_error_is_told_in_its_own_words(
+def test_an_error_answer_is_quoted(
     server: HttpServer, store_at: Callable[[str, str], S3Store], answer: Answer, why: str
 ) -> None:
     answers_everything(server, answer)
@@ -119,7 +119,7 @@ def test_metainfo_that_breaks_off_is_a_failure(
         store_at(server.url, "bucket").get(DIGEST)
 
 
-def test_an_endless_object_is_left_after_the_most_that_metainfo_can_have(
+def test_an_endless_object_is_abandoned_at_the_limit_of_metainfo(
     server: HttpServer, store_at: Callable[[str, str], S3Store]
 ) -> None:
     answers_everything(server, endless())
@@ -196,7 +196,7 @@ def test_what_is_served_does_not_depend_on_the_permission_to_list(
 
 
 @pytest.mark.parametrize("permission", ["GetObject", "PutObject", "DeleteObject"])
-def test_a_missing_permission_is_named_and_is_no_missing_metainfo(
+def test_a_missing_permission_is_named_and_not_taken_for_missing_metainfo(
     server: HttpServer, limited: LimitedS3, store_at: Callable[[str, str], S3Store], permission: str
 ) -> None:
     store = store_at(server.url, "bucket")

@@ -93,7 +93,7 @@ def test_a_place_that_has_lost_its_role_leads_back_to_the_first_repository(
     assert listed(four, before) == ["a", "c", "d"]
 
 
-def test_a_repository_that_fails_holds_up_none_behind_it_and_is_walked_in_the_next_round(
+def test_a_failing_repository_does_not_block_others_and_is_walked_next_time(
     scan: Scan, four: HttpServer
 ) -> None:
     grant(scan, *SCOPES)
@@ -112,9 +112,7 @@ def test_a_repository_that_fails_holds_up_none_behind_it_and_is_walked_in_the_ne
     assert len(queued(scan)) == 4
 
 
-def test_a_registry_that_goes_down_is_asked_again_from_the_same_repository(
-    scan: Scan, four: HttpServer
-) -> None:
+def test_after_an_outage_the_walk_resumes_at_the_same_repository(scan: Scan, four: HttpServer) -> None:
     tags = [f"v{number}" for number in range(9)]
     grant(scan, *SCOPES)
     four.on("/v2/c/tags/list*", replying(200, json.dumps({"tags": tags}).encode()))
@@ -166,7 +164,7 @@ def test_every_request_of_a_walk_is_paced(scan: Scan, four: HttpServer) -> None:
     assert len(slept) == len(four.requests) - 1
 
 
-def test_whoever_waits_for_the_pace_ends_at_once_when_told_to(scan: Scan, four: HttpServer) -> None:
+def test_a_stop_interrupts_the_wait_for_the_pace(scan: Scan, four: HttpServer) -> None:
     def told_to_end(seconds: float) -> None:
         assert seconds == 3600
         scan.service.stop.set()
@@ -178,7 +176,7 @@ def test_whoever_waits_for_the_pace_ends_at_once_when_told_to(scan: Scan, four: 
     assert len(four.requests) == 2
 
 
-def test_a_dry_run_tells_what_is_known_below_tags_that_have_not_changed(scan: Scan, four: HttpServer) -> None:
+def test_a_dry_run_reports_what_is_known_below_unchanged_tags(scan: Scan, four: HttpServer) -> None:
     walk_repositories(scan, ["a", "b"], "test")
 
     summary = walk_repositories(replace(scan, dry_run=True), [*SCOPES, "a"], "test")

@@ -57,7 +57,7 @@ def test_scopes_with_the_role_are_scanned_and_no_others(scan: Scan, shelf: Regis
     assert (summary.repositories, summary.queued, summary.failed) == (2, 2, 0)
 
 
-def test_without_a_role_nothing_is_asked_of_the_registry(scan: Scan, shelf: Registry) -> None:
+def test_without_a_role_the_registry_gets_no_request(scan: Scan, shelf: Registry) -> None:
     before = len(shelf.requests())
 
     assert scan_tags(scan).repositories == 0
@@ -126,7 +126,7 @@ def test_an_index_whose_child_is_missing_gives_the_others_and_is_read_again(
     assert scan_tags(scan).queued == 1
 
 
-def test_an_index_with_a_child_that_is_no_manifest_gives_the_others(scan: Scan, liar: HttpServer) -> None:
+def test_an_index_with_a_child_that_is_not_a_manifest_yields_the_others(scan: Scan, liar: HttpServer) -> None:
     broken = b'{"schemaVersion": 2, "layers": [{"digest": "../../etc"}]}'
     children = [
         {"mediaType": DOCKER_MANIFEST, "digest": digest_of(body), "size": len(body)}
@@ -183,7 +183,7 @@ def test_a_walk_ends_at_its_limit_and_goes_on_from_there(scan: Scan, shelf: Regi
     assert (first.queued, second.queued) == (4, 6)
 
 
-def test_a_walk_that_is_told_to_stop_says_so(scan: Scan, shelf: Registry, scope: str) -> None:
+def test_a_stopped_walk_says_so(scan: Scan, shelf: Registry, scope: str) -> None:
     push_image(shelf, scope, "v1", [layer_bytes(500, 110)])
     scan.service.stop.set()
 
@@ -202,7 +202,7 @@ def liar() -> Iterator[HttpServer]:
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 405])
-def test_a_catalog_that_is_forbidden_is_told_and_exact_names_still_work(
+def test_a_forbidden_catalog_is_reported_and_exact_names_still_work(
     scan: Scan, liar: HttpServer, status: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     liar.on("/v2/_catalog*", replying(status, b'{"errors":[]}'))
@@ -246,7 +246,7 @@ def test_a_catalog_that_is_forbidden_later_keeps_no_exact_name_from_being_scanne
     assert scan_tags(scan).queued == 3
 
 
-def test_a_repository_of_the_catalog_that_has_no_tags_is_no_failure(
+def test_a_repository_without_tags_is_not_a_failure(
     scan: Scan, shelf: Registry, scope: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     image = push_image(shelf, f"{scope}/emptied", "v1", [layer_bytes(500, 5)])
@@ -262,7 +262,7 @@ def test_a_repository_of_the_catalog_that_has_no_tags_is_no_failure(
     assert walk_repositories(scan, [f"{scope}/emptied"], "test", named=[f"{scope}/emptied"]).failed == 1
 
 
-def test_what_was_read_for_some_platforms_is_read_for_all_when_an_index_above_it_moves(
+def test_an_index_read_for_some_platforms_is_read_for_all_when_its_parent_changes(
     scan: Scan, shelf: Registry, scope: str
 ) -> None:
     amd64 = push_image(shelf, scope, None, [layer_bytes(500, 45)], media="oci", platform="linux/amd64")
@@ -304,7 +304,7 @@ def test_one_repository_that_fails_does_not_end_the_walk(scan: Scan, liar: HttpS
     assert set(queued(scan)) == {f"sha256:{1:064x}"}
 
 
-def test_a_registry_that_is_gone_ends_the_walk_before_long(scan: Scan, liar: HttpServer) -> None:
+def test_a_registry_that_stops_answering_ends_the_walk(scan: Scan, liar: HttpServer) -> None:
     liar.on("/v2/*", replying(503, b"", {"Retry-After": "1"}))
 
     summary = walk_repositories(
@@ -326,7 +326,7 @@ def test_a_registry_that_goes_down_within_a_repository_ends_the_walk(scan: Scan,
     assert (summary.failed, summary.repositories) == (5, 1)
 
 
-def test_tags_without_a_manifest_do_not_hide_those_behind_them(scan: Scan, liar: HttpServer) -> None:
+def test_tags_without_a_manifest_do_not_hide_later_ones(scan: Scan, liar: HttpServer) -> None:
     tags = [f"build-{number:02}" for number in range(20)]
     liar.on("/v2/big/tags/list*", replying(200, json.dumps({"name": "big", "tags": tags}).encode()))
 
@@ -380,7 +380,7 @@ def test_a_repository_with_100_000_tags_is_walked_to_its_end(
     assert summary.unchanged == 100_000 - 100
 
 
-def test_a_walk_of_many_tags_ends_when_told_to(scan: Scan, liar: HttpServer) -> None:
+def test_a_walk_of_many_tags_can_be_stopped(scan: Scan, liar: HttpServer) -> None:
     tags = [f"build-{number}" for number in range(1000)]
     same = image(1)
     liar.on("/v2/big/tags/list*", replying(200, json.dumps({"name": "big", "tags": tags}).encode()))
@@ -402,7 +402,7 @@ def test_a_walk_of_many_tags_ends_when_told_to(scan: Scan, liar: HttpServer) -> 
     assert summary.queued == 1
 
 
-def test_a_tag_deleted_during_the_scan_is_no_failure(scan: Scan, liar: HttpServer) -> None:
+def test_a_tag_deleted_during_the_scan_is_not_a_failure(scan: Scan, liar: HttpServer) -> None:
     liar.on("/v2/moving/tags/list*", replying(200, b'{"name":"moving","tags":["gone","v1"]}'))
     liar.on("/v2/moving/manifests/gone", replying(404, b'{"errors":[{"code":"MANIFEST_UNKNOWN"}]}'))
     liar.on("/v2/moving/manifests/*", image(1))
@@ -422,7 +422,7 @@ def test_a_dry_run_counts_each_layer_once_and_writes_nothing(scan: Scan, shelf: 
     assert queued(scan) == {}
 
 
-def test_the_catalog_is_asked_only_for_globs(shelf: Registry, scope: str) -> None:
+def test_the_catalog_is_read_only_for_globs(shelf: Registry, scope: str) -> None:
     push_image(shelf, f"{scope}/a", "v1", [layer_bytes(500, 130)])
     registry = client(shelf.netloc)
     before = len(shelf.requests())

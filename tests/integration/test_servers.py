@@ -77,7 +77,7 @@ def test_a_pushed_image_is_in_the_registry_to_the_byte(media: Any, registry: Reg
     assert ("GET", f"/v2/{scope}/manifests/latest", 200) in registry.requests()
 
 
-def test_the_registry_tells_of_every_request_whose_answer_is_there(registry: Registry, scope: str) -> None:
+def test_the_registry_has_logged_every_answered_request(registry: Registry, scope: str) -> None:
     blob = push_blob(registry, scope, layer_bytes(300_000, seed=2))
     path = f"/v2/{scope}/blobs/{blob.digest}"
     before = len(registry.requests())
@@ -137,7 +137,7 @@ def test_a_registry_on_s3_sends_its_readers_there(tmp_path: Path, moto: Moto, bu
     assert f"docker/registry/v2/blobs/sha256/{hex_digits[:2]}/{hex_digits}/data" in keys
 
 
-def test_a_registry_takes_the_token_server_s_tokens_and_no_others(tmp_path: Path) -> None:
+def test_a_registry_accepts_only_tokens_of_its_token_server(tmp_path: Path) -> None:
     users = {"writer": User("w", {"team/*": {"pull", "push"}}), "reader": User("r", {"team/*": {"pull"}})}
     with (
         start_token_server(tmp_path / "tokens", users) as tokens,
@@ -262,7 +262,7 @@ def test_aria2_downloads_from_a_web_seed(tmp_path: Path) -> None:
     assert got.read_bytes() == layer.read_bytes()
 
 
-def test_aria2_downloads_from_a_seeder_whom_the_tracker_names(tmp_path: Path) -> None:
+def test_aria2_downloads_from_a_seeder_named_by_the_tracker(tmp_path: Path) -> None:
     files = tmp_path / "files"
     files.mkdir()
     layer = write_layer(files / "layer", 1_000_000)

@@ -55,7 +55,7 @@ def look(
     )
 
 
-def test_all_platforms_are_looked_at_where_none_are_named(
+def test_without_platforms_all_are_examined(
     database: Database, registry: Registry, scope: str, images: dict[Platform, PushedImage]
 ) -> None:
     coverage = look(database, registry, (scope, "multi"))
@@ -67,7 +67,7 @@ def test_all_platforms_are_looked_at_where_none_are_named(
 
 
 @pytest.mark.parametrize("named", ["asked", "usual"])
-def test_only_platforms_that_are_named_are_looked_at_and_the_others_told(
+def test_only_named_platforms_are_examined_and_missing_ones_reported(
     database: Database, registry: Registry, scope: str, images: dict[Platform, PushedImage], named: str
 ) -> None:
     coverage = look(database, registry, (scope, "multi"), **{named: (AMD64,)})
@@ -83,7 +83,7 @@ def test_only_platforms_that_are_named_are_looked_at_and_the_others_told(
     assert (told["platforms_absent"], told["whole"]) == ([], True)
 
 
-def test_what_is_asked_for_goes_before_what_is_usual(
+def test_requested_platforms_go_before_the_usual_ones(
     database: Database, registry: Registry, scope: str, images: dict[Platform, PushedImage]
 ) -> None:
     coverage = look(database, registry, (scope, "multi"), asked=(ARM64,), usual=(AMD64,))
@@ -92,7 +92,7 @@ def test_what_is_asked_for_goes_before_what_is_usual(
     assert not coverage.whole
 
 
-def test_a_platform_without_a_variant_takes_any(
+def test_a_platform_without_a_variant_matches_any(
     database: Database, registry: Registry, scope: str, images: dict[Platform, PushedImage]
 ) -> None:
     coverage = look(database, registry, (scope, "multi"), asked=(Platform.parse("linux/arm"),))
@@ -100,7 +100,7 @@ def test_a_platform_without_a_variant_takes_any(
     assert coverage.platforms == (ARM_V7,)
 
 
-def test_an_index_lacks_what_was_asked_for_and_is_not_whole(
+def test_an_index_without_a_requested_platform_is_incomplete(
     database: Database, registry: Registry, scope: str, images: dict[Platform, PushedImage]
 ) -> None:
     coverage = look(database, registry, (scope, "multi"), asked=(AMD64, WINDOWS))
@@ -111,7 +111,7 @@ def test_an_index_lacks_what_was_asked_for_and_is_not_whole(
     assert coverage.as_json()["platforms_absent"] == ["windows/amd64"]
 
 
-def test_of_the_usual_platforms_any_will_do_but_one_there_must_be(
+def test_of_the_usual_platforms_at_least_one_is_required(
     database: Database, registry: Registry, scope: str, images: dict[Platform, PushedImage]
 ) -> None:
     some = look(database, registry, (scope, "multi"), usual=(AMD64, WINDOWS))
@@ -147,7 +147,7 @@ def test_an_image_that_is_in_no_index_is_for_the_platform_that_its_configuration
     assert (same.platforms, same.absent, len(same.layers)) == ((ARM64,), (), 1)
 
 
-def test_without_a_platform_asked_for_an_image_that_is_in_no_index_is_looked_at(
+def test_without_a_requested_platform_an_image_outside_an_index_is_examined(
     database: Database, registry: Registry, scope: str
 ) -> None:
     push_image(registry, scope, "v1", [layer_bytes(1000, 1210)], platform="linux/arm64")
@@ -159,7 +159,7 @@ def test_without_a_platform_asked_for_an_image_that_is_in_no_index_is_looked_at(
     assert not any("platforms" in line for line in coverage.lines())
 
 
-def test_there_is_nothing_to_wait_for_where_all_that_is_lacking_was_set_aside(
+def test_waiting_is_pointless_if_everything_missing_was_set_aside(
     database: Database, registry: Registry, scope: str
 ) -> None:
     image = push_image(registry, scope, "v1", [layer_bytes(1000, 1211), layer_bytes(1000, 1212)])

@@ -82,7 +82,7 @@ def test_every_file_below_the_folder_is_listed_once_in_order_with_its_size(place
     assert listed == [StoredFile(name, number) for number, name in enumerate(names)]
 
 
-def test_what_lies_beside_the_folder_is_not_listed(place: StoragePlace) -> None:
+def test_files_outside_the_folder_are_not_listed(place: StoragePlace) -> None:
     for path in (f"{FOLDER}/aa/data", f"{FOLDER}x/data", "docker/registry/v2/repositories/a/_layers/link"):
         place.put(path, b"1")
 
@@ -100,7 +100,7 @@ def test_names_with_signs_that_databases_and_urls_give_a_meaning_are_listed_as_t
     assert sorted(paths(place, folder)) == sorted(names[:-1])
 
 
-def test_what_is_gone_is_not_listed(place: StoragePlace) -> None:
+def test_missing_blobs_are_not_listed(place: StoragePlace) -> None:
     place.put(f"{FOLDER}/aa/data", b"1")
     place.put(f"{FOLDER}/bb/data", b"1")
     place.remove(f"{FOLDER}/aa/data")
@@ -118,14 +118,14 @@ def test_folders_to_skip_are_not_walked_in_a_directory(directory: DirectoryStora
     assert [file.path for file in listed] == ["repositories/a/_layers/link"]
 
 
-def test_folders_in_the_tables_of_mds_are_no_files(mds: MdsStoragePlace) -> None:
+def test_folders_in_the_tables_of_mds_are_not_files(mds: MdsStoragePlace) -> None:
     mds.put_folder(f"{FOLDER}/aa")
     mds.put(f"{FOLDER}/aa/data", b"1")
 
     assert paths(mds) == [f"{FOLDER}/aa/data"]
 
 
-def test_a_tree_that_is_not_there_at_all_is_a_failure_and_not_empty(tmp_path: Path) -> None:
+def test_a_missing_tree_is_a_failure_and_not_empty(tmp_path: Path) -> None:
     (tmp_path / "not-mounted").mkdir()
     with pytest.raises(Unavailable, match="blobs"):
         list(DirectoryBlobs(tmp_path / "not-mounted", TEMPLATE).files(FOLDER))
@@ -150,7 +150,7 @@ def test_links_to_directories_are_followed_but_not_in_circles(
     assert len(listed) < 10
 
 
-def test_what_is_no_regular_file_has_no_size(directory: DirectoryStoragePlace) -> None:
+def test_only_a_regular_file_has_a_size(directory: DirectoryStoragePlace) -> None:
     directory.put(f"{FOLDER}/aa/data", b"1")
     (directory.root / FOLDER / "bb").symlink_to("/etc/passwd")
     os.mkfifo(directory.root / FOLDER / "cc")

@@ -114,7 +114,7 @@ def test_an_index_is_read_again_while_an_image_below_it_is_missing_by_whatever_p
     assert walk_repositories(scan, [scope], "test").queued == 1
 
 
-def test_each_manifest_of_a_tree_is_asked_for_once(scan: Scan, registry: Registry, scope: str) -> None:
+def test_each_manifest_of_a_tree_is_requested_once(scan: Scan, registry: Registry, scope: str) -> None:
     image = push_image(registry, scope, None, [layer_bytes(500, 6)])
     layer = image.layers[0].as_json()
     # The registry takes it; here it is refused (two spellings of one field), and so it is never "seen".

@@ -75,7 +75,7 @@ def test_a_manifest_with_references_queues_its_layers_and_is_seen(app: Receiving
     assert table(app, "seen", "scope", "digest") == [("library/test", A)]
 
 
-def test_events_told_again_change_nothing(app: Receiving) -> None:
+def test_repeated_events_change_nothing(app: Receiving) -> None:
     known = event(digest=C, references=[reference(B, DOCKER_CONFIG), reference(C)])
     body = envelope(layer_event(), event(digest=B), known)
     names = ("mapping", "queue", "scope", "manifest", "seen")
@@ -112,7 +112,7 @@ def test_nothing_to_do_is_ok(app: Receiving, body: bytes) -> None:
     assert table(app, "manifest") == []
 
 
-def test_a_deleted_blob_that_is_known_is_looked_for_soon_and_forgotten_by_nobody_yet(app: Receiving) -> None:
+def test_a_deleted_blob_is_checked_soon_but_not_forgotten_yet(app: Receiving) -> None:
     brewed = {"digest": A, "added": 1, "brewed": 2, "rbtorrent_id": "rbtorrent:" + "a" * 40}
     with transaction(app.parts.engine) as connection:
         connection.execute(sa.insert(app.parts.tables.mapping).values(brewed))
@@ -123,7 +123,7 @@ def test_a_deleted_blob_that_is_known_is_looked_for_soon_and_forgotten_by_nobody
     assert table(app, "mapping", "digest", "brewed") == [(A, 2)]
 
 
-def test_a_layer_that_is_pushed_after_it_was_deleted_is_no_suspect(app: Receiving) -> None:
+def test_a_layer_pushed_after_its_deletion_is_not_a_suspect(app: Receiving) -> None:
     app.post(envelope(layer_event()))
     app.post(envelope(event("delete", digest=A, mediaType=..., size=...)))
     app.post(envelope(layer_event()))

@@ -86,7 +86,7 @@ def test_with_postgresql_stopped_events_are_503_and_come_through_when_it_is_back
             assert app.queued() == [A, B]
 
 
-def test_with_the_file_of_the_database_gone_events_are_503_until_it_is_back(tmp_path: Path) -> None:
+def test_while_the_database_file_is_missing_events_are_503(tmp_path: Path) -> None:
     now = [float(NOON)]
     with receiving(tmp_path, clock=lambda: now[0]) as app:
         app.parts.engine.dispose()
@@ -144,7 +144,7 @@ def test_plans_that_come_during_a_transaction_share_the_next_one(parts: Parts) -
         assert connection.scalar(sa.select(sa.func.count()).select_from(parts.tables.queue)) == 30
 
 
-def test_a_database_that_hangs_does_not_hold_those_who_come_later(
+def test_a_hanging_database_does_not_block_later_requests(
     parts: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(web.event_writer, "WAIT_SECONDS", 0.3)
@@ -160,7 +160,7 @@ def test_a_database_that_hangs_does_not_hold_those_who_come_later(
     writer.write(plan(C))
 
 
-def test_nobody_is_told_ok_if_the_one_who_writes_for_all_fails(parts: Parts) -> None:
+def test_no_event_is_answered_ok_if_the_shared_write_fails(parts: Parts) -> None:
     writer = EventWriter(parts.engine, parts.tables, parts.clock)
     broken = Plan((), (), (), malformed=(("sha256:" + "a" * 200, "library/test"),))
     failed: list[str] = []

@@ -29,7 +29,7 @@ def app(tmp_path: Path) -> Iterator[Receiving]:
     "secret",
     [None, "", "secretke", "secretkey ", "Secretkey", "Bearer secretkey", "secretkey\x00", "sécretkey"],
 )
-def test_who_does_not_know_the_secret_is_refused_and_changes_nothing(
+def test_a_sender_without_the_secret_is_refused_and_changes_nothing(
     app: Receiving, secret: str | None
 ) -> None:
     answer = app.post(EXAMPLE.read_bytes(), secret=secret)

@@ -152,7 +152,7 @@ def test_more_requests_than_may_ask_the_registry_at_once_are_all_served(tmp_path
 
 
 @pytest.mark.parametrize("what", ["closed", "silent"])
-def test_a_registry_that_cannot_be_asked_is_in_the_log_and_no_token_with_it(
+def test_an_unreachable_registry_is_logged_without_the_token(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, what: str
 ) -> None:
     with start_http_server() as registry:

@@ -105,13 +105,15 @@ def test_several_ranges_and_malformed_ones_give_the_whole(app: bottle.Bottle, as
     assert (answer.status, answer.body == CONTENT) == (200, True)
 
 
-def test_if_range_with_another_etag_gives_the_whole(app: bottle.Bottle) -> None:
+def test_if_range_with_another_etag_returns_the_whole(app: bottle.Bottle) -> None:
     assert get(app, url(), Range="bytes=0-0", If_Range=ETAG).status == 206
     assert get(app, url(), Range="bytes=0-0", If_Range='"other"').status == 200
     assert get(app, url(), Range="bytes=0-0", If_Range="Wed, 21 Oct 2015 07:28:00 GMT").status == 200
 
 
-def test_who_has_the_layer_gets_304_and_nothing_is_read(app: bottle.Bottle, source: MemorySource) -> None:
+def test_a_client_with_the_layer_gets_304_and_nothing_is_read(
+    app: bottle.Bottle, source: MemorySource
+) -> None:
     answer = get(app, url(), If_None_Match=ETAG)
     assert (answer.status, answer.body, answer.headers["ETag"]) == (304, b"", ETAG)
     assert source.opened == []
@@ -167,7 +169,7 @@ def test_without_a_valid_capability_for_this_layer_there_is_nothing(
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_a_layer_gone_from_the_source_is_404(app: bottle.Bottle, method: str) -> None:
+def test_a_layer_missing_from_the_source_is_404(app: bottle.Bottle, method: str) -> None:
     assert get(app, url(GONE), method).status == 404
 
 
@@ -181,7 +183,7 @@ def test_a_layer_gone_from_the_source_is_404(app: bottle.Bottle, method: str) ->
     ],
     ids=lambda given: str(given),
 )
-def test_a_source_that_fails_at_once_is_told_as_such(tmp_path: Path, fault: Fault, status: int) -> None:
+def test_a_source_that_fails_at_once_is_reported(tmp_path: Path, fault: Fault, status: int) -> None:
     source = MemorySource({LAYER: CONTENT}, faults=[fault])
     app = app_of(web_parts(tmp_path, source=source))
     answer = get(app, url())
@@ -258,7 +260,7 @@ def test_the_whole_layer_comes_from_a_registry_that_ignores_ranges(tmp_path: Pat
 
 @pytest.mark.parametrize("kind", [MemorySource, DirectoryBlobs])
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_a_source_that_hangs_before_it_tells_a_size_holds_only_so_many(
+def test_a_source_that_hangs_before_its_headers_holds_a_bounded_number(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, kind: type[MemorySource | DirectoryBlobs]
 ) -> None:
     class Hanging(kind):  # type: ignore[misc, valid-type]

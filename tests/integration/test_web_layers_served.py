@@ -185,7 +185,7 @@ def test_a_file_that_is_cut_off_while_it_is_sent_ends_its_connection(
     assert "Traceback" not in (tmp_path / "app" / "served.log").read_text()
 
 
-def test_a_file_that_is_gone_is_not_found(port: int, blob: Path) -> None:
+def test_a_missing_file_is_not_found(port: int, blob: Path) -> None:
     assert get(port, Range="bytes=0-9").content == CONTENT[:10]
     blob.unlink()
     assert get(port, Range="bytes=0-9").status_code == 404

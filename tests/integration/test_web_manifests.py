@@ -66,9 +66,7 @@ def test_the_seeds_example_is_answered_to_the_letter(tmp_path: Path) -> None:
     assert answer.body.decode() == example
 
 
-def test_an_augmented_answer_tells_whose_digest_is_whose(
-    front: Front, registry: Registry, scope: str
-) -> None:
+def test_an_augmented_answer_names_both_digests(front: Front, registry: Registry, scope: str) -> None:
     image = image_of(registry, scope)
     brew(front, *image.layers)
     answer = front.get(f"/v2/{scope}/manifests/latest")
@@ -92,7 +90,7 @@ def test_a_manifest_without_a_brewed_layer_keeps_its_bytes(
 
 
 @pytest.mark.parametrize("how", ["{etag}", '"other", {etag}', "W/{etag}", "{bare}", "*"])
-def test_who_has_the_augmented_answer_already_gets_304(
+def test_a_client_with_the_augmented_answer_gets_304(
     front: Front, registry: Registry, scope: str, how: str
 ) -> None:
     image = image_of(registry, scope)
@@ -106,7 +104,7 @@ def test_who_has_the_augmented_answer_already_gets_304(
     assert answer.headers["Content-Length"] is None
 
 
-def test_who_has_the_registrys_bytes_still_gets_the_augmented_ones(
+def test_a_client_with_the_registrys_bytes_still_gets_the_augmented_ones(
     front: Front, registry: Registry, scope: str
 ) -> None:
     image = image_of(registry, scope)
@@ -119,7 +117,7 @@ def test_who_has_the_registrys_bytes_still_gets_the_augmented_ones(
 @pytest.mark.parametrize(
     "accept", ["*/*", "application/json", DOCKER_MANIFEST, OCI_MANIFEST, f"*/*, {OCI_INDEX};q=0"]
 )
-def test_who_names_no_list_in_accept_gets_ids(
+def test_an_accept_without_a_list_yields_ids(
     front: Front, registry: Registry, scope: str, accept: str
 ) -> None:
     # An OCI image, which the registry hides from those who accept only docker's: it is asked for all kinds.
@@ -128,7 +126,7 @@ def test_who_names_no_list_in_accept_gets_ids(
     assert None not in ids(front.get(f"/v2/{scope}/manifests/latest", Accept=accept))
 
 
-def test_layers_without_an_id_are_put_down_as_asked_for(front: Front, registry: Registry, scope: str) -> None:
+def test_layers_without_an_id_are_queued_as_requested(front: Front, registry: Registry, scope: str) -> None:
     image = image_of(registry, scope)
     brew(front, image.layers[1])
     parts = front.parts
@@ -141,7 +139,7 @@ def test_layers_without_an_id_are_put_down_as_asked_for(front: Front, registry: 
     )
 
 
-def test_foreign_and_empty_layers_are_not_put_down(tmp_path: Path) -> None:
+def test_foreign_and_empty_layers_are_not_queued(tmp_path: Path) -> None:
     kind = "application/vnd.docker.image.rootfs.diff.tar.gzip"
     foreign = Descriptor(kind, "sha256:" + "f" * 64, 7, urls=("https://example.com/layer",))
     empty, usual = Descriptor(kind, sha256(b""), 0), Descriptor(kind, "sha256:" + "1" * 64, 9)
@@ -168,7 +166,7 @@ def test_a_layer_has_its_id_as_soon_as_it_is_brewed(front: Front, registry: Regi
     assert None not in ids(front.get(f"/v2/{scope}/manifests/latest"))
 
 
-def test_an_id_that_somebody_pushed_does_not_come_out(front: Front, registry: Registry, scope: str) -> None:
+def test_an_id_in_a_pushed_manifest_is_removed(front: Front, registry: Registry, scope: str) -> None:
     image = image_of(registry, scope, None)
     manifest = json.loads(image.manifest)
     for layer in manifest["layers"]:

@@ -132,7 +132,7 @@ def test_a_database_without_tables_costs_the_ids_alone(
     assert "ids not read" in caplog.text
 
 
-def test_what_cannot_be_queued_is_asked_for_again(
+def test_layers_that_cannot_be_queued_are_requested_again(
     registry: Registry, postgres_of_its_own: OwnPostgres, scope: str, tmp_path: Path
 ) -> None:
     image = image_of(registry, scope)
@@ -168,7 +168,9 @@ def test_layers_beyond_what_may_wait_are_dropped_and_counted(silent_port: int) -
     assert asked.dropped == 50
 
 
-def test_what_waits_is_written_when_the_app_is_closed(registry: Registry, scope: str, tmp_path: Path) -> None:
+def test_pending_requests_are_written_when_the_app_closes(
+    registry: Registry, scope: str, tmp_path: Path
+) -> None:
     image_of(registry, scope)
     with front_of(registry.netloc, tmp_path) as front:
         get_ids(front, scope)

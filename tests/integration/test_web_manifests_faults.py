@@ -109,7 +109,7 @@ def test_a_registry_that_is_down_is_502(front: Front, upstream: HttpServer) -> N
         replying(200, IMAGE, {"Content-Type": "application/vnd.cncf.helm.config.v1+json"}),
     ],
 )
-def test_whatever_else_the_registry_answers_comes_back_as_it_is(
+def test_every_other_answer_of_the_registry_is_passed_on(
     front: Front, upstream: HttpServer, answer: Answer
 ) -> None:
     upstream.on(PATH, answer)
@@ -145,7 +145,7 @@ def test_a_manifest_that_is_not_what_its_digest_says_gets_no_ids(front: Front, u
     assert front.get(f"/v2/team/app/manifests/{digest}?rbtorrent=true").status == 502
 
 
-def test_an_index_that_leads_to_itself_or_nowhere_ends(front: Front, upstream: HttpServer) -> None:
+def test_an_index_that_refers_to_itself_or_to_nothing_ends(front: Front, upstream: HttpServer) -> None:
     def index(*digests: str) -> bytes:
         entries = [{"mediaType": OCI_INDEX, "size": 9, "digest": digest} for digest in digests]
         return json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}).encode()
@@ -194,9 +194,7 @@ def test_only_the_headers_meant_for_it_reach_the_registry(front: Front, upstream
 
 
 @pytest.mark.parametrize("host", ["", "a b", "a/b", "a@b", "ü", "a" * 300])
-def test_a_host_that_is_none_does_not_reach_the_registry(
-    front: Front, upstream: HttpServer, host: str
-) -> None:
+def test_an_invalid_host_never_reaches_the_registry(front: Front, upstream: HttpServer, host: str) -> None:
     upstream.on(PATH, replying(200, IMAGE, KIND))
     front.get(PATH, Accept=ENGINE, Host=host)
     assert upstream.requests[-1].headers.get_all("Host") == [upstream.netloc]
@@ -252,7 +250,7 @@ def test_odd_headers_of_the_caller_do_no_harm(front: Front, upstream: HttpServer
         assert answer.status == 200 or code_of(answer)
 
 
-def test_a_failure_of_ours_tells_the_client_nothing(tmp_path: Path, upstream: HttpServer) -> None:
+def test_an_internal_error_reveals_nothing_to_the_client(tmp_path: Path, upstream: HttpServer) -> None:
     class Broken:
         def admit(self, headers: Any) -> None:
             raise RuntimeError("something secret")

@@ -112,7 +112,7 @@ def test_a_pushed_id_is_refused_where_it_cannot_be_taken_out(
     assert front.get(f"/v2/{scope}/manifests/evil?rbtorrent=false", Accept=DOCKER_MANIFEST).body == body
 
 
-def test_the_same_without_an_id_comes_as_it_is(front: Front, registry: Registry, scope: str) -> None:
+def test_the_same_without_an_id_comes_unchanged(front: Front, registry: Registry, scope: str) -> None:
     image = image_of(registry, scope)
     body = push(registry, image, "docker", spoiled(image, '"x": 1e999', "note"))
     brew(front, *image.layers)
@@ -120,7 +120,7 @@ def test_the_same_without_an_id_comes_as_it_is(front: Front, registry: Registry,
     assert (answer.status, answer.body) == (200, body)
 
 
-def test_a_foreign_layer_gets_no_id_and_is_not_put_down(
+def test_a_foreign_layer_gets_no_id_and_is_not_queued(
     tmp_path: Path, scope: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REGISTRY_VALIDATION_MANIFESTS_URLS_ALLOW", '["^https?://.*"]')
@@ -140,9 +140,7 @@ def test_a_foreign_layer_gets_no_id_and_is_not_put_down(
         assert queued(front) == []
 
 
-def test_the_statement_of_an_attestation_is_not_put_down(
-    front: Front, registry: Registry, scope: str
-) -> None:
+def test_the_statement_of_an_attestation_is_not_queued(front: Front, registry: Registry, scope: str) -> None:
     image = push_image(registry, scope, None, [layer_bytes(2000, 8)], media="oci")
     statement = push_blob(
         registry,

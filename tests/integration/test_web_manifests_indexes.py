@@ -41,7 +41,7 @@ def index_of(
 
 
 @pytest.mark.parametrize("media", ["docker", "oci"])
-def test_of_an_index_the_image_for_the_platform_is_given(
+def test_of_an_index_the_image_for_the_platform_is_returned(
     front: Front, registry: Registry, scope: str, media: Media
 ) -> None:
     amd64, arm64, _ = index_of(registry, scope, media)
@@ -78,7 +78,7 @@ def test_an_image_is_found_in_an_index_within_an_index(front: Front, registry: R
     assert ids(answer) == [rbtorrent(amd64.layers[0].digest)]
 
 
-def test_an_attestation_in_an_index_is_no_image(front: Front, registry: Registry, scope: str) -> None:
+def test_an_attestation_in_an_index_is_not_an_image(front: Front, registry: Registry, scope: str) -> None:
     image = image_of(registry, scope, None, media="oci")
     attestation = push_image(registry, scope, None, [b"{}"], media="oci", platform="unknown/unknown")
     entry = attestation.descriptor.as_json()
@@ -98,7 +98,7 @@ def test_an_attestation_in_an_index_is_no_image(front: Front, registry: Registry
     assert other.status == 404
 
 
-def test_however_many_manifests_it_takes_the_answer_comes_within_the_time_of_one(tmp_path: Path) -> None:
+def test_however_many_manifests_are_read_the_answer_comes_within_the_time_of_one(tmp_path: Path) -> None:
     def slow(body: bytes) -> Answer:
         def answer(request: Request, connection: Connection) -> None:
             connection.pause(0.7)

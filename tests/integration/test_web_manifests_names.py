@@ -68,7 +68,7 @@ def front(upstream: HttpServer, tmp_path: Path) -> Iterator[Front]:
     ],
 )
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_a_scope_that_is_none_never_reaches_the_registry(
+def test_an_invalid_scope_never_reaches_the_registry(
     front: Front, upstream: HttpServer, scope: str, method: str
 ) -> None:
     answer = front.ask(method, f"/v2/{scope}/manifests/latest")
@@ -97,7 +97,7 @@ def test_a_scope_that_is_none_never_reaches_the_registry(
         "",
     ],
 )
-def test_a_reference_that_is_none_never_reaches_the_registry(
+def test_an_invalid_reference_never_reaches_the_registry(
     front: Front, upstream: HttpServer, reference: str
 ) -> None:
     answer = front.get(f"/v2/team/app/manifests/{reference}")
@@ -106,7 +106,7 @@ def test_a_reference_that_is_none_never_reaches_the_registry(
     assert upstream.requests == []
 
 
-def test_an_encoded_slash_is_a_slash_as_it_is_for_the_registry(front: Front, upstream: HttpServer) -> None:
+def test_an_encoded_slash_is_a_slash_as_for_the_registry(front: Front, upstream: HttpServer) -> None:
     upstream.on(PATH, replying(200, IMAGE, KIND))
     assert front.get("/v2/team%2Fapp/manifests/latest").status == 200
     assert [request.path for request in upstream.requests] == [PATH]
@@ -121,7 +121,7 @@ def test_the_last_manifests_of_a_path_counts(front: Front, upstream: HttpServer)
     "path",
     ["/nothing", "/v2/team/app/tags/list", "/v2/a/blobs/b", "/v2/manifests/a", "/v1/", "/v2/a\n/b", "//"],
 )
-def test_a_path_that_nobody_serves_is_404(front: Front, path: str) -> None:
+def test_an_unknown_path_is_404(front: Front, path: str) -> None:
     answer = front.get(path)
     assert (answer.status, code_of(answer)) == (404, "NOT_FOUND")
 

@@ -32,7 +32,7 @@ def front(registry: Registry, tmp_path: Path) -> Iterator[Front]:
     "accept",
     [ENGINE, DOCKER_LIST, f"text/html,{OCI_INDEX};q=0.5", OCI_INDEX.upper(), f"{OCI_MANIFEST},{DOCKER_LIST}"],
 )
-def test_who_names_a_list_in_accept_gets_the_registrys_bytes(
+def test_a_list_in_accept_yields_the_registrys_bytes(
     front: Front, registry: Registry, scope: str, accept: str
 ) -> None:
     image = image_of(registry, scope, media="oci")
@@ -85,7 +85,7 @@ def test_a_304_of_the_registry_goes_through(front: Front, registry: Registry, sc
         assert_untouched(answer, registry, method, path, **sent)
 
 
-def test_what_the_registry_does_not_have_is_its_own_404(front: Front, registry: Registry, scope: str) -> None:
+def test_a_missing_manifest_is_the_registrys_own_404(front: Front, registry: Registry, scope: str) -> None:
     for path in (f"/v2/{scope}/manifests/latest", "/v2/nowhere/manifests/latest"):
         assert_untouched(front.get(path), registry, "GET", path, varies=True, Accept=DOCKER_MANIFEST)
 

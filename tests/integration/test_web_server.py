@@ -199,7 +199,7 @@ def test_a_request_that_does_not_finish_is_cut_off_after_the_grace(start: Start)
     assert isinstance(answers[0], requests.ConnectionError)
 
 
-def test_a_reader_that_takes_nothing_does_not_hold_up_the_end(start: Start) -> None:
+def test_a_stuck_reader_does_not_delay_the_stop(start: Start) -> None:
     process, port = start(grace=1)
     with closing(HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
         connection.request("GET", "/large")

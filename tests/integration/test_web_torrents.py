@@ -111,7 +111,7 @@ def test_head_gives_the_headers_alone(app: bottle.Bottle) -> None:
     assert answer.headers["Content-Length"] == get(app).headers["Content-Length"]
 
 
-def test_who_may_not_pull_gets_the_registrys_challenge_and_nothing_is_queued(tmp_path: Path) -> None:
+def test_a_refused_caller_gets_the_registrys_challenge_and_nothing_is_queued(tmp_path: Path) -> None:
     door = Door(open=False, pullers={("library/test", LAYER, "Basic good")})
     parts = brewed_parts(tmp_path, access=door)
     app = app_of(parts)
@@ -128,7 +128,7 @@ def test_who_may_not_pull_gets_the_registrys_challenge_and_nothing_is_queued(tmp
     assert rows(parts, parts.tables.mapping, "digest") == []
 
 
-def test_what_nobody_has_named_as_a_layer_is_404_and_not_queued(tmp_path: Path) -> None:
+def test_a_digest_never_listed_as_a_layer_is_404_and_not_queued(tmp_path: Path) -> None:
     parts = web_parts(tmp_path, settings=SETTINGS)
     for method in ("GET", "HEAD"):
         answer = get(app_of(parts), digest=UNBREWED, method=method)
@@ -138,7 +138,7 @@ def test_what_nobody_has_named_as_a_layer_is_404_and_not_queued(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("how", ["backfilled", "by hand"])
-def test_a_layer_not_brewed_yet_is_404_and_asked_for(tmp_path: Path, how: str) -> None:
+def test_a_layer_not_brewed_yet_is_404_and_requested(tmp_path: Path, how: str) -> None:
     parts = web_parts(tmp_path, settings=SETTINGS)
     database = Database(parts.engine, parts.tables)
     if how == "backfilled":
@@ -154,7 +154,7 @@ def test_a_layer_not_brewed_yet_is_404_and_asked_for(tmp_path: Path, how: str) -
     assert rows(parts, parts.tables.scope, "digest", "scope") == [(str(UNBREWED), "library/test")]
 
 
-def test_with_the_database_down_torrents_are_handed_out_all_the_same(tmp_path: Path) -> None:
+def test_with_the_database_down_torrents_are_still_served(tmp_path: Path) -> None:
     parts = brewed_parts(tmp_path)
     parts.engine.dispose()
     for file in tmp_path.glob("database.sqlite*"):
@@ -211,7 +211,7 @@ def test_metainfo_that_was_damaged_is_not_handed_out(
         ("a", f"{LAYER}%0d%0aX-Injected:%201"),
     ],
 )
-def test_names_that_are_none_never_reach_the_store(app: bottle.Bottle, scope: str, digest: object) -> None:
+def test_invalid_names_never_reach_the_store(app: bottle.Bottle, scope: str, digest: object) -> None:
     answer = get(app, scope=scope, digest=digest)
     assert answer.status in (400, 404)
     assert "X-Injected" not in answer.headers

@@ -146,7 +146,7 @@ def test_many_who_ask_at_once_queue_it_once_and_keep_the_database_quiet(here: He
     assert here.database.status(now=NOON).waiting_count == 1
 
 
-def test_what_was_found_out_is_looked_at_again_after_a_while(here: Here) -> None:
+def test_a_result_is_checked_again_after_a_while(here: Here) -> None:
     unknown = message(here.get())
     assert unknown.startswith("no manifest that names this layer")
     here.enqueue()
@@ -216,7 +216,7 @@ class LateStore:
         return "late"
 
 
-def test_one_that_comes_while_it_is_asked_for_is_not_taken_for_lost(here: Here) -> None:
+def test_one_stored_during_the_check_is_not_taken_for_lost(here: Here) -> None:
     here.enqueue()
     here.brew()
     late = here.parts.store.get(LAYER)
@@ -230,9 +230,7 @@ def test_one_that_comes_while_it_is_asked_for_is_not_taken_for_lost(here: Here) 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 @pytest.mark.parametrize("before", ["unknown", "waiting", "failed", "set aside", "in the old table"])
-def test_an_id_that_was_taken_over_is_told_and_nothing_is_queued(
-    here: Here, before: str, method: str
-) -> None:
+def test_an_adopted_id_is_reported_and_nothing_is_queued(here: Here, before: str, method: str) -> None:
     if before in ("waiting", "failed", "set aside"):
         here.enqueue()
     if before == "failed":
@@ -255,14 +253,14 @@ def test_an_id_that_was_taken_over_is_told_and_nothing_is_queued(
     assert here.brew() == 0
 
 
-def test_a_torrent_that_is_here_is_served_whoever_gave_the_id(here: Here) -> None:
+def test_a_stored_torrent_is_served_also_for_an_adopted_id(here: Here) -> None:
     here.take_over()
     source = here.parts.source
     brew_layer(source, here.parts.store, Layer(LAYER), private=True, connections=1, interrupted=lambda: False)
     assert here.get().status == 200
 
 
-def test_with_the_database_down_the_answer_is_the_same_and_it_is_not_asked_at_each_request(
+def test_with_the_database_down_the_answer_is_the_same_and_it_is_not_queried_at_each_request(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with start_postgres(tmp_path / "postgres") as postgres:

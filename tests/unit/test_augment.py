@@ -168,13 +168,13 @@ def test_a_pushed_id_that_cannot_be_taken_out_makes_the_manifest_invalid(note: s
 
 
 @pytest.mark.parametrize("body", [b'{"rbtorrent_id": 1', b'\xff"RbTorrent_Id"', rb'"\u0072btorrent\u005fid"'])
-def test_an_id_is_found_in_what_is_no_json_too(body: bytes) -> None:
+def test_an_id_is_found_also_outside_json(body: bytes) -> None:
     assert names_an_id(body)
     assert not names_an_id(body.replace(b"o", b"0"))
 
 
 @pytest.mark.parametrize("note", UNWRITABLE)
-def test_a_manifest_that_cannot_be_written_the_way_it_came_is_left_alone(note: str) -> None:
+def test_a_manifest_that_cannot_be_reproduced_is_not_augmented(note: str) -> None:
     text = json.dumps(manifest(layer(A), note=0)).replace('"note": 0', f'"note": {note}')
     assert note in text
     assert augmented(text, {A: ID_A}) == text
@@ -188,7 +188,7 @@ JSON = st.recursive(
 
 
 @given(more=st.dictionaries(st.text(), JSON), of_layer=st.dictionaries(st.text(), JSON))
-def test_whatever_stands_in_a_manifest_stays_there(more: dict[str, Any], of_layer: dict[str, Any]) -> None:
+def test_all_fields_of_a_manifest_are_kept(more: dict[str, Any], of_layer: dict[str, Any]) -> None:
     before = {**more, **manifest({**of_layer, **layer(A)}, layer(B))}
     try:
         image = parse_manifest(json.dumps(before).encode(), DOCKER_MANIFEST)
@@ -283,7 +283,7 @@ def test_an_index_for_another_platform_is_not_looked_into() -> None:
     assert picked(index(entry(A, on("arm"), mediaType=OCI_INDEX)), AMD64) == []
 
 
-def test_attestations_are_no_images() -> None:
+def test_attestations_are_not_images() -> None:
     mark = {"vnd.docker.reference.type": "attestation-manifest"}
     body = index(
         entry(A, on("unknown", os="unknown")),
@@ -293,6 +293,6 @@ def test_attestations_are_no_images() -> None:
     assert picked(body, AMD64) == []
 
 
-def test_children_that_are_no_images_are_passed_over() -> None:
+def test_children_that_are_not_images_are_skipped() -> None:
     body = index(entry(A, on("amd64"), mediaType="application/vnd.example.sbom+json"), entry(B, on("amd64")))
     assert picked(body, AMD64) == [B]

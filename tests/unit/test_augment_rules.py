@@ -32,7 +32,7 @@ def test_a_path_names_a_repository_and_a_reference(rest: str, named: tuple[str, 
 
 
 @given(st.text() | st.builds("{}/manifests/{}".format, st.text(), st.text()))
-def test_whatever_the_path_only_names_come_out(rest: str) -> None:
+def test_any_path_yields_only_valid_names(rest: str) -> None:
     try:
         named = parse_path(rest)
     except InvalidName:
@@ -52,7 +52,7 @@ def test_a_tag_without_a_list_in_accept_gets_ids(accept: str | None) -> None:
 
 @pytest.mark.parametrize("kind", [DOCKER_LIST, OCI_INDEX])
 @pytest.mark.parametrize("form", ["{}", "*/*,{}", "{};q=0.1", " {} ; q=0.001", "a;b={}, {}", "{};charset=q"])
-def test_whoever_names_a_list_in_accept_gets_none(kind: str, form: str) -> None:
+def test_a_list_in_accept_yields_no_ids(kind: str, form: str) -> None:
     assert not wants_ids("latest", form.format(kind, kind), None)
     assert not wants_ids("latest", form.format(kind, kind).upper(), None)
 
@@ -92,7 +92,7 @@ def test_an_etag_that_is_not_named_is_not(said: str | None) -> None:
     assert not is_current(said, ETAG)
 
 
-def test_the_platform_is_the_one_asked_for_or_the_configured_one() -> None:
+def test_the_platform_is_the_requested_or_the_configured_one() -> None:
     assert requested_platform("linux/arm/v7", "linux/amd64") == Platform("linux", "arm", "v7")
     assert requested_platform(None, "linux/amd64") == Platform("linux", "amd64")
     with pytest.raises(InvalidName):

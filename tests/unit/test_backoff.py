@@ -20,5 +20,5 @@ def test_the_default_of_eight_attempts_outlasts_a_night() -> None:
 
 
 @pytest.mark.parametrize("attempts", [-5, 0, 10**9])
-def test_counts_that_somebody_edited_do_no_harm(attempts: int) -> None:
+def test_edited_counts_do_no_harm(attempts: int) -> None:
     assert FIRST <= delay_after(attempts) <= LONGEST

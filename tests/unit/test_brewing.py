@@ -139,7 +139,7 @@ def test_a_layer_of_another_size_than_its_descriptor_says_is_refused_unread(
     assert nothing_is_kept(store)
 
 
-def test_a_small_layer_is_not_asked_for_its_size_and_still_held_to_it(store: DirectoryStore) -> None:
+def test_the_size_of_a_small_layer_is_checked_without_a_request(store: DirectoryStore) -> None:
     source = MemorySource({DIGEST: CONTENT})
     with pytest.raises(SizeMismatch) as caught:
         brew(source, store, Layer(DIGEST, (), 1))
@@ -183,7 +183,7 @@ def test_a_layer_that_is_not_there_is_missing(store: DirectoryStore) -> None:
 
 
 @pytest.mark.parametrize("reads", [0, 1, 3])
-def test_an_interrupted_layer_is_given_back_with_its_reader_closed(store: DirectoryStore, reads: int) -> None:
+def test_an_interrupted_layer_is_released_and_its_reader_closed(store: DirectoryStore, reads: int) -> None:
     stop = threading.Event()
 
     def stop_in_mid_layer(offset: int) -> None:

@@ -62,7 +62,7 @@ def test_a_range_beyond_the_end_is_unsatisfiable(header: str) -> None:
         "bytes=0-1\n",
     ],
 )
-def test_what_is_malformed_or_several_ranges_is_answered_with_everything(header: str | None) -> None:
+def test_malformed_or_several_ranges_are_answered_with_everything(header: str | None) -> None:
     assert requested_span(header, 100) == "whole"
 
 

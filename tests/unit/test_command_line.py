@@ -96,7 +96,7 @@ def test_without_a_command_it_is_the_daemon() -> None:
         (["--debug", "no", "run", "brew"], False, "run"),
     ],
 )
-def test_debug_takes_a_word_but_not_the_command(typed: list[str], debug: bool, command: str | None) -> None:
+def test_debug_accepts_a_word_but_not_the_command(typed: list[str], debug: bool, command: str | None) -> None:
     arguments = parse_arguments(typed)
 
     assert (arguments.debug, arguments.command) == (debug, command)

@@ -183,14 +183,14 @@ def test_the_example_file_loads() -> None:
         ("docker_registry: {host: '${NOT_SET}'}", "docker_registry.host: environment variable NOT_SET is not set"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_told_with_the_path_of_the_key(text: str, told: str) -> None:
+def test_problems_are_reported_with_the_path_of_the_key(text: str, told: str) -> None:
     problems = problems_of(text)
 
     assert any(told in problem for problem in problems), problems
     assert "hush" not in " ".join(problems)
 
 
-def test_all_problems_are_told_at_once_those_between_sections_too() -> None:
+def test_all_problems_are_reported_at_once_also_those_between_sections() -> None:
     problems = problems_of(
         "docker_registry: {host: a, read_timeout: -1, port: 3}\n"
         "brewer: {workers: many}\n"
@@ -261,14 +261,14 @@ def test_a_secret_may_come_from_a_file(tmp_path: Path) -> None:
     assert config.db.password.get_secret_value() == "from the file"
 
 
-def test_a_secret_given_twice_is_refused(tmp_path: Path) -> None:
+def test_a_secret_configured_twice_is_refused(tmp_path: Path) -> None:
     (tmp_path / "password").write_text("one")
     text = f"docker_registry: {{host: a}}\ndb: {{password: two, password_file: {tmp_path}/password}}"
 
     assert problems_of(text) == ["db.password: set here and by password_file, expected one of them"]
 
 
-def test_no_secret_is_told_with_a_problem_or_shown_with_the_configuration() -> None:
+def test_no_secret_appears_in_a_problem_or_in_the_shown_configuration() -> None:
     text = "docker_registry: {host: a, port: 1}\ndb: {password: [hush-hush]}\nbrewer: {brew_password: {hush-hush: 1}}"
 
     assert "hush-hush" not in " ".join(problems_of(text))
@@ -337,7 +337,7 @@ BAD = [None, 5, -1, 1.5, 1e400, True, "", "a b", "\u2028", [], [None], {}, {"a":
 
 
 @pytest.mark.parametrize("path", list(keys()), ids=".".join)
-def test_whatever_is_wrong_with_a_key_is_told_in_our_own_words(path: tuple[str, ...]) -> None:
+def test_problems_of_keys_are_reported_in_plain_words(path: tuple[str, ...]) -> None:
     for bad in BAD:
         raw: dict[str, Any] = {"docker_registry": {"host": "a"}}
         *above, last = path

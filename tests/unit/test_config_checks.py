@@ -37,7 +37,7 @@ def load(text: str) -> Config:
         ("jobs: {prune: {cron: '0 3 31 2 *'}}", "jobs.prune.cron: that date never comes: '0 3 31 2 *'"),
     ],
 )
-def test_what_cannot_be_used_is_told_with_the_path_of_its_key(text: str, told: str) -> None:
+def test_an_unusable_value_is_reported_with_the_path_of_its_key(text: str, told: str) -> None:
     with pytest.raises(ConfigInvalid) as caught:
         load(text)
 
@@ -57,7 +57,7 @@ def test_what_cannot_be_used_is_told_with_the_path_of_its_key(text: str, told: s
         "jobs: {prune: {cron: '0 3 29 2 *'}, scan-tags: {cron: '0 3 31 2 mon'}}",
     ],
 )
-def test_what_can_be_used_is_taken(text: str) -> None:
+def test_a_usable_value_is_accepted(text: str) -> None:
     assert load(text)
 
 

@@ -72,7 +72,7 @@ def test_writing_twice_changes_nothing_and_says_so(
     assert (tmp_path / DROP_IN).stat() == before
 
 
-def test_removing_takes_out_ours_alone(tmp_path: Path) -> None:
+def test_removing_deletes_only_our_own_part(tmp_path: Path) -> None:
     (tmp_path / HOSTS).parent.mkdir(parents=True)
     (tmp_path / HOSTS).write_text('[host."https://cache"]\n')
     chosen = [word for engine in ENGINES for word in ("--engine", engine)]
@@ -162,13 +162,13 @@ def test_files_go_where_containerd_looks_and_nothing_is_missing_then() -> None:
     assert plan.notes == []
 
 
-def test_a_containerd_without_config_path_is_told_what_to_set(tmp_path: Path) -> None:
+def test_a_containerd_without_config_path_needs_a_setting_that_is_named(tmp_path: Path) -> None:
     plan = Engines(tmp_path).plan("containerd", Mirror.of(config_of()))
 
     assert ['config_path = "/etc/containerd/certs.d"' in note for note in plan.notes] == [True]
 
 
-def test_an_old_docker_is_left_alone_and_its_user_told_what_to_pull() -> None:
+def test_an_old_docker_is_not_configured_and_the_user_learns_what_to_pull() -> None:
     engines = Engines(run=lambda *command: "Docker version 20.10.24+dfsg1, build 5d6db84")
     plan = engines.plan("docker", Mirror.of(config_of()))
 

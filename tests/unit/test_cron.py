@@ -58,6 +58,6 @@ def test_a_day_that_begins_with_a_star_is_not_restricted_as_in_cron(expression: 
 @pytest.mark.parametrize(
     "expression", ["", "* * * *", "* * * * * *", "0 3 * * 8", "0 3 * * */0", "0 3 * * x-y"]
 )
-def test_what_is_no_cron_expression_is_refused(expression: str) -> None:
+def test_an_invalid_cron_expression_is_refused(expression: str) -> None:
     with pytest.raises(ValueError, match="expected"):
         with_named_weekdays(expression)

@@ -87,7 +87,7 @@ def test_the_unit_is_hardened(tmp_path: Path) -> None:
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
-def test_the_containers_run_commands_that_there_are() -> None:
+def test_the_containers_run_existing_commands() -> None:
     mirror, configure = (parse_arguments(container(name)["args"]) for name in ("mirror", "configure"))
 
     assert (mirror.command, getattr(mirror, "action", None)) == ("mirror", None)

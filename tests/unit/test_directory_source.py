@@ -89,7 +89,7 @@ def test_a_blob_that_is_a_link_is_refused(root: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["folder", "pipe"])
-def test_a_blob_that_is_no_file_is_refused_without_waiting_for_it(root: Path, kind: str) -> None:
+def test_a_blob_that_is_not_a_regular_file_is_refused_without_blocking(root: Path, kind: str) -> None:
     blob_file(root).unlink()
     if kind == "folder":
         blob_file(root).mkdir()
@@ -118,7 +118,7 @@ def test_a_folder_without_its_blob_is_a_missing_layer(root: Path) -> None:
         source_at(root).size(LAYER)
 
 
-def test_a_storage_that_is_not_mounted_sets_no_layer_aside(tmp_path: Path) -> None:
+def test_an_unmounted_storage_sets_no_layer_aside(tmp_path: Path) -> None:
     (tmp_path / "mount point").mkdir()
 
     for source in (source_at(tmp_path / "mount point"), source_at(tmp_path / "no such folder")):

@@ -58,7 +58,7 @@ def test_other_users_may_read_it_if_the_umask_lets_them(root: Path) -> None:
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
-def test_a_writer_killed_on_the_way_leaves_nothing_under_the_layers_name(root: Path, call: str) -> None:
+def test_a_killed_writer_leaves_nothing_under_the_layers_name(root: Path, call: str) -> None:
     killed = run_writer(
         f"os.{call} = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\nstore.put(DIGEST, DATA)", root
     )
@@ -69,7 +69,7 @@ def test_a_writer_killed_on_the_way_leaves_nothing_under_the_layers_name(root: P
     assert DirectoryStore(root).get(DIGEST) == DATA
 
 
-def test_what_killed_writers_left_is_removed_once_nobody_can_be_writing_it(root: Path) -> None:
+def test_files_of_killed_writers_are_removed_once_they_are_old(root: Path) -> None:
     incoming = root / "incoming"
     incoming.mkdir(parents=True)
     long_ago = time.time() - LEFTOVER_AGE - 10
@@ -115,7 +115,7 @@ def test_a_place_that_cannot_be_a_directory_is_a_failure_of_the_store(root: Path
             call()
 
 
-def test_a_check_tells_the_free_space_and_leaves_no_file(root: Path) -> None:
+def test_a_check_reports_the_free_space_and_leaves_no_file(root: Path) -> None:
     assert "GiB free" in DirectoryStore(root).check()
     assert files_in(root) == []
 

@@ -64,7 +64,7 @@ def test_hosts_toml_follows_a_changed_port() -> None:
     assert list(tomllib.loads(again)["host"]) == ["http://127.0.0.1:6060", "https://cache.example.com"]
 
 
-def test_a_mirror_that_others_wrote_is_left_alone() -> None:
+def test_a_mirror_configured_by_others_is_kept() -> None:
     theirs = f'[host."{MIRROR}"]\n  capabilities = ["pull"]\n'
 
     assert hosts_toml.add_mirror(theirs, MIRROR, REGISTRY) == theirs

@@ -62,7 +62,7 @@ def test_of_a_real_registrys_events_only_the_pushed_manifest_counts() -> None:
 
 @pytest.mark.parametrize("action", ["push", "mount"])
 @pytest.mark.parametrize("media_type", ALL_MANIFESTS)
-def test_a_manifest_without_references_is_put_down_to_be_resolved(action: str, media_type: str) -> None:
+def test_a_manifest_without_references_is_queued_for_resolving(action: str, media_type: str) -> None:
     assert planned(event(action, mediaType=media_type)) == Plan(
         (), (ManifestRef("library/test", Digest.parse(A)),), ()
     )
@@ -81,7 +81,7 @@ def test_an_images_references_queue_its_layers_but_not_its_config(media_type: st
 
 
 @pytest.mark.parametrize("media_type", [DOCKER_LIST, OCI_INDEX])
-def test_a_list_with_references_is_resolved_all_the_same(media_type: str) -> None:
+def test_a_list_with_references_is_still_resolved(media_type: str) -> None:
     wanted = planned(event(mediaType=media_type, references=[reference(B, DOCKER_MANIFEST)]))
     assert wanted == Plan((), (ManifestRef("library/test", Digest.parse(A)),), ())
 
@@ -104,7 +104,7 @@ def test_a_reference_that_cannot_be_read_sends_the_manifest_to_be_resolved() -> 
         reference(C, DOCKER_MANIFEST),
     ],
 )
-def test_what_cannot_or_need_not_be_brewed_is_left_out(left_out: dict[str, Any]) -> None:
+def test_layers_that_cannot_or_need_not_be_brewed_are_skipped(left_out: dict[str, Any]) -> None:
     wanted = planned(event(references=[reference(B, DOCKER_CONFIG), left_out, reference(D)]))
     assert [layer.digest for layer in wanted.layers] == [Digest.parse(D)]
 
@@ -134,12 +134,12 @@ def test_a_blob_that_does_not_is_ignored(media_type: Any) -> None:
 
 
 @pytest.mark.parametrize("action", ["pull", "delete"])
-def test_pulls_and_deletions_are_ignored_without_a_word(action: str) -> None:
+def test_pulls_and_deletions_are_ignored_silently(action: str) -> None:
     notification = parse_events(envelope(event(action, mediaType=..., size=..., digest=...)))
     assert (notification.events, notification.odd) == ((), ())
 
 
-def test_deletions_name_what_was_deleted_and_no_more() -> None:
+def test_deletions_name_only_what_was_deleted() -> None:
     bare = {"mediaType": ..., "size": ..., "references": ...}
     notification = parse_events(
         envelope(
@@ -194,7 +194,7 @@ def test_deletions_name_what_was_deleted_and_no_more() -> None:
         event(repository=["library/test"]),
     ],
 )
-def test_an_odd_event_is_told_of_and_does_not_keep_a_good_one_back(odd: Any) -> None:
+def test_a_malformed_event_is_logged_and_does_not_block_a_good_one(odd: Any) -> None:
     notification = parse_events(envelope(odd, event(mediaType=DOCKER_LAYER, digest=B)))
     assert [one.digest for one in notification.events] == [B]
     assert len(notification.odd) == 1
@@ -207,18 +207,18 @@ def test_an_odd_event_is_told_of_and_does_not_keep_a_good_one_back(odd: Any) -> 
 @pytest.mark.parametrize(
     "size", ["12", -1, 1.5, True, None, 2**63, 10**400, [], {"a": 1}, ...], ids=lambda size: str(size)[:9]
 )
-def test_a_size_that_is_none_leaves_the_size_unknown(size: Any) -> None:
+def test_an_invalid_size_leaves_the_size_unknown(size: Any) -> None:
     assert planned(event(mediaType=DOCKER_LAYER, size=size)).layers[0].size is None
 
 
-def test_events_told_twice_queue_a_layer_once() -> None:
+def test_events_sent_twice_queue_a_layer_once() -> None:
     wanted = planned(*[event(mediaType=DOCKER_LAYER)] * 3, *[event(digest=B)] * 3)
     assert wanted == Plan(
         (Layer(Digest.parse(A), ("library/test",), 954),), (ManifestRef("library/test", Digest.parse(B)),), ()
     )
 
 
-def test_a_layer_of_two_repositories_is_told_for_both() -> None:
+def test_a_layer_of_two_repositories_is_reported_for_both() -> None:
     wanted = planned(
         event(mediaType=DOCKER_LAYER),
         event(mediaType=DOCKER_LAYER, repository="b"),
@@ -230,7 +230,7 @@ def test_a_layer_of_two_repositories_is_told_for_both() -> None:
     )
 
 
-def test_roles_are_asked_once_a_scope() -> None:
+def test_roles_are_queried_once_a_scope() -> None:
     asked: list[str] = []
     plan(
         parse_events(envelope(*[event()] * 5, event(repository="b"))), lambda scope: bool(asked.append(scope))

@@ -52,7 +52,7 @@ from tests.notifications import A, B, any_events
     ],
     ids=lambda malformed: repr(malformed[:20]),
 )
-def test_a_body_that_is_no_envelope_is_refused_as_a_whole(malformed: bytes) -> None:
+def test_a_body_that_is_not_an_envelope_is_refused(malformed: bytes) -> None:
     with pytest.raises(EventsMalformed) as caught:
         parse_events(malformed)
     assert len(str(caught.value)) < 200
@@ -71,7 +71,7 @@ def test_memory_does_not_grow_with_the_number_of_events() -> None:
     assert peak < 4 * len(body)
 
 
-def test_an_envelope_without_events_is_no_error() -> None:
+def test_an_envelope_without_events_is_accepted() -> None:
     assert parse_events(b'{"events": []}').events == ()
 
 

@@ -141,14 +141,14 @@ class TestInOneThreadAndInThree:
         assert (caught.value.expected, caught.value.got) == (size, size + 1)
         assert reader.position == size + 1
 
-    def test_an_endless_stream_is_left_after_one_byte_too_many(self) -> None:
+    def test_an_endless_stream_is_abandoned_one_byte_past_the_limit(self) -> None:
         reader = Zeros()
         with pytest.raises(SizeMismatch):
             hash_layer(reader, LARGE, MIB)
         assert reader.given == LARGE + 1
 
     @pytest.mark.parametrize("at", [0, 1, BUFFER_SIZE, LARGE - 1])
-    def test_what_the_reader_raises_comes_out_as_it_is(self, at: int) -> None:
+    def test_an_error_of_the_reader_is_raised_unchanged(self, at: int) -> None:
         with pytest.raises(ConnectionResetError, match="by the test"):
             hash_layer(Zeros(LARGE, breaks_at=at), LARGE, MIB)
 

@@ -55,5 +55,5 @@ def test_a_number_is_plain_digits(value: str, number: int | None) -> None:
     assert Headers([]).number("Content-Length") is None
 
 
-def test_a_number_given_twice_is_none() -> None:
+def test_a_repeated_number_is_invalid() -> None:
     assert Headers([("Content-Length", "5"), ("Content-Length", "6")]).number("Content-Length") is None

@@ -29,7 +29,7 @@ def test_a_url_is_taken_apart() -> None:
         ("http://[::1]:5000/", ("http", "::1", 5000)),
     ],
 )
-def test_an_origin_has_a_port_also_where_none_is_written(url: str, origin: tuple[str, str, int]) -> None:
+def test_an_origin_has_a_port_also_without_an_explicit_one(url: str, origin: tuple[str, str, int]) -> None:
     assert parse_url(url).origin == origin
     assert parse_url(url).path == "/"
 
@@ -65,7 +65,7 @@ def test_a_long_url_is_shown_short() -> None:
         "http://-secret@/",
     ],
 )
-def test_what_is_no_url_is_told_without_showing_it(url: str) -> None:
+def test_an_invalid_url_is_reported_without_showing_it(url: str) -> None:
     with pytest.raises(ValueError) as caught:  # noqa: PT011 - the message is looked at below
         parse_url(url)
     assert "secret" not in str(caught.value)
@@ -79,7 +79,7 @@ class TestALocation:
         assert here.join("?last=z").url == "http://example.com:5000/v2/a/blobs/b?last=z"
         assert here.join("//other.example.com/").url == "http://other.example.com/"
 
-    def test_keeps_its_signature_as_it_is(self) -> None:
+    def test_keeps_its_signature_unchanged(self) -> None:
         signed = "https://s3.example.com/b/k%2Fx?X-Amz-Credential=a%2Fb&X-Amz-Signature=0123%3D~*'()!"
         assert parse_url("http://example.com/").join(signed).url == signed
 
@@ -96,7 +96,7 @@ class TestALocation:
             parse_url("http://example.com/").join(location)
 
     @given(st.text(max_size=60))
-    def test_leads_somewhere_or_is_nonsense(self, location: str) -> None:
+    def test_has_a_target_or_is_a_bad_answer(self, location: str) -> None:
         try:
             onward = parse_url("http://example.com/v2/").join(location)
         except BadAnswer:

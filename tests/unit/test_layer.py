@@ -48,12 +48,12 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("kind", LAYERS)
-def test_what_is_no_json_object_is_a_layer(kind: str) -> None:
+def test_anything_but_a_json_object_is_a_layer(kind: str) -> None:
     assert looks_like_layer(LAYERS[kind][:HEAD_BYTES])
 
 
 @pytest.mark.parametrize("kind", OTHERS)
-def test_json_objects_and_nothing_at_all_are_none(kind: str) -> None:
+def test_json_objects_and_empty_input_are_refused(kind: str) -> None:
     assert not looks_like_layer(OTHERS[kind][:HEAD_BYTES])
 
 

@@ -174,7 +174,7 @@ def test_several_connections_stay_only_if_they_are_faster(times_faster: float) -
         assert TRIAL <= ranges_end < 2 * TRIAL
 
 
-def test_little_that_is_left_is_not_worth_more_connections() -> None:
+def test_a_small_remainder_opens_no_more_connections() -> None:
     clock = Clock()
     source = slow(clock)
     source.layers[DIGEST] = CONTENT[: 2 * RANGE + 100]

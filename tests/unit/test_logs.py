@@ -37,7 +37,7 @@ def test_every_value_can_be_read_from_its_line(value: str) -> None:
     assert found == {"digest": "sha256:0", "reason": value, "then": "set aside"}
 
 
-def test_what_is_no_field_is_left_alone() -> None:
+def test_other_text_is_not_a_field() -> None:
     assert line("serving at %s, %d %% done, rate=%.1f", "a b", 5, 2.25).endswith("at a b, 5 % done, rate=2.2")
     assert line("100% %s").endswith("100% %s")
 
@@ -139,5 +139,5 @@ def test_credentials_are_removed_from_every_line(scheme: str) -> None:
         assert scheme in written
 
 
-def test_a_challenge_is_no_credential() -> None:
+def test_a_challenge_is_not_a_credential() -> None:
     assert "Basic realm=" in line("refused challenge=%s", 'Basic realm="registry"')

@@ -119,7 +119,7 @@ class TestAnIndex:
     @pytest.mark.parametrize(
         "platform", [None, "linux/amd64", {}, {"os": "linux"}, {"os": {}, "architecture": 5}, {"os": "a b"}]
     )
-    def test_may_have_children_whose_platform_cannot_be_told(self, platform: object) -> None:
+    def test_may_have_children_of_unknown_platform(self, platform: object) -> None:
         parsed = parse(index(manifests=[child(1, platform=platform)]), OCI_INDEX)
         assert isinstance(parsed, Index)
         assert parsed.children[0].platform is None
@@ -140,12 +140,12 @@ class TestAnIndex:
 
 class TestWhatItIs:
     @pytest.mark.parametrize("said", ["", "application/json", "text/plain; charset=utf-8"])
-    def test_is_told_by_its_own_media_type_where_the_header_is_vague(self, said: str) -> None:
+    def test_is_taken_from_its_own_media_type_where_the_header_is_vague(self, said: str) -> None:
         assert isinstance(parse(image(), said), Image)
         assert isinstance(parse(index(), said), Index)
 
     @pytest.mark.parametrize("said", ["", "application/json", "application/octet-stream"])
-    def test_is_guessed_from_its_fields_where_nobody_says(self, said: str) -> None:
+    def test_is_derived_from_its_fields_without_a_media_type(self, said: str) -> None:
         untold_image = parse(without(image(), "mediaType"), said)
         untold_index = parse(without(index(), "mediaType"), said)
         assert isinstance(untold_image, Image)
@@ -154,7 +154,7 @@ class TestWhatItIs:
         assert untold_index.media_type == OCI_INDEX
         assert why_not_document({"schemaVersion": 2}, said) == "neither layers nor manifests in it"
 
-    def test_is_told_by_the_header_where_it_does_not_say_itself(self) -> None:
+    def test_is_taken_from_the_header_where_it_has_none(self) -> None:
         parsed = parse(without(image(), "mediaType"), OCI_MANIFEST)
         assert parsed.media_type == OCI_MANIFEST
 

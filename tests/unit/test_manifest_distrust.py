@@ -39,13 +39,13 @@ class TestNothingIsBelieved:
             ["sha256:" + "a" * 64],
         ],
     )
-    def test_where_one_digest_is_none(self, digest: object) -> None:
+    def test_where_one_digest_is_invalid(self, digest: object) -> None:
         assert "digest" in why_not_document(image(layers=[layer(1), layer(2, digest=digest)]))
         assert "digest" in why_not_document(image(config=layer(0, digest=digest)))
         assert "digest" in why_not_document(index(manifests=[child(1, digest=digest)]), OCI_INDEX)
 
     @pytest.mark.parametrize("size", [-1, 2**63, 10**300, 1.5, 1.0, 1e9, True, False, "5", None, [], {}])
-    def test_where_one_size_is_no_number_of_bytes(self, size: object) -> None:
+    def test_where_one_size_is_invalid(self, size: object) -> None:
         why = "layers[1].size is not a number of bytes"
         assert why_not_document(image(layers=[layer(1), layer(2, size=size)])) == why
 
@@ -65,15 +65,15 @@ class TestNothingIsBelieved:
         assert why_not_document(image(schemaVersion=version)) == "schemaVersion is not 2"
 
     @pytest.mark.parametrize("layers", [{}, "layers", 5, [None], ["sha256:"], [[layer()]], [5]])
-    def test_where_the_layers_are_none(self, layers: object) -> None:
+    def test_where_the_layers_are_invalid(self, layers: object) -> None:
         assert "layers" in why_not_document(image(layers=layers))
 
     @pytest.mark.parametrize("media_type", [5, [], {}, "a" * 300, "a\nb", "\ud800"])
-    def test_where_a_media_type_is_none(self, media_type: object) -> None:
+    def test_where_a_media_type_is_invalid(self, media_type: object) -> None:
         assert "mediaType" in why_not_document(image(mediaType=media_type))
         assert "mediaType" in why_not_document(image(layers=[layer(mediaType=media_type)]))
 
-    def test_where_urls_are_no_list(self) -> None:
+    def test_where_urls_are_not_a_list(self) -> None:
         assert why_not_document(image(layers=[layer(urls="https://example.com")])) == (
             "layers[0].urls is not a list"
         )
@@ -84,10 +84,10 @@ class TestNothingIsBelieved:
         )
 
     @pytest.mark.parametrize("document", [None, 5, "text", [], [image()], True])
-    def test_where_it_is_no_object(self, document: object) -> None:
+    def test_where_it_is_not_an_object(self, document: object) -> None:
         assert why_not_document(document) == "not a JSON object"
 
-    def test_where_it_is_no_json(self) -> None:
+    def test_where_it_is_not_json(self) -> None:
         assert why_not(b"<html>").startswith("not JSON")
         assert why_not(b"").startswith("not JSON")
         assert why_not(json.dumps(image()).encode()[:-1]).startswith("not JSON")
@@ -96,7 +96,7 @@ class TestNothingIsBelieved:
         assert why_not(b"\xef\xbb\xbf" + json.dumps(image()).encode()).startswith("not JSON")
 
     @pytest.mark.parametrize("constant", [b"NaN", b"Infinity", b"-Infinity"])
-    def test_where_a_number_is_none(self, constant: bytes) -> None:
+    def test_where_a_number_is_invalid(self, constant: bytes) -> None:
         assert (
             why_not(b'{"schemaVersion": 2, "size": ' + constant + b"}") == f"{constant.decode()} is not JSON"
         )
@@ -105,10 +105,10 @@ class TestNothingIsBelieved:
         assert why_not(b'{"schemaVersion": ' + b"9" * 5000 + b"}") == "not JSON: a number too long"
 
     @pytest.mark.parametrize("opening", [b"[", b'{"a":'])
-    def test_where_it_is_nested_without_end(self, opening: bytes) -> None:
+    def test_where_it_is_nested_too_deep(self, opening: bytes) -> None:
         assert why_not(opening * 200_000) == "nested too deeply"
 
-    def test_where_a_key_is_given_twice(self) -> None:
+    def test_where_a_key_is_repeated(self) -> None:
         twice = json.dumps(image())[:-1] + ', "layers": []}'
         assert why_not(twice.encode()) == "a key is given twice in one object"
 
@@ -125,26 +125,26 @@ class TestNothingIsBelieved:
             "fslayers",
         ],
     )
-    def test_where_a_field_is_spelled_as_go_would_take_it_too(self, field: str) -> None:
+    def test_where_a_field_is_spelled_in_a_way_that_go_accepts(self, field: str) -> None:
         assert "but for its letters" in why_not_document(image(**{field: []}))
         assert "but for its letters" in why_not_document(index(**{field: []}), OCI_INDEX)
 
     @pytest.mark.parametrize(
         "field", ["Digest", "DIGEST", "Size", "\u017fize", "Urls", "url\u017f", "mediatype"]
     )
-    def test_where_a_field_of_a_descriptor_is_spelled_as_go_would_take_it_too(self, field: str) -> None:
+    def test_where_a_field_of_a_descriptor_is_spelled_in_a_way_that_go_accepts(self, field: str) -> None:
         assert "but for its letters" in why_not_document(image(layers=[layer(1), layer(2, **{field: 5})]))
         assert "but for its letters" in why_not_document(image(config=layer(0, **{field: 5})))
         assert "but for its letters" in why_not_document(index(manifests=[child(1, **{field: 5})]), OCI_INDEX)
 
     @pytest.mark.parametrize("field", ["Platform", "Annotations", "annotation\u017f"])
-    def test_where_a_field_of_a_child_is_spelled_as_go_would_take_it_too(self, field: str) -> None:
+    def test_where_a_field_of_a_child_is_spelled_in_a_way_that_go_accepts(self, field: str) -> None:
         assert "but for its letters" in why_not_document(
             index(manifests=[child(1, **{field: {}})]), OCI_INDEX
         )
 
     @pytest.mark.parametrize("field", ["OS", "o\u017f", "Architecture", "Variant"])
-    def test_where_a_field_of_a_platform_is_spelled_as_go_would_take_it_too(self, field: str) -> None:
+    def test_where_a_field_of_a_platform_is_spelled_in_a_way_that_go_accepts(self, field: str) -> None:
         platform = {"os": "linux", "architecture": "amd64", field: "arm64"}
         assert "but for its letters" in why_not_document(
             index(manifests=[child(1, platform=platform)]), OCI_INDEX

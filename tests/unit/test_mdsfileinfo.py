@@ -28,7 +28,7 @@ def test_key_and_size_are_taken_and_the_rest_is_left() -> None:
         "[" * 50_000, '{"key": "a", "size": 1, "more": "' + "x" * 70_000 + '"}',
     ],
 )  # fmt: skip
-def test_what_names_no_file_is_refused(text: str) -> None:
+def test_an_invalid_file_name_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"\w"):
         parse_mdsfileinfo(text)
 

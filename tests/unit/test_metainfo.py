@@ -89,7 +89,7 @@ def test_a_layer_has_this_id_for_ever(
 
 
 @pytest.mark.parametrize("private", [True, False])
-def test_the_metainfo_holds_exactly_what_bep_3_asks_for(private: bool) -> None:
+def test_the_metainfo_holds_exactly_what_bep_3_requires(private: bool) -> None:
     content = content_of(70_000)
     pieces = hashlib.sha1(content[:65536]).digest() + hashlib.sha1(content[65536:]).digest()
     assert libtorrent.bdecode(brewed(content, private).data) == {
@@ -181,7 +181,7 @@ def test_the_sources_last_set_are_those_that_hold() -> None:
 
 
 @pytest.mark.parametrize("url", ["tracker.example", "http://", "http://h:port/announce"])
-def test_an_url_that_is_none_is_refused(url: str) -> None:
+def test_an_invalid_url_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match="Invalid URL"):
         with_sources(SMALL, [url], [])
     with pytest.raises(ValueError, match="Invalid URL"):
@@ -195,7 +195,7 @@ READERS: list[Callable[[bytes], object]] = [info_of, lambda data: with_sources(d
 @pytest.mark.parametrize(
     "data", [b"", b"<html>", b"de", b"le", b"i1e", b"d4:infodee", SMALL[:-1], SMALL + b"e"]
 )
-def test_what_is_no_metainfo_is_refused(read: Callable[[bytes], object], data: bytes) -> None:
+def test_invalid_metainfo_is_refused(read: Callable[[bytes], object], data: bytes) -> None:
     with pytest.raises(ValueError, match="not metainfo"):
         read(data)
 

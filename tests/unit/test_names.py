@@ -25,7 +25,7 @@ def test_scopes_as_registries_have_them_are_taken(scope: str) -> None:
     ["", "/", "a/", "/a", "a//b", "..", "a/../b", "A", "a b", "a%2Fb", "a\x00", "a\n", "ä", "-a", "a-", "a..b",
      "a" * 256, "a" * 300, None, 3, b"a"],
 )  # fmt: skip
-def test_what_is_no_scope_is_refused(scope: object) -> None:
+def test_an_invalid_scope_is_refused(scope: object) -> None:
     with pytest.raises(InvalidName):
         parse_scope(scope)
 
@@ -36,7 +36,7 @@ def test_tags_are_taken(tag: str) -> None:
 
 
 @pytest.mark.parametrize("tag", ["", ".x", "-x", "a/b", "a:b", "A" * 129, "a\n", "ä", None])
-def test_what_is_no_tag_is_refused(tag: object) -> None:
+def test_an_invalid_tag_is_refused(tag: object) -> None:
     with pytest.raises(InvalidName):
         parse_tag(tag)
 
@@ -51,7 +51,7 @@ def test_a_reference_is_a_digest_if_it_has_a_colon() -> None:
     [f"sha256:{HEX[:-1]}", f"sha256:{HEX}0", f"sha256:{HEX.upper()}", f"sha512:{HEX}", HEX, "sha256:../../etc",
      f"sha256:{HEX}\n", "", None, 7],
 )  # fmt: skip
-def test_what_is_no_digest_is_refused(digest: object) -> None:
+def test_an_invalid_digest_is_refused(digest: object) -> None:
     with pytest.raises(InvalidName):
         Digest.parse(digest)
 
@@ -63,7 +63,7 @@ def test_globs_cross_slashes() -> None:
 
 
 @pytest.mark.parametrize("pattern", ["", "a b*", "A*", "*" * 256, "a/../b", "*\n"])
-def test_what_is_neither_scope_nor_glob_is_refused(pattern: str) -> None:
+def test_neither_scope_nor_glob_is_refused(pattern: str) -> None:
     with pytest.raises(InvalidName):
         parse_pattern(pattern)
 

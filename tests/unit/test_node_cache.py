@@ -81,7 +81,7 @@ def test_the_least_recently_used_goes_first(cache: Cache) -> None:
     assert [cache.open(layer) is None for layer in layers] == [False, True, False]
 
 
-def test_what_is_open_pinned_or_downloading_is_not_evicted(cache: Cache) -> None:
+def test_open_pinned_or_downloading_layers_are_not_evicted(cache: Cache) -> None:
     opened, pinned = fill(cache, b"o" * 3 * MIB), fill(cache, b"p" * 3 * MIB)
     cache.pin(pinned)
     downloading = digest_of(b"d")
@@ -193,7 +193,7 @@ def test_a_directory_that_cannot_be_used_is_named(tmp_path: Path) -> None:
         Cache(tmp_path / "file", 1, 0)
 
 
-def test_a_dropped_layer_is_gone_with_its_note_and_pin(cache: Cache) -> None:
+def test_dropping_a_layer_removes_its_record_and_pin(cache: Cache) -> None:
     layer = fill(cache, b"data")
     cache.pin(layer)
     cache.note(layer, b"note")

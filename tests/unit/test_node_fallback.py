@@ -59,7 +59,7 @@ def test_pauses_grow_with_the_swarm_up_to_a_limit() -> None:
     assert max(pause_before_registry(10_000, generator) for _ in range(1000)) <= LONGEST_PAUSE
 
 
-def test_a_swarm_in_trouble_asks_a_few_times_a_second_whatever_its_size() -> None:
+def test_a_swarm_in_trouble_makes_few_requests_a_second_whatever_its_size() -> None:
     generator = random.Random(1)
     for nodes in (10, 50, 200):
         pauses = sorted(pause_before_registry(nodes - 1, generator) for _ in range(nodes))

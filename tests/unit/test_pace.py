@@ -25,7 +25,7 @@ def test_steps_come_no_faster_than_the_rate() -> None:
     assert time.now == 102.0
 
 
-def test_time_spent_working_is_no_credit_for_a_burst() -> None:
+def test_time_spent_working_earns_no_burst() -> None:
     time = Time()
     pace = Pace(2, clock=lambda: time.now, sleep=time.sleep)
     pace.wait()
@@ -37,7 +37,7 @@ def test_time_spent_working_is_no_credit_for_a_burst() -> None:
     assert time.now - before == 0.5
 
 
-def test_without_a_rate_nobody_waits() -> None:
+def test_without_a_rate_there_is_no_wait() -> None:
     time = Time()
     pace = Pace(None, clock=lambda: time.now, sleep=time.sleep)
 

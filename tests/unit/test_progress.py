@@ -80,7 +80,7 @@ def no_terminal(caplog: pytest.LogCaptureFixture) -> Iterator[StringIO]:
         yield written
 
 
-def test_a_terminal_gets_a_bar_with_the_time_that_is_left(
+def test_a_terminal_gets_a_bar_with_the_remaining_time(
     clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -112,7 +112,7 @@ def test_the_bar_grows_with_what_is_to_come(clock: Clock) -> None:
         assert "20/50 [00:20<00:30" in screen.line()
 
 
-def test_elsewhere_there_is_a_line_at_intervals_with_the_time_that_is_left(
+def test_without_a_terminal_lines_at_intervals_name_the_remaining_time(
     clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     with (
@@ -139,7 +139,7 @@ def test_a_short_job_logs_nothing(clock: Clock, caplog: pytest.LogCaptureFixture
     assert caplog.messages == []
 
 
-def test_what_nobody_knows_is_said_so(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_unknown_is_reported_as_unknown(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     with no_terminal(caplog), Progress("backfill", "tags", clock=clock) as progress:
         clock.tick(EVERY)
         progress.step(0)

@@ -95,7 +95,7 @@ def test_cuts_anywhere_leave_no_trace_in_the_bytes(
     assert not source.open_readers
 
 
-def test_ranges_are_asked_for_side_by_side() -> None:
+def test_ranges_are_requested_in_parallel() -> None:
     together = threading.Barrier(4, timeout=60)
     first_reads = {0, 1000, 2000, 3000}
 
@@ -120,7 +120,7 @@ def test_no_more_is_read_ahead_than_the_window_holds() -> None:
     assert 3000 < furthest_ahead <= 4000
 
 
-def test_bytes_are_given_as_they_come_not_range_by_range() -> None:
+def test_bytes_are_returned_as_they_arrive_not_range_by_range() -> None:
     may_go_on = threading.Event()
 
     def wait_in_the_middle(offset: int) -> None:

@@ -38,13 +38,13 @@ def test_each_refusal_says_something_else() -> None:
     assert len(said) == 4
 
 
-def test_what_is_not_there_is_named() -> None:
+def test_missing_things_are_named() -> None:
     error = from_status(404, NOTHING, error_body("MANIFEST_UNKNOWN", "manifest unknown"), WHERE, "a:b")
     assert isinstance(error, NotFound)
     assert str(error) == "a:b: not found"
 
 
-def test_a_web_page_is_no_registry_s_404() -> None:
+def test_a_web_page_is_not_a_registrys_404() -> None:
     page = Headers([("Content-Type", "Text/HTML; charset=utf-8")])
     error = from_status(404, page, b"<html>", WHERE, "a:b")
     assert isinstance(error, BadAnswer)
@@ -64,7 +64,7 @@ def test_what_no_registry_answers(status: int) -> None:
     assert isinstance(from_status(status, NOTHING, b"", WHERE, "a:b"), BadAnswer)
 
 
-def test_the_registry_s_own_words_are_passed_on_without_the_detail() -> None:
+def test_the_registrys_message_is_passed_on_without_the_detail() -> None:
     error = from_status(403, NOTHING, error_body("DENIED", "not\nfor you"), WHERE, "a:b")
     assert str(error).endswith("access denied: DENIED: not?for you")
 
@@ -85,7 +85,7 @@ def test_the_registry_s_own_words_are_passed_on_without_the_detail() -> None:
         b"[" * 100_000,
     ],
 )
-def test_words_that_are_none_are_left_out(body: bytes) -> None:
+def test_unknown_words_are_skipped(body: bytes) -> None:
     assert str(from_status(403, NOTHING, body, WHERE, "a:b")).endswith("(403): access denied")
 
 

@@ -65,7 +65,7 @@ def test_a_page_is_fetched_only_when_it_is_needed() -> None:
     assert len(pages.asked) == 1
 
 
-def test_a_list_may_be_empty_or_null_and_go_on_nevertheless() -> None:
+def test_a_list_may_be_empty_or_null_and_have_a_next_page() -> None:
     pages = Pages(
         {
             f"{BASE}?n=1000": (None, "<?last=1>; rel=next"),
@@ -81,14 +81,14 @@ def test_a_link_to_something_else_ends_the_list() -> None:
 
 
 @pytest.mark.parametrize("link", ["</v2/a/tags/list?n=1000>; rel=next", "<?n=1000>; rel=next"])
-def test_a_list_that_leads_back_is_nonsense(link: str) -> None:
+def test_a_list_whose_next_page_repeats_is_a_bad_answer(link: str) -> None:
     reading = Pages({f"{BASE}?n=1000": (["a"], link)}).read()
     assert next(reading) == "a"
     with pytest.raises(BadAnswer, match="lead back"):
         next(reading)
 
 
-def test_a_list_without_end_is_nonsense() -> None:
+def test_an_endless_list_is_a_bad_answer() -> None:
     def fetch(url: str) -> HttpAnswer:
         number = int(url.partition("=")[2])
         headers = Headers([("Link", f"<?n={number + 1}>; rel=next")])
@@ -100,7 +100,7 @@ def test_a_list_without_end_is_nonsense() -> None:
         next(reading)
 
 
-def test_another_host_is_not_asked() -> None:
+def test_another_host_gets_no_request() -> None:
     link = '<https://elsewhere.example.com/v2/a/tags/list?last=b>; rel="next"'
     with pytest.raises(BadAnswer, match="another host"):
         list(Pages({f"{BASE}?n=1000": (["a"], link)}).read())
@@ -121,7 +121,7 @@ def test_a_broken_link_does_not_pass_a_part_off_as_all(link: str) -> None:
         list(Pages({f"{BASE}?n=1000": (["a"], link)}).read())
 
 
-def test_names_that_are_none_are_left_out_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_invalid_names_are_skipped_and_logged(caplog: pytest.LogCaptureFixture) -> None:
     odd: list[object] = ["good", "../../etc", "a b", 5, None, ["x"], "", "a" * 129, "also.good"]
     with caplog.at_level(logging.WARNING):
         assert list(Pages({f"{BASE}?n=1000": (odd, None)}).read()) == ["good", "also.good"]
@@ -130,7 +130,7 @@ def test_names_that_are_none_are_left_out_and_logged(caplog: pytest.LogCaptureFi
     assert "'../../etc' is not a tag" in record.getMessage()
 
 
-def test_a_list_that_has_to_be_complete_has_no_names_that_are_none() -> None:
+def test_a_list_that_has_to_be_complete_has_no_invalid_names() -> None:
     pages = Pages({f"{BASE}?n=1000": (["good", "Upper/case:tag"], None)})
     with pytest.raises(BadAnswer, match="Upper/case:tag"):
         list(pages.read(complete=True))
@@ -151,7 +151,7 @@ def test_a_list_that_has_to_be_complete_has_no_names_that_are_none() -> None:
         (b'{"repositories": []}', "no tags"),
     ],
 )
-def test_a_page_that_is_no_list_is_nonsense(body: bytes, why: str) -> None:
+def test_a_page_that_is_not_a_list_is_a_bad_answer(body: bytes, why: str) -> None:
     with pytest.raises(BadAnswer, match=why):
         list(one_page(body))
 

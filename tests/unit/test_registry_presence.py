@@ -83,7 +83,7 @@ def test_a_layer_is_there_if_one_of_its_repositories_has_it() -> None:
     assert registry.asked == [("one", A), ("two", A)]
 
 
-def test_a_layer_is_gone_from_where_it_was_if_all_its_repositories_say_no() -> None:
+def test_a_layer_is_absent_if_all_its_repositories_say_no() -> None:
     registry = Blobs({"one": set(), "two": set(), "other": {A}})
     assert RegistryPresence(registry).locate(Layer(A, ("one", "two", "deleted"))).presence == "gone"
 
@@ -108,31 +108,31 @@ def test_everywhere_is_every_repository_of_the_catalog() -> None:
     assert everywhere(registry, A, B, C) == {A: "there", B: "gone", C: "there"}
 
 
-def test_a_repository_that_has_it_is_told() -> None:
+def test_a_repository_that_has_it_is_named() -> None:
     registry = Blobs({"one": set(), "two": {A}})
     [look] = RegistryPresence(registry).locate_everywhere([Layer(A)], lambda: False)
     assert look.scope == "two"
 
 
 @pytest.mark.parametrize("trouble", TROUBLE)
-def test_without_the_whole_catalog_nothing_is_gone(trouble: str) -> None:
+def test_without_the_whole_catalog_no_layer_counts_as_missing(trouble: str) -> None:
     # It breaks off behind the first page.
     registry = Blobs({"one": set(), "two": set(), "three": {A}}, catalog=TROUBLE[trouble])
     assert everywhere(registry, A, B) == {A: "unanswered", B: "unanswered"}
 
 
 @pytest.mark.parametrize("trouble", TROUBLE)
-def test_while_one_repository_of_the_catalog_does_not_answer_nothing_is_gone(trouble: str) -> None:
+def test_while_one_repository_does_not_answer_no_layer_counts_as_missing(trouble: str) -> None:
     registry = Blobs({"one": {A}, "two": set(), "three": set()})
     registry.broken["two"] = TROUBLE[trouble]
     assert everywhere(registry, A, B) == {A: "there", B: "unanswered"}
 
 
-def test_an_empty_catalog_is_no_answer() -> None:
+def test_an_empty_catalog_does_not_count() -> None:
     assert everywhere(Blobs({}), A) == {A: "unanswered"}
 
 
-def test_no_more_questions_are_asked_than_one_run_may() -> None:
+def test_a_run_makes_no_more_requests_than_its_budget() -> None:
     registry = Blobs({f"scope{number}": set() for number in range(10)})
     assert everywhere(registry, A, B, C, questions=25) == {A: "gone", B: "gone"}
     assert len(registry.asked) == 20
@@ -171,7 +171,7 @@ def test_a_catalog_that_cannot_be_listed_again_leaves_it_open(trouble: str) -> N
     assert everywhere(registry, A, B) == {A: "unanswered", B: "there"}
 
 
-def test_a_catalog_that_is_empty_the_second_time_is_no_answer() -> None:
+def test_a_catalog_that_is_empty_the_second_time_does_not_count() -> None:
     registry = Blobs({"one": set()})
     registry.before_listing(2, registry.blobs.clear)
     assert everywhere(registry, A) == {A: "unanswered"}
@@ -185,7 +185,7 @@ def test_a_new_repository_that_does_not_answer_leaves_it_open() -> None:
 
 
 @pytest.mark.parametrize("trouble", ["500", "time-out"])
-def test_a_registry_that_goes_down_is_not_asked_a_thousand_times(trouble: str) -> None:
+def test_a_registry_that_is_down_gets_few_requests(trouble: str) -> None:
     registry = Blobs({f"scope{number}": set() for number in range(1000)})
     registry.down = True
     registry.broken = dict.fromkeys(registry.blobs, TROUBLE[trouble])

@@ -40,7 +40,7 @@ def test_a_body_up_to_the_limit_is_read_whole(size: int) -> None:
     assert read_body(environ(b"x" * size, CONTENT_LENGTH=str(size)), 100) == b"x" * size
 
 
-def test_what_follows_the_body_on_the_connection_is_left_there() -> None:
+def test_bytes_after_the_body_stay_on_the_connection() -> None:
     given = environ(b"bodyGET / HTTP/1.1", CONTENT_LENGTH="4")
     assert read_body(given, 100) == b"body"
     assert given["wsgi.input"].taken == 4
@@ -79,7 +79,7 @@ def test_a_body_that_is_shorter_than_promised_is_400() -> None:
 
 
 @pytest.mark.parametrize("length", ["-1", "+1", "1e3", "1_0", " 1", "0x10", "٣", "²", "one"])
-def test_a_content_length_that_is_no_number_is_400(length: str) -> None:
+def test_a_content_length_that_is_not_a_number_is_400(length: str) -> None:
     assert refusal(environ(b"x" * 50, CONTENT_LENGTH=length)) == 400
 
 

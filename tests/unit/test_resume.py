@@ -79,7 +79,7 @@ def test_cuts_anywhere_leave_no_trace_in_the_bytes(
     faults=st.lists(st.builds(Fault, st.sampled_from(KINDS), st.integers(0, 6000)), max_size=8),
     span=st.tuples(st.integers(0, len(CONTENT)), st.integers(0, len(CONTENT))).map(sorted),
 )
-def test_an_exact_range_gives_its_bytes_and_no_more(faults: list[Fault], span: list[int]) -> None:
+def test_an_exact_range_returns_exactly_its_bytes(faults: list[Fault], span: list[int]) -> None:
     offset, end = span
 
     with resuming(
@@ -92,7 +92,7 @@ def test_an_exact_range_gives_its_bytes_and_no_more(faults: list[Fault], span: l
     faults=st.lists(st.builds(Fault, st.sampled_from(KINDS), st.integers(0, 6000)), max_size=6),
     offset=st.integers(0, len(CONTENT)),
 )
-def test_a_source_that_ignores_ranges_is_read_anew_and_the_beginning_thrown_away(
+def test_a_source_that_ignores_ranges_is_read_again_and_its_beginning_skipped(
     faults: list[Fault], offset: int
 ) -> None:
     # Each try to resume opens twice there: once for the range, once for the whole.
@@ -104,7 +104,7 @@ def test_a_source_that_ignores_ranges_is_read_anew_and_the_beginning_thrown_away
     assert not source.open_readers
 
 
-def test_a_resumed_read_asks_only_for_what_is_missing() -> None:
+def test_a_resumed_read_requests_only_what_is_missing() -> None:
     source = source_with(Fault("cut", 1000), Fault("timeout", 500))
 
     with resuming(source) as reader:
@@ -122,7 +122,7 @@ def test_an_exact_range_leaves_a_source_that_ignores_ranges_to_the_caller() -> N
 
 
 @pytest.mark.parametrize("kind", BREAKS)
-def test_a_source_that_never_gets_further_is_given_up_at_that_byte(kind: Kind) -> None:
+def test_a_source_without_progress_is_given_up_at_that_byte(kind: Kind) -> None:
     source = source_with(Fault(kind, 1234), *[Fault(kind, 0)] * 20)
 
     with resuming(source, retry=RetryPolicy(tries=4)) as reader, pytest.raises(ConnectionCut) as raised:
@@ -197,7 +197,7 @@ def test_a_source_that_breaks_when_all_has_come_is_at_its_end(kind: Kind) -> Non
     assert len(source.opened) == 1
 
 
-def test_what_the_pause_raises_ends_the_read() -> None:
+def test_an_error_raised_by_the_pause_ends_the_read() -> None:
     def told_to_stop(_seconds: float) -> None:
         raise KeyboardInterrupt
 

@@ -54,7 +54,7 @@ def test_a_job_runs_at_the_start_and_when_it_is_woken() -> None:
         assert runs.get(timeout=30) == "brew"
 
 
-def test_a_job_that_is_woken_while_it_runs_runs_once_more() -> None:
+def test_a_job_woken_while_it_runs_runs_again() -> None:
     started: queue.SimpleQueue[None] = queue.SimpleQueue()
     go_on = threading.Semaphore(0)
 
@@ -72,7 +72,7 @@ def test_a_job_that_is_woken_while_it_runs_runs_once_more() -> None:
     assert started.empty()
 
 
-def test_what_one_job_found_starts_the_next_unless_it_was_idle() -> None:
+def test_a_job_that_found_work_starts_the_next() -> None:
     runs: queue.SimpleQueue[str] = queue.SimpleQueue()
     found = [False, True]
 

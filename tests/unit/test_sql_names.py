@@ -33,12 +33,12 @@ def test_a_host_may_be_written_in_several_ways(text: str, host: Host) -> None:
     "text",
     ["", " ", ":5432", "db1:", "db1:port", "db1:0", "db1:65536", "db 1", "[::1", "[::1]5432", "[]:1", "a,b"],
 )
-def test_what_is_no_host_is_refused(text: str) -> None:
+def test_an_invalid_host_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is not a host"):
         parse_host(text)
 
 
-def test_a_host_says_itself_as_it_is_written() -> None:
+def test_a_host_is_printed_as_it_was_written() -> None:
     assert str(Host("db1", 1)) == "db1:1"
     assert str(Host("::1", 1)) == "[::1]:1"
 

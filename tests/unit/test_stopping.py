@@ -38,7 +38,7 @@ def send(number: signal.Signals) -> None:
 
 
 @pytest.mark.parametrize("number", BOTH)
-def test_within_the_block_the_event_is_set_and_behind_it_all_is_as_before(number: signal.Signals) -> None:
+def test_a_signal_sets_the_event_within_the_block_only(number: signal.Signals) -> None:
     stop = threading.Event()
     with stop_on_signals(stop):
         send(number)

@@ -45,7 +45,7 @@ def test_the_path_of_every_blob_gives_its_digest_back(template: str, index: int)
         "/",
     ],
 )
-def test_a_file_that_no_registry_put_there_is_no_blob(path: str) -> None:
+def test_a_file_outside_the_registry_layout_is_not_a_blob(path: str) -> None:
     assert LAYOUT.digest_of(path) is None
 
 

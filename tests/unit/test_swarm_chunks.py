@@ -93,6 +93,6 @@ def test_a_full_bitmap_has_every_chunk() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "gA==", "gEAA", "gGA=", "gEA", "gE!=", "é"])
-def test_what_is_not_a_bitmap_of_ten_chunks_is_refused(text: str) -> None:
+def test_a_bitmap_of_another_length_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="bitmap"):
         Bitmap.from_base64(10, text)

@@ -119,7 +119,7 @@ def test_a_chunk_fetched_makes_room_for_the_next() -> None:
     assert leased(swarm.call(1, fetched=[0], want=2)) == [1, 2]
 
 
-def test_the_answer_repeats_the_leases_with_the_time_that_is_left() -> None:
+def test_the_answer_repeats_the_leases_with_their_remaining_time() -> None:
     swarm = Swarm()
     swarm.call(1, want=1)
     swarm.now += 2
@@ -159,7 +159,7 @@ def test_chunks_never_leased_come_before_those_whose_lease_expired() -> None:
     assert leased(swarm.call(2, want=4)) == [2, 3, 0, 1]
 
 
-def test_of_expired_leases_the_oldest_is_given_first() -> None:
+def test_of_expired_leases_the_oldest_is_granted_first() -> None:
     swarm = Swarm(chunks=3)
     for number in (1, 2, 3):
         swarm.call(number, want=1)
@@ -183,7 +183,7 @@ def test_a_lease_lasts_four_times_what_chunks_took_lately() -> None:
     assert (first.seconds, lease.seconds) == (SHORTEST_LEASE, 4 * 4)
 
 
-def test_a_chunk_told_twice_counts_once() -> None:
+def test_a_chunk_reported_twice_counts_once() -> None:
     swarm = Swarm()
     swarm.call(1, want=1)
     for _ in range(20):
@@ -203,7 +203,7 @@ def test_leases_of_a_node_that_stops_are_free() -> None:
     assert swarm.call(2).peers == []
 
 
-def test_a_node_is_named_all_others_but_not_itself() -> None:
+def test_a_node_gets_all_peers_except_itself() -> None:
     swarm = Swarm()
     for number in (1, 2, 3):
         swarm.call(number)

@@ -222,7 +222,7 @@ def test_an_announcement_that_breaks_a_rule_is_refused(changes: dict[str, Any]) 
     ],
     ids=lambda raw: repr(raw[:20]),
 )
-def test_what_is_not_a_message_is_refused(raw: bytes) -> None:
+def test_an_invalid_message_is_refused(raw: bytes) -> None:
     with pytest.raises(SwarmMessageInvalid):
         SwarmRequest.decode(raw)
 

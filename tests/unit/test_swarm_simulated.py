@@ -30,7 +30,7 @@ def test_few_nodes_leave_no_line_idle(nodes: int) -> None:
     assert outcome.origin_layers == pytest.approx(1)
 
 
-def test_nodes_that_join_later_take_no_more_from_the_origin() -> None:
+def test_nodes_that_join_later_cost_the_origin_nothing_more() -> None:
     outcome = ended(join_steps=lambda node: 2 * node)
 
     assert outcome.origin_layers <= 1.05

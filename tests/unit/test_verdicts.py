@@ -10,7 +10,7 @@ class Clock:
         return self.now
 
 
-def test_a_verdict_ends_with_its_time_and_a_new_one_begins_anew() -> None:
+def test_an_expired_verdict_is_replaced_by_a_new_one() -> None:
     clock = Clock()
     verdicts = GoodVerdicts(10, clock)
     verdicts.keep("token", "192.0.2.1")
@@ -38,7 +38,7 @@ def test_beyond_the_limit_the_oldest_is_forgotten() -> None:
     assert [verdicts.holds(token, "192.0.2.1") for token in ("a", "b", "c")] == [True, False, True]
 
 
-def test_what_is_remembered_holds_no_token() -> None:
+def test_remembered_verdicts_hold_no_token() -> None:
     verdicts = GoodVerdicts(10, Clock())
     verdicts.keep("throw-away-token", "192.0.2.1")
     assert "throw-away-token" not in str(vars(verdicts))

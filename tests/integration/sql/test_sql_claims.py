@@ -167,7 +167,7 @@ def test_a_layer_set_aside_stays_there(database: Database) -> None:
     assert database.claim(now=NOW + 10**6) == []
 
 
-def test_layers_given_back_wait_as_if_never_claimed(database: Database) -> None:
+def test_released_layers_wait_as_if_never_claimed(database: Database) -> None:
     database.enqueue(A, B)
     claims = database.claim(2)
     assert database.give_back(claims) == 2
@@ -230,7 +230,7 @@ def test_any_reason_can_be_stored(database: Database, reason: str, kept: str) ->
     assert database.layer(A).reason == kept
 
 
-def test_a_malformed_digest_is_set_aside_and_the_others_are_claimed(database: Database) -> None:
+def test_a_malformed_digest_is_set_aside_and_other_rows_are_claimed(database: Database) -> None:
     with transaction(database.engine) as connection:
         enqueue_layers(
             connection,

@@ -59,7 +59,7 @@ def test_claimers_at_the_same_moment_get_different_layers(database: Database) ->
     assert claimed == Counter(LAYERS)
 
 
-def test_layers_asked_for_by_many_at_once_are_queued_once(database: Database) -> None:
+def test_layers_requested_by_many_at_once_are_queued_once(database: Database) -> None:
     together = threading.Barrier(8)
 
     def ask(seed: int) -> tuple[int, dict[str, Priority]]:

@@ -48,7 +48,7 @@ def test_a_more_urgent_request_moves_a_layer_forward(database: Database) -> None
     assert database.layer(A).added == NOW
 
 
-def test_a_delayed_layer_asked_for_now_is_urgent_when_its_time_comes(database: Database) -> None:
+def test_a_delayed_layer_that_is_requested_is_urgent_once_it_is_due(database: Database) -> None:
     database.enqueue(A, priority=Priority.BACKFILLED)
     database.retry(database.claim_one(), next_try=NOW + 50)
     database.enqueue(A, priority=Priority.ASKED)
@@ -73,7 +73,7 @@ def test_each_scope_is_remembered_once(database: Database) -> None:
     assert database.layer(B).scopes == ()
 
 
-def test_a_brewed_layer_is_not_queued_but_its_new_scope_is_remembered(database: Database) -> None:
+def test_a_brewed_layer_is_not_queued_but_its_new_scope_is_recorded(database: Database) -> None:
     database.enqueue(A, size=5, scope="team/a")
     database.complete(database.claim_one(), size=5)
     before = database.mapping()
@@ -122,7 +122,7 @@ def test_enqueueing_known_layers_writes_nothing(on_postgres: Database) -> None:
 
 
 @pytest.mark.parametrize("priority", [Priority.PUSHED, Priority.SCANNED, Priority.BACKFILLED])
-def test_a_layer_set_aside_waits_again_when_it_is_pushed_or_found(
+def test_a_layer_set_aside_is_queued_again_when_pushed_or_found(
     database: Database, priority: Priority
 ) -> None:
     database.enqueue(A, scope="team/a")
@@ -133,7 +133,7 @@ def test_a_layer_set_aside_waits_again_when_it_is_pushed_or_found(
     assert database.claim_one().priority == priority
 
 
-def test_a_layer_set_aside_stays_so_however_often_it_is_requested(database: Database) -> None:
+def test_a_layer_set_aside_stays_aside_when_requested(database: Database) -> None:
     database.enqueue(A)
     database.set_aside(database.claim_one(), reason="no blob")
     assert database.enqueue(A, priority=Priority.ASKED, scope="team/b") == 0

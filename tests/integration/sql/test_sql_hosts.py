@@ -74,7 +74,7 @@ def _setting(engine: sa.Engine, name: str) -> str:
         return found
 
 
-def test_the_first_host_that_takes_writes_is_taken(primary: OwnPostgres, standby: OwnPostgres) -> None:
+def test_the_first_host_that_accepts_writes_is_used(primary: OwnPostgres, standby: OwnPostgres) -> None:
     dead = f"127.0.0.1:{free_port()}"
     with _engine(dead, _host(standby), _host(primary)) as engine:
         assert _port_reached(engine) == primary.port
@@ -90,7 +90,7 @@ def test_a_server_that_is_read_only_by_configuration_is_skipped(primary: OwnPost
         assert _port_reached(engine) == primary.port
 
 
-def test_a_dead_host_costs_its_time_out_and_no_more(primary: OwnPostgres) -> None:
+def test_a_dead_host_costs_only_its_time_out(primary: OwnPostgres) -> None:
     refused = f"127.0.0.1:{free_port()}"
     with (
         hung_host() as hung,
@@ -115,7 +115,7 @@ def test_a_stopped_postgresql_is_skipped_in_time(primary: OwnPostgres, tmp_path:
             other.process.send_signal(signal.SIGCONT)
 
 
-def test_a_pgbouncer_whose_postgresql_is_gone_is_skipped(primary: OwnPostgres, tmp_path: Path) -> None:
+def test_a_pgbouncer_without_its_postgresql_is_skipped(primary: OwnPostgres, tmp_path: Path) -> None:
     with start_postgres(tmp_path / "gone") as gone, start_pgbouncer(tmp_path / "bouncer", gone) as bouncer:
         gone.stop()
         with _engine(f"{bouncer.host}:{bouncer.port}", _host(primary)) as engine:
@@ -125,7 +125,7 @@ def test_a_pgbouncer_whose_postgresql_is_gone_is_skipped(primary: OwnPostgres, t
             assert time.monotonic() - began < 1 + SLACK
 
 
-def test_if_all_hosts_fail_each_reason_is_given(standby: OwnPostgres) -> None:
+def test_if_all_hosts_fail_each_reason_is_reported(standby: OwnPostgres) -> None:
     refused = f"127.0.0.1:{free_port()}"
     with (
         hung_host() as hung,
@@ -170,7 +170,7 @@ def test_a_name_with_several_addresses_is_tried_at_all_of_them(
         assert time.monotonic() - began < 20
 
 
-def test_a_resolver_that_hangs_costs_the_time_out_and_no_more(
+def test_a_hanging_resolver_costs_only_the_time_out(
     primary: OwnPostgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked, go_on = socket.getaddrinfo, threading.Event()
@@ -222,7 +222,7 @@ def test_a_url_may_name_several_hosts(primary: OwnPostgres) -> None:
     engine.dispose()
 
 
-def test_a_primary_that_was_made_read_only_is_left_for_the_new_one(tmp_path: Path) -> None:
+def test_a_primary_made_read_only_is_replaced_by_the_new_one(tmp_path: Path) -> None:
     with (
         start_postgres(tmp_path / "old") as old,
         start_postgres(tmp_path / "new") as new,
@@ -250,7 +250,7 @@ def _until_it_fails(database: Database) -> None:
         database.enqueue(digest_of(number))
 
 
-def test_a_promoted_standby_takes_over_with_all_that_was_committed(tmp_path: Path) -> None:
+def test_a_promoted_standby_takes_over_with_everything_committed(tmp_path: Path) -> None:
     with (
         start_postgres(tmp_path / "a") as first,
         start_standby(first, tmp_path / "b") as second,
@@ -270,7 +270,7 @@ def test_a_promoted_standby_takes_over_with_all_that_was_committed(tmp_path: Pat
         assert len(completed) == 50
 
 
-def test_a_failover_between_pgbouncers_takes_seconds(tmp_path: Path) -> None:
+def test_a_failover_between_pgbouncers_succeeds(tmp_path: Path) -> None:
     """A PgBouncer on each host, all of which stay up: they report what was behind them before."""
     with (
         start_postgres(tmp_path / "a") as first,

@@ -85,7 +85,7 @@ def test_a_failed_manifest_is_due_at_once_when_it_is_pushed_again(database: Data
     assert _due(database, now=NOW + 5) == [DueManifest("a", A, Priority.PUSHED, 1)]
 
 
-def test_a_finished_manifest_is_gone(database: Database) -> None:
+def test_a_finished_manifest_leaves_the_table(database: Database) -> None:
     _enqueue(database, ("a", A), ("b", A))
     with transaction(database.engine) as connection:
         assert finish_manifest(connection, database.tables, "a", A)

@@ -163,7 +163,7 @@ def test_only_a_suspect_missed_at_that_time_is_forgotten(database: Database) -> 
     assert set(database.mapping()) == {str(A), str(B)}
 
 
-def test_what_waits_or_is_being_brewed_is_not_forgotten(database: Database) -> None:
+def test_waiting_or_locked_layers_are_not_forgotten(database: Database) -> None:
     database.enqueue(A, B)
     claim = database.claim_one()
     miss(database, A, B)

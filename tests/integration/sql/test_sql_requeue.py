@@ -87,7 +87,7 @@ def test_layers_of_many_digests_are_queued_in_one_go(database: Database) -> None
     assert database.status().waiting[Priority.BACKFILLED] == 3
 
 
-def test_a_layer_brewed_again_or_forgotten_since_is_left_alone(database: Database) -> None:
+def test_a_layer_brewed_again_or_forgotten_since_is_unchanged(database: Database) -> None:
     brewed(database, A, B)
     old, gone = find(database, A), find(database, B)
     again(database, old)

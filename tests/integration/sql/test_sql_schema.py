@@ -201,7 +201,7 @@ def test_the_printed_schema_is_complete_and_may_be_run_twice(engine: sa.Engine) 
     )
 
 
-def test_psql_takes_the_printed_schema(
+def test_psql_accepts_the_printed_schema(
     postgres: PostgresServer, empty_database: str, postgres_engine: sa.Engine, tmp_path: Path
 ) -> None:
     script = tmp_path / "schema.sql"
@@ -215,7 +215,7 @@ def test_psql_takes_the_printed_schema(
         assert missing_objects(connection, build_tables()) == []
 
 
-def test_sqlite_takes_the_printed_schema(tmp_path: Path) -> None:
+def test_sqlite_accepts_the_printed_schema(tmp_path: Path) -> None:
     engine = create_engine_for(file=tmp_path / "made.sqlite")
     script = ddl(build_tables(), engine.dialect)
     with sqlite3.connect(tmp_path / "made.sqlite") as connection:

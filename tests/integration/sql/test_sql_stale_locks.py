@@ -65,7 +65,7 @@ def test_thousands_of_stale_locks_are_released_at_once(database: Database) -> No
     assert database.status().locked_count == 0
 
 
-def test_a_layer_failed_or_given_back_in_time_is_not_counted_again(database: Database) -> None:
+def test_a_layer_failed_or_released_in_time_is_not_counted_again(database: Database) -> None:
     database.enqueue(A, B, C)
     first, second, third = database.claim(3)
     database.retry(first)

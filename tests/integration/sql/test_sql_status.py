@@ -26,7 +26,7 @@ def test_an_empty_queue_says_so(database: Database) -> None:
     assert (status.brewed_last_hour, status.per_second, status.empty_in) == (0, 0, None)
 
 
-def test_what_waits_is_counted_by_priority_without_what_is_locked(database: Database) -> None:
+def test_waiting_layers_are_counted_by_priority_without_locked_ones(database: Database) -> None:
     database.enqueue(A, priority=Priority.ASKED, now=NOW - 70)
     database.enqueue(B, priority=Priority.PUSHED, now=NOW - 60)
     database.enqueue(C, priority=Priority.PUSHED, now=NOW - 50)
@@ -75,7 +75,7 @@ def test_failures_of_one_kind_are_one_line(database: Database) -> None:
     assert status.set_aside_count == 3
 
 
-def test_layers_that_were_set_aside_are_listed_with_where_they_are(database: Database) -> None:
+def test_layers_set_aside_are_listed_with_their_repositories(database: Database) -> None:
     database.enqueue(A, size=7, scope="team/b")
     database.enqueue(A, scope="team/a")
     database.set_aside(database.claim_one(), reason=f"no blob {A} at registry:5000")

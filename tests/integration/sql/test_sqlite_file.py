@@ -115,7 +115,7 @@ def test_a_reading_engine_refuses_to_write_and_waits_for_no_writer(database: Dat
     reader.dispose()
 
 
-def test_a_missing_table_is_an_error_for_those_that_write(tmp_path: Path) -> None:
+def test_a_missing_table_is_an_error_for_writers(tmp_path: Path) -> None:
     engine = create_engine_for(file=tmp_path / "empty.sqlite")
     with pytest.raises(DatabaseNotReady, match="no such table"), transaction(engine) as connection:
         list_roles(connection, TABLES)
