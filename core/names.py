@@ -45,6 +45,17 @@ def parse_reference(text: object) -> str | Digest:
     return parse_tag(text)
 
 
+def parse_digest_or_image(text: str) -> Digest | tuple[str, str | Digest]:
+    """Parse `sha256:…` for a layer, `scope:tag` or `scope@sha256:…` for an image. Raises InvalidName."""
+    if text.startswith(Digest.PREFIX):
+        return Digest.parse(text)
+    separator = "@" if "@" in text else ":"
+    scope, found, reference = text.partition(separator)
+    if not found:
+        raise InvalidName("digest or image", text, "expected sha256:... or scope:tag")
+    return parse_scope(scope), Digest.parse(reference) if separator == "@" else parse_tag(reference)
+
+
 def parse_pattern(text: object) -> str:
     """`text`, if it is an exact scope or a glob over scopes (`*`, `?`, `[…]`); raises InvalidName."""
     if isinstance(text, str) and is_glob(text):

@@ -14,10 +14,11 @@ from sqlalchemy import Engine
 from core.command_line import DONE, FAILED, Commands, add_command, add_json, named, positive_number
 from core.digest import Digest
 from core.errors import NO_ANSWER, DatabaseDown, DatabaseNotReady, InvalidName
+from core.manifests.coverage import Coverage
 from core.manifests.platform import Platform
-from core.names import parse_scope, parse_tag
+from core.names import parse_digest_or_image
 from core.output import print_error, print_result
-from jobs.image_coverage import Coverage, show_image
+from jobs.image_coverage import coverage_json, coverage_lines, show_image
 from jobs.service import Service, with_service
 from sql.layers import find_layer
 from sql.tables import Tables
@@ -72,13 +73,7 @@ def _check(arguments: argparse.Namespace) -> str | None:
 
 def _digest_or_image(text: str) -> Digest | tuple[str, str | Digest]:
     try:
-        if text.startswith(Digest.PREFIX):
-            return Digest.parse(text)
-        separator = "@" if "@" in text else ":"
-        scope, found, reference = text.partition(separator)
-        if not found:
-            raise argparse.ArgumentTypeError(f"expected sha256:... or scope:tag, got {text!r}")
-        return parse_scope(scope), Digest.parse(reference) if separator == "@" else parse_tag(reference)
+        return parse_digest_or_image(text)
     except InvalidName as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
@@ -121,8 +116,8 @@ def _show_image(service: Service, arguments: argparse.Namespace, deadline: float
         return coverage.whole or coverage.hopeless, coverage
 
     coverage = _wait_for(look, service, deadline)
-    print_result(coverage.as_json() if arguments.json else coverage.lines())
-    platform_missing = bool(arguments.platforms and coverage.absent)
+    print_result(coverage_json(coverage) if arguments.json else coverage_lines(coverage))
+    platform_missing = bool(arguments.platforms and coverage.contents.absent)
     return FAILED if platform_missing or (arguments.wait and not coverage.whole) else DONE
 
 

@@ -10,6 +10,8 @@ from typing import Any, Literal
 import sqlalchemy as sa
 
 from core.digest import Digest
+from core.manifests.coverage import NOT_BREWABLE, Coverage, ImageContents, ImageLayer
+from core.manifests.manifest import LayerDescriptor
 from sql.bulk_values import BulkValues, digest_values
 from sql.tables import Tables
 
@@ -81,9 +83,12 @@ def list_scopes(connection: sa.Connection, tables: Tables) -> list[str]:
 
 
 def find_layers(
-    connection: sa.Connection, tables: Tables, digests: Iterable[Digest], *, now: int
+    connection: sa.Connection, tables: Tables, digests: Iterable[Digest], *, now: int, scopes: bool = True
 ) -> dict[Digest, LayerRecord]:
-    """Return the records of those layers that are in the mapping."""
+    """Return the records of those layers that are in the mapping.
+
+    Without `scopes`, of which a base layer may have very many, their records name none.
+    """
     mapping, queue, scope = tables.mapping, tables.queue, tables.scope
     wanted = {str(digest): digest for digest in digests}
     rows = connection.execute(
@@ -92,12 +97,13 @@ def find_layers(
         .where(mapping.c.digest.in_(digest_values(connection, wanted)))
     ).all()
     holding: dict[str, list[str]] = {}
-    for pair in connection.execute(
-        sa.select(scope.c.digest, scope.c.scope)
-        .where(scope.c.digest.in_(digest_values(connection, wanted)))
-        .order_by(scope.c.scope)
-    ):
-        holding.setdefault(pair.digest, []).append(pair.scope)
+    if scopes:
+        for pair in connection.execute(
+            sa.select(scope.c.digest, scope.c.scope)
+            .where(scope.c.digest.in_(digest_values(connection, wanted)))
+            .order_by(scope.c.scope)
+        ):
+            holding.setdefault(pair.digest, []).append(pair.scope)
     return {
         wanted[row.digest]: LayerRecord(
             digest=wanted[row.digest],
@@ -122,6 +128,26 @@ def find_layers(
 def find_layer(connection: sa.Connection, tables: Tables, digest: Digest, *, now: int) -> LayerRecord | None:
     """Return the record of one layer, None if it is not in the mapping."""
     return find_layers(connection, tables, [digest], now=now).get(digest)
+
+
+def find_coverage(
+    connection: sa.Connection, tables: Tables, contents: ImageContents, *, now: int
+) -> Coverage:
+    """Return how much of an image is brewed."""
+    digests = [layer.digest for layer in contents.layers]
+    known = find_layers(connection, tables, digests, now=now, scopes=False)
+    return Coverage(
+        contents, tuple(_image_layer(layer, known.get(layer.digest)) for layer in contents.layers)
+    )
+
+
+def _image_layer(layer: LayerDescriptor, known: LayerRecord | None) -> ImageLayer:
+    digest = str(layer.digest)
+    if known is not None:
+        return ImageLayer(digest, layer.size, known.state, known.rbtorrent_id, known.reason)
+    if layer.why_not_brewed is None:
+        return ImageLayer(digest, layer.size, "unknown", why="not in the queue")
+    return ImageLayer(digest, layer.size, NOT_BREWABLE, why=layer.why_not_brewed)
 
 
 def _state(row: sa.Row[Any], now: int) -> State:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from core.manifests.coverage import Coverage
 from core.manifests.platform import Platform
-from jobs.image_coverage import Coverage, show_image
+from jobs.image_coverage import coverage_json, coverage_lines, show_image
 from sql.engine import create_engine_for
 from tests.integration.sql.database import NOW, Database
 from tests.scanning import client
@@ -60,10 +61,10 @@ def test_without_platforms_all_are_examined(
 ) -> None:
     coverage = look(database, registry, (scope, "multi"))
 
-    assert coverage.platforms == (AMD64, ARM64, ARM_V7)
-    assert (coverage.left_out, coverage.absent) == ((), ())
+    assert coverage.contents.platforms == (AMD64, ARM64, ARM_V7)
+    assert (coverage.contents.left_out, coverage.contents.absent) == ((), ())
     assert (len(coverage.brewed), len(coverage.layers), coverage.whole) == (1, 3, False)
-    assert "platforms linux/amd64 linux/arm64 linux/arm/v7, left out none" in coverage.lines()
+    assert "platforms linux/amd64 linux/arm64 linux/arm/v7, left out none" in coverage_lines(coverage)
 
 
 @pytest.mark.parametrize("named", ["asked", "usual"])
@@ -74,10 +75,10 @@ def test_only_named_platforms_are_examined_and_missing_ones_reported(
 
     assert [layer.digest for layer in coverage.layers] == [images[AMD64].layers[0].digest]
     assert coverage.whole
-    *_, platforms, last = coverage.lines()
+    *_, platforms, last = coverage_lines(coverage)
     assert platforms == "platforms linux/amd64, left out linux/arm64 linux/arm/v7"
     assert last.startswith(f"{scope}:multi: brewed 1 of 1 layers, ")
-    told = coverage.as_json()
+    told = coverage_json(coverage)
     assert told["platforms"] == ["linux/amd64"]
     assert told["platforms_left_out"] == ["linux/arm64", "linux/arm/v7"]
     assert (told["platforms_absent"], told["whole"]) == ([], True)
@@ -88,7 +89,7 @@ def test_requested_platforms_go_before_the_usual_ones(
 ) -> None:
     coverage = look(database, registry, (scope, "multi"), asked=(ARM64,), usual=(AMD64,))
 
-    assert (coverage.platforms, coverage.left_out) == ((ARM64,), (AMD64, ARM_V7))
+    assert (coverage.contents.platforms, coverage.contents.left_out) == ((ARM64,), (AMD64, ARM_V7))
     assert not coverage.whole
 
 
@@ -97,7 +98,7 @@ def test_a_platform_without_a_variant_matches_any(
 ) -> None:
     coverage = look(database, registry, (scope, "multi"), asked=(Platform.parse("linux/arm"),))
 
-    assert coverage.platforms == (ARM_V7,)
+    assert coverage.contents.platforms == (ARM_V7,)
 
 
 def test_an_index_without_a_requested_platform_is_incomplete(
@@ -105,10 +106,10 @@ def test_an_index_without_a_requested_platform_is_incomplete(
 ) -> None:
     coverage = look(database, registry, (scope, "multi"), asked=(AMD64, WINDOWS))
 
-    assert coverage.absent == (WINDOWS,)
+    assert coverage.contents.absent == (WINDOWS,)
     assert not coverage.whole
-    assert "no image for windows/amd64" in coverage.lines()
-    assert coverage.as_json()["platforms_absent"] == ["windows/amd64"]
+    assert "no image for windows/amd64" in coverage_lines(coverage)
+    assert coverage_json(coverage)["platforms_absent"] == ["windows/amd64"]
 
 
 def test_of_the_usual_platforms_at_least_one_is_required(
@@ -117,9 +118,9 @@ def test_of_the_usual_platforms_at_least_one_is_required(
     some = look(database, registry, (scope, "multi"), usual=(AMD64, WINDOWS))
     none = look(database, registry, (scope, "multi"), usual=(WINDOWS,))
 
-    assert (some.absent, some.whole) == ((), True)
-    assert (none.absent, none.whole, none.layers) == ((WINDOWS,), False, ())
-    assert list(none.lines())[-1].endswith("0 of 0 bytes (0.0 %)")
+    assert (some.contents.absent, some.whole) == ((), True)
+    assert (none.contents.absent, none.whole, none.layers) == ((WINDOWS,), False, ())
+    assert list(coverage_lines(none))[-1].endswith("0 of 0 bytes (0.0 %)")
 
 
 def test_an_image_of_an_index_within_an_index_is_left_out_too(
@@ -130,7 +131,7 @@ def test_an_image_of_an_index_within_an_index_is_left_out_too(
 
     coverage = look(database, registry, (scope, "outer"), asked=(AMD64,))
 
-    assert (coverage.platforms, coverage.left_out) == ((AMD64,), (ARM64, ARM_V7))
+    assert (coverage.contents.platforms, coverage.contents.left_out) == ((AMD64,), (ARM64, ARM_V7))
     assert coverage.whole
 
 
@@ -142,9 +143,9 @@ def test_an_image_that_is_in_no_index_is_for_the_platform_that_its_configuration
     other = look(database, registry, (scope, "v1"), asked=(AMD64,))
     same = look(database, registry, (scope, "v1"), asked=(ARM64,))
 
-    assert (other.platforms, other.absent, other.whole) == ((ARM64,), (AMD64,), False)
-    assert "no image for linux/amd64" in other.lines()
-    assert (same.platforms, same.absent, len(same.layers)) == ((ARM64,), (), 1)
+    assert (other.contents.platforms, other.contents.absent, other.whole) == ((ARM64,), (AMD64,), False)
+    assert "no image for linux/amd64" in coverage_lines(other)
+    assert (same.contents.platforms, same.contents.absent, len(same.layers)) == ((ARM64,), (), 1)
 
 
 def test_without_a_requested_platform_an_image_outside_an_index_is_examined(
@@ -155,8 +156,8 @@ def test_without_a_requested_platform_an_image_outside_an_index_is_examined(
     coverage = look(database, registry, (scope, "v1"), usual=(AMD64,))
 
     assert len(coverage.layers) == 1
-    assert (coverage.platforms, coverage.left_out, coverage.absent) == ((), (), ())
-    assert not any("platforms" in line for line in coverage.lines())
+    assert (coverage.contents.platforms, coverage.contents.left_out, coverage.contents.absent) == ((), (), ())
+    assert not any("platforms" in line for line in coverage_lines(coverage))
 
 
 def test_waiting_is_pointless_if_everything_missing_was_set_aside(
