@@ -48,6 +48,8 @@ class Pieces:
         """Pieces handed in here, and whether a stalled reader was the reason."""
         self._added: dict[int, float] = {}
         """When pieces were handed in that are not complete yet."""
+        self._progressed = time.monotonic()
+        """When the last piece was completed."""
         self._kept: OrderedDict[int, bytes] = OrderedDict()
         self._being_read: set[int] = set()
         self._preferred: set[int] = set()
@@ -77,6 +79,11 @@ class Pieces:
         """Return whether a piece that was handed in so long ago is still not complete."""
         with self._changed:
             return any(time.monotonic() - added > seconds for added in self._added.values())
+
+    def idle(self, seconds: float) -> bool:
+        """Return whether no piece was completed for so long."""
+        with self._changed:
+            return time.monotonic() - self._progressed > seconds
 
     @property
     def torrent(self) -> Torrent:
@@ -159,6 +166,7 @@ class Pieces:
             for piece, present in enumerate(pieces):
                 self._have[piece] |= present
             self.checked = True
+            self._progressed = time.monotonic()
             self._prefer_lowest()
             self._changed.notify_all()
 
@@ -168,6 +176,7 @@ class Pieces:
             if self._have[piece]:
                 return
             self._have[piece] = 1
+            self._progressed = time.monotonic()
             self._added.pop(piece, None)
             if self.checked and piece not in self._fetched:
                 self._counters.received("peers", last - first)

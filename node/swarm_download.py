@@ -33,6 +33,8 @@ _RECONNECT_SECONDS = 10.0
 _ALONE_SECONDS = 1.0
 STUCK_SECONDS = 20.0
 """Time after which libtorrent is started anew if it did not take a piece that was handed to it."""
+IDLE_SECONDS = 20.0
+"""Time without a piece after which a node no longer relies on what its peers claim to have."""
 
 
 class SwarmDownload:
@@ -179,7 +181,10 @@ class SwarmDownload:
         self._fetcher.set_web_seed(self._client.address.web_seed(self._layer.digest))
         self._connect(torrent, answer.peers)
         self._fetch_leased(answer.leases)
-        self._wait_for_next_call(answer)
+        if self.pieces.idle(IDLE_SECONDS):
+            self._go_on_alone(torrent, answer.again)
+        else:
+            self._wait_for_next_call(answer)
 
     def _request(self, lacking: list[int], fetched: list[int]) -> SwarmRequest:
         held = sorted(set(range(self._chunks.count)).difference(lacking))
@@ -202,8 +207,11 @@ class SwarmDownload:
             self._pause(answer.again, lambda: self._news)
 
     def _lacking(self, torrent: Torrent) -> list[int]:
-        """Return the chunks of which neither this node nor a connected peer has every piece."""
-        missing = self.pieces.missing(torrent.available())
+        """Return the chunks of which neither this node nor a connected peer has every piece.
+
+        What peers claim to have counts only while pieces arrive: they may send nothing, or wrong bytes.
+        """
+        missing = self.pieces.missing([] if self.pieces.idle(IDLE_SECONDS) else torrent.available())
         return sorted({self._chunks.chunk_of(piece) for piece in missing})
 
     def _connect(self, torrent: Torrent, peers: Sequence[Peer]) -> None:
@@ -233,7 +241,7 @@ class SwarmDownload:
             self._news = True
             self._changed.notify_all()
 
-    # Without the service
+    # Without the service, or where neither it nor the peers help
 
     def _go_on_alone(self, torrent: Torrent, seconds: float) -> None:
         """Fetch chunks at random, one at a time, for about `seconds`."""

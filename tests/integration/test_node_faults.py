@@ -29,7 +29,7 @@ from tests.nodes import (
     read_all,
     start_node,
 )
-from tests.servers.libtorrent_client import start_libtorrent
+from tests.servers.libtorrent_client import done, start_libtorrent
 from tests.servers.swarm_service import SwarmService, start_swarm_service
 from tests.servers.waiting import comes_true
 
@@ -102,6 +102,28 @@ def test_a_peer_with_wrong_bytes_does_no_harm(
         assert pull(node, LAYER, origin(service)) == DATA
     with node.downloads.open(LAYER, BytesOrigin(b"")) as reader:
         assert read_all(reader) == DATA
+
+
+def test_a_download_without_readers_completes_beside_a_seed_that_sends_nothing(
+    service: SwarmService, start: Callable[..., Node], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.swarm_download.IDLE_SECONDS", 0.5)
+    with start_libtorrent(tmp_path / "peer") as peer:
+        peer.session.apply_settings({"unchoke_slots_limit": 0})
+        for number in (0, 2):
+            limits = peer.session.get_peer_class(number)
+            limits["ignore_unchoke_slots"] = False
+            peer.session.set_peer_class(number, limits)
+        (peer.folder / LAYER.digest.hex).write_bytes(DATA)
+        handle = peer.add(make_torrent(DATA))
+        assert comes_true(lambda: done(handle))
+        announce(service, peer.session.listen_port(), complete=True)
+        node = start()
+        with node.downloads.open(LAYER, origin(service)):
+            pass
+        node.downloads.wait(LAYER.digest, lambda status: None)
+    assert node.cache.open(LAYER.digest) is not None
+    assert service.sent > SIZE // 2
 
 
 def test_a_full_disk_ends_the_download_but_not_the_pull(service: SwarmService, tmp_path: Path) -> None:
@@ -223,6 +245,7 @@ def test_a_piece_that_libtorrent_does_not_take_neither_stops_readers_nor_the_dow
         restarted.set()
         restart(download)
 
+    monkeypatch.setattr("node.swarm_download.STUCK_SECONDS", 7.0)
     monkeypatch.setattr(SwarmDownload, "_restart", restart_and_tell)
     node = start()
     with node.downloads.open(LAYER, origin(service)) as reader:
