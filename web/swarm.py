@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import bottle
@@ -25,11 +24,10 @@ from core.swarm.messages import (
 from core.torrents.capability import mint, verify
 from web.errors import error, unavailable
 from web.request import path_after, read_body
+from web.status_networks import Networks, caller_address
 from web.swarm_book import Book
 
 log = logging.getLogger(__name__)
-
-Networks = Sequence[IPv4Network | IPv6Network]
 
 
 class SwarmHandler:
@@ -96,25 +94,11 @@ class SwarmHandler:
 
 
 def peer_address(environ: Mapping[str, Any], trusted_proxies: Networks) -> str:
-    """Return the address of the node that called: the connection's, or what a trusted proxy says of it.
-
-    Raises SwarmMessageInvalid if that is not an address.
-    """
-    address = _parse(environ.get("REMOTE_ADDR", ""))
-    header = environ.get("HTTP_X_REAL_IP")
-    if header is not None and any(address in network for network in trusted_proxies):
-        address = _parse(header)
-    return str(address)
-
-
-def _parse(text: str) -> IPv4Address | IPv6Address:
+    """Return the address of the node that called. Raises SwarmMessageInvalid."""
     try:
-        address = ip_address(text.strip())
+        return str(caller_address(environ, trusted_proxies))
     except ValueError:
         raise SwarmMessageInvalid("the node's address is not an IP address") from None
-    # A socket for IPv6 and IPv4 has IPv4 addresses in this form.
-    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-    return mapped or address
 
 
 def _json(message: Message) -> bottle.HTTPResponse:

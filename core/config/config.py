@@ -104,6 +104,10 @@ Namespace = Annotated[str, _matching(r"[A-Za-z0-9_.-]+", "letters, digits, dots,
 DatabaseHost = Annotated[str, checked(lambda checks: checks.database_host)]
 
 
+def _loopback() -> list[Network]:
+    return [ip_network("127.0.0.0/8"), ip_network("::1/128")]
+
+
 class Application(Section):
     port: Port = 10050
     host: str = "::"
@@ -112,9 +116,8 @@ class Application(Section):
     authorization: Literal["registry", "blackbox"] | None = None
     public_url: Url | None = None
     state_dir: FilePath = Path("/var/lib/docker-registry-torrents")
-    trusted_proxies: list[Network] = Field(
-        default_factory=lambda: [ip_network("127.0.0.0/8"), ip_network("::1/128")]
-    )
+    trusted_proxies: list[Network] = Field(default_factory=_loopback)
+    status_networks: list[Network] = Field(default_factory=_loopback)
     swarm_port: Port = 10051
     log_format: Literal["text", "json"] = "text"
 

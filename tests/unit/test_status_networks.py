@@ -1,0 +1,43 @@
+"""Who may see the pages for operators."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import bottle
+import pytest
+
+from core.config.config import Application
+from tests.wsgi import call
+from web.status_networks import StatusNetworks
+
+
+@pytest.mark.parametrize(
+    ("settings", "connection", "header", "status"),
+    [
+        ({}, "127.0.0.1", None, 200),
+        ({}, "::1", None, 200),
+        ({}, "::ffff:127.0.0.1", None, 200),
+        ({}, "10.0.0.1", None, 403),
+        ({}, "127.0.0.1", "10.0.0.1", 403),
+        ({}, "127.0.0.1", "not an address", 403),
+        ({}, "10.0.0.1", "127.0.0.1", 403),
+        ({}, "", None, 403),
+        ({"status_networks": ["10.0.0.0/8"]}, "10.0.0.1", None, 200),
+        ({"status_networks": ["10.0.0.0/8"]}, "127.0.0.1", None, 403),
+        ({"status_networks": ["10.0.0.0/8"]}, "127.0.0.1", "10.0.0.1", 200),
+        ({"status_networks": []}, "127.0.0.1", None, 403),
+    ],
+)
+def test_a_page_for_operators_is_answered_to_the_configured_networks_alone(
+    settings: dict[str, Any], connection: str, header: str | None, status: int
+) -> None:
+    app = bottle.Bottle()
+    gate = StatusNetworks(Application.model_validate(settings))
+    app.route("/page", "GET", lambda: "secret", apply=[gate.limit])
+
+    headers = {"X-Real-IP": header} if header else {}
+    answer = call(app, "GET", "/page", headers=headers, environ={"REMOTE_ADDR": connection})
+
+    assert answer.status == status
+    assert (answer.body == b"secret") == (status == 200)

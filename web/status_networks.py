@@ -1,0 +1,62 @@
+"""Who calls, and who may see the pages for operators: `/metrics` and the status page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from typing import Any
+
+import bottle
+
+from core.config.config import Application
+from web.errors import error
+
+Address = IPv4Address | IPv6Address
+Networks = Sequence[IPv4Network | IPv6Network]
+
+
+class StatusNetworks:
+    """The networks of `application.status_networks`, as a limit on routes."""
+
+    def __init__(self, application: Application) -> None:
+        self._networks = application.status_networks
+        self._trusted_proxies = application.trusted_proxies
+
+    def limit(self, callback: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a route's callback that answers 403 to callers from other networks (a Bottle plugin)."""
+
+        def limited(*args: Any, **kwargs: Any) -> Any:
+            return callback(*args, **kwargs) if self._admits(bottle.request.environ) else _denied()
+
+        return limited
+
+    def _admits(self, environ: Mapping[str, Any]) -> bool:
+        try:
+            caller = caller_address(environ, self._trusted_proxies)
+        except ValueError:
+            return False
+        return any(caller in network for network in self._networks)
+
+
+def caller_address(environ: Mapping[str, Any], trusted_proxies: Networks) -> Address:
+    """Return the address of the caller: the connection's, or `X-Real-IP` of a trusted proxy.
+
+    Raises ValueError if that is not an address.
+    """
+    address = _parse(environ.get("REMOTE_ADDR", ""))
+    header = environ.get("HTTP_X_REAL_IP")
+    if header is not None and any(address in network for network in trusted_proxies):
+        return _parse(header)
+    return address
+
+
+def _parse(text: str) -> Address:
+    """Raises ValueError."""
+    address = ip_address(text.strip())
+    # A socket for IPv6 and IPv4 has IPv4 addresses in this form.
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return mapped or address
+
+
+def _denied() -> bottle.HTTPResponse:
+    return error(403, "DENIED", "this page is for the networks in application.status_networks")
