@@ -218,9 +218,15 @@ class LayerBrewer:
 
         def record(connection: Connection, held: Claim) -> bool:
             if last:
-                return set_aside_layer(connection, settings.tables, held, reason=reason)
+                return set_aside_layer(connection, settings.tables, held, reason=reason, now=now)
             return retry_layer(
-                connection, settings.tables, held, reason=reason, next_try=next_try, forget_size=forget_size
+                connection,
+                settings.tables,
+                held,
+                reason=reason,
+                next_try=next_try,
+                now=now,
+                forget_size=forget_size,
             )
 
         then = "set aside" if last else f"again in {next_try - now} s"

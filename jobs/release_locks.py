@@ -39,7 +39,7 @@ def release_locks(
     """
     with transaction(engine) as connection:
         released = release_stale_locks(
-            connection, tables, older_than=now - brew_discard_timeout, max_attempts=max_attempts
+            connection, tables, older_than=now - brew_discard_timeout, max_attempts=max_attempts, now=now
         )
     if released:
         log.warning("locks released number=%d older_than_seconds=%d", released, brew_discard_timeout)

@@ -19,6 +19,7 @@ from core.digest import Digest
 from core.errors import InvalidName, RbtorrentIdTaken
 from core.layer import Layer
 from sql.bulk_values import BulkValues, digest_values
+from sql.failures import record_failures
 from sql.tables import AT_ONCE, Tables
 
 log = logging.getLogger(__name__)
@@ -74,13 +75,13 @@ def claim_layers(
                 malformed.append(row.digest)
             else:
                 claims.append(Claim(layer, row.priority, row.attempts, now))
-        _set_aside_malformed(connection, tables, malformed)
+        _set_aside_malformed(connection, tables, malformed, now)
         if not malformed:
             break
     return claims
 
 
-def _set_aside_malformed(connection: sa.Connection, tables: Tables, digests: Sequence[str]) -> None:
+def _set_aside_malformed(connection: sa.Connection, tables: Tables, digests: Sequence[str], now: int) -> None:
     """Unlock these rows and set them aside: no registry has such a blob."""
     if not digests:
         return
@@ -90,6 +91,7 @@ def _set_aside_malformed(connection: sa.Connection, tables: Tables, digests: Seq
     write_queue(
         connection, tables, digests, attempts=attempts, reason=_MALFORMED, next_try=None, claimed=None
     )
+    record_failures(connection, tables, digests, now=now)
     for digest in digests:
         log.warning("layer set aside digest=%.100r reason=%s", digest, _MALFORMED)
 
@@ -178,6 +180,9 @@ def complete_layer(
         raise RbtorrentIdTaken(str(claim.digest), rbtorrent_id) from error
     if done:
         write_queue(connection, tables, [claim.digest], next_try=None, reason=None, size=size, claimed=None)
+        if claim.attempts:
+            failure = tables.failure
+            connection.execute(sa.delete(failure).where(failure.c.digest == str(claim.digest)))
     return done
 
 
@@ -188,6 +193,7 @@ def retry_layer(
     *,
     reason: str,
     next_try: int,
+    now: int,
     forget_size: bool = False,
 ) -> bool:
     """Count the failure and retry the layer from `next_try`. Return False if the lock was lost.
@@ -195,12 +201,14 @@ def retry_layer(
     `forget_size` clears the size that a descriptor gave for it.
     """
     size = {"size": None} if forget_size else {}
-    return _fail(connection, tables, claim, reason=reason, next_try=max(next_try, 0), **size)
+    return _fail(connection, tables, claim, reason=reason, next_try=max(next_try, 0), now=now, **size)
 
 
-def set_aside_layer(connection: sa.Connection, tables: Tables, claim: Claim, *, reason: str) -> bool:
+def set_aside_layer(
+    connection: sa.Connection, tables: Tables, claim: Claim, *, reason: str, now: int
+) -> bool:
     """Set the layer aside until an operator retries it. Return False if the lock was lost."""
-    return _fail(connection, tables, claim, reason=reason, next_try=None)
+    return _fail(connection, tables, claim, reason=reason, next_try=None, now=now)
 
 
 def _fail(
@@ -210,6 +218,7 @@ def _fail(
     *,
     reason: str,
     next_try: int | None,
+    now: int,
     **values: object,
 ) -> bool:
     lost = not _finish(connection, tables, claim)
@@ -226,6 +235,7 @@ def _fail(
         claimed=None,
         **values,
     )
+    record_failures(connection, tables, [claim.digest], now=now)
     return True
 
 
@@ -302,7 +312,7 @@ _BATCH = 1_000
 
 
 def release_stale_locks(
-    connection: sa.Connection, tables: Tables, *, older_than: int, max_attempts: int
+    connection: sa.Connection, tables: Tables, *, older_than: int, max_attempts: int, now: int
 ) -> int:
     """Release locks older than the time `older_than`. Return how many.
 
@@ -344,5 +354,6 @@ def release_stale_locks(
             next_try=sa.case((given_up, sa.null()), else_=queue.c.next_try),
             claimed=None,
         )
+        record_failures(connection, tables, digests, now=now)
         if len(digests) < _BATCH:
             return released

@@ -48,6 +48,7 @@ class Tables:
     seen: sa.Table
     missing: sa.Table
     cursor: sa.Table
+    failure: sa.Table
     old: sa.Table
     mfs: sa.Table
     mds: sa.Table
@@ -77,6 +78,7 @@ def build_tables(
         seen=_seen(f"{mapping}_seen", ours),
         missing=_missing(f"{mapping}_gone", ours),
         cursor=_cursor(f"{mapping}_place", ours),
+        failure=_failure(f"{mapping}_failure", ours),
         old=sa.Table(old, theirs, sa.Column("mds_key", sa.Text), sa.Column("rbtorrent_id", sa.Text)),
         mfs=_mfs(mfs, theirs),
         mds=_mds(mds, theirs),
@@ -225,6 +227,18 @@ def _cursor(name: str, metadata: sa.MetaData) -> sa.Table:
         sa.Column("job", sa.String(64), primary_key=True),
         sa.Column("place", sa.String(255), nullable=False),
     )
+
+
+def _failure(name: str, metadata: sa.MetaData) -> sa.Table:
+    """When a layer failed last: of the last seven days (sql/failures.py)."""
+    table = sa.Table(
+        name,
+        metadata,
+        sa.Column("digest", sa.String(128), primary_key=True),
+        sa.Column("failed", sa.BigInteger, nullable=False),
+    )
+    sa.Index(f"{name}_failed", table.c.failed)
+    return table
 
 
 def _mfs(name: str, metadata: sa.MetaData) -> sa.Table:

@@ -54,6 +54,7 @@ def test_all_our_tables_are_named_after_the_mapping() -> None:
         "layers_seen",
         "layers_gone",
         "layers_place",
+        "layers_failure",
     }
     indexes = {str(index.name) for table in tables.metadata.sorted_tables for index in table.indexes}
     assert all(name.startswith("layers_") for name in indexes)

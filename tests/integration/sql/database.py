@@ -110,13 +110,15 @@ class Database:
                 now=now,
             )
 
-    def retry(self, claim: Claim, *, reason: str = "the source is slow", next_try: int = NOW) -> bool:
+    def retry(
+        self, claim: Claim, *, reason: str = "the source is slow", next_try: int = NOW, now: int = NOW
+    ) -> bool:
         with transaction(self.engine) as connection:
-            return retry_layer(connection, self.tables, claim, reason=reason, next_try=next_try)
+            return retry_layer(connection, self.tables, claim, reason=reason, next_try=next_try, now=now)
 
-    def set_aside(self, claim: Claim, *, reason: str = "no blob there") -> bool:
+    def set_aside(self, claim: Claim, *, reason: str = "no blob there", now: int = NOW) -> bool:
         with transaction(self.engine) as connection:
-            return set_aside_layer(connection, self.tables, claim, reason=reason)
+            return set_aside_layer(connection, self.tables, claim, reason=reason, now=now)
 
     def give_back(self, claims: Iterable[Claim]) -> int:
         with transaction(self.engine) as connection:
@@ -125,7 +127,7 @@ class Database:
     def release(self, *, older_than: int, max_attempts: int = 5) -> int:
         with transaction(self.engine) as connection:
             return release_stale_locks(
-                connection, self.tables, older_than=older_than, max_attempts=max_attempts
+                connection, self.tables, older_than=older_than, max_attempts=max_attempts, now=older_than
             )
 
     def retry_failed_layers(self, *, reason_like: str | None = None, digest: Digest | None = None) -> int:

@@ -103,6 +103,7 @@ def test_an_empty_database_lacks_everything_and_then_nothing(engine: sa.Engine) 
         "table rbtorrent_mapping_seen",
         "table rbtorrent_mapping_gone",
         "table rbtorrent_mapping_place",
+        "table rbtorrent_mapping_failure",
     }
     assert {f"index {name}" for name in _index_names(engine)} <= set(lacking)
 

@@ -1,0 +1,97 @@
+"""When layers failed last, for the status page: the queue keeps the reason, and no time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from core.digest import Digest
+from sql.bulk_values import digest_values, insert
+from sql.tables import AT_ONCE, Tables
+
+KEEP_SECONDS = 7 * 86_400
+_FORGOTTEN_AT_ONCE = 100
+_LOOKED_AT = 1_000
+"""Of the latest failures, how many are looked at: some of these layers were brewed since."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecentFailure:
+    """A layer that failed at `failed` (Unix seconds) and was not brewed since.
+
+    `next_try` is when it is retried, None if it was set aside. `scope` is one of its repositories.
+    """
+
+    digest: str
+    failed: int
+    attempts: int
+    next_try: int | None
+    reason: str
+    size: int | None
+    scope: str | None
+
+
+def record_failures(
+    connection: sa.Connection, tables: Tables, digests: Sequence[Digest | str], *, now: int
+) -> None:
+    """Record that these layers failed now, and forget some failures older than a week.
+
+    The table stays small: each new failure removes up to a hundred old ones.
+    """
+    if not digests:
+        return
+    failure = tables.failure
+    # In the order of digests, as every transaction locks them.
+    names = sorted(str(digest) for digest in digests)
+    writing = insert(connection, failure).values([{"digest": name, "failed": now} for name in names])
+    connection.execute(
+        writing.on_conflict_do_update(
+            index_elements=[failure.c.digest], set_={"failed": writing.excluded.failed}
+        )
+    )
+    old = (
+        sa.select(failure.c.digest)
+        .where(failure.c.failed < now - KEEP_SECONDS)
+        .order_by(failure.c.failed)
+        .limit(_FORGOTTEN_AT_ONCE)
+        .with_for_update(skip_locked=True)
+        .cte("old")
+    )
+    connection.execute(sa.delete(failure).where(failure.c.digest.in_(sa.select(old.c.digest))))
+
+
+def list_recent_failures(connection: sa.Connection, tables: Tables, *, limit: int) -> list[RecentFailure]:
+    """Return the latest failures whose layers are set aside or wait for a retry, the latest first."""
+    failure, queue, scope = tables.failure, tables.queue, tables.scope
+    latest = (
+        sa.select(failure.c.digest, failure.c.failed)
+        .order_by(failure.c.failed.desc())
+        .limit(_LOOKED_AT)
+        .subquery("latest")
+    )
+    rows = connection.execute(
+        sa.select(
+            latest.c.digest,
+            latest.c.failed,
+            queue.c.attempts,
+            queue.c.next_try,
+            queue.c.reason,
+            queue.c.size,
+        )
+        .join_from(latest, queue, queue.c.digest == latest.c.digest)
+        .where(queue.c.reason.is_not(None), sa.or_(queue.c.next_try.is_(None), queue.c.next_try > AT_ONCE))
+        .order_by(latest.c.failed.desc(), latest.c.digest)
+        .limit(limit)
+    ).all()
+    # The first repository by name, from the index.
+    scopes = {
+        row.digest: row.scope
+        for row in connection.execute(
+            sa.select(scope.c.digest, sa.func.min(scope.c.scope).label("scope"))
+            .where(scope.c.digest.in_(digest_values(connection, [row.digest for row in rows])))
+            .group_by(scope.c.digest)
+        )
+    }
+    return [RecentFailure(**row._mapping, scope=scopes.get(row.digest)) for row in rows]
