@@ -1,12 +1,7 @@
-"""deploy/systemd and deploy/kubernetes of the mirror: valid, and in step with commands and configuration."""
+"""deploy/kubernetes/mirror.yaml: valid, and in step with commands and configuration."""
 
 from __future__ import annotations
 
-import re
-import shlex
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +14,8 @@ from docker_torrents import parse_arguments
 from node.engines.engines import Engines, Mirror
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
-UNIT = DEPLOY / "systemd" / "docker-torrents-mirror.service"
 MANIFEST = DEPLOY / "kubernetes" / "mirror.yaml"
 CONTAINERS = ["configure", "own-cache", "mirror"]
-
-
-def settings() -> dict[str, str]:
-    """The last value of each key of the unit."""
-    return dict(re.findall(r"^(\w+)=(.*)$", UNIT.read_text(), re.MULTILINE))
 
 
 def objects() -> dict[str, Any]:
@@ -47,44 +36,6 @@ def container(name: str) -> dict[str, Any]:
     assert list(containers) == CONTAINERS
     found: dict[str, Any] = containers[name]
     return found
-
-
-def test_the_unit_runs_the_mirror() -> None:
-    program, *arguments = shlex.split(settings()["ExecStart"])
-
-    assert Path(program).name == "docker_torrents"
-    assert parse_arguments(arguments).command == "mirror"
-
-
-def test_the_unit_keeps_the_cache_where_the_mirror_looks_by_default() -> None:
-    assert f"/var/lib/{settings()['StateDirectory']}" == str(Config.model_fields["mirror"].default.cache_dir)
-
-
-def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
-    if shutil.which("systemd-analyze") is None:
-        pytest.skip("systemd-analyze is missing: apt-get install systemd")
-    copy = tmp_path / UNIT.name
-    copy.write_text(
-        re.sub(r"^ExecStart=\S+", f"ExecStart={sys.executable}", UNIT.read_text(), flags=re.MULTILINE)
-    )
-    checked = subprocess.run(
-        ["systemd-analyze", "verify", "--man=no", str(copy)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-
-    assert [line for line in checked.stderr.splitlines() if UNIT.name in line] == []
-
-
-def test_the_unit_is_hardened(tmp_path: Path) -> None:
-    if shutil.which("systemd-analyze") is None:
-        pytest.skip("systemd-analyze is missing: apt-get install systemd")
-    command = ["systemd-analyze", "security", "--offline=true", "--threshold=20", "--no-pager", str(UNIT)]
-    checked = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-
-    assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
 def test_the_containers_run_existing_commands() -> None:
