@@ -28,6 +28,11 @@ demo: .venv servers ## brew a real image out of a real registry, show it, and en
 test: .venv servers ## run every test
 	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile $(PYTEST_ARGS)
 
+CHAOS_SECONDS ?= 600
+.PHONY: chaos
+chaos: .venv servers ## let every part fail at random for CHAOS_SECONDS (600), with CHAOS_SEED or a new one
+	$(BIN)/python -m tests.chaos --seconds $(CHAOS_SECONDS) $(if $(CHAOS_SEED),--seed $(CHAOS_SEED))
+
 .PHONY: lint
 lint: .venv ## check style, types, and the direction of imports
 	$(BIN)/ruff check .

@@ -26,6 +26,7 @@ listen_addr = 127.0.0.1
 listen_port = {port}
 unix_socket_dir =
 auth_type = any
+admin_users = postgres
 pool_mode = {pool_mode}
 default_pool_size = {pool_size}
 max_client_conn = 500

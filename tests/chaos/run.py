@@ -1,0 +1,80 @@
+"""One run: load and faults for a while, then the verdict. The timeline goes to standard output."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.chaos.cluster import Cluster, Storage, start_cluster
+from tests.chaos.faults import Planned, faults_of, plan
+from tests.chaos.load import Load
+from tests.chaos.verdict import judge
+
+
+def run_chaos(folder: Path, *, seconds: float, seed: int, storage: Storage) -> list[str]:
+    """Let chaos loose for `seconds`. Return what happened that must not. Call it from the main thread.
+
+    Raises ServerMissing, ServerFailed.
+    """
+    began = time.monotonic()
+
+    def report(what: str) -> None:
+        print(f"{time.monotonic() - began:7.1f} s  {what}", flush=True)
+
+    print(f"chaos: seed {seed}, {seconds:g} s, metainfo in {storage}", flush=True)
+    with start_cluster(folder, storage) as cluster:
+        chance = random.Random(seed)
+        faults = faults_of(cluster, chance)
+        if not cluster.clocks:
+            report("left out: clocks that step, as Debian's package faketime is missing")
+        load = Load(cluster, seed, report)
+        load.start()
+        try:
+            count = _carry_out(plan(faults, seconds, chance), cluster, load, report)
+            report("no more faults, the load ends")
+            load.finish()
+            judge(load)
+        except BaseException:
+            load.interrupt()
+            raise
+        _check_alive(cluster, load)
+        print(_table({"faults": count, **load.counts, "layers pushed": len(load.ids)}), flush=True)
+        return load.violations
+
+
+def _carry_out(planned: list[Planned], cluster: Cluster, load: Load, report: Callable[[str], None]) -> int:
+    """Begin and end the faults at their times. Return how many there were."""
+    steps = [(one.begins, 0, one) for one in planned] + [(one.ends, 1, one) for one in planned]
+    began = time.monotonic()
+    for at, ends, one in sorted(steps, key=lambda step: step[:2]):
+        late = time.monotonic() - began - at
+        if late > 0:
+            # All that follows is put off too: a fault that found no time to last would be none.
+            began += late
+        else:
+            time.sleep(-late)
+        if not ends:
+            _check_alive(cluster, load, one.fault.target)
+            report(one.fault.name)
+            one.fault.begin()
+        else:
+            one.fault.end()
+            if one.ends > one.begins:
+                report(f"    over: {one.fault.name}")
+    return len(planned)
+
+
+def _check_alive(cluster: Cluster, load: Load, target: str | None = None) -> None:
+    """Note a process that ended by itself; it is started again."""
+    named = {"web": cluster.web, **{f"brewer {n}": one for n, one in enumerate(cluster.brewers, 1)}}
+    for name, process in named.items():
+        if target in (None, name) and not process.alive:
+            load.violate(f"{name} ended by itself with status {process.exit_status()}: {process.log}")
+            process.stop()
+            process.start()
+
+
+def _table(counts: dict[str, int]) -> str:
+    return "\n".join(f"{number:8d}  {what}" for what, number in counts.items())

@@ -1,0 +1,19 @@
+"""A short form of `make chaos`: what was pushed is brewed and right in the end, whatever failed meanwhile."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.cluster import can_mount
+from tests.chaos.run import run_chaos
+
+SECONDS = 35
+SEED = 5
+
+
+@pytest.mark.timeout(900)
+def test_nothing_is_lost_or_wrong_after_everything_failed_at_random(tmp_path: Path) -> None:
+    storage = "disk" if can_mount() else "s3"
+    assert run_chaos(tmp_path, seconds=SECONDS, seed=SEED, storage=storage) == []
