@@ -19,6 +19,7 @@ from jobs.held_locks import HeldLocks
 from jobs.release_locks import release_locks
 from sql.claims import Claim, claim_layers
 from sql.enqueue import adopt_layers
+from sql.history import Brews
 from sql.status import count_waiting
 from sql.transaction import reading, transaction
 
@@ -184,8 +185,12 @@ class _Run:
             outcome = self.done.get(timeout=timeout)
             while True:
                 self.in_progress -= 1
-                self.summary.brewed += isinstance(outcome, Brewed)
-                self.summary.failed += outcome == "failed"
+                if isinstance(outcome, Brewed):
+                    self.summary.brewed += 1
+                    self.settings.counter.add(Brews(brewed=1, bytes=outcome.size))
+                elif outcome == "failed":
+                    self.summary.failed += 1
+                    self.settings.counter.add(Brews(failed=1))
                 self.summary.given_back += outcome == "given back"
                 outcome = self.done.get_nowait()
         except queue.Empty:

@@ -29,6 +29,7 @@ from core.torrents.brewing import Brewed, brew_layer
 from core.torrents.store import MetainfoStore
 from jobs.held_locks import HeldLocks
 from sql.claims import Claim, complete_layer, retry_layer, set_aside_layer
+from sql.history import Brews
 from sql.tables import Tables
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,25 @@ class Outages:
         self.source = OutageLog(log, "layer source")
         self.store = OutageLog(log, "metainfo store")
         self.database = OutageLog(log, "database")
+
+
+class BrewCounter:
+    """Counts what brewing does, from run to run, until the counts are taken. Threads may share it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counted = Brews()
+
+    def add(self, brews: Brews) -> None:
+        """Count these as well."""
+        with self._lock:
+            self._counted += brews
+
+    def take(self) -> Brews:
+        """Return what was counted since the last call."""
+        with self._lock:
+            taken, self._counted = self._counted, Brews()
+        return taken
 
 
 @dataclass(frozen=True)
@@ -63,6 +83,7 @@ class BrewSettings:
     max_attempts: int = 8
     clock: Callable[[], float] = time.time
     outages: Outages = field(default_factory=Outages)
+    counter: BrewCounter = field(default_factory=BrewCounter)
 
 
 class Dependency:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from core.command_line import DONE, Commands, add_command
 from core.logs import choose_request_id, request_id
@@ -13,6 +14,7 @@ from core.stopping import wait_until
 from core.wake import WakeListener
 from jobs import backfill_commands, queue_commands, role_commands, show
 from jobs.installation import check, init_db, probes, warn_of_useless_torrents
+from jobs.run_records import recording
 from jobs.scheduled_jobs import JOBS, STARTED_BY_EVENTS, schedules
 from jobs.scheduler import Scheduler
 from jobs.service import Service, with_service
@@ -77,25 +79,29 @@ def _check_run(arguments: argparse.Namespace) -> str | None:
 
 def _run(service: Service, arguments: argparse.Namespace) -> int:
     job = JOBS[arguments.job]
-    run = job.dry_run if arguments.dry_run and job.dry_run else job.run
     with request_id(f"{job.name}-{choose_request_id(None)}"):
-        return print_summary(run(service))
+        if arguments.dry_run and job.dry_run:
+            return print_summary(job.dry_run(service))
+        with recording(service) as recorder:
+            summary = recorder.run(job.name, partial(job.run, service))
+        return print_summary(summary)
 
 
 @contextmanager
 def scheduled(service: Service) -> Iterator[None]:
     """Run the scheduled jobs within the block. Leaving it sets `service.stop` and waits for the jobs."""
-    scheduler = Scheduler(schedules(service))
-    listener = WakeListener(
-        service.config.application.state_dir, lambda: scheduler.run_now(*STARTED_BY_EVENTS)
-    )
-    scheduler.start()
-    listener.start()
-    try:
-        yield
-    finally:
-        listener.stop()
-        scheduler.stop(service.stop)
+    with recording(service) as recorder:
+        scheduler = Scheduler(schedules(service, recorder))
+        listener = WakeListener(
+            service.config.application.state_dir, lambda: scheduler.run_now(*STARTED_BY_EVENTS)
+        )
+        scheduler.start()
+        listener.start()
+        try:
+            yield
+        finally:
+            listener.stop()
+            scheduler.stop(service.stop)
 
 
 def start_scheduler(service: Service, arguments: argparse.Namespace) -> int:

@@ -17,6 +17,7 @@ from jobs.publish_whitelist import publish_whitelist
 from jobs.release_locks import release_locks
 from jobs.repository_scan import Scan
 from jobs.resolve_manifests import resolve_manifests
+from jobs.run_records import RunRecorder
 from jobs.scan_tags import scan_tags
 from jobs.scheduler import Schedule
 from jobs.service import Service
@@ -42,13 +43,14 @@ class Job:
     dry_run: Callable[[Service], Summary] | None = None
     then: tuple[str, ...] = ()
 
-    def schedule(self, service: Service) -> Schedule:
-        """Return when the scheduler runs this job."""
+    def schedule(self, service: Service, recorder: RunRecorder) -> Schedule:
+        """Return when the scheduler runs this job. `recorder` records its runs."""
         config = service.config
         configured = self.settings(config.jobs)
         default = self.interval(config) if callable(self.interval) else self.interval
         interval = default if configured.interval is None else configured.interval
-        return Schedule(self.name, partial(self.run, service), interval, configured.cron, self.then)
+        run = partial(recorder.run, self.name, partial(self.run, service))
+        return Schedule(self.name, run, interval, configured.cron, self.then)
 
 
 def _brew(service: Service) -> Summary:
@@ -68,6 +70,7 @@ def _brew(service: Service) -> Summary:
             sleep_time=config.brewer.sleep_time,
             max_attempts=config.brewer.max_attempts,
             outages=service.brew_outages,
+            counter=service.brew_counter,
         ),
         service.stop,
     )
@@ -160,6 +163,6 @@ STARTED_BY_EVENTS = ("resolve-manifests", "brew")
 """The jobs that a notification starts at once (core/wake.py)."""
 
 
-def schedules(service: Service) -> list[Schedule]:
-    """Return when the scheduler runs each job."""
-    return [job.schedule(service) for job in JOBS.values() if job.enabled(service.config)]
+def schedules(service: Service, recorder: RunRecorder) -> list[Schedule]:
+    """Return when the scheduler runs each job. `recorder` records the runs."""
+    return [job.schedule(service, recorder) for job in JOBS.values() if job.enabled(service.config)]

@@ -21,16 +21,17 @@ from core.blobs.source import BlobSource
 from core.clients import http_client, open_bucket
 from core.command_line import Run
 from core.config.config import Config
+from core.errors import DatabaseNotReady
 from core.http.client import HttpClient
 from core.pace import Pace
 from core.registry.client import RegistryClient
 from core.stopping import stop_on_signals
 from core.torrents.store import DirectoryStore, MetainfoStore, S3Store
-from jobs.brew_layer import Outages
+from jobs.brew_layer import BrewCounter, Outages
 from sql.engine import create_engine_for
 from sql.layers import list_scopes
 from sql.mds_files import find_mds_files, list_files
-from sql.schema import create_missing, existing_tables
+from sql.schema import create_missing, existing_tables, lacks_optional_tables_only
 from sql.sqlite import checkpoint
 from sql.tables import Tables, build_tables
 from sql.transaction import reading, transaction
@@ -111,8 +112,15 @@ class Service:
     @cached_property
     def database(self) -> Engine:
         """The database with all its tables, which are made if they are missing. Raises DatabaseDown."""
-        with transaction(self.writable_engine) as connection:
-            created = create_missing(connection, self._all_tables)
+        try:
+            with transaction(self.writable_engine) as connection:
+                created = create_missing(connection, self._all_tables)
+        except DatabaseNotReady as error:
+            with reading(self.writable_engine) as connection:
+                if not lacks_optional_tables_only(connection, self._all_tables):
+                    raise
+            log.warning("no history is kept: its tables are missing reason=%s", error)
+            created = []
         if created:
             log.info("database prepared tables_and_indexes=%d", len(created))
         return self.writable_engine
@@ -164,6 +172,11 @@ class Service:
     def brew_outages(self) -> Outages:
         """The outages that brewing has met, kept from run to run."""
         return Outages()
+
+    @cached_property
+    def brew_counter(self) -> BrewCounter:
+        """What was brewed and is not in the history yet."""
+        return BrewCounter()
 
     @cached_property
     def brewer_name(self) -> str:

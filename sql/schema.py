@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-from sql.tables import Tables
+from sql.tables import OPTIONAL, Tables
 
 
 def missing_objects(connection: sa.Connection, tables: Tables) -> list[str]:
@@ -31,6 +31,12 @@ def missing_objects(connection: sa.Connection, tables: Tables) -> list[str]:
         indexed = {index["name"] for index in indexes.get(table.name, ())}
         lacking += [f"index {index.name}" for index in _indexes(table) if index.name not in indexed]
     return lacking
+
+
+def lacks_optional_tables_only(connection: sa.Connection, tables: Tables) -> bool:
+    """Return whether nothing is missing but tables that the service can do without."""
+    optional = {f"table {table.name}" for table in tables.metadata.sorted_tables if table.info == OPTIONAL}
+    return optional.issuperset(missing_objects(connection, tables))
 
 
 def existing_tables(connection: sa.Connection, tables: Tables) -> Tables:

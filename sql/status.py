@@ -135,9 +135,7 @@ def queue_status(connection: sa.Connection, tables: Tables, *, now: int) -> Queu
         delayed=delayed,
         oldest_waiting=min((row.oldest for row in rows), default=None),
         locked=_locked_layers(connection, tables),
-        locked_count=connection.scalars(
-            sa.select(sa.func.count()).select_from(_locked(tables).subquery())
-        ).one(),
+        locked_count=count_locked(connection, tables),
         set_aside=_set_aside(connection, queue),
         set_aside_layers=_failed_layers(connection, tables, is_set_aside(queue), queue.c.digest),
         delayed_by_reason=_delayed(connection, tables, now),
@@ -160,6 +158,17 @@ def count_waiting(connection: sa.Connection, tables: Tables) -> int:
         .select_from(queue)
         .where(waits(queue), queue.c.digest.not_in(_locked(tables)))
     ).one()
+
+
+def count_locked(connection: sa.Connection, tables: Tables) -> int:
+    """Return how many layers are locked by a brewer."""
+    return connection.scalars(sa.select(sa.func.count()).select_from(_locked(tables).subquery())).one()
+
+
+def count_set_aside(connection: sa.Connection, tables: Tables) -> int:
+    """Return how many layers are set aside."""
+    queue = tables.queue
+    return connection.scalars(sa.select(sa.func.count()).select_from(queue).where(is_set_aside(queue))).one()
 
 
 def count_manifests_of(connection: sa.Connection, tables: Tables, digest: Digest) -> int:

@@ -17,6 +17,9 @@ _LONGEST_SUFFIX = len("_brew_lock_compare")
 # index only where the statement holds the index's own constant.
 AT_ONCE = sa.literal_column("0", sa.BigInteger)
 
+OPTIONAL = {"optional": True}
+"""Marks a table that jobs and web do without: one that an older version did not make."""
+
 # A row of the queue changes a few times, and its dead versions lie at the head of the index that claiming
 # reads. So they are vacuumed early, and out of the indexes too, however few they are.
 _VACUUM_EARLY = {
@@ -49,6 +52,8 @@ class Tables:
     missing: sa.Table
     cursor: sa.Table
     failure: sa.Table
+    job_run: sa.Table
+    history: sa.Table
     old: sa.Table
     mfs: sa.Table
     mds: sa.Table
@@ -79,6 +84,8 @@ def build_tables(
         missing=_missing(f"{mapping}_gone", ours),
         cursor=_cursor(f"{mapping}_place", ours),
         failure=_failure(f"{mapping}_failure", ours),
+        job_run=_job_run(f"{mapping}_job_run", ours),
+        history=_history(f"{mapping}_history", ours),
         old=sa.Table(old, theirs, sa.Column("mds_key", sa.Text), sa.Column("rbtorrent_id", sa.Text)),
         mfs=_mfs(mfs, theirs),
         mds=_mds(mds, theirs),
@@ -239,6 +246,36 @@ def _failure(name: str, metadata: sa.MetaData) -> sa.Table:
     )
     sa.Index(f"{name}_failed", table.c.failed)
     return table
+
+
+def _job_run(name: str, metadata: sa.MetaData) -> sa.Table:
+    """The last run of each job, for operators."""
+    return sa.Table(
+        name,
+        metadata,
+        sa.Column("job", sa.String(64), primary_key=True),
+        sa.Column("started", sa.BigInteger, nullable=False),
+        sa.Column("seconds", sa.Float, nullable=False),  # so far, if it is running
+        sa.Column("outcome", sa.String(16), nullable=False),  # done, failed, running
+        sa.Column("reason", sa.Text),  # what it did, or why it failed
+        info=OPTIONAL,
+    )
+
+
+def _history(name: str, metadata: sa.MetaData) -> sa.Table:
+    """A row a minute: the queue at that time, and what all brewers did in that minute."""
+    return sa.Table(
+        name,
+        metadata,
+        sa.Column("minute", sa.BigInteger, primary_key=True, autoincrement=False),  # Unix time of its start
+        sa.Column("waiting", sa.BigInteger, nullable=False),
+        sa.Column("locked", sa.BigInteger, nullable=False),
+        sa.Column("set_aside", sa.BigInteger, nullable=False),
+        sa.Column("brewed", sa.BigInteger, nullable=False),  # layers
+        sa.Column("bytes", sa.BigInteger, nullable=False),  # of the brewed layers
+        sa.Column("failed", sa.BigInteger, nullable=False),  # failed tries
+        info=OPTIONAL,
+    )
 
 
 def _mfs(name: str, metadata: sa.MetaData) -> sa.Table:

@@ -13,6 +13,7 @@ import docker_torrents
 from core.config.config import Config, Section
 from core.config.file import parse_config
 from core.digest import Digest
+from jobs.run_records import RunRecorder
 from jobs.scheduled_jobs import JOBS, schedules
 from jobs.service import Service
 
@@ -66,7 +67,7 @@ def put_together(config: Config) -> None:
     urls = service.registry.urls
     assert all([urls.manifest("a", "b"), urls.tags("a"), urls.blob("a", Digest.parse("sha256:" + "0" * 64))])
     docker_torrents.web_app(service).close()
-    assert schedules(service)
+    assert schedules(service, RunRecorder(service))
     docker_torrents.start_web(service, Namespace(workers=1, debug=None))
     docker_torrents.start_swarm(config, Namespace(debug=None))
     if config.db.url:

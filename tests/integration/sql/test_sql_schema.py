@@ -104,6 +104,8 @@ def test_an_empty_database_lacks_everything_and_then_nothing(engine: sa.Engine) 
         "table rbtorrent_mapping_gone",
         "table rbtorrent_mapping_place",
         "table rbtorrent_mapping_failure",
+        "table rbtorrent_mapping_job_run",
+        "table rbtorrent_mapping_history",
     }
     assert {f"index {name}" for name in _index_names(engine)} <= set(lacking)
 

@@ -1,0 +1,131 @@
+"""Record the last run of each job, and once a minute a sample of the queue, for operators."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from core.errors import DatabaseError
+from core.logs import OutageLog
+from jobs.service import Service
+from jobs.summary import Summary
+from sql.history import MINUTE, JobRun, RunOutcome, record_job_runs, record_sample
+from sql.transaction import transaction
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Ended:
+    """How a run ended; `idle` if it found nothing to do."""
+
+    outcome: RunOutcome
+    reason: str
+    idle: bool = False
+
+
+class RunRecorder:
+    """Records runs in a thread of its own, so that no job waits for it or fails with it.
+
+    A run that did something, or ended otherwise than the one before, is recorded at once; idle runs, and how
+    long a run has been going on, once a minute, with the sample. What cannot be written is kept and tried
+    again.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._outage = OutageLog(log, "history")
+        self._lock = threading.Lock()
+        self._running: dict[str, float] = {}
+        self._unwritten: dict[str, JobRun] = {}
+        self._outcomes: dict[str, RunOutcome] = {}
+        self._wake = threading.Event()
+        self._closing = False
+        # Not all processes at the same second of the minute.
+        self._second = random.uniform(0, MINUTE)  # noqa: S311 - no secret
+        self._thread = threading.Thread(target=self._write_until_closed, name="history", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Write what is left, and end the thread."""
+        self._closing = True
+        self._wake.set()
+        self._thread.join()
+
+    def run(self, job: str, run: Callable[[], Summary]) -> Summary:
+        """Do one run of `job` and record it. Raises what it raises."""
+        started = self._service.clock()
+        with self._lock:
+            self._running[job] = started
+        ended = _Ended("failed", "internal error")
+        try:
+            summary = run()
+            # A paused run did not fail by an exception, but its work is not done either.
+            failed = getattr(summary, "paused", None) is not None
+            ended = _Ended("failed" if failed else "done", str(summary), summary.idle)
+        except Exception as error:
+            ended = _Ended("failed", str(error) or type(error).__name__)
+            raise
+        else:
+            return summary
+        finally:
+            self._record(job, started, ended)
+
+    def _record(self, job: str, started: float, ended: _Ended) -> None:
+        seconds = max(0.0, self._service.clock() - started)
+        with self._lock:
+            del self._running[job]
+            self._unwritten[job] = JobRun(job, int(started), seconds, ended.outcome, ended.reason)
+            changed = self._outcomes.get(job) != ended.outcome
+            self._outcomes[job] = ended.outcome
+        if changed or not ended.idle:
+            self._wake.set()
+
+    def _write_until_closed(self) -> None:
+        while not self._closing:
+            self._wake.wait((self._second - self._service.clock()) % MINUTE)
+            self._wake.clear()
+            self._write()
+
+    def _write(self) -> None:
+        service = self._service
+        now = service.clock()
+        with self._lock:
+            ended, self._unwritten = self._unwritten, {}
+            running = [
+                JobRun(job, int(started), max(0.0, now - started), "running")
+                for job, started in self._running.items()
+            ]
+        brews = service.brew_counter.take()
+        try:
+            with transaction(service.database) as connection:
+                record_job_runs(connection, service.tables, [*ended.values(), *running])
+                record_sample(connection, service.tables, brews, now=int(now))
+        except Exception as error:
+            if isinstance(error, DatabaseError):
+                self._outage.failed(error)
+            else:
+                log.exception("history failed with an internal error")
+            service.brew_counter.add(brews)
+            with self._lock:
+                self._unwritten = {**ended, **self._unwritten}
+        else:
+            self._outage.succeeded()
+
+
+@contextmanager
+def recording(service: Service) -> Iterator[RunRecorder]:
+    """Yield a recorder of runs, which writes what is left at the end of the block."""
+    recorder = RunRecorder(service)
+    recorder.start()
+    try:
+        yield recorder
+    finally:
+        recorder.close()

@@ -1,0 +1,131 @@
+"""The history for operators: the last run of each job, and a sample of the queue for each minute."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import sqlalchemy as sa
+
+from sql.bulk_values import insert
+from sql.status import count_locked, count_set_aside, count_waiting
+from sql.tables import Tables
+
+MINUTE = 60
+KEPT_SECONDS = 7 * 24 * 3600
+"""How long samples are kept."""
+
+RunOutcome = Literal["done", "failed", "running"]
+
+_LONGEST_REASON = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class JobRun:
+    """A run of a job: when it started (Unix time) and how long it took, or has been running so far.
+
+    `reason` is what it did, or why it failed.
+    """
+
+    job: str
+    started: int
+    seconds: float
+    outcome: RunOutcome
+    reason: str | None = None
+
+    @property
+    def seen(self) -> float:
+        """When it ended, or was last known to be running (Unix time)."""
+        return self.started + self.seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Brews:
+    """What brewers did: layers brewed, the bytes of these, and tries that failed."""
+
+    brewed: int = 0
+    bytes: int = 0
+    failed: int = 0
+
+    def __add__(self, other: Brews) -> Brews:
+        return Brews(self.brewed + other.brewed, self.bytes + other.bytes, self.failed + other.failed)
+
+    def __sub__(self, other: Brews) -> Brews:
+        return Brews(self.brewed - other.brewed, self.bytes - other.bytes, self.failed - other.failed)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """The queue in the minute that began at `minute` (Unix time), and what all brewers did in it."""
+
+    minute: int
+    waiting: int
+    locked: int
+    set_aside: int
+    brewed: int
+    bytes: int
+    failed: int
+
+
+def record_job_runs(connection: sa.Connection, tables: Tables, runs: Iterable[JobRun]) -> None:
+    """Record each run as the last one of its job."""
+    for run in runs:
+        reason = None if run.reason is None else run.reason[:_LONGEST_REASON]
+        values = {
+            "started": run.started, "seconds": run.seconds, "outcome": run.outcome, "reason": reason
+        }  # fmt: skip
+        keep = insert(connection, tables.job_run).values(job=run.job, **values)
+        connection.execute(keep.on_conflict_do_update(index_elements=["job"], set_=values))
+
+
+def last_job_runs(connection: sa.Connection, tables: Tables) -> list[JobRun]:
+    """Return the last run of each job that ever ran, by name."""
+    run = tables.job_run
+    columns = (run.c.job, run.c.started, run.c.seconds, run.c.outcome, run.c.reason)
+    return [JobRun(*row) for row in connection.execute(sa.select(*columns).order_by(run.c.job))]
+
+
+def record_sample(connection: sa.Connection, tables: Tables, brews: Brews, *, now: int) -> None:
+    """Record the queue, and add `brews` to what other brewers did in this minute.
+
+    The queue is counted by the first one in a minute only. Samples older than KEPT_SECONDS are deleted.
+    """
+    history = tables.history
+    minute = now - now % MINUTE
+    first = connection.execute(sa.select(history.c.minute).where(history.c.minute == minute)).first() is None
+    add = insert(connection, history).values(
+        minute=minute,
+        waiting=count_waiting(connection, tables) if first else 0,
+        locked=count_locked(connection, tables) if first else 0,
+        set_aside=count_set_aside(connection, tables) if first else 0,
+        brewed=brews.brewed,
+        bytes=brews.bytes,
+        failed=brews.failed,
+    )
+    counters = (history.c.brewed, history.c.bytes, history.c.failed)
+    sums = {counter.name: counter + add.excluded[counter.name] for counter in counters}
+    connection.execute(add.on_conflict_do_update(index_elements=["minute"], set_=sums))
+    connection.execute(sa.delete(history).where(history.c.minute < now - KEPT_SECONDS))
+
+
+def samples(connection: sa.Connection, tables: Tables, *, since: int) -> list[Sample]:
+    """Return the samples of the minutes that began at `since` or later, the oldest first.
+
+    A minute in which no scheduler or job ran has none.
+    """
+    history = tables.history
+    rows = connection.execute(
+        sa.select(
+            history.c.minute,
+            history.c.waiting,
+            history.c.locked,
+            history.c.set_aside,
+            history.c.brewed,
+            history.c.bytes,
+            history.c.failed,
+        )
+        .where(history.c.minute >= since)
+        .order_by(history.c.minute)
+    )
+    return [Sample(*row) for row in rows]

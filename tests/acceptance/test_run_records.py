@@ -1,0 +1,136 @@
+"""Runs of jobs leave a record and samples in the database, and fail for lack of neither."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from core.config.file import load_config
+from docker_torrents import CHECKS
+from jobs.run_records import RunRecorder
+from jobs.service import Service
+from sql.history import JobRun, Sample, last_job_runs, samples
+from sql.transaction import reading
+from tests.installation import Installation
+from tests.servers.layers import layer_bytes
+from tests.servers.postgres import PostgresServer
+from tests.servers.process import free_port
+from tests.servers.push import push_image
+from tests.servers.registry import Registry
+from tests.servers.waiting import comes_true
+
+
+class Busy:
+    """The summary of a run that found something to do."""
+
+    idle = False
+
+
+def recorded(installation: Installation) -> tuple[dict[str, JobRun], list[Sample]]:
+    """The last runs by job, and all samples."""
+    service = Service(load_config(installation.config, checks=CHECKS))
+    try:
+        with reading(service.reader) as connection:
+            runs = {run.job: run for run in last_job_runs(connection, service.tables)}
+            return runs, samples(connection, service.tables, since=0)
+    finally:
+        service.close()
+
+
+def test_runs_from_cron_leave_their_record_and_add_up(tmp_path: Path, registry: Registry, scope: str) -> None:
+    installation = Installation(tmp_path, registry)
+    for number, sizes in enumerate([(1_000, 2_000), (70_000,)]):
+        push_image(registry, scope, f"v{number}", [layer_bytes(size, number * 10 + size) for size in sizes])
+        installation.run("backfill", "repository", scope)
+        installation.run("run", "brew")
+
+    runs, history = recorded(installation)
+    assert (runs["brew"].outcome, runs["brew"].reason) == ("done", "brewed 1, failed 0, waiting 0")
+    assert sum(sample.brewed for sample in history) == 3
+    assert sum(sample.bytes for sample in history) == 73_000
+    assert {sample.waiting for sample in history} <= {0, 1, 2}
+
+    installation.run("run", "prune", "--dry-run")
+    assert "prune" not in recorded(installation)[0]
+
+
+def test_the_scheduler_records_each_job_and_why_one_failed(
+    tmp_path: Path, registry: Registry, scope: str
+) -> None:
+    installation = Installation(tmp_path, registry)
+    push_image(registry, scope, "v1", [layer_bytes(1_000, 1)])
+    installation.run("backfill", "repository", scope)
+    nowhere = f"127.0.0.1:{free_port()}"
+    down = Installation(tmp_path, nowhere)
+
+    scheduler = down.process("scheduler")
+    scheduler.start()
+    try:
+        assert comes_true(lambda: recorded(down)[0].keys() >= {"brew", "release-locks", "prune"})
+        assert comes_true(lambda: recorded(down)[0]["brew"].outcome == "failed")
+    finally:
+        scheduler.stop()
+
+    brew = recorded(down)[0]["brew"]
+    assert brew.reason is not None
+    assert nowhere in brew.reason
+
+
+def test_a_run_that_goes_on_is_recorded_as_running(tmp_path: Path) -> None:
+    installation = Installation(tmp_path, "127.0.0.1:1")
+    now = 4_000_000_000.0
+    service = Service(load_config(installation.config, checks=CHECKS), clock=lambda: now)
+    recorder = RunRecorder(service)
+    recorder.start()
+
+    def run() -> Busy:
+        nonlocal now
+        now += 90
+        recorder.run("brew", Busy)
+        assert comes_true(lambda: recorded(installation)[0].get("prune"))
+        running = recorded(installation)[0]["prune"]
+        assert running == JobRun("prune", 4_000_000_000, 90.0, "running")
+        assert running.seen == now
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        recorder.run("prune", run)
+    recorder.close()
+    service.close()
+    assert recorded(installation)[0]["prune"] == JobRun(
+        "prune", 4_000_000_000, 90.0, "failed", "ZeroDivisionError"
+    )
+
+
+def test_jobs_run_in_a_database_of_an_older_version(
+    tmp_path: Path, registry: Registry, scope: str, postgres: PostgresServer, postgres_url: str
+) -> None:
+    """Its user may not create tables, so the new ones stay missing until their owner creates them."""
+    installation = Installation(tmp_path, registry, db={"url": postgres_url})
+    installation.run("init-db")
+    name = postgres_url.rpartition("/")[2].partition("?")[0]
+    for table in ("job_run", "history"):
+        postgres.execute(f"DROP TABLE rbtorrent_mapping_{table}", name)
+    postgres.execute(
+        "CREATE FUNCTION refuse() RETURNS event_trigger LANGUAGE plpgsql AS "
+        "$$BEGIN RAISE insufficient_privilege USING MESSAGE = 'permission denied'; END$$",
+        name,
+    )
+    postgres.execute(
+        "CREATE EVENT TRIGGER refuse ON ddl_command_start WHEN TAG IN ('CREATE TABLE') "
+        "EXECUTE FUNCTION refuse()",
+        name,
+    )
+    push_image(registry, scope, "v1", [layer_bytes(1_000, 1)])
+    installation.run("backfill", "repository", scope)
+
+    ended = installation.run("run", "brew")
+
+    assert ended.stdout.splitlines()[-1] == "brewed 1, failed 0, waiting 0"
+    assert "no history is kept: its tables are missing" in ended.stderr
+    assert "init-db" in ended.stderr
+    postgres.execute("DROP EVENT TRIGGER refuse", name)
+    installation.run("init-db")
+    installation.run("run", "brew")
+    assert recorded(installation)[0]["brew"].outcome == "done"
