@@ -24,7 +24,7 @@ BENCHES = [
 
 
 def main(names: list[str]) -> int:
-    """Runs these benches, or all. 1 if one could not be run; a target missed is told, and no error."""
+    """Run these benches, or all. 1 if one could not be run; a missed target is not an error."""
     unknown = [name for name in names if name not in BENCHES]
     if unknown:
         print(f"no bench {', '.join(unknown)}; there are: {', '.join(BENCHES)}", file=sys.stderr)

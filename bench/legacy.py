@@ -83,7 +83,7 @@ def measure(engine_name: str, url: str) -> list[dict[str, object]]:
     first, memory = timed(lambda: check(str(backfill_legacy(takeover)), f"took over {ROWS} of {ROWS} ids"))
     again, _ = timed(lambda: check(str(backfill_legacy(takeover)), f"had {ROWS} already"))
     engine.dispose()
-    told = [("one INSERT … SELECT", base, None), ("backfill legacy", first, memory), ("again", again, None)]
+    runs = [("one INSERT … SELECT", base, None), ("backfill legacy", first, memory), ("again", again, None)]
     return [
         {
             "database": engine_name,
@@ -93,12 +93,12 @@ def measure(engine_name: str, url: str) -> list[dict[str, object]]:
             "x INSERT": seconds / base,
             "MiB": grown,
         }
-        for what, seconds, grown in told
+        for what, seconds, grown in runs
     ]
 
 
-def check(told: str, expected: str) -> None:
-    assert expected in told, told
+def check(output: str, expected: str) -> None:
+    assert expected in output, output
 
 
 def fill(connection: sa.Connection, tables: Tables) -> None:

@@ -1,7 +1,7 @@
 """Manifests through the app against the registry itself: requests per second, and what the app adds.
 
 An image of seven layers, all brewed, as in the example of the seed. The clients (wrk), the registry and the
-app share the machine's cores; rounds of each take turns, and the median of the rounds is told.
+app share the machine's cores; rounds of each take turns, and the median of the rounds is reported.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def brewed(folder: Path, registry: Registry) -> Installation:
-    """An installation that has brewed all layers of the image that is asked for."""
+    """An installation that has brewed all layers of the requested image."""
     push_image(registry, SCOPE, "precise", [layer_bytes(10_000, seed) for seed in range(LAYERS)])
     installation = Installation(folder / "installation", registry)
     installation.run("backfill", "repository", SCOPE)
@@ -95,10 +95,10 @@ def flooded(servers: dict[str, tuple[str, ServerProcess]], clients: int) -> list
     registry = servers[REGISTRY][1]
     for number in range(-1, ROUNDS):  # the first is for warming up
         for name, (url, process) in servers.items():
-            asked = {process.pid, registry.pid}
-            before = sum(processor_seconds(pid) for pid in asked)
+            both = {process.pid, registry.pid}
+            before = sum(processor_seconds(pid) for pid in both)
             load = flood(url + PATH, clients, SECONDS if number >= 0 else 1.0, HEADERS)
-            spent = sum(processor_seconds(pid) for pid in asked) - before
+            spent = sum(processor_seconds(pid) for pid in both) - before
             if number >= 0:
                 rounds[name].append((load, spent / (load.rate * SECONDS) * 1e6))
     rows = []

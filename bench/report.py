@@ -23,14 +23,14 @@ SCRATCH = BENCH / "scratch"
 
 @dataclass(frozen=True)
 class Target:
-    """What is asked for, in words with its figure; what was measured; whether that will do."""
+    """A requirement with its figure, what was measured, and whether that holds."""
 
-    asked: str
+    requirement: str
     measured: str
     holds: bool
 
     def __str__(self) -> str:
-        return f"{'holds' if self.holds else 'DOES NOT HOLD'}: {self.asked}; measured: {self.measured}"
+        return f"{'holds' if self.holds else 'DOES NOT HOLD'}: {self.requirement}; measured: {self.measured}"
 
 
 def report(
@@ -50,14 +50,14 @@ def report(
     for target in targets:
         print(target)
     RESULTS.mkdir(exist_ok=True)
-    told = {
+    record = {
         "name": name,
         "note": note,
         "machine": machine(),
         "rows": [{column: row.get(column) for column in columns} for row in rows],
         "targets": [asdict(target) for target in targets],
     }
-    (RESULTS / f"{name}.json").write_text(json.dumps(told, indent=2) + "\n")
+    (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=2) + "\n")
     figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
     try:
         plot(axes)

@@ -122,11 +122,11 @@ def measured(server: str, setting: Setting) -> dict[str, object]:
     with running(server, setting) as (port, process):
         url = f"http://127.0.0.1:{port}{PATH}"
         flood(url, 4, 1.0, HEADERS)
-        row["p99 ms alone"] = told_p99(url)
+        row["p99 ms alone"] = measured_p99(url)
         with slow_clients(port, f"GET {PATH} HTTP/1.1\r\nHost: a\r\nX-"):
-            row["beside slow senders"] = told_p99(url)
+            row["beside slow senders"] = measured_p99(url)
         with slow_clients(port, f"GET {large_path(setting)} HTTP/1.1\r\nHost: a\r\n\r\n"):
-            row["beside slow readers"] = told_p99(url)
+            row["beside slow readers"] = measured_p99(url)
             row["MiB then"] = round(resident_mib(process.pid))
     with running(server, setting) as (port, process):
         return row | terminated(port, process, large_path(setting))
@@ -197,7 +197,7 @@ def slow_clients(port: int, said: str) -> Iterator[None]:
         time.sleep(2)
 
 
-def told_p99(url: str) -> object:
+def measured_p99(url: str) -> object:
     """The p99 in ms, or that requests were not answered within 30 s."""
     with suppress(RuntimeError, OSError):
         return round(steady(url, STEADY_RATE, 6.0, HEADERS).p99, 1)

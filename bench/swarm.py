@@ -106,7 +106,7 @@ class Served:
     digest: str
 
     def request(self, way: str) -> str:
-        """Return what a machine is told to fetch."""
+        """Return what a machine has to fetch."""
         if way == TORRENT:
             return f"torrent {self.app}/v0/torrents/{SCOPE}/{self.digest}"
         host = f"127.0.0.1:{MIRROR_PORT}" if way == MIRROR else self.registry

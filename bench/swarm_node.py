@@ -102,7 +102,7 @@ def main(folder: Path) -> None:
 
 
 def in_thread(fetch: Callable[[str], Path], url: str) -> None:
-    """Fetch in another thread: the machine may be told to kill its mirror meanwhile."""
+    """Fetch in another thread: the machine may have to kill its mirror meanwhile."""
     threading.Thread(target=report, args=(fetch, url), daemon=True).start()
 
 

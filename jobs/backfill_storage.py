@@ -233,7 +233,7 @@ class _Run:
                 self.summary.others += 1
             self._streak.succeeded()
         except NotFound:
-            log.info("blob gone during the backfill digest=%s", blob.digest)
+            log.info("blob removed during the backfill digest=%s", blob.digest)
         except RemoteError as error:
             self._not_read(blob, error)
 

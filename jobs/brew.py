@@ -26,7 +26,7 @@ from sql.transaction import reading, transaction
 log = logging.getLogger(__name__)
 
 _GRACE = 5.0
-"""Seconds that a stopping run waits for its threads. Their locks are given back before."""
+"""Seconds that a stopping run waits for its threads. Their locks are returned before."""
 
 _TICK = 0.2
 """Seconds between two looks at `stop` and at the locks."""
@@ -40,20 +40,20 @@ class BrewSummary:
 
     brewed: int = 0
     failed: int = 0
-    given_back: int = 0
+    returned: int = 0
     waiting: int | None = 0
     paused: str | None = None
 
     @property
     def idle(self) -> bool:
         """Whether there was nothing to do."""
-        return not (self.brewed or self.failed or self.given_back)
+        return not (self.brewed or self.failed or self.returned)
 
     def __str__(self) -> str:
-        back = f", given back {self.given_back}" if self.given_back else ""
+        returned = f", returned {self.returned}" if self.returned else ""
         waiting = "unknown" if self.waiting is None else self.waiting
         paused = f", paused: {self.paused}" if self.paused else ""
-        return f"brewed {self.brewed}, failed {self.failed}{back}, waiting {waiting}{paused}"
+        return f"brewed {self.brewed}, failed {self.failed}{returned}, waiting {waiting}{paused}"
 
 
 def brew(settings: BrewSettings, stop: threading.Event) -> BrewSummary:
@@ -61,7 +61,7 @@ def brew(settings: BrewSettings, stop: threading.Event) -> BrewSummary:
 
     Locks of brewers that died are released first. At most `layers_per_chunk` layers are locked at once. While
     full chunks come back the next is claimed as soon as a worker is idle, so that one long layer does not
-    hold up the others. When `stop` is set, what is locked is given back at once.
+    hold up the others. When `stop` is set, what is locked is returned at once.
 
     While the layer source or the metainfo store as a whole is down, the run pauses: layers go back to the
     queue with no attempt counted, and no further one is read. The run ends when none is in progress; the next
@@ -191,14 +191,14 @@ class _Run:
                 elif outcome == "failed":
                     self.summary.failed += 1
                     self.settings.counter.add(Brews(failed=1))
-                self.summary.given_back += outcome == "given back"
+                self.summary.returned += outcome == "returned"
                 outcome = self.done.get_nowait()
         except queue.Empty:
             return
 
     def _end(self) -> None:
         self.over = True
-        self.summary.given_back += self.held.close()
+        self.summary.returned += self.held.close()
         for _ in self.threads:
             self.todo.put(None)
         deadline = time.monotonic() + _GRACE
@@ -214,7 +214,7 @@ class _Run:
             try:
                 outcome = self.brewer.brew(digest)
             except Exception:
-                # Its lock is given back at the end of the run; the others go on.
+                # Its lock is returned at the end of the run; the others go on.
                 log.exception("layer not finished, internal error digest=%s", digest)
                 outcome = "failed"
             self.done.put(outcome)

@@ -1,4 +1,4 @@
-"""Brews one claimed layer and finishes it: brewed, tried again later, set aside, or given back."""
+"""Brews one claimed layer and finishes it: brewed, tried again later, set aside, or returned."""
 
 from __future__ import annotations
 
@@ -122,8 +122,8 @@ class Dependency:
         return self.outage is None
 
 
-Outcome = Brewed | Literal["failed", "given back", "not ours"]
-"""What became of a layer; "not ours" is one whose lock was lost, or is given back at the end of the run."""
+Outcome = Brewed | Literal["failed", "returned", "lost"]
+"""What became of a layer; "lost" is one whose lock was lost, or is returned at the end of the run."""
 
 
 class LayerBrewer:
@@ -143,7 +143,7 @@ class LayerBrewer:
 
     @property
     def paused(self) -> str | None:
-        """The outage for which layers are given back."""
+        """The outage for which layers are returned."""
         return self._source.outage or self._store.outage
 
     def resume(self) -> bool:
@@ -169,9 +169,9 @@ class LayerBrewer:
         settings = self._settings
         claim = self._held.claim(digest)
         if claim is None:
-            return "not ours"
+            return "lost"
         if self.paused is not None:
-            return self._give_back(claim)
+            return self._return(claim)
         try:
             brewed = brew_layer(
                 settings.source,
@@ -182,7 +182,7 @@ class LayerBrewer:
                 interrupted=self._interrupted,
             )
         except Interrupted:
-            return "not ours"
+            return "lost"
         except SizeMismatch as error:
             if claim.layer.size is None:
                 return self._failed(claim, str(error), error.verdict)
@@ -210,7 +210,7 @@ class LayerBrewer:
 
         try:
             if not self._held.finish(claim.digest, complete):
-                return "not ours"
+                return "lost"
         except DatabaseError as error:
             # Another layer has this id already: an operator has to look at that.
             return self._failed(claim, str(error), "set aside")
@@ -220,13 +220,13 @@ class LayerBrewer:
         )
         return brewed
 
-    def _give_back(self, claim: Claim) -> Outcome:
-        return "given back" if self._held.give_back([claim.digest]) else "not ours"
+    def _return(self, claim: Claim) -> Outcome:
+        return "returned" if self._held.return_claims([claim.digest]) else "lost"
 
     def _failed_by(self, claim: Claim, error: DockerTorrentsError, dependency: Dependency) -> Outcome:
         """Give the layer back if the source or the store as a whole is down, else count its failure."""
         if dependency.is_down():
-            return self._give_back(claim)
+            return self._return(claim)
         return self._failed(claim, str(error), error.verdict)
 
     def _failed(self, claim: Claim, reason: str, verdict: Verdict, *, forget_size: bool = False) -> Outcome:
@@ -254,4 +254,4 @@ class LayerBrewer:
         log.warning(
             "layer failed digest=%s attempt=%d then=%s reason=%s", claim.digest, attempts, then, reason
         )
-        return "failed" if self._held.finish(claim.digest, record) else "not ours"
+        return "failed" if self._held.finish(claim.digest, record) else "lost"

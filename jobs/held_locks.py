@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine
 from core.digest import Digest
 from core.errors import DatabaseDown
 from core.logs import OutageLog
-from sql.claims import Claim, give_back_layers, renew_locks
+from sql.claims import Claim, renew_locks, return_layers
 from sql.tables import Tables
 from sql.transaction import transaction
 
@@ -85,7 +85,7 @@ class HeldLocks:
         """Run `act` in a transaction with the claim in force. Return whether it was done.
 
         `act` returns whether the row still had the claim's token. While the database is down it is tried
-        again, until the locks are given back. A lock that was lost is logged.
+        again, until the locks are returned. A lock that was lost is logged.
         """
         while (claim := self._claims.get(digest)) is not None:
             try:
@@ -112,7 +112,7 @@ class HeldLocks:
         with self._changing:
             self._claims.pop(digest, None)
 
-    def give_back(self, digests: Sequence[Digest]) -> int:
+    def return_claims(self, digests: Sequence[Digest]) -> int:
         """Unlock these layers, attempts unchanged. Return how many were still held.
 
         If the database is down they stay locked until `release-locks` frees them.
@@ -123,13 +123,13 @@ class HeldLocks:
             return 0
         try:
             with transaction(self._engine) as connection:
-                return give_back_layers(connection, self._tables, claims)
+                return return_layers(connection, self._tables, claims)
         except DatabaseDown as error:
             self._outage.failed(error)
-            log.warning("locks not given back number=%d", len(claims))
+            log.warning("locks not returned number=%d", len(claims))
             return 0
 
     def close(self) -> int:
         """Give all locks back. Return how many were still held."""
         self._closed.set()
-        return self.give_back(list(self._claims))
+        return self.return_claims(list(self._claims))

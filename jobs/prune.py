@@ -1,4 +1,4 @@
-"""Forgets layers that are gone from the registry, and their metainfo with them."""
+"""Forgets layers that the registry no longer has, and their metainfo with them."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class PruneSummary:
 
 
 def prune(service: Service, *, dry_run: bool = False) -> PruneSummary:
-    """Looks for layers, those first that are said or suspected to be gone, and then round and round.
+    """Looks for layers, those first that are reported or suspected missing, and then round and round.
 
     A layer is missed where it was, and looked for everywhere when `grace` is over; only if it is nowhere
     then, it is forgotten. Layers that wait or are being brewed are let be; those set aside are pruned as
@@ -124,11 +124,11 @@ class _Run:
         """Looks for layers again: where they were, then everywhere. Forgets those that are nowhere."""
         suspects = {suspect.digest: suspect for suspect in missed}
         looks = self._looks(suspects)
-        for look in self._everywhere([look.layer for look in looks if look.presence == "gone"]):
+        for look in self._everywhere([look.layer for look in looks if look.presence == "missing"]):
             looks.append(look)
-            if look.presence == "gone" and not self.service.stop.is_set():
+            if look.presence == "missing" and not self.service.stop.is_set():
                 self._forget(suspects[look.layer.digest])
-        self._settle(look for look in looks if look.presence != "gone")
+        self._settle(look for look in looks if look.presence != "missing")
 
     def _everywhere(self, layers: list[Layer]) -> Iterable[PresenceResult]:
         if not layers or self._over():
@@ -140,13 +140,13 @@ class _Run:
     def _look_for(self, digests: Sequence[Digest]) -> str | None:
         """Looks for layers where they were, and suspects those that are not there. The last it came to."""
         looks = self._looks(digests)
-        self._settle(look for look in looks if look.presence != "gone")
-        gone = [look.layer.digest for look in looks if look.presence == "gone"]
-        self.summary.missed += len(gone)
-        if gone and not self.dry_run:
+        self._settle(look for look in looks if look.presence != "missing")
+        missing = [look.layer.digest for look in looks if look.presence == "missing"]
+        self.summary.missed += len(missing)
+        if missing and not self.dry_run:
             now = self._now()
             with transaction(self.engine) as connection:
-                record_misses(connection, self.tables, gone, now=now, due=now + self.grace)
+                record_misses(connection, self.tables, missing, now=now, due=now + self.grace)
         return str(looks[-1].layer.digest) if looks else None
 
     def _go_round(self, limit: int) -> None:
@@ -203,7 +203,7 @@ class _Run:
             self._down = True
 
     def _settle(self, looks: Iterable[PresenceResult]) -> None:
-        """Counts layers that are not gone, and notes what was found out about them."""
+        """Count layers that are not missing, and record what was found out about them."""
         there, unanswered, found = [], [], []
         for look in looks:
             digest = look.layer.digest

@@ -155,7 +155,7 @@ class RepositoryScan:
                 digest = self.scan.registry.head_manifest(scope, tag)
                 self._streak.succeeded()
             except NotFound:
-                log.info("tag gone during the scan scope=%s tag=%s", scope, tag)
+                log.info("tag removed during the scan scope=%s tag=%s", scope, tag)
             except (RemoteError, InvalidName) as error:
                 self._tag_failed(scope, tag, error)
             self.summary.tags += 1
@@ -176,7 +176,7 @@ class RepositoryScan:
                     self._read(scope, reader, digest)
                     self._streak.succeeded()
                 except NotFound:
-                    log.info("manifest gone during the scan scope=%s tag=%s digest=%s", scope, tag, digest)
+                    log.info("manifest removed during the scan scope=%s tag=%s digest=%s", scope, tag, digest)
                 except (RemoteError, ManifestInvalid, InvalidName) as error:
                     self._tag_failed(scope, tag, error)
 

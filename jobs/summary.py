@@ -17,7 +17,7 @@ class Summary(Protocol):
         ...
 
 
-_UNDONE = ("failed", "interrupted", "given_back", "unanswered", "paused")
+_UNDONE = ("failed", "interrupted", "returned", "unanswered", "paused")
 """The fields of summaries that tell of work which was not done."""
 
 

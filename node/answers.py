@@ -14,8 +14,8 @@ def error(
     status: int, code: str, message: str, headers: Iterable[tuple[str, str]] = (), detail: object = None
 ) -> HTTPResponse:
     """An error in the registry's JSON. Neither `message` nor `detail` may hold a secret."""
-    told = {"code": code, "message": message, "detail": detail}
-    answer = HTTPResponse(json.dumps({"errors": [told]}).encode() + b"\n", status)
+    entry = {"code": code, "message": message, "detail": detail}
+    answer = HTTPResponse(json.dumps({"errors": [entry]}).encode() + b"\n", status)
     answer.set_header("Content-Type", "application/json; charset=utf-8")
     for name, value in headers:
         answer.add_header(name, value)

@@ -54,12 +54,12 @@ class Pulls:
         path = str(environ["bottle.raw_path"]).removeprefix("/v2").removeprefix("/")
         if not path:
             return self._proxy.base(environ)
-        asked = parse_path(path)
-        if asked is None:
+        resource = parse_path(path)
+        if resource is None:
             return error(404, "NOT_FOUND", "the mirror serves manifests, blobs, tags and referrers only")
-        if asked.kind == "blobs":
-            return self._blobs.answer(environ, asked.scope, Digest.parse(asked.name))
-        return self._proxy.named(environ, asked)
+        if resource.kind == "blobs":
+            return self._blobs.answer(environ, resource.scope, Digest.parse(resource.name))
+        return self._proxy.named(environ, resource)
 
     def _refuse_write(self, rest: str = "") -> bottle.HTTPResponse:
         return error(

@@ -15,7 +15,7 @@ from core.http.headers import Headers
 from core.names import parse_reference
 from core.registry.answers import retry_after
 from node.answers import unavailable
-from node.requests import Asked, header, passed_on
+from node.requests import Resource, header, passed_on
 from node.upstream import Upstream
 
 # containerd repeats these at the same host; anything from 500 on sends it to the next one.
@@ -46,26 +46,26 @@ class RegistryProxy:
         """`/v2/`. Raises RemoteError."""
         return self._pass(environ, self._upstream.urls.base)
 
-    def named(self, environ: Mapping[str, Any], asked: Asked) -> bottle.HTTPResponse:
+    def named(self, environ: Mapping[str, Any], resource: Resource) -> bottle.HTTPResponse:
         """A manifest, a list of tags, or referrers. Raises InvalidName, RemoteError."""
-        answer = self._pass(environ, self._url(asked, bottle.request.query))
-        if asked.kind == "manifests" and answer.status_code == 200 and environ["REQUEST_METHOD"] == "GET":
+        answer = self._pass(environ, self._url(resource, bottle.request.query))
+        if resource.kind == "manifests" and answer.status_code == 200 and environ["REQUEST_METHOD"] == "GET":
             media_type = answer.get_header("Content-Type") or ""
-            self._upstream.brew_requests.saw_manifest(asked.scope, answer.body, media_type)
+            self._upstream.brew_requests.saw_manifest(resource.scope, answer.body, media_type)
         return answer
 
-    def _url(self, asked: Asked, query: Mapping[str, str]) -> str:
+    def _url(self, resource: Resource, query: Mapping[str, str]) -> str:
         urls = self._upstream.urls
         kept = {name: query[name] for name in _QUERY if name in query}
-        if asked.kind == "manifests":
-            reference = parse_reference(asked.name)
+        if resource.kind == "manifests":
+            reference = parse_reference(resource.name)
             # docker_torrents, if it stands there, is not to add ids: engines verify the registry's bytes.
             kept = {} if isinstance(reference, Digest) else {"rbtorrent": "false"}
-            url = urls.manifest(asked.scope, reference)
-        elif asked.kind == "tags":
-            url = urls.tags(asked.scope)
+            url = urls.manifest(resource.scope, reference)
+        elif resource.kind == "tags":
+            url = urls.tags(resource.scope)
         else:
-            url = f"{urls.base}{asked.scope}/referrers/{Digest.parse(asked.name)}"
+            url = f"{urls.base}{resource.scope}/referrers/{Digest.parse(resource.name)}"
         return f"{url}{'&' if '?' in url else '?'}{urlencode(kept)}" if kept else url
 
     def _pass(self, environ: Mapping[str, Any], url: str) -> bottle.HTTPResponse:

@@ -17,7 +17,7 @@ _PASSED_ON = ("Accept", "If-None-Match", "User-Agent")
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class Resource:
     """`/v2/<scope>/<kind>/<name>`."""
 
     scope: str
@@ -25,13 +25,13 @@ class Asked:
     name: str
 
 
-def parse_path(path: str) -> Asked | None:
+def parse_path(path: str) -> Resource | None:
     """What follows /v2/ in the path of a pull, None if it is something else. Raises InvalidName."""
     found = _PATH.match(path)
     if found is None or (found["kind"] == "tags" and found["name"] != "list"):
         return None
     kind: Any = found["kind"]
-    return Asked(parse_scope(found["scope"]), kind, found["name"])
+    return Resource(parse_scope(found["scope"]), kind, found["name"])
 
 
 def kind_of(path: str) -> str:

@@ -159,7 +159,7 @@ def renew_locks(
     return [replace(claim, token=now) for claim in claims if str(claim.digest) in held]
 
 
-def give_back_layers(connection: sa.Connection, tables: Tables, claims: Sequence[Claim]) -> int:
+def return_layers(connection: sa.Connection, tables: Tables, claims: Sequence[Claim]) -> int:
     """Unlock layers that were not finished, as if they had never been claimed. Return how many."""
     freed = _relock(connection, tables, claims, lock=None)
     write_queue(connection, tables, freed, claimed=None)

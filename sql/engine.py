@@ -104,6 +104,6 @@ def _parse_url(text: str) -> sa.URL:
 
 def _hosts_of(url: sa.URL) -> list[str]:
     """Return the hosts of a URL: the usual one, or several in its query, as in `?host=a:1&host=b:2`."""
-    asked = url.query.get("host", ())
-    listed = [asked] if isinstance(asked, str) else [*asked]
+    hosts = url.query.get("host", ())
+    listed = [hosts] if isinstance(hosts, str) else [*hosts]
     return [host for text in [url.host or "", *listed] for host in text.split(",") if host]

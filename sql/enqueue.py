@@ -18,7 +18,7 @@ _BATCH = 5_000
 # How many rows at the head of the queue are checked for strays at a time.
 _HEAD = 1_000
 
-_ASKED = BulkValues("asked", {"digest": sa.Text(), "size": sa.BigInteger()})
+_REQUESTED = BulkValues("requested", {"digest": sa.Text(), "size": sa.BigInteger()})
 _HELD = BulkValues("held", {"digest": sa.Text(), "scope": sa.Text()})
 
 
@@ -65,7 +65,7 @@ def enqueue_layers(
         parameters = {
             "at": now,
             "urgency": int(priority),
-            **_ASKED.parameters(dialect, [(digest, sizes[digest]) for digest in batch]),
+            **_REQUESTED.parameters(dialect, [(digest, sizes[digest]) for digest in batch]),
             **_HELD.parameters(dialect, held),
         }
 
@@ -103,22 +103,22 @@ def _enqueueing(tables: Tables, dialect: str) -> tuple[sa.Select[int, int, int],
     It also counts suspects, and how many more layers were inserted into the queue than into the mapping.
     """
     mapping, queue, scope, missing = tables.mapping, tables.queue, tables.scope, tables.missing
-    asked, held = _ASKED.relation(dialect), _HELD.relation(dialect)
+    requested, held = _REQUESTED.relation(dialect), _HELD.relation(dialect)
     now, urgency = sa.bindparam("at", type_=sa.BigInteger), sa.bindparam("urgency", type_=sa.SmallInteger)
     unbrewed, waits = mapping.c.brewed.is_(None), queue.c.next_try.is_not(None)
     wakes = sa.and_(is_set_aside(queue), urgency > int(Priority.ASKED))
-    known = asked.outerjoin(mapping, mapping.c.digest == asked.c.digest).outerjoin(
-        queue, queue.c.digest == asked.c.digest
+    known = requested.outerjoin(mapping, mapping.c.digest == requested.c.digest).outerjoin(
+        queue, queue.c.digest == requested.c.digest
     )
 
     to_map = (
         insert_for(dialect, mapping)
         .from_select(
             ["digest", "added"],
-            sa.select(asked.c.digest, now)
+            sa.select(requested.c.digest, now)
             .select_from(known)
             .where(mapping.c.digest.is_(None))
-            .order_by(asked.c.digest),
+            .order_by(requested.c.digest),
         )
         .on_conflict_do_nothing()
     )
@@ -130,7 +130,9 @@ def _enqueueing(tables: Tables, dialect: str) -> tuple[sa.Select[int, int, int],
     # Rows that ON CONFLICT would not change are left out: a conflict takes a lock, which is a write.
     to_queue = insert_for(dialect, queue).from_select(
         ["digest", "size", "priority", "added", "next_try"],
-        sa.select(asked.c.digest, asked.c.size, urgency, sa.func.coalesce(mapping.c.added, now), AT_ONCE)
+        sa.select(
+            requested.c.digest, requested.c.size, urgency, sa.func.coalesce(mapping.c.added, now), AT_ONCE
+        )
         .select_from(known)
         .where(
             unbrewed,
@@ -138,10 +140,10 @@ def _enqueueing(tables: Tables, dialect: str) -> tuple[sa.Select[int, int, int],
                 queue.c.digest.is_(None),
                 wakes,
                 sa.and_(waits, queue.c.priority > urgency),
-                sa.and_(queue.c.size.is_(None), asked.c.size.is_not(None)),
+                sa.and_(queue.c.size.is_(None), requested.c.size.is_not(None)),
             ),
         )
-        .order_by(asked.c.digest),
+        .order_by(requested.c.digest),
     )
     more_urgent = sa.and_(waits, queue.c.priority > to_queue.excluded.priority)
     to_queue = to_queue.on_conflict_do_update(
@@ -168,7 +170,7 @@ def _enqueueing(tables: Tables, dialect: str) -> tuple[sa.Select[int, int, int],
     )
     suspects = (
         sa.select(sa.func.count())
-        .select_from(asked.join(missing, missing.c.digest == asked.c.digest))
+        .select_from(requested.join(missing, missing.c.digest == requested.c.digest))
         .scalar_subquery()
     )
     if dialect == "postgresql":

@@ -120,11 +120,11 @@ _ANSWERS = (b"S", b"N", b"E")
 class _Attempt:
     address: Address
     socket: socket.socket
-    asked: bool = False
+    probed: bool = False
 
 
 def answering(addresses: Sequence[Address], timeout: float, reasons: list[str]) -> Iterator[Address]:
-    """Yield the addresses that answer within `timeout` seconds, as they do. All are asked at the same time.
+    """Yield the addresses that answer within `timeout` seconds, as they do. All are probed at the same time.
 
     Why others do not is appended to `reasons`. The time that the caller takes between two addresses counts
     too.
@@ -178,12 +178,12 @@ def _begin(address: Address, selector: selectors.BaseSelector) -> None:
 
 def _go_on(attempt: _Attempt, selector: selectors.BaseSelector) -> bool:
     """Take the next step with a ready socket. Return whether the server has answered."""
-    if not attempt.asked:
+    if not attempt.probed:
         error = attempt.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if error:
             raise OSError(error, os.strerror(error))
         attempt.socket.send(_SSL_REQUEST)  # 8 bytes always fit into a new connection's buffer
-        attempt.asked = True
+        attempt.probed = True
         selector.modify(attempt.socket, selectors.EVENT_READ, attempt)
         return False
     answer = attempt.socket.recv(1)

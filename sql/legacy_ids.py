@@ -149,13 +149,13 @@ def _judge(
 ) -> tuple[dict[LegacyId, Outcome], set[str]]:
     """Return the outcome for each id, and which of the layers are in the mapping."""
     mapping, owner = tables.mapping, tables.mapping.alias("owner")
-    asked = _asked(connection, ids)
+    requested = _requested(connection, ids)
     # One query for the layers, and one for the ids.
     there = {
         row.digest: row
         for row in connection.execute(
             sa.select(mapping.c.digest, mapping.c.rbtorrent_id, mapping.c.brewed, mapping.c.brew_lock).join(
-                asked, asked.c.digest == mapping.c.digest
+                requested, requested.c.digest == mapping.c.digest
             )
         ).all()
     }
@@ -163,7 +163,7 @@ def _judge(
         row.rbtorrent_id: row.digest
         for row in connection.execute(
             sa.select(owner.c.rbtorrent_id, owner.c.digest).join(
-                asked, asked.c.rbtorrent_id == owner.c.rbtorrent_id
+                requested, requested.c.rbtorrent_id == owner.c.rbtorrent_id
             )
         ).all()
     }
@@ -191,7 +191,7 @@ def _update(connection: sa.Connection, tables: Tables, ids: Sequence[LegacyId], 
     if not ids:
         return set()
     mapping = tables.mapping
-    asked = _asked(connection, ids)
+    requested = _requested(connection, ids)
     free = sa.and_(
         mapping.c.rbtorrent_id.is_(None),
         sa.or_(mapping.c.brewed.is_not(None), mapping.c.brew_lock.is_(None)),
@@ -199,15 +199,15 @@ def _update(connection: sa.Connection, tables: Tables, ids: Sequence[LegacyId], 
     # Locked in the order of digests, as in every transaction.
     updated = connection.scalars(
         sa.select(mapping.c.digest)
-        .join(asked, asked.c.digest == mapping.c.digest)
+        .join(requested, requested.c.digest == mapping.c.digest)
         .where(free)
         .order_by(mapping.c.digest)
         .with_for_update(of=mapping)
     ).all()
     connection.execute(
         sa.update(mapping)
-        .where(mapping.c.digest == asked.c.digest, free)
-        .values(rbtorrent_id=asked.c.rbtorrent_id, brewed=now)
+        .where(mapping.c.digest == requested.c.digest, free)
+        .values(rbtorrent_id=requested.c.rbtorrent_id, brewed=now)
     )
     # These ids have no brewer, whatever was tried before (see sql/requeue.py).
     write_queue(connection, tables, updated, next_try=None, reason=None, claimed=None, brewer=None)
@@ -218,15 +218,15 @@ def _insert(connection: sa.Connection, tables: Tables, ids: Sequence[LegacyId], 
     """Insert layers with their ids into the mapping. Return the digests of those inserted."""
     if not ids:
         return set()
-    asked = _asked(connection, sorted(ids, key=lambda one: str(one.digest)))
+    requested = _requested(connection, sorted(ids, key=lambda one: str(one.digest)))
     when = sa.literal(now, sa.BigInteger)
-    new = sa.select(asked.c.digest, asked.c.rbtorrent_id, when, when).where(sa.true())
+    new = sa.select(requested.c.digest, requested.c.rbtorrent_id, when, when).where(sa.true())
     inserted = insert(connection, tables.mapping).from_select(
         ["digest", "rbtorrent_id", "added", "brewed"], new
     )
     return set(connection.scalars(inserted.on_conflict_do_nothing().returning(tables.mapping.c.digest)).all())
 
 
-def _asked(connection: sa.Connection, ids: Sequence[LegacyId]) -> sa.Subquery:
+def _requested(connection: sa.Connection, ids: Sequence[LegacyId]) -> sa.Subquery:
     columns = {"digest": sa.Text(), "rbtorrent_id": sa.Text()}
-    return bulk_values(connection, "asked", columns, ((str(one.digest), one.rbtorrent_id) for one in ids))
+    return bulk_values(connection, "requested", columns, ((str(one.digest), one.rbtorrent_id) for one in ids))

@@ -52,24 +52,24 @@ def enqueue_manifests(
     keys = {(scope, str(digest)) for scope, digest in manifests}
     if not keys:
         return 0
-    asked = bulk_values(connection, "asked", {"scope": sa.Text(), "digest": sa.Text()}, keys)
-    same = sa.and_(manifest.c.scope == asked.c.scope, manifest.c.digest == asked.c.digest)
+    requested = bulk_values(connection, "requested", {"scope": sa.Text(), "digest": sa.Text()}, keys)
+    same = sa.and_(manifest.c.scope == requested.c.scope, manifest.c.digest == requested.c.digest)
     aside = manifest.c.next_try.is_(None)
-    known = asked.outerjoin(manifest, same)
+    known = requested.outerjoin(manifest, same)
     unless_waiting = sa.or_(manifest.c.digest.is_(None), aside)
     count = connection.scalars(sa.select(sa.func.count()).select_from(known).where(unless_waiting)).one()
     put_down = insert(connection, manifest).from_select(
         ["scope", "digest", "priority", "added", "next_try"],
         sa.select(
-            asked.c.scope,
-            asked.c.digest,
+            requested.c.scope,
+            requested.c.digest,
             sa.literal(int(priority)),
             sa.literal(now, sa.BigInteger),
             sa.literal(now, sa.BigInteger),
         )
         .select_from(known)
         .where(sa.or_(unless_waiting, manifest.c.priority > priority, manifest.c.next_try > now))
-        .order_by(asked.c.scope, asked.c.digest),
+        .order_by(requested.c.scope, requested.c.digest),
     )
     more_urgent = manifest.c.priority > put_down.excluded.priority
     connection.execute(
@@ -170,13 +170,13 @@ def mark_new_seen(
     """
     seen = tables.seen
     keys = {(scope, str(digest)) for scope, digest in manifests}
-    asked = bulk_values(connection, "asked", {"scope": sa.Text(), "digest": sa.Text()}, keys)
-    same = sa.and_(seen.c.scope == asked.c.scope, seen.c.digest == asked.c.digest)
+    requested = bulk_values(connection, "requested", {"scope": sa.Text(), "digest": sa.Text()}, keys)
+    same = sa.and_(seen.c.scope == requested.c.scope, seen.c.digest == requested.c.digest)
     new = (
-        sa.select(asked.c.scope, asked.c.digest, sa.literal(now, sa.BigInteger))
-        .select_from(asked.outerjoin(seen, same))
+        sa.select(requested.c.scope, requested.c.digest, sa.literal(now, sa.BigInteger))
+        .select_from(requested.outerjoin(seen, same))
         .where(seen.c.digest.is_(None))
-        .order_by(asked.c.scope, asked.c.digest)
+        .order_by(requested.c.scope, requested.c.digest)
     )
     remember = insert(connection, seen).from_select(["scope", "digest", "seen"], new)
     connection.execute(remember.on_conflict_do_nothing())

@@ -81,11 +81,13 @@ def requeue_brewed(
     """
     mapping = tables.mapping
     ours = ((str(layer.digest), layer.brewed) for layer in layers if layer.here)
-    asked = bulk_values(connection, "asked", {"digest": sa.Text(), "brewed": sa.BigInteger()}, ours)
+    requested = bulk_values(connection, "requested", {"digest": sa.Text(), "brewed": sa.BigInteger()}, ours)
     # Locked in the order of digests, the mapping before the queue, as in every transaction.
     digests = connection.scalars(
         sa.select(mapping.c.digest)
-        .join(asked, sa.and_(asked.c.digest == mapping.c.digest, asked.c.brewed == mapping.c.brewed))
+        .join(
+            requested, sa.and_(requested.c.digest == mapping.c.digest, requested.c.brewed == mapping.c.brewed)
+        )
         .order_by(mapping.c.digest)
         .with_for_update(of=mapping)
     ).all()

@@ -24,8 +24,8 @@ from core.layer import Layer
 MAX_CONSECUTIVE_FAILURES = 20
 """Unanswered requests in a row after which the registry itself is asked whether it is up."""
 
-Presence = Literal["there", "gone", "unanswered"]
-"""What was found out. "gone" takes an answer that says so; whatever else went wrong is "unanswered"."""
+Presence = Literal["there", "missing", "unanswered"]
+"""What was found out. "missing" takes an answer that says so; whatever else went wrong is "unanswered"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class PresenceChecker(Protocol):
         ...
 
     def locate(self, layer: Layer) -> PresenceResult:
-        """A look at where the layer was. "gone" means no more than that it is not there."""
+        """A look at where the layer was. "missing" means no more than that it is not there."""
         ...
 
     def locate_everywhere(
@@ -105,7 +105,7 @@ class RegistryPresence:
                 return look
             if look.presence == "unanswered":
                 unanswered = look
-        return unanswered or PresenceResult(layer, "gone")
+        return unanswered or PresenceResult(layer, "missing")
 
     def locate_everywhere(
         self, layers: Sequence[Layer], over: Callable[[], bool]
@@ -152,7 +152,7 @@ class RegistryPresence:
                 for number, layer in left.items()
             }
         for number, layer in left.items():
-            yield unanswered.get(number) or PresenceResult(layer, "gone")
+            yield unanswered.get(number) or PresenceResult(layer, "missing")
 
     def _catalog(self) -> list[str]:
         """Return all repositories. Raises RemoteError, also for an empty list."""
@@ -165,7 +165,7 @@ class RegistryPresence:
         try:
             self._registry.blob_size(scope, layer.digest)
         except (NotFound, InvalidName):
-            return PresenceResult(layer, "gone")
+            return PresenceResult(layer, "missing")
         except RemoteError as error:
             return PresenceResult(layer, "unanswered", why=str(error), silent=isinstance(error, NO_ANSWER))
         return PresenceResult(layer, "there", scope)
@@ -192,7 +192,7 @@ class StoragePresence:
         try:
             self._storage.size(layer)
         except NotFound:
-            return PresenceResult(layer, "gone")
+            return PresenceResult(layer, "missing")
         except (RemoteError, LayerError) as error:
             silent = not isinstance(error, Refused)
             return PresenceResult(layer, "unanswered", why=str(error), silent=silent)

@@ -101,7 +101,7 @@ def test_a_brewer_that_is_stopped_releases_its_layers_at_once(
 
     layer = sound.asked("show", digest)
     assert (layer["state"], layer["attempts"]) == ("waiting", 0)
-    assert "given back 1" in (doomed.folder / "program.log").read_text()
+    assert "returned 1" in (doomed.folder / "program.log").read_text()
     brewer.stop()
     assert sound.last_line("run", "brew") == "brewed 1, failed 0, waiting 0"
 

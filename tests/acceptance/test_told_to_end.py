@@ -80,7 +80,7 @@ def test_a_daemon_that_is_brewing_gives_its_layers_back(daemon: Daemon) -> None:
 
         assert process.exit_status() == 0
     assert daemon.locked() == 0
-    assert f'did="brewed 0, failed 0, given back {LAYERS}, waiting {LAYERS}"' in daemon.log
+    assert f'did="brewed 0, failed 0, returned {LAYERS}, waiting {LAYERS}"' in daemon.log
     assert daemon.usual.last_line("run", "brew") == f"brewed {LAYERS}, failed 0, waiting 0"
 
 

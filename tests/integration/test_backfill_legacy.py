@@ -227,8 +227,8 @@ def test_each_row_that_matches_no_layer_says_why(
     old.add("deleted", deleted=True)
     old.add("deleted and gone", deleted=True)
     old.forget_path("deleted and gone")
-    old.add("gone")
-    old.forget_path("gone")
+    old.add("missing")
+    old.forget_path("missing")
     old.add("a tag", path="/docker/registry/v2/repositories/a/_manifests/tags/v1/current/link")
     old.add("no digest", path="/docker/registry/v2/blobs/sha256/ab/abcd/data")
     old.add_id("unheard of")
@@ -246,7 +246,7 @@ def test_each_row_that_matches_no_layer_says_why(
         "key not in MDS": 2,
     }
     assert (summary.rows, summary.taken, summary.unmatched.total()) == (8, 1, 7)
-    for name in ("deleted", "gone", "a tag", "no digest", "unheard of"):
+    for name in ("deleted", "missing", "a tag", "no digest", "unheard of"):
         assert repr(old.mds_key(name)) in caplog.text
 
 

@@ -125,7 +125,7 @@ def test_the_catalog_may_be_what_is_looked_through(quiet_registry: Registry, htt
 def test_a_layer_in_no_repository_is_missing_and_the_number_checked_is_reported(
     quiet_registry: Registry, http: HttpClient
 ) -> None:
-    source = source_of(http, quiet_registry.netloc, candidates=["other", "gone", "other"])
+    source = source_of(http, quiet_registry.netloc, candidates=["other", "missing", "other"])
 
     with pytest.raises(NotFound, match="the 2 repositories searched"):
         source.size(LAYER)

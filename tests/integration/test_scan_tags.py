@@ -403,7 +403,7 @@ def test_a_walk_of_many_tags_can_be_stopped(scan: Scan, liar: HttpServer) -> Non
 
 
 def test_a_tag_deleted_during_the_scan_is_not_a_failure(scan: Scan, liar: HttpServer) -> None:
-    liar.on("/v2/moving/tags/list*", replying(200, b'{"name":"moving","tags":["gone","v1"]}'))
+    liar.on("/v2/moving/tags/list*", replying(200, b'{"name":"moving","tags":["missing","v1"]}'))
     liar.on("/v2/moving/manifests/gone", replying(404, b'{"errors":[{"code":"MANIFEST_UNKNOWN"}]}'))
     liar.on("/v2/moving/manifests/*", image(1))
 

@@ -117,7 +117,7 @@ def test_a_file_that_another_program_changed_is_not_served(cache: Cache) -> None
     layer = fill(cache, b"right")
     (cache.directory / "layers" / layer.hex).write_bytes(b"wrong")
     assert cache.open(layer) is None
-    gone = fill(cache, b"gone")
+    gone = fill(cache, b"missing")
     (cache.directory / "layers" / gone.hex).unlink()
     assert cache.open(gone) is None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from core.errors import InvalidName
-from node.requests import Asked, parse_path
+from node.requests import Resource, parse_path
 
 DIGEST = "sha256:" + "0" * 64
 
@@ -13,14 +13,14 @@ DIGEST = "sha256:" + "0" * 64
 @pytest.mark.parametrize(
     ("path", "asked"),
     [
-        ("library/ubuntu/manifests/22.04", Asked("library/ubuntu", "manifests", "22.04")),
-        (f"a/blobs/{DIGEST}", Asked("a", "blobs", DIGEST)),
-        ("a/b/c/tags/list", Asked("a/b/c", "tags", "list")),
-        (f"a/referrers/{DIGEST}", Asked("a", "referrers", DIGEST)),
-        ("blobs/manifests/tags/manifests/latest", Asked("blobs/manifests/tags", "manifests", "latest")),
+        ("library/ubuntu/manifests/22.04", Resource("library/ubuntu", "manifests", "22.04")),
+        (f"a/blobs/{DIGEST}", Resource("a", "blobs", DIGEST)),
+        ("a/b/c/tags/list", Resource("a/b/c", "tags", "list")),
+        (f"a/referrers/{DIGEST}", Resource("a", "referrers", DIGEST)),
+        ("blobs/manifests/tags/manifests/latest", Resource("blobs/manifests/tags", "manifests", "latest")),
     ],
 )
-def test_the_last_keyword_of_the_path_counts(path: str, asked: Asked) -> None:
+def test_the_last_keyword_of_the_path_counts(path: str, asked: Resource) -> None:
     assert parse_path(path) == asked
 
 

@@ -85,7 +85,7 @@ def test_a_layer_is_there_if_one_of_its_repositories_has_it() -> None:
 
 def test_a_layer_is_absent_if_all_its_repositories_say_no() -> None:
     registry = Blobs({"one": set(), "two": set(), "other": {A}})
-    assert RegistryPresence(registry).locate(Layer(A, ("one", "two", "deleted"))).presence == "gone"
+    assert RegistryPresence(registry).locate(Layer(A, ("one", "two", "deleted"))).presence == "missing"
 
 
 @pytest.mark.parametrize("trouble", TROUBLE)
@@ -105,7 +105,7 @@ def test_a_yes_counts_more_than_no_answer() -> None:
 
 def test_everywhere_is_every_repository_of_the_catalog() -> None:
     registry = Blobs({"one": {A}, "two": set(), "three": {C}})
-    assert everywhere(registry, A, B, C) == {A: "there", B: "gone", C: "there"}
+    assert everywhere(registry, A, B, C) == {A: "there", B: "missing", C: "there"}
 
 
 def test_a_repository_that_has_it_is_named() -> None:
@@ -134,19 +134,19 @@ def test_an_empty_catalog_does_not_count() -> None:
 
 def test_a_run_makes_no_more_requests_than_its_budget() -> None:
     registry = Blobs({f"scope{number}": set() for number in range(10)})
-    assert everywhere(registry, A, B, C, questions=25) == {A: "gone", B: "gone"}
+    assert everywhere(registry, A, B, C, questions=25) == {A: "missing", B: "missing"}
     assert len(registry.asked) == 20
 
 
 def test_one_layer_is_looked_for_however_many_repositories_there_are() -> None:
     registry = Blobs({f"scope{number}": set() for number in range(10)})
-    assert everywhere(registry, A, B, questions=3) == {A: "gone"}
+    assert everywhere(registry, A, B, questions=3) == {A: "missing"}
 
 
 def test_a_layer_pushed_to_a_repository_made_during_the_look_is_there() -> None:
     registry = Blobs({"one": set(), "two": set()})
     registry.before_listing(2, lambda: registry.blobs.update(new={B}))
-    assert everywhere(registry, A, B, C) == {A: "gone", B: "there", C: "gone"}
+    assert everywhere(registry, A, B, C) == {A: "missing", B: "there", C: "missing"}
     assert registry.asked[6:] == [("new", A), ("new", B), ("new", C)]
 
 
@@ -154,7 +154,7 @@ def test_the_catalog_is_listed_until_it_has_nothing_new() -> None:
     registry = Blobs({"one": set()})
     registry.before_listing(2, lambda: registry.blobs.update(two=set()))
     registry.before_listing(3, lambda: registry.blobs.update(three={A}))
-    assert everywhere(registry, A, B) == {A: "there", B: "gone"}
+    assert everywhere(registry, A, B) == {A: "there", B: "missing"}
     assert registry.listed == 4
 
 

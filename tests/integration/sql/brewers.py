@@ -27,7 +27,7 @@ def work_on(database: Database, seed: int, tick: Callable[[], int]) -> Counter[s
         claims = database.claim(chance.randint(1, 8), now=tick(), brewer=f"brewer:{seed}")
         if chance.random() < 0.3:
             claims = database.renew(claims, now=tick())
-        given_back = []
+        returned = []
         for claim in claims:
             fate = chance.random()
             if fate < 0.6:
@@ -36,8 +36,8 @@ def work_on(database: Database, seed: int, tick: Callable[[], int]) -> Counter[s
             elif fate < 0.75:
                 database.retry(claim, next_try=tick())
             elif fate < 0.9:
-                given_back.append(claim)
-        database.give_back(given_back)
+                returned.append(claim)
+        database.return_claims(returned)
         # Old enough that its brewer is slow or gone: both happen here.
         database.release(older_than=tick() - 40, max_attempts=MANY)
     return completed

@@ -14,10 +14,10 @@ from sql.claims import (
     Claim,
     claim_layers,
     complete_layer,
-    give_back_layers,
     release_stale_locks,
     renew_locks,
     retry_layer,
+    return_layers,
     set_aside_layer,
 )
 from sql.enqueue import adopt_layers, enqueue_layers
@@ -120,9 +120,9 @@ class Database:
         with transaction(self.engine) as connection:
             return set_aside_layer(connection, self.tables, claim, reason=reason, now=now)
 
-    def give_back(self, claims: Iterable[Claim]) -> int:
+    def return_claims(self, claims: Iterable[Claim]) -> int:
         with transaction(self.engine) as connection:
-            return give_back_layers(connection, self.tables, list(claims))
+            return return_layers(connection, self.tables, list(claims))
 
     def release(self, *, older_than: int, max_attempts: int = 5) -> int:
         with transaction(self.engine) as connection:

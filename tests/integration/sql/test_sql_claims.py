@@ -125,7 +125,7 @@ def test_a_brewer_that_lost_its_lock_changes_nothing(database: Database) -> None
     assert not database.complete(slow, rbtorrent_id="rbtorrent:wrong")
     assert not database.retry(slow)
     assert not database.set_aside(slow)
-    assert database.give_back([slow]) == 0
+    assert database.return_claims([slow]) == 0
     assert database.renew([slow], now=NOW + 302) == []
     assert database.layer(A) == before
     assert database.complete(quick)
@@ -170,12 +170,12 @@ def test_a_layer_set_aside_stays_there(database: Database) -> None:
 def test_released_layers_wait_as_if_never_claimed(database: Database) -> None:
     database.enqueue(A, B)
     claims = database.claim(2)
-    assert database.give_back(claims) == 2
+    assert database.return_claims(claims) == 2
     assert database.layer(A).state == "waiting"
     assert database.layer(A).attempts == 0
     again = database.claim(2, now=NOW + 1)
     assert [claim.digest for claim in again] == [claim.digest for claim in claims]
-    assert database.give_back([]) == 0
+    assert database.return_claims([]) == 0
 
 
 def test_an_id_that_another_layer_has_is_a_clear_error(database: Database) -> None:

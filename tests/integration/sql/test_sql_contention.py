@@ -171,7 +171,7 @@ def test_all_operations_on_the_queue_may_run_at_once(database: Database, seed: i
             act = chance.randrange(7)
             if act <= 1:
                 claims = database.renew(database.claim(9, now=next(clock)), now=next(clock))
-                database.give_back(claims[:4])
+                database.return_claims(claims[:4])
                 for claim in claims[4:]:
                     database.set_aside(claim, reason=chance.choice(["one", "other"]))
             elif act == 2:

@@ -117,7 +117,7 @@ def test_a_layer_with_an_adopted_id_keeps_it(database: Database, before: str) ->
     if before == "set aside":
         database.set_aside(database.claim_one())
     if before == "freed":
-        database.give_back([database.claim_one()])
+        database.return_claims([database.claim_one()])
     take_over(database, A)
 
     found = find(database, A)

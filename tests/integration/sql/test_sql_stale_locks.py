@@ -69,7 +69,7 @@ def test_a_layer_failed_or_released_in_time_is_not_counted_again(database: Datab
     database.enqueue(A, B, C)
     first, second, third = database.claim(3)
     database.retry(first)
-    database.give_back([second])
+    database.return_claims([second])
     database.set_aside(third)
     assert database.release(older_than=NOW + 10**6) == 0
     assert [database.layer(claim.digest).attempts for claim in (first, second, third)] == [1, 0, 1]
