@@ -20,9 +20,10 @@ from sql.driver_errors import no_permission
 _BUSY_SECONDS = 30.0
 # How often a writer tries to get its turn, seconds.
 _RETRY_SECONDS = 0.001
-# How long the database stays free between two transactions of this process, seconds. A writer that began the
-# next one at once would starve the other processes.
+# Seconds that the database stays free after this process has written for _RUN_SECONDS. A process that always
+# began the next transaction at once would starve the others.
 _YIELD_SECONDS = 0.003
+_RUN_SECONDS = 0.010
 
 
 def sqlite_engine(url: sa.URL, pool: dict[str, Any], *, read_only: bool = False) -> sa.Engine:
@@ -86,14 +87,15 @@ class _Turns:
     """Write transactions of this process, which leave room for those of other processes.
 
     SQLite's own waiting backs off to 100 ms, and never gets a turn while another process writes without a
-    pause. So waiting writers try every millisecond, and the database is left alone for a few between two
-    transactions of one process.
+    pause. So waiting writers try every millisecond, and a process that writes without a pause makes one.
     """
 
     def __init__(self, busy_seconds: float) -> None:
         self._busy_seconds = busy_seconds
         self._lock = threading.Lock()
-        self._free_at = 0.0
+        self._began = 0.0
+        """When the first of the transactions without a pause between them began."""
+        self._ended = 0.0
 
     def begin(self, connection: sa.Connection) -> None:
         """Begin a write transaction. Raises SQLAlchemy's OperationalError if it has to wait for too long."""
@@ -101,27 +103,32 @@ class _Turns:
         raw: Any = connection.connection.dbapi_connection
         raw.execute("PRAGMA busy_timeout = 0")
         try:
-            while True:
+            while time.monotonic() < deadline:
                 with self._lock:
-                    pause = self._free_at - time.monotonic()
-                if pause > 0:
-                    threading.Event().wait(pause)
-                try:
-                    connection.exec_driver_sql("BEGIN IMMEDIATE")
-                except sa.exc.OperationalError as error:
-                    code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
-                    if code != sqlite3.SQLITE_BUSY or time.monotonic() >= deadline:
-                        raise
-                else:
-                    return
+                    try:
+                        if self._is_due():
+                            raw.execute("BEGIN IMMEDIATE")
+                            return
+                    except sqlite3.OperationalError as error:
+                        if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                            break
                 time.sleep(_RETRY_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
+            # Once more, for SQLAlchemy's error: it raises that for its own statements only.
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
         finally:
             raw.execute(f"PRAGMA busy_timeout = {int(self._busy_seconds * 1000)}")
+
+    def _is_due(self) -> bool:
+        """Return whether this process may write, or leaves the database to others now. The lock is held."""
+        now = time.monotonic()
+        if now - self._ended >= _YIELD_SECONDS:
+            self._began = now
+        return now - self._began < _RUN_SECONDS
 
     def end(self, _: sa.Connection) -> None:
         """Note that a transaction is about to be committed."""
         with self._lock:
-            self._free_at = time.monotonic() + _YIELD_SECONDS
+            self._ended = time.monotonic()
 
 
 def _open_read_only(file: Path, busy_seconds: float) -> DBAPIConnection:

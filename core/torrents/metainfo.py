@@ -6,6 +6,7 @@ same id. Trackers and web seeds stand outside of it, and are added when the meta
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,11 @@ import torf
 from core.torrents.hashing import LayerHashes
 
 ID_PREFIX = "rbtorrent:"
+
+# Used for every layer, as making one takes longer than all the rest. Without `created by`, which differs
+# between versions of the library.
+_torrent = torf.Torrent(created_by=None)
+_lock = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,17 +48,17 @@ def build_metainfo(hex_digest: str, hashes: LayerHashes, private: bool) -> Metai
 
     Raises ValueError if `hashes` are inconsistent: no bytes, or the wrong number of pieces for the size.
     """
-    # Without `created by`, which differs between versions of the library.
-    torrent = torf.Torrent(name=hex_digest, created_by=None)
-    info = torrent.metainfo["info"]
-    info["length"] = hashes.size
-    info["piece length"] = hashes.piece_length
-    info["pieces"] = hashes.pieces
-    if private:
-        info["private"] = True
-    with _errors_translated():
+    with _errors_translated(), _lock:
+        _torrent.metainfo["info"] = {
+            "name": hex_digest,
+            "length": hashes.size,
+            "piece length": hashes.piece_length,
+            "pieces": hashes.pieces,
+        }
+        if private:
+            _torrent.metainfo["info"]["private"] = True
         # torf validates and encodes again at each access to `infohash`: one access, and no second validation.
-        return Metainfo(ID_PREFIX + torrent.infohash, torrent.dump(validate=False))
+        return Metainfo(ID_PREFIX + _torrent.infohash, _torrent.dump(validate=False))
 
 
 def with_sources(data: bytes, trackers: list[str], web_seeds: list[str]) -> bytes:
