@@ -93,10 +93,15 @@ class MirrorProcess:
 
 @contextmanager
 def start_mirror(
-    folder: Path, registry: Registry | str, *, port: int | None = None, **mirror: Any
+    folder: Path,
+    registry: Registry | str,
+    *,
+    port: int | None = None,
+    sections: Mapping[str, Mapping[str, Any]] | None = None,
+    **mirror: Any,
 ) -> Iterator[MirrorProcess]:
     """Run a mirror of the registry with its configuration and cache in `folder`; `mirror` are keys of its
-    section.
+    section, `sections` other sections.
     """
     port = port or free_port()
     section: Mapping[str, Any] = {
@@ -107,7 +112,7 @@ def start_mirror(
         "keep_free": 0,
         **mirror,
     }
-    installation = Installation(folder, registry, application=None, mirror=section)
+    installation = Installation(folder, registry, application=None, mirror=section, **(sections or {}))
     netloc = registry if isinstance(registry, str) else registry.netloc
     process = installation.process("mirror", ready=lambda: _pings(port), name="mirror")
     process.start()

@@ -6,17 +6,24 @@ nothing is left behind.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import ParamSpec, TypeVar
 
 from tests.servers.process import ServerMissing, require
 from tests.servers.waiting import comes_true
 
 _PREFIX = "10.87"
 _SWITCH = "switch"
+_CLONE_NEWNET = 0x40000000
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Machine:
@@ -33,6 +40,16 @@ class Machine:
         ours = os.readlink("/proc/self/ns/net")
         assert comes_true(lambda: os.readlink(f"/proc/{self.pid}/ns/net") != ours)
         self.run("ip", "link", "set", "lo", "up")
+        # Threads that live as long as the machine: processes die with the thread that started them.
+        self._threads = ThreadPoolExecutor(4, f"machine {address}", self._enter)
+
+    def begin(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Call a function on this machine: its sockets, and the processes that it starts, are in here."""
+        return self._threads.submit(function, *args, **kwargs)
+
+    def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call a function on this machine and return its result."""
+        return self.begin(function, *args, **kwargs).result()
 
     def command(self, *argv: str) -> list[str]:
         """Return the command that runs `argv` in here."""
@@ -43,9 +60,16 @@ class Machine:
         return subprocess.run(self.command(*argv), check=True, capture_output=True, text=True).stdout
 
     def close(self) -> None:
-        """Remove it, with its line."""
+        """Remove it, with its line. What runs in it must have ended."""
+        self._threads.shutdown()
         self._holder.kill()
         self._holder.wait()
+
+    def _enter(self) -> None:
+        """Move the calling thread into this namespace (setns(2))."""
+        with open(f"/proc/{self.pid}/ns/net", "rb") as namespace:
+            if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), _CLONE_NEWNET):
+                raise OSError(ctypes.get_errno(), "setns")
 
 
 class Network:

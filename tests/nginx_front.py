@@ -12,16 +12,30 @@ SHIPPED = Path(__file__).parents[1] / "deploy/nginx.conf"
 
 
 @contextmanager
-def nginx_front(folder: Path, *, registry: str, app: str, fallback: bool = False) -> Iterator[Nginx]:
+def nginx_front(
+    folder: Path,
+    *,
+    registry: str,
+    app: str,
+    fallback: bool = False,
+    host: str = "127.0.0.1",
+    certificate: Path | None = None,
+    port: int | None = None,
+) -> Iterator[Nginx]:
     """nginx in front of these two, given as `host:port`. `fallback` takes the comment signs off the lines
-    by which pulls go on while the app is away.
+    by which pulls go on while the app is away. With `certificate`, a PEM file, it speaks TLS.
     """
 
     def http(port: int) -> str:
+        listen = f"listen {host}:{port};"
+        if certificate is not None:
+            listen = (
+                f"listen {host}:{port} ssl; ssl_certificate {certificate}; ssl_certificate_key {certificate};"
+            )
         changes = {
             "server 127.0.0.1:10050;": f"server {app};",
             "server 127.0.0.1:5000;": f"server {registry};",
-            "listen 80;": f"listen 127.0.0.1:{port};",
+            "listen 80;": listen,
             "/var/log/nginx/access.log combined": f"{folder}/access.log tests",
         }
         if fallback:
@@ -34,5 +48,5 @@ def nginx_front(folder: Path, *, registry: str, app: str, fallback: bool = False
             text = text.replace(shipped, changed)
         return text
 
-    with start_nginx(folder, http) as nginx:
+    with start_nginx(folder, http, host=host, port=port) as nginx:
         yield nginx

@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import pytest
 import requests
 
 from tests.acceptance.engines import Containerd, Docker, Engine, Login, Podman, PullFailed, Skopeo
+from tests.acceptance.guarded_registry import (
+    ENGINES,
+    KINDS,
+    SCOPE,
+    TAGS,
+    Pushed,
+    push_all,
+    start_guarded_registry,
+)
 from tests.nginx_front import nginx_front
 from tests.servers.dockerd import Dockerd, start_dockerd
-from tests.servers.layers import layer_tar
 from tests.servers.nginx import Nginx
-from tests.servers.push import Auth, Bearer, Media, PushedImage, PushedIndex, push_image, push_index
-from tests.servers.registry import start_registry
-from tests.servers.token_server import User, start_token_server
 from tests.web_manifests import brew, rbtorrent
 from tests.web_server import front_of, served
-
-READER = Login("reader", "throw-away")
-SCOPE = "team/app"
-KINDS = ["public", "htpasswd", "token"]
-MEDIA: list[Media] = ["docker", "oci"]
-ENGINES = ["docker", "containerd", "skopeo", "podman"]
 
 
 @dataclass(frozen=True)
@@ -37,55 +34,26 @@ class Site:
 
     nginx: Nginx
     login: Login | None
-    pushed: dict[str, PushedImage | PushedIndex]
+    pushed: dict[str, Pushed]
 
     @property
     def repository(self) -> str:
         return f"127.0.0.1:{self.nginx.port}/{SCOPE}"
 
 
-def push_all(registry: str, auth: Auth) -> dict[str, PushedImage | PushedIndex]:
-    """An image and an index of two platforms, as docker's and as OCI's."""
-    pushed: dict[str, PushedImage | PushedIndex] = {}
-    numbers = itertools.count()
-
-    def image(tag: str | None, **more: Any) -> PushedImage:
-        layers = [layer_tar({f"file{next(numbers)}": b"content"}) for _ in range(2)]
-        return push_image(registry, SCOPE, tag, layers, auth=auth, **more)
-
-    for media in MEDIA:
-        pushed[f"single-{media}"] = image(f"single-{media}", media=media)
-        platforms = ("linux/arm64/v8", "linux/amd64")
-        children = [image(None, media=media, platform=platform) for platform in platforms]
-        described = [child.descriptor for child in children]
-        tag = f"multi-{media}"
-        pushed[tag] = push_index(registry, SCOPE, tag, described, media=media, auth=auth)
-    return pushed
-
-
 @pytest.fixture(scope="module", params=KINDS)
 def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp(request.param)
     with ExitStack() as stack:
-        how: dict[str, Any] = {}
-        auth: Auth = None
-        if request.param == "htpasswd":
-            how, auth = {"htpasswd": {READER.user: READER.password}}, (READER.user, READER.password)
-        if request.param == "token":
-            users = {READER.user: User(READER.password, {"team/*": {"pull", "push"}})}
-            tokens = stack.enter_context(start_token_server(folder, users))
-            access = [{"type": "repository", "name": SCOPE, "actions": ["pull", "push"]}]
-            how, auth = {"token": tokens.registry_auth()}, Bearer(tokens.token("pusher", access))
-        registry = stack.enter_context(start_registry(folder / "registry", **how))
-        pushed = push_all(registry.url, auth)
+        guarded = stack.enter_context(start_guarded_registry(request.param, folder))
+        registry, pushed = guarded.registry, push_all(guarded, [8, 8])
         front = stack.enter_context(front_of(registry.netloc, folder / "front"))
         # With ids in every augmented answer, an engine that got one would record another digest.
-        for one in pushed.values():
-            if isinstance(one, PushedImage):
-                brew(front, *one.layers)
+        for image in (image for one in pushed.values() for image in one.images):
+            brew(front, *image.layers)
         app = stack.enter_context(served(front))
         nginx = stack.enter_context(nginx_front(folder / "nginx", registry=registry.netloc, app=app))
-        yield Site(nginx, READER if how else None, pushed)
+        yield Site(nginx, guarded.login, pushed)
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +74,7 @@ def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
         yield Docker(daemon, tmp_path) if request.param == "docker" else Containerd(daemon, tmp_path)
 
 
-@pytest.mark.parametrize("tag", [f"{arity}-{media}" for arity in ("single", "multi") for media in MEDIA])
+@pytest.mark.parametrize("tag", TAGS)
 def test_an_engine_records_the_registrys_digest_by_tag_and_by_digest(
     site: Site, engine: Engine, tag: str
 ) -> None:
@@ -133,8 +101,7 @@ def test_docker_pushes_through_the_front_what_it_then_pulls(
 
 @pytest.mark.parametrize("site", ["public"], indirect=True)
 def test_meanwhile_the_seeds_client_gets_ids(site: Site) -> None:
-    image = site.pushed["single-oci"]
-    assert isinstance(image, PushedImage)
+    [image] = site.pushed["single-oci"].images
     with requests.Session() as session:
         session.trust_env = False
         answer = session.get(f"{site.nginx.url}/v2/{SCOPE}/manifests/single-oci", timeout=20)

@@ -2,83 +2,45 @@
 
 from __future__ import annotations
 
-import base64
-import itertools
-import json
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import pytest
 
-from tests.acceptance.engines import Containerd, Docker, Engine, Login, Podman, PullFailed, Skopeo
+from tests.acceptance.engines import Login, PullFailed
+from tests.acceptance.guarded_registry import (
+    ENGINES,
+    KINDS,
+    SCOPE,
+    TAGS,
+    Pushed,
+    push_all,
+    start_guarded_registry,
+)
+from tests.acceptance.through_mirror import ThroughMirror
 from tests.mirror_process import MirrorProcess, start_mirror
 from tests.servers.dockerd import Dockerd, start_dockerd
-from tests.servers.layers import layer_bytes, layer_tar
-from tests.servers.push import Auth, Bearer, Media, PushedImage, PushedIndex, push_image, push_index
-from tests.servers.registry import Registry, start_registry
-from tests.servers.token_server import User, start_token_server
-
-READER = Login("reader", "throw-away")
-SCOPE = "team/app"
-KINDS = ["public", "htpasswd", "token"]
-MEDIA: list[Media] = ["docker", "oci"]
-ENGINES = ["docker", "containerd", "skopeo", "podman"]
-TAGS = [f"{arity}-{media}" for arity in ("single", "multi") for media in MEDIA]
 
 
 @dataclass(frozen=True)
 class Site:
-    """A registry and a mirror of it. Its tags are `single-` and `multi-` with docker or oci."""
+    """A mirror of a registry with the images of `pushed`."""
 
-    registry: Registry
     mirror: MirrorProcess
     login: Login | None
-    pushed: dict[str, PushedImage | PushedIndex]
-
-
-def push_all(registry: Registry, auth: Auth) -> dict[str, PushedImage | PushedIndex]:
-    """An image and an index of two platforms, as docker's and as OCI's, with a layer above 1 MiB in each."""
-    pushed: dict[str, PushedImage | PushedIndex] = {}
-    numbers = itertools.count()
-
-    def image(tag: str | None, **more: Any) -> PushedImage:
-        layers = [
-            layer_tar({f"file{next(numbers)}": layer_bytes(size, seed=next(numbers))})
-            for size in (2_000_000, 100)
-        ]
-        return push_image(registry, SCOPE, tag, layers, auth=auth, **more)
-
-    for media in MEDIA:
-        pushed[f"single-{media}"] = image(f"single-{media}", media=media)
-        platforms = ("linux/arm64/v8", "linux/amd64")
-        children = [image(None, media=media, platform=platform) for platform in platforms]
-        described = [child.descriptor for child in children]
-        tag = f"multi-{media}"
-        pushed[tag] = push_index(registry, SCOPE, tag, described, media=media, auth=auth)
-    return pushed
+    pushed: dict[str, Pushed]
 
 
 @pytest.fixture(scope="module", params=KINDS)
 def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp(request.param)
-    with ExitStack() as stack:
-        how: dict[str, Any] = {}
-        auth: Auth = None
-        if request.param == "htpasswd":
-            how, auth = {"htpasswd": {READER.user: READER.password}}, (READER.user, READER.password)
-        if request.param == "token":
-            users = {READER.user: User(READER.password, {"team/*": {"pull", "push"}})}
-            tokens = stack.enter_context(start_token_server(folder, users))
-            access = [{"type": "repository", "name": SCOPE, "actions": ["pull", "push"]}]
-            how, auth = {"token": tokens.registry_auth()}, Bearer(tokens.token("pusher", access))
-        registry = stack.enter_context(start_registry(folder / "registry", **how))
-        pushed = push_all(registry, auth)
-        mirror = stack.enter_context(start_mirror(folder / "mirror", registry))
-        yield Site(registry, mirror, READER if how else None, pushed)
+    with start_guarded_registry(request.param, folder) as guarded:
+        # A layer above 1 MiB, for which a torrent is asked for, and a small one.
+        pushed = push_all(guarded, [2_000_000, 100])
+        with start_mirror(folder / "mirror", guarded.registry) as mirror:
+            yield Site(mirror, guarded.login, pushed)
 
 
 @pytest.fixture(scope="module")
@@ -87,50 +49,13 @@ def dockerd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dockerd]:
         yield daemon
 
 
-class ThroughMirror:
-    """An engine that is configured to pull the registry's images through the mirror."""
-
-    def __init__(self, name: str, site: Site, folder: Path, daemon: Dockerd | None) -> None:
-        self._site = site
-        self._folder = folder
-        self.engine: Engine
-        # dockerd's old image store mirrors Docker Hub only: the mirror is named in the reference.
-        host = site.mirror.netloc if name == "docker" else site.registry.netloc
-        self.repository = f"{host}/{SCOPE}"
-        if name == "docker":
-            assert daemon is not None
-            self.engine = Docker(daemon, folder)
-        elif name == "containerd":
-            assert daemon is not None
-            self.engine = Containerd(daemon, folder, hosts_dir=site.mirror.write_hosts(folder / "certs.d"))
-        else:
-            site.mirror.write_registries(folder / ".config/containers/registries.conf")
-            self.engine = Skopeo(folder) if name == "skopeo" else Podman(folder)
-
-    def pull(self, tag_or_digest: str, login: Login | None) -> str:
-        """The digest recorded for `:tag` or `@digest`."""
-        if isinstance(self.engine, Skopeo | Podman):
-            # Credentials that are given for a pull are the registry's: the mirror gets its own, or none.
-            self._keep(login)
-            login = None
-        return self.engine.pull(self.repository + tag_or_digest, login)
-
-    def _keep(self, login: Login | None) -> None:
-        """Keep the login as `podman login` does, for the registry and for the mirror."""
-        file = self._folder / "containers/auth.json"
-        file.parent.mkdir(exist_ok=True)
-        entry = {"auth": base64.b64encode(str(login).encode()).decode()}
-        hosts = (self._site.registry.netloc, self._site.mirror.netloc)
-        file.write_text(json.dumps({"auths": dict.fromkeys(hosts, entry) if login else {}}))
-
-
 @pytest.fixture(params=ENGINES)
 def engine(request: pytest.FixtureRequest, site: Site) -> Iterator[ThroughMirror]:
     needs_daemon = request.param in ("docker", "containerd")
     daemon: Dockerd | None = request.getfixturevalue("dockerd") if needs_daemon else None
     # podman takes only short paths.
     with TemporaryDirectory(prefix="pull-") as folder:
-        yield ThroughMirror(request.param, site, Path(folder), daemon)
+        yield ThroughMirror(request.param, site.mirror, SCOPE, Path(folder), daemon)
 
 
 @pytest.mark.parametrize("tag", TAGS)

@@ -32,6 +32,7 @@ def start_dockerd(folder: Path) -> Iterator[Dockerd]:
     require("containerd", "containerd")
     if os.geteuid() != 0:
         raise ServerMissing("dockerd for users other than root", "docker.io, run as root")
+    folder.mkdir(exist_ok=True)
     listening = folder / "docker.sock"
     process = ServerProcess(
         [

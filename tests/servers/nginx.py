@@ -84,7 +84,12 @@ class Nginx:
 
 @contextmanager
 def start_nginx(
-    folder: Path, http: Callable[[int], str], *, host: str = "127.0.0.1", workers: int = 1
+    folder: Path,
+    http: Callable[[int], str],
+    *,
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    workers: int = 1,
 ) -> Iterator[Nginx]:
     """Run nginx with `http(port)`, `server` blocks and their like, in the `http` block of its configuration.
 
@@ -92,7 +97,7 @@ def start_nginx(
     """
     binary = require("nginx", "nginx")
     folder.mkdir(parents=True, exist_ok=True)
-    port = free_port()
+    port = port or free_port()
     # The workers of root's nginx would be www-data, who may not read pytest's folders.
     user = "user root;" if os.geteuid() == 0 else ""
     config = folder / "nginx.conf"

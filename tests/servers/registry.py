@@ -19,7 +19,7 @@ from tests.servers.waiting import comes_true
 # What the stack of a request that is not in the access log yet has in it.
 _IN_WORK = "handlers.loggingHandler.ServeHTTP("
 # An access log's line: `… "GET /v2/ubuntu/tags/list HTTP/1.1" 200 …`.
-_ACCESS = re.compile(r'"([A-Z]+) (\S+) HTTP/[0-9.]+" (\d{3}) ')
+_ACCESS = re.compile(r'"([A-Z]+) (\S+) HTTP/[0-9.]+" (\d{3}) (\d+)')
 
 
 class S3Storage(TypedDict):
@@ -104,14 +104,22 @@ class Registry:
         return blobs / hex_digits[:2] / hex_digits / "data"
 
     def requests(self) -> list[tuple[str, str, int]]:
-        """Method, path with query, and status of every request that it has answered so far.
+        """Method, path with query, and status of every request that it has answered so far."""
+        return [(method, path, int(status)) for method, path, status, _ in self._answered()]
 
-        The line of a large body is written after the client has all of it, so this waits until no request
+    def sent(self, digest: str) -> int:
+        """How many bytes of a blob it has sent so far."""
+        end = f"/blobs/{digest}"
+        return sum(
+            int(size) for method, path, _, size in self._answered() if method == "GET" and path.endswith(end)
+        )
+
+    def _answered(self) -> list[tuple[str, str, str, str]]:
+        """The line of a large body is written after the client has all of it, so this waits until no request
         is in work.
         """
         assert comes_true(self._is_idle, timeout=30), "a request is not answered"
-        log = self.process.log.read_text(errors="replace")
-        return [(method, path, int(status)) for method, path, status in _ACCESS.findall(log)]
+        return _ACCESS.findall(self.process.log.read_text(errors="replace"))
 
     def _is_idle(self) -> bool:
         if not self.process.alive:

@@ -145,11 +145,11 @@ class TokenServer:
 
 @contextmanager
 def start_token_server(
-    folder: Path, users: Mapping[str, User], *, anonymous: User | None = None
+    folder: Path, users: Mapping[str, User], *, anonymous: User | None = None, host: str = "127.0.0.1"
 ) -> Iterator[TokenServer]:
     """Run a token server in threads of this process; its certificate goes to `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    with start_http_server() as http:
+    with start_http_server(host=host) as http:
         yield TokenServer(http, folder, users, anonymous)
 
 

@@ -1,0 +1,129 @@
+"""A registry with docker-torrents beside it on one machine, and mirrors with real engines on others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from tests.acceptance.guarded_registry import (
+    SCOPE,
+    GuardedRegistry,
+    Kind,
+    Pushed,
+    push_all,
+    start_guarded_registry,
+)
+from tests.acceptance.through_mirror import ThroughMirror
+from tests.installation import Installation
+from tests.mirror_process import MirrorProcess, start_mirror
+from tests.netns import Machine, Network
+from tests.nginx_front import nginx_front
+from tests.servers.certificate import certificate
+from tests.servers.dockerd import start_dockerd
+from tests.servers.nginx import Nginx
+from tests.servers.process import ServerProcess, free_port, listening
+
+
+@dataclass(frozen=True)
+class Site:
+    """What runs on the registry's machine. `netloc` is how engines name the registry."""
+
+    machine: Machine
+    guarded: GuardedRegistry
+    pushed: Mapping[str, Pushed]
+    netloc: str
+    certificate: Path
+    nginx: Nginx
+    web: ServerProcess
+
+    def sent(self, digest: str) -> int:
+        """How many bytes of a layer have left the registry so far."""
+        return self.machine.call(self.guarded.registry.sent, digest)
+
+    def verdicts(self, digest: str) -> int:
+        """How often mirrors have asked whether a caller may pull a layer: by HEAD, or for its torrent."""
+        return sum(
+            request.path.endswith(digest) and (request.method == "HEAD" or "/v0/torrents/" in request.path)
+            for request in self.nginx.requests()
+        )
+
+
+@dataclass(frozen=True)
+class Node:
+    """A machine with a mirror, and an engine that pulls through it."""
+
+    machine: Machine
+    mirror: MirrorProcess
+    engine: ThroughMirror
+
+
+@contextmanager
+def start_site(
+    machine: Machine, kind: Kind, folder: Path, sizes: Sequence[int], tags: Sequence[str]
+) -> Iterator[Site]:
+    """Run a registry of this kind on `machine`, with its images brewed; see push_all for `sizes` and `tags`.
+
+    nginx stands before it and before two workers of the web app, with TLS.
+    """
+    web, front = free_port(), free_port()
+    netloc = f"{machine.address}:{front}"
+    pem = certificate(folder, machine.address)
+    with ExitStack() as stack:
+        enter = stack.enter_context
+        guarded = machine.call(enter, start_guarded_registry(kind, folder, machine.address))
+        pushed = machine.call(push_all, guarded, sizes, tags)
+        brewer = {}
+        if guarded.login is not None:
+            brewer = {"brew_user": guarded.login.user, "brew_password": guarded.login.password}
+        installation = Installation(
+            folder / "app",
+            guarded.registry,
+            application={"port": web, "public_url": f"https://{netloc}"},
+            brewer=brewer,
+        )
+        machine.call(installation.run, "backfill", "repository", SCOPE)
+        machine.call(installation.run, "run", "brew")
+        process = installation.process("web", "--workers=2", ready=listening(web), name="web")
+        machine.call(process.start)
+        stack.callback(process.stop)
+        front_server = nginx_front(
+            folder / "nginx",
+            registry=guarded.registry.netloc,
+            app=f"127.0.0.1:{web}",
+            host=machine.address,
+            port=front,
+            certificate=pem,
+        )
+        nginx = machine.call(enter, front_server)
+        yield Site(machine, guarded, pushed, netloc, pem, nginx, process)
+
+
+@contextmanager
+def start_nodes(network: Network, site: Site, engines: Sequence[str], folder: Path) -> Iterator[list[Node]]:
+    """Add a machine for each of these engines, with a mirror of the site's registry."""
+    with ExitStack() as stack:
+        begun, owned = [], []
+        for number, name in enumerate(engines):
+            machine = network.connect()
+            own = stack.enter_context(ExitStack())
+            # podman and dockerd take only short paths.
+            home = Path(own.enter_context(TemporaryDirectory(prefix="node-")))
+            owned.append((machine, own))
+            begun.append(machine.begin(_start_node, machine, site, name, own, folder / f"node{number}", home))
+        try:
+            yield [node.result() for node in begun]
+        finally:
+            ended = [machine.begin(own.close) for machine, own in owned]
+            for one in ended:
+                one.result()
+
+
+def _start_node(machine: Machine, site: Site, engine: str, own: ExitStack, folder: Path, home: Path) -> Node:
+    tls = {"docker_registry": {"proto": "https"}, "tls": {"ca_file": str(site.certificate)}}
+    mirror = own.enter_context(start_mirror(folder, site.netloc, sections=tls, peer_host=machine.address))
+    needs_daemon = engine in ("docker", "containerd")
+    daemon = own.enter_context(start_dockerd(home / "d")) if needs_daemon else None
+    return Node(machine, mirror, ThroughMirror(engine, mirror, SCOPE, home, daemon))

@@ -1,0 +1,50 @@
+"""Engines that are configured to pull a registry's images through a mirror of this machine."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+
+from tests.acceptance.engines import Containerd, Docker, Engine, Login, Podman, Skopeo
+from tests.mirror_process import MirrorProcess
+from tests.servers.dockerd import Dockerd
+
+
+class ThroughMirror:
+    """The engine `name`; docker and containerd need a `daemon`. It keeps its files in `folder`."""
+
+    def __init__(
+        self, name: str, mirror: MirrorProcess, scope: str, folder: Path, daemon: Dockerd | None = None
+    ) -> None:
+        self._hosts = (mirror.registry, mirror.netloc)
+        self._folder = folder
+        self.engine: Engine
+        # dockerd's old image store mirrors Docker Hub only: the mirror is named in the reference.
+        host = mirror.netloc if name == "docker" else mirror.registry
+        self.repository = f"{host}/{scope}"
+        if name in ("docker", "containerd"):
+            assert daemon is not None
+            self.engine = (
+                Docker(daemon, folder)
+                if name == "docker"
+                else Containerd(daemon, folder, hosts_dir=mirror.write_hosts(folder / "certs.d"))
+            )
+        else:
+            mirror.write_registries(folder / ".config/containers/registries.conf")
+            self.engine = Skopeo(folder) if name == "skopeo" else Podman(folder)
+
+    def pull(self, tag_or_digest: str, login: Login | None) -> str:
+        """The digest recorded for `:tag` or `@digest`. Raises PullFailed."""
+        if isinstance(self.engine, Skopeo | Podman):
+            # Credentials that are given for a pull are the registry's: the mirror gets its own, or none.
+            self._keep(login)
+            login = None
+        return self.engine.pull(self.repository + tag_or_digest, login)
+
+    def _keep(self, login: Login | None) -> None:
+        """Keep the login as `podman login` does, for the registry and for the mirror."""
+        file = self._folder / "containers/auth.json"
+        file.parent.mkdir(exist_ok=True)
+        entry = {"auth": base64.b64encode(str(login).encode()).decode()}
+        file.write_text(json.dumps({"auths": dict.fromkeys(self._hosts, entry) if login else {}}))
