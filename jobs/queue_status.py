@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict
 
+from core.units import span
 from sql.status import FailedLayer, QueueStatus
 
 _SHOWN_LOCKS = 20
@@ -15,17 +16,17 @@ _SLOW = 0.1
 
 def status_lines(status: QueueStatus, *, now: int) -> Iterator[str]:
     """Yield lines on what waits, what is locked by which brewer, what was set aside and why, and the pace."""
-    oldest = f", oldest {_span(now - status.oldest_waiting)} ago" if status.oldest_waiting else ""
+    oldest = f", oldest {span(now - status.oldest_waiting)} ago" if status.oldest_waiting else ""
     yield f"waiting    {status.waiting_count} ({status.delayed} delayed after a failure{oldest})"
     for priority, layers in status.waiting.items():
         if layers:
             yield f"  {layers:>9} {priority.name.lower()}"
     for kind, delayed in status.delayed_by_reason.items():
-        first, last = _span(delayed.first_try - now), _span(delayed.last_try - now)
+        first, last = span(delayed.first_try - now), span(delayed.last_try - now)
         yield f"  {delayed.layers:>9} retried in {first}{'' if first == last else f' to {last}'}: {kind}"
     yield f"locked     {status.locked_count}"
     for lock in status.locked[:_SHOWN_LOCKS]:
-        held = f"{_span(now - lock.since)}, renewed {_span(now - lock.renewed)} ago"
+        held = f"{span(now - lock.since)}, renewed {span(now - lock.renewed)} ago"
         yield f"  {lock.digest} by {lock.brewer or 'an unknown brewer'} for {held}"
     if status.locked_count > _SHOWN_LOCKS:
         yield f"  ... and {status.locked_count - _SHOWN_LOCKS} more"
@@ -46,7 +47,7 @@ def status_lines(status: QueueStatus, *, now: int) -> Iterator[str]:
     pace = f" ({status.per_second:.1f} a second)" if status.per_second >= _SLOW else ""
     yield f"brewed     {status.brewed_last_hour} in the last hour{pace}"
     if status.waiting_count > status.delayed:
-        yield f"empty in   {'?' if status.empty_in is None else _span(status.empty_in)}"
+        yield f"empty in   {'?' if status.empty_in is None else span(status.empty_in)}"
 
 
 def _failed(layer: FailedLayer) -> str:
@@ -62,14 +63,3 @@ def status_json(status: QueueStatus) -> dict[str, object]:
     values["set_aside_count"] = status.set_aside_count
     values["manifests"] = {**asdict(status.manifests), "set_aside_count": status.manifests.set_aside_count}
     return values
-
-
-def _span(seconds: float) -> str:
-    """Return a duration in its two largest units: `3 h 20 min`."""
-    seconds = max(0, round(seconds))
-    days, hours, minutes = seconds // 86400, seconds // 3600 % 24, seconds // 60 % 60
-    if days:
-        return f"{days} d {hours} h"
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {seconds % 60} s" if minutes else f"{seconds} s"

@@ -229,7 +229,7 @@ def _failed_layers(
             row.attempts,
             row.next_try,
             row.reason or _NO_REASON,
-            _kind(row.reason),
+            failure_kind(row.reason),
         )
         for row in rows
     )
@@ -247,7 +247,7 @@ def _delayed(connection: sa.Connection, tables: Tables, now: int) -> dict[str, D
         .order_by(first, queue.c.reason)
         .limit(_MOST_REASONS)
     ):
-        kind = _kind(reason)
+        kind = failure_kind(reason)
         if had := found.get(kind):
             layers, latest = had.layers + layers, max(had.last_try, latest)
             soonest = had.first_try
@@ -255,7 +255,8 @@ def _delayed(connection: sa.Connection, tables: Tables, now: int) -> dict[str, D
     return found
 
 
-def _kind(reason: str | None) -> str:
+def failure_kind(reason: str | None) -> str:
+    """Return the reason of a failure with `…` for digests and sizes, so that equal failures look equal."""
     return _PARTICULAR.sub("…", reason or _NO_REASON)
 
 
@@ -270,7 +271,7 @@ def _set_aside(connection: sa.Connection, table: sa.Table) -> dict[str, int]:
         .order_by(number.desc(), table.c.reason)
         .limit(_MOST_REASONS)
     ):
-        counts[_kind(reason)] += rows
+        counts[failure_kind(reason)] += rows
     all_of_them = connection.scalars(sa.select(number).select_from(table).where(is_set_aside(table))).one()
     others = all_of_them - counts.total()
     return {**dict(counts.most_common()), **({_OTHERS: others} if others > 0 else {})}

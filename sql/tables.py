@@ -193,6 +193,7 @@ def _manifest(name: str, metadata: sa.MetaData) -> sa.Table:
         sa.Column("reason", sa.Text),
     )
     _partial(f"{name}_due", table.c.priority, table.c.added, where=table.c.next_try.is_not(None))
+    _partial(f"{name}_aside", table.c.digest, where=is_set_aside(table))
     return table
 
 
