@@ -22,12 +22,12 @@ _READS = ["GET", "HEAD"]
 _WRITES = ["POST", "PUT", "PATCH", "DELETE"]
 
 
-class MirrorApp(bottle.Bottle):  # type: ignore[misc]  # bottle has no types
-    """An app whose every error is the registry's JSON."""
-
-    def default_error_handler(self, res: bottle.HTTPError) -> bottle.HTTPResponse:
-        """Called by Bottle for what it answers itself, and for exceptions that were not caught."""
-        return framework_error(res)
+def new_app() -> bottle.Bottle:
+    """Return an app whose own errors are the registry's JSON."""
+    app = bottle.Bottle()
+    for status in (400, 404, 405, 413, 500):
+        app.error(status)(framework_error)
+    return app
 
 
 class Pulls:

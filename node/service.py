@@ -15,7 +15,7 @@ from core.config.mirror import Mirror
 from core.errors import CannotListen
 from core.logs import set_up_logging
 from core.server import check_free, serve
-from node.app import CountAnswers, MirrorApp, Pulls, answer_failures
+from node.app import CountAnswers, Pulls, answer_failures, new_app
 from node.blobs import MAX_BODIES, Blobs
 from node.cache import Cache
 from node.downloads import Downloads
@@ -56,7 +56,7 @@ class Node:
         self.verdicts = Verdicts(upstream, mirror.torrents_off)
         blobs = Blobs(upstream, self.verdicts, self.downloads, mirror.time_limit, max_bodies)
         names = frozenset({registry.host, *mirror.registry_names})
-        self.app = MirrorApp()
+        self.app = new_app()
         metrics = Metrics(self.cache, self.downloads)
         self.app.install(CountAnswers(metrics.answers))
         self.app.install(answer_failures)

@@ -97,43 +97,43 @@ class Torrent:
     """One torrent of the session. After its removal the methods do nothing."""
 
     def __init__(self, handle: Any) -> None:
-        self._handle = handle
+        self.handle = handle
 
     def add_piece(self, piece: int, data: bytes) -> None:
         """Hand in a piece that was fetched elsewhere. It replaces blocks that a peer sent."""
         with suppress(_INVALID_HANDLE):
-            self._handle.add_piece(piece, data, libtorrent.add_piece_flags_t.overwrite_existing)
+            self.handle.add_piece(piece, data, libtorrent.add_piece_flags_t.overwrite_existing)
 
     def read_piece(self, piece: int) -> None:
         """Have a complete piece read; `on_piece_read` follows."""
         with suppress(_INVALID_HANDLE):
-            self._handle.read_piece(piece)
+            self.handle.read_piece(piece)
 
     def flush(self) -> None:
         """Have everything written to the file; `on_flushed` follows."""
         with suppress(_INVALID_HANDLE):
-            self._handle.flush_cache()
+            self.handle.flush_cache()
 
     def connect(self, ip: str, port: int) -> None:
         """Connect to a peer, unless it is connected already."""
         with suppress(_INVALID_HANDLE):
-            self._handle.connect_peer((ip, port))
+            self.handle.connect_peer((ip, port))
 
     def available(self) -> list[int]:
         """Return for each piece how many connected peers have it; empty when this node has everything."""
         with suppress(_INVALID_HANDLE):
-            return list(self._handle.piece_availability())
+            return list(self.handle.piece_availability())
         return []
 
     def prefer(self, piece: int) -> None:
         """Request a piece before others."""
         with suppress(_INVALID_HANDLE):
-            self._handle.piece_priority(piece, _FIRST_PRIORITY)
+            self.handle.piece_priority(piece, _FIRST_PRIORITY)
 
     def status(self) -> TorrentStatus:
         """Return what the torrent does now."""
         with suppress(_INVALID_HANDLE):
-            status = self._handle.status(0)
+            status = self.handle.status(0)
             return TorrentStatus(status.num_peers, status.total_payload_download, status.total_payload_upload)
         return TorrentStatus(0, 0, 0)
 
@@ -198,7 +198,7 @@ class Session:
 
     def remove(self, torrent: Torrent) -> None:
         """End a torrent; its trackers hear of it."""
-        handle = torrent._handle
+        handle = torrent.handle
         with self._lock:
             known = self._listeners.pop(handle, None)
         if known is not None:
@@ -207,7 +207,7 @@ class Session:
     def listen(self, torrent: Torrent, listener: TorrentListener) -> None:
         """Have another listener hear of a torrent from now on."""
         with self._lock:
-            self._listeners[torrent._handle] = listener
+            self._listeners[torrent.handle] = listener
 
     def close(self) -> None:
         """End all torrents and the session. May be called twice."""

@@ -71,27 +71,33 @@ def list_recent_failures(connection: sa.Connection, tables: Tables, *, limit: in
         .limit(_LOOKED_AT)
         .subquery("latest")
     )
-    rows = connection.execute(
-        sa.select(
-            latest.c.digest,
-            latest.c.failed,
-            queue.c.attempts,
-            queue.c.next_try,
-            queue.c.reason,
-            queue.c.size,
+    rows = (
+        connection.execute(
+            sa.select(
+                latest.c.digest,
+                latest.c.failed,
+                queue.c.attempts,
+                queue.c.next_try,
+                queue.c.reason,
+                queue.c.size,
+            )
+            .join_from(latest, queue, queue.c.digest == latest.c.digest)
+            .where(
+                queue.c.reason.is_not(None), sa.or_(queue.c.next_try.is_(None), queue.c.next_try > AT_ONCE)
+            )
+            .order_by(latest.c.failed.desc(), latest.c.digest)
+            .limit(limit)
         )
-        .join_from(latest, queue, queue.c.digest == latest.c.digest)
-        .where(queue.c.reason.is_not(None), sa.or_(queue.c.next_try.is_(None), queue.c.next_try > AT_ONCE))
-        .order_by(latest.c.failed.desc(), latest.c.digest)
-        .limit(limit)
-    ).all()
+        .mappings()
+        .all()
+    )
     # The first repository by name, from the index.
     scopes = {
         row.digest: row.scope
         for row in connection.execute(
             sa.select(scope.c.digest, sa.func.min(scope.c.scope).label("scope"))
-            .where(scope.c.digest.in_(digest_values(connection, [row.digest for row in rows])))
+            .where(scope.c.digest.in_(digest_values(connection, [row["digest"] for row in rows])))
             .group_by(scope.c.digest)
         )
     }
-    return [RecentFailure(**row._mapping, scope=scopes.get(row.digest)) for row in rows]
+    return [RecentFailure(**row, scope=scopes.get(row["digest"])) for row in rows]

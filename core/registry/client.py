@@ -75,7 +75,7 @@ class RegistryClient:
     def paced(self, pace: Pace) -> RegistryClient:
         """This client, waiting for `pace` before each request to the registry; for one thread."""
         paced = copy(self)
-        paced._pace = pace
+        paced._pace = pace  # noqa: SLF001 - a copy of this object
         return paced
 
     def fetch_manifest(

@@ -1,8 +1,9 @@
-"""Each third-party library is imported by its owner alone."""
+"""Each third-party library is imported by its owner alone, and used through its documented interface."""
 
 from __future__ import annotations
 
 import ast
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,14 @@ OWNERS = {
     "cachetools": ["web/", "node/"],
     "sqlalchemy": ["sql/", "jobs/", "web/", "docker_torrents.py"],
 }
+BASES = {
+    "apscheduler.triggers.base.BaseTrigger",
+    "prometheus_client.registry.Collector",
+    "pydantic.BaseModel",
+}
+"""Classes of libraries that their documentation says to derive from."""
+OURS = {"core", "jobs", "node", "sql", "web", "docker_torrents"}
+OTHERS = {*OURS, *sys.stdlib_module_names, "_typeshed"}
 FILES = [
     ROOT / "docker_torrents.py",
     *(
@@ -50,3 +59,34 @@ def test_a_library_is_imported_by_its_owner_alone(library: str) -> None:
 
     assert importers, f"nobody imports {library}"
     assert {one for one in importers if not one.startswith(tuple(OWNERS[library]))} == set()
+
+
+def full_names(tree: ast.Module) -> dict[str, str]:
+    """What each imported name of a module stands for, with its package."""
+    names = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.asname or alias.name.partition(".")[0]: alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+    return {name: full for name, full in names.items() if full.partition(".")[0] not in OTHERS}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_libraries_are_used_through_their_documented_interface(file: Path) -> None:
+    tree = ast.parse(file.read_text())
+    names = full_names(tree)
+    private = {full for full in names.values() if any(part.startswith("_") for part in full.split("."))}
+    bases, patched = set(), set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef):
+            for base in node.bases:
+                first, _, rest = ast.unparse(base).partition("[")[0].partition(".")
+                if first in names:
+                    bases.add(f"{names[first]}.{rest}" if rest else names[first])
+        elif isinstance(node, ast.Assign | ast.AugAssign):
+            for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+                if isinstance(target, ast.Attribute) and ast.unparse(target).partition(".")[0] in names:
+                    patched.add(ast.unparse(target))
+
+    assert (private, bases - BASES, patched) == (set(), set(), set())
