@@ -178,7 +178,9 @@ def test_a_push_is_brewed_announced_and_pulled_from_one_mirror_by_the_other(tmp_
                 assert stack.blob(mirror, layer.digest) == data
         assert stack.received("mirror1").get("peers", 0) == 0
         assert stack.received("mirror2")["peers"] > 0
-        engine = sa.create_engine(f"postgresql://torrents@127.0.0.1:{stack.ports['database']}/torrents")
+        engine = sa.create_engine(
+            f"postgresql+psycopg2://torrents@127.0.0.1:{stack.ports['database']}/torrents"
+        )
         with engine.connect() as connection:
             brewed = connection.scalar(sa.text("SELECT count(*) FROM rbtorrent_mapping WHERE brewed > 0"))
         engine.dispose()
