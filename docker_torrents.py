@@ -35,6 +35,7 @@ from core.server import serve
 from jobs import commands as jobs_commands
 from jobs.commands import scheduled
 from jobs.installation import warn_of_useless_torrents
+from jobs.scheduled_jobs import expected_pauses
 from jobs.scheduler import cron_trigger
 from jobs.service import Service, with_service
 from node import commands as node_commands
@@ -70,6 +71,7 @@ def web_app(service: Service, book: BookAddress | None = None) -> bottle.Bottle:
         store=service.store,
         capability_secret=capability_secret(config),
         book=RemoteBook(book) if book else None,
+        job_pauses=expected_pauses(config),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 
 from core.config import jobs as sections
@@ -19,7 +20,7 @@ from jobs.repository_scan import Scan
 from jobs.resolve_manifests import resolve_manifests
 from jobs.run_records import RunRecorder
 from jobs.scan_tags import scan_tags
-from jobs.scheduler import Schedule
+from jobs.scheduler import Schedule, longest_pause
 from jobs.service import Service
 from jobs.summary import Summary
 from sql.tables import Priority
@@ -45,12 +46,20 @@ class Job:
 
     def schedule(self, service: Service, recorder: RunRecorder) -> Schedule:
         """Return when the scheduler runs this job. `recorder` records its runs."""
-        config = service.config
-        configured = self.settings(config.jobs)
-        default = self.interval(config) if callable(self.interval) else self.interval
-        interval = default if configured.interval is None else configured.interval
+        cron = self.settings(service.config.jobs).cron
         run = partial(recorder.run, self.name, partial(self.run, service))
-        return Schedule(self.name, run, interval, configured.cron, self.then)
+        return Schedule(self.name, run, self._interval(service.config), cron, self.then)
+
+    def longest_pause(self, config: Config) -> float:
+        """Return the seconds between two runs by the scheduler, at most. 0: it does not run this job."""
+        cron = self.settings(config.jobs).cron
+        return longest_pause(cron, datetime.now(UTC)) if cron else self._interval(config)
+
+    def _interval(self, config: Config) -> float:
+        configured = self.settings(config.jobs).interval
+        if configured is not None:
+            return configured
+        return self.interval(config) if callable(self.interval) else self.interval
 
 
 def _brew(service: Service) -> Summary:
@@ -161,6 +170,12 @@ JOBS = {
 
 STARTED_BY_EVENTS = ("resolve-manifests", "brew")
 """The jobs that a notification starts at once (core/wake.py)."""
+
+
+def expected_pauses(config: Config) -> dict[str, float]:
+    """Return the seconds between two runs of each job that the scheduler runs."""
+    pauses = {job.name: job.longest_pause(config) for job in JOBS.values() if job.enabled(config)}
+    return {name: seconds for name, seconds in pauses.items() if seconds}
 
 
 def schedules(service: Service, recorder: RunRecorder) -> list[Schedule]:

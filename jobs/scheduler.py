@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 from apscheduler.events import EVENT_JOB_ERROR, EVENT_JOB_EXECUTED, JobExecutionEvent
 from apscheduler.jobstores.base import JobLookupError
@@ -173,6 +174,16 @@ class Scheduler:
 def trigger(schedule: Schedule) -> BaseTrigger:
     """Return APScheduler's trigger for `schedule`. Raises ValueError if its cron expression is invalid."""
     return EverySeconds(schedule.interval) if schedule.cron is None else cron_trigger(schedule.cron)
+
+
+def longest_pause(cron: str, now: datetime) -> float:
+    """Return the longest pause, in seconds, between two of the next ten runs by a cron expression."""
+    when = cron_trigger(cron)
+    times = [when.get_next_fire_time(None, now)]
+    while times[-1] is not None and len(times) < 10:
+        times.append(when.get_next_fire_time(times[-1], times[-1] + timedelta(seconds=1)))
+    pauses: list[float] = [(b - a).total_seconds() for a, b in pairwise(times) if b is not None]
+    return max(pauses)
 
 
 def cron_trigger(expression: str) -> BaseTrigger:

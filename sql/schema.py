@@ -10,6 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.schema import CreateIndex, CreateTable
 
+from core.errors import DatabaseRefused
 from sql.tables import OPTIONAL, Tables
 
 
@@ -37,6 +38,17 @@ def lacks_optional_tables_only(connection: sa.Connection, tables: Tables) -> boo
     """Return whether nothing is missing but tables that the service can do without."""
     optional = {f"table {table.name}" for table in tables.metadata.sorted_tables if table.info == OPTIONAL}
     return optional.issuperset(missing_objects(connection, tables))
+
+
+def probe_writable(connection: sa.Connection, tables: Tables) -> None:
+    """Read a row of the mapping. Raises DatabaseRefused if nothing can be written.
+
+    A connection may be older than the server's change from primary to standby.
+    """
+    connection.execute(sa.select(tables.mapping.c.digest).limit(1)).first()
+    read_only = "SHOW transaction_read_only"
+    if connection.dialect.name == "postgresql" and connection.exec_driver_sql(read_only).scalar() != "off":
+        raise DatabaseRefused("it is read-only")
 
 
 def existing_tables(connection: sa.Connection, tables: Tables) -> Tables:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import bottle
 from sqlalchemy import Engine
 
 import web.events
+import web.health
 import web.layers
 import web.manifests
 import web.swarm
@@ -19,6 +20,7 @@ from core.access.access import Access
 from core.blobs.source import BlobSource
 from core.config.config import Config
 from core.errors import AccessDenied
+from core.health import HealthCheck
 from core.logs import choose_request_id, request_id
 from core.registry.client import RegistryClient
 from core.torrents.store import MetainfoStore
@@ -26,12 +28,14 @@ from sql.tables import Tables
 from web.errors import error, from_bottle, from_exception
 from web.event_writer import EventWriter
 from web.events import EventReceiver
+from web.health import Dependencies, HealthHandler
 from web.id_lookup import IdLookup
 from web.limits import Turns
 from web.manifests import ManifestHandler
 from web.missing_torrents import MissingTorrents
 from web.on_demand import OnDemandQueue
 from web.role_cache import RoleCache
+from web.status_networks import StatusNetworks
 from web.swarm import SwarmHandler
 from web.swarm_book import Book, LocalBook
 from web.torrents import TorrentHandler
@@ -113,12 +117,13 @@ def build_app(
     clock: Callable[[], float] = time.time,
     timer: Callable[[], float] = time.monotonic,
     book: Book | None = None,
+    job_pauses: Mapping[str, float] | None = None,
 ) -> bottle.Bottle:
     """Return the app. `close()` on it ends the threads that it started.
 
     `registry` has no credentials: callers bring their own. `capability_secret` signs the URLs of web seeds.
     `clock` returns Unix seconds, `timer` seconds that pass evenly. `book` is the one that several workers
-    share.
+    share. `job_pauses` are the seconds between two runs of each scheduled job.
     """
     ids = IdLookup(engine, tables, timer)
     on_demand = OnDemandQueue(engine, tables, clock, timer)
@@ -140,6 +145,17 @@ def build_app(
     torrents = TorrentHandler(config, access, store, missing, capability_secret, clock)
     web.torrents.install(app, torrents, turns)
     web.layers.install(app, source, capability_secret, clock)
+    dependencies = Dependencies(
+        config,
+        engine,
+        tables,
+        registry,
+        store,
+        job_pauses or {},
+        clock,
+    )
+    check = HealthCheck(dependencies.probes(), clock, timer)
+    web.health.install(app, HealthHandler(check, StatusNetworks(config.application)))
     web.swarm.install(app, SwarmHandler(config, book or LocalBook(timer), capability_secret, clock))
     return app
 

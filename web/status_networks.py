@@ -26,11 +26,12 @@ class StatusNetworks:
         """Return a route's callback that answers 403 to callers from other networks (a Bottle plugin)."""
 
         def limited(*args: Any, **kwargs: Any) -> Any:
-            return callback(*args, **kwargs) if self._admits(bottle.request.environ) else _denied()
+            return callback(*args, **kwargs) if self.admits(bottle.request.environ) else _denied()
 
         return limited
 
-    def _admits(self, environ: Mapping[str, Any]) -> bool:
+    def admits(self, environ: Mapping[str, Any]) -> bool:
+        """Return whether the caller of this request is in these networks."""
         try:
             caller = caller_address(environ, self._trusted_proxies)
         except ValueError:

@@ -87,6 +87,7 @@ def answers_as_described(method: str, path: str) -> Callable[..., None]:
 
 
 test_ping_is_as_described = answers_as_described("GET", "/ping")
+test_health_is_as_described = answers_as_described("GET", "/healthz")
 test_the_registry_s_base_is_as_described = answers_as_described("GET", "/v2/")
 test_a_manifest_is_as_described = answers_as_described("GET", "/v2/{scope}/manifests/{reference}")
 test_a_manifest_s_head_is_as_described = answers_as_described("HEAD", "/v2/{scope}/manifests/{reference}")

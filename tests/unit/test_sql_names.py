@@ -55,6 +55,8 @@ def test_all_our_tables_are_named_after_the_mapping() -> None:
         "layers_gone",
         "layers_place",
         "layers_failure",
+        "layers_job_run",
+        "layers_history",
     }
     indexes = {str(index.name) for table in tables.metadata.sorted_tables for index in table.indexes}
     assert all(name.startswith("layers_") for name in indexes)

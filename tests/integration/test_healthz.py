@@ -1,0 +1,135 @@
+"""`GET /healthz` against real dependencies, as they fail and come back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sql.history import JobRun, record_job_runs
+from sql.transaction import transaction
+from tests.servers.opentracker import start_opentracker
+from tests.servers.process import free_port
+from tests.servers.registry import start_registry
+from tests.web_parts import NOON, app_of, web_parts
+from tests.web_server import Front, front_of
+from web.health import Dependencies
+
+
+class Clock:
+    """A clock that is set by a test; also the timer, by which results grow old."""
+
+    now = float(NOON)
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def asked(front: Front, clock: Clock) -> tuple[int, dict[str, Any]]:
+    """What is found afresh."""
+    clock.now += 60
+    answer = front.get("/healthz")
+    return answer.status, json.loads(answer.body)
+
+
+def test_what_serves_decides_and_the_rest_is_reported(
+    tmp_path: Path, clock: Clock, postgres_url: str
+) -> None:
+    with (
+        start_registry(tmp_path / "registry") as registry,
+        start_opentracker(tmp_path / "tracker") as tracker,
+        front_of(
+            registry.netloc,
+            tmp_path / "front",
+            settings={
+                "torrents": {"trackers": [tracker.announce_url, f"udp://127.0.0.1:{tracker.port}/k3y"]}
+            },
+            database_url=postgres_url,
+            clock=clock,
+        ) as front,
+    ):
+        status, found = asked(front, clock)
+        assert (status, found["status"]) == (200, "ok")
+        trackers = [f"tracker {scheme}://127.0.0.1:{tracker.port}" for scheme in ("http", "udp")]
+        assert list(found["parts"]) == ["database", "registry", "store", *trackers]
+        assert found["parts"]["registry"]["reason"] == f"{registry.url}/v2/ answers 200"
+
+        tracker.process.stop()
+        status, found = asked(front, clock)
+        assert (status, found["status"]) == (200, "degraded")
+        assert found["parts"][trackers[0]]["status"] == "failed"
+        assert "k3y" not in json.dumps(found)
+
+        registry.stop()
+        status, found = asked(front, clock)
+        assert (status, found["status"]) == (503, "down")
+        assert registry.netloc in found["parts"]["registry"]["reason"]
+        registry.start()
+        assert asked(front, clock)[0] == 200
+
+        (tmp_path / "front" / "metainfo").write_text("not a directory")
+        status, found = asked(front, clock)
+        assert (status, found["parts"]["store"]["status"]) == (503, "failed")
+
+
+def test_a_dead_database_is_a_503_and_jobs_are_unknown(tmp_path: Path, clock: Clock) -> None:
+    parts = web_parts(tmp_path, clock=clock, database_url=f"sqlite:///{tmp_path / 'folder' / 'file'}")
+    front = Front(app_of(parts), parts, tmp_path)
+    parts.engine.dispose()
+    (tmp_path / "folder" / "file").unlink()
+    (tmp_path / "folder" / "file").mkdir()
+
+    status, found = asked(front, clock)
+
+    assert (status, found["parts"]["database"]["status"]) == (503, "failed")
+    assert found["parts"]["jobs"]["status"] == "failed"
+    front.app.close()
+
+
+def test_strangers_get_the_status_alone(tmp_path: Path) -> None:
+    with front_of(f"127.0.0.1:{free_port()}", tmp_path) as front:
+        here, there = front.get("/healthz"), front.get("/healthz", X_Real_IP="198.51.100.7")
+    assert (here.status, there.status) == (503, 503)
+    assert json.loads(there.body) == {"status": "down"}
+    assert "parts" in json.loads(here.body)
+
+
+def test_jobs_that_failed_or_are_late_are_named(tmp_path: Path, clock: Clock) -> None:
+    parts = web_parts(tmp_path, clock=clock)
+    pauses = {"brew": 10.0, "prune": 3600.0, "scan-tags": 3600.0}
+    found = Dependencies(parts.config, parts.engine, parts.tables, parts.registry, parts.store, pauses, clock)
+    jobs: Callable[[], Any] = next(probe for probe in found.probes() if probe.name == "jobs").run
+    assert [part.ok for part in jobs().values()] == [True, True, True]
+
+    clock.now += 1000
+    runs = [
+        JobRun("brew", int(clock.now) - 900, 880.0, "running"),
+        JobRun("prune", int(clock.now) - 10, 0.5, "failed", "the registry is down"),
+        JobRun("publish-whitelist", 5, 0.5, "done", "published 0"),
+    ]
+    with transaction(parts.engine) as connection:
+        record_job_runs(connection, parts.tables, runs)
+    at_first = jobs()
+    assert {name: part.ok for name, part in at_first.items()} == {
+        "job brew": True,
+        "job prune": False,
+        "job publish-whitelist": True,
+        "job scan-tags": True,
+    }
+    assert at_first["job prune"].reason == "failed: the registry is down"
+    assert (at_first["job brew"].time, at_first["job brew"].seconds) == (clock.now - 900, 880.0)
+
+    clock.now += 7 * 3600
+    later = jobs()
+    assert [name for name, part in later.items() if not part.ok] == ["job brew", "job prune", "job scan-tags"]
+    assert later["job brew"].reason.startswith("late, last seen 25220 s ago")
+    assert later["job scan-tags"].reason == "no run is recorded: start the scheduler, or cron"
+    parts.engine.dispose()
