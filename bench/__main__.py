@@ -18,6 +18,7 @@ BENCHES = [
     "web_seed",
     "manifests",
     "servers",
+    "mirror",
     "swarm",
     "swarm_simulated",
 ]

@@ -1,4 +1,4 @@
-"""One layer through one mirror: alone, from another mirror, from its cache; against plain HTTP and libtorrent alone.
+"""One layer through a mirror: alone, from another one, from its cache; plain HTTP and libtorrent beside it.
 
 Everything is on this machine, over the loopback: what is measured is the processor, which all share. The
 processor seconds are those of the mirror's processes from the request on, the memory their peak.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import statistics
 import subprocess
 import tempfile
 import time
@@ -110,7 +109,7 @@ class Mirror:
 def main() -> None:
     require("curl", "curl")
     with tempfile.TemporaryDirectory() as name, serving(Path(name)) as (registry, app, digest):
-        tell([best for _ in range(1) for best in measure(Path(name), registry, app, digest)])
+        tell(measure(Path(name), registry, app, digest))
 
 
 @contextmanager
@@ -154,9 +153,7 @@ def measure(folder: Path, registry: Registry, app: str, digest: str, rounds: int
             ]
             torrent = requests.get(f"{app}/v0/torrents/{SCOPE}/{digest}", timeout=60).content
             with multiprocessing.get_context("spawn").Pool(1) as pool:
-                each.append(
-                    pool.apply(by_libtorrent, (folder / f"client{number}", torrent, first.peer_port))
-                )
+                each.append(pool.apply(by_libtorrent, (folder / f"client{number}", torrent, first.peer_port)))
         finally:
             second.stop()
             first.stop()
@@ -214,7 +211,7 @@ def tell(found: list[Measured]) -> None:
         "mirror",
         rows,
         ["way", "s", "MB/s", "processor, ms a MiB", "peak memory, MiB"],
-        f"A layer of {SIZE // 2**20} MiB over the loopback, the fastest of {ROUNDS} rounds, fetched with curl.",
+        f"A layer of {SIZE // 2**20} MiB over the loopback, by curl; the fastest of {ROUNDS} rounds.",
         plot,
         [
             Target("alone at most 1.1x the time of plain HTTP", f"{times:.2f}x", times <= 1.1),

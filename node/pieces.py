@@ -28,12 +28,19 @@ _MAX_MISREAD = 5
 class Pieces:
     """Hears of a torrent's pieces (a TorrentListener) and reads them for readers.
 
-    Bytes come through libtorrent, which knows best when a piece can be read. All is guarded by `changed`,
-    which is notified of each change.
+    Bytes come through libtorrent, which knows best when a piece can be read; those handed in here are kept
+    for a reader that is near. All is guarded by `changed`, which is notified when a waiting reader can go on.
+    `milestone` is called when the file was checked, is complete, or cannot be used: with so many pieces a
+    second, threads that were woken by each would hold up each other.
     """
 
     def __init__(
-        self, layer: Layer, metainfo: Metainfo, changed: threading.Condition, counters: Counters
+        self,
+        layer: Layer,
+        metainfo: Metainfo,
+        changed: threading.Condition,
+        counters: Counters,
+        milestone: Callable[[], None],
     ) -> None:
         self.checked = False
         """Whether the file was checked for what it had at first."""
@@ -42,6 +49,7 @@ class Pieces:
         self._metainfo = metainfo
         self._changed = changed
         self._counters = counters
+        self._milestone = milestone
         self._torrent: Torrent | None = None
         self._have = bytearray(metainfo.pieces)
         self._fetched: dict[int, bool] = {}
@@ -51,7 +59,12 @@ class Pieces:
         self._progressed = time.monotonic()
         """When the last piece was completed."""
         self._kept: OrderedDict[int, bytes] = OrderedDict()
+        self._most_kept = max(_READ_AHEAD + 1, _KEPT_BYTES // metainfo.piece_length)
         self._being_read: set[int] = set()
+        self._awaited: set[int] = set()
+        """Pieces that a reader waits for."""
+        self._reader_at = 0
+        """The piece that a reader wanted last."""
         self._preferred: set[int] = set()
         self._lowest = 0
         self._flushes = 0
@@ -106,15 +119,19 @@ class Pieces:
         return bool(self._have[piece])
 
     def has_all(self, pieces: Iterable[int]) -> bool:
-        return all(self._have[piece] for piece in pieces)
+        """Return whether all `pieces` are there or were handed in."""
+        return all(self._have[piece] or piece in self._added for piece in pieces)
 
     def missing(self, available: Sequence[int]) -> list[int]:
-        """Return the pieces that neither this node nor, by `available`, a connected peer has."""
+        """Return the pieces that neither this node nor, by `available`, a connected peer has.
+
+        Those that were handed in, and that libtorrent has not taken yet, are there.
+        """
         with self._changed:
             return [
                 piece
                 for piece, have in enumerate(self._have)
-                if not have and not (piece < len(available) and available[piece])
+                if not have and piece not in self._added and not (piece < len(available) and available[piece])
             ]
 
     def add(self, piece: int, data: bytes, from_registry: bool, *, helps: bool) -> None:
@@ -125,30 +142,24 @@ class Pieces:
             first = piece not in self._fetched
             self._fetched[piece] = helps
             self._added.setdefault(piece, time.monotonic())
-            if helps:
-                # Its hash was compared: the reader need not wait until libtorrent has it.
+            # Its hash was compared: a reader need not wait until libtorrent has it.
+            if helps or piece in self._awaited or 0 <= piece - self._reader_at < self._most_kept // 2:
                 self._keep(piece, data)
-                self._changed.notify_all()
         self.torrent.add_piece(piece, data)
         if first:
             self._counters.received("registry" if from_registry else "web_seed", len(data))
-
-    def wait_for(self, pieces: Iterable[int], over: Callable[[], bool], seconds: float) -> bool:
-        """Wait until all `pieces` are there; whether they are."""
-        with self._changed:
-            self._changed.wait_for(lambda: over() or self.has_all(pieces), seconds)
-            return self.has_all(pieces)
 
     def read(self, reader: Progress, offset: int, limit: int) -> bytes | None:
         """Return bytes at `offset`, None if they are not there yet. To be called with `changed` held."""
         piece, start = divmod(offset, self._metainfo.piece_length)
         if self._torrent is None or not (self.checked or piece in self._kept):
             return None
+        self._reader_at = piece
         for ahead in range(piece, min(piece + _READ_AHEAD, self._metainfo.pieces)):
-            if self._have[ahead] and ahead not in self._kept and ahead not in self._being_read:
-                self._being_read.add(ahead)
-                self._torrent.read_piece(ahead)
+            if self._have[ahead]:
+                self._have_read(self._torrent, ahead)
         if (data := self._kept.get(piece)) is None:
+            self._awaited.add(piece)
             return None
         self._kept.move_to_end(piece)
         reader.helped = self._fetched.get(piece, False)
@@ -169,6 +180,7 @@ class Pieces:
             self._progressed = time.monotonic()
             self._prefer_lowest()
             self._changed.notify_all()
+        self._milestone()
 
     def on_piece(self, piece: int) -> None:
         first, last = self._metainfo.span(piece)
@@ -181,7 +193,13 @@ class Pieces:
             if self.checked and piece not in self._fetched:
                 self._counters.received("peers", last - first)
             self._prefer_lowest()
-            self._changed.notify_all()
+            if self._torrent is not None and (
+                piece in self._awaited or 0 <= piece - self._reader_at < _READ_AHEAD
+            ):
+                self._have_read(self._torrent, piece)
+            complete = self.complete
+        if complete:
+            self._milestone()
 
     def on_piece_read(self, piece: int, data: bytes | None) -> None:
         # On a full disk libtorrent gives zeros for pieces that it called complete.
@@ -192,10 +210,11 @@ class Pieces:
                 self._misread += 1
                 if self._misread >= _MAX_MISREAD and self.error is None:
                     self.error = CacheFailed(f"file of {self._layer.digest}", f"piece {piece} cannot be read")
+                    self._milestone()
+                self._changed.notify_all()
             else:
                 self._misread = 0
                 self._keep(piece, data)
-            self._changed.notify_all()
 
     def on_hash_failed(self, piece: int) -> None:
         with self._changed:
@@ -212,12 +231,21 @@ class Pieces:
         with self._changed:
             self.error = CacheFailed(f"file of {self._layer.digest}", why)
             self._changed.notify_all()
+        self._milestone()
+
+    def _have_read(self, torrent: Torrent, piece: int) -> None:
+        if piece not in self._kept and piece not in self._being_read:
+            self._being_read.add(piece)
+            torrent.read_piece(piece)
 
     def _keep(self, piece: int, data: bytes) -> None:
+        """Keep a piece for readers, and wake those that wait for it."""
         self._kept[piece] = data
-        most = max(_READ_AHEAD + 1, _KEPT_BYTES // self._metainfo.piece_length)
-        while len(self._kept) > most:
+        while len(self._kept) > self._most_kept:
             self._kept.popitem(last=False)
+        if piece in self._awaited:
+            self._awaited.discard(piece)
+            self._changed.notify_all()
 
     def _prefer_lowest(self) -> None:
         """Have the lowest missing pieces requested first, so that readers see progress."""

@@ -23,9 +23,9 @@ TICK = 0.25
 class StalledReaders:
     """Looks for stalled readers of one download and fetches their chunks, one at a time.
 
-    `pause` waits for some seconds, or until its second argument is true or the download is over, and returns
-    whether the download goes on. `others` is the number of other nodes in the swarm. `fail` hands a
-    reader the error with which it ends.
+    `pause` waits for some seconds, or until its second argument is true after a reader was served, or the
+    download is over, and returns whether it goes on. `others` is the number of other nodes in the swarm.
+    `fail` hands a reader the error with which it ends.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class StalledReaders:
         fetcher: PieceFetcher,
         readers: Callable[[], Iterable[Progress]],
         others: Callable[[], int],
-        pause: Callable[[float, Callable[[], bool]], bool],
+        pause: Callable[[float, Callable[[], bool] | None], bool],
         fail: Callable[[Progress, Exception], None],
         counters: Counters,
     ) -> None:
@@ -55,7 +55,7 @@ class StalledReaders:
 
     def run(self) -> None:
         """Help until the download is over."""
-        while self._pause(TICK, lambda: self._stalled() is not None):
+        while self._pause(TICK, None):
             reader = self._stalled()
             if reader is not None:
                 self._help(reader, reader.offset)
@@ -87,7 +87,7 @@ class StalledReaders:
             self._fetcher.fetch(pieces, self._lacks, self._add, registry_only=True)
         except RemoteError as error:
             self._fail(reader, error)
-            self._pause(TICK, lambda: False)
+            self._pause(TICK, None)
 
     def _lacks(self, piece: int) -> bool:
         return not self._pieces.has(piece)

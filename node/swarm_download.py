@@ -7,7 +7,6 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from pathlib import Path
 
 from core.errors import Interrupted, RemoteError
@@ -28,7 +27,9 @@ log = logging.getLogger(__name__)
 
 LEASES = 8
 """Leases that this node holds at once, at most."""
-_WRITE_SECONDS = 10.0
+FETCHES = 2
+"""Requests for leased chunks at once: the next one begins while the last one ends. More of them, by all nodes
+together, take the origin's line from each other: some stand still for seconds."""
 _RECONNECT_SECONDS = 10.0
 _ALONE_SECONDS = 1.0
 STUCK_SECONDS = 20.0
@@ -57,7 +58,10 @@ class SwarmDownload:
         counters: Counters,
         on_ready: Callable[[], None],
     ) -> None:
-        self.pieces = Pieces(layer, metainfo, changed, counters)
+        self._wake = threading.Event()
+        """Set for the download's own thread when it has something to do."""
+        self._ended = threading.Event()
+        self.pieces = Pieces(layer, metainfo, changed, counters, self._wake.set)
         self._layer = layer
         self._metainfo = metainfo
         self._folder = folder
@@ -81,9 +85,14 @@ class SwarmDownload:
             self._fail,
             counters,
         )
+        self._leased: list[int] = []
+        """Leased chunks that are still to be fetched, in ascending order."""
         self._in_flight: set[int] = set()
+        self._fetches = 0
+        """How many requests for leased chunks there are."""
         self._fetched: set[int] = set()
         """Leased chunks that were fetched and not reported yet."""
+        self._fetched_all = 0
         self._news = False
         self._failures = 0
         self._named = 0
@@ -114,6 +123,8 @@ class SwarmDownload:
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
+        self._wake.set()
+        self._ended.set()
         self._fetcher.close()
 
     def renewed(self) -> Metainfo:
@@ -124,8 +135,7 @@ class SwarmDownload:
 
     def _download(self) -> None:
         try:
-            with self._changed:
-                self._changed.wait_for(lambda: self.pieces.checked or self._over())
+            self._sleep(None, lambda: self.pieces.checked)
             self._on_ready()
             self._start(self._stalled.run, "stalled readers")
             while not self._over():
@@ -147,8 +157,7 @@ class SwarmDownload:
         self._connected.clear()
         self.pieces.reset()
         self.pieces.attach(self._session.add(self._metainfo, self._folder, self.pieces))
-        with self._changed:
-            self._changed.wait_for(lambda: self.pieces.checked or self._over())
+        self._sleep(None, lambda: self.pieces.checked)
 
     def _over(self) -> bool:
         return self._stopped or self.pieces.error is not None or self.pieces.complete
@@ -194,7 +203,8 @@ class SwarmDownload:
             chunks=self._chunks.count,
             held=Bitmap.of(self._chunks.count, held).to_base64(),
             fetched=fetched,
-            want=min(LEASES, len(lacking)),
+            # Nodes that start together get one each.
+            want=min(LEASES, len(lacking), 1 + self._fetched_all),
         )
 
     def _wait_for_next_call(self, answer: SwarmAnswer) -> None:
@@ -202,9 +212,9 @@ class SwarmDownload:
             failures = self._failures
         if failures:
             # The leased chunks could not be fetched just now.
-            self._pause(backoff(failures, self._random))
+            self._sleep(backoff(failures, self._random))
         else:
-            self._pause(answer.again, lambda: self._news)
+            self._sleep(answer.again, lambda: self._news)
 
     def _lacking(self, torrent: Torrent) -> list[int]:
         """Return the chunks of which neither this node nor a connected peer has every piece.
@@ -220,26 +230,52 @@ class SwarmDownload:
 
     def _fetch_leased(self, leases: Sequence[Lease]) -> None:
         with self._changed:
-            known = [lease.chunk for lease in leases if lease.chunk < self._chunks.count]
-            new = [
+            known = {lease.chunk for lease in leases if lease.chunk < self._chunks.count}
+            self._leased = sorted(
                 chunk
-                for chunk in known
-                if chunk not in self._in_flight and not self.pieces.has_all(self._chunks.pieces(chunk))
-            ]
-            self._in_flight.update(new)
-        for chunk in new:
-            self._start(partial(self._fetch_chunk, chunk), "leased chunk")
+                for chunk in known - self._in_flight
+                if not self.pieces.has_all(self._chunks.pieces(chunk))
+            )
+            more = min(FETCHES - self._fetches, len(self._leased))
+            self._fetches += more
+        for _ in range(more):
+            self._start(self._fetch_chunks, "leased chunks")
 
-    def _fetch_chunk(self, chunk: int) -> None:
-        """Fetch a chunk on behalf of the swarm."""
-        fetched = self._fetch(self._chunks.pieces(chunk))
+    def _fetch_chunks(self) -> None:
+        """Fetch leased chunks on behalf of the swarm while there are any."""
+        while (run := self._next_run()) is not None:
+            fetched = self._fetch(
+                range(self._chunks.pieces(run.start).start, self._chunks.pieces(run[-1]).stop)
+            )
+            with self._changed:
+                self._in_flight.difference_update(run)
+                self._failures = 0 if fetched else self._failures + 1
+                if not fetched:
+                    self._leased.clear()
+                self._news |= len(self._leased) < FETCHES
+            self._wake.set()
+
+    def _next_run(self) -> range | None:
+        """Take leased chunks that one request can fetch: neighbours, at most half of those that wait."""
         with self._changed:
-            self._in_flight.discard(chunk)
-            self._failures = 0 if fetched else self._failures + 1
-            if fetched:
-                self._fetched.add(chunk)
-            self._news = True
-            self._changed.notify_all()
+            if not self._leased or self._over():
+                self._fetches -= 1
+                return None
+            first, most = self._leased[0], max(1, len(self._leased) // FETCHES)
+            run = range(first, first + 1)
+            while len(run) < most and self._leased[len(run)] == run.stop:
+                run = range(first, run.stop + 1)
+            del self._leased[: len(run)]
+            self._in_flight.update(run)
+            return run
+
+    def _note_chunk(self, chunk: int) -> None:
+        """Report a leased chunk that was handed in with the next call, which is due when few others wait."""
+        with self._changed:
+            self._fetched.add(chunk)
+            self._fetched_all += 1
+            self._news |= len(self._leased) < FETCHES
+        self._wake.set()
 
     # Without the service, or where neither it nor the peers help
 
@@ -250,14 +286,14 @@ class SwarmDownload:
             others = self._others()
             chunk = chunk_without_service(self._lacking(torrent), self._wanted(), others, self._random)
             if chunk is None:
-                self._pause(left)
+                self._sleep(left)
                 return
-            self._pause(pause_before_registry(others, self._random))
+            self._sleep(pause_before_registry(others, self._random))
             if self._over() or chunk not in self._lacking(torrent):
                 continue
             last = min(chunk + run_length(others, 0), self._chunks.count) - 1
             if not self._fetch(range(self._chunks.pieces(chunk).start, self._chunks.pieces(last).stop)):
-                self._pause(max(_ALONE_SECONDS, until - time.monotonic()))
+                self._sleep(max(_ALONE_SECONDS, until - time.monotonic()))
 
     def _wanted(self) -> int:
         """The chunk of the first byte that a reader waits for."""
@@ -274,19 +310,38 @@ class SwarmDownload:
             if not self._over():
                 log.warning("pieces %s of %s were not fetched: %s", pieces, self._layer.digest, error)
             return False
-        return self.pieces.wait_for(pieces, self._over, _WRITE_SECONDS)
+        return True
 
     def _lacks(self, piece: int) -> bool:
-        return not self._stopped and not self.pieces.has(piece)
+        return not self._stopped and not self.pieces.has_all((piece,))
 
     def _add(self, piece: int, data: bytes, from_registry: bool) -> None:
         self.pieces.add(piece, data, from_registry, helps=False)
+        chunk = self._chunks.chunk_of(piece)
+        if chunk in self._in_flight and self.pieces.has_all(self._chunks.pieces(chunk)):
+            self._note_chunk(chunk)
 
-    def _pause(self, seconds: float, until: Callable[[], bool] = lambda: False) -> bool:
-        """Wait for some seconds, or until `until` is true. Returns whether the download goes on."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._over() or until(), seconds)
-            return not self._over()
+    def _sleep(self, seconds: float | None, until: Callable[[], bool] = lambda: False) -> None:
+        """In the download's own thread: wait for some seconds, or until `until` is true or it is over."""
+        end = None if seconds is None else time.monotonic() + seconds
+        while True:
+            self._wake.clear()
+            left = None if end is None else end - time.monotonic()
+            if self._over() or until() or (left is not None and left <= 0):
+                return
+            self._wake.wait(left)
+
+    def _pause(self, seconds: float, until: Callable[[], bool] | None = None) -> bool:
+        """In another thread: wait for some seconds, or until `until` is true after a reader was served.
+
+        Returns whether the download goes on.
+        """
+        if until is None:
+            self._ended.wait(seconds)
+        else:
+            with self._changed:
+                self._changed.wait_for(lambda: self._over() or until(), seconds)
+        return not self._over()
 
     def _fail(self, reader: Progress, error: Exception) -> None:
         with self._changed:
