@@ -129,7 +129,7 @@ class _Run:
         release_locks(
             settings.engine,
             settings.tables,
-            now=int(settings.clock()),
+            clock=settings.clock,
             brew_discard_timeout=settings.brew_discard_timeout,
             max_attempts=settings.max_attempts,
         )
@@ -142,7 +142,7 @@ class _Run:
             claims = self._claim_up_to(connection, wanted)
             if len(claims) < wanted:
                 # Rows inserted by hand are looked for only when the queue runs dry.
-                now = int(settings.clock())
+                now = settings.clock(connection)
                 if adopt_layers(connection, settings.tables, now=now, limit=wanted):
                     claims += self._claim_up_to(connection, wanted - len(claims))
         self.outages.database.succeeded()
@@ -155,7 +155,7 @@ class _Run:
     def _claim_up_to(self, connection: Connection, limit: int) -> list[Claim]:
         settings = self.settings
         return claim_layers(
-            connection, settings.tables, now=int(settings.clock()), limit=limit, brewer=settings.brewer
+            connection, settings.tables, now=settings.clock(connection), limit=limit, brewer=settings.brewer
         )
 
     def _claim_more(self) -> None:

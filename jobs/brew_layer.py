@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
@@ -29,6 +28,7 @@ from core.torrents.brewing import Brewed, brew_layer
 from core.torrents.store import MetainfoStore
 from jobs.held_locks import HeldLocks
 from sql.claims import Claim, complete_layer, retry_layer, set_aside_layer
+from sql.clock import database_time
 from sql.history import Brews
 from sql.tables import Tables
 
@@ -65,8 +65,8 @@ class BrewCounter:
 
 @dataclass(frozen=True)
 class BrewSettings:
-    """What a run works with. Times are in seconds; `clock` returns Unix time; `brewer` is the name that
-    operators see.
+    """What a run works with. Times are in seconds; `clock` returns the Unix time that all brewers share;
+    `brewer` is the name that operators see.
     """
 
     engine: Engine
@@ -81,7 +81,7 @@ class BrewSettings:
     brew_discard_timeout: int = 300
     sleep_time: float = 10.0
     max_attempts: int = 8
-    clock: Callable[[], float] = time.time
+    clock: Callable[[Connection], int] = database_time
     outages: Outages = field(default_factory=Outages)
     counter: BrewCounter = field(default_factory=BrewCounter)
 
@@ -203,7 +203,7 @@ class LayerBrewer:
         settings = self._settings
 
         def complete(connection: Connection, held: Claim) -> bool:
-            now, tables = int(settings.clock()), settings.tables
+            now, tables = settings.clock(connection), settings.tables
             return complete_layer(
                 connection, tables, held, rbtorrent_id=brewed.rbtorrent_id, size=brewed.size, now=now
             )
@@ -233,11 +233,11 @@ class LayerBrewer:
         """Count the failure and record its reason: set aside, or tried again after a growing delay."""
         settings = self._settings
         attempts = claim.attempts + 1
-        now = int(settings.clock())
         last = verdict == "set aside" or attempts >= settings.max_attempts
-        next_try = now + delay_after(attempts)
+        delay = delay_after(attempts)
 
         def record(connection: Connection, held: Claim) -> bool:
+            now = settings.clock(connection)
             if last:
                 return set_aside_layer(connection, settings.tables, held, reason=reason, now=now)
             return retry_layer(
@@ -245,12 +245,12 @@ class LayerBrewer:
                 settings.tables,
                 held,
                 reason=reason,
-                next_try=next_try,
+                next_try=now + delay,
                 now=now,
                 forget_size=forget_size,
             )
 
-        then = "set aside" if last else f"again in {next_try - now} s"
+        then = "set aside" if last else f"again in {delay} s"
         log.warning(
             "layer failed digest=%s attempt=%d then=%s reason=%s", claim.digest, attempts, then, reason
         )

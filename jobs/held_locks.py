@@ -33,7 +33,7 @@ class HeldLocks:
         self,
         engine: Engine,
         tables: Tables,
-        clock: Callable[[], float],
+        clock: Callable[[Connection], int],
         expires: float,
         outage: OutageLog,
     ) -> None:
@@ -73,7 +73,7 @@ class HeldLocks:
     def _renew(self) -> None:
         before = list(self._claims.values())
         with transaction(self._engine) as connection:
-            renewed = renew_locks(connection, self._tables, before, now=int(self._clock()))
+            renewed = renew_locks(connection, self._tables, before, now=self._clock(connection))
         newer = {claim.digest: claim for claim in renewed}
         with self._changing:
             # A worker may have finished one meanwhile: that is not held again.

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
-from sql.claims import release_stale_locks
+from core.backoff import LONGEST
+from sql.clock import database_time
+from sql.stale_locks import bring_forward, release_future_locks, release_stale_locks
 from sql.tables import Tables
 from sql.transaction import transaction
 
@@ -30,17 +33,28 @@ class ReleaseSummary:
 
 
 def release_locks(
-    engine: Engine, tables: Tables, *, now: int, brew_discard_timeout: int, max_attempts: int
+    engine: Engine,
+    tables: Tables,
+    *,
+    brew_discard_timeout: int,
+    max_attempts: int,
+    clock: Callable[[Connection], int] = database_time,
 ) -> ReleaseSummary:
-    """Release the locks older than `brew_discard_timeout` seconds at Unix time `now`.
+    """Release the locks that were not renewed for `brew_discard_timeout` seconds.
 
     The death of a brewer counts as a failed attempt: a layer that kills its brewers is set aside after
-    `max_attempts`. Raises DatabaseDown.
+    `max_attempts`. Locks that are as far in the future are released as well, and next tries later than any
+    delay are due at once: the clock was set back. Raises DatabaseDown.
     """
     with transaction(engine) as connection:
+        now = clock(connection)
         released = release_stale_locks(
             connection, tables, older_than=now - brew_discard_timeout, max_attempts=max_attempts, now=now
         )
+        future = release_future_locks(connection, tables, newer_than=now + brew_discard_timeout)
+        forward = bring_forward(connection, tables, latest=now + LONGEST + brew_discard_timeout, now=now)
     if released:
         log.warning("locks released number=%d older_than_seconds=%d", released, brew_discard_timeout)
-    return ReleaseSummary(released)
+    if future or forward:
+        log.warning("times in the future corrected locks=%d next_tries=%d", future, forward)
+    return ReleaseSummary(released + future)

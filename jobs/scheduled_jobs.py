@@ -90,7 +90,6 @@ def _release_locks(service: Service) -> Summary:
     return release_locks(
         service.database,
         service.tables,
-        now=service.now(),
         brew_discard_timeout=brewer.brew_discard_timeout,
         max_attempts=brewer.max_attempts,
     )

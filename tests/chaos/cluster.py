@@ -246,7 +246,7 @@ def _follow(clock: Path) -> dict[str, str]:
     """Return the environment in which a process's clock follows the file (faketime(1))."""
     return {
         "LD_PRELOAD": str(FAKETIME),
-        "PYTHONPATH": str(clock.parent),
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(clock.parent), os.environ.get("PYTHONPATH")))),
         "FAKETIME_TIMESTAMP_FILE": str(clock),
         "FAKETIME_NO_CACHE": "1",
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",

@@ -17,6 +17,7 @@ from tests.chaos.cluster import BREW_DISCARD_TIMEOUT, DATABASE, Cluster
 from tests.chaos.fault_proxy import Fault as ProxyFault
 from tests.chaos.fault_proxy import FaultProxy
 from tests.servers.process import ServerProcess
+from tests.servers.waiting import comes_true
 
 MOST_AT_ONCE = 3
 """Faults that last at the same time."""
@@ -107,6 +108,8 @@ def _web_faults(cluster: Cluster, chance: random.Random) -> Iterator[Fault]:
         serving.up("web")
 
     def worker() -> int:
+        # One that was just started has none for a while.
+        assert comes_true(lambda: _workers(web), 120), f"the web app has no workers: {web.log}"
         return chance.choice(_workers(web))
 
     frozen: list[int] = []
@@ -205,7 +208,7 @@ def _freezing(process: ServerProcess) -> tuple[Act, Act]:
 
 
 def _workers(web: ServerProcess) -> list[int]:
-    """The worker processes of the web app; there is always one, as dead ones are replaced."""
+    """Return the worker processes of the web app."""
     children = psutil.Process(web.pid).children()
     return [child.pid for child in children if "spawn_main" in " ".join(child.cmdline())]
 

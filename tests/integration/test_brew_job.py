@@ -167,7 +167,7 @@ def test_a_forged_size_costs_a_layer_one_attempt(settings: BrewSettings, wrong: 
     whole, damaged = layers
     now = time.time()
     source = MemorySource({whole: layers[whole], damaged: (layers[damaged] * 5001)[:wrong]})
-    settings = replace(settings, source=source, clock=lambda: now)
+    settings = replace(settings, source=source, clock=lambda connection: int(now))
     with transaction(settings.engine) as connection:
         new = [Layer(whole, ("library/test",), wrong), Layer(damaged, ("library/test",), 1000)]
         enqueue_layers(connection, settings.tables, new, priority=Priority.PUSHED, now=int(now))
@@ -217,7 +217,7 @@ def test_a_layer_whose_id_another_row_has_is_set_aside_without_delaying_others(
 def test_a_missing_layer_is_retried_then_set_aside(settings: BrewSettings) -> None:
     [gone] = layers_of(1)
     now = time.time()
-    settings = replace(settings, max_attempts=2, clock=lambda: now)
+    settings = replace(settings, max_attempts=2, clock=lambda connection: int(now))
     queue(settings, [gone])
 
     assert brew(settings, threading.Event()).failed == 1
@@ -232,7 +232,7 @@ def test_transient_failures_are_retried_and_set_aside_in_the_end(settings: BrewS
     [digest] = layers
     now = time.time()
     source = MemorySource(layers, faults=[Fault("refused connection")] * 1000)
-    settings = replace(settings, source=source, max_attempts=3, clock=lambda: now)
+    settings = replace(settings, source=source, max_attempts=3, clock=lambda connection: int(now))
     queue(settings, [digest])
 
     states = []
@@ -311,7 +311,6 @@ def test_a_layer_brewed_for_longer_than_the_time_out_is_not_stolen(settings: Bre
         released += release_locks(
             settings.engine,
             settings.tables,
-            now=int(time.time()),
             brew_discard_timeout=timeout,
             max_attempts=8,
         ).released

@@ -14,7 +14,6 @@ from sql.claims import (
     Claim,
     claim_layers,
     complete_layer,
-    release_stale_locks,
     renew_locks,
     retry_layer,
     return_layers,
@@ -24,6 +23,7 @@ from sql.enqueue import adopt_layers, enqueue_layers
 from sql.layers import LayerRecord, find_layer
 from sql.schema import create_missing
 from sql.set_aside import drop_layers, retry_failed_layers
+from sql.stale_locks import bring_forward, release_future_locks, release_stale_locks
 from sql.status import QueueStatus, queue_status
 from sql.tables import Priority, Tables, build_tables
 from sql.transaction import transaction
@@ -129,6 +129,14 @@ class Database:
             return release_stale_locks(
                 connection, self.tables, older_than=older_than, max_attempts=max_attempts, now=older_than
             )
+
+    def release_future(self, *, newer_than: int) -> int:
+        with transaction(self.engine) as connection:
+            return release_future_locks(connection, self.tables, newer_than=newer_than)
+
+    def bring_forward(self, *, latest: int, now: int = NOW) -> int:
+        with transaction(self.engine) as connection:
+            return bring_forward(connection, self.tables, latest=latest, now=now)
 
     def retry_failed_layers(self, *, reason_like: str | None = None, digest: Digest | None = None) -> int:
         with transaction(self.engine) as connection:

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
+from sql.clock import database_time
+from sql.manifests import due_manifests, enqueue_manifests
+from sql.tables import Priority
+from sql.transaction import transaction
 from tests.integration.sql.database import NOW, Database, digest_of
 
 A, B, C = (digest_of(name) for name in "abc")
@@ -46,6 +52,39 @@ def test_a_lock_set_by_hand_is_released_without_counting(database: Database) -> 
     claims = database.claim()
     assert {claim.digest for claim in claims} == {A, B}
     assert {claim.attempts for claim in claims} == {0}
+
+
+def test_a_lock_from_the_future_is_released_without_counting(database: Database) -> None:
+    database.enqueue(A, B)
+    ahead, _ = database.claim(1, now=NOW + 3600), database.claim(1, now=NOW)
+    assert database.release_future(newer_than=NOW + 3600) == 0
+    assert database.release_future(newer_than=NOW + 300) == 1
+    layer = database.layer(ahead[0].digest)
+    assert (layer.state, layer.attempts) == ("waiting", 0)
+    assert database.status().locked_count == 1
+    assert not database.complete(ahead[0])
+
+
+def test_a_next_try_in_the_far_future_is_due_at_once(database: Database) -> None:
+    database.enqueue(A, B)
+    first, second = database.claim(2)
+    database.retry(first, next_try=NOW + 1000)
+    database.retry(second, next_try=NOW + 10**8)
+    with transaction(database.engine) as connection:
+        enqueue_manifests(
+            connection, database.tables, [("scope", A)], priority=Priority.PUSHED, now=NOW + 10**8
+        )
+    assert database.bring_forward(latest=NOW + 1000) == 2
+    assert [claim.digest for claim in database.claim()] == [second.digest]
+    with transaction(database.engine) as connection:
+        [due] = due_manifests(connection, database.tables, now=NOW, limit=10)
+    assert due.digest == A
+
+
+def test_the_database_tells_the_time(database: Database) -> None:
+    with transaction(database.engine) as connection:
+        before, told, after = int(time.time()), database_time(connection), int(time.time())
+    assert before <= told <= after
 
 
 def test_brewed_layers_are_left_alone_even_with_a_lock(database: Database) -> None:
