@@ -61,6 +61,7 @@ def serve(
     lock: Path | None = None,
     stop: threading.Event | None = None,
     on_start: Callable[[], object] | None = None,
+    replace_on_hangup: bool = True,
 ) -> int:
     """Serve the app until SIGTERM or SIGINT. Return the exit status: 0, or 1 if workers keep dying.
 
@@ -68,7 +69,8 @@ def serve(
     logging itself. Each worker runs at most `threads` requests at once. At the end requests in flight have
     `grace` seconds. `lock` names a file that only one such process may hold. `stop` is set as soon as the
     signal arrives, before the workers have ended. `on_start` is called in this process once the address is
-    known to be free. Call this from the main thread. Raises CannotListen.
+    known to be free. SIGHUP replaces the workers, a new one being started before the old one ends, or does
+    nothing without `replace_on_hangup`. Call this from the main thread. Raises CannotListen.
     """
     stopping = stop or threading.Event()
     address = resolve_host(host, port)
@@ -96,6 +98,8 @@ def serve(
             log_dictconfig=_LOG,
         )
         server.on_startup(partial(_handle_signals, stopping))
+        if not replace_on_hangup:
+            server.on_startup(_ignore_hangup)
         server.on_startup(partial(_announce, host, address, port, workers, stopping))
         if on_start is not None:
             server.on_startup(on_start)
@@ -191,6 +195,14 @@ def _handle_signals(stopping: threading.Event) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, handle)
     threading.Thread(target=stop, name="stop", daemon=True).start()
+
+
+def _ignore_hangup() -> None:
+    def handle(number: int, frame: object) -> None:
+        # In a thread: the main thread may hold a lock of the log.
+        start_new_thread(log.warning, ("SIGHUP ignored: restart to read the configuration again",))
+
+    signal.signal(signal.SIGHUP, handle)
 
 
 def _announce(host: str, address: str, port: int, workers: int, stopping: threading.Event) -> None:

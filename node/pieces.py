@@ -58,6 +58,8 @@ class Pieces:
         """When pieces were handed in that are not complete yet."""
         self._progressed = time.monotonic()
         """When the last piece was completed."""
+        self._damaged: set[int] = set()
+        """Pieces that came with wrong bytes."""
         self._kept: OrderedDict[int, bytes] = OrderedDict()
         self._most_kept = max(_READ_AHEAD + 1, _KEPT_BYTES // metainfo.piece_length)
         self._being_read: set[int] = set()
@@ -117,6 +119,10 @@ class Pieces:
 
     def has(self, piece: int) -> bool:
         return bool(self._have[piece])
+
+    def damaged(self, piece: int) -> bool:
+        """Whether the piece is missing, and came with wrong bytes before."""
+        return piece in self._damaged and not self._have[piece]
 
     def has_all(self, pieces: Iterable[int]) -> bool:
         """Return whether all `pieces` are there or were handed in."""
@@ -220,6 +226,8 @@ class Pieces:
         with self._changed:
             self._fetched.pop(piece, None)
             self._added.pop(piece, None)
+            self._damaged.add(piece)
+            self._changed.notify_all()
         log.warning("piece %d of %s had wrong bytes", piece, self._layer.digest)
 
     def on_flushed(self) -> None:

@@ -85,7 +85,14 @@ def run_mirror(config: Config, *, debug: bool) -> int:
     # libtorrent would take the next port, where no other mirror looks for this one.
     check_free(mirror.peer_host, mirror.peer_port)
     Cache(mirror.cache_dir, mirror.cache_size, mirror.keep_free).close()
-    return serve(partial(_build_app, config, debug), mirror.host, mirror.port, threads=THREADS)
+    # Only one process can own the cache and the peers' port: no worker is started beside another.
+    return serve(
+        partial(_build_app, config, debug),
+        mirror.host,
+        mirror.port,
+        threads=THREADS,
+        replace_on_hangup=False,
+    )
 
 
 def _build_app(config: Config, debug: bool) -> Any:

@@ -63,7 +63,11 @@ class StalledReaders:
     def _stalled(self) -> Progress | None:
         now = time.monotonic()
         for reader in self._readers():
-            if is_stalled(reader, now, self._fetcher.rate) and self._waits(reader, reader.offset):
+            if not self._waits(reader, reader.offset):
+                continue
+            # Peers that send wrong bytes count as having what this node lacks: no lease may be given for it.
+            damaged = self._pieces.damaged(reader.offset // self._chunks.piece_length)
+            if damaged or is_stalled(reader, now, self._fetcher.rate):
                 return reader
         return None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,15 @@ def test_it_ends_with_0_on_sigterm_and_starts_again(
     mirror.process.stop()
     mirror.process.start()
     assert cached(mirror).keys() == {layer.digest for layer in image.layers}
+
+
+def test_it_serves_on_after_sighup(registry: Registry, mirror: MirrorProcess) -> None:
+    mirror.process.send_signal(signal.SIGHUP)
+    assert comes_true(lambda: "SIGHUP ignored" in mirror.process.log.read_text())
+    assert mirror.get("/ping").text == "pong"
+    mirror.process.send_signal(signal.SIGTERM)
+    assert mirror.process.exit_status() == 0
+    assert "another process uses it" not in mirror.process.log.read_text()
 
 
 def test_a_second_mirror_with_the_same_cache_says_so(mirror: MirrorProcess, registry: Registry) -> None:

@@ -84,7 +84,7 @@ def small_disk(folder: Path, size: int) -> Iterator[Path]:
 
 
 def test_a_peer_with_wrong_bytes_does_no_harm(
-    service: SwarmService, start: Callable[..., Node], tmp_path: Path
+    service: SwarmService, start: Callable[..., Node], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wrong = bytearray(DATA)
     for piece in range(0, SIZE, 2 * PIECE):
@@ -98,6 +98,8 @@ def test_a_peer_with_wrong_bytes_does_no_harm(
         peer.session.apply_settings({"disable_hash_checks": True})
         peer.session.add_torrent(parameters)
         announce(service, peer.session.listen_port(), complete=True)
+        # A reader helps itself as soon as it knows of wrong bytes.
+        monkeypatch.setattr("node.fallback.PATIENCE", float("inf"))
         node = start()
         assert pull(node, LAYER, origin(service)) == DATA
     with node.downloads.open(LAYER, BytesOrigin(b"")) as reader:
