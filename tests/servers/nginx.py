@@ -91,7 +91,7 @@ def start_nginx(
     port: int | None = None,
     workers: int = 1,
 ) -> Iterator[Nginx]:
-    """Run nginx at `port`, or a free one, with `http(port)`, `server` blocks and their like, in the `http` block of its configuration.
+    """Run nginx with `http(port)`, `server` blocks and their like, in the `http` block of its configuration.
 
     `folder` takes its configuration and logs. Raises ServerMissing, ServerFailed.
     """
