@@ -46,6 +46,13 @@ def test_links_within_the_project_lead_somewhere(page: Path) -> None:
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_of_deploy_in_commands_exist(page: Path) -> None:
+    for block in re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL):
+        for path in re.findall(r"(?<![/\w])deploy/[\w./@*-]+[\w*]", block):
+            assert list(ROOT.glob(path)) or path.startswith("deploy/docker-torrents-"), f"{page.name}: {path}"
+
+
 def test_files_named_in_the_map_of_the_code_exist() -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text()
     named = set(re.findall(r"\b((?:core|jobs|node|sql|web)/[a-z0-9_/]*(?:\.py)?)", text))

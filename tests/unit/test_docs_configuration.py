@@ -20,7 +20,7 @@ SHOWN = [
 
 @pytest.mark.parametrize("text", SHOWN)
 def test_a_configuration_shown_in_the_docs_loads(text: str, tmp_path: Path) -> None:
-    (tmp_path / "secret").write_text("secret")
+    (tmp_path / "secret").write_text("secret of 32 characters, or of more")
     here = re.sub(r"(_file: ).*", rf"\g<1>{tmp_path}/secret", text)
 
     parse_config(here, "docs", {"S3_ACCESS_KEY": "access", "DB_PASSWORD": "secret"})
