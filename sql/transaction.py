@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -29,9 +30,29 @@ def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
 
     Each statement sees the database as of its start. Raises DatabaseDown, as `transaction` does.
     """
-    how = {"sqlite_begin": "DEFERRED"} if engine.name == "sqlite" else {"isolation_level": "AUTOCOMMIT"}
-    with _translated(engine), engine.execution_options(**how).connect() as connection:
-        yield connection
+    with _translated(engine):
+        if engine.name == "sqlite":
+            with engine.execution_options(sqlite_begin="DEFERRED").connect() as connection:
+                yield connection
+        else:
+            with engine.connect() as connection, _autocommit(connection):
+                yield connection
+
+
+@contextmanager
+def _autocommit(connection: sa.Connection) -> Iterator[None]:
+    """Let psycopg2 begin no transaction within the block.
+
+    SQLAlchemy's isolation level AUTOCOMMIT does the same, but sends a statement when the connection goes back
+    to the pool. If the server is lost by then, the pool never gets its place back.
+    """
+    driver: Any = connection.connection.driver_connection
+    driver.autocommit = True
+    try:
+        yield
+    finally:
+        if not driver.closed:
+            driver.autocommit = False
 
 
 @contextmanager

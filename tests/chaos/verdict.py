@@ -35,6 +35,7 @@ def judge(load: Load) -> None:
     for what in _differences(load, rows):
         load.violate(what)
     _compare_answers(load)
+    _read_logs(load)
 
 
 def _settle(load: Load, engine: sa.Engine) -> list[Any]:
@@ -59,6 +60,15 @@ def _settle(load: Load, engine: sa.Engine) -> list[Any]:
         if now - began > SETTLE_SECONDS:
             return rows
         time.sleep(_POLL_SECONDS)
+
+
+def _read_logs(load: Load) -> None:
+    """Whatever fails, a line of the log says so. A traceback is of a failure that was not foreseen."""
+    cluster = load.cluster
+    for process in (cluster.web, *cluster.brewers):
+        number = process.log.read_text(errors="replace").count("Traceback (most recent call last)")
+        if number:
+            load.violate(f"{process.log} has {number} tracebacks")
 
 
 def _rows(engine: sa.Engine) -> list[Any]:

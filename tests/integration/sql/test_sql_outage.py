@@ -67,6 +67,22 @@ def _patiently(act: Callable[[], Result]) -> Result:
             time.sleep(0.02)
 
 
+def test_a_server_lost_after_the_answer_costs_no_connection(server: OwnPostgres) -> None:
+    """The pool would be used up by as many losses as it has connections."""
+    engine = create_engine_for(url=server.url(), max_pool_size=2, pool_timeout=1)
+    for _ in range(3):
+        with reading(engine) as connection:
+            connection.execute(sa.text("SELECT 1"))
+        # The same connection again.
+        with reading(engine) as connection:
+            assert connection.scalar(sa.text("SELECT 1")) == 1
+            mine = connection.scalar(sa.text("SELECT pg_backend_pid()"))
+            server.execute(f"SELECT pg_terminate_backend({mine}, 30000)")
+    with transaction(engine) as one, transaction(engine) as other:
+        assert (one.scalar(sa.text("SELECT 1")), other.scalar(sa.text("SELECT 1"))) == (1, 1)
+    engine.dispose()
+
+
 def test_a_restart_is_not_noticed_by_the_next_transaction(
     server: OwnPostgres, database_there: Database
 ) -> None:
