@@ -141,6 +141,6 @@ def test_a_process_that_writes_without_a_pause_does_not_starve_another(
     finally:
         saturating.kill()
         saturating.communicate()
-    # What the other one commits within ten milliseconds; without pauses it is hundreds. Counted in turns, so
-    # that a slow machine changes nothing.
-    assert sorted(waited_for)[15] <= 60
+    # One turn each would be 1, and without pauses some wait for hundreds; counted in turns, so that a slow
+    # machine changes nothing.
+    assert sorted(waited_for)[-3] <= 10
