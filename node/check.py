@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from core.clients import http_client
 from core.config.config import Config
 from core.digest import Digest
 from core.errors import BadAnswer, CacheFailed, DockerTorrentsError, RemoteError
@@ -24,11 +25,12 @@ Probe = Callable[[], str]
 
 def check_node(config: Config) -> int:
     """Print a line for each part that the mirror depends on. Return how many of them failed."""
-    http = HttpClient(config.docker_registry.connect_timeout, config.docker_registry.read_timeout)
-    upstream = Upstream(config.docker_registry, config.mirror.torrents_url, http)
+    registry = config.docker_registry
+    http = http_client(config, registry.connect_timeout, registry.read_timeout)
+    upstream = Upstream(registry, config.mirror.torrents_url, http)
     checked = failed = 0
     try:
-        for name, probe in _probes(config, upstream, http):
+        for name, probe in _probes(config, upstream):
             checked += 1
             try:
                 print_line(f"ok      {name:<12} {probe()}")
@@ -41,10 +43,10 @@ def check_node(config: Config) -> int:
     return failed
 
 
-def _probes(config: Config, upstream: Upstream, http: HttpClient) -> Iterator[tuple[str, Probe]]:
+def _probes(config: Config, upstream: Upstream) -> Iterator[tuple[str, Probe]]:
     yield "registry", lambda: _registry(upstream)
     yield "torrents", lambda: _torrents(upstream.probe_torrent(_SCOPE, _DIGEST))
-    yield "mirror", lambda: _mirror(config, http)
+    yield "mirror", lambda: _mirror(config)
 
 
 def _registry(upstream: Upstream) -> str:
@@ -75,9 +77,10 @@ def _torrents(answer: HttpAnswer) -> str:
     raise BadAnswer(where, why)
 
 
-def _mirror(config: Config, http: HttpClient) -> str:
+def _mirror(config: Config) -> str:
     mirror = config.mirror
-    local = LocalMirror(mirror, http)
+    # On this machine, so not through http.proxy.
+    local = LocalMirror(mirror, HttpClient(config.docker_registry.connect_timeout, 30.0))
     try:
         status = local.status()
     except RemoteError:

@@ -82,7 +82,7 @@ def check(config: Config, arguments: argparse.Namespace) -> int:
 
 def is_node(config: Config) -> bool:
     """Whether the configuration is that of a node alone."""
-    return "mirror" in config.model_fields_set <= {"docker_registry", "mirror", "tls"}
+    return "mirror" in config.model_fields_set <= {"docker_registry", "mirror", "tls", "http"}
 
 
 def _run(config: Config, arguments: argparse.Namespace) -> int:

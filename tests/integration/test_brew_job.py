@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import secrets
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -28,6 +29,7 @@ from sql.schema import create_missing
 from sql.tables import Priority, build_tables
 from sql.transaction import transaction
 from tests.memory_source import Fault, MemorySource
+from tests.servers.postgres import PostgresServer
 from tests.servers.waiting import comes_true
 
 
@@ -514,3 +516,86 @@ def test_failures_of_single_layers_are_not_an_outage(settings: BrewSettings, wha
 
     assert (summary.brewed, summary.failed, summary.paused) == (14, 6, None)
     assert attempts(settings, layers) == {("brewed", 0), ("delayed", 1)}
+
+
+class LowUser:
+    """A PostgreSQL user who may brew, until his rights are revoked."""
+
+    def __init__(self, server: PostgresServer, url: str) -> None:
+        self.name = f"low_{secrets.token_hex(4)}"
+        self.database = sa.make_url(url).database or ""
+        self._execute = lambda statement: server.execute(statement, self.database)
+        self._execute(f"CREATE ROLE {self.name} LOGIN PASSWORD 'low'")
+        self.url = sa.make_url(url).set(username=self.name, password="low")
+
+    def grant(self) -> None:
+        self._execute(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {self.name}")
+
+    def revoke(self) -> None:
+        self._execute(f"REVOKE UPDATE ON rbtorrent_mapping FROM {self.name}")
+
+    def drop(self) -> None:
+        self._execute(f"DROP OWNED BY {self.name}")
+        self._execute(f"DROP ROLE {self.name}")
+
+
+@pytest.fixture
+def low_user(postgres: PostgresServer, postgres_url: str) -> Iterator[LowUser]:
+    user = LowUser(postgres, postgres_url)
+    yield user
+    user.drop()
+
+
+def test_a_database_that_refuses_amid_a_run_pauses_it_until_it_no_longer_does(
+    low_user: LowUser, postgres_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    layers = layers_of(20)
+    owner = create_engine_for(url=postgres_url)
+    brewer = create_engine_for(url=low_user.url.render_as_string(hide_password=False))
+    source = MemorySource(layers)
+    settings = BrewSettings(
+        engine=owner,
+        tables=build_tables(),
+        source=source,
+        store=DirectoryStore(tmp_path / "metainfo"),
+        brewer="test:1",
+        workers=2,
+        layers_per_chunk=3,
+        sleep_time=0.1,
+    )
+    with transaction(owner) as connection:
+        create_missing(connection, settings.tables)
+    low_user.grant()
+    queue(settings, layers)
+    begun: list[int] = []
+
+    def revoke(offset: int) -> None:
+        begun.append(offset)
+        if len(begun) == 12:
+            low_user.revoke()
+
+    source.before_read = revoke
+    summaries: list[BrewSummary] = []
+    run = threading.Thread(
+        target=lambda: summaries.append(brew(replace(settings, engine=brewer), threading.Event()))
+    )
+    run.start()
+    try:
+        assert comes_true(lambda: any("database failed" in line for line in caplog.messages))
+        assert len(source.opened) < 20
+        before = attempts(settings, layers)
+    finally:
+        low_user.grant()
+        run.join()
+        brewer.dispose()
+
+    # One line says why and what to do; nothing counts as the layers' own failure; all are brewed afterwards.
+    lines = [line for line in caplog.messages if line.startswith("database failed")]
+    assert len(lines) == 1
+    assert "permission denied for table rbtorrent_mapping: GRANT " in lines[0]
+    assert [line for line in caplog.messages if line.startswith("database works again")]
+    assert {number for _, number in before} == {0}
+    assert str(summaries[0]) == "brewed 20, failed 0, waiting 0"
+    assert attempts(settings, layers) == {("brewed", 0)}
+    assert len(source.opened) == 20
+    owner.dispose()

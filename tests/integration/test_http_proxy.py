@@ -1,0 +1,72 @@
+"""`http.proxy`: every client goes through it, and no proxy of the environment counts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from core.clients import http_client, open_bucket
+from core.config.config import Config
+from core.config.file import load_config
+from core.errors import RemoteError
+from node.check import check_node
+from tests.servers.http_server import HttpServer, start_http_server
+from tests.servers.process import free_port
+
+# No name server knows it: only a proxy can give an answer.
+HOST = "elsewhere.invalid"
+
+
+@pytest.fixture
+def server() -> Iterator[HttpServer]:
+    with start_http_server() as running:
+        yield running
+
+
+@pytest.fixture
+def config(tmp_path: Path, server: HttpServer, monkeypatch: pytest.MonkeyPatch) -> Config:
+    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{free_port()}")
+    file = tmp_path / "config.yaml"
+    file.write_text(
+        yaml.safe_dump(
+            {
+                "docker_registry": {"host": HOST, "proto": "http"},
+                "http": {"proxy": f"http://user:word@127.0.0.1:{server.port}"},
+                "s3": {"endpoint_url": f"http://{HOST}", "access_key": "key", "secret_key": "secret"},
+                "mirror": {"cache_dir": "cache", "port": free_port(), "peer_port": free_port()},
+            }
+        )
+    )
+    return load_config(file)
+
+
+def hosts_asked(server: HttpServer) -> set[str]:
+    return {request.headers["Host"] for request in server.requests}
+
+
+def test_the_http_client_goes_through_the_proxy(config: Config, server: HttpServer) -> None:
+    server.on("*", lambda _, connection: connection.reply(200, b"through the proxy"))
+    with http_client(config, 2, 20) as client:
+        assert client.fetch("GET", f"http://{HOST}/v2/").body == b"through the proxy"
+    assert hosts_asked(server) == {HOST}
+    assert server.requests[0].headers["Proxy-Authorization"].startswith("Basic ")
+
+
+def test_s3_goes_through_the_proxy(config: Config, server: HttpServer) -> None:
+    server.on("*", lambda _, connection: connection.reply(403))
+    with pytest.raises(RemoteError):
+        open_bucket(config, "bucket").get("key", 100)
+    assert hosts_asked(server) == {HOST}
+
+
+def test_the_check_of_a_node_goes_through_the_proxy(
+    config: Config, server: HttpServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.on("*", lambda _, connection: connection.reply(200))
+    check_node(config)
+    assert "ok      registry" in capsys.readouterr().out
+    assert hosts_asked(server) == {HOST}
