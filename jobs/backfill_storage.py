@@ -94,7 +94,7 @@ def backfill_storage(scan: StorageScan) -> StorageSummary:
         if not run.over():
             run.remember_links()
     except RemoteError as error:
-        log.error("storage broke off reason=%s", error)
+        log.error("storage not read to its end reason=%s", error)
         run.summary.broken = str(error)
     return run.summary
 

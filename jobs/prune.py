@@ -173,7 +173,7 @@ class _Run:
         with transaction(self.engine) as connection:
             number = forget_seen(connection, self.tables, older_than=old, limit=_MOST_READ_AGAIN)
         if number:
-            log.info("manifests no longer taken for read number=%d", number)
+            log.info("manifests read long ago will be read again number=%d", number)
 
     def _wait_for(self, times: dict[Digest, int]) -> None:
         if times and not self.dry_run:

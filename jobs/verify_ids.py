@@ -84,7 +84,7 @@ def verify_ids(
                 break
             except (RemoteError, LayerError) as error:
                 _count(summary, error)
-                log.warning("layer not sound digest=%s reason=%s", layer.digest, error)
+                log.warning("layer not verified digest=%s reason=%s", layer.digest, error)
             else:
                 summary.sound += 1
                 summary.own += brewed.rbtorrent_id == layer.rbtorrent_id

@@ -41,7 +41,7 @@ def walk_repositories(
                     break
                 walked(scope)
         except RegistryDown as down:
-            log.error("walk ended, the registry does not answer what=%s reason=%s", what, down.__cause__)
+            log.error("scan ended, the registry does not answer what=%s reason=%s", what, down.__cause__)
         except RemoteError as error:
             # `scopes` itself asks the registry, for its catalog.
             walk.summary.failed += 1

@@ -98,7 +98,7 @@ def answer_failures(callback: Callable[..., Any]) -> Callable[..., Any]:
         except UnicodeDecodeError:
             return error(400, "HEADER_INVALID", "a header or the query is not text")
         except DockerTorrentsError as failed:
-            log.warning("not served path=%s reason=%s", bottle.request.path, failed)
+            log.warning("request failed path=%s reason=%s", bottle.request.path, failed)
             retry_after = failed.retry_after if isinstance(failed, Unavailable) else None
             return unavailable("the registry does not answer", retry_after)
 

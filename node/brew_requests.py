@@ -88,4 +88,4 @@ class BrewRequests:
             try:
                 self._ask(request)
             except RemoteError as error:
-                log.info("brewing not asked for scope=%s reason=%s", request.scope, error)
+                log.info("brewing not requested scope=%s reason=%s", request.scope, error)

@@ -234,7 +234,7 @@ class Download:
         except OSError as error:
             self._fail(CacheFailed(str(self._path.parent), error.strerror or str(error)))
         except Exception:
-            log.exception("the download of %s ended unexpectedly", self.layer.digest)
+            log.exception("download failed with an internal error digest=%s", self.layer.digest)
             self._fail(Interrupted())
         finally:
             if self._file is not None:
@@ -263,7 +263,11 @@ class Download:
         try:
             return parse_metainfo(data, self.layer)
         except ValueError as error:
-            log.warning("the torrent of %s is not used: %s", self.layer.digest, error)
+            log.warning(
+                "torrent not used, the layer comes from the registry digest=%s reason=%s",
+                self.layer.digest,
+                error,
+            )
             self._counters.fell_back("bad_torrent")
             self._use_torrent = False
             return None
@@ -366,7 +370,7 @@ class Download:
         if isinstance(error, CacheFailed):
             self._counters.fell_back("disk_error")
         if not isinstance(error, Interrupted):
-            log.warning("the download of %s failed: %s", self.layer.digest, error)
+            log.warning("download failed digest=%s reason=%s", self.layer.digest, error)
 
     def _enter(self, state: State, source: _Bytes) -> None:
         with self._changed:

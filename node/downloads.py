@@ -155,7 +155,9 @@ class Downloads:
             try:
                 download = self._running.get(layer.digest) or self._begin(layer, origin)
             except CacheFailed as error:
-                log.warning("%s is passed through: %s", layer.digest, error)
+                log.warning(
+                    "layer not cached, passed through to its reader digest=%s reason=%s", layer.digest, error
+                )
                 self._counters.fell_back("cache_full")
                 return Reader(layer, origin, self._counters)
             download.origin = origin

@@ -113,7 +113,9 @@ class PieceFetcher:
                         raise
                     seed.failed(error, time.monotonic())
                     self._counters.fell_back("web_seed")
-                    log.warning("web seed of %s failed: %s", self._layer.digest, type(error).__name__)
+                    log.warning(
+                        "web seed failed digest=%s reason=%s", self._layer.digest, type(error).__name__
+                    )
                 else:
                     seed.served()
                     return

@@ -228,7 +228,7 @@ class Pieces:
             self._added.pop(piece, None)
             self._damaged.add(piece)
             self._changed.notify_all()
-        log.warning("piece %d of %s had wrong bytes", piece, self._layer.digest)
+        log.warning("piece had wrong bytes, fetched again piece=%d digest=%s", piece, self._layer.digest)
 
     def on_flushed(self) -> None:
         with self._changed:

@@ -160,7 +160,7 @@ class Seeding:
                     if entry.digest not in self._seeded:
                         self._add(entry.digest, metainfo, entry.used)
             except (ValueError, RuntimeError) as error:
-                log.warning("%s is not seeded: %s", entry.digest, error)
+                log.warning("layer not seeded digest=%s reason=%s", entry.digest, error)
             with self._changed:
                 self._changed.wait_for(lambda: self._closed, _START_PAUSE)
 
@@ -171,7 +171,7 @@ class Seeding:
 
     def _listener(self, digest: Digest) -> _Listener:
         def failed(why: str) -> None:
-            log.warning("%s is no longer seeded: %s", digest, why)
+            log.warning("layer removed from the cache, no longer seeded digest=%s reason=%s", digest, why)
             threading.Thread(target=self._cache.drop, args=(digest,), name="drop", daemon=True).start()
 
         return _Listener(failed)
@@ -202,7 +202,7 @@ class Seeding:
                     SeedsRequest(node=self._session.node, port=self._session.port, layers=seeds),
                 )
             except RemoteError as error:
-                log.warning("the layers that are seeded were not announced: %s", error)
+                log.warning("seeded layers not announced reason=%s", error)
                 pause = min(pause, _RETRY_SECONDS)
                 continue
             pause = max(pause, answer.again)
@@ -220,7 +220,7 @@ class Seeding:
         try:
             self._cache.note(digest, newest.encode())
         except DockerTorrentsError as error:
-            log.warning("a capability was not kept: %s", error)
+            log.warning("capability not stored reason=%s", error)
 
     def _say_complete(self, digest: Digest) -> None:
         with self._changed:
@@ -248,6 +248,6 @@ class Seeding:
         try:
             SwarmClient(self._http, address, digest).call(request)
         except RemoteError as error:
-            log.warning("a swarm call for %s failed: %s", digest, error)
+            log.warning("swarm call failed digest=%s reason=%s", digest, error)
             return False
         return True

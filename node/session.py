@@ -229,7 +229,9 @@ class Session:
                 try:
                     self._dispatch(alert)
                 except Exception:
-                    log.exception("a torrent alert was not handled: %s", type(alert).__name__)
+                    log.exception(
+                        "torrent alert failed with an internal error alert=%s", type(alert).__name__
+                    )
 
     def _dispatch(self, alert: Any) -> None:
         handle = getattr(alert, "handle", None)

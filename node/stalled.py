@@ -83,7 +83,9 @@ class StalledReaders:
         self._row = self._row + 1 if reader.helped else 0
         if not reader.helped:
             self._counters.fell_back("stalled")
-            log.warning("a reader of %s at %d is stalled: asking the registry", self._layer.digest, offset)
+            log.warning(
+                "reader stalled, fetching from the registry digest=%s offset=%d", self._layer.digest, offset
+            )
         piece = offset // self._chunks.piece_length
         last = min(self._chunks.chunk_of(piece) + run_length(others, self._row), self._chunks.count) - 1
         pieces = range(piece, self._chunks.pieces(last).stop)

@@ -151,7 +151,7 @@ class SwarmDownload:
 
     def _restart(self) -> None:
         """Remove the torrent and add it again: what the file has of it is checked."""
-        log.warning("libtorrent does not complete pieces of %s: its torrent is restarted", self._layer.digest)
+        log.warning("pieces not completed by libtorrent, torrent restarted digest=%s", self._layer.digest)
         self._counters.fell_back("restarted")
         self._session.remove(self.pieces.torrent)
         self._connected.clear()
@@ -179,7 +179,7 @@ class SwarmDownload:
         try:
             answer = self._client.call(self._request(lacking, fetched))
         except RemoteError as error:
-            log.warning("swarm call for %s failed: %s", self._layer.digest, error)
+            log.warning("swarm call failed digest=%s reason=%s", self._layer.digest, error)
             self._counters.fell_back("swarm_service")
             self._failures += 1
             self._go_on_alone(torrent, backoff(self._failures, self._random))
@@ -308,7 +308,9 @@ class SwarmDownload:
             self._fetcher.fetch(pieces, self._lacks, self._add)
         except RemoteError as error:
             if not self._over():
-                log.warning("pieces %s of %s were not fetched: %s", pieces, self._layer.digest, error)
+                log.warning(
+                    "pieces not fetched pieces=%s digest=%s reason=%s", pieces, self._layer.digest, error
+                )
             return False
         return True
 

@@ -14,6 +14,7 @@ from core.errors import RemoteError
 from core.http.client import HttpAnswer, HttpClient
 from core.http.stream import HttpStream
 from core.http.url import Target, parse_url
+from core.logs import OutageLog
 from core.manifests.media_types import ALL_MANIFESTS
 from core.registry.urls import RegistryUrls
 from node.brew_requests import BrewRequest, BrewRequests
@@ -49,6 +50,7 @@ class Upstream:
         self._http = http
         self._clock = clock
         self._quiet_until = float("-inf")
+        self._outage = OutageLog(log, "torrents service")
         self.brew_requests = BrewRequests(self._ask_for_brewing)
 
     def close(self) -> None:
@@ -94,9 +96,10 @@ class Upstream:
         try:
             answer = self._fetch_torrent(scope, digest, authorization, TORRENT_SECONDS)
         except RemoteError as error:
-            log.warning("no torrent, the service does not answer digest=%s reason=%s", digest, error)
+            self._outage.failed(f"layers come from the registry: {error}")
             self._quiet_until = self._clock() + QUIET_SECONDS
             return None
+        self._outage.succeeded()
         if answer.status == 404:
             self.brew_requests.layer_has_no_torrent(scope, digest, authorization)
         return answer.body if answer.status == 200 else None

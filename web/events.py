@@ -10,6 +10,7 @@ import bottle
 
 from core.errors import DatabaseDown, EventsMalformed
 from core.events import parse_events, plan
+from core.logs import OutageLog
 from core.wake import wake
 from web.errors import error, unavailable
 from web.event_writer import EventWriter
@@ -36,6 +37,7 @@ class EventReceiver:
         self._roles = roles
         self._writer = writer
         self._turns = Turns("notifications", MAX_AT_ONCE)
+        self._outage = OutageLog(log, "queueing of notifications")
 
     def receive(self) -> bottle.HTTPResponse:
         """Handle a notification.
@@ -57,15 +59,16 @@ class EventReceiver:
         for odd in notification.odd:
             log.warning("event ignored reason=%s", odd)
         if notification.more_odd:
-            log.warning("events ignored more=%d", notification.more_odd)
+            log.warning("further events ignored number=%d", notification.more_odd)
         try:
             planned = plan(notification, self._roles.has)
             if planned:
                 self._writer.write(planned)
                 wake(self._state_dir)
         except DatabaseDown as down:
-            log.error("events not taken, the registry will repeat them reason=%s", down)
+            self._outage.failed(f"the registry will send them again: {down}")
             return unavailable("the queue cannot be written now, send it again")
+        self._outage.succeeded()
         return bottle.HTTPResponse("OK", 200, {"Content-Type": "text/plain; charset=utf-8"})
 
     def _authorized(self, header: str | None) -> bool:

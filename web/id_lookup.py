@@ -15,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from core.digest import Digest
 from core.errors import DatabaseDown
+from core.logs import OutageLog
 from sql.layers import find_rbtorrent_ids
 from sql.tables import Tables
 from sql.transaction import reading
@@ -52,6 +53,7 @@ class IdLookup:
         self._lock = threading.Lock()
         self._kept: TTLCache[Digest, str] = TTLCache(_MAX_KEPT, KEEP_SECONDS, timer)
         self._pause = DatabasePause(timer)
+        self._outage = OutageLog(log, "lookup of ids", timer)
         self._questions: queue.SimpleQueue[_Question | None] = queue.SimpleQueue()
         self._thread = self._start()
 
@@ -71,10 +73,10 @@ class IdLookup:
         self._revive()
         question = _Question(unknown)
         self._questions.put(question)
-        question.answered.wait(WAIT_SECONDS)
+        if not question.answered.wait(WAIT_SECONDS):
+            self._outage.failed(f"the database did not answer within {WAIT_SECONDS:g} s")
         if question.ids is None:
             self._pause.failed()
-            log.warning("database does not answer: manifests go out without ids")
             return ids, False
         return {**ids, **question.ids}, True
 
@@ -117,13 +119,14 @@ class IdLookup:
             with self._lock:
                 self._kept.update(ids)
             self._pause.answered()
+            self._outage.succeeded()
             for question in batch:
                 question.ids = {digest: ids[digest] for digest in question.digests if digest in ids}
         except DatabaseDown as down:
-            log.warning("ids not read reason=%s", down)
+            self._outage.failed(f"manifests go out without ids: {down}")
         except SQLAlchemyError as error:
             # A missing table, say: the thread goes on, and manifests go out without ids.
-            log.error("ids not read reason=%s", type(error).__name__)
+            self._outage.failed(f"manifests go out without ids: {type(error).__name__}")
         finally:
             for question in batch:
                 question.answered.set()

@@ -18,6 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from core.digest import Digest
 from core.errors import DatabaseDown
 from core.layer import Layer
+from core.logs import OutageLog
 from core.manifests.manifest import LayerDescriptor
 from sql.enqueue import enqueue_layers
 from sql.tables import Priority, Tables
@@ -48,6 +49,7 @@ class OnDemandQueue:
         self._engine = engine
         self._tables = tables
         self._clock = clock
+        self._outage = OutageLog(log, "queueing on demand")
         self._changed = threading.Condition()
         self._waiting: dict[tuple[str, Digest], Layer] = {}
         self._written: TTLCache[tuple[str, Digest], bool] = TTLCache(_MAX_REMEMBERED, REPEAT_SECONDS, timer)
@@ -115,4 +117,6 @@ class OnDemandQueue:
                 self.dropped += len(layers)
                 for layer in layers:
                     self._written.pop((layer.scopes[0], layer.digest), None)
-            log.warning("layers not queued dropped=%d reason=%s", len(layers), reason)
+            self._outage.failed(f"layers wait for the next request of their manifest: {reason}")
+        else:
+            self._outage.succeeded()

@@ -112,7 +112,7 @@ def _invalid(invalid: SwarmMessageInvalid) -> bottle.HTTPResponse:
 
 def _unavailable(failed: Unavailable) -> bottle.HTTPResponse:
     log.warning("swarm call failed reason=%s", failed)
-    return unavailable("swarm calls cannot be answered now")
+    return unavailable("the swarm service does not answer")
 
 
 def install(app: bottle.Bottle, swarm: SwarmHandler) -> None:

@@ -116,7 +116,7 @@ def _accept(listener: Listener, book: Book, stopping: threading.Event) -> None:
         try:
             connection = listener.accept()
         except (OSError, EOFError, AuthenticationError) as error:
-            log.warning("connection to the swarm book failed reason=%s", error)
+            log.warning("connection to the swarm service failed reason=%s", error)
             stopping.wait(0.1)
             continue
         threading.Thread(target=_answer, args=(connection, book), name="swarm worker", daemon=True).start()

@@ -141,7 +141,7 @@ class BlackboxAccess:
             log.info("token refused status=%d", status)
             raise self._unauthorized("the token is not valid")
         if not self._scopes <= held:
-            log.info("token refused: it lacks the scope")
+            log.info("token refused reason=%s", "it lacks the scope")
             raise AccessDenied(403, (), "DENIED", f"the token lacks the scope {self._asked_scopes}")
 
     def _unauthorized(self, message: str) -> AccessDenied:

@@ -79,7 +79,9 @@ def _names(answer: HttpAnswer, key: str, parse: Callable[[object], str], complet
                 raise BadAnswer(str(answer.target), str(error)) from None
             bad.append(error)
     if bad:
-        log.warning("names left out of a list url=%s count=%d first=%s", answer.target, len(bad), bad[0])
+        log.warning(
+            "invalid names in a list ignored url=%s number=%d first=%s", answer.target, len(bad), bad[0]
+        )
 
 
 def _load(answer: HttpAnswer, key: str) -> list[Any]:

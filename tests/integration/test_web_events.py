@@ -102,7 +102,7 @@ def test_one_odd_event_does_not_keep_the_others_back(
     assert app.post(envelope(*odd, layer_event(digest=B))).body == b"OK"
     assert app.queued() == [B]
     assert caplog.text.count("event ignored reason=") == 5
-    assert "more=10" in caplog.text
+    assert "further events ignored number=10" in caplog.text
 
 
 @pytest.mark.parametrize("body", [envelope(), envelope(event("pull")), envelope(event("delete"))])
