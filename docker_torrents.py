@@ -66,6 +66,7 @@ def web_app(service: Service, book: BookAddress | None = None) -> bottle.Bottle:
         engine=engine,
         tables=service.tables,
         registry=registry,
+        own_registry=service.registry,
         access=choose_access(config, registry, time.monotonic),
         source=service.source,
         store=service.store,

@@ -105,6 +105,7 @@ def app_of(parts: Parts) -> bottle.Bottle:
         engine=parts.engine,
         tables=parts.tables,
         registry=parts.registry,
+        own_registry=parts.registry,
         access=parts.access,
         source=parts.source,
         store=parts.store,

@@ -14,6 +14,7 @@ import web.events
 import web.health
 import web.layers
 import web.manifests
+import web.status_page
 import web.swarm
 import web.torrents
 from core.access.access import Access
@@ -36,6 +37,7 @@ from web.missing_torrents import MissingTorrents
 from web.on_demand import OnDemandQueue
 from web.role_cache import RoleCache
 from web.status_networks import StatusNetworks
+from web.status_page import StatusPage
 from web.swarm import SwarmHandler
 from web.swarm_book import Book, LocalBook
 from web.torrents import TorrentHandler
@@ -110,6 +112,7 @@ def build_app(
     engine: Engine,
     tables: Tables,
     registry: RegistryClient,
+    own_registry: RegistryClient,
     access: Access,
     source: BlobSource,
     store: MetainfoStore,
@@ -121,8 +124,8 @@ def build_app(
 ) -> bottle.Bottle:
     """Return the app. `close()` on it ends the threads that it started.
 
-    `registry` has no credentials: callers bring their own. `capability_secret` signs the URLs of web seeds.
-    `clock` returns Unix seconds, `timer` seconds that pass evenly. `book` is the one that several workers
+    `registry` has no credentials: callers bring their own. `own_registry` has the service's, for operators'
+    searches. `capability_secret` signs the URLs of web seeds. `clock` returns Unix seconds, `timer` seconds that pass evenly. `book` is the one that several workers
     share. `job_pauses` are the seconds between two runs of each scheduled job.
     """
     ids = IdLookup(engine, tables, timer)
@@ -157,6 +160,8 @@ def build_app(
     check = HealthCheck(dependencies.probes(), clock, timer)
     web.health.install(app, HealthHandler(check, StatusNetworks(config.application)))
     web.swarm.install(app, SwarmHandler(config, book or LocalBook(timer), capability_secret, clock))
+    page = StatusPage(config, engine, tables, own_registry, clock, timer)
+    web.status_page.install(app, page, StatusNetworks(config.application))
     return app
 
 

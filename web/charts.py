@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from html import escape
 
-_TOP, _BOTTOM, _HEIGHT = 14, 150, 174
-"""Pixels: where the plot begins and ends, and the height with the labels of time below it."""
+_TOP, _BOTTOM, _HEIGHT, _GUTTER = 8, 148, 172, 64
+"""Pixels: where the plot begins and ends, the height with the times below it, the width of the numbers."""
 
 _DAY = 86_400
 _NICE = (1, 2, 4, 6, 8, 10)
@@ -55,6 +55,7 @@ def area_chart(
         f'<path class="{one.style} area" d="{_closed(run, top)}"/>'
         f'<path class="{one.style} line" d="{_line(run, top)}"/>'
         for one in series
+        if any(one.values)
         for run in _runs(one.values)
     )
     return _chart(label, axis, series, top, show, plot)
@@ -93,18 +94,18 @@ def meter(share: float, label: str, style: str = "ok") -> str:
 def _chart(
     label: str, axis: TimeAxis, series: Sequence[Series], top: float, show: Callable[[float], str], plot: str
 ) -> str:
-    lines = "".join(
-        f'<line class="grid" x1="0" x2="100%" y1="{_y(value, top)}" y2="{_y(value, top)}"/>'
-        for value in (top, top / 2, 0)
-    )
+    marks = (top, top / 2, 0.0)
     numbers = "".join(
-        f'<text class="tick" x="0" y="{_y(value, top) - 4}">{escape(show(value))}</text>'
-        for value in (top, top / 2)
+        f'<text x="{_GUTTER - 8}" y="{_y(mark, top) + 4}">{escape(show(mark)) if mark else 0}</text>'
+        for mark in marks
     )
+    lines = "".join(f'<line x1="0" x2="100%" y1="{_y(mark, top)}" y2="{_y(mark, top)}"/>' for mark in marks)
     return (
-        f'<svg class="chart" height="{_HEIGHT}" role="img" aria-label="{escape(label)}">{lines}'
+        f'<div class="chart" role="img" aria-label="{escape(label)}">'
+        f'<svg class="ticks" width="{_GUTTER}" height="{_HEIGHT}">{numbers}</svg>'
+        f'<svg class="plot" height="{_HEIGHT}">{lines}'
         f'<svg y="{_TOP}" width="100%" height="{_BOTTOM - _TOP}" viewBox="0 0 {axis.slots} 100" '
-        f'preserveAspectRatio="none">{plot}</svg>{numbers}{_times(axis)}{_tooltips(axis, series, show)}</svg>'
+        f'preserveAspectRatio="none">{plot}</svg>{_times(axis)}{_tooltips(axis, series, show)}</svg></div>'
     )
 
 
@@ -123,7 +124,7 @@ def _times(axis: TimeAxis) -> str:
         # Labels at the very edge would be cut off.
         if 0.03 < share < 0.97:
             text = datetime.fromtimestamp(time, UTC).strftime(shape)
-            labels.append(f'<text class="tick time" x="{100 * share:.2f}%" y="{_HEIGHT - 8}">{text}</text>')
+            labels.append(f'<text x="{100 * share:.2f}%" y="{_HEIGHT - 8}">{text}</text>')
     return "".join(labels)
 
 

@@ -1,0 +1,191 @@
+"""`GET /`: the status page. Plain HTML without scripts, made of templates/ and of what the database says."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+from base64 import b64encode
+from collections.abc import Callable
+from pathlib import Path
+
+import bottle
+from cachetools import TTLCache
+from sqlalchemy import Engine
+
+from core.config.config import Config
+from core.errors import DatabaseDown
+from core.registry.client import RegistryClient
+from sql.failures import list_recent_failures
+from sql.history import last_job_runs, samples
+from sql.overview import count_queue, list_busy_repositories, list_failure_reasons
+from sql.tables import Tables
+from sql.transaction import reading
+from web import status_view as view
+from web.image_search import Found, ImageSearch
+from web.limits import DatabasePause
+from web.status_networks import StatusNetworks
+
+FRESH_SECONDS = 5.0
+"""What was read of the database, and what a search found, is shown again for so long."""
+
+WAIT_SECONDS = 10.0
+"""How long a request waits while another one reads the database."""
+
+_DEFAULT_HOURS = 6
+_REFRESH_SECONDS = 30
+_LATEST, _BUSIEST, _MOST_REASONS = 15, 10, 12
+_MOST_SEARCHES = 64
+_MOST_LAYERS, _MOST_SCOPES = 200, 30
+
+_FOLDER = Path(__file__).parent / "templates"
+_CSS = (_FOLDER / "status.css").read_text("utf-8")
+_CSS_HASH = b64encode(hashlib.sha256(_CSS.encode()).digest()).decode()
+_TEMPLATE = bottle.SimpleTemplate(name="status.html", lookup=[str(_FOLDER)])
+
+_HEADERS = {
+    "Content-Type": "text/html; charset=utf-8",
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": (
+        f"default-src 'none'; style-src 'sha256-{_CSS_HASH}'; img-src data:; form-action 'self'; "
+        "base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+
+log = logging.getLogger(__name__)
+
+
+class StatusPage:
+    """Answers `/`. May be used from several threads.
+
+    `registry` has the service's credentials. `clock` returns Unix seconds, `timer` seconds that pass evenly.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        engine: Engine,
+        tables: Tables,
+        registry: RegistryClient,
+        clock: Callable[[], float],
+        timer: Callable[[], float],
+    ) -> None:
+        self._host = config.docker_registry.host
+        self._engine = engine
+        self._tables = tables
+        self._clock = clock
+        self._search = ImageSearch(config, engine, tables, registry)
+        self._pause = DatabasePause(timer)
+        self._reading = threading.Lock()
+        self._overview: TTLCache[str, view.Overview] = TTLCache(1, FRESH_SECONDS, timer)
+        self._searches: TTLCache[str, Found] = TTLCache(_MOST_SEARCHES, FRESH_SECONDS, timer)
+        self._searching = threading.Lock()
+
+    def show(self) -> bottle.HTTPResponse:
+        """Return the page: what `q` names, or else the overview of the last `hours`."""
+        query = bottle.request.query
+        text = (query.getunicode("q") or "").strip()
+        hours = _hours(query.get("hours", ""))
+        refresh = "refresh" in query
+        try:
+            if text:
+                return self._show_search(text)
+            return self._show_overview(hours, refresh=refresh)
+        except DatabaseDown as down:
+            log.warning("status page without database reason=%s", down)
+            health = view.Health("bad", "The database does not answer", (str(down),))
+            return self._render(503, health=health, text=text)
+
+    def _show_overview(self, hours: int, *, refresh: bool) -> bottle.HTTPResponse:
+        overview = self._read_overview()
+        reasons = view.reason_rows(overview)
+        return self._render(
+            200,
+            now=overview.now,
+            health=view.health(overview),
+            page="overview",
+            hours=hours,
+            ranges=view.RANGES,
+            refresh=_REFRESH_SECONDS if refresh else None,
+            tiles=view.tiles(overview),
+            charts=view.charts(overview, hours),
+            reasons=reasons[:_MOST_REASONS],
+            more_reasons=len(reasons[_MOST_REASONS:]),
+            failures=view.failure_rows(overview),
+            repositories=view.repository_rows(overview),
+            newest=view.NEWEST_NOTE,
+            jobs=view.job_rows(overview),
+        )
+
+    def _show_search(self, text: str) -> bottle.HTTPResponse:
+        with self._searching:
+            found = self._searches.get(text)
+        if found is None:
+            found = self._search.find(text, now=int(self._clock()))
+            with self._searching:
+                self._searches[text] = found
+        return self._render(
+            found.status,
+            page="search",
+            text=found.text,
+            found=found,
+            most_layers=_MOST_LAYERS,
+            most_scopes=_MOST_SCOPES,
+        )
+
+    def _read_overview(self) -> view.Overview:
+        """Return what is at most FRESH_SECONDS old. One thread reads, others wait. Raises DatabaseDown."""
+        if not self._reading.acquire(timeout=WAIT_SECONDS):
+            raise DatabaseDown("reading the status takes too long")
+        try:
+            if (overview := self._overview.get("")) is not None:
+                return overview
+            if not self._pause.may_ask():
+                raise DatabaseDown("it did not answer a moment ago")
+            overview = self._overview[""] = self._query()
+            self._pause.answered()
+            return overview
+        except DatabaseDown:
+            self._pause.failed()
+            raise
+        finally:
+            self._reading.release()
+
+    def _query(self) -> view.Overview:
+        now, tables = int(self._clock()), self._tables
+        with reading(self._engine) as connection:
+            return view.Overview(
+                now=now,
+                counts=count_queue(connection, tables, now=now),
+                samples=samples(connection, tables, since=view.axis_of(max(view.RANGES), now).start),
+                runs=last_job_runs(connection, tables),
+                reasons=list_failure_reasons(connection, tables, now=now),
+                failures=list_recent_failures(connection, tables, limit=_LATEST),
+                repositories=list_busy_repositories(connection, tables, limit=_BUSIEST),
+            )
+
+    def _render(self, status: int, **values: object) -> bottle.HTTPResponse:
+        defaults = {
+            "css": _CSS,
+            "host": self._host,
+            "now": int(self._clock()),
+            "text": "",
+            "page": "",
+            "health": None,
+            "refresh": None,
+            "view": view,
+        }
+        body = _TEMPLATE.render(**{**defaults, **values}).encode()
+        headers = {**_HEADERS, "Retry-After": "5"} if status == 503 else _HEADERS
+        return bottle.HTTPResponse(body, status, headers)
+
+
+def _hours(text: str) -> int:
+    return int(text) if text in map(str, view.RANGES) else _DEFAULT_HOURS
+
+
+def install(app: bottle.Bottle, page: StatusPage, networks: StatusNetworks) -> None:
+    """Add the routes of this module."""
+    app.route("/", "GET", page.show, apply=[networks.limit])

@@ -1,0 +1,362 @@
+"""The status page's text: what the database says, as the words, figures and charts of its templates."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from core.digest import Digest
+from core.units import size, span
+from sql.failures import RecentFailure
+from sql.history import MINUTE, JobRun, Sample
+from sql.overview import MOST_COUNTED, NEWEST, BusyRepository, FailureReason, QueueCounts
+from sql.status import failure_kind
+from web.charts import Series, TimeAxis, area_chart, bar_chart, meter
+
+SILENT_SECONDS = 900
+"""If no run of `brew` was seen for so long, no scheduler seems to run."""
+
+_HOUR = 3600
+_SLOTS = {1: 60, 6: 300, 24: 900, 168: 7200}
+"""Ranges of the charts in hours, and the seconds that a slot of each covers."""
+_MEANS = {60: "", 300: "mean of 5 minutes", 900: "mean of 15 minutes", 7200: "mean of 2 hours"}
+RANGES = {1: "1 hour", 6: "6 hours", 24: "24 hours", 168: "7 days"}
+_DIGITS = 12
+
+
+@dataclass(frozen=True)
+class Overview:
+    """What the database says at `now` (Unix seconds). `samples` begin where the longest chart may."""
+
+    now: int
+    counts: QueueCounts
+    samples: Sequence[Sample]
+    runs: Sequence[JobRun]
+    reasons: Sequence[FailureReason]
+    failures: Sequence[RecentFailure]
+    repositories: Sequence[BusyRepository]
+
+
+@dataclass(frozen=True)
+class Health:
+    """One line on how the service is, and what is wrong with it. `style` is ok, warn or bad."""
+
+    style: str
+    summary: str
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A figure to be seen from afar."""
+
+    label: str
+    figure: str
+    unit: str = ""
+    more: str = ""
+    style: str = ""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart with its title, the legend (name and style), and a note."""
+
+    title: str
+    svg: str
+    legend: tuple[tuple[str, str], ...]
+    note: str = ""
+
+
+def axis_of(hours: int, now: int) -> TimeAxis:
+    """Return the axis of a chart that ends with the slot of `now`."""
+    step = _SLOTS[hours]
+    slots = hours * _HOUR // step
+    return TimeAxis(start=now - now % step - (slots - 1) * step, step=step, slots=slots)
+
+
+def health(overview: Overview) -> Health:
+    """Judge by the last runs of the jobs, and by what was set aside."""
+    now, runs = overview.now, overview.runs
+    brew = next((run for run in runs if run.job == "brew"), None)
+    bad = [
+        f"job {run.job} failed {_ago(now, run.seen)}: {run.reason}" for run in runs if run.outcome == "failed"
+    ]
+    if brew is not None and brew.seen < now - SILENT_SECONDS:
+        bad.append(f"job brew was last seen {_ago(now, brew.seen)}: is a scheduler or cron running?")
+    warn = []
+    if brew is None:
+        warn.append("job brew has not run yet: start docker_torrents scheduler, or cron")
+    if overview.counts.set_aside or overview.counts.set_aside_manifests:
+        warn.append(_set_aside(overview.counts))
+    if bad:
+        return Health("bad", "Something is broken", (*bad, *warn))
+    if warn:
+        return Health("warn", "Needs attention", tuple(warn))
+    seen = max(run.seen for run in runs)
+    return Health("ok", "Everything works", (f"the last job run was seen {_ago(now, seen)}",))
+
+
+def _figure_and_unit(number: int) -> tuple[str, str]:
+    figure, _, unit = size(number).partition(" ")
+    return figure, unit
+
+
+def _set_aside(counts: QueueCounts) -> str:
+    layers, manifests = counts.set_aside, counts.set_aside_manifests
+    parts = []
+    if layers:
+        parts.append(f"{count(layers)} {'layer' if layers == 1 else 'layers'}")
+    if manifests:
+        parts.append(f"{count(manifests)} {'manifest' if manifests == 1 else 'manifests'}")
+    return f"{' and '.join(parts)} set aside after failures, see below"
+
+
+def tiles(overview: Overview) -> list[Tile]:
+    """Return the figures at the head of the page."""
+    now, counts = overview.now, overview.counts
+    hour = [sample for sample in overview.samples if sample.minute > now - _HOUR]
+    brewed, bytes_brewed = sum(one.brewed for one in hour), sum(one.bytes for one in hour)
+    failed = sum(one.failed for one in hour)
+    waiting = counts.waiting
+    if waiting >= MOST_COUNTED and overview.samples:
+        # The sample of the minute counts them all.
+        waiting = max(waiting, overview.samples[-1].waiting)
+    oldest = counts.oldest_waiting
+    figure, unit = _figure_and_unit(bytes_brewed)
+    delayed = f", {count(counts.delayed)} to be retried" if counts.delayed else ""
+    return [
+        Tile(
+            "Layers waiting",
+            f"{waiting:,}" if waiting > MOST_COUNTED else count(waiting),
+            more=f"oldest {span(now - oldest)}{delayed}" if oldest is not None else f"none due now{delayed}",
+        ),
+        Tile("Being brewed", count(counts.locked), more="locked by brewers"),
+        Tile("Brewed in the last hour", f"{brewed:,}", more="layers"),
+        Tile("Read in the last hour", figure, unit, f"{size(bytes_brewed / _HOUR)}/s"),
+        Tile(
+            "Set aside",
+            count(counts.set_aside),
+            more=f"{failed:,} failed in the last hour",
+            style="bad" if counts.set_aside else "",
+        ),
+    ]
+
+
+def charts(overview: Overview, hours: int) -> list[Chart]:
+    """Return the charts of the last `hours`."""
+    axis = axis_of(hours, overview.now)
+    slots: list[list[Sample]] = [[] for _ in range(axis.slots)]
+    for sample in overview.samples:
+        if (slot := axis.slot(sample.minute)) is not None:
+            slots[slot].append(sample)
+
+    def series(name: str, style: str, value: Callable[[Sample], float], *, largest: bool = False) -> Series:
+        """The largest or the mean value of each slot; minutes without a sample say nothing."""
+        return Series(
+            name,
+            style,
+            [
+                None
+                if not samples
+                else max(map(value, samples))
+                if largest
+                else sum(map(value, samples)) / len(samples)
+                for samples in slots
+            ],
+        )
+
+    waiting = series("waiting", "accent", lambda one: one.waiting, largest=True)
+    set_aside = series("set aside", "bad", lambda one: one.set_aside, largest=True)
+    brewed = series("brewed", "accent", lambda one: one.brewed)
+    failed = series("failed", "bad", lambda one: one.failed)
+    rate = series("read", "accent", lambda one: one.bytes / MINUTE)
+    per_slot = _MEANS[axis.step]
+    return [
+        Chart(
+            "Queue",
+            area_chart("Layers waiting and set aside over time", axis, [waiting, set_aside]),
+            (("waiting", "accent"), ("set aside", "bad")),
+        ),
+        Chart(
+            "Layers brewed a minute",
+            bar_chart("Layers brewed and failed tries a minute", axis, [brewed, failed], _decimal),
+            (("brewed", "accent"), ("failed", "bad")),
+            per_slot,
+        ),
+        Chart(
+            "Read from the source",
+            bar_chart("Bytes of brewed layers a second", axis, [rate], _rate),
+            (),
+            per_slot,
+        ),
+    ]
+
+
+def _decimal(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 or value == int(value) else f"{value:.1f}"
+
+
+def _rate(value: float) -> str:
+    return f"{re.sub(r'[.]0+ ', ' ', size(value))}/s"
+
+
+@dataclass(frozen=True)
+class FailureRow:
+    """A layer that failed, for the table of the latest."""
+
+    digest: str
+    short: str
+    ago: str
+    at: str
+    scope: str
+    size: str
+    attempts: int
+    then: str
+    style: str
+    reason: str
+
+
+def failure_rows(overview: Overview) -> list[FailureRow]:
+    """Return the latest failures."""
+    now = overview.now
+    return [
+        FailureRow(
+            failure.digest,
+            short(failure.digest),
+            _ago(now, failure.failed),
+            clock(failure.failed),
+            failure.scope or "repository unknown",
+            "size unknown" if failure.size is None else size(failure.size),
+            failure.attempts,
+            "set aside" if failure.next_try is None else _until(now, failure.next_try),
+            "bad" if failure.next_try is None else "warn",
+            failure_kind(failure.reason),
+        )
+        for failure in overview.failures
+    ]
+
+
+@dataclass(frozen=True)
+class ReasonRow:
+    """A reason of failures, and the command that retries what was set aside for it."""
+
+    reason: str
+    set_aside: str
+    retried: str
+    command: str
+
+
+def reason_rows(overview: Overview) -> list[ReasonRow]:
+    """Return the reasons of failures, the most frequent first."""
+    return [
+        ReasonRow(
+            one.reason,
+            count(one.set_aside),
+            count(one.retried),
+            retry_command(one.reason) if one.set_aside else "",
+        )
+        for one in overview.reasons
+    ]
+
+
+def retry_command(reason: str) -> str:
+    """Return the command for a shell; a quote within the reason is written as sh(1) wants it."""
+    return "docker_torrents queue retry --reason '" + reason.replace("'", "'\\''") + "'"
+
+
+@dataclass(frozen=True)
+class RepositoryRow:
+    """A busy repository and its coverage."""
+
+    scope: str
+    layers: str
+    size: str
+    percent: str
+    meter: str
+
+
+def repository_rows(overview: Overview) -> list[RepositoryRow]:
+    """Return the busiest repositories."""
+    rows = []
+    for one in overview.repositories:
+        share = one.brewed / one.layers
+        label = f"{one.brewed} of {one.layers} layers brewed"
+        rows.append(
+            RepositoryRow(
+                one.scope,
+                f"{one.brewed} of {one.layers}",
+                size(one.size),
+                percent(share),
+                meter(share, label),
+            )
+        )
+    return rows
+
+
+@dataclass(frozen=True)
+class JobRow:
+    """The last run of a job."""
+
+    job: str
+    ago: str
+    at: str
+    took: str
+    outcome: str
+    style: str
+    did: str
+
+
+def job_rows(overview: Overview) -> list[JobRow]:
+    """Return the last run of each job."""
+    styles = {"done": "ok", "failed": "bad", "running": ""}
+    return [
+        JobRow(
+            run.job,
+            _ago(overview.now, run.started),
+            clock(run.started),
+            f"{run.seconds:.1f} s" if run.seconds < 10 else span(run.seconds),
+            run.outcome,
+            styles.get(run.outcome, ""),
+            run.reason or "",
+        )
+        for run in overview.runs
+    ]
+
+
+def clock(time: float) -> str:
+    """Return a time for a tooltip: `2026-11-29 08:23:41 UTC`."""
+    return f"{datetime.fromtimestamp(time, UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def percent(share: float) -> str:
+    """Return a share as whole percent; only all is 100 %, only nothing is 0 %."""
+    whole = round(100 * share)
+    if whole == 100 and share < 1:
+        whole = 99
+    if whole == 0 and share > 0:
+        whole = 1
+    return f"{whole} %"
+
+
+def short(digest: str) -> str:
+    """Return the beginning of a digest, enough to tell layers apart."""
+    return digest.removeprefix(Digest.PREFIX)[:_DIGITS] or digest
+
+
+def count(number: int) -> str:
+    """Return a count that may have ended at MOST_COUNTED."""
+    return f"{number:,}+" if number >= MOST_COUNTED else f"{number:,}"
+
+
+def _ago(now: float, time: float) -> str:
+    """Return the largest unit: `3 h ago`."""
+    return f"{' '.join(span(now - time).split()[:2])} ago"
+
+
+def _until(now: float, time: float) -> str:
+    return f"again in {span(time - now)}" if time > now else "retry is due"
+
+
+NEWEST_NOTE = f"of the newest {NEWEST:,} layers"
