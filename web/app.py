@@ -125,8 +125,9 @@ def build_app(
     """Return the app. `close()` on it ends the threads that it started.
 
     `registry` has no credentials: callers bring their own. `own_registry` has the service's, for operators'
-    searches. `capability_secret` signs the URLs of web seeds. `clock` returns Unix seconds, `timer` seconds that pass evenly. `book` is the one that several workers
-    share. `job_pauses` are the seconds between two runs of each scheduled job.
+    searches. `capability_secret` signs the URLs of web seeds. `clock` returns Unix seconds, `timer` seconds
+    that pass evenly. `book` is the one that several workers share. `job_pauses` are the seconds between two
+    runs of each scheduled job.
     """
     ids = IdLookup(engine, tables, timer)
     on_demand = OnDemandQueue(engine, tables, clock, timer)
@@ -158,10 +159,11 @@ def build_app(
         clock,
     )
     check = HealthCheck(dependencies.probes(), clock, timer)
-    web.health.install(app, HealthHandler(check, StatusNetworks(config.application)))
+    networks = StatusNetworks(config.application)
+    web.health.install(app, HealthHandler(check, networks))
     web.swarm.install(app, SwarmHandler(config, book or LocalBook(timer), capability_secret, clock))
-    page = StatusPage(config, engine, tables, own_registry, clock, timer)
-    web.status_page.install(app, page, StatusNetworks(config.application))
+    page = StatusPage(config, engine, tables, own_registry, check, clock, timer)
+    web.status_page.install(app, page, networks)
     return app
 
 

@@ -15,6 +15,7 @@ from sqlalchemy import Engine
 
 from core.config.config import Config
 from core.errors import DatabaseDown
+from core.health import HealthCheck
 from core.registry.client import RegistryClient
 from sql.failures import list_recent_failures
 from sql.history import last_job_runs, samples
@@ -69,12 +70,14 @@ class StatusPage:
         engine: Engine,
         tables: Tables,
         registry: RegistryClient,
+        check: HealthCheck,
         clock: Callable[[], float],
         timer: Callable[[], float],
     ) -> None:
         self._host = config.docker_registry.host
         self._engine = engine
         self._tables = tables
+        self._check = check
         self._clock = clock
         self._search = ImageSearch(config, engine, tables, registry)
         self._pause = DatabasePause(timer)
@@ -95,7 +98,7 @@ class StatusPage:
             return self._show_overview(hours, refresh=refresh)
         except DatabaseDown as down:
             log.warning("status page without database reason=%s", down)
-            health = view.Health("bad", "The database does not answer", (str(down),))
+            health = view.database_down(str(down), self._check.health())
             return self._render(503, health=health, text=text)
 
     def _show_overview(self, hours: int, *, refresh: bool) -> bottle.HTTPResponse:
@@ -104,7 +107,7 @@ class StatusPage:
         return self._render(
             200,
             now=overview.now,
-            health=view.health(overview),
+            health=view.health_line(self._check.health(), overview),
             page="overview",
             hours=hours,
             ranges=view.RANGES,

@@ -8,15 +8,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from core.digest import Digest
+from core.health import Health
 from core.units import size, span
 from sql.failures import RecentFailure
 from sql.history import MINUTE, JobRun, Sample
 from sql.overview import MOST_COUNTED, NEWEST, BusyRepository, FailureReason, QueueCounts
 from sql.status import failure_kind
 from web.charts import Series, TimeAxis, area_chart, bar_chart, meter
-
-SILENT_SECONDS = 900
-"""If no run of `brew` was seen for so long, no scheduler seems to run."""
 
 _HOUR = 3600
 _SLOTS = {1: 60, 6: 300, 24: 900, 168: 7200}
@@ -40,7 +38,7 @@ class Overview:
 
 
 @dataclass(frozen=True)
-class Health:
+class HealthLine:
     """One line on how the service is, and what is wrong with it. `style` is ok, warn or bad."""
 
     style: str
@@ -76,26 +74,31 @@ def axis_of(hours: int, now: int) -> TimeAxis:
     return TimeAxis(start=now - now % step - (slots - 1) * step, step=step, slots=slots)
 
 
-def health(overview: Overview) -> Health:
-    """Judge by the last runs of the jobs, and by what was set aside."""
-    now, runs = overview.now, overview.runs
-    brew = next((run for run in runs if run.job == "brew"), None)
-    bad = [
-        f"job {run.job} failed {_ago(now, run.seen)}: {run.reason}" for run in runs if run.outcome == "failed"
-    ]
-    if brew is not None and brew.seen < now - SILENT_SECONDS:
-        bad.append(f"job brew was last seen {_ago(now, brew.seen)}: is a scheduler or cron running?")
-    warn = []
-    if brew is None:
-        warn.append("job brew has not run yet: start docker_torrents scheduler, or cron")
-    if overview.counts.set_aside or overview.counts.set_aside_manifests:
-        warn.append(_set_aside(overview.counts))
-    if bad:
-        return Health("bad", "Something is broken", (*bad, *warn))
-    if warn:
-        return Health("warn", "Needs attention", tuple(warn))
-    seen = max(run.seen for run in runs)
-    return Health("ok", "Everything works", (f"the last job run was seen {_ago(now, seen)}",))
+def health_line(health: Health, overview: Overview) -> HealthLine:
+    """Judge by the probes of `/healthz`, and by what was set aside."""
+    failed = _failed(health)
+    counts = overview.counts
+    if counts.set_aside or counts.set_aside_manifests:
+        failed = (*failed, _set_aside(counts))
+    if health.status == "down":
+        return HealthLine("bad", "Something is broken", failed)
+    if failed:
+        return HealthLine("warn", "Needs attention", failed)
+    well = [name for name in health.parts if not name.startswith("job ")]
+    jobs = len(health.parts) - len(well)
+    return HealthLine(
+        "ok", "Everything works", (f"{', '.join(well)} and {jobs} {'job' if jobs == 1 else 'jobs'} are well",)
+    )
+
+
+def database_down(reason: str, health: Health) -> HealthLine:
+    """Return the line of a page that is without its database."""
+    others = [line for line in _failed(health) if not line.startswith("database:")]
+    return HealthLine("bad", "The database does not answer", (reason, *others))
+
+
+def _failed(health: Health) -> tuple[str, ...]:
+    return tuple(f"{name}: {part.reason}" for name, part in health.parts.items() if not part.ok)
 
 
 def _figure_and_unit(number: int) -> tuple[str, str]:

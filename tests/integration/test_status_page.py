@@ -27,8 +27,8 @@ HOSTILE = "<script>alert('x')</script><img src=x onerror=alert(1)>"
 
 
 @pytest.fixture
-def front(registry: Registry, database_url: str, tmp_path: Path) -> Iterator[Front]:
-    with front_of(registry.netloc, tmp_path, database_url=database_url) as front:
+def front(registry: Registry, tmp_path: Path) -> Iterator[Front]:
+    with front_of(registry.netloc, tmp_path) as front:
         yield front
 
 
@@ -81,23 +81,26 @@ def test_other_networks_may_be_let_in(registry: Registry, tmp_path: Path) -> Non
 def test_a_new_installation_says_what_comes_next(front: Front) -> None:
     text = text_of(front.get("/"))
 
-    assert "job brew has not run yet: start docker_torrents scheduler, or cron" in text
     assert "Nothing failed" in text
     assert "No layers yet" in text
 
 
-@pytest.mark.parametrize(
-    ("runs", "said"),
-    [
-        ([JobRun("brew", NOON - 20, 5.0, "done", "brewed 3")], "Everything works the last job run was seen 15 s ago"),
-        ([JobRun("brew", NOON - 20, 5.0, "failed", "S3 is down")], "broken job brew failed 15 s ago: S3 is down"),
-        ([JobRun("brew", NOON - 7200, 5.0, "done")], "broken job brew was last seen 1 h ago"),
-    ],
-)  # fmt: skip
-def test_health_is_one_line(front: Front, runs: list[JobRun], said: str) -> None:
-    ran(front, *runs)
+def test_health_is_that_of_healthz_in_one_line(front: Front) -> None:
+    ran(front, JobRun("brew", NOON - 20, 5.0, "done", "brewed 3"))
 
-    assert said in text_of(front.get("/"))
+    assert "Everything works database, registry, store and 1 job are well" in text_of(front.get("/"))
+
+
+def test_a_failed_job_and_layers_that_were_set_aside_need_attention(front: Front) -> None:
+    database = database_of(front)
+    database.enqueue(digest_of("a"), now=NOON)
+    database.set_aside(database.claim_one(now=NOON), now=NOON)
+    ran(front, JobRun("brew", NOON - 20, 5.0, "failed", "S3 is down"))
+
+    text = text_of(front.get("/"))
+
+    assert "Needs attention" in text
+    assert "job brew: failed: S3 is down 1 layer set aside after failures, see below" in text
 
 
 def test_failures_are_shown_with_what_to_do(front: Front) -> None:
