@@ -1,16 +1,24 @@
-"""Logins that `docker login` and `podman login` have kept for this user."""
+"""Logins that `docker login` and `podman login` have kept for this user, in files or credential helpers."""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import json
+import re
+import shutil
+import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from core.errors import ConfigInvalid
+
+_HELPER = re.compile(r"[A-Za-z0-9_.-]+")
+_HELPER_SECONDS = 30.0
+_NOT_FOUND = "credentials not found in native keychain"
+_IDENTITY_TOKEN = "<token>"  # noqa: S105 - the user name that stands for one
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,14 +32,14 @@ class Login:
 def find_login(registry: str, environ: Mapping[str, str], home: Path) -> Login | None:
     """The login for `registry` (`host` or `host:port`) in the first file that has one.
 
-    Raises ConfigInvalid if a file is malformed, or keeps the login in a credential helper.
+    Raises ConfigInvalid if a file is malformed, or names a credential helper that fails.
     """
     for path in _files(environ, home):
         try:
             text = path.read_text(encoding="utf-8")
         except OSError:
             continue
-        found = _find(text, str(path), registry)
+        found = _find(text, str(path), registry, environ)
         if found is not None:
             return found
     return None
@@ -47,26 +55,70 @@ def _files(environ: Mapping[str, str], home: Path) -> Iterator[Path]:
     yield Path(environ.get("DOCKER_CONFIG", home / ".docker")) / "config.json"
 
 
-def _find(text: str, where: str, registry: str) -> Login | None:
+def _find(text: str, where: str, registry: str, environ: Mapping[str, str]) -> Login | None:
     try:
         content = json.loads(text)
     except ValueError:
         raise ConfigInvalid(where, ["not JSON"]) from None
-    logins: dict[str, Any] = content.get("auths") or {} if isinstance(content, dict) else {}
+    if not isinstance(content, dict):
+        return None
+    helpers: dict[str, Any] = content.get("credHelpers") or {}
+    if registry in helpers:
+        return _from_helper(str(helpers[registry]), where, registry, environ)
+    logins: dict[str, Any] = content.get("auths") or {}
     for name, entry in logins.items():
-        if _host(name) != registry:
-            continue
-        encoded = entry.get("auth") if isinstance(entry, dict) else None
-        if not encoded:
-            raise ConfigInvalid(where, [f"the login for {registry} is in a credential helper: not supported"])
-        try:
-            user, colon, password = base64.b64decode(encoded, validate=True).decode().partition(":")
-        except (binascii.Error, UnicodeDecodeError, TypeError):
-            user = colon = password = ""
-        if not colon:
-            raise ConfigInvalid(where, [f"the login for {registry} cannot be read"])
-        return Login(user, password)
+        if _host(name) == registry and isinstance(entry, dict) and entry.get("auth"):
+            return _decode(entry["auth"], where, registry)
+    if store := content.get("credsStore"):
+        return _from_helper(str(store), where, registry, environ)
+    if any(_host(name) == registry for name in logins):
+        raise ConfigInvalid(where, [f"the login for {registry} is neither here nor in a credential helper"])
     return None
+
+
+def _decode(encoded: Any, where: str, registry: str) -> Login:
+    try:
+        user, colon, password = base64.b64decode(encoded, validate=True).decode().partition(":")
+    except (binascii.Error, ValueError, TypeError):
+        user = colon = password = ""
+    if not colon:
+        raise ConfigInvalid(where, [f"the login for {registry} cannot be read"])
+    return Login(user, password)
+
+
+def _from_helper(name: str, where: str, registry: str, environ: Mapping[str, str]) -> Login | None:
+    """Ask `docker-credential-<name>` (github.com/docker/docker-credential-helpers) for the login."""
+    helper = f"docker-credential-{name}"
+    program = shutil.which(helper, path=environ.get("PATH")) if _HELPER.fullmatch(name) else None
+    if program is None:
+        raise ConfigInvalid(where, [f"the credential helper {helper} is not in PATH: install it"])
+    try:
+        ended = subprocess.run(  # noqa: S603 - the user's own helper, without a shell
+            [program, "get"],
+            input=registry,
+            capture_output=True,
+            text=True,
+            timeout=_HELPER_SECONDS,
+            env=dict(environ),
+            check=False,
+        )
+    except (OSError, UnicodeDecodeError, subprocess.TimeoutExpired) as error:
+        raise ConfigInvalid(where, [f"{helper} failed: {type(error).__name__}"]) from None
+    if ended.returncode != 0:
+        if _NOT_FOUND in ended.stdout + ended.stderr:
+            return None
+        raise ConfigInvalid(where, [f"{helper} ended with status {ended.returncode}"])
+    try:
+        answer = json.loads(ended.stdout)
+        user, secret = answer["Username"], answer["Secret"]
+    except (ValueError, LookupError, TypeError):
+        raise ConfigInvalid(where, [f"{helper} gave no login for {registry}"]) from None
+    if user == _IDENTITY_TOKEN:
+        raise ConfigInvalid(
+            where,
+            [f"{helper} keeps an identity token for {registry}: log in with a password or access token"],
+        )
+    return Login(str(user), str(secret))
 
 
 def _host(name: str) -> str:

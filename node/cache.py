@@ -30,6 +30,7 @@ from core.errors import CacheFailed, InvalidName
 
 _FOLDERS = ("layers", "verified", "pinned", "notes")
 _BLOCK = 512  # the unit of st_blocks
+_LATER = 1e-5  # seconds; a Unix time has microseconds as a float
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,7 @@ class Cache:
         self._lock = threading.RLock()
         self._files: dict[Digest, _File] = {}
         self._pinned: set[Digest] = set()
+        self._latest_use = 0.0
         with self._disk_errors():
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             for name in _FOLDERS:
@@ -129,9 +131,8 @@ class Cache:
                 file.verified = False
                 return None
             file.open += 1
-            file.used = time.time()
             with suppress(OSError):
-                os.utime(self._path("verified", digest))
+                self._use(digest, file)
         return CachedLayer(descriptor, file.size, lambda: self._left(file))
 
     def entries(self) -> list[CacheEntry]:
@@ -165,7 +166,7 @@ class Cache:
             with suppress(FileNotFoundError):
                 self._path("verified", digest).unlink()
             file = self._files.setdefault(digest, _File(size, 0.0))
-            file.size, file.used = size, time.time()
+            file.size, file.used = size, self._next_use()
             file.verified, file.downloading = False, True
         self._report(removed)
         return path
@@ -179,7 +180,8 @@ class Cache:
                 os.fsync(stream.fileno())
                 record = self._record(os.fstat(stream.fileno()))
             self._write("verified", digest, json.dumps(record).encode())
-            file.verified, file.downloading, file.used = True, False, time.time()
+            file.verified, file.downloading = True, False
+            self._use(digest, file)
 
     def release(self, digest: Digest, *, keep: bool) -> None:
         """End a download that did not complete; `keep` leaves its part for the next one."""
@@ -261,6 +263,7 @@ class Cache:
             used = self._path("verified", digest).stat().st_mtime if verified else state.st_mtime
             size = state.st_size if verified else state.st_blocks * _BLOCK
             self._files[digest] = _File(size, used, verified)
+            self._latest_use = max(self._latest_use, used)
         for digest in set(self._digests("verified")) - self._files.keys():
             self._path("verified", digest).unlink()
         for digest in set(self._digests("notes")) - self._files.keys():
@@ -332,6 +335,16 @@ class Cache:
     def _report(self, removed: list[Digest]) -> None:
         for digest in removed:
             self.on_removed(digest)
+
+    def _use(self, digest: Digest, file: _File) -> None:
+        """Count a verified layer as used now. Raises OSError."""
+        file.used = self._next_use()
+        os.utime(self._path("verified", digest), (file.used, file.used))
+
+    def _next_use(self) -> float:
+        """Return the Unix time, or a later one: the order of uses holds when the clock is set back."""
+        self._latest_use = max(time.time(), self._latest_use + _LATER)
+        return self._latest_use
 
     def _left(self, file: _File) -> None:
         with self._lock:

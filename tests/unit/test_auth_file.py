@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,13 +49,74 @@ def test_a_file_named_by_the_environment_counts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content",
     ["{", json.dumps({"auths": {REGISTRY: {}}}), json.dumps({"auths": {REGISTRY: {"auth": "!"}}})],
-    ids=["not JSON", "in a credential helper", "not base64"],
+    ids=["not JSON", "an empty entry", "not base64"],
 )
 def test_a_login_that_cannot_be_used_is_an_error(tmp_path: Path, content: str) -> None:
     (tmp_path / ".docker").mkdir()
     (tmp_path / ".docker/config.json").write_text(content)
     with pytest.raises(ConfigInvalid):
         find_login(REGISTRY, {}, tmp_path)
+
+
+HELPER = """#!/bin/sh
+[ "$1" = get ] || exit 2
+read -r registry || true
+case "$registry" in
+    %s) echo '{"ServerURL": "x", "Username": "reader", "Secret": "kept"}' ;;
+    token.example.com) echo '{"ServerURL": "x", "Username": "<token>", "Secret": "kept"}' ;;
+    broken.example.com) echo 'kept is not said'; exit 1 ;;
+    *) echo "credentials not found in native keychain"; exit 1 ;;
+esac
+"""
+
+
+@pytest.fixture
+def environ(tmp_path: Path) -> dict[str, str]:
+    """What a user has who keeps logins in the helper `safe`."""
+    helper = tmp_path / "bin/docker-credential-safe"
+    helper.parent.mkdir()
+    helper.write_text(HELPER % REGISTRY)
+    helper.chmod(0o755)
+    return {"PATH": f"{helper.parent}:/usr/bin:/bin", "DOCKER_CONFIG": str(tmp_path)}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"credsStore": "safe"},
+        {"credsStore": "safe", "auths": {REGISTRY: {}}},
+        {"credsStore": "other", "credHelpers": {REGISTRY: "safe"}},
+    ],
+)
+def test_a_login_is_taken_from_a_credential_helper(
+    tmp_path: Path, environ: dict[str, str], config: dict[str, Any]
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert find_login(REGISTRY, environ, tmp_path) == Login("reader", "kept")
+
+
+def test_a_helper_without_a_login_is_no_error(tmp_path: Path, environ: dict[str, str]) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"credsStore": "safe"}))
+    assert find_login("other.example.com", environ, tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("registry", "helper", "problem"),
+    [
+        (REGISTRY, "missing", "docker-credential-missing is not in PATH"),
+        (REGISTRY, "../bin/safe", "is not in PATH"),
+        ("broken.example.com", "safe", "ended with status 1"),
+        ("token.example.com", "safe", "identity token"),
+    ],
+)
+def test_a_helper_that_cannot_be_used_is_named(
+    tmp_path: Path, environ: dict[str, str], registry: str, helper: str, problem: str
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"credHelpers": {registry: helper}}))
+    with pytest.raises(ConfigInvalid) as raised:
+        find_login(registry, environ, tmp_path)
+    assert problem in str(raised.value)
+    assert "kept is not said" not in str(raised.value)
 
 
 def test_the_password_is_not_shown() -> None:

@@ -6,6 +6,8 @@ import hashlib
 import os
 import subprocess
 import sys
+import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -208,3 +210,17 @@ def test_dropping_a_layer_removes_its_record_and_pin(cache: Cache) -> None:
         False,
     )
     assert cache.used_bytes == 0
+
+
+def test_the_least_recently_used_goes_first_though_the_clock_was_set_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, third = (bytes([number]) * (4 * MIB) for number in range(3))
+    with closing(Cache(tmp_path, 8 * MIB, 0)) as cache:
+        fill(cache, first)
+        hour_ago = time.time() - 3600
+        monkeypatch.setattr("node.cache.time.time", lambda: hour_ago)
+        fill(cache, second)
+    with closing(Cache(tmp_path, 8 * MIB, 0)) as cache:
+        fill(cache, third)
+        assert [entry.digest for entry in cache.entries()] == [digest_of(second), digest_of(third)]
