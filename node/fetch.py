@@ -15,6 +15,7 @@ from core.http.stream import HttpStream
 from node.counters import Counters
 from node.metainfo import Metainfo
 from node.origin import Body, Layer, Origin
+from node.swarm_client import SwarmAddress
 
 log = logging.getLogger(__name__)
 
@@ -85,9 +86,10 @@ class PieceFetcher:
         self._lock = threading.Lock()
 
     def set_web_seed(self, url: str) -> None:
-        """Replace the first web seed's URL by one with a renewed capability."""
-        if self._seeds:
-            self._seeds[0].url = url
+        """Replace the URL of docker-torrents' web seed by one with a renewed capability."""
+        own = next((seed for seed in self._seeds if SwarmAddress.of((seed.url,)) is not None), None)
+        if own is not None:
+            own.url = url
 
     def fetch(
         self,

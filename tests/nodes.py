@@ -29,9 +29,14 @@ def make_layer(size: int, seed: int = 1) -> tuple[bytes, Layer]:
 
 
 def make_torrent(
-    data: bytes, web_seeds: Sequence[str] = (), *, piece_length: int = PIECE, name: str | None = None
+    data: bytes,
+    web_seeds: Sequence[str] = (),
+    *,
+    piece_length: int = PIECE,
+    name: str | None = None,
+    tracker: str | None = None,
 ) -> bytes:
-    """Return the layer's .torrent, private and without trackers; `name` is its digest unless given."""
+    """Return the layer's .torrent, which is private; `name` is its digest unless given."""
     pieces = b"".join(
         hashlib.sha1(data[start : start + piece_length]).digest()
         for start in range(0, len(data), piece_length)
@@ -43,7 +48,10 @@ def make_torrent(
         b"pieces": pieces,
         b"private": 1,
     }
-    return libtorrent.bencode({b"info": info, b"url-list": [url.encode() for url in web_seeds]})
+    torrent = {b"info": info, b"url-list": [url.encode() for url in web_seeds]}
+    if tracker is not None:
+        torrent[b"announce"] = tracker.encode()
+    return libtorrent.bencode(torrent)
 
 
 @dataclass(eq=False)

@@ -74,3 +74,12 @@ def test_without_the_password_no_engine_pulls_what_is_cached(site: Site, engine:
     engine.pull(":single-docker", site.login)
     with pytest.raises(PullFailed, match=r"(?i)unauthorized|authentication required|no basic auth|denied"):
         engine.pull(":single-docker", None)
+
+
+@pytest.mark.parametrize("site", ["public"], indirect=True)
+def test_an_image_larger_than_the_cache_is_pulled(site: Site, tmp_path: Path) -> None:
+    size = 3_000_000  # of two layers of 2 MB one is kept
+    with start_mirror(tmp_path / "mirror", site.mirror.registry, cache_size=size) as mirror:
+        skopeo = ThroughMirror("skopeo", mirror, SCOPE, tmp_path)
+        assert skopeo.pull(":multi-oci", None) == site.pushed["multi-oci"].digest
+        assert 0 < mirror.status()["cache"]["bytes"] <= size

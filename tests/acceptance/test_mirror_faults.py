@@ -135,16 +135,14 @@ def test_two_engines_make_one_download(
     assert [request[:2] for request in registry.requests()].count(("GET", path)) == 1
 
 
-def test_many_pulls_leave_no_descriptor_open(
+def test_many_pulls_leave_no_descriptor_open_and_take_no_memory(
     mirror: MirrorProcess, path: str, session: requests.Session
 ) -> None:
-    def descriptors() -> int:
-        [worker] = [
-            child
-            for child in psutil.Process(mirror.process.pid).children()
-            if "spawn_main" in " ".join(child.cmdline())
-        ]
-        return worker.num_fds()
+    [worker] = [
+        child
+        for child in psutil.Process(mirror.process.pid).children()
+        if "spawn_main" in " ".join(child.cmdline())
+    ]
 
     def pull() -> None:
         session.get(mirror.url + path, timeout=60).raise_for_status()
@@ -154,10 +152,12 @@ def test_many_pulls_leave_no_descriptor_open(
     for _ in range(10):
         pull()
     assert comes_true(lambda: is_cached(mirror, path))
-    before = descriptors()
+    descriptors, memory = worker.num_fds(), worker.memory_info().rss
     for _ in range(100):
         pull()
-    assert comes_true(lambda: descriptors() <= before + 5), f"{before} descriptors became {descriptors()}"
+    assert comes_true(lambda: worker.num_fds() <= descriptors + 5), f"{descriptors}, now {worker.num_fds()}"
+    # A tenth of what was pulled.
+    assert worker.memory_info().rss - memory <= 10 * SIZE
 
 
 class ExpiringRegistry:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from ipaddress import IPv4Network
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from tests.nodes import (
     BytesBody,
     BytesOrigin,
     Node,
+    in_thread,
     make_layer,
     make_torrent,
     pull,
@@ -26,6 +28,8 @@ from tests.nodes import (
     read_all,
     start_node,
 )
+from tests.servers.http_server import start_http_server
+from tests.servers.process import free_port
 from tests.servers.swarm_service import SwarmService, start_swarm_service
 from tests.servers.waiting import comes_true
 
@@ -123,6 +127,78 @@ def test_wrong_bytes_from_the_web_seed_are_thrown_away(
     assert pull(node, layer, BytesOrigin(data, torrent(service))) == data
     assert node.downloads.totals().origins == {"peers": 0, "web_seed": 0, "registry": SIZE, "cache": 0}
     assert service.reads <= 16  # then it is not asked again
+
+
+def test_a_web_seed_that_is_down_is_replaced_by_the_next(
+    service: SwarmService, start: Callable[..., Node], data: bytes, layer: Layer
+) -> None:
+    down = f"http://127.0.0.1:{free_port()}/layer"
+    node, origin = start(), BytesOrigin(data, make_torrent(data, [down, service.web_seed]))
+    assert pull(node, layer, origin) == data
+    assert node.downloads.totals().fallbacks["web_seed"] >= 1
+    assert origin.sent == 0
+    assert service.sent >= SIZE
+
+
+def test_a_tracker_that_is_down_changes_nothing(
+    service: SwarmService, start: Callable[..., Node], data: bytes, layer: Layer
+) -> None:
+    tracker = f"http://127.0.0.1:{free_port()}/announce"
+    torrent = make_torrent(data, [service.web_seed], tracker=tracker)
+    nodes, origins = [start(), start()], [BytesOrigin(data, torrent) for _ in range(2)]
+    assert pull_together(nodes, layer, origins) == [data, data]
+    assert sum(origin.sent for origin in origins) == 0
+    assert service.sent <= 1.5 * SIZE
+
+
+def test_a_tracker_hears_when_a_node_starts_and_when_its_layer_goes(
+    service: SwarmService, start: Callable[..., Node], data: bytes, layer: Layer
+) -> None:
+    with start_http_server() as tracker:
+        answer = b"d8:intervali1800e5:peers0:e"
+        tracker.on("/announce", lambda request, connection: connection.reply(200, answer))
+
+        def events() -> list[str]:
+            return [request.query.get("event", [""])[0] for request in tracker.requests]
+
+        torrent = make_torrent(data, [service.web_seed], tracker=f"{tracker.url}/announce")
+        node = start()
+        assert pull(node, layer, BytesOrigin(data, torrent)) == data
+        assert comes_true(lambda: "started" in events())
+        assert comes_true(lambda: node.downloads.drop(layer.digest))
+        assert comes_true(lambda: "stopped" in events())
+
+
+def test_a_reader_gets_the_beginning_while_the_rest_is_still_to_come(
+    service: SwarmService,
+    start: Callable[..., Node],
+    data: bytes,
+    layer: Layer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # containerd gives a pull up that makes no progress for five minutes.
+    monkeypatch.setattr("node.fallback.PATIENCE", float("inf"))
+    half_sent = threading.Event()
+    service.on_read = lambda offset, length: service.sent > SIZE // 2 and half_sent.wait(60) and None
+    nodes = [start() for _ in range(3)]
+    origins = [BytesOrigin(data, torrent(service)) for _ in nodes]
+    with ExitStack() as stack:
+        stack.callback(half_sent.set)
+        others = [
+            stack.enter_context(in_thread(partial(pull, node, layer, origin)))
+            for node, origin in zip(nodes[1:], origins[1:], strict=True)
+        ]
+        reader = stack.enter_context(nodes[0].downloads.open(layer, origins[0]))
+        offset = 0
+        while offset < SIZE // 3:
+            part = reader.read(offset, 100_000, 60)
+            assert part == data[offset : offset + len(part)]
+            offset += len(part)
+        assert not half_sent.is_set()
+        half_sent.set()
+        assert read_all(reader) == data
+    assert others == [[data], [data]]
+    assert sum(origin.sent for origin in origins) == 0
 
 
 @pytest.mark.parametrize("status", [503, 404, 403])
