@@ -9,6 +9,7 @@ BENCHES = [
     "brew_large",
     "ranges",
     "small_layers",
+    "brewers",
     "scan",
     "claim",
     "storage",
