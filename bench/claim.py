@@ -91,7 +91,7 @@ class Queue:
         if counted:
             self.pages.append(self._pages_so_far() - before)
         for claim in claims:
-            rbtorrent_id = "rbtorrent:" + claim.digest[-40:]
+            rbtorrent_id = "rbtorrent:" + claim.digest.hex[:40]
             with transaction(self.engine) as connection:
                 complete_layer(connection, self.tables, claim, rbtorrent_id=rbtorrent_id, size=1, now=now)
 
