@@ -11,10 +11,19 @@ S3_CONNECT_SECONDS, S3_READ_SECONDS = 5.0, 60.0
 """Time-outs: a bucket is near, or the queue tries again later."""
 
 
-def http_client(config: Config, connect_timeout: float, read_timeout: float) -> HttpClient:
-    """Return a client with these time-outs, in seconds. Raises ConfigInvalid for an unusable tls.ca_file."""
+def http_client(
+    config: Config, connect_timeout: float, read_timeout: float, *, resource: str | None = None
+) -> HttpClient:
+    """Return a client with these time-outs, in seconds. `resource`: see HttpClient.
+
+    Raises ConfigInvalid for an unusable tls.ca_file.
+    """
     return HttpClient(
-        connect_timeout, read_timeout, ca_bundle=trusted_bundle(config.tls.ca_file), proxy=_proxy(config)
+        connect_timeout,
+        read_timeout,
+        ca_bundle=trusted_bundle(config.tls.ca_file),
+        proxy=_proxy(config),
+        resource=resource,
     )
 
 

@@ -24,13 +24,14 @@ from core.errors import (
     Verdict,
 )
 from core.logs import OutageLog
+from core.metrics import BREW_SECONDS, BREWED_BYTES, BREWS, PUSH_TO_ID_SECONDS
 from core.torrents.brewing import Brewed, brew_layer
 from core.torrents.store import MetainfoStore
 from jobs.held_locks import HeldLocks
 from sql.claims import Claim, complete_layer, retry_layer, set_aside_layer
 from sql.clock import database_time
 from sql.history import Brews
-from sql.tables import Tables
+from sql.tables import Priority, Tables
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ class BrewCounter:
 @dataclass(frozen=True)
 class BrewSettings:
     """What a run works with. Times are in seconds; `clock` returns the Unix time that all brewers share;
-    `brewer` is the name that operators see.
+    `brewer` is the name that operators see; `backend` names the source in metrics.
     """
 
     engine: Engine
@@ -74,6 +75,7 @@ class BrewSettings:
     source: BlobSource
     store: MetainfoStore
     brewer: str
+    backend: str = "registry"
     private: bool = True
     workers: int = 4
     connections: int = 8
@@ -166,6 +168,16 @@ class LayerBrewer:
 
     def brew(self, digest: Digest) -> Outcome:
         """Brew the layer and finish it in the database."""
+        outcome = self._brew(digest)
+        if isinstance(outcome, Brewed):
+            BREWS.count("brewed")
+            BREWED_BYTES.count(self._settings.backend, amount=outcome.size)
+            BREW_SECONDS.count(self._settings.backend, amount=outcome.seconds)
+        else:
+            BREWS.count(outcome)
+        return outcome
+
+    def _brew(self, digest: Digest) -> Outcome:
         settings = self._settings
         claim = self._held.claim(digest)
         if claim is None:
@@ -214,6 +226,8 @@ class LayerBrewer:
         except DatabaseError as error:
             # Another layer has this id already: an operator has to look at that.
             return self._failed(claim, str(error), "set aside")
+        if claim.priority == Priority.PUSHED:
+            PUSH_TO_ID_SECONDS.observe(max(0.0, int(settings.clock()) - claim.added))
         log.info(
             "layer brewed digest=%s size=%d pieces=%d rbtorrent_id=%s seconds=%.3f",
             *(claim.digest, brewed.size, brewed.pieces, brewed.rbtorrent_id, brewed.seconds),

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, Engine
 
 from core.backoff import LONGEST
+from core.metrics import LOCKS_RELEASED
 from sql.clock import database_time
 from sql.stale_locks import bring_forward, release_future_locks, release_stale_locks
 from sql.tables import Tables
@@ -53,6 +54,7 @@ def release_locks(
         )
         future = release_future_locks(connection, tables, newer_than=now + brew_discard_timeout)
         forward = bring_forward(connection, tables, latest=now + LONGEST + brew_discard_timeout, now=now)
+    LOCKS_RELEASED.count(amount=released + future)
     if released:
         log.warning("locks released number=%d older_than_seconds=%d", released, brew_discard_timeout)
     if future or forward:

@@ -71,6 +71,7 @@ def _brew(service: Service) -> Summary:
             source=service.source,
             store=service.store,
             brewer=service.brewer_name,
+            backend=config.layers.source,
             private=config.torrents.private,
             workers=config.brewer.workers,
             connections=config.layers.connections,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -19,6 +20,7 @@ from apscheduler.triggers.cron import CronTrigger
 
 from core.errors import DatabaseError, DockerTorrentsError
 from core.logs import OutageLog, choose_request_id, request_id
+from core.metrics import JOB_LAST_SUCCESS, JOB_RUNS, JOB_SECONDS
 from jobs.summary import Summary
 
 log = logging.getLogger(__name__)
@@ -148,13 +150,18 @@ class Scheduler:
             self._running.add(name)
         log.debug("job started name=%s", name)
         try:
-            summary = schedule.run()
+            with JOB_SECONDS.timed(name):
+                summary = schedule.run()
         except (DockerTorrentsError, DatabaseError) as error:
+            JOB_RUNS.count(name, "failed")
             self._outages[name].failed(error)
             return
         except Exception:
+            JOB_RUNS.count(name, "internal_error")
             log.exception("job failed with an internal error name=%s", name)
             return
+        JOB_RUNS.count(name, "done")
+        JOB_LAST_SUCCESS.set(time.time(), name)
         self._outages[name].succeeded()
         log.log(logging.DEBUG if summary.idle else logging.INFO, "job done name=%s did=%s", name, summary)
         if not summary.idle:

@@ -135,7 +135,7 @@ class Service:
     def http(self) -> HttpClient:
         """Return a new HTTP client for the registry."""
         settings = self.config.docker_registry
-        return http_client(self.config, settings.connect_timeout, settings.read_timeout)
+        return http_client(self.config, settings.connect_timeout, settings.read_timeout, resource="registry")
 
     @cached_property
     def registry(self) -> RegistryClient:

@@ -34,10 +34,13 @@ _LOCKED = BulkValues("locked", {"digest": sa.Text()})
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A layer locked by this brewer. `attempts` counts failed attempts, `token` is the lock."""
+    """A layer locked by this brewer, in the queue since `added` (Unix seconds). `attempts` counts failed
+    attempts, `token` is the lock.
+    """
 
     layer: Layer
     priority: int
+    added: int
     attempts: int
     token: int
 
@@ -74,7 +77,7 @@ def claim_layers(
             except InvalidName:
                 malformed.append(row.digest)
             else:
-                claims.append(Claim(layer, row.priority, row.attempts, now))
+                claims.append(Claim(layer, row.priority, row.added, row.attempts, now))
         _set_aside_malformed(connection, tables, malformed, now)
         if not malformed:
             break

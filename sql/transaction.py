@@ -9,6 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from core.errors import DatabaseDown
+from core.metrics import WAIT_SECONDS
 from sql.driver_errors import as_ours
 
 
@@ -20,7 +21,7 @@ def transaction(engine: sa.Engine) -> Iterator[sa.Connection]:
     time-outs, deadlocks); DatabaseNotReady when a table, a column or a privilege is missing. Other errors in
     a statement stay SQLAlchemy's own.
     """
-    with _translated(engine), engine.begin() as connection:
+    with WAIT_SECONDS.timed("database"), _translated(engine), engine.begin() as connection:
         yield connection
 
 
@@ -30,7 +31,7 @@ def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
 
     Each statement sees the database as of its start. Raises DatabaseDown, as `transaction` does.
     """
-    with _translated(engine):
+    with WAIT_SECONDS.timed("database"), _translated(engine):
         if engine.name == "sqlite":
             with engine.execution_options(sqlite_begin="DEFERRED").connect() as connection:
                 yield connection

@@ -14,6 +14,7 @@ import web.events
 import web.health
 import web.layers
 import web.manifests
+import web.metrics
 import web.status_page
 import web.swarm
 import web.torrents
@@ -23,9 +24,13 @@ from core.config.config import Config
 from core.errors import AccessDenied
 from core.health import HealthCheck
 from core.logs import choose_request_id, request_id
+from core.metrics import Readings
+from core.queue_gauges import QueueGauges
 from core.registry.client import RegistryClient
 from core.torrents.store import MetainfoStore
+from sql.queue_counts import read_queue
 from sql.tables import Tables
+from sql.transaction import reading
 from web.errors import error, from_bottle, from_exception
 from web.event_writer import EventWriter
 from web.events import EventReceiver
@@ -33,6 +38,7 @@ from web.health import Dependencies, HealthHandler
 from web.id_lookup import IdLookup
 from web.limits import Turns
 from web.manifests import ManifestHandler
+from web.metrics import CountRequests, count_without_route
 from web.missing_torrents import MissingTorrents
 from web.on_demand import OnDemandQueue
 from web.role_cache import RoleCache
@@ -133,7 +139,11 @@ def build_app(
     on_demand = OnDemandQueue(engine, tables, clock, timer)
     app = _new_app(ids, on_demand)
     turns = Turns(
-        "requests to the registry", REGISTRY_REQUESTS, waiting=REGISTRY_WAITING, seconds=REGISTRY_SECONDS
+        "requests to the registry",
+        REGISTRY_REQUESTS,
+        waiting=REGISTRY_WAITING,
+        seconds=REGISTRY_SECONDS,
+        resource="registry",
     )
     manifests = ManifestHandler(config.docker_registry, registry, access, ids, on_demand)
     web.manifests.install(app, manifests, turns)
@@ -164,6 +174,12 @@ def build_app(
     web.swarm.install(app, SwarmHandler(config, book or LocalBook(timer), capability_secret, clock))
     page = StatusPage(config, engine, tables, own_registry, check, clock, timer)
     web.status_page.install(app, page, networks)
+
+    def read() -> Readings:
+        with reading(engine) as connection:
+            return read_queue(connection, tables, now=int(clock()))
+
+    web.metrics.install(app, networks, QueueGauges(read, timer).readings)
     return app
 
 
@@ -173,15 +189,17 @@ def build_swarm_app(
     """Return the app of the command `swarm`: swarm calls alone, for several web workers or replicas."""
     app = _new_app()
     web.swarm.install(app, SwarmHandler(config, LocalBook(), capability_secret, clock))
+    web.metrics.install(app, StatusNetworks(config.application))
     return app
 
 
 def _new_app(*parts: Closing) -> bottle.Bottle:
     app = bottle.Bottle()
+    app.install(CountRequests())
     app.install(RequestHandling(*parts))
     for status in (400, 404, 405, 413, 500):
-        app.error(status)(from_bottle)
-    app.route("/ping", "GET", ping)
+        app.error(status)(count_without_route(from_bottle))
+    app.route("/ping", "GET", ping, name="ping")
     return app
 
 

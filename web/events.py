@@ -11,6 +11,7 @@ import bottle
 from core.errors import DatabaseDown, EventsMalformed
 from core.events import parse_events, plan
 from core.logs import OutageLog
+from core.metrics import EVENTS
 from core.wake import wake
 from web.errors import error, unavailable
 from web.event_writer import EventWriter
@@ -46,6 +47,7 @@ class EventReceiver:
         """
         environ = bottle.request.environ
         if not self._authorized(environ.get("HTTP_AUTHORIZATION")):
+            EVENTS.count("unauthorized")
             return error(401, "UNAUTHORIZED", "wrong Authorization header")
         with self._turns.turn():
             return self._handle(read_body(environ, MAX_BODY))
@@ -54,6 +56,7 @@ class EventReceiver:
         try:
             notification = parse_events(body)
         except EventsMalformed as malformed:
+            EVENTS.count("malformed")
             log.warning("events malformed bytes=%d reason=%s", len(body), malformed)
             return error(400, "MANIFEST_INVALID", "the body is not a list of events", detail=str(malformed))
         for odd in notification.odd:
@@ -66,9 +69,11 @@ class EventReceiver:
                 self._writer.write(planned)
                 wake(self._state_dir)
         except DatabaseDown as down:
+            EVENTS.count("unavailable")
             self._outage.failed(f"the registry will send them again: {down}")
             return unavailable("the queue cannot be written now, send it again")
         self._outage.succeeded()
+        EVENTS.count("queued" if planned else "ignored")
         return bottle.HTTPResponse("OK", 200, {"Content-Type": "text/plain; charset=utf-8"})
 
     def _authorized(self, header: str | None) -> bool:
@@ -81,4 +86,4 @@ class EventReceiver:
 
 def install(app: bottle.Bottle, events: EventReceiver) -> None:
     """Add the route of this module."""
-    app.route("/v0/event", "POST", events.receive)
+    app.route("/v0/event", "POST", events.receive, name="event")

@@ -39,7 +39,9 @@ class LayerHandler:
         self._source = source
         self._secret = secret
         self._clock = clock
-        self._turns = Turns("downloads", DOWNLOADS, waiting=WAITING, seconds=WAIT_SECONDS)
+        self._turns = Turns(
+            "downloads", DOWNLOADS, waiting=WAITING, seconds=WAIT_SECONDS, resource="download"
+        )
         # A client asks for a layer piece by piece, and the size of a digest's blob does not change.
         self._size = lru_cache(maxsize=_MAX_SIZES)(source.size)
 
@@ -112,8 +114,8 @@ class LayerHandler:
 def install(app: bottle.Bottle, source: BlobSource, secret: bytes, clock: Callable[[], float]) -> None:
     """Add the routes of this module."""
     layers = LayerHandler(source, secret, clock)
-    app.route("/v0/layers/<rest:re:.+>", "GET", layers.get)
-    app.route("/v0/layers/<rest:re:.+>", "HEAD", layers.head)
+    app.route("/v0/layers/<rest:re:.+>", "GET", layers.get, name="layers")
+    app.route("/v0/layers/<rest:re:.+>", "HEAD", layers.head, name="layers_head")
 
 
 def _answer(status: int, body: LayerBody | bytes, layer: Layer, length: int) -> bottle.HTTPResponse:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from core.metrics import WAIT_SECONDS
 from web.errors import unavailable
 
 log = logging.getLogger(__name__)
@@ -17,14 +18,17 @@ log = logging.getLogger(__name__)
 class Turns:
     """At most `limit` requests at once. At most `waiting` more wait for their turn, up to `seconds`.
 
-    The others get 503. `name` is for messages.
+    The others get 503. `name` is for messages; `resource` is what is waited for, in the metric of waiting.
     """
 
-    def __init__(self, name: str, limit: int, *, waiting: int = 0, seconds: float = 0.0) -> None:
+    def __init__(
+        self, name: str, limit: int, *, waiting: int = 0, seconds: float = 0.0, resource: str | None = None
+    ) -> None:
         self._name = name
         self._turns = threading.BoundedSemaphore(limit)
         self._room = threading.BoundedSemaphore(waiting) if waiting else None
         self._seconds = seconds
+        self._resource = resource
 
     def take(self) -> None:
         """Wait for a turn; `release` gives it back. Raises bottle.HTTPResponse (503) if none comes."""
@@ -32,12 +36,19 @@ class Turns:
             return
         if self._room is not None and self._room.acquire(blocking=False):
             try:
-                if self._turns.acquire(timeout=self._seconds):
+                if self._wait():
                     return
             finally:
                 self._room.release()
         log.warning("request refused: too many at once limit=%s", self._name)
         raise unavailable(f"too many {self._name} at once")
+
+    def _wait(self) -> bool:
+        """Return whether a turn came."""
+        if self._resource is None:
+            return self._turns.acquire(timeout=self._seconds)
+        with WAIT_SECONDS.timed(self._resource):
+            return self._turns.acquire(timeout=self._seconds)
 
     def release(self) -> None:
         """Let the next one have its turn."""

@@ -13,6 +13,7 @@ from core.digest import Digest
 from core.errors import ManifestInvalid
 from core.manifests.augment import brewable
 from core.manifests.platform import Platform
+from core.metrics import LAYERS
 from core.registry.client import RegistryClient
 from web.augment_rules import is_current, parse_path, requested_platform, wants_ids
 from web.augmented import with_ids
@@ -111,6 +112,8 @@ class ManifestHandler:
         manifest = found.manifest
         ids, complete = self._ids.find(manifest.layers)
         augmented = with_ids(manifest, ids)
+        LAYERS.count("augmented", amount=len(ids))
+        LAYERS.count("missing", amount=len(set(manifest.layers)) - len(ids))
         # While the database is down it is unknown which layers are missing, and they could not be queued.
         if complete and len(ids) < len(manifest.layers):
             missing = [layer for layer in brewable(manifest.image) if layer.digest not in ids]
@@ -135,10 +138,10 @@ class ManifestHandler:
 def install(app: bottle.Bottle, manifests: ManifestHandler, turns: Turns) -> None:
     """Add the routes of this module. `turns` limits the requests that ask the registry."""
     for path in ("/v2", "/v2/"):
-        app.route(path, ["GET", "HEAD"], manifests.ping, apply=[turns.limit])
-    app.route("/v2/<rest:re:.+>", "GET", manifests.get, apply=[turns.limit])
+        app.route(path, ["GET", "HEAD"], manifests.ping, name="base", apply=[turns.limit])
+    app.route("/v2/<rest:re:.+>", "GET", manifests.get, name="manifests", apply=[turns.limit])
     # A route of its own: Bottle would answer HEAD by GET's handler, with the length of an augmented body.
-    app.route("/v2/<rest:re:.+>", "HEAD", manifests.head, apply=[turns.limit])
+    app.route("/v2/<rest:re:.+>", "HEAD", manifests.head, name="manifests_head", apply=[turns.limit])
 
 
 def _not_found() -> bottle.HTTPResponse:

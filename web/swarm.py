@@ -117,5 +117,5 @@ def _unavailable(failed: Unavailable) -> bottle.HTTPResponse:
 
 def install(app: bottle.Bottle, swarm: SwarmHandler) -> None:
     """Add the routes of this module."""
-    app.route("/v0/swarm", "POST", swarm.announce)
-    app.route("/v0/swarm/<rest:re:.+>", "POST", swarm.call)
+    app.route("/v0/swarm", "POST", swarm.announce, name="swarm_seeds")
+    app.route("/v0/swarm/<rest:re:.+>", "POST", swarm.call, name="swarm")

@@ -115,4 +115,4 @@ class TorrentHandler:
 def install(app: bottle.Bottle, torrents: TorrentHandler, turns: Turns) -> None:
     """Add the route of this module. `turns` limits the requests that ask the registry."""
     # Bottle answers HEAD with it too, and drops the body.
-    app.route("/v0/torrents/<rest:re:.+>", "GET", torrents.get, apply=[turns.limit])
+    app.route("/v0/torrents/<rest:re:.+>", "GET", torrents.get, name="torrents", apply=[turns.limit])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -25,6 +26,7 @@ from core.http.stream import HttpStream
 from core.http.tls import system_store
 from core.http.url import Target, parse_url
 from core.logs import current_request_id
+from core.metrics import WAIT_SECONDS
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +61,8 @@ class HttpClient:
 
     Time-outs are in seconds: `connect_timeout` for the connection, `read_timeout` for the next bytes.
     `pool_size` is how many idle connections to one server are kept. `ca_bundle` is a file of the trusted
-    certificates, by default the system's; `proxy` the URL of a proxy for all requests.
+    certificates, by default the system's; `proxy` the URL of a proxy for all requests. `resource` is what the
+    servers are in the metric of waiting, if it counts them.
     """
 
     def __init__(
@@ -71,10 +74,12 @@ class HttpClient:
         user_agent: str = "docker-torrents",
         ca_bundle: str | None = None,
         proxy: str | None = None,
+        resource: str | None = None,
     ) -> None:
         self._connect_timeout = connect_timeout
         self._read_timeout = read_timeout
         self._user_agent = user_agent
+        self._resource = resource
         self._ca_bundle = ca_bundle or system_store()
         self._proxies = {"http": proxy, "https": proxy} if proxy else None
         self._session = requests.Session()
@@ -155,7 +160,8 @@ class HttpClient:
         sent = self._headers(headers, follow)
         seen = {target}
         while True:
-            stream = self._send(method, target, sent, body, until, seconds, read_timeout)
+            with WAIT_SECONDS.timed(self._resource) if self._resource else nullcontext():
+                stream = self._send(method, target, sent, body, until, seconds, read_timeout)
             if not follow or stream.status not in REDIRECTS or method not in _SAFE:
                 return stream
             with stream:

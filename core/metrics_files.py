@@ -1,0 +1,78 @@
+"""The directory in which the processes of one service share the values of their metrics.
+
+prometheus_client keeps files of each process there, named by its id, and maps them into memory. Where there
+is a file system in memory the directory is there: a write to a mapped file kills the process when the disk
+is full. https://prometheus.github.io/client_python/multiprocess/
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+_MEMORY = Path("/dev/shm")  # noqa: S108  # the directory made there has a random name and mode 0700
+_PREFIX = "docker-torrents-metrics-"
+
+
+def create_directory(link: Path) -> None:
+    """Have `link` name a new, empty directory, and remove the one that it named before.
+
+    For the one process that may do so: the caller holds a lock.
+    """
+    remove_directory(link)
+    parent = _MEMORY if os.access(_MEMORY, os.W_OK | os.X_OK) else link.parent
+    link.symlink_to(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+
+
+def remove_directory(link: Path) -> None:
+    """Remove `link` and the directory that it names."""
+    with suppress(OSError):
+        target = Path(os.readlink(link))
+        if target.name.startswith(_PREFIX):
+            shutil.rmtree(target, ignore_errors=True)
+    link.unlink(missing_ok=True)
+
+
+def adopt_dead_files(directory: Path) -> None:
+    """Take over the files of processes that have ended: their values are kept, and files do not pile up.
+
+    Call this before prometheus_client is imported: it goes on with the values in a file that exists.
+    """
+    with _locked(directory, fcntl.LOCK_EX):
+        for file in sorted(directory.glob("*.db")):
+            kind, _, process = file.stem.rpartition("_")
+            own = directory / f"{kind}_{os.getpid()}.db"
+            if not own.exists() and process.isdigit() and _has_ended(int(process)):
+                file.rename(own)
+
+
+@contextmanager
+def value_files(directory: Path) -> Iterator[list[str]]:
+    """Yield the files with values; none of them is taken over meanwhile."""
+    with _locked(directory, fcntl.LOCK_SH):
+        # A file that a process is just creating is empty.
+        yield [str(file) for file in directory.glob("*.db") if file.stat().st_size > 0]
+
+
+@contextmanager
+def _locked(directory: Path, how: int) -> Iterator[None]:
+    directory.mkdir(mode=0o700, exist_ok=True)
+    with (directory / "lock").open("a") as lock:
+        fcntl.flock(lock, how)
+        yield
+
+
+def _has_ended(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        # The number belongs to another user's process by now.
+        return True
+    return False

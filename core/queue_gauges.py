@@ -1,0 +1,64 @@
+"""The queue's gauges: read from the database now and then, in a thread, so that no scrape hangs with it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from core.errors import DatabaseError
+from core.metrics import DATABASE_UP, Readings
+
+WAIT_SECONDS = 1.0
+"""How long a scrape waits for new values; then it gets those before them."""
+
+KEEP_SECONDS = 10.0
+"""How long values are shown before they are read again."""
+
+KEEP_TIMES = 20
+"""Values that took long to read are kept for so many times that."""
+
+HANGING_SECONDS = 10.0
+"""A database that has not answered for so long counts as down."""
+
+log = logging.getLogger(__name__)
+
+
+class QueueGauges:
+    """Gauges that `read` gets from the database. For several threads. `timer` returns seconds."""
+
+    def __init__(self, read: Callable[[], Readings], timer: Callable[[], float] = time.monotonic) -> None:
+        self._read = read
+        self._timer = timer
+        self._changed = threading.Condition()
+        self._values: Readings | None = None
+        self._due = timer()
+        self._reading_since: float | None = None
+
+    def readings(self) -> Readings:
+        """Return the latest values, and whether the database answers; if it does not, that alone."""
+        with self._changed:
+            if self._reading_since is None and self._timer() >= self._due:
+                self._reading_since = self._timer()
+                threading.Thread(target=self._refresh, name="queue gauges", daemon=True).start()
+            self._changed.wait_for(lambda: self._reading_since is None, WAIT_SECONDS)
+            begun = self._reading_since
+            hangs = begun is not None and self._timer() - begun > HANGING_SECONDS
+            if self._values is None or hangs:
+                return {DATABASE_UP: {(): 0.0}}
+            return {DATABASE_UP: {(): 1.0}, **self._values}
+
+    def _refresh(self) -> None:
+        values: Readings | None = None
+        begun = self._timer()
+        try:
+            values = self._read()
+        except DatabaseError as error:
+            log.debug("queue not counted reason=%s", error)
+        finally:
+            with self._changed:
+                self._values = values
+                self._reading_since = None
+                self._due = self._timer() + max(KEEP_SECONDS, KEEP_TIMES * (self._timer() - begun))
+                self._changed.notify_all()
