@@ -15,9 +15,10 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
+from pathlib import Path
 
 import bottle
 
@@ -28,6 +29,7 @@ from core.config.config import Config
 from core.config.file import load_config
 from core.errors import CannotListen, ConfigInvalid, DatabaseError, DockerTorrentsError
 from core.logs import set_log_format, set_up_logging
+from core.metrics import shared_metrics, start_metrics
 from core.output import print_error, replace_unencodable
 from core.registry.client import RegistryClient
 from core.secret_file import own_secret
@@ -84,10 +86,13 @@ def capability_secret(config: Config) -> bytes:
     return own_secret(config.application.state_dir / "web_seed_secret")
 
 
-def start_worker(config: Config, debug: bool, book: BookAddress | None = None) -> bottle.Bottle:
-    """In a worker process: return the app to serve."""
+def start_worker(
+    config: Config, debug: bool, book: BookAddress | None = None, metrics: Path | None = None
+) -> bottle.Bottle:
+    """In a worker process: return the app to serve. `metrics` is where processes share their metrics."""
     set_up_logging(debug)
     set_log_format(config.application.log_format)
+    start_metrics(metrics if metrics and metrics.exists() else None)
     service = Service(config)
     atexit.register(service.close)
     app = web_app(service, book)
@@ -99,13 +104,12 @@ def start_swarm_worker(config: Config, debug: bool) -> bottle.Bottle:
     """In the worker of `swarm`: return the app to serve."""
     set_up_logging(debug)
     set_log_format(config.application.log_format)
+    start_metrics()
     return build_swarm_app(config, capability_secret=capability_secret(config))
 
 
 def start_daemon(service: Service, arguments: argparse.Namespace) -> int:
-    with ExitStack() as running:
-        # The jobs start once the address is known to be free, and run in this process, beside the workers'.
-        return _serve(service, arguments, on_start=lambda: running.enter_context(scheduled(service)))
+    return _serve(service, arguments, jobs=True)
 
 
 def start_web(service: Service, arguments: argparse.Namespace) -> int:
@@ -117,25 +121,33 @@ def _serve(
     arguments: argparse.Namespace,
     *,
     workers: int = 1,
-    on_start: Callable[[], object] | None = None,
+    jobs: bool = False,
 ) -> int:
     application = service.config.application
+    metrics = application.state_dir / f"metrics-{application.port}"
     warn_of_useless_torrents(service.config)
     secret = application.event_authorization
     if secret is None or not secret.get_secret_value():
         log.warning("application.event_authorization is not set: every notification is refused")
     with ExitStack() as running:
+
+        def start() -> None:
+            """In this process, once its lock is held and the address is known to be free."""
+            running.enter_context(shared_metrics(metrics))
+            if jobs:
+                running.enter_context(scheduled(service))
+
         # One worker keeps the lease book itself; several use one in this process.
         book = running.enter_context(serve_book(LocalBook())) if workers > 1 else None
         return serve(
-            partial(start_worker, service.config, bool(arguments.debug), book),
+            partial(start_worker, service.config, bool(arguments.debug), book, metrics),
             application.host,
             application.port,
             workers=workers,
             threads=THREADS,
             lock=application.state_dir / f"web-{application.port}.lock",
             stop=service.stop,
-            on_start=on_start,
+            on_start=start,
         )
 
 

@@ -7,6 +7,7 @@ share their values, so it is imported by functions of this file alone. The mirro
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import os
 import sys
 import time
@@ -16,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from core.metrics_files import adopt_dead_files, value_files
+from core.metrics_files import adopt_dead_files, create_directory, remove_directory, value_files
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -27,6 +28,8 @@ PREFIX = "docker_torrents_"
 _DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 
 _Labels = tuple[str, ...]
+
+log = logging.getLogger(__name__)
 
 ALL: list[Metric] = []
 """All metrics, in the order in which they are declared below."""
@@ -194,6 +197,26 @@ def start_metrics(shared: Path | None = None) -> None:
     for metric in ALL:
         if isinstance(metric, Recorded):
             metric.start(_registry)
+
+
+@contextmanager
+def shared_metrics(link: Path) -> Iterator[None]:
+    """Record into a new directory, which `link` names within the block, for other processes to share.
+
+    Where it cannot be created, each process shows what it recorded itself.
+    """
+    try:
+        create_directory(link)
+    except OSError as error:
+        log.warning("metrics are not shared, each worker shows its own reason=%s", error)
+        start_metrics()
+        yield
+        return
+    try:
+        start_metrics(link)
+        yield
+    finally:
+        remove_directory(link)
 
 
 def render(readings: Readings) -> tuple[bytes, str]:

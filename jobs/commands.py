@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 
 from core.command_line import DONE, Commands, add_command
 from core.logs import choose_request_id, request_id
+from core.metrics import Readings, start_metrics
+from core.metrics_server import serve_metrics
 from core.output import print_line
+from core.queue_gauges import QueueGauges
 from core.stopping import wait_until
 from core.wake import WakeListener
 from jobs import backfill_commands, queue_commands, role_commands, show
@@ -19,7 +22,9 @@ from jobs.scheduled_jobs import JOBS, STARTED_BY_EVENTS, schedules
 from jobs.scheduler import Scheduler
 from jobs.service import Service, with_service
 from jobs.summary import print_summary
+from sql.queue_counts import read_queue
 from sql.schema import ddl
+from sql.transaction import reading
 
 
 def add_commands(commands: Commands) -> None:
@@ -106,9 +111,22 @@ def scheduled(service: Service) -> Iterator[None]:
 
 def start_scheduler(service: Service, arguments: argparse.Namespace) -> int:
     """Run the scheduled jobs until `service.stop` is set."""
-    with scheduled(service):
+    application = service.config.application
+    with ExitStack() as running:
+        if application.metrics_port is not None:
+            start_metrics()
+            gauges = QueueGauges(partial(read_gauges, service)).readings
+            port, networks = application.metrics_port, application.status_networks
+            running.enter_context(serve_metrics(application.host, port, networks, gauges))
+        running.enter_context(scheduled(service))
         wait_until(service.stop)
     return DONE
+
+
+def read_gauges(service: Service) -> Readings:
+    """Return the gauges of the queue. Raises DatabaseDown."""
+    with reading(service.writable_engine) as connection:
+        return read_queue(connection, service.tables, now=service.now())
 
 
 def _init_db(service: Service, arguments: argparse.Namespace) -> int:

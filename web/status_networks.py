@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import bottle
 
 from core.config.config import Application
+from core.networks import Address, Networks, is_within, parse_address
 from web.errors import error
-
-Address = IPv4Address | IPv6Address
-Networks = Sequence[IPv4Network | IPv6Network]
 
 
 class StatusNetworks:
@@ -36,7 +33,7 @@ class StatusNetworks:
             caller = caller_address(environ, self._trusted_proxies)
         except ValueError:
             return False
-        return any(caller in network for network in self._networks)
+        return is_within(caller, self._networks)
 
 
 def caller_address(environ: Mapping[str, Any], trusted_proxies: Networks) -> Address:
@@ -44,19 +41,11 @@ def caller_address(environ: Mapping[str, Any], trusted_proxies: Networks) -> Add
 
     Raises ValueError if that is not an address.
     """
-    address = _parse(environ.get("REMOTE_ADDR", ""))
+    address = parse_address(environ.get("REMOTE_ADDR", ""))
     header = environ.get("HTTP_X_REAL_IP")
-    if header is not None and any(address in network for network in trusted_proxies):
-        return _parse(header)
+    if header is not None and is_within(address, trusted_proxies):
+        return parse_address(header)
     return address
-
-
-def _parse(text: str) -> Address:
-    """Raises ValueError."""
-    address = ip_address(text.strip())
-    # A socket for IPv6 and IPv4 has IPv4 addresses in this form.
-    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-    return mapped or address
 
 
 def _denied() -> bottle.HTTPResponse:

@@ -11,6 +11,7 @@ import bottle
 from core.config.config import Config
 from core.digest import Digest
 from core.errors import CapabilityInvalid, InvalidName, SwarmMessageInvalid, Unavailable
+from core.networks import Networks
 from core.swarm.messages import (
     MAX_REQUEST,
     Message,
@@ -24,7 +25,7 @@ from core.swarm.messages import (
 from core.torrents.capability import mint, verify
 from web.errors import error, unavailable
 from web.request import path_after, read_body
-from web.status_networks import Networks, caller_address
+from web.status_networks import caller_address
 from web.swarm_book import Book
 
 log = logging.getLogger(__name__)

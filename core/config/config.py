@@ -119,6 +119,7 @@ class Application(Section):
     trusted_proxies: list[Network] = Field(default_factory=_loopback)
     status_networks: list[Network] = Field(default_factory=_loopback)
     swarm_port: Port = 10051
+    metrics_port: Port | None = None
     log_format: Literal["text", "json"] = "text"
 
 

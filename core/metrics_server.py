@@ -1,0 +1,81 @@
+"""`/metrics` at a port of its own, for a process that serves nothing else."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler
+from socketserver import ThreadingTCPServer
+from typing import Any
+
+from core.errors import CannotListen
+from core.metrics import Readings, render
+from core.networks import Networks, is_within, parse_address
+from core.server import resolve_host
+
+_SECONDS = 10.0
+"""How long a client may be silent."""
+
+log = logging.getLogger(__name__)
+
+
+class _Server(ThreadingTCPServer):
+    """Answers callers from `networks`; the connections of others are closed."""
+
+    allow_reuse_address = True
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self, address: str, port: int, networks: Networks, read: Callable[[], Readings]) -> None:
+        self.address_family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        self.networks, self.read = networks, read
+        super().__init__((address, port), _Handler)
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        """See socketserver.BaseServer."""
+        return is_within(parse_address(client_address[0].partition("%")[0]), self.networks)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """See socketserver.BaseServer."""
+        log.debug("metrics not sent", exc_info=True)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    timeout = _SECONDS
+    server: _Server
+
+    def do_GET(self) -> None:
+        """See BaseHTTPRequestHandler."""
+        if self.path.partition("?")[0] != "/metrics":
+            self.send_error(404)
+            return
+        text, content_type = render(self.server.read())
+        self.send_response(200)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """See BaseHTTPRequestHandler."""
+        log.debug("metrics asked for")
+
+
+@contextmanager
+def serve_metrics(host: str, port: int, networks: Networks, read: Callable[[], Readings]) -> Iterator[None]:
+    """Serve `/metrics` within the block, with the gauges that `read` returns. Raises CannotListen."""
+    address = resolve_host(host, port)
+    try:
+        server = _Server(address, port, networks, read)
+    except OSError as error:
+        raise CannotListen(address, port, error.strerror or str(error)) from error
+    with server:
+        threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
+        log.info("serving metrics host=%s port=%d", host or address, port)
+        try:
+            yield
+        finally:
+            server.shutdown()

@@ -1,0 +1,22 @@
+"""IP addresses of callers, and the networks that they are in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+
+Address = IPv4Address | IPv6Address
+Networks = Sequence[IPv4Network | IPv6Network]
+
+
+def parse_address(text: str) -> Address:
+    """Return the address. Raises ValueError."""
+    address = ip_address(text.strip())
+    # A socket for IPv6 and IPv4 has IPv4 addresses in this form.
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return mapped or address
+
+
+def is_within(address: Address, networks: Networks) -> bool:
+    """Return whether the address is in one of the networks."""
+    return any(address in network for network in networks)

@@ -1,0 +1,192 @@
+"""`/metrics` of the real commands: of all their processes, whatever dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import requests
+
+from core.metrics import ALL, PREFIX, ReadGauge
+from tests.installation import Installation
+from tests.metrics import scrape, shows
+from tests.notifications import envelope, event, reference
+from tests.servers.layers import layer_bytes
+from tests.servers.process import ServerProcess, free_port, listening
+from tests.servers.push import PushedImage, push_image
+from tests.servers.registry import Registry
+from tests.servers.waiting import comes_true
+
+KEY = "a key"
+DIGEST = {"Accept": "application/vnd.docker.distribution.manifest.v2+json"}
+Start = Callable[..., ServerProcess]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    started: list[ServerProcess] = []
+
+    def run(installation: Installation, *words: str, port: int) -> ServerProcess:
+        process = installation.process(*words, ready=listening(port))
+        process.start()
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        process.stop()
+
+
+def installed(folder: Path, registry: Registry, port: int, **application: object) -> Installation:
+    settings = {"port": port, "event_authorization": KEY, **application}
+    return Installation(folder, registry, application=settings)
+
+
+def get(port: int, path: str) -> requests.Response:
+    with requests.Session() as session:
+        session.trust_env = False
+        return session.get(f"http://127.0.0.1:{port}{path}", headers=DIGEST, timeout=60)
+
+
+def post(port: int, body: bytes, key: str = KEY) -> int:
+    with requests.Session() as session:
+        session.trust_env = False
+        headers = {"Authorization": key}
+        return session.post(
+            f"http://127.0.0.1:{port}/v0/event", body, headers=headers, timeout=60
+        ).status_code
+
+
+def pushed(registry: Registry, scope: str, tag: str = "v1") -> tuple[PushedImage, bytes]:
+    """An image of two layers, and the notification of its push."""
+    image = push_image(registry, scope, tag, [layer_bytes(2000, 1), layer_bytes(3000, 2)])
+    references = [reference(layer.digest, size=layer.size) for layer in image.layers]
+    return image, envelope(event(digest=image.digest, repository=scope, references=references))
+
+
+def workers(process: ServerProcess) -> list[int]:
+    children = psutil.Process(process.pid).children()
+    return [child.pid for child in children if "spawn_main" in " ".join(child.cmdline())]
+
+
+def test_the_daemon_shows_jobs_and_requests_at_one_address_and_loses_nothing_with_a_worker(
+    tmp_path: Path, registry: Registry, scope: str, start: Start
+) -> None:
+    port = free_port()
+    installation = installed(tmp_path, registry, port)
+    installation.run("role", "grant", scope)
+    process = start(installation, port=port)
+    image, notification = pushed(registry, scope)
+
+    assert post(port, notification, "wrong") == 401
+    assert post(port, notification) == 200
+    assert comes_true(shows(port, lambda now: now.value("brews_total", outcome="brewed") == 2))
+    assert get(port, f"/v2/{scope}/manifests/v1").status_code == 200
+    assert get(port, f"/{scope}").status_code == 404
+
+    first = scrape(port)
+    assert first.value("events_total", outcome="queued") == 1
+    assert first.value("events_total", outcome="unauthorized") == 1
+    assert first.value("http_requests_total", route="event", status="200") == 1
+    assert first.value("http_requests_total", route="manifests", status="200") == 1
+    assert first.value("http_requests_total", route="none", status="404") == 1
+    assert first.value("layers_total", result="augmented") == 2
+    assert first.value("brewed_bytes_total", backend="registry") == sum(one.size for one in image.layers)
+    assert first.value("push_to_id_seconds_count") == 2
+    assert first.value("job_runs_total", job="brew", outcome="done") >= 1
+    assert first.value("job_last_success_timestamp_seconds", job="brew") > 0
+    assert first.value("wait_seconds_count", resource="registry") > 0
+    assert first.value("wait_seconds_count", resource="database") > 0
+    assert first.value("database_up") == 1
+    assert scope not in {label for sample in first.samples for label in sample.labels.values()}
+
+    [worker] = workers(process)
+    os.kill(worker, signal.SIGKILL)
+    assert comes_true(lambda: workers(process) not in ([], [worker]) and listening(port)())
+    second = scrape(port)
+    assert second.value("http_requests_total", route="manifests", status="200") == 1
+    assert second.value("brews_total", outcome="brewed") == 2
+
+    shared = (installation.state / f"metrics-{port}").resolve()
+    # Of the parent and the worker; the dead one's were taken over.
+    assert len(list(shared.glob("counter_*.db"))) == 2
+    process.stop()
+    assert not shared.exists()
+    assert not os.path.lexists(installation.state / f"metrics-{port}")
+
+
+def test_several_workers_show_the_sum_and_a_database_that_is_down_is_told(
+    tmp_path: Path, registry: Registry, scope: str, start: Start
+) -> None:
+    port = free_port()
+    installation = Installation(
+        tmp_path,
+        registry,
+        application={"port": port},
+        db={"url": f"postgresql://nobody@127.0.0.1:{free_port()}/none", "connect_timeout": 0.2},
+    )
+    process = start(installation, "web", "--workers", "2", port=port)
+    assert comes_true(lambda: len(workers(process)) == 2)
+    asked = 0
+    shared = installation.state / f"metrics-{port}"
+
+    def asked_of_both() -> bool:
+        nonlocal asked
+        asked += 1
+        assert get(port, "/ping").status_code == 200
+        return len(list(shared.glob("counter_*.db"))) == 3
+
+    assert comes_true(asked_of_both)
+    now = scrape(port)
+    assert now.value("http_requests_total", route="ping") == asked
+    assert now.value("database_up") == 0
+    assert f"{PREFIX}queue_layers" not in now.names()
+
+
+def test_a_killed_service_leaves_nothing_to_its_successor(
+    tmp_path: Path, registry: Registry, start: Start
+) -> None:
+    port = free_port()
+    installation = installed(tmp_path, registry, port)
+    process = start(installation, "web", port=port)
+    assert get(port, "/ping").ok
+    before = (installation.state / f"metrics-{port}").resolve()
+    process.kill()
+    assert comes_true(lambda: not listening(port)())
+    start(installation, "web", port=port)
+
+    assert scrape(port).value("http_requests_total", route="ping") == 0
+    assert not before.exists()
+
+
+def test_the_scheduler_has_a_port_of_its_own(
+    tmp_path: Path, registry: Registry, scope: str, start: Start
+) -> None:
+    port = free_port()
+    installation = installed(tmp_path, registry, free_port(), metrics_port=port)
+    push_image(registry, scope, "v1", [layer_bytes(2000, 1)])
+    installation.run("backfill", "repository", scope)
+    start(installation, "scheduler", port=port)
+
+    assert comes_true(shows(port, lambda now: now.value("brews_total", outcome="brewed") == 1))
+    now = scrape(port)
+    assert now.value("push_to_id_seconds_count") == 0
+    assert now.value("build_info") == 1
+    for metric in ALL:
+        if isinstance(metric, ReadGauge) and metric.name != "queue_oldest_waiting_seconds":
+            assert PREFIX + metric.name in now.names()
+
+
+def test_callers_from_other_networks_get_no_metrics(tmp_path: Path, registry: Registry, start: Start) -> None:
+    port, own = free_port(), free_port()
+    installation = installed(tmp_path, registry, port, metrics_port=own, status_networks=["10.0.0.0/8"])
+    start(installation, "web", port=port)
+    start(installation, "scheduler", port=own)
+
+    assert get(port, "/metrics").status_code == 403
+    with pytest.raises(requests.ConnectionError):
+        get(own, "/metrics")
