@@ -158,10 +158,11 @@ PUSH_TO_ID_SECONDS = Histogram(
     buckets=_PUSH_SECONDS,
 )
 LOCKS_RELEASED = Counter("locks_released", "Locks of brewers that vanished, released.")
-JOB_RUNS = Counter("job_runs", "Runs of scheduled jobs.", "job", "outcome")
-JOB_SECONDS = Histogram("job_seconds", "How long runs of scheduled jobs took.", "job", buckets=_JOB_SECONDS)
+# Not `job`: Prometheus has a label of that name on all it collects.
+JOB_RUNS = Counter("job_runs", "Runs of scheduled jobs.", "job_name", "outcome")
+JOB_SECONDS = Histogram("job_seconds", "How long runs of jobs took.", "job_name", buckets=_JOB_SECONDS)
 JOB_LAST_SUCCESS = LatestTime(
-    "job_last_success_timestamp_seconds", "When a run of the job last succeeded.", "job"
+    "job_last_success_timestamp_seconds", "When a run of the job last succeeded.", "job_name"
 )
 QUEUE_LAYERS = ReadGauge("queue_layers", "Layers in the queue.", "state", "priority")
 QUEUE_OLDEST = ReadGauge(

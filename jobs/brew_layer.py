@@ -213,8 +213,10 @@ class LayerBrewer:
 
     def _complete(self, claim: Claim, brewed: Brewed) -> Outcome:
         settings = self._settings
+        now = 0
 
         def complete(connection: Connection, held: Claim) -> bool:
+            nonlocal now
             now, tables = settings.clock(connection), settings.tables
             return complete_layer(
                 connection, tables, held, rbtorrent_id=brewed.rbtorrent_id, size=brewed.size, now=now
@@ -227,7 +229,7 @@ class LayerBrewer:
             # Another layer has this id already: an operator has to look at that.
             return self._failed(claim, str(error), "set aside")
         if claim.priority == Priority.PUSHED:
-            PUSH_TO_ID_SECONDS.observe(max(0.0, int(settings.clock()) - claim.added))
+            PUSH_TO_ID_SECONDS.observe(max(0, now - claim.added))
         log.info(
             "layer brewed digest=%s size=%d pieces=%d rbtorrent_id=%s seconds=%.3f",
             *(claim.digest, brewed.size, brewed.pieces, brewed.rbtorrent_id, brewed.seconds),

@@ -133,4 +133,4 @@ class HealthHandler:
 
 def install(app: bottle.Bottle, handler: HealthHandler) -> None:
     """Add the route of this module."""
-    app.route("/healthz", "GET", handler.get)
+    app.route("/healthz", "GET", handler.get, name="healthz")

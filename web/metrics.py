@@ -23,6 +23,7 @@ class CountRequests:
 
     def apply(self, callback: Callable[..., Any], route: bottle.Route) -> Callable[..., Any]:
         """Called by Bottle once per route."""
+        name: str = route.name or route.rule
 
         def counted(*args: Any, **kwargs: Any) -> Any:
             begun, status = time.perf_counter(), 500
@@ -34,8 +35,8 @@ class CountRequests:
                 status = answer.status_code
                 raise
             finally:
-                HTTP_REQUEST_SECONDS.observe(time.perf_counter() - begun, route.name)
-                HTTP_REQUESTS.count(route.name, str(status))
+                HTTP_REQUEST_SECONDS.observe(time.perf_counter() - begun, name)
+                HTTP_REQUESTS.count(name, str(status))
 
         return counted
 

@@ -69,8 +69,15 @@ def pushed(registry: Registry, scope: str, tag: str = "v1") -> tuple[PushedImage
 
 
 def workers(process: ServerProcess) -> list[int]:
-    children = psutil.Process(process.pid).children()
-    return [child.pid for child in children if "spawn_main" in " ".join(child.cmdline())]
+    return [child.pid for child in psutil.Process(process.pid).children() if is_worker(child)]
+
+
+def is_worker(child: psutil.Process) -> bool:
+    try:
+        return "spawn_main" in " ".join(child.cmdline())
+    except psutil.NoSuchProcess:
+        # Dead, and perhaps not yet buried.
+        return False
 
 
 def test_the_daemon_shows_jobs_and_requests_at_one_address_and_loses_nothing_with_a_worker(
@@ -97,11 +104,13 @@ def test_the_daemon_shows_jobs_and_requests_at_one_address_and_loses_nothing_wit
     assert first.value("layers_total", result="augmented") == 2
     assert first.value("brewed_bytes_total", backend="registry") == sum(one.size for one in image.layers)
     assert first.value("push_to_id_seconds_count") == 2
-    assert first.value("job_runs_total", job="brew", outcome="done") >= 1
-    assert first.value("job_last_success_timestamp_seconds", job="brew") > 0
+    assert first.value("job_runs_total", job_name="brew", outcome="done") >= 1
+    assert first.value("job_last_success_timestamp_seconds", job_name="brew") > 0
     assert first.value("wait_seconds_count", resource="registry") > 0
     assert first.value("wait_seconds_count", resource="database") > 0
     assert first.value("database_up") == 1
+    shown = {family.name for family in first.families}
+    assert {PREFIX + metric.name for metric in ALL} - shown <= {f"{PREFIX}queue_oldest_waiting_seconds"}
     assert scope not in {label for sample in first.samples for label in sample.labels.values()}
 
     [worker] = workers(process)

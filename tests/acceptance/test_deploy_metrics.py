@@ -1,0 +1,82 @@
+"""deploy/alerts.yaml and deploy/grafana.json: every metric and label in them exists."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from core.metrics import ALL, PREFIX, Metric
+from tests.metrics import scrape
+from tests.mirror_process import start_mirror
+from tests.servers.process import require
+from tests.servers.registry import Registry
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+ALERTS, DASHBOARD = DEPLOY / "alerts.yaml", DEPLOY / "grafana.json"
+_USED = re.compile(r"(?P<name>docker_torrents_\w+)(?:\{(?P<labels>[^}]*)\})?")
+_LABEL = re.compile(r"(\w+) *(?:=~|!=|=)")
+_BY = re.compile(r"\bby \(([^)]*)\)")
+EVERYWHERE = {"le", "instance"}
+"""Labels that Prometheus adds, or that every histogram has."""
+
+
+def expressions() -> list[str]:
+    """All expressions of both files."""
+    rules = [rule for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]]
+    panels = json.loads(DASHBOARD.read_text())["panels"]
+    targets = [target for panel in panels for target in panel.get("targets", ())]
+    return [one["expr"] for one in rules + targets]
+
+
+def samples_of(metric: Metric) -> list[str]:
+    name = PREFIX + metric.name
+    if metric.kind == "counter":
+        return [f"{name}_total"]
+    return [name] if metric.kind == "gauge" else [f"{name}_{part}" for part in ("bucket", "sum", "count")]
+
+
+# That the service shows all of its metrics: tests/acceptance/test_metrics.py.
+LABELS = {sample: set(metric.labels) for metric in ALL for sample in samples_of(metric)}
+
+
+def test_alerts_and_dashboard_use_metrics_that_exist(tmp_path: Path, registry: Registry) -> None:
+    with start_mirror(tmp_path, registry) as mirror:
+        families = scrape(mirror.port).families
+    mirrors = {f"{one.name}_total" if one.type == "counter" else one.name for one in families}
+
+    used = {found["name"] for expression in expressions() for found in _USED.finditer(expression)}
+    assert used - mirrors - LABELS.keys() == set()
+    assert used & mirrors
+    assert used & LABELS.keys()
+
+
+@pytest.mark.parametrize("expression", [one for one in expressions() if "_mirror_" not in one])
+def test_an_expression_uses_labels_that_its_metrics_have(expression: str) -> None:
+    metrics = list(_USED.finditer(expression))
+    known = EVERYWHERE.union(*(LABELS[found["name"]] for found in metrics))
+
+    for found in metrics:
+        assert set(_LABEL.findall(found["labels"] or "")) <= LABELS[found["name"]]
+    for grouped in _BY.findall(expression):
+        assert {label.strip() for label in grouped.split(",")} <= known
+
+
+def test_promtool_takes_the_alerts() -> None:
+    promtool = require("promtool", "prometheus")
+    subprocess.run([promtool, "check", "rules", ALERTS], check=True, timeout=60, capture_output=True)
+
+
+def test_the_dashboard_is_laid_out_without_overlaps() -> None:
+    cells: set[tuple[int, int]] = set()
+    for panel in json.loads(DASHBOARD.read_text())["panels"]:
+        place = panel["gridPos"]
+        own = {
+            (place["x"] + x, place["y"] + y) for x in range(int(place["w"])) for y in range(int(place["h"]))
+        }
+        assert not own & cells
+        cells |= own
