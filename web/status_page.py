@@ -191,4 +191,4 @@ def _hours(text: str) -> int:
 
 def install(app: bottle.Bottle, page: StatusPage, networks: StatusNetworks) -> None:
     """Add the routes of this module."""
-    app.route("/", "GET", page.show, apply=[networks.limit])
+    app.route("/", "GET", page.show, name="status_page", apply=[networks.limit])
