@@ -1,0 +1,59 @@
+"""The queue's gauges, on every database."""
+
+from __future__ import annotations
+
+from core.metrics import QUEUE_LAYERS, QUEUE_OLDEST, Readings
+from sql.queue_counts import read_queue
+from sql.tables import Priority
+from sql.transaction import reading
+from tests.integration.sql.database import NOW, Database, digest_of
+
+A, B, C, D, E, F, G = (digest_of(name) for name in "abcdefg")
+
+
+def read(database: Database, now: int = NOW) -> Readings:
+    with reading(database.engine) as connection:
+        return read_queue(connection, database.tables, now=now)
+
+
+def test_an_empty_queue_has_all_states_and_no_oldest_layer(database: Database) -> None:
+    readings = read(database)
+
+    assert len(readings[QUEUE_LAYERS]) == 16
+    assert set(readings[QUEUE_LAYERS].values()) == {0}
+    assert readings[QUEUE_OLDEST] == {}
+
+
+def test_layers_are_counted_by_state_and_priority(database: Database) -> None:
+    database.enqueue(A, now=NOW - 100)
+    database.enqueue(B, now=NOW - 90)
+    database.enqueue(C, now=NOW - 80)
+    database.enqueue(D, now=NOW - 70)
+    database.enqueue(E, now=NOW - 60)
+    database.enqueue(F, priority=Priority.SCANNED, now=NOW - 50)
+    database.complete(database.claim_one())
+    database.retry(database.claim_one(), next_try=NOW + 10)
+    database.set_aside(database.claim_one())
+    database.claim_one()
+    readings = read(database)
+
+    assert {labels: n for labels, n in readings[QUEUE_LAYERS].items() if n} == {
+        ("waiting", "pushed"): 1,
+        ("delayed", "pushed"): 1,
+        ("set_aside", "pushed"): 1,
+        ("locked", "pushed"): 1,
+        ("waiting", "scanned"): 1,
+    }
+    assert readings[QUEUE_OLDEST] == {("pushed",): 60, ("scanned",): 50}
+
+
+def test_a_layer_added_in_the_future_has_no_negative_age(database: Database) -> None:
+    database.enqueue(A, now=NOW + 100)
+
+    assert read(database)[QUEUE_OLDEST] == {("pushed",): 0}
+
+
+def test_layers_locked_by_hand_that_the_queue_does_not_have_are_left_out(database: Database) -> None:
+    database.execute(f"INSERT INTO rbtorrent_mapping (digest, added, brew_lock) VALUES ('{G}', 1, {NOW})")
+
+    assert set(read(database)[QUEUE_LAYERS].values()) == {0}

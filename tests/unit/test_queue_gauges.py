@@ -1,0 +1,75 @@
+"""No scrape hangs with the database, or fails with it."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+import core.queue_gauges
+from core.errors import DatabaseDown
+from core.metrics import DATABASE_UP, QUEUE_LAYERS, Readings
+from core.queue_gauges import HANGING_SECONDS, KEEP_SECONDS, QueueGauges
+
+VALUES: Readings = {QUEUE_LAYERS: {("waiting", "pushed"): 3.0}}
+
+
+class Database:
+    """Answers, fails or hangs, as a test says. Its clock stands still until a test moves it."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.down = False
+        self.answers = threading.Event()
+        self.answers.set()
+        self.reads = 0
+
+    def read(self) -> Readings:
+        self.reads += 1
+        self.answers.wait()
+        if self.down:
+            raise DatabaseDown("gone")
+        return VALUES
+
+    def timer(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def database(monkeypatch: pytest.MonkeyPatch) -> Database:
+    monkeypatch.setattr(core.queue_gauges, "WAIT_SECONDS", 20.0)
+    return Database()
+
+
+def test_values_are_kept_for_a_while(database: Database) -> None:
+    gauges = QueueGauges(database.read, database.timer)
+    for _ in range(3):
+        assert gauges.readings() == {DATABASE_UP: {(): 1.0}, **VALUES}
+    assert database.reads == 1
+    database.now += KEEP_SECONDS
+    gauges.readings()
+    assert database.reads == 2
+
+
+def test_a_database_that_is_down_is_told_and_asked_again(database: Database) -> None:
+    gauges = QueueGauges(database.read, database.timer)
+    database.down = True
+    assert gauges.readings() == {DATABASE_UP: {(): 0.0}}
+    database.down = False
+    database.now += KEEP_SECONDS
+    assert gauges.readings() == {DATABASE_UP: {(): 1.0}, **VALUES}
+
+
+def test_a_database_that_hangs_holds_up_no_scrape(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gauges = QueueGauges(database.read, database.timer)
+    gauges.readings()
+    monkeypatch.setattr(core.queue_gauges, "WAIT_SECONDS", 0.01)
+    database.answers.clear()
+    database.now += KEEP_SECONDS
+    assert gauges.readings() == {DATABASE_UP: {(): 1.0}, **VALUES}
+    database.now += HANGING_SECONDS + 1
+    assert gauges.readings() == {DATABASE_UP: {(): 0.0}}
+    assert database.reads == 2
+    database.answers.set()
