@@ -115,6 +115,14 @@ def test_commands_images_and_folders(config: Config) -> None:
     }
 
 
+def test_all_images_are_one_of_ours_and_nginx() -> None:
+    images = set(re.findall(r"image: (\S+)", "".join(path.read_text() for path in FOLDER.glob("*.yaml"))))
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    compose = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text())["services"]
+
+    assert images == {f"registry.example.com/docker-torrents:{version}", compose["nginx"]["image"]}
+
+
 def test_each_job_is_run_by_brewers_or_at_the_times_of_the_crontab(config: Config) -> None:
     jobs = [job for job in JOBS.values() if job.enabled(config)]
     brewers = {job.name for job in jobs if job.settings(config.jobs).interval != 0}
