@@ -22,7 +22,7 @@ from pathlib import Path
 
 import bottle
 
-from core.access.chosen import choose_access
+from core.access.access import choose_access
 from core.command_line import FAILED, USAGE, Commands, add_command, build_parser, parse, positive
 from core.config.checks import Checks
 from core.config.config import Config

@@ -1,10 +1,14 @@
-"""Tell one broken thing from a server that is down."""
+"""Failures: one broken thing told from a server that is down, and how long a failed try waits."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from core.errors import NO_ANSWER, DockerTorrentsError, Refused
+
+FIRST_DELAY = 60
+LONGEST_DELAY = 6 * 3600
+_FACTOR = 4
 
 
 class FailureStreak:
@@ -46,3 +50,14 @@ class FailureStreak:
         except DockerTorrentsError:
             return True
         return False
+
+
+def delay_after(attempts: int) -> int:
+    """Seconds until the next try, after `attempts` (1 or more) failed ones: 1, 4, 16, 64 min … 6 h.
+
+    With the default of 8 attempts it is about 18 hours before a layer is set aside, so a registry
+    that is down for a night needs no `queue retry`.
+    """
+    # The exponent is bounded before it is used: attempts come from a table that people edit.
+    exponent = min(max(attempts - 1, 0), 10)
+    return min(LONGEST_DELAY, FIRST_DELAY * int(_FACTOR**exponent))

@@ -10,7 +10,6 @@ from typing import Literal
 
 from sqlalchemy import Connection, Engine
 
-from core.backoff import delay_after
 from core.blobs.source import BlobSource
 from core.digest import Digest
 from core.errors import (
@@ -23,6 +22,7 @@ from core.errors import (
     StoreFailed,
     Verdict,
 )
+from core.failures import delay_after
 from core.logs import OutageLog
 from core.metrics import BREW_SECONDS, BREWED_BYTES, BREWS, PUSH_TO_ID_SECONDS
 from core.torrents.brewing import Brewed, brew_layer

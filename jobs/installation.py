@@ -11,8 +11,8 @@ from pathlib import Path
 
 from sqlalchemy import Engine
 
+from core.access.access import choose_access
 from core.access.blackbox import BlackboxAccess
-from core.access.chosen import choose_access
 from core.config.config import Config
 from core.errors import DatabaseDown, DatabaseNotReady, DockerTorrentsError, StoreFailed
 from core.output import print_line

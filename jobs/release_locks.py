@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, Engine
 
-from core.backoff import LONGEST
+from core.failures import LONGEST_DELAY
 from core.metrics import LOCKS_RELEASED
 from sql.clock import database_time
 from sql.stale_locks import bring_forward, release_future_locks, release_stale_locks
@@ -53,7 +53,9 @@ def release_locks(
             connection, tables, older_than=now - brew_discard_timeout, max_attempts=max_attempts, now=now
         )
         future = release_future_locks(connection, tables, newer_than=now + brew_discard_timeout)
-        forward = bring_forward(connection, tables, latest=now + LONGEST + brew_discard_timeout, now=now)
+        forward = bring_forward(
+            connection, tables, latest=now + LONGEST_DELAY + brew_discard_timeout, now=now
+        )
     LOCKS_RELEASED.count(amount=released + future)
     if released:
         log.warning("locks released number=%d older_than_seconds=%d", released, brew_discard_timeout)

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
-from core.backoff import delay_after
 from core.digest import Digest
 from core.errors import DockerTorrentsError, InvalidName, ManifestInvalid
-from core.failures import FailureStreak
+from core.failures import FailureStreak, delay_after
 from core.layer import Layer
 from core.registry.image_tree import Known, ReadManifest, TreeReader
 from jobs.service import Service

@@ -14,7 +14,7 @@ import bottle
 import sqlalchemy as sa
 from pydantic import SecretStr
 
-from core.access.chosen import choose_access
+from core.access.access import choose_access
 from tests.servers.process import free_port, listening, running
 from tests.web_parts import Parts, app_of, web_parts
 from tests.wsgi import Answer, call

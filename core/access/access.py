@@ -1,11 +1,16 @@
-"""The protocol of an authority that decides who may pull: the registry, or Blackbox in front of it."""
+"""Who decides who may pull: the registry, or Blackbox in front of it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
+from core.access.blackbox import BlackboxAccess
+from core.access.registry import RegistryAccess
+from core.clients import http_client
+from core.config.config import Config
 from core.digest import Digest
+from core.registry.client import RegistryClient
 
 
 class Access(Protocol):
@@ -26,3 +31,12 @@ class Access(Protocol):
         the blob there; RemoteError if it cannot be asked.
         """
         ...
+
+
+def choose_access(config: Config, registry: RegistryClient, clock: Callable[[], float]) -> Access:
+    """Return the configured authority, which connects to nothing yet. `clock` never goes back."""
+    access = RegistryAccess(registry)
+    if config.authorization == "registry" or config.blackbox is None:
+        return access
+    http = http_client(config, config.blackbox.connect_timeout, config.blackbox.read_timeout)
+    return BlackboxAccess(config.blackbox, http, access, clock)

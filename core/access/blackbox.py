@@ -6,17 +6,20 @@ verdicts and exceptions alike as JSON with HTTP 200. Anything but a clear yes de
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import json
 import logging
 import re
 import secrets
+import threading
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlencode
 
 from core.access.registry import RegistryAccess
-from core.access.verdicts import GoodVerdicts
 from core.config.config import Blackbox
 from core.digest import Digest
 from core.errors import AccessDenied, DockerTorrentsError, RemoteError
@@ -26,14 +29,15 @@ from core.http.url import parse_url
 log = logging.getLogger(__name__)
 
 ANSWER_LIMIT = 64 * 1024
+MAX_VERDICTS = 100_000
 VALID = 0
 """`status.id` of a token that is good; 1 to 5 are the ways in which one is not."""
 
 _EXCEPTIONS = {
-    2: "it does not understand the question: blackbox.scopes?",
-    9: "its own database does not answer",
-    10: "its own database does not answer",
-    21: "this host may not ask it",
+    2: "bad parameters: check blackbox.scopes",
+    9: "its database does not answer, try again later",
+    10: "its database does not answer, try again later",
+    21: "access denied for this host: have it added in Blackbox",
 }
 # Exceptions after which the same question may be answered.
 _ASK_AGAIN = (9, 10)
@@ -171,3 +175,40 @@ def _unavailable() -> AccessDenied:
     return AccessDenied(
         503, (("Retry-After", "1"),), "UNAVAILABLE", "Blackbox does not answer, access cannot be checked now"
     )
+
+
+class GoodVerdicts:
+    """Callers with access, remembered for `lifetime` seconds (0: none are remembered).
+
+    A caller is kept as a keyed hash of his token and address; the key lives and dies with this object.
+    `clock` gives seconds, and never goes back. Once there are `limit` callers, the oldest verdict is
+    forgotten.
+    """
+
+    def __init__(self, lifetime: float, clock: Callable[[], float], limit: int = MAX_VERDICTS) -> None:
+        self._lifetime = lifetime
+        self._clock = clock
+        self._limit = limit
+        self._key = secrets.token_bytes(32)
+        self._until: OrderedDict[bytes, float] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def holds(self, token: str, address: str) -> bool:
+        """Whether this caller was let in lately."""
+        with self._lock:
+            return self._until.get(self._hash(token, address), float("-inf")) > self._clock()
+
+    def keep(self, token: str, address: str) -> None:
+        """Remember that this caller was let in now."""
+        if self._lifetime <= 0:
+            return
+        caller = self._hash(token, address)
+        with self._lock:
+            self._until[caller] = self._clock() + self._lifetime
+            self._until.move_to_end(caller)
+            while len(self._until) > self._limit:
+                self._until.popitem(last=False)
+
+    def _hash(self, token: str, address: str) -> bytes:
+        # A token holds no line break, so no two callers give the same text.
+        return hmac.digest(self._key, f"{token}\n{address}".encode(), hashlib.sha256)

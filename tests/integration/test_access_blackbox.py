@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from core.access.access import choose_access
 from core.access.blackbox import BlackboxAccess
-from core.access.chosen import choose_access
 from core.access.registry import RegistryAccess
 from core.config.config import Blackbox as Settings
 from core.config.config import Config, DockerRegistry

@@ -54,9 +54,9 @@ VALID = b'{"status": {"value": "VALID", "id": 0}, "oauth": {"scope": "registry:u
 @pytest.mark.parametrize(
     ("answer", "told"),
     [
-        (reply_fault(Fault.INVALID_PARAMS), "exception 2, it does not understand the question"),
-        (reply_fault(Fault.DB_EXCEPTION), "exception 10, its own database does not answer"),
-        (reply_fault(Fault.ACCESS_DENIED), "exception 21, this host may not ask it"),
+        (reply_fault(Fault.INVALID_PARAMS), "exception 2, bad parameters: check blackbox.scopes"),
+        (reply_fault(Fault.DB_EXCEPTION), "exception 10, its database does not answer"),
+        (reply_fault(Fault.ACCESS_DENIED), "exception 21, access denied for this host"),
         (replying(200, b'{"exception": {"id": [21]}}'), "of an unknown kind"),
         (replying(200, b'{"login": "somebody"}'), "no status.id"),
         (replying(200, VALID), "it takes a token that is made up for a good one"),

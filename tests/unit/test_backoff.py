@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from core.backoff import FIRST, LONGEST, delay_after
+from core.failures import FIRST_DELAY, LONGEST_DELAY, delay_after
 
 
 def test_delays_grow_to_a_bound() -> None:
     delays = [delay_after(attempts) for attempts in range(1, 30)]
 
-    assert delays[0] == FIRST
+    assert delays[0] == FIRST_DELAY
     assert delays == sorted(delays)
-    assert delays[-1] == LONGEST
+    assert delays[-1] == LONGEST_DELAY
 
 
 def test_the_default_of_eight_attempts_outlasts_a_night() -> None:
@@ -21,4 +21,4 @@ def test_the_default_of_eight_attempts_outlasts_a_night() -> None:
 
 @pytest.mark.parametrize("attempts", [-5, 0, 10**9])
 def test_edited_counts_do_no_harm(attempts: int) -> None:
-    assert FIRST <= delay_after(attempts) <= LONGEST
+    assert FIRST_DELAY <= delay_after(attempts) <= LONGEST_DELAY

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.registry.challenge import Challenge, parse_challenges
+from core.registry.auth import Challenge, parse_challenges
 
 REALM = "https://auth.example.com/token"
 

@@ -1,6 +1,6 @@
 """Good verdicts: for how long they are remembered, for whom, and of how many callers."""
 
-from core.access.verdicts import GoodVerdicts
+from core.access.blackbox import GoodVerdicts
 
 
 class Clock:
