@@ -5,6 +5,7 @@
     verified/<hex>    JSON: size and mtime of a layer whose SHA-256 was compared; touched at each use
     pinned/<hex>      present if the layer must not be evicted
     notes/<hex>       what the owner keeps beside a layer
+    parts/<hex>       which blocks of a layer that is not complete are on the disk
 
 A file in `layers` without a matching record in `verified` is never served. All files are 0600, folders 0700.
 """
@@ -28,7 +29,7 @@ from typing import Self
 from core.digest import Digest
 from core.errors import CacheFailed, InvalidName
 
-_FOLDERS = ("layers", "verified", "pinned", "notes")
+_FOLDERS = ("layers", "verified", "pinned", "notes", "parts")
 _BLOCK = 512  # the unit of st_blocks
 _LATER = 1e-5  # seconds; a Unix time has microseconds as a float
 
@@ -163,6 +164,7 @@ class Cache:
             os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
             if path.stat().st_size > size:
                 os.truncate(path, 0)
+                self._path("parts", digest).unlink(missing_ok=True)
             with suppress(FileNotFoundError):
                 self._path("verified", digest).unlink()
             file = self._files.setdefault(digest, _File(size, 0.0))
@@ -180,6 +182,7 @@ class Cache:
                 os.fsync(stream.fileno())
                 record = self._record(os.fstat(stream.fileno()))
             self._write("verified", digest, json.dumps(record).encode())
+            self._path("parts", digest).unlink(missing_ok=True)
             file.verified, file.downloading = True, False
             self._use(digest, file)
 
@@ -235,6 +238,23 @@ class Cache:
         except OSError:
             return None
 
+    def keep_part(self, digest: Digest, blocks: bytes) -> None:
+        """Remember, past a crash, which blocks of a download are on the disk. Raises CacheFailed."""
+        with self._lock, self._disk_errors():
+            self._write("parts", digest, blocks)
+
+    def part(self, digest: Digest) -> bytes | None:
+        """Return what `keep_part` kept, None if there is nothing to go on from."""
+        try:
+            return self._path("parts", digest).read_bytes()
+        except OSError:
+            return None
+
+    def forget_part(self, digest: Digest) -> None:
+        """Forget what `keep_part` kept. Raises CacheFailed."""
+        with self._disk_errors():
+            self._path("parts", digest).unlink(missing_ok=True)
+
     def close(self) -> None:
         """Give up the directory. Layers that are open stay readable. May be called twice."""
         with self._lock:
@@ -252,7 +272,7 @@ class Cache:
         return owner
 
     def _load(self) -> None:
-        for name in ("verified", "pinned", "notes"):
+        for name in ("verified", "pinned", "notes", "parts"):
             for path in (self.directory / name).iterdir():
                 if path.suffix == ".new":
                     path.unlink()
@@ -264,10 +284,9 @@ class Cache:
             size = state.st_size if verified else state.st_blocks * _BLOCK
             self._files[digest] = _File(size, used, verified)
             self._latest_use = max(self._latest_use, used)
-        for digest in set(self._digests("verified")) - self._files.keys():
-            self._path("verified", digest).unlink()
-        for digest in set(self._digests("notes")) - self._files.keys():
-            self._path("notes", digest).unlink()
+        for name in ("verified", "notes", "parts"):
+            for digest in set(self._digests(name)) - self._files.keys():
+                self._path(name, digest).unlink()
         excess = self.used_bytes - self.max_bytes
         for digest in self._evictable():
             if excess <= 0:
@@ -328,7 +347,7 @@ class Cache:
 
     def _remove(self, digest: Digest) -> None:
         # The record first: bytes without one are never served.
-        for folder in ("verified", "notes", "layers"):
+        for folder in ("verified", "notes", "parts", "layers"):
             self._path(folder, digest).unlink(missing_ok=True)
         self._files.pop(digest, None)
 

@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -35,6 +36,8 @@ SMALL = 1024 * 1024
 LARGE = 16 * 1024 * 1024
 """Layers from this size on are asked for again while they come by HTTP: they may be being brewed."""
 _ASK_AGAIN = 5.0
+_KEEP_SECONDS = 5.0
+"""How often what came by HTTP is kept past a crash."""
 _LONGEST_ASK_AGAIN = 60.0
 _HASHED_AT_ONCE = 1024 * 1024
 
@@ -94,8 +97,7 @@ class Download:
     """Brings one layer into the cache, whose room was reserved at `path`; then the layer is seeded.
 
     It runs in a thread of its own from `start` on, with readers or without, until it is verified, failed or
-    stopped. `ended` is called then. `use_torrent` is False where the layer's torrent is known to be wrong,
-    `present` says which blocks of the file an earlier download left.
+    stopped. `ended` is called then. `use_torrent` is False where the layer's torrent is known to be wrong.
     """
 
     def __init__(
@@ -107,7 +109,6 @@ class Download:
         ended: Callable[[Download], None],
         *,
         use_torrent: bool = True,
-        present: bytes | None = None,
     ) -> None:
         self.layer = layer
         self.origin = origin
@@ -120,7 +121,6 @@ class Download:
         self._ended = ended
         self._counters = Counters(parts.counters)
         self._use_torrent = use_torrent
-        self._present = present
         self._changed = threading.Condition()
         self._readers: dict[int, Progress] = {}
         self._bytes: _Bytes = _NoBytes()
@@ -188,13 +188,6 @@ class Download:
     def wait_for_end(self) -> None:
         """Wait until a download that is over has let go of everything."""
         self._thread.join()
-
-    @property
-    def present(self) -> bytes | None:
-        """Which blocks the registry's bytes filled, for the next download to go on from."""
-        if self._file is None or self._swarm is not None or isinstance(self.error, DigestMismatch):
-            return None
-        return self._file.present
 
     def stop(self) -> None:
         """End it, keeping what there is. Readers get Interrupted."""
@@ -274,18 +267,22 @@ class Download:
 
     def _by_http(self) -> Metainfo | None:
         """Stream the layer from the registry. Returns its torrent, if one comes up before the end."""
-        self._file = file = HttpFile(self._path, self.layer.size, self._present)
+        self._file = file = HttpFile(self._path, self.layer.size, self._parts.cache.part(self.layer.digest))
         stream = HttpDownload(
             self.layer, file, lambda: self.origin, self._wanted, self._changed, self._counters
         )
         self._enter("http", _FileBytes(file))
         found: list[Metainfo] = []
         ask_at, pause = time.monotonic() + _ASK_AGAIN, _ASK_AGAIN
+        keep_at = time.monotonic() + _KEEP_SECONDS
 
         def stop() -> bool:
-            nonlocal ask_at, pause
+            nonlocal ask_at, pause, keep_at
             if self._stopped:
                 return True
+            if time.monotonic() >= keep_at:
+                self._keep_part()
+                keep_at = time.monotonic() + _KEEP_SECONDS
             if self.layer.size >= LARGE and self._may_swarm and time.monotonic() >= ask_at:
                 pause = min(_LONGEST_ASK_AGAIN, pause * 1.5)
                 ask_at = time.monotonic() + pause
@@ -315,6 +312,7 @@ class Download:
             lambda: self._enter("swarm", swarm.pieces),
         )
         parts.cache.note(layer.digest, metainfo.encode())
+        parts.cache.forget_part(layer.digest)
         with self._changed:
             if self._stopped:
                 raise Interrupted
@@ -360,7 +358,15 @@ class Download:
         with self._changed:
             self.state = "seeding"
 
+    def _keep_part(self) -> None:
+        """Let the next download go on from what came by HTTP. Raises OSError, CacheFailed."""
+        if self._file is not None and self._swarm is None:
+            self._parts.cache.keep_part(self.layer.digest, self._file.sync())
+
     def _fail(self, error: DockerTorrentsError) -> None:
+        if not isinstance(error, DigestMismatch | CacheFailed):
+            with suppress(OSError, CacheFailed):
+                self._keep_part()
         # The next download may begin as soon as this one is over.
         self._parts.cache.release(self.layer.digest, keep=not isinstance(error, DigestMismatch))
         with self._changed:

@@ -215,19 +215,15 @@ class Downloads:
 
     def _begin(self, layer: Layer, origin: Origin) -> Download:
         now = time.monotonic()
-        present = None
         if (kept := self._failed.get(layer.digest)) is not None:
             failed_at, failed = kept
             if isinstance(failed.error, CacheFailed) and now - failed_at < _WITHOUT_CACHE_SECONDS:
                 raise failed.error
-            present = failed.present
         # What is left of it, if its file was changed behind our back.
         self._seeding.forget(layer.digest)
         path = self._cache.reserve(layer.digest, layer.size)
         use_torrent = now >= self._without_torrent.get(layer.digest, now)
-        download = Download(
-            layer, origin, path, self._parts, self._ended, use_torrent=use_torrent, present=present
-        )
+        download = Download(layer, origin, path, self._parts, self._ended, use_torrent=use_torrent)
         self._running[layer.digest] = download
         self._failed.pop(layer.digest, None)
         download.start()

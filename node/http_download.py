@@ -29,7 +29,9 @@ class HttpFile:
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         os.ftruncate(self._descriptor, size)
         count = -(-size // BLOCK)
-        self._present = bytearray(present if present is not None and len(present) == count else count)
+        self._present = bytearray(count)
+        if present is not None and len(present) == count and self._holds(present.count(1)):
+            self._present[:] = present
 
     @property
     def blocks(self) -> int:
@@ -73,6 +75,16 @@ class HttpFile:
             return None
         end = min((block + 1) * BLOCK, self.size)
         return os.pread(self._descriptor, min(limit, end - offset), offset)
+
+    def sync(self) -> bytes:
+        """Write what is there to the disk and return which blocks that is, at least. Raises OSError."""
+        present = self.present
+        os.fdatasync(self._descriptor)
+        return present
+
+    def _holds(self, blocks: int) -> bool:
+        """Whether the file takes the room of so many blocks, the last of which may be short."""
+        return os.fstat(self._descriptor).st_blocks * 512 > (blocks - 1) * BLOCK
 
     def close(self) -> None:
         if self._descriptor >= 0:

@@ -13,6 +13,7 @@ import psutil
 import pytest
 import requests
 
+from node.http_download import BLOCK
 from tests.mirror_process import MirrorProcess, start_mirror
 from tests.servers.cutting_proxy import CuttingProxy, start_cutting_proxy
 from tests.servers.http_server import Connection, HttpServer, Request, start_http_server
@@ -88,18 +89,24 @@ def test_a_registry_that_dies_after_the_headers_breaks_the_connection(
     assert content.startswith(received)
 
 
-def test_a_mirror_that_was_killed_serves_the_layer_whole_when_it_is_back(
+def test_a_mirror_that_was_killed_goes_on_from_what_it_had(
     proxy: CuttingProxy, tmp_path: Path, path: str, content: bytes, session: requests.Session
 ) -> None:
+    kept = tmp_path / "mirror/cache/parts" / path.rpartition(":")[2]
     with start_mirror(tmp_path / "mirror", proxy.netloc) as mirror:
-        proxy.throttle(2 * MIB)
+        proxy.throttle(MIB)
         with session.get(mirror.url + path, stream=True, timeout=60) as answer:
-            answer.raw.read(MIB)
+            assert answer.raw.read(MIB)
+            assert comes_true(lambda: kept.exists() and kept.read_bytes().count(1) * BLOCK >= MIB)
             mirror.process.kill()
             read_until_broken(answer)
+        had = kept.read_bytes().count(1) * BLOCK
         proxy.throttle(None)
         mirror.process.start()
         assert mirror.get(path).content == content
+        assert mirror.received()["registry"] <= SIZE - had
+        assert comes_true(lambda: is_cached(mirror, path))
+    assert not kept.exists()
 
 
 def test_a_reader_resumes_where_the_mirror_broke_off(

@@ -208,3 +208,24 @@ def test_an_unavailable_registry_is_an_error_and_no_short_body(node: Node) -> No
     [status] = node.downloads.status()
     assert status.state == "failed"
     assert "503" in str(status.error)
+
+
+def test_a_part_whose_file_was_removed_is_not_gone_on_from(tmp_path: Path) -> None:
+    data, layer = make_layer(10 * BLOCK)
+
+    def cut_and_expire(view: memoryview) -> BytesBody:
+        origin.error = Refused("registry", 401, "token expired")
+        return BytesBody(view[: 4 * BLOCK])
+
+    origin = BytesOrigin(data, body=cut_and_expire)
+    with (
+        start_node(tmp_path) as node,
+        node.downloads.open(layer, origin) as reader,
+        pytest.raises(Refused),
+    ):
+        read_all(reader)
+    file = tmp_path / "layers" / layer.digest.hex
+    assert file.stat().st_size == len(data)
+    file.write_bytes(b"")
+    with start_node(tmp_path) as node, node.downloads.open(layer, BytesOrigin(data)) as reader:
+        assert read_all(reader) == data
