@@ -32,8 +32,8 @@ from core.logs import set_log_format, set_up_logging
 from core.metrics import shared_metrics, start_metrics
 from core.output import print_error, replace_unencodable
 from core.registry.client import RegistryClient
-from core.secret_file import own_secret
 from core.server import serve
+from core.torrents.web_seeds import capability_secret
 from jobs import commands as jobs_commands
 from jobs.commands import scheduled
 from jobs.installation import warn_of_useless_torrents
@@ -76,14 +76,6 @@ def web_app(service: Service, book: BookAddress | None = None) -> bottle.Bottle:
         book=RemoteBook(book) if book else None,
         job_pauses=expected_pauses(config),
     )
-
-
-def capability_secret(config: Config) -> bytes:
-    """Return the key of capabilities: as configured, else one made at first use."""
-    secret = config.torrents.web_seed_secret
-    if secret:
-        return secret.get_secret_value().encode()
-    return own_secret(config.application.state_dir / "web_seed_secret")
 
 
 def start_worker(

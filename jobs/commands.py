@@ -12,11 +12,13 @@ from core.logs import choose_request_id, request_id
 from core.metrics import Readings, start_metrics
 from core.metrics_server import serve_metrics
 from core.output import print_line
+from core.probing import check
 from core.queue_gauges import QueueGauges
 from core.stopping import wait_until
 from core.wake import WakeListener
 from jobs import backfill_commands, queue_commands, role_commands, show
-from jobs.installation import check, init_db, probes, warn_of_useless_torrents
+from jobs.check import probes
+from jobs.installation import init_db, warn_of_useless_torrents
 from jobs.run_records import recording
 from jobs.scheduled_jobs import JOBS, STARTED_BY_EVENTS, schedules
 from jobs.scheduler import Scheduler

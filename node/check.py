@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from core.clients import http_client
 from core.config.config import Config
 from core.digest import Digest
-from core.errors import BadAnswer, CacheFailed, DockerTorrentsError, RemoteError
+from core.errors import BadAnswer, CacheFailed, RemoteError
 from core.http.client import HttpAnswer, HttpClient
 from core.output import print_line
+from core.probing import Probe, check, tls_probes
 from core.server import check_free
 from node.cache import Cache
 from node.local_mirror import LocalMirror
@@ -20,31 +21,25 @@ from node.upstream import Upstream
 _SCOPE = "docker-torrents/check"
 _DIGEST = Digest("0" * 64)
 
-Probe = Callable[[], str]
-
 
 def check_node(config: Config) -> int:
     """Print a line for each part that the mirror depends on. Return how many of them failed."""
-    registry = config.docker_registry
-    http = http_client(config, registry.connect_timeout, registry.read_timeout)
-    upstream = Upstream(registry, config.mirror.torrents_url, http)
-    checked = failed = 0
+    settings = config.docker_registry
+    http = http_client(config, settings.connect_timeout, settings.read_timeout)
+    upstream = Upstream(settings, config.mirror.torrents_url, http)
     try:
-        for name, probe in _probes(config, upstream):
-            checked += 1
-            try:
-                print_line(f"ok      {name:<12} {probe()}")
-            except (DockerTorrentsError, OSError) as error:
-                failed += 1
-                print_line(f"failed  {name:<12} {' '.join(str(error).split())}")
+        summary = check(_probes(config, upstream))
     finally:
         upstream.close()
-    print_line(f"checked {checked}, failed {failed}")
-    return failed
+    print_line(str(summary))
+    return summary.failed
 
 
 def _probes(config: Config, upstream: Upstream) -> Iterator[tuple[str, Probe]]:
     yield "registry", lambda: _registry(upstream)
+    registry, torrents_url = config.docker_registry, config.mirror.torrents_url
+    urls = [f"{registry.proto}://{registry.host}", *([torrents_url] if torrents_url else [])]
+    yield from tls_probes(urls, config.tls.ca_file, config.http.proxy is not None)
     yield "torrents", lambda: _torrents(upstream.probe_torrent(_SCOPE, _DIGEST))
     yield "mirror", lambda: _mirror(config)
 
@@ -79,7 +74,7 @@ def _torrents(answer: HttpAnswer) -> str:
 
 def _mirror(config: Config) -> str:
     mirror = config.mirror
-    # On this machine, so not through http.proxy.
+    # On this machine: neither through a proxy nor by TLS.
     local = LocalMirror(mirror, HttpClient(config.docker_registry.connect_timeout, 30.0))
     try:
         status = local.status()

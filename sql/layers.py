@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from core.digest import Digest
 from core.manifests.coverage import NOT_BREWABLE, Coverage, ImageContents, ImageLayer
 from core.manifests.manifest import LayerDescriptor
-from sql.bulk_values import BulkValues, digest_values
+from sql.bulk_values import BulkValues, digest_values, parse_stored
 from sql.tables import Tables
 
 State = Literal["brewed", "being brewed", "waiting", "delayed", "set aside"]
@@ -70,6 +70,19 @@ def known_layers(connection: sa.Connection, tables: Tables, digests: Iterable[Di
     digest = tables.mapping.c.digest
     found = connection.scalars(sa.select(digest).where(digest.in_(digest_values(connection, wanted))))
     return {wanted[name] for name in found}
+
+
+def newest_brewed(connection: sa.Connection, tables: Tables) -> Digest | None:
+    """Return the layer that was brewed last, None if no layer is brewed."""
+    mapping = tables.mapping
+    newest = (
+        sa.select(mapping.c.digest)
+        .where(mapping.c.brewed.is_not(None), mapping.c.rbtorrent_id.is_not(None))
+        .order_by(mapping.c.brewed.desc())
+        .limit(1)
+    )
+    found = connection.scalars(newest).first()
+    return None if found is None else parse_stored(found)
 
 
 def list_scopes(connection: sa.Connection, tables: Tables) -> list[str]:

@@ -12,9 +12,9 @@ from core.config.config import Config
 from core.digest import Digest
 from core.errors import MetainfoMissing, StoreFailed
 from core.names import parse_scope
-from core.torrents.capability import mint
 from core.torrents.metainfo import with_sources
 from core.torrents.store import MetainfoStore
+from core.torrents.web_seeds import web_seed_urls
 from web.errors import error, unavailable
 from web.limits import Turns
 from web.missing_torrents import MissingTorrents, Why
@@ -73,7 +73,8 @@ class TorrentHandler:
         if not isinstance(found, bytes):
             return error(*_MISSING[found], {"digest": str(digest)})
         try:
-            torrent = with_sources(found, self._config.trackers, self._web_seeds(scope, digest))
+            seeds = web_seed_urls(self._config, self._secret, scope, digest, self._clock())
+            torrent = with_sources(found, self._config.trackers, seeds)
         except ValueError as broken:
             log.error("metainfo broken digest=%s reason=%s", digest, broken)
             return error(500, "UNKNOWN", "the stored torrent is damaged")
@@ -97,19 +98,6 @@ class TorrentHandler:
             return self._missing.ask_for(scope, digest)
         self._missing.is_there(digest)
         return metainfo
-
-    def _web_seeds(self, scope: str, digest: Digest) -> list[str]:
-        """Return the layer's URLs by the configured templates; the capability in them expires."""
-        expires = int(self._clock()) + self._config.torrents.web_seed_lifetime
-        fields = {
-            "public_url": (self._config.application.public_url or "").rstrip("/"),
-            "scope": scope,
-            "digest": str(digest),
-            "hex": digest.hex,
-            "short_digest": digest.short,
-            "capability": mint(self._secret, digest, scope, expires),
-        }
-        return [template.format_map(fields) for template in self._config.web_seeds]
 
 
 def install(app: bottle.Bottle, torrents: TorrentHandler, turns: Turns) -> None:

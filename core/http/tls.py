@@ -5,14 +5,19 @@ from __future__ import annotations
 import atexit
 import os
 import re
+import socket
 import ssl
 import tempfile
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
 from core.errors import ConfigInvalid
+from core.http.failures import FAILURES, as_remote_error
+from core.http.url import Target
 
 # Where systems keep all their certificates in one file: Debian and Alpine, Red Hat, SUSE, others.
 _SYSTEM_FILES = (
@@ -61,6 +66,31 @@ def trusted_bundle(ca_file: Path | None) -> str:
     with os.fdopen(descriptor, "w", encoding="ascii") as bundle:
         bundle.write("\n".join([*_CERTIFICATE.findall(system), *certificates, ""]))
     return path
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """What a server showed: who signed it, and until when it is valid (Unix time)."""
+
+    issuer: str
+    expires: float
+
+
+def server_certificate(target: Target, bundle: str, seconds: float) -> Certificate:
+    """Return the certificate of a server, if it is trusted by `bundle`. Raises RemoteError."""
+    try:
+        with (
+            socket.create_connection((target.host, target.port), seconds) as plain,
+            ssl.create_default_context(cafile=bundle).wrap_socket(
+                plain, server_hostname=target.host
+            ) as connection,
+        ):
+            shown: dict[str, Any] = connection.getpeercert() or {}
+    except FAILURES as error:
+        raise as_remote_error(error, target, seconds, seconds) from error
+    names = dict(pair for part in shown.get("issuer", ()) for pair in part)
+    issuer = names.get("commonName") or names.get("organizationName") or "an authority without a name"
+    return Certificate(issuer[:100], ssl.cert_time_to_seconds(shown["notAfter"]))
 
 
 def _remove(path: str) -> None:

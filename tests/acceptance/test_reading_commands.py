@@ -21,7 +21,7 @@ DIGEST = "sha256:" + "0" * 64
         ("role list", 0, "roles 0"),
         (f"show {DIGEST}", 1, f"{DIGEST} is unknown"),
         ("show SCOPE:v1", 0, "brewed 0 of 1 layers"),
-        ("check", 0, "checked 4, failed 0"),
+        ("check", 0, "checked 4, failed 0, skipped 3"),
         ("run prune --dry-run", 0, "would forget 0"),
         ("backfill repository --dry-run SCOPE", 0, "would queue 1 layers"),
         ("init-db --print", 0, "CREATE TABLE"),

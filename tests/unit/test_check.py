@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from core.errors import DatabaseDown, TimedOut
-from jobs.installation import check
+from core.probing import Skipped, check
 
 
 def no_host() -> str:
@@ -17,6 +17,7 @@ def no_answer() -> str:
 def test_every_dependency_gets_its_line() -> None:
     lines: list[str] = []
     probes = [("database", no_host), ("registry", no_answer), ("layers", lambda: "all there")]
+    probes.append(("web seed", lambda: Skipped("no layer is brewed yet")))
 
     summary = check(probes, lines.append)
 
@@ -24,6 +25,7 @@ def test_every_dependency_gets_its_line() -> None:
         "failed  database   the database is down: db1:5432: it is read-only; db2:5432: Connection refused",
         "failed  registry   registry:5000: timed out after 2 s",
         "ok      layers     all there",
+        "skipped web seed   no layer is brewed yet",
     ]
-    assert str(summary) == "checked 3, failed 2"
+    assert str(summary) == "checked 3, failed 2, skipped 1"
     assert summary.failed == 2

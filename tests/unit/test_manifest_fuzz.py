@@ -61,7 +61,8 @@ def check_is_trustworthy(parsed: Image | Index | Other | None) -> None:
         assert len(parsed.document["layers"]) == len(parsed.layers)
     if isinstance(parsed, Index):
         assert all(isinstance(child.digest, Digest) for child in parsed.children)
-        assert len(parsed.document["manifests"]) == len(parsed.children)
+        # Go writes an empty list as null.
+        assert len(parsed.document["manifests"] or ()) == len(parsed.children)
 
 
 @given(st.binary(max_size=300), CONTENT_TYPES)

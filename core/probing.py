@@ -1,0 +1,84 @@
+"""Probe dependencies one after the other, with a line for each: the commands `check` and `mirror check`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from core.errors import DockerTorrentsError
+from core.http.tls import server_certificate, trusted_bundle
+from core.http.url import Target, parse_url
+from core.output import print_line
+
+_TLS_SECONDS = 5.0
+_RENEW_DAYS = 14
+_DAY = 24 * 3600
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """Returned by a probe that has nothing to look at, and why."""
+
+    why: str
+
+
+Probe = Callable[[], str | Skipped]
+"""Returns a line on what it found, or raises a DockerTorrentsError."""
+
+
+@dataclass
+class CheckSummary:
+    """How many dependencies were probed, how many of them failed, and how many could not be probed."""
+
+    checked: int = 0
+    failed: int = 0
+    skipped: int = 0
+
+    def __str__(self) -> str:
+        skipped = f", skipped {self.skipped}" if self.skipped else ""
+        return f"checked {self.checked}, failed {self.failed}{skipped}"
+
+
+def check(probes: Iterable[tuple[str, Probe]], report: Callable[[str], None] = print_line) -> CheckSummary:
+    """Run all `probes`, and report each in a line, whatever the others raise."""
+    summary = CheckSummary()
+    for name, probe in probes:
+        try:
+            found = probe()
+        except Exception as error:  # noqa: BLE001 - whatever one raises, the others are probed
+            summary.checked += 1
+            summary.failed += 1
+            said = " ".join(str(error).split())
+            if not isinstance(error, (DockerTorrentsError, OSError)):
+                said = f"{type(error).__name__}: {said}"
+            report(f"failed  {name:<10} {said}")
+            continue
+        if isinstance(found, Skipped):
+            summary.skipped += 1
+            report(f"skipped {name:<10} {found.why}")
+        else:
+            summary.checked += 1
+            report(f"ok      {name:<10} {found}")
+    return summary
+
+
+def tls_probes(urls: Sequence[str], ca_file: Path | None, proxy: bool) -> Iterator[tuple[str, Probe]]:
+    """Yield a probe of the certificate of each server that is talked to by TLS.
+
+    Through a `proxy` the servers themselves cannot be reached.
+    """
+    targets = {target.origin: target for url in urls if (target := parse_url(url)).scheme == "https"}
+    for target in targets.values():
+        yield "tls", partial(_look_at_certificate, target, ca_file, proxy)
+
+
+def _look_at_certificate(target: Target, ca_file: Path | None, proxy: bool) -> str | Skipped:
+    if proxy:
+        return Skipped(f"{target.netloc} is reached through http.proxy")
+    shown = server_certificate(target, trusted_bundle(ca_file), _TLS_SECONDS)
+    days = int((shown.expires - time.time()) // _DAY)
+    renew = ": renew it" if days < _RENEW_DAYS else ""
+    return f"{target.netloc} has a certificate of {shown.issuer}, valid for {days} days{renew}"

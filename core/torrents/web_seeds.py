@@ -1,0 +1,38 @@
+"""The URLs of a layer's web seeds (BEP 19), and the secret that signs the capabilities in them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from core.config.config import Config
+from core.digest import Digest
+from core.secret_file import own_secret
+from core.torrents.capability import mint
+
+
+def web_seed_urls(config: Config, secret: bytes, scope: str, digest: Digest, now: float) -> list[str]:
+    """Return the layer's URLs by the configured templates. The capability in them opens it, for a while."""
+    fields = {
+        "public_url": (config.application.public_url or "").rstrip("/"),
+        "scope": scope,
+        "digest": str(digest),
+        "hex": digest.hex,
+        "short_digest": digest.short,
+        "capability": mint(secret, digest, scope, int(now) + config.torrents.web_seed_lifetime),
+    }
+    return [template.format_map(fields) for template in config.web_seeds]
+
+
+def capability_secret(config: Config) -> bytes:
+    """Return the key of capabilities: as configured, else one made at first use. Raises ConfigInvalid."""
+    secret = config.torrents.web_seed_secret
+    return secret.get_secret_value().encode() if secret else own_secret(_secret_file(config))
+
+
+def has_capability_secret(config: Config) -> bool:
+    """Return whether the key is configured, or made already."""
+    return config.torrents.web_seed_secret is not None or _secret_file(config).exists()
+
+
+def _secret_file(config: Config) -> Path:
+    return config.application.state_dir / "web_seed_secret"

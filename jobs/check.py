@@ -1,0 +1,225 @@
+"""`check`: probe every dependency of the service, in a line each."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+
+from sqlalchemy import Engine
+
+from core.access.access import choose_access
+from core.access.blackbox import BlackboxAccess
+from core.clients import http_client
+from core.config.config import Config
+from core.errors import (
+    BadAnswer,
+    DatabaseDown,
+    DatabaseError,
+    DatabaseNotReady,
+    NotFound,
+    Refused,
+    StoreFailed,
+    TimedOut,
+    Unavailable,
+)
+from core.http.url import parse_url
+from core.layer import Layer
+from core.probing import Probe, Skipped, tls_probes
+from core.torrents.store import MetainfoStore
+from core.torrents.web_seeds import capability_secret, has_capability_secret, web_seed_urls
+from core.trackers import SECONDS as TRACKER_SECONDS
+from core.trackers import Announcer, tracker_name
+from jobs.service import Service
+from sql.layers import LayerRecord, find_layer, newest_brewed
+from sql.schema import missing_grants, missing_objects
+from sql.scopes import list_roles
+from sql.tables import Tables
+from sql.transaction import reading
+
+_NO_TORRENT = bytes(20)
+_RANGE_BYTES = 1024
+
+
+def probes(service: Service) -> Iterator[tuple[str, Probe]]:
+    """Yield what `check` probes, each after what it depends on."""
+    config = service.config
+    folder = config.metainfo_dir if config.torrents.store == "directory" else None
+    tables = service.tables
+    yield "database", lambda: probe_database(service.engine, tables)
+    yield "registry", lambda: service.registry.ping()
+    brewed = _newest_brewed(service)
+    yield "layers", lambda: _probe_layers(service, brewed)
+    yield "metainfo", lambda: probe_store(service.store, folder)
+    if isinstance(access := choose_access(config, service.registry, time.monotonic), BlackboxAccess):
+        yield "blackbox", access.check
+    proxy = config.http.proxy is not None
+    yield from tls_probes(_urls(config), config.tls.ca_file, proxy)
+    yield from _tracker_probes(config, brewed)
+    yield "web seed", lambda: _probe_web_seed(service, brewed)
+    yield "events", lambda: _explain_events(service)
+
+
+def probe_database(engine: Engine, tables: Tables) -> str:
+    """Check that the database takes writes to every table, and return what is missing. Raises DatabaseDown.
+
+    Nothing is created, not even a SQLite file.
+    """
+    if engine.name == "sqlite" and not _exists(file := Path(engine.url.database or "")):
+        if (why := _unusable(file)) is not None:
+            raise DatabaseDown(why)
+        return f"sqlite {file} will be created at first use"
+    if engine.name == "sqlite" and not os.access(file, os.W_OK, effective_ids=True):
+        raise DatabaseDown(f"{file}: permission denied for this user")
+    with reading(engine) as connection:
+        lacking = missing_objects(connection, tables)
+        to_do = [f"missing {what}" for what in lacking if what.startswith("column ")]
+        to_do += missing_grants(connection, tables, lacking)
+    if to_do:
+        raise DatabaseNotReady("; ".join(to_do))
+    made = f", {len(lacking)} tables and indexes will be created at first use" if lacking else ""
+    return f"{engine.dialect.name} takes writes{made}"
+
+
+def probe_store(store: MetainfoStore, folder: Path | None) -> str:
+    """Check that the metainfo store works. A `folder` is not created. Raises StoreFailed."""
+    if folder is None or _exists(folder):
+        return store.check()
+    if (why := _unusable(folder)) is not None:
+        raise StoreFailed(str(folder), why)
+    return f"directory {folder} will be created at first use"
+
+
+def _exists(path: Path) -> bool:
+    # Path.exists() raises PermissionError for what is in a folder that may not be searched.
+    return os.path.exists(path)
+
+
+def _unusable(path: Path) -> str | None:
+    """Return why `path`, which does not exist, cannot be created, or None."""
+    above = next(parent for parent in path.absolute().parents if _exists(parent))
+    if not above.is_dir():
+        return f"{above} is not a directory"
+    return (
+        None
+        if os.access(above, os.W_OK | os.X_OK, effective_ids=True)
+        else f"{above} is not writable by this user"
+    )
+
+
+def _newest_brewed(service: Service) -> LayerRecord | None:
+    """Return the layer that was brewed last; None if there is none, or the database does not answer."""
+    try:
+        with reading(service.reader) as connection:
+            digest = newest_brewed(connection, service.tables)
+            return find_layer(connection, service.tables, digest, now=service.now()) if digest else None
+    except DatabaseError:
+        # The probe of the database has reported it.
+        return None
+
+
+def _probe_layers(service: Service, brewed: LayerRecord | None) -> str:
+    """Check the backend of layers; to list is one right there, to read another."""
+    found = service.source.check()
+    if brewed is not None:
+        try:
+            layer = Layer(brewed.digest, brewed.scopes, brewed.size)
+            with closing(service.source.open(layer, 0)) as reader:
+                reader.readinto(memoryview(bytearray(1)))
+        except NotFound:
+            # The registry may have lost it since, which `prune` finds out.
+            return found
+    return found
+
+
+def _urls(config: Config) -> list[str]:
+    """Return URLs of the servers that the service talks to, and of the app as others see it."""
+    urls = [
+        f"{config.docker_registry.proto}://{config.docker_registry.host}",
+        config.application.public_url,
+        config.s3.endpoint_url,
+        config.blackbox.url_template.partition("?")[0] if config.blackbox else None,
+        *(tracker for tracker in config.trackers if not tracker.startswith("udp:")),
+    ]
+    return [url for url in urls if url]
+
+
+def _tracker_probes(config: Config, brewed: LayerRecord | None) -> Iterator[tuple[str, Probe]]:
+    announcer = Announcer(http_client(config, TRACKER_SECONDS, TRACKER_SECONDS))
+    for tracker in config.trackers:
+        yield "tracker", partial(_probe_tracker, announcer, tracker, brewed)
+    if not config.trackers:
+        yield "tracker", lambda: Skipped("torrents.trackers is not set; mirrors need none")
+
+
+def _probe_tracker(announcer: Announcer, tracker: str, brewed: LayerRecord | None) -> str:
+    """Announce a brewed layer as a peer that comes and leaves at once. Raises RemoteError."""
+    name = tracker_name(tracker)
+    if brewed is None or brewed.rbtorrent_id is None:
+        announcer.announce(tracker, _NO_TORRENT, "stopped")
+        return f"{name} answers; whether it accepts announces can be tried when a layer is brewed"
+    info_hash = bytes.fromhex(brewed.rbtorrent_id.partition(":")[2])
+    whitelist = (
+        f"if it serves only the torrents of a whitelist, set jobs.publish-whitelist.file to that file "
+        f"(docs/operations.md); it was asked for {brewed.digest}"
+    )
+    try:
+        said = announcer.announce(tracker, info_hash, "started", brewed.size or 1)
+    except Refused as refused:
+        raise Refused(name, None, f"{refused.why.rstrip('.')}: {whitelist}") from refused
+    except TimedOut:
+        # Over UDP opentracker is silent about what is not on its whitelist.
+        announcer.announce(tracker, info_hash, "stopped")
+        raise Refused(name, None, f"it answers, but not for this torrent: {whitelist}") from None
+    announcer.announce(tracker, info_hash, "stopped")
+    return said
+
+
+def _probe_web_seed(service: Service, brewed: LayerRecord | None) -> str | Skipped:
+    """Fetch the beginning of a brewed layer as a torrent client does. Raises RemoteError."""
+    config = service.config
+    if not config.web_seeds:
+        return Skipped("application.public_url is not set, so torrents have no web seed")
+    if brewed is None or not brewed.scopes:
+        return Skipped("no layer is brewed yet")
+    if not has_capability_secret(config):
+        return Skipped("the web app has not run here yet, so there is no secret to sign with")
+    urls = web_seed_urls(config, capability_secret(config), brewed.scopes[0], brewed.digest, service.now())
+    with service.http() as http:
+        for url in urls:
+            # A capability in the URL opens the layer: the host alone is shown.
+            where = f"{parse_url(url).scheme}://{parse_url(url).netloc}"
+            headers = {"Range": f"bytes=0-{_RANGE_BYTES - 1}"}
+            try:
+                with http.open("GET", url, headers=headers) as answer:
+                    status = answer.status
+            except (Unavailable, TimedOut) as error:
+                raise Unavailable(
+                    where, f"{error.why}: does application.public_url lead to the web app?"
+                ) from error
+            if status != 206:
+                why = f"status {status} instead of 206 to a Range request for {brewed.digest}"
+                raise BadAnswer(where, why)
+    return f"{where} gives {brewed.digest} by Range"
+
+
+def _explain_events(service: Service) -> str | Skipped:
+    """Return how the registry has to be configured to send its notifications."""
+    application = service.config.application
+    if application.event_authorization is None:
+        return Skipped("application.event_authorization is not set: pushes are found by scan-tags alone")
+    try:
+        with reading(service.reader) as connection:
+            roles = len(list_roles(connection, service.tables))
+    except DatabaseError:
+        return Skipped("the database does not answer")
+    if not roles:
+        return Skipped("no repository has the role: grant it with `docker_torrents role grant PATTERN`")
+    url = (application.public_url or f"http://THIS-HOST:{application.port}").rstrip("/")
+    return (
+        f"{roles} patterns have the role; the registry's notifications.endpoints need the url {url}/v0/event "
+        "and application.event_authorization as the header Authorization"
+    )
