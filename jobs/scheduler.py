@@ -128,12 +128,13 @@ class Scheduler:
 
     def _check_clock(self) -> None:
         """Bring forward the jobs that a clock set back has moved into the future."""
+        planned = [(job, job.next_run_time) for job in self._scheduler.get_jobs()]
+        # Read last: a time planned meanwhile would seem to be too late.
         now = datetime.now(UTC)
         late = {
             job.id: latest
-            for job in self._scheduler.get_jobs()
-            if (latest := job.trigger.get_next_fire_time(None, now)) is not None
-            and job.next_run_time > latest
+            for job, time in planned
+            if (latest := job.trigger.get_next_fire_time(None, now)) is not None and time > latest
         }
         for name, latest in late.items():
             self._set_next_run(name, latest)

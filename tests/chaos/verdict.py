@@ -12,7 +12,8 @@ import sqlalchemy as sa
 from tests.chaos.cluster import BREW_DISCARD_TIMEOUT
 from tests.chaos.load import Load, fetch_torrent, wrong_ids
 
-SETTLE_SECONDS = 300.0
+STANDSTILL_SECONDS = 180.0
+"""How long nothing may be brewed until it is said that nothing will be: longer than the first delay of a retry."""
 LOCK_SLACK_SECONDS = 30.0
 """How much longer than the time-out a lock may stand, for a machine that is busy with other things."""
 _POLL_SECONDS = 0.5
@@ -39,9 +40,10 @@ def judge(load: Load) -> None:
 
 
 def _settle(load: Load, engine: sa.Engine) -> list[Any]:
-    """Wait until each pushed layer is brewed and nothing waits. Returns the rows of all layers."""
+    """Wait until each pushed layer is brewed and nothing waits, or nothing changes. Return the rows of all layers."""
     load.report("settling")
-    began = time.monotonic()
+    began = changed = time.monotonic()
+    brewed = -1
     since: dict[tuple[str, int], float] = {}
     stuck: set[tuple[str, int]] = set()
     while True:
@@ -57,7 +59,10 @@ def _settle(load: Load, engine: sa.Engine) -> list[Any]:
         if not locks and all(row.brewed for row in rows) and load.ids.keys() <= {row.digest for row in rows}:
             load.report(f"settled within {now - began:.0f} s")
             return rows
-        if now - began > SETTLE_SECONDS:
+        if (count := sum(row.brewed is not None for row in rows)) != brewed:
+            brewed, changed = count, now
+        if now - changed > STANDSTILL_SECONDS:
+            load.report("nothing more is brewed")
             return rows
         time.sleep(_POLL_SECONDS)
 
