@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.chaos.cluster import can_mount
+from tests.chaos.cluster import Storage, can_mount
 from tests.chaos.run import run_chaos
 
 
@@ -20,24 +20,32 @@ def main() -> int:
     parser.add_argument("--storage", choices=("s3", "disk"), help="where metainfo is (default: by the seed)")
     parser.add_argument("--logs", type=Path, help="a new folder for all logs and data, which stays")
     arguments = parser.parse_args()
-    # As Ctrl-C does: everything that runs is ended on the way out.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Everything that runs is ended on the way out.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     seed = random.SystemRandom().randrange(1_000_000) if arguments.seed is None else arguments.seed
-    storage = arguments.storage or ("s3", "disk")[seed % 2]
+    storage: Storage = arguments.storage or ("s3", "disk")[seed % 2]
     if storage == "disk" and not can_mount():
         print("left out: the full disk, as this user may mount none; metainfo is in S3 instead")
         storage = "s3"
-    if arguments.logs is not None:
-        arguments.logs.mkdir(parents=True)
-        violations = run_chaos(arguments.logs, seconds=arguments.seconds, seed=seed, storage=storage)
-    else:
-        with tempfile.TemporaryDirectory(prefix="docker-torrents-chaos-") as folder:
-            violations = run_chaos(Path(folder), seconds=arguments.seconds, seed=seed, storage=storage)
+    try:
+        violations = _run(arguments.logs, arguments.seconds, seed, storage)
+    except KeyboardInterrupt:
+        print(f"chaos: interrupted, seed {seed}")
+        return 130
     if violations:
         print(f"chaos: {len(violations)} violations, seed {seed}:", *violations, sep="\n  ")
     else:
         print(f"chaos: nothing went wrong, seed {seed}")
     return 1 if violations else 0
+
+
+def _run(logs: Path | None, seconds: float, seed: int, storage: Storage) -> list[str]:
+    if logs is not None:
+        logs.mkdir(parents=True)
+        return run_chaos(logs, seconds=seconds, seed=seed, storage=storage)
+    with tempfile.TemporaryDirectory(prefix="docker-torrents-chaos-") as folder:
+        return run_chaos(Path(folder), seconds=seconds, seed=seed, storage=storage)
 
 
 if __name__ == "__main__":

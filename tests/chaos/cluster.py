@@ -134,8 +134,8 @@ def start_cluster(folder: Path, storage: Storage) -> Iterator[Cluster]:
         for number, host in enumerate(hosts):
             environment = _follow(clocks[number]) if clocks else None
             processes.append(host.process("scheduler", environment=environment, name="brewer"))
-        running.callback(lambda: [process.kill() for process in processes])
         for process in processes:
+            running.callback(process.kill)
             process.start()
         serving = Serving(listening(port))
         if not serving.wait(START_SECONDS):

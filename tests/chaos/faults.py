@@ -145,6 +145,7 @@ def _registry_faults(cluster: Cluster) -> Iterator[Fault]:
         cluster.serving.up("registry")
 
     registry = cluster.registry
+    yield Fault("the registry is frozen", "registry", *_freezing(registry.process), (1.0, 8.0))
     yield Fault(
         "the registry is killed with its events", "registry", partial(down, registry.kill), up, (0.2, 5.0)
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.cluster import can_mount
+from tests.chaos.cluster import Storage, can_mount
 from tests.chaos.run import run_chaos
 
 SECONDS = 35
@@ -15,5 +15,5 @@ SEED = 5
 
 @pytest.mark.timeout(900)
 def test_nothing_is_lost_or_wrong_after_everything_failed_at_random(tmp_path: Path) -> None:
-    storage = "disk" if can_mount() else "s3"
+    storage: Storage = "disk" if can_mount() else "s3"
     assert run_chaos(tmp_path, seconds=SECONDS, seed=SEED, storage=storage) == []
