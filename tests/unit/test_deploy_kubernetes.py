@@ -151,6 +151,18 @@ def test_ports_are_those_of_the_configuration(config: Config) -> None:
             assert only[probe]["httpGet"] == {"port": "http", "path": "/ping"}
 
 
+def test_prometheus_finds_the_ports_of_metrics(config: Config) -> None:
+    ports = {
+        "docker-torrents-web": config.application.port,
+        "docker-torrents-swarm": config.application.swarm_port,
+        "docker-torrents-brewer": config.application.metrics_port,
+    }
+    for name, port in ports.items():
+        found = object_of("Deployment", name)
+        assert template(found)["metadata"]["annotations"]["prometheus.io/port"] == str(port)
+        assert port in [one["containerPort"] for one in container(found)["ports"]]
+
+
 def test_services_and_deployments_select_their_pods() -> None:
     for found in OBJECTS:
         if found["kind"] == "Service":
