@@ -15,6 +15,7 @@ from botocore import exceptions as boto
 from botocore.config import Config
 
 from core.errors import BadAnswer, ConnectionCut, NotFound, Refused, RemoteError, TimedOut, Unavailable
+from core.http.failures import tls_problem
 from core.http.tls import system_store
 
 if TYPE_CHECKING:
@@ -224,7 +225,8 @@ def _translated(where: str, offset: int, seconds: float) -> Iterator[None]:
     except (boto.NoCredentialsError, boto.PartialCredentialsError, boto.CredentialRetrievalError) as error:
         raise Refused(where, None, str(error)) from error
     except boto.SSLError as error:
-        raise Unavailable(where, f"TLS: {error}: trusted are the system's store and tls.ca_file") from error
+        # Its own text is urllib3's, without a remedy.
+        raise Unavailable(where, tls_problem(error.__context__ or error)) from error
     except boto.BotoCoreError as error:
         raise Unavailable(where, str(error)) from error
 

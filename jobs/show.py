@@ -92,7 +92,7 @@ def _show_layer(service: Service, arguments: argparse.Namespace, deadline: float
 
     record = _wait_for(look, service, deadline)
     if record is None:
-        print_error(f"{arguments.what} is unknown")
+        print_error(f"{arguments.what} is unknown: neither brewed nor queued")
         return FAILED
     print_result(record if arguments.json else layer_lines(record))
     return FAILED if arguments.wait and record["state"] != "brewed" else DONE

@@ -66,7 +66,9 @@ class BlobBackends:
             http = http_client(config, mds.connect_timeout, mds.read_timeout)
             return MdsBlobs(http, mds.url_template, mds.namespace, template, self._find_file, self._read_page)
         if kind is None:
-            raise ConfigInvalid("layers.source", ["is registry: name the storage to list with --from"])
+            raise ConfigInvalid(
+                "layers.source", ["a registry cannot be listed: name the storage to list with --from"]
+            )
         section, key = {
             "directory": ("layers", "directory"),
             "s3": ("layers", "bucket"),

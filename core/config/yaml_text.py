@@ -73,7 +73,7 @@ def _check_keys(mapping: yaml.MappingNode) -> None:
         if not isinstance(key, yaml.ScalarNode):
             raise _Refused(f"{_where(key.start_mark)}expected a name as key")
         if key.value in seen:
-            raise _Refused(f"{_where(key.start_mark)}the key {key.value} is given twice")
+            raise _Refused(f"{_where(key.start_mark)}the key {key.value} appears twice")
         seen.add(key.value)
 
 

@@ -51,7 +51,7 @@ def as_remote_error(
         if isinstance(cause, (ReadTimeoutError, TimeoutError)):
             return TimedOut(where, read_timeout)
         if isinstance(cause, ssl.SSLError):
-            return Unavailable(where, _tls_problem(cause))
+            return Unavailable(where, _of_tls(cause))
     cause = causes[-1]
     if "\\x15\\x03" in repr(cause) or "\x15\x03" in str(cause):
         # The first bytes of a TLS alert in the place of a status line.
@@ -88,7 +88,12 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         current = next((one for one in inside if isinstance(one, BaseException)), None)
 
 
-def _tls_problem(error: ssl.SSLError) -> str:
+def tls_problem(error: BaseException) -> str:
+    """Return why TLS failed, with the remedy, from an error of requests or urllib3."""
+    return next((_of_tls(cause) for cause in _causes(error) if isinstance(cause, ssl.SSLError)), _text(error))
+
+
+def _of_tls(error: ssl.SSLError) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return (
             f"TLS certificate not trusted ({error.verify_message}): put its authority into the system's "

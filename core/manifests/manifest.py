@@ -172,7 +172,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Parsers differ in which of two equal keys counts: what one client checks, another does not see."""
     loaded = dict(pairs)
     if len(loaded) != len(pairs):
-        raise ManifestInvalid("a key is given twice in one object")
+        raise ManifestInvalid("a key appears twice in one object")
     return loaded
 
 

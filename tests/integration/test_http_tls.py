@@ -109,6 +109,13 @@ def test_s3_trusts_the_certificates_of_ca_file(trusted: Path) -> None:
     assert len(asked) == 1
 
 
+def test_s3_names_an_unknown_certificate_and_the_remedy(tmp_path: Path) -> None:
+    with tls_server(certificate(tmp_path), b"") as (url, _):
+        client = s3_client(url, "eu-west-1", "key", "secret", 1, 20)
+        with pytest.raises(Unavailable, match=r"not trusted \(self-signed certificate\).*tls\.ca_file"):
+            Bucket(client, "bucket").get("key", 100)
+
+
 def test_a_certificate_for_another_host_is_refused(tmp_path: Path) -> None:
     other = certificate(tmp_path, "127.0.0.2")
     with (

@@ -108,7 +108,7 @@ def test_the_example_file_loads() -> None:
         ("a: \x00", "not YAML"),
         ("- a\n- b\n", "expected sections"),
         ("just text", "expected sections"),
-        ("docker_registry: {host: a}\ndocker_registry: {host: b}\n", "line 2: the key docker_registry is given twice"),
+        ("docker_registry: {host: a}\ndocker_registry: {host: b}\n", "line 2: the key docker_registry appears twice"),
         ("? [a, b]\n: c\n", "line 1: expected a name as key"),
         ("docker_registry: {host: a}\ndb: {password: 12345}", "db.password: expected text: put the value in quotes"),
         ("docker_registry: {host: a}\ndb: {password: yes}", "db.password: expected text: put the value in quotes"),

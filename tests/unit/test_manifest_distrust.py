@@ -110,7 +110,7 @@ class TestNothingIsBelieved:
 
     def test_where_a_key_is_repeated(self) -> None:
         twice = json.dumps(image())[:-1] + ', "layers": []}'
-        assert why_not(twice.encode()) == "a key is given twice in one object"
+        assert why_not(twice.encode()) == "a key appears twice in one object"
 
     @pytest.mark.parametrize(
         "field",
