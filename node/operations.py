@@ -6,6 +6,7 @@ can send.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from ipaddress import ip_address
@@ -15,7 +16,8 @@ import bottle
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from core.digest import Digest
-from core.errors import RemoteError
+from core.errors import BadAnswer
+from core.health import HealthCheck, Part, Probe
 from node.answers import error
 from node.cache import Cache
 from node.downloads import Downloads, DownloadStatus
@@ -34,6 +36,13 @@ class Operations:
         self._cache = cache
         self._downloads = downloads
         self._metrics = metrics
+        self._check = HealthCheck(
+            [
+                Probe("registry", self._ping_registry, required=True),
+                # No reason to restart: the layers come from the registry.
+                Probe("downloads", self._look_at_downloads),
+            ]
+        )
 
     def install(self, app: bottle.Bottle) -> None:
         """Add the calls to `app`."""
@@ -46,20 +55,21 @@ class Operations:
         app.route("/v0/mirror/pins/<digest>", "DELETE", _local(self._unpin))
 
     def _health(self) -> bottle.HTTPResponse:
-        """200 if the registry answers; failed downloads are shown, and are no reason to restart."""
-        try:
-            answer = self._upstream.fetch("GET", self._upstream.urls.base, None)
-            registry = "ok" if answer.status < 500 else f"status {answer.status}"
-        except RemoteError as failed:
-            registry = str(failed)
-        healthy = registry == "ok"
-        failed_layers = sum(one.state == "failed" for one in self._downloads.status())
-        body = {
-            "status": "ok" if healthy else "degraded",
-            "registry": registry,
-            "failed_downloads": failed_layers,
-        }
-        return bottle.HTTPResponse(body, 200 if healthy else 503)
+        """503 if the registry does not answer. Its details are for this machine, as in web/health.py."""
+        health = self._check.health()
+        local = _is_loopback(bottle.request.environ.get("REMOTE_ADDR", ""))
+        return bottle.HTTPResponse(health.details() if local else health.summary(), health.http_status)
+
+    def _ping_registry(self) -> str:
+        answer = self._upstream.fetch("GET", self._upstream.urls.base, None)
+        if answer.status >= 500:
+            raise BadAnswer(str(answer.target), f"status {answer.status}")
+        return f"{answer.target} answers {answer.status}"
+
+    def _look_at_downloads(self) -> dict[str, Part]:
+        downloads = self._downloads.status()
+        failed = sum(one.state == "failed" for one in downloads)
+        return {"downloads": Part(not failed, f"{len(downloads)}, {failed} of them failed", time.time())}
 
     def _show_metrics(self) -> bottle.HTTPResponse:
         return bottle.HTTPResponse(
