@@ -19,11 +19,11 @@ def read_queue(connection: sa.Connection, tables: Tables, *, now: int) -> Readin
     """
     queue, mapping = tables.queue, tables.mapping
     at_once = queue.c.next_try == AT_ONCE
-    is_locked = sa.and_(mapping.c.brew_lock.is_not(None), mapping.c.brewed.is_(None))
+    # Not limited to next_try 0, which all locked layers have: SQLite would read all that wait.
     locked = (
         sa.select(queue.c.priority, sa.func.count())
         .join_from(mapping, queue, queue.c.digest == mapping.c.digest)
-        .where(is_locked, at_once)
+        .where(mapping.c.brew_lock.is_not(None), mapping.c.brewed.is_(None))
         .group_by(queue.c.priority)
     )
     found: dict[_State, dict[Priority, int]] = {
