@@ -5,18 +5,20 @@ from __future__ import annotations
 import os
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+import requests
 
 from tests.chaos.fault_proxy import FaultProxy, start_fault_proxy
 from tests.installation import Installation
 from tests.servers.moto import Moto, start_moto
 from tests.servers.pgbouncer import PgBouncer, start_pgbouncer
 from tests.servers.postgres import OwnPostgres, start_postgres
-from tests.servers.process import ServerFailed, ServerProcess, free_port, listening
+from tests.servers.process import ServerFailed, ServerProcess, free_port
 from tests.servers.registry import Registry, start_registry
 from tests.servers.waiting import comes_true
 
@@ -33,7 +35,10 @@ BREW_DISCARD_TIMEOUT = 5
 LAYER_RATE = 600_000
 """Bytes a second that a brewer reads of one layer: brewing takes long enough to be disturbed."""
 DISK_SIZE = "8m"
-START_SECONDS = 180.0
+START_SECONDS = 300.0
+"""How long the web app may take to start: a minute was seen on a machine with twenty busy processes."""
+PING_SECONDS = 30.0
+"""Longer than a web worker is frozen."""
 
 FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
 
@@ -41,11 +46,11 @@ FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
 class Serving:
     """Whether the web app and the registry are meant to answer now. A failure is excused while they are not.
 
-    `listening` tells whether the web app, once started, accepts connections.
+    `url` is that of the web app.
     """
 
-    def __init__(self, listening: Callable[[], bool]) -> None:
-        self._listening = listening
+    def __init__(self, url: str) -> None:
+        self._url = url
         self._lock = threading.Lock()
         self._down: set[str] = set()
         self._up = threading.Event()
@@ -69,7 +74,14 @@ class Serving:
 
     def wait(self, timeout: float) -> bool:
         """Wait until all are meant to answer; return whether they are."""
-        return self._up.wait(timeout) and comes_true(self._listening, timeout)
+        return self._up.wait(timeout) and comes_true(self._answers, timeout)
+
+    def _answers(self) -> bool:
+        # That it listens would say nothing: it does for a moment before it starts, to see whether its port is free.
+        try:
+            return requests.get(f"{self._url}/ping", timeout=PING_SECONDS).ok
+        except requests.RequestException:
+            return False
 
 
 @dataclass(frozen=True)
@@ -137,12 +149,13 @@ def start_cluster(folder: Path, storage: Storage) -> Iterator[Cluster]:
         for process in processes:
             running.callback(process.kill)
             process.start()
-        serving = Serving(listening(port))
+        url = f"http://127.0.0.1:{port}"
+        serving = Serving(url)
         if not serving.wait(START_SECONDS):
             raise ServerFailed(processes[0].argv, f"not ready after {START_SECONDS:g} s", processes[0].log)
         yield Cluster(
             folder,
-            f"http://127.0.0.1:{port}",
+            url,
             postgres,
             pgbouncer,
             registry,

@@ -14,7 +14,7 @@ from typing import Any
 
 import requests
 
-from tests.chaos.cluster import Cluster
+from tests.chaos.cluster import START_SECONDS, Cluster
 from tests.chaos.identity import info_of, rbtorrent_id
 from tests.servers.aria2 import download
 from tests.servers.layers import layer_bytes
@@ -196,7 +196,9 @@ def _ask_twice(load: Load, session: requests.Session, tagged: Tagged, ask: Ask) 
         return
     load.count("manifest requests repeated")
     while True:
-        load.cluster.serving.wait(REQUEST_SECONDS)
+        if not load.cluster.serving.wait(START_SECONDS):
+            load.violate(f"the web app does not come back within {START_SECONDS:g} s")
+            return
         changes = load.cluster.serving.changes
         direct_before = _registry_answers(load, session, tagged)
         failure = ask(load, session, tagged)
