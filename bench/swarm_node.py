@@ -24,7 +24,7 @@ from pathlib import Path
 import requests
 
 from tests.servers.libtorrent_client import Client, done, start_libtorrent
-from tests.servers.process import ServerProcess, listening
+from tests.servers.process import ServerProcess
 
 MIRROR_PORT = 5050
 PROGRAM = Path(sys.executable).with_name("docker_torrents")
@@ -43,7 +43,7 @@ class Machine:
         (self._folder / "config.yaml").write_text(config)
         self._mirror = ServerProcess(
             [PROGRAM, "-c", self._folder / "config.yaml", "mirror"],
-            ready=listening(MIRROR_PORT),
+            ready=answers_ping,
             log=self._folder / "mirror.log",
         )
         self._mirror.start()
@@ -78,6 +78,14 @@ class Machine:
                 shutil.rmtree(path)
             else:
                 path.unlink()
+
+
+def answers_ping() -> bool:
+    """Whether the mirror answers: it listens a while before."""
+    try:
+        return requests.get(f"http://127.0.0.1:{MIRROR_PORT}/ping", timeout=10).ok
+    except requests.RequestException:
+        return False
 
 
 def main(folder: Path) -> None:

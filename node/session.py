@@ -51,6 +51,10 @@ SETTINGS: dict[str, object] = {
     "initial_picker_threshold": 0,
     "piece_timeout": 5,
     "request_timeout": 10,
+    # What a peer is asked for in advance waits in its line: at the end of a layer, for seconds.
+    "request_queue_time": 1,
+    # All of them wake up for every block: ten cost more than they save.
+    "aio_threads": 2,
     "min_reconnect_time": 5,
     "listen_queue_size": 500,
     "active_seeds": -1,

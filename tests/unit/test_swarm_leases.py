@@ -266,7 +266,7 @@ def test_a_node_that_has_just_become_complete_counts_as_having_everything() -> N
     assert len(swarm.call(1).leases) == SLOTS
 
 
-@pytest.mark.parametrize(("nodes", "longest"), [(1, 0.3), (10, 0.3), (320, 3), (10_000, 90)])
+@pytest.mark.parametrize(("nodes", "longest"), [(1, 2), (10, 2), (320, 3), (10_000, 90)])
 def test_the_more_nodes_the_seldomer_each_calls(nodes: int, longest: float) -> None:
     swarm = Swarm()
     for number in range(SLOTS, SLOTS + nodes):
@@ -289,7 +289,7 @@ def test_silent_nodes_do_not_slow_down_the_others() -> None:
     assert swarm.book.active == 10_000
     swarm.now += 200
 
-    assert swarm.call(1).again < 0.3
+    assert swarm.call(1).again <= 2
     assert swarm.book.active == 1
 
 
