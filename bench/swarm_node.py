@@ -6,8 +6,8 @@
     kill            kill the mirror
     rest            stop all that, and forget the files
 
-Each is answered by a line, a fetch by the SHA-256 of the file and the seconds that it took, or `failed` if
-the mirror was killed meanwhile. Ends with its input.
+Each is answered by a line, a fetch by the SHA-256 of the file, the seconds that it took and the processor
+seconds that the mirror took, or `failed` if the mirror was killed meanwhile. Ends with its input.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import requests
 
 from tests.servers.libtorrent_client import Client, done, start_libtorrent
@@ -51,6 +52,13 @@ class Machine:
     def kill_mirror(self) -> None:
         if self._mirror is not None:
             self._mirror.kill()
+
+    def processor(self) -> float:
+        """Return the processor seconds that the mirror's processes took so far."""
+        if self._mirror is None or not self._mirror.alive:
+            return 0.0
+        parent = psutil.Process(self._mirror.pid)
+        return sum(sum(one.cpu_times()[:2]) for one in (parent, *parent.children(recursive=True)))
 
     def by_curl(self, url: str) -> Path:
         file = self._folder / "layer"
@@ -96,9 +104,9 @@ def main(folder: Path) -> None:
             what, _, argument = line.strip().partition(" ")
             match what:
                 case "http":
-                    in_thread(machine.by_curl, argument)
+                    in_thread(machine, machine.by_curl, argument)
                 case "torrent":
-                    in_thread(machine.by_torrent, argument)
+                    in_thread(machine, machine.by_torrent, argument)
                 case "mirror":
                     machine.start_mirror(argument)
                     say("ready")
@@ -109,21 +117,22 @@ def main(folder: Path) -> None:
                     say("resting")
 
 
-def in_thread(fetch: Callable[[str], Path], url: str) -> None:
+def in_thread(machine: Machine, fetch: Callable[[str], Path], url: str) -> None:
     """Fetch in another thread: the machine may have to kill its mirror meanwhile."""
-    threading.Thread(target=report, args=(fetch, url), daemon=True).start()
+    threading.Thread(target=report, args=(machine, fetch, url), daemon=True).start()
 
 
-def report(fetch: Callable[[str], Path], url: str) -> None:
-    began = time.monotonic()
+def report(machine: Machine, fetch: Callable[[str], Path], url: str) -> None:
+    began, processor = time.monotonic(), machine.processor()
     try:
         file = fetch(url)
     except subprocess.CalledProcessError:
         say("failed")
         return
     seconds = time.monotonic() - began
+    processor = machine.processor() - processor
     with file.open("rb") as content:
-        say(f"{hashlib.file_digest(content, 'sha256').hexdigest()} {seconds:.3f}")
+        say(f"{hashlib.file_digest(content, 'sha256').hexdigest()} {seconds:.3f} {processor:.2f}")
 
 
 def say(line: str) -> None:

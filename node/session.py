@@ -123,6 +123,15 @@ class Torrent:
         with suppress(_INVALID_HANDLE):
             self.handle.connect_peer((ip, port))
 
+    def connect_now(self) -> None:
+        """Open the connections that `connect` named: libtorrent does so once a second, and when it resumes.
+
+        Ends the connections that there are: to be called before there are any.
+        """
+        with suppress(_INVALID_HANDLE):
+            self.handle.pause()
+            self.handle.resume()
+
     def available(self) -> list[int]:
         """Return for each piece how many connected peers have it; empty when this node has everything."""
         with suppress(_INVALID_HANDLE):

@@ -225,8 +225,11 @@ class SwarmDownload:
         return sorted({self._chunks.chunk_of(piece) for piece in missing})
 
     def _connect(self, torrent: Torrent, peers: Sequence[Peer]) -> None:
-        for address in peers_to_connect(peers, self._connected, self.peers, time.monotonic()):
+        connections, first = self.peers, not self._connected
+        for address in peers_to_connect(peers, self._connected, connections, time.monotonic()):
             torrent.connect(*address)
+        if first and self._connected and not connections and not self._fetched_all:
+            torrent.connect_now()
 
     def _fetch_leased(self, leases: Sequence[Lease]) -> None:
         with self._changed:
