@@ -53,7 +53,7 @@ SETTINGS: dict[str, object] = {
     "request_timeout": 10,
     # What a peer is asked for in advance waits in its line: at the end of a layer, for seconds.
     "request_queue_time": 1,
-    # With an upload limit every write, those of a handshake too, waits for the next tick. Costs 0.3 % of a core.
+    # With an upload limit each write, those of a handshake too, waits for a tick. Costs 0.3 % of a core.
     "tick_interval": 20,
     # All of them wake up for every block: ten cost more than they save.
     "aio_threads": 2,
