@@ -8,19 +8,21 @@ from collections.abc import Iterator, Sequence
 class Headers:
     """Lines of a head, as (name, value) pairs; a name may stand in several of them."""
 
-    __slots__ = ("_pairs",)
+    __slots__ = ("_pairs", "_values")
 
     def __init__(self, pairs: Sequence[tuple[str, str]] = ()) -> None:
         self._pairs = tuple(pairs)
+        self._values: dict[str, list[str]] = {}
+        for name, value in self._pairs:
+            self._values.setdefault(name.lower(), []).append(value)
 
     def all(self, name: str) -> list[str]:
         """The values of every line of that name, which may be none."""
-        wanted = name.lower()
-        return [value for found, value in self._pairs if found.lower() == wanted]
+        return list(self._values.get(name.lower(), ()))
 
     def get(self, name: str) -> str | None:
         """The value of that name, several of them with commas between (RFC 9110, 5.3), or None."""
-        values = self.all(name)
+        values = self._values.get(name.lower())
         return ", ".join(values) if values else None
 
     def number(self, name: str) -> int | None:
