@@ -25,8 +25,8 @@ from node.swarm_client import SwarmClient, renewed
 
 log = logging.getLogger(__name__)
 
-LEASES = 8
-"""Leases that this node holds at once, at most."""
+LEASES = 16
+"""Leases that this node holds at once, at most: while it is alone, all that there are."""
 FETCHES = 2
 """Requests for leased chunks at once: the next one begins while the last one ends. More of them, by all nodes
 together, take the origin's line from each other: some stand still for seconds."""
