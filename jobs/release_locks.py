@@ -52,7 +52,7 @@ def release_locks(
         released = release_stale_locks(
             connection, tables, older_than=now - brew_discard_timeout, max_attempts=max_attempts, now=now
         )
-        future = release_future_locks(connection, tables, newer_than=now + brew_discard_timeout)
+        future = release_future_locks(connection, tables, ahead=brew_discard_timeout)
         forward = bring_forward(
             connection, tables, latest=now + LONGEST_DELAY + brew_discard_timeout, now=now
         )

@@ -4,13 +4,6 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-_STATEMENTS = {
-    "postgresql": sa.select(
-        sa.cast(sa.func.floor(sa.extract("epoch", sa.func.clock_timestamp())), sa.BigInteger)
-    ),
-    "sqlite": sa.select(sa.cast(sa.func.strftime("%s", "now"), sa.BigInteger)),
-}
-
 
 def database_time(connection: sa.Connection) -> int:
     """Return the database's time in whole Unix seconds.
@@ -18,4 +11,13 @@ def database_time(connection: sa.Connection) -> int:
     What brewers compare with each other's times (locks, next tries) is in this time: a host whose own clock
     is wrong neither releases the locks of others nor leaves locks from the future behind.
     """
-    return connection.execute(_STATEMENTS[connection.dialect.name]).scalar_one()
+    return connection.execute(sa.select(time_of_statement(connection.dialect.name))).scalar_one()
+
+
+def time_of_statement(dialect: str) -> sa.ColumnElement[int]:
+    """Return the database's time when a statement begins, as a part of that statement."""
+    if dialect == "postgresql":
+        seconds: sa.ColumnElement[float] = sa.func.floor(sa.extract("epoch", sa.func.statement_timestamp()))
+    else:
+        seconds = sa.func.strftime("%s", "now")
+    return sa.cast(seconds, sa.BigInteger)

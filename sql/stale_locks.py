@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from sql.claims import write_queue
+from sql.clock import time_of_statement
 from sql.failures import record_failures
 from sql.tables import AT_ONCE, Tables
 
@@ -42,14 +43,16 @@ def release_stale_locks(
     return released
 
 
-def release_future_locks(connection: sa.Connection, tables: Tables, *, newer_than: int) -> int:
-    """Release locks of a time after `newer_than`, attempts unchanged. Return how many.
+def release_future_locks(connection: sa.Connection, tables: Tables, *, ahead: int) -> int:
+    """Release locks more than `ahead` seconds in the future, attempts unchanged. Return how many.
 
     The database's clock was set back since, or another database took over. They would not be stale before
-    their time has come.
+    their time has come. The time is the statement's own: to one that was read before a connection hung, new
+    locks would seem to be in the future.
     """
     released = 0
-    while digests := _unlock(connection, tables, tables.mapping.c.brew_lock > newer_than):
+    now = time_of_statement(connection.dialect.name)
+    while digests := _unlock(connection, tables, tables.mapping.c.brew_lock > now + ahead):
         released += len(digests)
         write_queue(connection, tables, digests, claimed=None)
     return released

@@ -72,6 +72,11 @@ class Serving:
             if not self._down:
                 self._up.set()
 
+    def disturb(self) -> None:
+        """A request that is being made may fail, one that is made after it may not."""
+        with self._lock:
+            self.changes += 1
+
     def wait(self, timeout: float) -> bool:
         """Wait until all are meant to answer; return whether they are."""
         return self._up.wait(timeout) and comes_true(self._answers, timeout)

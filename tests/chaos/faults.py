@@ -120,7 +120,12 @@ def _web_faults(cluster: Cluster, chance: random.Random) -> Iterator[Fault]:
 
     yield Fault("the web app is killed", "web", partial(down, web.kill), up, (0.2, 3.0))
     yield Fault("the web app is asked to end", "web", partial(down, web.stop), up, (0.2, 3.0))
-    yield Fault("a web worker is killed", "web", lambda: os.kill(worker(), signal.SIGKILL))
+
+    def kill_worker() -> None:
+        os.kill(worker(), signal.SIGKILL)
+        serving.disturb()
+
+    yield Fault("a web worker is killed", "web", kill_worker)
     yield Fault(
         "a web worker is frozen", "web", freeze, lambda: os.kill(frozen.pop(), signal.SIGCONT), (2.0, 8.0)
     )

@@ -130,9 +130,9 @@ class Database:
                 connection, self.tables, older_than=older_than, max_attempts=max_attempts, now=older_than
             )
 
-    def release_future(self, *, newer_than: int) -> int:
+    def release_future(self, *, ahead: int) -> int:
         with transaction(self.engine) as connection:
-            return release_future_locks(connection, self.tables, newer_than=newer_than)
+            return release_future_locks(connection, self.tables, ahead=ahead)
 
     def bring_forward(self, *, latest: int, now: int = NOW) -> int:
         with transaction(self.engine) as connection:

@@ -56,9 +56,10 @@ def test_a_lock_set_by_hand_is_released_without_counting(database: Database) -> 
 
 def test_a_lock_from_the_future_is_released_without_counting(database: Database) -> None:
     database.enqueue(A, B)
-    ahead, _ = database.claim(1, now=NOW + 3600), database.claim(1, now=NOW)
-    assert database.release_future(newer_than=NOW + 3600) == 0
-    assert database.release_future(newer_than=NOW + 300) == 1
+    now = int(time.time())
+    ahead, _ = database.claim(1, now=now + 36_000), database.claim(1, now=now)
+    assert database.release_future(ahead=36_000) == 0
+    assert database.release_future(ahead=3600) == 1
     layer = database.layer(ahead[0].digest)
     assert (layer.state, layer.attempts) == ("waiting", 0)
     assert database.status().locked_count == 1
