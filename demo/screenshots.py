@@ -6,6 +6,7 @@ from the registry's storage. Only the history of the hours before is made up.
 
 from __future__ import annotations
 
+import io
 import math
 import random
 import subprocess
@@ -15,6 +16,7 @@ import time
 from pathlib import Path
 
 import sqlalchemy as sa
+from PIL import Image  # comes with matplotlib, of the extra `dev`
 from playwright.sync_api import Browser, sync_playwright
 
 from demo.image import write_layers
@@ -139,20 +141,26 @@ def _take(url: str) -> None:
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
         _shoot(browser, url, "status-light", scheme="light")
         _shoot(browser, url, "status-dark", scheme="dark")
-        _shoot(browser, url, "status-narrow", scheme="light", width=390)
+        _shoot(browser, url, "status-narrow", scheme="dark", width=390, height=844)
         _shoot(browser, f"{url}/?q=ml/embeddings:v1", "status-search", scheme="light")
         browser.close()
 
 
-def _shoot(browser: Browser, url: str, name: str, *, scheme: str, width: int = 1160) -> None:
+def _shoot(
+    browser: Browser, url: str, name: str, *, scheme: str, width: int = 1160, height: int | None = None
+) -> None:
     context = browser.new_context(
-        viewport={"width": width, "height": 800},
+        viewport={"width": width, "height": height or 600},
         color_scheme="dark" if scheme == "dark" else "light",
         java_script_enabled=False,
     )
     page = context.new_page()
     page.goto(url)
-    page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)
+    image = Image.open(io.BytesIO(page.screenshot(full_page=height is None)))
+    # A palette makes the file a third as large.
+    image.convert("RGB").quantize(255, dither=Image.Dither.NONE).save(
+        SCREENSHOTS / f"{name}.png", optimize=True
+    )
     context.close()
 
 

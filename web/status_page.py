@@ -20,11 +20,12 @@ from core.registry.client import RegistryClient
 from sql.failures import list_recent_failures
 from sql.history import last_job_runs, samples
 from sql.overview import count_queue, list_busy_repositories, list_failure_reasons
+from sql.postgresql import query_timeout
 from sql.tables import Tables
 from sql.transaction import reading
 from web import status_view as view
 from web.image_search import Found, ImageSearch
-from web.limits import DatabasePause
+from web.limits import DatabasePause, Turns
 from web.status_networks import StatusNetworks
 
 FRESH_SECONDS = 5.0
@@ -32,6 +33,9 @@ FRESH_SECONDS = 5.0
 
 WAIT_SECONDS = 10.0
 """How long a request waits while another one reads the database."""
+
+QUERY_SECONDS = 5.0
+"""How long PostgreSQL may take for all of it."""
 
 _DEFAULT_HOURS = 6
 _REFRESH_SECONDS = 30
@@ -158,7 +162,7 @@ class StatusPage:
 
     def _query(self) -> view.Overview:
         now, tables = int(self._clock()), self._tables
-        with reading(self._engine) as connection:
+        with reading(self._engine) as connection, query_timeout(QUERY_SECONDS):
             return view.Overview(
                 now=now,
                 counts=count_queue(connection, tables, now=now),
@@ -191,4 +195,6 @@ def _hours(text: str) -> int:
 
 def install(app: bottle.Bottle, page: StatusPage, networks: StatusNetworks) -> None:
     """Add the routes of this module."""
-    app.route("/", "GET", page.show, name="status_page", apply=[networks.limit])
+    turns = Turns("status pages", 16, waiting=16, seconds=WAIT_SECONDS)
+    # The first plugin is the outermost: callers from other networks wait for no turn.
+    app.route("/", "GET", page.show, name="status_page", apply=[networks.limit, turns.limit])

@@ -96,6 +96,7 @@ test_a_torrent_is_as_described = answers_as_described("GET", "/v0/torrents/{scop
 test_a_layer_is_as_described = answers_as_described("GET", "/v0/layers/{capability}/{hex}")
 test_a_layer_s_head_is_as_described = answers_as_described("HEAD", "/v0/layers/{capability}/{hex}")
 
+test_the_status_page_is_as_described = answers_as_described("GET", "/")
 test_metrics_are_as_described = answers_as_described("GET", "/metrics")
 test_joining_a_swarm_is_as_described = answers_as_described("POST", "/v0/swarm/{capability}/{hex}")
 test_announcing_seeds_is_as_described = answers_as_described("POST", "/v0/swarm")
