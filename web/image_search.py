@@ -59,11 +59,11 @@ class ImageSearch:
         """Return what `text` names. Raises DatabaseDown, bottle.HTTPResponse (503) if too many search."""
         text = text.strip()
         if len(text) > MAX_TEXT:
-            return Found(text[:MAX_TEXT], 400, problem=f"expected at most {MAX_TEXT} characters")
+            return Found(text[:MAX_TEXT], 404, problem=f"expected at most {MAX_TEXT} characters")
         try:
             named = parse_digest_or_image(text)
         except InvalidName as invalid:
-            return Found(text, 400, problem=str(invalid))
+            return Found(text, 404, problem=str(invalid))
         if isinstance(named, Digest):
             return self._find_layer(text, named, now)
         with self._turns.turn():

@@ -180,7 +180,7 @@ def test_what_others_wrote_does_nothing_and_nothing_is_fetched_from_elsewhere(sc
 
     assert all(url.startswith((scene.url, "data:")) for url in scene.requested)
     # Nothing was refused by the policy either: the page needs nothing that it forbids.
-    assert [text for text in scene.complaints if "status of 400" not in text] == []
+    assert [text for text in scene.complaints if "status of 404" not in text] == []
 
 
 def test_the_policy_stops_scripts_even_if_one_got_in(scene: Scene) -> None:

@@ -170,11 +170,11 @@ def test_without_its_database_the_page_says_so(front: Front) -> None:
 @pytest.mark.parametrize(
     ("text", "status", "said"),
     [
-        ("library/ubuntu", 400, "expected sha256:... or scope:tag"),
-        ("Ubuntu:22.04", 400, "expected lower-case path components"),
-        ("sha256:abc", 400, "is not a digest"),
-        ("ü:%00x", 400, "is not a scope"),
-        ("x" * 600, 400, "expected at most 512 characters"),
+        ("library/ubuntu", 404, "expected sha256:... or scope:tag"),
+        ("Ubuntu:22.04", 404, "expected lower-case path components"),
+        ("sha256:abc", 404, "is not a digest"),
+        ("ü:%00x", 404, "is not a scope"),
+        ("x" * 600, 404, "expected at most 512 characters"),
         (str(digest_of("unknown")), 404, "This layer is unknown here"),
         ("library/no-such:latest", 404, "The registry has no such image"),
     ],
