@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -82,3 +83,21 @@ def _look_at_certificate(target: Target, ca_file: Path | None, proxy: bool) -> s
     days = int((shown.expires - time.time()) // _DAY)
     renew = ": renew it" if days < _RENEW_DAYS else ""
     return f"{target.netloc} has a certificate of {shown.issuer}, valid for {days} days{renew}"
+
+
+def exists(path: Path) -> bool:
+    """Return whether `path` exists, also if it is in a folder that may not be searched."""
+    # Path.exists() raises PermissionError there.
+    return os.path.exists(path)
+
+
+def why_unusable(path: Path) -> str | None:
+    """Return why `path`, which does not exist, cannot be created, or None."""
+    above = next(parent for parent in path.absolute().parents if exists(parent))
+    if not above.is_dir():
+        return f"{above} is not a directory"
+    return (
+        None
+        if os.access(above, os.W_OK | os.X_OK, effective_ids=True)
+        else f"{above} is not writable by this user"
+    )

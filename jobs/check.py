@@ -28,7 +28,7 @@ from core.errors import (
 )
 from core.http.url import parse_url
 from core.layer import Layer
-from core.probing import Probe, Skipped, tls_probes
+from core.probing import Probe, Skipped, exists, tls_probes, why_unusable
 from core.torrents.store import MetainfoStore
 from core.torrents.web_seeds import capability_secret, has_capability_secret, web_seed_urls
 from core.trackers import SECONDS as TRACKER_SECONDS
@@ -68,8 +68,8 @@ def probe_database(engine: Engine, tables: Tables) -> str:
 
     Nothing is created, not even a SQLite file.
     """
-    if engine.name == "sqlite" and not _exists(file := Path(engine.url.database or "")):
-        if (why := _unusable(file)) is not None:
+    if engine.name == "sqlite" and not exists(file := Path(engine.url.database or "")):
+        if (why := why_unusable(file)) is not None:
             raise DatabaseDown(why)
         return f"sqlite {file} will be created at first use"
     if engine.name == "sqlite" and not os.access(file, os.W_OK, effective_ids=True):
@@ -86,28 +86,11 @@ def probe_database(engine: Engine, tables: Tables) -> str:
 
 def probe_store(store: MetainfoStore, folder: Path | None) -> str:
     """Check that the metainfo store works. A `folder` is not created. Raises StoreFailed."""
-    if folder is None or _exists(folder):
+    if folder is None or exists(folder):
         return store.check()
-    if (why := _unusable(folder)) is not None:
+    if (why := why_unusable(folder)) is not None:
         raise StoreFailed(str(folder), why)
     return f"directory {folder} will be created at first use"
-
-
-def _exists(path: Path) -> bool:
-    # Path.exists() raises PermissionError for what is in a folder that may not be searched.
-    return os.path.exists(path)
-
-
-def _unusable(path: Path) -> str | None:
-    """Return why `path`, which does not exist, cannot be created, or None."""
-    above = next(parent for parent in path.absolute().parents if _exists(parent))
-    if not above.is_dir():
-        return f"{above} is not a directory"
-    return (
-        None
-        if os.access(above, os.W_OK | os.X_OK, effective_ids=True)
-        else f"{above} is not writable by this user"
-    )
 
 
 def _newest_brewed(service: Service) -> LayerRecord | None:
@@ -156,6 +139,15 @@ def _tracker_probes(config: Config, brewed: LayerRecord | None) -> Iterator[tupl
 
 
 def _probe_tracker(announcer: Announcer, tracker: str, brewed: LayerRecord | None) -> str:
+    """Announce a brewed layer, and name the remedy if the tracker does not answer. Raises RemoteError."""
+    try:
+        return _announce(announcer, tracker, brewed)
+    except Unavailable as error:
+        remedy = "start it, or remove it from torrents.trackers"
+        raise Unavailable(tracker_name(tracker), f"{error.why}: {remedy}") from error
+
+
+def _announce(announcer: Announcer, tracker: str, brewed: LayerRecord | None) -> str:
     """Announce a brewed layer as a peer that comes and leaves at once. Raises RemoteError."""
     name = tracker_name(tracker)
     if brewed is None or brewed.rbtorrent_id is None:

@@ -65,7 +65,7 @@ class PruneSummary:
         looked = self.there + self.missed + self.forgotten + self.unanswered + self.failed
         return (
             f"{verb} {self.forgotten}, missed for the first time {self.missed}, there {self.there}, "
-            f"unanswered {self.unanswered}, failed {self.failed}, looked for {looked}"
+            f"unanswered {self.unanswered}, failed {self.failed}, looked up {looked}"
             f"{', interrupted' if self.interrupted else ''}"
         )
 
@@ -213,7 +213,7 @@ class _Run:
                     found.append((digest, look.scope))
             else:
                 unanswered.append(digest)
-                log.warning("layer not looked for digest=%s reason=%s", digest, look.why)
+                log.warning("layer not looked up digest=%s reason=%s", digest, look.why)
         self.summary.there += len(there)
         self.summary.unanswered += len(unanswered)
         if self.dry_run or not (there or unanswered):

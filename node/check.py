@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from core.clients import http_client
 from core.config.config import Config
@@ -11,7 +10,7 @@ from core.digest import Digest
 from core.errors import BadAnswer, CacheFailed, RemoteError
 from core.http.client import HttpAnswer, HttpClient
 from core.output import print_line
-from core.probing import Probe, check, tls_probes
+from core.probing import Probe, check, exists, tls_probes, why_unusable
 from core.server import check_free
 from node.cache import Cache
 from node.local_mirror import LocalMirror
@@ -84,14 +83,13 @@ def _mirror(config: Config) -> str:
         return f"runs at {local.netloc}, {len(status['cache']['layers'])} layers in its cache"
     check_free(mirror.host, mirror.port)
     check_free(mirror.peer_host, mirror.peer_port)
-    Cache(_existing(mirror.cache_dir), mirror.cache_size, mirror.keep_free).close()
-    return f"does not run; ports {mirror.port} and {mirror.peer_port} are free, {mirror.cache_dir} is usable"
-
-
-def _existing(folder: Path) -> Path:
-    """The cache's folder, which is not made here. Raises CacheFailed."""
-    if not folder.is_dir():
-        raise CacheFailed(
-            str(folder), "there is no such directory: make it, and give it to the mirror's user"
-        )
-    return folder
+    folder = mirror.cache_dir
+    if exists(folder):
+        Cache(folder, mirror.cache_size, mirror.keep_free).close()
+        found = f"{folder} is usable"
+    elif (why := why_unusable(folder)) is None:
+        found = f"{folder} will be created"
+    else:
+        remedy = "make it, give it to the mirror's user, or set mirror.cache_dir"
+        raise CacheFailed(str(folder), f"it cannot be created: {why}: {remedy}")
+    return f"does not run; ports {mirror.port} and {mirror.peer_port} are free, {found}"

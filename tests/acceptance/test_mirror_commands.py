@@ -233,7 +233,6 @@ def test_check_says_whether_engines_get_torrents(
     answering: Answering, tmp_path: Path, torrents: Any, status: int, said: str
 ) -> None:
     answering.torrents = torrents
-    (tmp_path / "cache").mkdir()
     section = {
         "port": free_port(),
         "peer_host": "127.0.0.1",
@@ -246,6 +245,8 @@ def test_check_says_whether_engines_get_torrents(
     assert checked.returncode == status, checked.stdout
     assert said in checked.stdout
     assert checked.stdout.endswith(f"checked 3, failed {status}\n")
+    assert "cache will be created\n" in checked.stdout
+    assert not (tmp_path / "cache").exists()
 
 
 def test_check_of_a_nodes_configuration_checks_the_node(mirror: MirrorProcess) -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from tests.installation import PROGRAM
 from tests.servers.layers import layer_bytes
-from tests.servers.opentracker import start_opentracker
 from tests.servers.process import ServerProcess, child_environment, free_port, listening, require
 from tests.servers.push import push_image
 from tests.servers.registry import start_registry
@@ -70,21 +69,17 @@ def test_the_commands_of_the_first_use_work_as_written(tmp_path: Path) -> None:
         assert ended.returncode == 0, ended.stdout + ended.stderr
         return ended.stdout
 
-    with (
-        start_registry(tmp_path / "registry") as registry,
-        start_opentracker(tmp_path / "tracker") as tracker,
-    ):
+    with start_registry(tmp_path / "registry") as registry:
         image = push_image(
             registry, "library/ubuntu", "22.04", [layer_bytes(50_000, 1), layer_bytes(3000, 2)]
         )
         config = blocks("yaml")[0].replace("registry.example.com", registry.netloc)
         config = config.replace("proto: https", "proto: http").replace("torrents.example.com:10050", here)
-        config = config.replace("tracker.example.com:6969", f"127.0.0.1:{tracker.port}")
         config = config.replace("application:\n", f"application:\n    host: 127.0.0.1\n    port: {port}\n")
         (tmp_path / "config.yaml").write_text(config)
 
         printed = typed(prepare)
-        assert "checked 5, failed 0, skipped 2" in printed
+        assert "checked 4, failed 0, skipped 3" in printed
         assert "would queue 2 layers" in printed
         assert "queued 2 layers" in printed
         assert "brewed 2, failed 0, waiting 0" in printed
