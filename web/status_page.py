@@ -152,26 +152,28 @@ class StatusPage:
             if not self._pause.may_ask():
                 raise DatabaseDown("it did not answer a moment ago")
             overview = self._overview[""] = self._query()
-            self._pause.answered()
             return overview
-        except DatabaseDown:
-            self._pause.failed()
-            raise
         finally:
             self._reading.release()
 
     def _query(self) -> view.Overview:
         now, tables = int(self._clock()), self._tables
-        with reading(self._engine) as connection, query_timeout(QUERY_SECONDS):
-            return view.Overview(
-                now=now,
-                counts=count_queue(connection, tables, now=now),
-                samples=samples(connection, tables, since=view.axis_of(max(view.RANGES), now).start),
-                runs=last_job_runs(connection, tables),
-                reasons=list_failure_reasons(connection, tables, now=now),
-                failures=list_recent_failures(connection, tables, limit=_LATEST),
-                repositories=list_busy_repositories(connection, tables, limit=_BUSIEST),
-            )
+        try:
+            with reading(self._engine) as connection, query_timeout(QUERY_SECONDS):
+                overview = view.Overview(
+                    now=now,
+                    counts=count_queue(connection, tables, now=now),
+                    samples=samples(connection, tables, since=view.axis_of(max(view.RANGES), now).start),
+                    runs=last_job_runs(connection, tables),
+                    reasons=list_failure_reasons(connection, tables, now=now),
+                    failures=list_recent_failures(connection, tables, limit=_LATEST),
+                    repositories=list_busy_repositories(connection, tables, limit=_BUSIEST),
+                )
+        except DatabaseDown:
+            self._pause.failed()
+            raise
+        self._pause.answered()
+        return overview
 
     def _render(self, status: int, **values: object) -> bottle.HTTPResponse:
         defaults = {

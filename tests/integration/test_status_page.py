@@ -22,6 +22,7 @@ from tests.servers.registry import Registry
 from tests.web_parts import NOON
 from tests.web_server import Front, front_of
 from tests.wsgi import Answer, call
+from web.limits import DatabasePause
 
 HOSTILE = "<script>alert('x')</script><img src=x onerror=alert(1)>"
 
@@ -148,7 +149,7 @@ def test_nothing_but_the_page_itself_is_allowed(front: Front) -> None:
 @pytest.mark.parametrize("hours", [1, 6, 24, 168])
 def test_charts_of_each_range_show_the_samples(front: Front, hours: int) -> None:
     with transaction(front.parts.engine) as connection:
-        record_sample(connection, front.parts.tables, Brews(7, 60_000_000, 1), now=NOON)
+        record_sample(connection, front.parts.tables, Brews(7, 60_000_000, 1), None, now=NOON)
 
     titles = re.findall(r"<title>(.*?)</title>", front.get(f"/?hours={hours}").body.decode())
 
@@ -165,6 +166,21 @@ def test_without_its_database_the_page_says_so(front: Front) -> None:
     assert answer.status == 503
     assert "The database does not answer" in text_of(answer)
     assert answer.headers["Retry-After"] == "5"
+
+
+def test_requests_meanwhile_do_not_put_off_the_next_try_of_the_database(
+    registry: Registry, tmp_path: Path
+) -> None:
+    now = float(NOON)
+    with front_of(registry.netloc, tmp_path, clock=lambda: now) as front:
+        history = front.parts.tables.history.name
+        database_of(front).execute(f"ALTER TABLE {history} RENAME TO away")
+        assert front.get("/").status == 503
+        database_of(front).execute(f"ALTER TABLE away RENAME TO {history}")
+        now += DatabasePause.SECONDS / 2
+        assert "it did not answer a moment ago" in text_of(front.get("/"))
+        now += DatabasePause.SECONDS / 2
+        assert front.get("/").status == 200
 
 
 @pytest.mark.parametrize(
