@@ -13,8 +13,8 @@ from core.errors import DatabaseError
 from core.logs import OutageLog
 from jobs.service import Service
 from jobs.summary import Summary
-from sql.history import MINUTE, JobRun, RunOutcome, record_job_runs, record_sample
-from sql.transaction import transaction
+from sql.history import MINUTE, JobRun, RunOutcome, measure_queue, record_job_runs, record_sample
+from sql.transaction import reading, transaction
 
 log = logging.getLogger(__name__)
 
@@ -89,9 +89,12 @@ class RunRecorder:
             self._wake.set()
 
     def _write_until_closed(self) -> None:
-        while not self._closing:
+        closing = False
+        while not closing:
             self._wake.wait((self._second - self._service.clock()) % MINUTE)
             self._wake.clear()
+            # Before it writes: after the last run has ended, it writes once more.
+            closing = self._closing
             self._write()
 
     def _write(self) -> None:
@@ -105,9 +108,11 @@ class RunRecorder:
             ]
         brews = service.brew_counter.take()
         try:
+            with reading(service.database) as connection:
+                queue = measure_queue(connection, service.tables, now=int(now))
             with transaction(service.database) as connection:
                 record_job_runs(connection, service.tables, [*ended.values(), *running])
-                record_sample(connection, service.tables, brews, now=int(now))
+                record_sample(connection, service.tables, brews, queue, now=int(now))
         except Exception as error:
             if isinstance(error, DatabaseError):
                 self._outage.failed(error)

@@ -9,6 +9,7 @@ from typing import Literal
 import sqlalchemy as sa
 
 from sql.bulk_values import insert
+from sql.claims import one_line
 from sql.status import count_locked, count_set_aside, count_waiting
 from sql.tables import Tables
 
@@ -17,8 +18,6 @@ KEPT_SECONDS = 7 * 24 * 3600
 """How long samples are kept."""
 
 RunOutcome = Literal["done", "failed", "running"]
-
-_LONGEST_REASON = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +55,15 @@ class Brews:
 
 
 @dataclass(frozen=True, slots=True)
+class QueueSize:
+    """How many layers wait, are locked, and are set aside."""
+
+    waiting: int
+    locked: int
+    set_aside: int
+
+
+@dataclass(frozen=True, slots=True)
 class Sample:
     """The queue in the minute that began at `minute` (Unix time), and what all brewers did in it."""
 
@@ -71,7 +79,7 @@ class Sample:
 def record_job_runs(connection: sa.Connection, tables: Tables, runs: Iterable[JobRun]) -> None:
     """Record each run as the last one of its job."""
     for run in runs:
-        reason = None if run.reason is None else run.reason[:_LONGEST_REASON]
+        reason = None if run.reason is None else one_line(run.reason)
         values = {
             "started": run.started, "seconds": run.seconds, "outcome": run.outcome, "reason": reason
         }  # fmt: skip
@@ -86,19 +94,35 @@ def last_job_runs(connection: sa.Connection, tables: Tables) -> list[JobRun]:
     return [JobRun(*row) for row in connection.execute(sa.select(*columns).order_by(run.c.job))]
 
 
-def record_sample(connection: sa.Connection, tables: Tables, brews: Brews, *, now: int) -> None:
-    """Record the queue, and add `brews` to what other brewers did in this minute.
+def measure_queue(connection: sa.Connection, tables: Tables, *, now: int) -> QueueSize | None:
+    """Return the size of the queue for the sample of this minute, None if another process has recorded it.
 
-    The queue is counted by the first one in a minute only. Samples older than KEPT_SECONDS are deleted.
+    It counts row by row: in a transaction it would hold up all writers to SQLite.
     """
     history = tables.history
-    minute = now - now % MINUTE
-    first = connection.execute(sa.select(history.c.minute).where(history.c.minute == minute)).first() is None
+    recorded = sa.select(history.c.minute).where(history.c.minute == now - now % MINUTE)
+    if connection.execute(recorded).first() is not None:
+        return None
+    return QueueSize(
+        count_waiting(connection, tables),
+        count_locked(connection, tables),
+        count_set_aside(connection, tables),
+    )
+
+
+def record_sample(
+    connection: sa.Connection, tables: Tables, brews: Brews, queue: QueueSize | None, *, now: int
+) -> None:
+    """Record the queue as `measure_queue` found it, and add `brews` to what others did in this minute.
+
+    Samples older than KEPT_SECONDS are deleted.
+    """
+    history, size = tables.history, queue or QueueSize(0, 0, 0)
     add = insert(connection, history).values(
-        minute=minute,
-        waiting=count_waiting(connection, tables) if first else 0,
-        locked=count_locked(connection, tables) if first else 0,
-        set_aside=count_set_aside(connection, tables) if first else 0,
+        minute=now - now % MINUTE,
+        waiting=size.waiting,
+        locked=size.locked,
+        set_aside=size.set_aside,
         brewed=brews.brewed,
         bytes=brews.bytes,
         failed=brews.failed,

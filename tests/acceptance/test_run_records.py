@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
 
 from core.config.file import load_config
 from docker_torrents import CHECKS
+from jobs.brew_layer import BrewCounter
 from jobs.run_records import RunRecorder
 from jobs.service import Service
-from sql.history import JobRun, Sample, last_job_runs, samples
-from sql.transaction import reading
+from sql.history import Brews, JobRun, Sample, last_job_runs, samples
+from sql.transaction import reading, transaction
 from tests.installation import Installation
 from tests.servers.layers import layer_bytes
 from tests.servers.postgres import PostgresServer
@@ -101,6 +103,30 @@ def test_a_run_that_goes_on_is_recorded_as_running(tmp_path: Path) -> None:
     assert recorded(installation)[0]["prune"] == JobRun(
         "prune", 4_000_000_000, 90.0, "failed", "ZeroDivisionError"
     )
+
+
+def test_a_run_that_ends_while_another_is_written_is_written_before_the_end(tmp_path: Path) -> None:
+    installation = Installation(tmp_path, "127.0.0.1:1")
+    service = Service(load_config(installation.config, checks=CHECKS))
+    recorder = RunRecorder(service)
+    writing, closing = threading.Event(), threading.Thread(target=recorder.close)
+
+    class Counter(BrewCounter):
+        def take(self) -> Brews:
+            writing.set()
+            return super().take()
+
+    service.brew_counter = Counter()
+    recorder.run("prune", Busy)
+    with transaction(service.database):
+        recorder.start()
+        assert writing.wait(30)
+        recorder.run("brew", Busy)
+        closing.start()
+        assert comes_true(lambda: recorder._closing)
+    closing.join()
+    service.close()
+    assert recorded(installation)[0].keys() == {"prune", "brew"}
 
 
 def test_jobs_run_in_a_database_of_an_older_version(

@@ -60,7 +60,7 @@ def filled(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Iter
         scopes = (f"{SCOPE}/{'long-name-' * 8}",)
         database.enqueue_all([Layer(digest_of(number), scopes) for number in range(1234)], now=now - 30)
         with transaction(database.engine) as connection:
-            record_sample(connection, database.tables, Brews(17, 5_400_000_000, 2), now=now)
+            record_sample(connection, database.tables, Brews(17, 5_400_000_000, 2), None, now=now)
             record_job_runs(connection, database.tables, [JobRun("brew", now, 3.0, "done", HOSTILE)])
         with served(front) as netloc:
             yield f"http://{netloc}", database

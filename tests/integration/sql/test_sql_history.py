@@ -11,6 +11,7 @@ from sql.history import (
     JobRun,
     Sample,
     last_job_runs,
+    measure_queue,
     record_job_runs,
     record_sample,
     samples,
@@ -22,8 +23,10 @@ MINUTE = NOW - NOW % 60
 
 
 def recorded(database: Database, brews: Brews, now: int) -> None:
+    with reading(database.engine) as connection:
+        queue = measure_queue(connection, database.tables, now=now)
     with transaction(database.engine) as connection:
-        record_sample(connection, database.tables, brews, now=now)
+        record_sample(connection, database.tables, brews, queue, now=now)
 
 
 def found(database: Database, since: int = 0) -> list[Sample]:
@@ -40,6 +43,13 @@ def test_each_jobs_last_run_is_kept(database: Database) -> None:
         assert last_job_runs(connection, database.tables) == [first, prune]
         record_job_runs(connection, database.tables, [second])
         assert last_job_runs(connection, database.tables) == [second, prune]
+
+
+def test_a_reason_from_outside_is_stored_as_one_line(database: Database) -> None:
+    with transaction(database.engine) as connection:
+        record_job_runs(connection, database.tables, [JobRun("brew", NOW, 1.0, "failed", "a\0b\n\udc80")])
+        [run] = last_job_runs(connection, database.tables)
+    assert run.reason == "a b ?"
 
 
 def test_a_sample_holds_the_queue_and_the_sum_of_all_brewers(database: Database) -> None:

@@ -12,6 +12,7 @@ from core.layer import Layer
 from sql import overview
 from sql.engine import create_engine_for
 from sql.failures import list_recent_failures
+from sql.history import measure_queue
 from sql.overview import (
     BusyRepository,
     FailureReason,
@@ -126,6 +127,7 @@ def test_no_query_reads_a_table_from_end_to_end(database: Database) -> None:
         list_failure_reasons(connection, database.tables, now=NOW)
         list_busy_repositories(connection, database.tables, limit=10)
         list_recent_failures(connection, database.tables, limit=10)
+        measure_queue(connection, database.tables, now=NOW)
 
     scans = [
         plan
