@@ -329,8 +329,12 @@ def job_rows(overview: Overview) -> list[JobRow]:
 
 
 def clock(time: float) -> str:
-    """Return a time for a tooltip: `2026-11-29 08:23:41 UTC`."""
-    return f"{datetime.fromtimestamp(time, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    """Return a time as `2026-11-29 08:23:41 UTC`; as a number if no calendar has it."""
+    try:
+        return f"{datetime.fromtimestamp(time, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    except (ValueError, OverflowError):
+        # A row that was inserted by hand, in milliseconds for example.
+        return f"{time:.0f}"
 
 
 def percent(share: float) -> str:

@@ -216,6 +216,13 @@ def test_a_search_shows_how_much_of_an_image_is_brewed(front: Front, registry: R
     assert "State brewed Id rbtorrent:" in layer
 
 
+def test_a_layer_with_an_impossible_time_is_found(front: Front) -> None:
+    table, digest = front.parts.tables.mapping.name, digest_of("a")
+    database_of(front).execute(f"INSERT INTO {table} (digest, added) VALUES ('{digest}', 1700000000000)")
+
+    assert "Added 1700000000000" in text_of(front.get(f"/?q={digest}"))
+
+
 def test_a_search_reads_a_bounded_number_of_manifests(
     front: Front, registry: Registry, scope: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
