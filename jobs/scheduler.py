@@ -87,6 +87,9 @@ class Scheduler:
         """Start the jobs that have an interval at once, the others at their time."""
         for job in self._scheduler.get_jobs():
             log.debug("job scheduled name=%s when=%s", job.id, job.trigger)
+            for outcome in ("done", "failed", "internal_error"):
+                # Prometheus sees no increase in a counter that begins with 1.
+                JOB_RUNS.count(job.id, outcome, amount=0)
         log.info("scheduler started jobs=%d", len(self._scheduler.get_jobs()))
         self._scheduler.start()
         self._requests_thread.start()

@@ -71,6 +71,52 @@ def test_promtool_takes_the_alerts() -> None:
     subprocess.run([promtool, "check", "rules", ALERTS], check=True, timeout=60, capture_output=True)
 
 
+def fires(folder: Path, alert: str, series: dict[str, str], expected: list[dict[str, str]]) -> None:
+    """Assert that, after four hours of these values a minute, the alert fires with these labels alone."""
+    [rule] = [
+        rule
+        for group in yaml.safe_load(ALERTS.read_text())["groups"]
+        for rule in group["rules"]
+        if rule["alert"] == alert
+    ]
+    # Its text is not what is tested here.
+    del rule["annotations"]
+    rules, cases = folder / "rules.yaml", folder / "cases.yaml"
+    rules.write_text(yaml.safe_dump({"groups": [{"name": "tested", "rules": [rule]}]}))
+    fired = [{"exp_labels": {**rule["labels"], **labels}} for labels in expected]
+    case = {
+        "interval": "1m",
+        "input_series": [{"series": name, "values": values} for name, values in series.items()],
+        "alert_rule_test": [{"eval_time": "4h", "alertname": alert, "exp_alerts": fired}],
+    }
+    cases.write_text(yaml.safe_dump({"rule_files": [str(rules)], "tests": [case]}))
+    promtool = require("promtool", "prometheus")
+    tested = subprocess.run([promtool, "test", "rules", cases], timeout=60, capture_output=True, text=True)
+    assert tested.returncode == 0, tested.stdout + tested.stderr
+
+
+def test_a_job_that_keeps_failing_raises_an_alert_however_seldom_it_runs(tmp_path: Path) -> None:
+    runs = "docker_torrents_job_runs_total"
+    series = {
+        f'{runs}{{job_name="brew",outcome="failed"}}': "0+1x240",
+        f'{runs}{{job_name="brew",outcome="done"}}': "0x240",
+        f'{runs}{{job_name="prune",outcome="failed"}}': "0x59 1x59 2x59 3x59",
+        f'{runs}{{job_name="prune",outcome="done"}}': "0x240",
+        f'{runs}{{job_name="scan-tags",outcome="failed"}}': "0x59 1x180",
+        f'{runs}{{job_name="scan-tags",outcome="done"}}': "0x119 1x59 2x59",
+    }
+    fires(tmp_path, "DockerTorrentsJobFails", series, [{"job_name": "brew"}, {"job_name": "prune"}])
+
+
+def test_a_mirror_whose_downloads_fail_again_and_again_raises_an_alert(tmp_path: Path) -> None:
+    downloads = "docker_torrents_mirror_downloads"
+    series = {
+        f'{downloads}{{state="failed",instance="full"}}': " ".join(["1x4 0x2"] * 31),
+        f'{downloads}{{state="failed",instance="once"}}': "0x229 1x4 0x9",
+    }
+    fires(tmp_path, "DockerTorrentsMirrorDownloadsFail", series, [{"state": "failed", "instance": "full"}])
+
+
 def test_the_dashboard_is_laid_out_without_overlaps() -> None:
     cells: set[tuple[int, int]] = set()
     for panel in json.loads(DASHBOARD.read_text())["panels"]:
