@@ -40,8 +40,9 @@ class QueueGauges:
         """Return the latest values, and whether the database answers; if it does not, that alone."""
         with self._changed:
             if self._reading_since is None and self._timer() >= self._due:
-                self._reading_since = self._timer()
+                # Should it not start, the next scrape tries again.
                 threading.Thread(target=self._refresh, name="queue gauges", daemon=True).start()
+                self._reading_since = self._timer()
             self._changed.wait_for(lambda: self._reading_since is None, WAIT_SECONDS)
             begun = self._reading_since
             hangs = begun is not None and self._timer() - begun > HANGING_SECONDS

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 
@@ -107,14 +107,11 @@ def _newest_brewed(service: Service) -> LayerRecord | None:
 def _probe_layers(service: Service, brewed: LayerRecord | None) -> str:
     """Check the backend of layers; to list is one right there, to read another."""
     found = service.source.check()
+    # The registry may have lost it since, which `prune` finds out.
     if brewed is not None:
-        try:
-            layer = Layer(brewed.digest, brewed.scopes, brewed.size)
-            with closing(service.source.open(layer, 0)) as reader:
-                reader.readinto(memoryview(bytearray(1)))
-        except NotFound:
-            # The registry may have lost it since, which `prune` finds out.
-            return found
+        layer = Layer(brewed.digest, brewed.scopes, brewed.size)
+        with suppress(NotFound), closing(service.source.open(layer, 0)) as reader:
+            reader.readinto(memoryview(bytearray(1)))
     return found
 
 
