@@ -68,7 +68,7 @@ class CachedLayer:
         return os.pread(self._descriptor, limit, offset)
 
     def fileno(self) -> int:
-        """Return the file's descriptor, for os.sendfile or os.pread."""
+        """Return the file's descriptor, for os.pread."""
         return self._descriptor
 
     def close(self) -> None:
