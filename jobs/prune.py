@@ -235,7 +235,7 @@ class _Run:
         try:
             with transaction(self.engine) as connection:
                 if not forget_layer(connection, self.tables, suspect):
-                    log.info("layer pushed or brewed anew meanwhile digest=%s", suspect.digest)
+                    log.info("layer pushed or brewed again meanwhile digest=%s", suspect.digest)
                     self.summary.there += 1
                     return
                 # Before the commit: afterwards the layer may be brewed anew, with new metainfo. If

@@ -141,7 +141,7 @@ def _refusal(reason: str) -> bottle.HTTPResponse:
 def _failure(layer: Layer, failed: RemoteError | LayerError) -> bottle.HTTPResponse:
     log.warning("layer not read digest=%s scope=%s reason=%s", layer.digest, layer.scopes[0], failed)
     if isinstance(failed, NotFound):
-        return error(404, "BLOB_UNKNOWN", "the layer is gone")
+        return error(404, "BLOB_UNKNOWN", "the layer no longer exists")
     if isinstance(failed, TimedOut):
         return error(504, "UNAVAILABLE", "the layer could not be read in time")
     return error(502, "UNAVAILABLE", "the layer cannot be read now")
