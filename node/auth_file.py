@@ -62,10 +62,11 @@ def _find(text: str, where: str, registry: str, environ: Mapping[str, str]) -> L
         raise ConfigInvalid(where, ["not JSON"]) from None
     if not isinstance(content, dict):
         return None
-    helpers: dict[str, Any] = content.get("credHelpers") or {}
+    helpers, logins = content.get("credHelpers") or {}, content.get("auths") or {}
+    if not (isinstance(helpers, dict) and isinstance(logins, dict)):
+        raise ConfigInvalid(where, ["expected mappings in auths and credHelpers"])
     if registry in helpers:
         return _from_helper(str(helpers[registry]), where, registry, environ)
-    logins: dict[str, Any] = content.get("auths") or {}
     for name, entry in logins.items():
         if _host(name) == registry and isinstance(entry, dict) and entry.get("auth"):
             return _decode(entry["auth"], where, registry)

@@ -48,8 +48,14 @@ def test_a_file_named_by_the_environment_counts(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    ["{", json.dumps({"auths": {REGISTRY: {}}}), json.dumps({"auths": {REGISTRY: {"auth": "!"}}})],
-    ids=["not JSON", "an empty entry", "not base64"],
+    [
+        "{",
+        json.dumps({"auths": [REGISTRY]}),
+        json.dumps({"credHelpers": [REGISTRY]}),
+        json.dumps({"auths": {REGISTRY: {}}}),
+        json.dumps({"auths": {REGISTRY: {"auth": "!"}}}),
+    ],
+    ids=["not JSON", "a list of logins", "a list of helpers", "an empty entry", "not base64"],
 )
 def test_a_login_that_cannot_be_used_is_an_error(tmp_path: Path, content: str) -> None:
     (tmp_path / ".docker").mkdir()
