@@ -14,9 +14,13 @@ from core.logs import OutageLog
 from jobs.service import Service
 from jobs.summary import Summary
 from sql.history import MINUTE, JobRun, RunOutcome, measure_queue, record_job_runs, record_sample
+from sql.postgresql import query_timeout
 from sql.transaction import reading, transaction
 
 log = logging.getLogger(__name__)
+
+_MOST_SECONDS = 60.0
+"""How long PostgreSQL may take to count, or to write: a hung server does not hold up the end for ever."""
 
 
 @dataclass(frozen=True)
@@ -108,9 +112,9 @@ class RunRecorder:
             ]
         brews = service.brew_counter.take()
         try:
-            with reading(service.database) as connection:
+            with reading(service.database) as connection, query_timeout(_MOST_SECONDS):
                 queue = measure_queue(connection, service.tables, now=int(now))
-            with transaction(service.database) as connection:
+            with transaction(service.database) as connection, query_timeout(_MOST_SECONDS):
                 record_job_runs(connection, service.tables, [*ended.values(), *running])
                 record_sample(connection, service.tables, brews, queue, now=int(now))
         except Exception as error:

@@ -7,7 +7,11 @@ from typing import Literal
 import sqlalchemy as sa
 
 from core.metrics import QUEUE_LAYERS, QUEUE_OLDEST, Readings
+from sql.postgresql import query_timeout
 from sql.tables import AT_ONCE, Priority, Tables, is_set_aside
+
+MOST_SECONDS = 60.0
+"""How long PostgreSQL may take for all of it: after that, the next try may find another host."""
 
 _State = Literal["waiting", "delayed", "locked", "set_aside"]
 
@@ -17,6 +21,23 @@ def read_queue(connection: sa.Connection, tables: Tables, *, now: int) -> Readin
 
     Waiting layers may be brewed now; delayed ones wait for a retry.
     """
+    with query_timeout(MOST_SECONDS):
+        found = _count_by_state(connection, tables)
+        return {
+            QUEUE_LAYERS: {
+                (state, _label(priority)): float(layers)
+                for state, counts in found.items()
+                for priority, layers in counts.items()
+            },
+            QUEUE_OLDEST: {
+                (_label(priority),): max(0.0, float(now - added))
+                for priority, layers in found["waiting"].items()
+                if layers and (added := _oldest(connection, tables, priority)) is not None
+            },
+        }
+
+
+def _count_by_state(connection: sa.Connection, tables: Tables) -> dict[_State, dict[Priority, int]]:
     queue, mapping = tables.queue, tables.mapping
     at_once = queue.c.next_try == AT_ONCE
     # Not limited to next_try 0, which all locked layers have: SQLite would read all that wait.
@@ -35,18 +56,7 @@ def read_queue(connection: sa.Connection, tables: Tables, *, now: int) -> Readin
     for priority, layers in found["locked"].items():
         # Locked layers were counted among those that may be brewed.
         found["waiting"][priority] = max(0, found["waiting"][priority] - layers)
-    return {
-        QUEUE_LAYERS: {
-            (state, _label(priority)): float(layers)
-            for state, counts in found.items()
-            for priority, layers in counts.items()
-        },
-        QUEUE_OLDEST: {
-            (_label(priority),): max(0.0, float(now - added))
-            for priority, layers in found["waiting"].items()
-            if layers and (added := _oldest(connection, tables, priority)) is not None
-        },
-    }
+    return found
 
 
 def _label(priority: Priority) -> str:

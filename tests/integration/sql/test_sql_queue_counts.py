@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
+from core.errors import DatabaseDown
 from core.metrics import QUEUE_LAYERS, QUEUE_OLDEST, Readings
+from sql import queue_counts
 from sql.queue_counts import read_queue
 from sql.tables import Priority
-from sql.transaction import reading
+from sql.transaction import reading, transaction
 from tests.integration.sql.database import NOW, Database, digest_of
 
 A, B, C, D, E, F, G = (digest_of(name) for name in "abcdefg")
@@ -57,3 +61,11 @@ def test_layers_locked_by_hand_that_the_queue_does_not_have_are_left_out(databas
     database.execute(f"INSERT INTO rbtorrent_mapping (digest, added, brew_lock) VALUES ('{G}', 1, {NOW})")
 
     assert set(read(database)[QUEUE_LAYERS].values()) == {0}
+
+
+def test_a_database_that_hangs_is_given_up(on_postgres: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queue_counts, "MOST_SECONDS", 0.1)
+    with transaction(on_postgres.engine) as other:
+        other.exec_driver_sql(f"LOCK TABLE {on_postgres.tables.queue.name} IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(DatabaseDown, match="no answer in time"):
+            read(on_postgres)
