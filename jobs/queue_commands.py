@@ -35,7 +35,7 @@ def add_commands(commands: Commands) -> None:
         queue,
         "retry",
         "Queue layers and manifests again that were set aside, or layers whose torrent is lost.",
-        "queue retry --reason 'status 404'",
+        "queue retry --reason 'timed out'",
         with_service(_retry),
     )
     _add_selection(retry, "this layer or manifest; a brewed layer is brewed again", lost=True)
@@ -43,7 +43,7 @@ def add_commands(commands: Commands) -> None:
         queue,
         "drop",
         "Remove layers and manifests that were set aside, or one that waits. They may be queued again.",
-        "queue drop --reason 'status 404'",
+        "queue drop --reason 'not found'",
         with_service(_drop),
     )
     _add_selection(drop_command, "this layer or manifest")

@@ -268,7 +268,9 @@ class Cache:
             fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(owner)
-            raise CacheFailed(str(self.directory), "another process uses it") from None
+            raise CacheFailed(
+                str(self.directory), "another process uses it: give each mirror a cache_dir of its own"
+            ) from None
         return owner
 
     def _load(self) -> None:

@@ -78,7 +78,7 @@ class RegistryProxy:
             and header(environ, "Authorization")
             and self._upstream.withholds_credentials()
         ):
-            return unavailable("credentials are not sent in cleartext (docker_registry.proto)")
+            return unavailable("credentials are not sent in cleartext: set docker_registry.proto to https")
         return unchanged(answer.status, answer.headers, answer.body, head=method == "HEAD")
 
 

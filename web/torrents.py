@@ -29,7 +29,7 @@ _MISSING: dict[Why, tuple[int, str, str, tuple[tuple[str, str], ...]]] = {
     "not known": (
         404,
         "TORRENT_UNKNOWN",
-        "no manifest that names this layer was asked for, pushed or scanned: ask for one by tag",
+        "no manifest that names this layer was requested, pushed or scanned: request one by tag",
         _BREWING,
     ),
     "brewed again": (404, "TORRENT_UNKNOWN", "the torrent was lost and is being brewed again", _BREWING),
