@@ -89,7 +89,8 @@ class Verdicts:
         where = str(answer.target)
         if answer.status in _REFUSALS:
             if answer.status == 401 and authorization is not None and self._upstream.withholds_credentials():
-                raise Unavailable(where, "credentials are not sent in cleartext: set docker_registry.proto to https")
+                why = "credentials are not sent in cleartext: set docker_registry.proto to https"
+                raise Unavailable(where, why)
             challenge = [("WWW-Authenticate", value) for value in answer.headers.all("WWW-Authenticate")]
             raise AccessDenied(answer.status, tuple(challenge), *_REFUSALS[answer.status])
         if leads_to_storage(answer, digest):
