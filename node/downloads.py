@@ -184,10 +184,8 @@ class Downloads:
     def status(self) -> list[DownloadStatus]:
         """Return the downloads in progress, failed ones of the last minutes, and the layers being seeded."""
         with self._lock:
-            downloads = list(self._running.values())
-            recent = time.monotonic() - _FAILED_SECONDS
-            self._failed = {digest: kept for digest, kept in self._failed.items() if kept[0] >= recent}
-            downloads += [download for _, download in self._failed.values()]
+            self._forget_old_failures()
+            downloads = [*self._running.values(), *(download for _, download in self._failed.values())]
         seeded = [
             DownloadStatus(digest, "", size, size, "seeding", peers, 0, {})
             for digest, (size, peers) in self._seeding.peers().items()
@@ -238,7 +236,17 @@ class Downloads:
         with self._lock:
             if self._running.get(digest) is download:
                 del self._running[digest]
+            self._forget_old_failures()
             if isinstance(download.error, DockerTorrentsError):
                 self._failed[digest] = (time.monotonic(), download)
             if download.bad_torrent:
                 self._without_torrent[digest] = time.monotonic() + _WITHOUT_TORRENT_SECONDS
+
+    def _forget_old_failures(self) -> None:
+        """Let go of failed downloads and what they hold in memory. The lock is held."""
+        now = time.monotonic()
+        recent = now - _FAILED_SECONDS
+        self._failed = {digest: kept for digest, kept in self._failed.items() if kept[0] >= recent}
+        self._without_torrent = {
+            digest: until for digest, until in self._without_torrent.items() if until > now
+        }
