@@ -26,6 +26,7 @@ from sql.transaction import reading
 from web import status_view as view
 from web.image_search import Found, ImageSearch
 from web.limits import DatabasePause, Turns
+from web.status_charts import RANGES, axis_of, charts
 from web.status_networks import StatusNetworks
 
 FRESH_SECONDS = 5.0
@@ -114,10 +115,10 @@ class StatusPage:
             health=view.health_line(self._check.health(), overview),
             page="overview",
             hours=hours,
-            ranges=view.RANGES,
+            ranges=RANGES,
             refresh=_REFRESH_SECONDS if refresh else None,
             tiles=view.tiles(overview),
-            charts=view.charts(overview, hours),
+            charts=charts(overview.samples, hours, overview.now),
             reasons=reasons[:_MOST_REASONS],
             more_reasons=len(reasons[_MOST_REASONS:]),
             failures=view.failure_rows(overview),
@@ -163,7 +164,7 @@ class StatusPage:
                 overview = view.Overview(
                     now=now,
                     counts=count_queue(connection, tables, now=now),
-                    samples=samples(connection, tables, since=view.axis_of(max(view.RANGES), now).start),
+                    samples=samples(connection, tables, since=axis_of(max(RANGES), now).start),
                     runs=last_job_runs(connection, tables),
                     reasons=list_failure_reasons(connection, tables, now=now),
                     failures=list_recent_failures(connection, tables, limit=_LATEST),
@@ -192,7 +193,7 @@ class StatusPage:
 
 
 def _hours(text: str) -> int:
-    return int(text) if text in map(str, view.RANGES) else _DEFAULT_HOURS
+    return int(text) if text in map(str, RANGES) else _DEFAULT_HOURS
 
 
 def install(app: bottle.Bottle, page: StatusPage, networks: StatusNetworks) -> None:

@@ -1,9 +1,8 @@
-"""The status page's text: what the database says, as the words, figures and charts of its templates."""
+"""The status page's text: what the database says, as the words and figures of its templates."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -11,16 +10,12 @@ from core.digest import Digest
 from core.health import Health
 from core.units import size, span
 from sql.failures import RecentFailure
-from sql.history import MINUTE, JobRun, Sample
+from sql.history import JobRun, Sample
 from sql.overview import MOST_COUNTED, NEWEST, BusyRepository, FailureReason, QueueCounts
 from sql.status import failure_kind
-from web.charts import Series, TimeAxis, area_chart, bar_chart, meter
+from web.charts import meter
 
 _HOUR = 3600
-_SLOTS = {1: 60, 6: 300, 24: 900, 168: 7200}
-"""Ranges of the charts in hours, and the seconds that a slot of each covers."""
-_MEANS = {60: "", 300: "mean of 5 minutes", 900: "mean of 15 minutes", 7200: "mean of 2 hours"}
-RANGES = {1: "1 hour", 6: "6 hours", 24: "24 hours", 168: "7 days"}
 _DIGITS = 12
 
 
@@ -55,23 +50,6 @@ class Tile:
     unit: str = ""
     more: str = ""
     style: str = ""
-
-
-@dataclass(frozen=True)
-class Chart:
-    """A chart with its title, the legend (name and style), and a note."""
-
-    title: str
-    svg: str
-    legend: tuple[tuple[str, str], ...]
-    note: str = ""
-
-
-def axis_of(hours: int, now: int) -> TimeAxis:
-    """Return the axis of a chart that ends with the slot of `now`."""
-    step = _SLOTS[hours]
-    slots = hours * _HOUR // step
-    return TimeAxis(start=now - now % step - (slots - 1) * step, step=step, slots=slots)
 
 
 def health_line(health: Health, overview: Overview) -> HealthLine:
@@ -145,64 +123,6 @@ def tiles(overview: Overview) -> list[Tile]:
             style="bad" if counts.set_aside else "",
         ),
     ]
-
-
-def charts(overview: Overview, hours: int) -> list[Chart]:
-    """Return the charts of the last `hours`."""
-    axis = axis_of(hours, overview.now)
-    slots: list[list[Sample]] = [[] for _ in range(axis.slots)]
-    for sample in overview.samples:
-        if (slot := axis.slot(sample.minute)) is not None:
-            slots[slot].append(sample)
-
-    def series(name: str, style: str, value: Callable[[Sample], float], *, largest: bool = False) -> Series:
-        """The largest or the mean value of each slot; minutes without a sample say nothing."""
-        return Series(
-            name,
-            style,
-            [
-                None
-                if not samples
-                else max(map(value, samples))
-                if largest
-                else sum(map(value, samples)) / len(samples)
-                for samples in slots
-            ],
-        )
-
-    waiting = series("waiting", "accent", lambda one: one.waiting, largest=True)
-    set_aside = series("set aside", "bad", lambda one: one.set_aside, largest=True)
-    brewed = series("brewed", "accent", lambda one: one.brewed)
-    failed = series("failed", "bad", lambda one: one.failed)
-    rate = series("read", "accent", lambda one: one.bytes / MINUTE)
-    per_slot = _MEANS[axis.step]
-    return [
-        Chart(
-            "Queue",
-            area_chart("Layers waiting and set aside over time", axis, [waiting, set_aside]),
-            (("waiting", "accent"), ("set aside", "bad")),
-        ),
-        Chart(
-            "Layers brewed a minute",
-            bar_chart("Layers brewed and failed tries a minute", axis, [brewed, failed], _decimal),
-            (("brewed", "accent"), ("failed", "bad")),
-            per_slot,
-        ),
-        Chart(
-            "Read from the source",
-            bar_chart("Bytes of brewed layers a second", axis, [rate], _rate),
-            (),
-            per_slot,
-        ),
-    ]
-
-
-def _decimal(value: float) -> str:
-    return f"{value:,.0f}" if value >= 10 or value == int(value) else f"{value:.1f}"
-
-
-def _rate(value: float) -> str:
-    return f"{re.sub(r'[.]0+ ', ' ', size(value))}/s"
 
 
 @dataclass(frozen=True)
