@@ -30,8 +30,11 @@ class StatusNetworks:
     def admits(self, environ: Mapping[str, Any]) -> bool:
         """Return whether the caller of this request is in these networks."""
         try:
+            connection = parse_address(environ.get("REMOTE_ADDR", ""))
             caller = caller_address(environ, self._trusted_proxies)
         except ValueError:
+            return False
+        if is_within(connection, self._trusted_proxies) and _hides_caller(environ):
             return False
         return is_within(caller, self._networks)
 
@@ -46,6 +49,12 @@ def caller_address(environ: Mapping[str, Any], trusted_proxies: Networks) -> Add
     if header is not None and is_within(address, trusted_proxies):
         return parse_address(header)
     return address
+
+
+def _hides_caller(environ: Mapping[str, Any]) -> bool:
+    """Return whether a proxy passes the request on without saying who calls."""
+    forwarded = "HTTP_X_FORWARDED_FOR" in environ or "HTTP_FORWARDED" in environ
+    return forwarded and "HTTP_X_REAL_IP" not in environ
 
 
 def _denied() -> bottle.HTTPResponse:

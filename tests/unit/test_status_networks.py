@@ -41,3 +41,16 @@ def test_a_page_for_operators_is_answered_to_the_configured_networks_alone(
 
     assert answer.status == status
     assert (answer.body == b"secret") == (status == 200)
+
+
+@pytest.mark.parametrize("header", ["X-Forwarded-For", "Forwarded"])
+def test_a_proxy_on_this_machine_that_does_not_say_who_calls_is_not_taken_for_the_caller(header: str) -> None:
+    gate = StatusNetworks(Application())
+    app = bottle.Bottle()
+    app.route("/page", "GET", lambda: "secret", apply=[gate.limit])
+
+    def status(headers: dict[str, str]) -> int:
+        return call(app, "GET", "/page", headers=headers, environ={"REMOTE_ADDR": "127.0.0.1"}).status
+
+    assert status({header: "203.0.113.9"}) == 403
+    assert status({header: "127.0.0.1", "X-Real-IP": "127.0.0.1"}) == 200
