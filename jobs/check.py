@@ -209,6 +209,6 @@ def _explain_events(service: Service) -> str | Skipped:
         return Skipped("no repository has the role: grant it with `docker_torrents role grant PATTERN`")
     url = (application.public_url or f"http://THIS-HOST:{application.port}").rstrip("/")
     return (
-        f"{roles} patterns have the role; the registry's notifications.endpoints need the url {url}/v0/event "
+        f"roles granted: {roles}; the registry's notifications.endpoints need the url {url}/v0/event "
         "and application.event_authorization as the header Authorization"
     )
