@@ -19,7 +19,7 @@ from core.digest import Digest
 from core.errors import InvalidName, RbtorrentIdTaken
 from core.layer import Layer
 from sql.bulk_values import BulkValues, digest_values
-from sql.failures import record_failures
+from sql.failures import one_line, record_failures
 from sql.tables import AT_ONCE, Tables
 
 log = logging.getLogger(__name__)
@@ -324,12 +324,3 @@ def write_queue(
         in_order = sa.select(queue.c.digest).where(these).order_by(queue.c.digest).with_for_update()
         connection.execute(in_order).all()
     connection.execute(sa.update(queue).where(these).values(**values))
-
-
-_LONGEST = 500
-
-
-def one_line(reason: str) -> str:
-    """Return `reason` as one line of at most 500 characters that any database can store."""
-    text = " ".join(reason.encode("utf-8", "replace").decode().replace("\0", " ").split())
-    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"

@@ -1,4 +1,4 @@
-"""When layers failed last, for the status page: the queue keeps the reason, and no time."""
+"""Failures: when layers failed last, for the status page, and reasons in the form that the queue keeps."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from sql.bulk_values import digest_values, insert
 from sql.tables import AT_ONCE, Tables
 
 KEEP_SECONDS = 7 * 86_400
+_LONGEST = 500
 _FORGOTTEN_AT_ONCE = 100
 _LOOKED_AT = 1_000
 """Of the latest failures, how many are looked at: some of these layers were brewed since."""
@@ -101,3 +102,9 @@ def list_recent_failures(connection: sa.Connection, tables: Tables, *, limit: in
         )
     }
     return [RecentFailure(**row, scope=scopes.get(row["digest"])) for row in rows]
+
+
+def one_line(reason: str) -> str:
+    """Return the reason of a failure as one line of at most 500 characters that any database can store."""
+    text = " ".join(reason.encode("utf-8", "replace").decode().replace("\0", " ").split())
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"

@@ -9,7 +9,7 @@ from typing import Literal
 import sqlalchemy as sa
 
 from sql.bulk_values import insert
-from sql.claims import one_line
+from sql.failures import one_line
 from sql.status import count_locked, count_set_aside, count_waiting
 from sql.tables import Tables
 

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from core.digest import Digest
 from sql.bulk_values import bulk_values, digest_values, insert, parse_stored
-from sql.claims import one_line
+from sql.failures import one_line
 from sql.tables import Priority, Tables
 
 

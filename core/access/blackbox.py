@@ -63,7 +63,7 @@ class BlackboxAccess:
     ) -> None:
         self._url_template = settings.url_template
         self._scopes = frozenset(re.split(r"[\s,]+", settings.scopes.strip(", ")))
-        self._asked_scopes = settings.scopes
+        self._scopes_text = settings.scopes
         self._http = http
         self._registry = registry
         self._verdicts = GoodVerdicts(settings.verdict_ttl, clock)
@@ -106,21 +106,21 @@ class BlackboxAccess:
 
     def _ask(self, token: str, address: str) -> tuple[int, frozenset[str]]:
         """Blackbox's verdict: `status.id`, and the scopes that the token holds. Raises NoVerdict."""
-        asked = {
+        query = {
             "method": "oauth",
             "oauth_token": token,
             "userip": address,
-            "scopes": self._asked_scopes,
+            "scopes": self._scopes_text,
             "format": "json",
         }
-        url = self._url_template.format(payload=urlencode(asked))
+        url = self._url_template.format(payload=urlencode(query))
         for _ in range(_TRIES):
             answer = self._fetch(url)
             exception = answer.get("exception")
             if exception is None:
                 return _verdict(answer)
-            told = exception.get("id") if isinstance(exception, dict) else None
-            number = told if type(told) is int else -1
+            code = exception.get("id") if isinstance(exception, dict) else None
+            number = code if type(code) is int else -1
             if number not in _ASK_AGAIN:
                 break
         raise NoVerdict(f"exception {number}, {_EXCEPTIONS.get(number, 'of an unknown kind')}")
@@ -146,10 +146,10 @@ class BlackboxAccess:
             raise self._unauthorized("the token is not valid")
         if not self._scopes <= held:
             log.info("token refused reason=%s", "it lacks the scope")
-            raise AccessDenied(403, (), "DENIED", f"the token lacks the scope {self._asked_scopes}")
+            raise AccessDenied(403, (), "DENIED", f"the token lacks the scope {self._scopes_text}")
 
     def _unauthorized(self, message: str) -> AccessDenied:
-        challenge = f'OAuth realm="docker-registry-torrents", scope="{self._asked_scopes}"'
+        challenge = f'OAuth realm="docker-registry-torrents", scope="{self._scopes_text}"'
         return AccessDenied(401, (("WWW-Authenticate", challenge),), "UNAUTHORIZED", message)
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from core.errors import RbtorrentIdTaken
-from sql.claims import claim_layers, one_line
+from sql.claims import claim_layers
 from sql.enqueue import enqueue_layers
+from sql.failures import one_line
 from sql.layers import find_rbtorrent_ids
 from sql.tables import Priority
 from sql.transaction import reading, transaction
