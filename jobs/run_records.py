@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from core.errors import DatabaseError
 from core.logs import OutageLog
 from jobs.service import Service
-from jobs.summary import Summary
+from jobs.summary import Summary, was_paused
 from sql.history import MINUTE, JobRun, RunOutcome, measure_queue, record_job_runs, record_sample
 from sql.postgresql import query_timeout
 from sql.transaction import reading, transaction
@@ -71,9 +71,7 @@ class RunRecorder:
         ended = _Ended("failed", "internal error")
         try:
             summary = run()
-            # A paused run did not fail by an exception, but its work is not done either.
-            failed = getattr(summary, "paused", None) is not None
-            ended = _Ended("failed" if failed else "done", str(summary), summary.idle)
+            ended = _Ended("failed" if was_paused(summary) else "done", str(summary), summary.idle)
         except Exception as error:
             ended = _Ended("failed", str(error) or type(error).__name__)
             raise

@@ -21,7 +21,7 @@ from apscheduler.triggers.cron import CronTrigger
 from core.errors import DatabaseError, DockerTorrentsError
 from core.logs import OutageLog, choose_request_id, request_id
 from core.metrics import JOB_LAST_SUCCESS, JOB_RUNS, JOB_SECONDS
-from jobs.summary import Summary
+from jobs.summary import Summary, was_paused
 
 log = logging.getLogger(__name__)
 
@@ -164,8 +164,11 @@ class Scheduler:
             JOB_RUNS.count(name, "internal_error")
             log.exception("job failed with an internal error name=%s", name)
             return
-        JOB_RUNS.count(name, "done")
-        JOB_LAST_SUCCESS.set(time.time(), name)
+        if was_paused(summary):
+            JOB_RUNS.count(name, "failed")
+        else:
+            JOB_RUNS.count(name, "done")
+            JOB_LAST_SUCCESS.set(time.time(), name)
         self._outages[name].succeeded()
         log.log(logging.DEBUG if summary.idle else logging.INFO, "job done name=%s did=%s", name, summary)
         if not summary.idle:

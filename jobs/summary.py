@@ -21,6 +21,11 @@ _UNDONE = ("failed", "interrupted", "returned", "unanswered", "paused")
 """The fields of summaries that tell of work which was not done."""
 
 
+def was_paused(summary: Summary) -> bool:
+    """Return whether an outage ended the run. It raised nothing, but its work is not done."""
+    return getattr(summary, "paused", None) is not None
+
+
 def print_summary(summary: object) -> int:
     """Print the summary as the last line of a command, and return the exit status."""
     print_line(str(summary))

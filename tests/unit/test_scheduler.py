@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from core.errors import DockerTorrentsError
+from core.metrics import JOB_RUNS
 from jobs.scheduler import EverySeconds, Schedule, Scheduler
 from tests.servers.waiting import comes_true
 
@@ -26,6 +27,12 @@ class Done:
 
     def __str__(self) -> str:
         return "nothing" if self.idle else "a lot"
+
+
+@dataclass
+class Paused:
+    paused: str
+    idle: bool = False
 
 
 @contextmanager
@@ -52,6 +59,18 @@ def test_a_job_runs_at_the_start_and_when_it_is_woken() -> None:
         assert runs.get(timeout=30) == "brew"
         scheduler.run_now("brew", "not-scheduled")
         assert runs.get(timeout=30) == "brew"
+
+
+def test_a_run_that_an_outage_ended_is_no_success(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: queue.SimpleQueue[tuple[str, ...]] = queue.SimpleQueue()
+
+    def count(*labels: str, amount: float = 1) -> None:
+        if amount:
+            counted.put(labels)
+
+    monkeypatch.setattr(JOB_RUNS, "count", count)
+    with running(Schedule("brew", lambda: Paused("the registry is down"), NEVER)):
+        assert counted.get(timeout=30) == ("brew", "failed")
 
 
 def test_a_job_woken_while_it_runs_runs_again() -> None:
