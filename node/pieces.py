@@ -182,6 +182,8 @@ class Pieces:
         with self._changed:
             for piece, present in enumerate(pieces):
                 self._have[piece] |= present
+            # What was handed in before was dropped.
+            self._added.clear()
             self.checked = True
             self._progressed = time.monotonic()
             self._prefer_lowest()

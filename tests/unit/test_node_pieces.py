@@ -1,0 +1,49 @@
+"""The pieces of a torrent, with a stand-in for libtorrent's handle."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from typing import Any, cast
+
+from core.digest import Digest
+from node.counters import Counters
+from node.metainfo import Metainfo
+from node.origin import Layer
+from node.pieces import Pieces
+from node.session import Torrent
+
+SIZE = 64 * 1024
+DATA = [bytes([number]) * SIZE for number in range(3)]
+
+
+class Handle:
+    """Takes everything and answers nothing."""
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *arguments: None
+
+
+def pieces_of_three() -> Pieces:
+    hashes = b"".join(hashlib.sha1(data, usedforsecurity=False).digest() for data in DATA)
+    metainfo = Metainfo(b"", 3 * SIZE, SIZE, hashes, ())
+    layer = Layer(Digest("0" * 64), "library/test", 3 * SIZE)
+    pieces = Pieces(layer, metainfo, threading.Condition(), Counters(), lambda: None)
+    pieces.attach(Torrent(cast(Any, Handle())))
+    return pieces
+
+
+def test_a_piece_handed_in_is_not_missing_while_libtorrent_takes_it() -> None:
+    pieces = pieces_of_three()
+    pieces.on_checked([False] * 3)
+    pieces.add(1, DATA[1], from_registry=False, helps=False)
+    assert pieces.missing([]) == [0, 2]
+
+
+def test_a_piece_handed_in_before_the_file_was_checked_is_fetched_again() -> None:
+    """Libtorrent drops it without a word."""
+    pieces = pieces_of_three()
+    pieces.add(1, DATA[1], from_registry=False, helps=False)
+    pieces.on_checked([True, False, False])
+    assert pieces.missing([]) == [1, 2]
+    assert not pieces.stuck(0.0)
