@@ -24,9 +24,11 @@ servers: ## install the servers that the tests and the demo run, from Debian's p
 demo: .venv servers ## brew a real image out of a real registry, show it, and end
 	$(BIN)/python -m demo
 
+# One more than cores, at most 4: tests wait for servers more than they compute.
+PROCESSES ?= $(shell $(PYTHON) -c 'import os; print(min(4, 1 + len(os.sched_getaffinity(0))))')
 .PHONY: test
 test: .venv servers ## run every test
-	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses=$(PROCESSES) --dist=loadfile --durations=15 $(PYTEST_ARGS)
 
 CHAOS_SECONDS ?= 600
 .PHONY: chaos
