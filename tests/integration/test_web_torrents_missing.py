@@ -59,7 +59,7 @@ class Here:
     def brew(self) -> int:
         """One run of the brewer; how many layers it brewed."""
         parts = self.parts
-        clock = lambda: self.now  # noqa: E731
+        clock = lambda connection: int(self.now)  # noqa: E731
         settings = BrewSettings(parts.engine, parts.tables, parts.source, parts.store, "host:1", clock=clock)
         return brew(settings, threading.Event()).brewed
 
@@ -75,7 +75,9 @@ class Here:
 def here_of(folder: Path, database_url: str) -> Here:
     here: list[Here] = []
     source = MemorySource({LAYER: CONTENT})
-    parts = web_parts(folder, database_url=database_url, source=source, clock=lambda: here[0].now)
+    parts = web_parts(
+        folder, database_url=database_url, source=source, clock=lambda: here[0].now if here else NOON
+    )
     here.append(Here(app_of(parts), parts, Database(parts.engine, parts.tables)))
     return here[0]
 

@@ -126,7 +126,7 @@ def test_invalid_names_are_skipped_and_logged(caplog: pytest.LogCaptureFixture) 
     with caplog.at_level(logging.WARNING):
         assert list(Pages({f"{BASE}?n=1000": (odd, None)}).read()) == ["good", "also.good"]
     [record] = caplog.records
-    assert "count=7" in record.getMessage()
+    assert "number=7" in record.getMessage()
     assert "'../../etc' is not a tag" in record.getMessage()
 
 
