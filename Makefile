@@ -28,7 +28,7 @@ demo: .venv servers ## brew a real image out of a real registry, show it, and en
 PROCESSES ?= $(shell $(PYTHON) -c 'import os; print(min(4, 1 + len(os.sched_getaffinity(0))))')
 .PHONY: test
 test: .venv servers ## run every test
-	$(BIN)/python -m pytest --numprocesses=$(PROCESSES) --dist=loadfile --durations=15 $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses=$(PROCESSES) --dist=loadfile --no-loadscope-reorder --durations=15 $(PYTEST_ARGS)
 
 CHAOS_SECONDS ?= 600
 .PHONY: chaos

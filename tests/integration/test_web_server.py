@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -220,8 +220,14 @@ def test_a_worker_that_dies_is_replaced(start: Start) -> None:
     first = worker(port)
     with pytest.raises(requests.ConnectionError):
         get(port, "/crash")
-    assert comes_true(listening(port))
-    assert worker(port) != first
+
+    def replaced() -> bool:
+        # Connections to the dead worker's socket may be reset for a moment.
+        with suppress(requests.ConnectionError):
+            return worker(port) != first
+        return False
+
+    assert comes_true(replaced)
     process.send_signal(signal.SIGTERM)
     assert process.exit_status() == 0
 

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,8 @@ def test_a_signal_during_the_start_ends_the_process_as_one_that_comes_later(
         return 0 if stop.wait(10) else 1
 
     monkeypatch.setattr(docker_torrents, "serve", serve)
+    # Only a new process can share metrics with others.
+    monkeypatch.setattr(docker_torrents, "shared_metrics", nullcontext)
     config = Config.model_validate(
         {"docker_registry": {"host": "registry"}, "application": {"state_dir": tmp_path}}
     )
