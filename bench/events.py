@@ -1,8 +1,8 @@
 """Events committed to PostgreSQL by one process of the web app, and how long registries wait for their OK.
 
 Each client is a registry: it sends its events one after the other, over a connection that it keeps. The
-server waits for the disk at each commit, as a real one does. Every event names layers that nobody has
-named before, and at the end all of them are counted in the database.
+server waits for the disk at each commit, as a real one does. Every event names new layers, and at
+the end all of them are counted in the database.
 """
 
 from __future__ import annotations

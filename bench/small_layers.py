@@ -38,7 +38,7 @@ SIZE = 4_096
 SCOPE = "bench/small"
 WORKERS = 4
 ROUNDS = 3
-TARGET = 150.0
+TARGET = 0.65
 
 
 def main() -> None:
@@ -113,10 +113,10 @@ def tell(rates: dict[str, float]) -> None:
 
     def plot(axes: Axes) -> None:
         axes.barh(list(rates), list(rates.values()))
-        axes.axvline(TARGET, linestyle="--", color="gray")
-        axes.set_xlabel(f"layers/s (dashed: {TARGET:g}, the target)")
+        axes.axvline(TARGET * base, linestyle="--", color="gray")
+        axes.set_xlabel(f"layers/s (dashed: {TARGET:g} of fetching and hashing, the target)")
 
-    slowest = min(rate for what, rate in rates.items() if what.startswith("brew"))
+    slowest = min(rate for what, rate in rates.items() if what.startswith("brew")) / base
     report(
         "small_layers",
         rows,
@@ -124,7 +124,7 @@ def tell(rates: dict[str, float]) -> None:
         f"{LAYERS} layers of {SIZE} bytes from docker-registry on the same machine, {WORKERS} workers, "
         f"medians of {ROUNDS} rounds in turns",
         plot,
-        [Target(f"at least {TARGET:g} layers/s", f"{slowest:.0f} layers/s", slowest >= TARGET)],
+        [Target(f"at least {TARGET:g} of fetching and hashing alone", f"{slowest:.2f}", slowest >= TARGET)],
     )
 
 

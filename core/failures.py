@@ -1,4 +1,4 @@
-"""Failures: one broken thing told from a server that is down, and how long a failed try waits."""
+"""Failures: one broken thing distinguished from a server that is down, and how long a failed try waits."""
 
 from __future__ import annotations
 

@@ -229,7 +229,7 @@ def _load(build_app: Callable[[], WSGIApplication], grace: int) -> WSGIApplicati
 
 
 def _end_with_parent(grace: int) -> None:
-    """End this worker when the process that started it is gone, killed for example."""
+    """End this worker when the process that started it has ended, killed for example."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

@@ -54,7 +54,7 @@ class Machine:
     process: ServerProcess
 
     def pull(self, image: str) -> str:
-        """Pull `scope:tag` with skopeo, or with `mirror prefetch` where there is none. Return how."""
+        """Pull `scope:tag` with skopeo, or with `mirror prefetch` where skopeo is missing. Return how."""
         skopeo = shutil.which("skopeo")
         if skopeo is None:
             _run([PROGRAM, "-c", self.folder / "config.yaml", "mirror", "prefetch", image], self.folder)

@@ -76,7 +76,7 @@ class TakenOver:
 class TakeoverSummary:
     """What became of the `rows` of the old table: `taken` over, `known` before, and the others by reason.
 
-    `unreadable` counts blobs whose mdsfileinfo is none: an id kept by the key in it is not found. `sample`
+    `unreadable` counts blobs with an invalid mdsfileinfo: an id stored by its key is not found. `sample`
     are layers whose id is the old one, drawn at random.
     """
 

@@ -213,7 +213,7 @@ class _Run:
             if self._no_more():
                 break
             peeks.append((blob, pool.submit(_peek, self.scan.storage, blob)))
-            # Not all at once: told to stop, or with a storage that falls silent, the rest is not read.
+            # Not all at once: after a stop, or with a storage that falls silent, the rest is not read.
             if len(peeks) == 2 * self.readers:
                 self._sort(*peeks.popleft(), layers)
         for blob, peek in peeks:

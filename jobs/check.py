@@ -94,7 +94,7 @@ def probe_store(store: MetainfoStore, folder: Path | None) -> str:
 
 
 def _newest_brewed(service: Service) -> LayerRecord | None:
-    """Return the layer that was brewed last; None if there is none, or the database does not answer."""
+    """Return the layer that was brewed last; None if no layer is brewed, or the database does not answer."""
     try:
         with reading(service.reader) as connection:
             digest = newest_brewed(connection, service.tables)

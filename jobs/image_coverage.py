@@ -24,14 +24,14 @@ def show_image(
     scope: str,
     reference: str | Digest,
     *,
-    asked: tuple[Platform, ...] = (),
+    requested: tuple[Platform, ...] = (),
     usual: tuple[Platform, ...] = (),
     now: int,
 ) -> Coverage:
     """Return the coverage of the image at `scope:reference`, for the platforms that `read_image_contents`
     chooses. Raises RemoteError or ManifestInvalid if a manifest cannot be read, DatabaseDown.
     """
-    contents = read_image_contents(registry, scope, reference, asked=asked, usual=usual)
+    contents = read_image_contents(registry, scope, reference, requested=requested, usual=usual)
     with reading(engine) as connection:
         return find_coverage(connection, tables, contents, now=now)
 

@@ -43,8 +43,8 @@ _MOST_READ_AGAIN = 10_000
 
 @dataclass
 class PruneSummary:
-    """What a run found: layers that are `there`; `missed` for the first time; `forgotten`; `unanswered`, of
-    which nobody could say; `failed`, whose metainfo could not be deleted.
+    """What a run found: layers that are `there`; `missed` for the first time; `forgotten`; `unanswered`,
+    which could not be checked; `failed`, whose metainfo could not be deleted.
     """
 
     dry_run: bool = False
@@ -74,8 +74,8 @@ def prune(service: Service, *, dry_run: bool = False) -> PruneSummary:
     """Looks for layers, those first that are reported or suspected missing, and then round and round.
 
     A layer is missed where it was, and looked for everywhere when `grace` is over; only if it is nowhere
-    then, it is forgotten. Layers that wait or are being brewed are let be; those set aside are pruned as
-    brewed ones are. Whatever cannot be answered leaves a layer as it is. Manifests that were read long ago
+    then, it is forgotten. Layers that wait or are being brewed are kept; those set aside are pruned as
+    brewed ones are. Without a clear answer a layer is kept. Manifests that were read long ago
     are forgotten as well, as deleted ones are not reported. Raises DatabaseDown, and what the
     presence's check raises.
     """

@@ -29,7 +29,7 @@ from sql.transaction import reading, transaction
 log = logging.getLogger(__name__)
 
 MAX_FAILURES = 5
-"""Requests in a row that the registry does not answer before it is asked whether it is up."""
+"""Unanswered requests in a row after which the registry itself is probed."""
 
 _BATCH = 100
 """Tags whose digests are looked up in the database at once, at most."""

@@ -45,7 +45,7 @@ _MDS_PAGE = 5_000
 class Service:
     """The configured service. Nothing is connected before it is used.
 
-    `stop` is set when the process is asked to end. `clock` returns Unix seconds. Each property is made once;
+    `stop` is set when the process has to end. `clock` returns Unix seconds. Each property is made once;
     tests may assign their own.
     """
 

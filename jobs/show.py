@@ -109,7 +109,7 @@ def _show_image(service: Service, arguments: argparse.Namespace, deadline: float
             service.registry,
             scope,
             reference,
-            asked=tuple(arguments.platforms),
+            requested=tuple(arguments.platforms),
             usual=usual,
             now=service.now(),
         )

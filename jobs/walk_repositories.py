@@ -71,7 +71,7 @@ def exact_names(patterns: Sequence[str]) -> list[str]:
 class CatalogMatches:
     """The repositories of the catalog that match a glob of `patterns`, except those named exactly.
 
-    The catalog is asked only if there is a glob. Iterating raises RemoteError. `unmatched` holds the globs
+    The catalog is read only if there is a glob. Iterating raises RemoteError. `unmatched` holds the globs
     that matched nothing, once the whole catalog was listed; until then it is empty.
     """
 

@@ -112,7 +112,7 @@ class Download:
     ) -> None:
         self.layer = layer
         self.origin = origin
-        """The newest caller's: it is used for what is asked of the registry from now on."""
+        """The newest caller's: requests to the registry use it from now on."""
         self.state: State = "checking"
         self.error: DockerTorrentsError | None = None
         self.bad_torrent = False

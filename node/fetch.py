@@ -33,7 +33,7 @@ class WebSeed:
         self._failures = 0
 
     def usable(self, now: float) -> bool:
-        """Whether it may be asked at `now`, monotonic seconds."""
+        """Return whether it may be requested at `now`, monotonic seconds."""
         return now >= self._until
 
     def failed(self, error: Exception, now: float) -> None:

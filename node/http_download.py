@@ -55,7 +55,7 @@ class HttpFile:
         return bool(self._present[block])
 
     def first_missing(self, block: int) -> int | None:
-        """Return the first missing block from `block` on, else the first of all; None if there is none."""
+        """Return the first missing block from `block` on, else the first of all; None if none is missing."""
         found = self._present.find(0, block)
         found = self._present.find(0) if found < 0 else found
         return None if found < 0 else found
@@ -132,7 +132,7 @@ class HttpDownload:
         self._error: Exception | None = None
 
     def run(self, stop: Callable[[], bool]) -> bool:
-        """Fill the file until it is complete (True) or `stop` (False), which is asked twice a second.
+        """Fill the file until it is complete (True) or `stop` (False), which is checked twice a second.
 
         Raises RemoteError once several requests in a row got nothing, OSError if the file cannot be written.
         """

@@ -28,7 +28,7 @@ class Body(Protocol):
 
 
 class Origin(Protocol):
-    """One layer at the registry, asked with one caller's credentials. Used from several threads."""
+    """One layer at the registry, requested with one caller's credentials. Used from several threads."""
 
     def torrent(self) -> bytes | None:
         """Return the layer's .torrent, None if it has none yet or the service does not answer in time."""

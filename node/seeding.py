@@ -29,7 +29,7 @@ _START_PAUSE = 0.01
 _RETRY_SECONDS = 60.0
 _LEAVE_SECONDS = 3.0
 _RECENT = 50
-"""How many layers are told to be left when the node stops."""
+"""Layers whose swarm the node leaves explicitly when it stops, at most."""
 
 
 @dataclass(slots=True)
@@ -94,7 +94,7 @@ class Seeding:
             self._changed.notify_all()
 
     def forget(self, digest: Digest) -> None:
-        """Stop seeding a layer, whose file is gone."""
+        """Stop seeding a layer whose file was removed."""
         with self._changed:
             seeded = self._seeded.pop(digest, None)
             self._new.discard(digest)

@@ -1,4 +1,4 @@
-"""The registry and its torrents, asked with the caller's own credentials."""
+"""The registry and its torrents, requested with the caller's own credentials."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class Upstream:
     def torrent(
         self, scope: str, digest: Digest, authorization: str | None, *, patient: bool = False
     ) -> bytes | None:
-        """The layer's .torrent as the service gives it to this caller, None if there is none in time.
+        """Return the layer's .torrent that the service returns to this caller, None if none comes in time.
 
         After a failure the service is left alone for QUIET_SECONDS, unless the caller is `patient`.
         """

@@ -133,7 +133,7 @@ def _claiming(tables: Tables, dialect: str) -> _Claiming:
         .order_by(queue.c.priority, queue.c.added)
         .limit(sa.bindparam("at_most", type_=sa.Integer))
         .with_for_update(skip_locked=True)
-        # A CTE, as it is executed once. A plain subquery may run inside a loop, where it picks other rows
+        # A CTE: it is executed once. A plain subquery may run inside a loop, where it picks other rows
         # each time and the limit has no effect.
         .cte("picked")
     )

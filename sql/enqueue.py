@@ -78,7 +78,7 @@ def enqueue_layers(
         new, suspects, unmapped = write()
         queued += new
         if suspects:
-            # They may be about to be forgotten. Wait for their rows, and queue again what is gone then.
+            # They may be about to be forgotten. Wait for their rows, and queue deleted ones again.
             clear_suspects(connection, tables, batch)
             queued += write()[0]
         elif unmapped > 0 and _lacks(connection, tables, batch):

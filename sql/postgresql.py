@@ -1,6 +1,6 @@
 """The PostgreSQL engine: connects to the first host that takes writes, and limits how long it waits.
 
-psycopg2 has no query timeout of its own. PgBouncer accepts connections for a server that is gone and lets a
+psycopg2 has no query timeout of its own. PgBouncer accepts connections for a server that is down and lets a
 query wait for two minutes; a hung server makes it wait for ever. psycopg2 leaves waiting to a callback, one
 for the whole process, if it has one (its manual, "Coroutine libraries"): the one installed here keeps the
 thread's deadline.
@@ -100,7 +100,7 @@ def _takes_writes(connection: Any) -> bool:
     """Return whether there is a server behind the connection that takes writes.
 
     libpq's target_session_attrs goes by what the server said at connect time; from PgBouncer that may be
-    hours old, or from a server that is gone.
+    hours old, or from a server that is down.
     """
     connection.autocommit = True
     with connection.cursor() as cursor:

@@ -47,7 +47,7 @@ def find_image(
     platform: Platform,
     seconds: float,
 ) -> FoundImage | HttpAnswer:
-    """Return the image, or the registry's answer if there is none to augment: an error, schema 1, an
+    """Return the image, or the registry's answer if it cannot be augmented: an error, schema 1, an
     artifact.
 
     `headers` go along with each request, so that the registry authorizes the caller each time. All requests
@@ -57,7 +57,7 @@ def find_image(
     until = time.monotonic() + seconds
     first = answer = registry.forward("GET", scope, reference, headers, seconds=seconds)
     digest: Digest | None = reference if isinstance(reference, Digest) else None
-    depth, asked = 1, 1
+    depth, requests = 1, 1
     left: list[tuple[Digest, int]] = []
     seen: set[Digest] = set()
     refused: HttpAnswer | None = None
@@ -77,11 +77,11 @@ def find_image(
         elif read is None:
             refused = refused or answer
         left = [(child, deep) for child, deep in left if child not in seen]
-        if not left or asked >= MAX_MANIFESTS:
+        if not left or requests >= MAX_MANIFESTS:
             break
         digest, depth = left.pop(0)
         seen.add(digest)
-        asked += 1
+        requests += 1
         left_seconds = until - time.monotonic()
         if left_seconds <= 0:
             raise TimedOut(str(first.target), seconds)

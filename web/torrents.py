@@ -90,7 +90,7 @@ class TorrentHandler:
         )
 
     def _find(self, scope: str, digest: Digest) -> bytes | Why:
-        """Return the layer's metainfo, or why there is none. Raises StoreFailed."""
+        """Return the layer's metainfo, or why it is missing. Raises StoreFailed."""
         try:
             # The store, not the database: torrents are served while the database is down.
             metainfo = self._store.get(digest)

@@ -28,7 +28,7 @@ class Access(Protocol):
         """Return if the registry lets the holder of `authorization` pull this blob from this repository.
 
         Raises AccessDenied with the registry's status and challenge if it does not, or does not have
-        the blob there; RemoteError if it cannot be asked.
+        the blob there; RemoteError if it cannot be reached.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""Blackbox's verdict on the caller's OAuth token, before the registry is asked.
+"""Blackbox's verdict on the caller's OAuth token, before the registry's.
 
 The protocol is that of Blackbox's public client (ytsaurus, yt/yt/library/auth_server): `method=oauth`, with
 verdicts and exceptions alike as JSON with HTTP 200. Anything but a clear yes denies access.

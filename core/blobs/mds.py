@@ -92,7 +92,7 @@ class MdsBlobs:
         self._recent: Recent[MdsFile] = Recent()
 
     def size(self, layer: Layer) -> int:
-        """Return the size in bytes according to the tables; MDS is not asked."""
+        """Return the size in bytes according to the tables, without a request to MDS."""
         return self._find(layer).size
 
     def open(self, layer: Layer, offset: int, length: int | None = None) -> BlobStream:

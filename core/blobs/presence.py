@@ -22,7 +22,7 @@ from core.failures import FailureStreak
 from core.layer import Layer
 
 MAX_CONSECUTIVE_FAILURES = 20
-"""Unanswered requests in a row after which the registry itself is asked whether it is up."""
+"""Unanswered requests in a row after which the registry itself is probed."""
 
 Presence = Literal["there", "missing", "unanswered"]
 """What was found out. "missing" takes an answer that says so; whatever else went wrong is "unanswered"."""
@@ -59,7 +59,7 @@ class PresenceChecker(Protocol):
     ) -> Iterator[PresenceResult]:
         """A look wherever the layers could be, for as many of them, in their order, as one run may do.
 
-        `over` is asked before each question; once it says so, nothing more is found out about the others.
+        `over` is called before each request; once it returns true, the remaining layers are not checked.
         """
         ...
 
@@ -84,7 +84,7 @@ class RegistryPresence:
     """Asks for a blob by HEAD, repository by repository (a PresenceChecker).
 
     A blob may be in repositories that are not known here. So one that is in none of the known ones counts
-    as gone only when the whole catalog was asked. A registry that does not give its catalog, names
+    as missing only when the whole catalog was checked. A registry that does not give its catalog, names
     a repository there by what is no name here, or does not answer for a single one, leaves it unanswered.
     """
 
@@ -112,18 +112,18 @@ class RegistryPresence:
     ) -> Iterator[PresenceResult]:
         """See PresenceChecker. At least one layer is looked for, however many repositories there are.
 
-        The catalog is listed again after the last question, and its new repositories are asked as well, until
-        there are none: the requests take minutes, and a layer may be pushed meanwhile. When the registry
+        The catalog is listed again after the last request, and new repositories are checked as well, until it
+        has none: the requests take minutes, and a layer may be pushed meanwhile. When the registry
         falls silent, those left are unanswered.
         """
         left: dict[int, Layer] = dict(enumerate(layers))
         unanswered: dict[int, PresenceResult] = {}
-        asked: set[str] = set()
+        checked: set[str] = set()
         streak = FailureStreak(self._registry.ping, MAX_CONSECUTIVE_FAILURES)
         try:
             scopes = self._catalog()
             left = dict(enumerate(layers[: max(1, self._questions // len(scopes))]))
-            while new := [scope for scope in scopes if scope not in asked]:
+            while new := [scope for scope in scopes if scope not in checked]:
                 for scope in new:
                     # A repository after the other, and not a layer: each one costs a token.
                     for number, layer in list(left.items()):
@@ -142,7 +142,7 @@ class RegistryPresence:
                             unanswered[number] = look
                     if not left:
                         return
-                asked.update(new)
+                checked.update(new)
                 scopes = self._catalog()
         except RemoteError as error:
             unanswered = {

@@ -46,7 +46,7 @@ class _Kept:
 
 
 class RegistryAuth:
-    """Finds out how a registry wants to be asked, and keeps what it takes.
+    """Find out which authorization a registry wants, and keep it.
 
     Without a user, or without a password, tokens are asked for anonymously. `clock` gives seconds that
     never go back. May be used from several threads; one of them fetches a token, the others wait for it.
@@ -81,7 +81,7 @@ class RegistryAuth:
         try:
             return self._bearer(challenge, target, self._kept(target.origin, scope), None)
         except RemoteError:
-            # Next time the registry is asked first: it may have another token server by now, or none.
+            # Next time without it first: the registry may have another token server by now, or none.
             self._challenges.pop(target.origin, None)
             raise
 
@@ -142,7 +142,7 @@ class RegistryAuth:
             if kept.header is None or kept.header == refused or self._clock() >= kept.good_until:
                 kept.header, kept.failure = None, None
                 try:
-                    asked = self._clock()
+                    requested = self._clock()
                     token, lifetime = self._fetch(challenge, registry, kept.scope)
                 except RemoteError as error:
                     kept.failure = error
@@ -150,7 +150,7 @@ class RegistryAuth:
                     raise
                 kept.header = f"Bearer {token}"
                 # A tenth less, so that it does not run out on the way.
-                kept.good_until = asked + 0.9 * lifetime
+                kept.good_until = requested + 0.9 * lifetime
             return kept.header
 
     def _fetch(self, challenge: Challenge, registry: Target, scope: str) -> tuple[str, float]:

@@ -137,8 +137,8 @@ class RegistryClient:
     def open_blob(self, scope: str, digest: Digest, offset: int = 0, length: int | None = None) -> BlobStream:
         """A blob's bytes from `offset` on, `length` of them or all; the caller closes the stream.
 
-        Where the registry redirects to its storage, that is asked without credentials, each time anew: such
-        URLs run out. Raises RangeIgnored if only the whole blob is given.
+        A redirect to the registry's storage is followed without credentials, each time anew: its URL
+        expires. Raises RangeIgnored if only the whole blob is sent.
         """
         headers = range_header(offset, length)
         what = f"blob {digest} in {scope}"

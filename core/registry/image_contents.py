@@ -22,15 +22,15 @@ def read_image_contents(
     scope: str,
     reference: str | Digest,
     *,
-    asked: tuple[Platform, ...] = (),
+    requested: tuple[Platform, ...] = (),
     usual: tuple[Platform, ...] = (),
     may_read: Callable[[], bool] = lambda: True,
 ) -> ImageContents:
     """Return the layers of the image at `scope:reference`, or of the images of an index there.
 
-    Of an index, only the images for the `asked` platforms are examined, all of which must exist; or else
+    Of an index, only the images for the `requested` platforms are examined, all of which must exist; or else
     those for the `usual` platforms, of which one is enough; or else all. An image outside an index is always
-    examined; its platform is read from its configuration, if any platform is `asked` for. The manifests below
+    examined; its platform is read from its configuration, if any platform is `requested`. The manifests below
     an index are left out (`cut`) once `may_read`, which is called before each of them, returns False. Raises
     RemoteError or ManifestInvalid if the manifest at `reference` cannot be read.
     """
@@ -46,7 +46,7 @@ def read_image_contents(
         cut = cut or not may_read()
         return "in part" if cut else "no"
 
-    for manifest in TreeReader(registry, scope, platforms=asked or usual, known=known).read(reference):
+    for manifest in TreeReader(registry, scope, platforms=requested or usual, known=known).read(reference):
         layers.update((layer.digest, layer) for layer in manifest.layers)
         missing.update((str(digest), None) for digest in manifest.unread)
         left_out.update((platform, None) for platform in manifest.left_out)
@@ -54,7 +54,7 @@ def read_image_contents(
             platforms[manifest.platform] = None
         elif manifest.layers:
             unnamed.append(manifest.digest)
-    if asked:
+    if requested:
         for digest in list(unnamed):
             if (platform := _configured_platform(registry, scope, digest)) is not None:
                 platforms[platform] = None
@@ -67,25 +67,25 @@ def read_image_contents(
         tuple(platforms),
         tuple(left_out),
         # An image whose platform is named nowhere may be for any of them.
-        () if unnamed or cut else _absent(asked, usual, tuple(platforms)),
+        () if unnamed or cut else _absent(requested, usual, tuple(platforms)),
         cut,
     )
 
 
 def _absent(
-    asked: tuple[Platform, ...], usual: tuple[Platform, ...], platforms: tuple[Platform, ...]
+    requested: tuple[Platform, ...], usual: tuple[Platform, ...], platforms: tuple[Platform, ...]
 ) -> tuple[Platform, ...]:
-    if not asked and platforms:
+    if not requested and platforms:
         return ()
     return tuple(
-        wanted for wanted in asked or usual if not any(wanted.takes(platform) for platform in platforms)
+        wanted for wanted in requested or usual if not any(wanted.takes(platform) for platform in platforms)
     )
 
 
 def _configured_platform(registry: RegistryClient, scope: str, digest: Digest) -> Platform | None:
     """Return the platform in the configuration of the image `digest` (OCI config.md).
 
-    None if there is none, or if it cannot be read.
+    None if it has no platform, or cannot be read.
     """
     try:
         fetched = registry.fetch_manifest(scope, digest)

@@ -36,8 +36,8 @@ class RegistryUrls:
 def has_name(url: str) -> bool:
     """Whether a registry's URL holds a host name that may be one of several at the same address.
 
-    Then it is asked by that name. One that is named by an address, or by a name without dots as those
-    within one machine or one network of containers are, may be asked by the name that its callers have
+    Then that name is used for requests. One that is named by an address, or by a name without dots as those
+    within one machine or one network of containers are, may be reached by the name that its callers use
     for it: distribution's `auth.token.autoredirect` builds the realm of its challenge of that.
     """
     host = parse_url(url).host

@@ -32,7 +32,7 @@ SHORTEST_BELIEF = 5.0
 """What a node has counts as held for two of its intervals, at least for so many seconds: nodes get busy."""
 SEEDS_GRACE = 3.0
 """Seconds in which a node that joins gets no lease if the swarm has seeds. They call so seldom that they may
-be gone for long: a node that does not get the layer from them in this time gets leases all the same.
+be gone for long: a node that does not get the layer from them in this time gets leases nevertheless.
 """
 MAX_SWARMS = 10_000
 MAX_MEMBERS = 200_000
@@ -84,7 +84,7 @@ class LeaseBook:
         """The swarms that may have live leases."""
         self._members = 0
         self._active: dict[tuple[_Key, str], float] = {}
-        """Incomplete nodes, and when each counts as gone."""
+        """Incomplete nodes, and when each counts as lost."""
         self._wanting: dict[tuple[_Key, str], float] = {}
         """Those of them that want chunks."""
         self._swept_at = float("-inf")

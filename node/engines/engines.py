@@ -123,7 +123,7 @@ class Engines:
             table = _CRI_TABLES["version = 3" in config]
             notes.append(
                 f'containerd: for Kubernetes set config_path = "/{folder}" in [plugins."{table}".registry] '
-                f"of /etc/containerd/config.toml and restart containerd; nerdctl reads /{folder} as it is, "
+                f"of /etc/containerd/config.toml and restart containerd; nerdctl reads /{folder} without, "
                 "ctr with --hosts-dir"
             )
         if (version := _version(self._run("containerd", "--version"))) and version < (1, 5):

@@ -80,6 +80,12 @@ def id_of(metainfo: bytes) -> str:
     return f"rbtorrent:{libtorrent.load_torrent_buffer(metainfo).ti.info_hashes().v1}"
 
 
+def claimed_at(settings: BrewSettings, digest: Digest) -> int:
+    mapping = settings.tables.mapping
+    with transaction(settings.engine) as connection:
+        return connection.scalars(sa.select(mapping.c.brew_lock).where(mapping.c.digest == str(digest))).one()
+
+
 def locks(settings: BrewSettings) -> int:
     mapping = settings.tables.mapping
     with transaction(settings.engine) as connection:
@@ -296,10 +302,15 @@ def test_a_layer_brewed_for_longer_than_the_time_out_is_not_stolen(settings: Bre
     layers = layers_of(1)
     timeout, began = 4, threading.Event()
 
+    def lock() -> int:
+        return claimed_at(settings, *layers)
+
     def slow(offset: int) -> None:
         if not began.is_set():
             began.set()
-            time.sleep(2 * timeout)
+            first = lock()
+            # Renewed, and by now the first lock is too old.
+            assert comes_true(lambda: lock() > first + timeout)
 
     queue(settings, layers)
     slow_settings = replace(

@@ -48,11 +48,17 @@ def look(
     database: Database,
     registry: Registry,
     image: tuple[str, str],
-    asked: tuple[Platform, ...] = (),
+    requested: tuple[Platform, ...] = (),
     usual: tuple[Platform, ...] = (),
 ) -> Coverage:
     return show_image(
-        database.engine, database.tables, client(registry.netloc), *image, asked=asked, usual=usual, now=NOW
+        database.engine,
+        database.tables,
+        client(registry.netloc),
+        *image,
+        requested=requested,
+        usual=usual,
+        now=NOW,
     )
 
 
@@ -87,7 +93,7 @@ def test_only_named_platforms_are_examined_and_missing_ones_reported(
 def test_requested_platforms_go_before_the_usual_ones(
     database: Database, registry: Registry, scope: str, images: dict[Platform, PushedImage]
 ) -> None:
-    coverage = look(database, registry, (scope, "multi"), asked=(ARM64,), usual=(AMD64,))
+    coverage = look(database, registry, (scope, "multi"), requested=(ARM64,), usual=(AMD64,))
 
     assert (coverage.contents.platforms, coverage.contents.left_out) == ((ARM64,), (AMD64, ARM_V7))
     assert not coverage.whole
@@ -96,7 +102,7 @@ def test_requested_platforms_go_before_the_usual_ones(
 def test_a_platform_without_a_variant_matches_any(
     database: Database, registry: Registry, scope: str, images: dict[Platform, PushedImage]
 ) -> None:
-    coverage = look(database, registry, (scope, "multi"), asked=(Platform.parse("linux/arm"),))
+    coverage = look(database, registry, (scope, "multi"), requested=(Platform.parse("linux/arm"),))
 
     assert coverage.contents.platforms == (ARM_V7,)
 
@@ -104,7 +110,7 @@ def test_a_platform_without_a_variant_matches_any(
 def test_an_index_without_a_requested_platform_is_incomplete(
     database: Database, registry: Registry, scope: str, images: dict[Platform, PushedImage]
 ) -> None:
-    coverage = look(database, registry, (scope, "multi"), asked=(AMD64, WINDOWS))
+    coverage = look(database, registry, (scope, "multi"), requested=(AMD64, WINDOWS))
 
     assert coverage.contents.absent == (WINDOWS,)
     assert not coverage.whole
@@ -129,7 +135,7 @@ def test_an_image_of_an_index_within_an_index_is_left_out_too(
     inner = push_index(registry, scope, None, [images[AMD64].descriptor, images[ARM64].descriptor])
     push_index(registry, scope, "outer", [inner.descriptor, images[ARM_V7].descriptor])
 
-    coverage = look(database, registry, (scope, "outer"), asked=(AMD64,))
+    coverage = look(database, registry, (scope, "outer"), requested=(AMD64,))
 
     assert (coverage.contents.platforms, coverage.contents.left_out) == ((AMD64,), (ARM64, ARM_V7))
     assert coverage.whole
@@ -140,8 +146,8 @@ def test_an_image_that_is_in_no_index_is_for_the_platform_that_its_configuration
 ) -> None:
     push_image(registry, scope, "v1", [layer_bytes(1000, 1210)], platform="linux/arm64")
 
-    other = look(database, registry, (scope, "v1"), asked=(AMD64,))
-    same = look(database, registry, (scope, "v1"), asked=(ARM64,))
+    other = look(database, registry, (scope, "v1"), requested=(AMD64,))
+    same = look(database, registry, (scope, "v1"), requested=(ARM64,))
 
     assert (other.contents.platforms, other.contents.absent, other.whole) == ((ARM64,), (AMD64,), False)
     assert "no image for linux/amd64" in coverage_lines(other)

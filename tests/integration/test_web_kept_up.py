@@ -76,14 +76,13 @@ def test_events_do_not_keep_others_waiting_while_the_database_hangs(
                 while not ended.is_set():
                     with suppress(requests.RequestException):
                         post(netloc, envelope(event(repository=scope)), 1.0)
-                    time.sleep(0.2)
+                    ended.wait(0.2)
 
             senders = [threading.Thread(target=send) for _ in range(48)]
             for sender in senders:
                 sender.start()
             try:
-                until = time.monotonic() + 6
-                while time.monotonic() < until:
+                for _ in range(30):
                     assert soon(netloc, "/ping") == 200
                     assert soon(netloc, f"/v2/{scope}/manifests/latest") == 200
                 assert post(netloc, envelope(event(repository=scope)), QUICK_SECONDS).status_code == 503

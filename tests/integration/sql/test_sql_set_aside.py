@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -92,8 +91,8 @@ def test_a_layer_pushed_during_a_drop_waits_in_the_end(database: Database) -> No
         with transaction(database.engine) as connection:
             assert drop_layers(connection, database.tables, reason_like="no blob") == 1
             pushing = pool.submit(database.enqueue, A, priority=Priority.PUSHED, scope="team/new")
-            time.sleep(0.5)
-            assert not pushing.done()
+            with pytest.raises(TimeoutError):
+                pushing.result(0.5)
         try:
             assert pushing.result() == 1
         except LayersDropped:
