@@ -73,7 +73,7 @@ def test_without_platforms_all_are_examined(
     assert "platforms linux/amd64 linux/arm64 linux/arm/v7, left out none" in coverage_lines(coverage)
 
 
-@pytest.mark.parametrize("named", ["asked", "usual"])
+@pytest.mark.parametrize("named", ["requested", "usual"])
 def test_only_named_platforms_are_examined_and_missing_ones_reported(
     database: Database, registry: Registry, scope: str, images: dict[Platform, PushedImage], named: str
 ) -> None:
