@@ -12,10 +12,11 @@ from pathlib import Path
 from core.errors import Interrupted, RemoteError
 from core.swarm.bitmap import Bitmap
 from core.swarm.chunks import Chunks
-from core.swarm.messages import MAX_FETCHED, MAX_OPENED, Lease, Peer, SwarmAnswer, SwarmRequest
+from core.swarm.messages import MAX_OPENED, Peer, SwarmAnswer, SwarmRequest
 from node.counters import Counters
 from node.fallback import Progress, backoff, chunk_without_service, pause_before_registry, run_length
 from node.fetch import PieceFetcher
+from node.leased_chunks import LeasedChunks
 from node.metainfo import Metainfo
 from node.origin import Layer
 from node.pieces import Pieces
@@ -25,11 +26,6 @@ from node.swarm_client import SwarmClient, renewed
 
 log = logging.getLogger(__name__)
 
-LEASES = 16
-"""Leases that this node holds at once, at most: while it is alone, all that there are."""
-FETCHES = 2
-"""Requests for leased chunks at once: the next one begins while the last one ends. More of them, by all nodes
-together, take the origin's line from each other: some stand still for seconds."""
 _RECONNECT_SECONDS = 10.0
 _ALONE_SECONDS = 1.0
 STUCK_SECONDS = 20.0
@@ -85,16 +81,11 @@ class SwarmDownload:
             self._fail,
             counters,
         )
-        self._leased: list[int] = []
-        """Leased chunks that are still to be fetched, in ascending order."""
-        self._in_flight: set[int] = set()
-        self._fetches = 0
-        """How many requests for leased chunks there are."""
-        self._fetched: set[int] = set()
-        """Leased chunks that were fetched and not reported yet."""
-        self._fetched_all = 0
-        self._news = False
+        self._leased = LeasedChunks(
+            layer.digest, self._chunks, self.pieces, self._fetch, self._over, changed, self._wake.set
+        )
         self._failures = 0
+        """How many swarm calls failed in a row."""
         self._named = 0
         """How many peers the service named last."""
         self._connected: dict[tuple[str, int], float] = {}
@@ -173,9 +164,7 @@ class SwarmDownload:
         if self._client is None:
             self._go_on_alone(torrent, _ALONE_SECONDS)
             return
-        with self._changed:
-            self._news = False
-            fetched = sorted(self._fetched)[:MAX_FETCHED]
+        fetched = self._leased.unreported()
         try:
             answer = self._client.call(self._request(lacking, fetched))
         except RemoteError as error:
@@ -184,12 +173,12 @@ class SwarmDownload:
             self._failures += 1
             self._go_on_alone(torrent, backoff(self._failures, self._random))
             return
-        with self._changed:
-            self._fetched -= set(fetched)
+        self._failures = 0
+        self._leased.reported(fetched)
         self._named = len(answer.peers)
         self._fetcher.set_web_seed(self._client.address.web_seed(self._layer.digest))
         self._connect(torrent, answer.peers)
-        self._fetch_leased(answer.leases)
+        self._leased.take(answer.leases)
         if self.pieces.idle(IDLE_SECONDS):
             self._go_on_alone(torrent, answer.again)
         else:
@@ -203,18 +192,14 @@ class SwarmDownload:
             chunks=self._chunks.count,
             held=Bitmap.of(self._chunks.count, held).to_base64(),
             fetched=fetched,
-            # Nodes that start together get one each.
-            want=min(LEASES, len(lacking), 1 + self._fetched_all),
+            want=self._leased.want(len(lacking)),
         )
 
     def _wait_for_next_call(self, answer: SwarmAnswer) -> None:
-        with self._changed:
-            failures = self._failures
-        if failures:
-            # The leased chunks could not be fetched just now.
+        if failures := self._leased.failures:
             self._sleep(backoff(failures, self._random))
         else:
-            self._sleep(answer.again, lambda: self._news)
+            self._sleep(answer.again, lambda: self._leased.news)
 
     def _lacking(self, torrent: Torrent) -> list[int]:
         """Return the chunks of which neither this node nor a connected peer has every piece.
@@ -228,57 +213,8 @@ class SwarmDownload:
         connections, first = self.peers, not self._connected
         for address in peers_to_connect(peers, self._connected, connections, time.monotonic()):
             torrent.connect(*address)
-        if first and self._connected and not connections and not self._fetched_all:
+        if first and self._connected and not connections and not self._leased.count:
             torrent.connect_now()
-
-    def _fetch_leased(self, leases: Sequence[Lease]) -> None:
-        with self._changed:
-            known = {lease.chunk for lease in leases if lease.chunk < self._chunks.count}
-            self._leased = sorted(
-                chunk
-                for chunk in known - self._in_flight
-                if not self.pieces.has_all(self._chunks.pieces(chunk))
-            )
-            more = min(FETCHES - self._fetches, len(self._leased))
-            self._fetches += more
-        for _ in range(more):
-            self._start(self._fetch_chunks, "leased chunks")
-
-    def _fetch_chunks(self) -> None:
-        """Fetch leased chunks on behalf of the swarm while there are any."""
-        while (run := self._next_run()) is not None:
-            fetched = self._fetch(
-                range(self._chunks.pieces(run.start).start, self._chunks.pieces(run[-1]).stop)
-            )
-            with self._changed:
-                self._in_flight.difference_update(run)
-                self._failures = 0 if fetched else self._failures + 1
-                if not fetched:
-                    self._leased.clear()
-                self._news |= len(self._leased) < FETCHES
-            self._wake.set()
-
-    def _next_run(self) -> range | None:
-        """Take leased chunks that one request can fetch: neighbours, at most half of those that wait."""
-        with self._changed:
-            if not self._leased or self._over():
-                self._fetches -= 1
-                return None
-            first, most = self._leased[0], max(1, len(self._leased) // FETCHES)
-            run = range(first, first + 1)
-            while len(run) < most and self._leased[len(run)] == run.stop:
-                run = range(first, run.stop + 1)
-            del self._leased[: len(run)]
-            self._in_flight.update(run)
-            return run
-
-    def _note_chunk(self, chunk: int) -> None:
-        """Report a leased chunk that was handed in with the next call, which is due when few others wait."""
-        with self._changed:
-            self._fetched.add(chunk)
-            self._fetched_all += 1
-            self._news |= len(self._leased) < FETCHES
-        self._wake.set()
 
     # Without the service, or where neither it nor the peers help
 
@@ -295,7 +231,14 @@ class SwarmDownload:
             if self._over() or chunk not in self._lacking(torrent):
                 continue
             last = min(chunk + run_length(others, 0), self._chunks.count) - 1
-            if not self._fetch(range(self._chunks.pieces(chunk).start, self._chunks.pieces(last).stop)):
+            pieces = range(self._chunks.pieces(chunk).start, self._chunks.pieces(last).stop)
+            try:
+                self._fetch(pieces)
+            except RemoteError as error:
+                if not self._over():
+                    log.warning(
+                        "pieces not fetched pieces=%s digest=%s reason=%s", pieces, self._layer.digest, error
+                    )
                 self._sleep(max(_ALONE_SECONDS, until - time.monotonic()))
 
     def _wanted(self) -> int:
@@ -305,26 +248,16 @@ class SwarmDownload:
 
     # Both
 
-    def _fetch(self, pieces: range) -> bool:
-        """Fetch what is missing of `pieces` by HTTP. Returns whether that worked."""
-        try:
-            self._fetcher.fetch(pieces, self._lacks, self._add)
-        except RemoteError as error:
-            if not self._over():
-                log.warning(
-                    "pieces not fetched pieces=%s digest=%s reason=%s", pieces, self._layer.digest, error
-                )
-            return False
-        return True
+    def _fetch(self, pieces: range) -> None:
+        """Fetch what is missing of `pieces` by HTTP. Raises RemoteError."""
+        self._fetcher.fetch(pieces, self._lacks, self._add)
 
     def _lacks(self, piece: int) -> bool:
         return not self._stopped and not self.pieces.has_all((piece,))
 
     def _add(self, piece: int, data: bytes, from_registry: bool) -> None:
         self.pieces.add(piece, data, from_registry, helps=False)
-        chunk = self._chunks.chunk_of(piece)
-        if chunk in self._in_flight and self.pieces.has_all(self._chunks.pieces(chunk)):
-            self._note_chunk(chunk)
+        self._leased.note(piece)
 
     def _sleep(self, seconds: float | None, until: Callable[[], bool] = lambda: False) -> None:
         """In the download's own thread: wait for some seconds, or until `until` is true or it is over."""

@@ -1,0 +1,135 @@
+"""The chunks that a node fetches on behalf of its swarm: leased, being fetched, and to be reported."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+
+from core.digest import Digest
+from core.errors import DockerTorrentsError
+from core.swarm.chunks import Chunks
+from core.swarm.messages import MAX_FETCHED, Lease
+from node.pieces import Pieces
+
+log = logging.getLogger(__name__)
+
+MOST = 16
+"""Leases that a node holds at once: while it is alone, all that there are."""
+REQUESTS = 2
+"""Requests for leased chunks at once: the next one begins while the last one ends. More of them, by all nodes
+together, take the origin's line from each other: some stand still for seconds."""
+
+
+class LeasedChunks:
+    """Fetches leased chunks of one download in threads of its own.
+
+    `fetch` fetches a range of pieces by HTTP. `over` says whether the download has ended. `wake` wakes the
+    thread that makes swarm calls. Everything mutable is guarded by `lock`.
+    """
+
+    def __init__(
+        self,
+        digest: Digest,
+        chunks: Chunks,
+        pieces: Pieces,
+        fetch: Callable[[range], None],
+        over: Callable[[], bool],
+        lock: threading.Condition,
+        wake: Callable[[], None],
+    ) -> None:
+        self._digest = digest
+        self._chunks = chunks
+        self._pieces = pieces
+        self._fetch = fetch
+        self._over = over
+        self._lock = lock
+        self._wake = wake
+        self._waiting: list[int] = []
+        """Those that are still to be fetched, in ascending order."""
+        self._in_flight: set[int] = set()
+        self._requests = 0
+        self._unreported: set[int] = set()
+        """Those that were fetched and not reported yet."""
+        self.count = 0
+        """How many were fetched."""
+        self.failures = 0
+        """How many requests failed in a row."""
+        self.news = False
+        """Whether a swarm call is due: chunks were fetched, and few others wait."""
+
+    def want(self, lacking: int) -> int:
+        """Return how many leases to ask for; nodes that start together get one each."""
+        return min(MOST, lacking, 1 + self.count)
+
+    def unreported(self) -> list[int]:
+        """Return the fetched chunks to report with the call that is made now."""
+        with self._lock:
+            self.news = False
+            return sorted(self._unreported)[:MAX_FETCHED]
+
+    def reported(self, chunks: Sequence[int]) -> None:
+        """Forget what was reported."""
+        with self._lock:
+            self._unreported.difference_update(chunks)
+
+    def take(self, leases: Sequence[Lease]) -> None:
+        """Fetch the chunks that are leased now, instead of those that were leased before."""
+        with self._lock:
+            known = {lease.chunk for lease in leases if lease.chunk < self._chunks.count}
+            self._waiting = sorted(
+                chunk
+                for chunk in known - self._in_flight
+                if not self._pieces.has_all(self._chunks.pieces(chunk))
+            )
+            more = min(REQUESTS - self._requests, len(self._waiting))
+            self._requests += more
+        for _ in range(more):
+            # Not waited for: it may hang in a request, and what it brings too late is not taken.
+            threading.Thread(target=self._run, name="leased chunks", daemon=True).start()
+
+    def note(self, piece: int) -> None:
+        """Note that a piece was handed in: its chunk may be complete."""
+        chunk = self._chunks.chunk_of(piece)
+        if chunk not in self._in_flight or not self._pieces.has_all(self._chunks.pieces(chunk)):
+            return
+        with self._lock:
+            self._unreported.add(chunk)
+            self.count += 1
+            self.news |= len(self._waiting) < REQUESTS
+        self._wake()
+
+    def _run(self) -> None:
+        while (run := self._next()) is not None:
+            fetched = False
+            try:
+                self._fetch(range(self._chunks.pieces(run.start).start, self._chunks.pieces(run[-1]).stop))
+                fetched = True
+            except DockerTorrentsError as error:
+                if not self._over():
+                    log.warning(
+                        "leased chunks not fetched first=%d last=%d reason=%s", run[0], run[-1], error
+                    )
+            except Exception:
+                log.exception("leased chunks not fetched, internal error first=%d last=%d", run[0], run[-1])
+            with self._lock:
+                self._in_flight.difference_update(run)
+                self.failures = 0 if fetched else self.failures + 1
+                if not fetched:
+                    self._waiting.clear()
+                self.news |= len(self._waiting) < REQUESTS
+            self._wake()
+
+    def _next(self) -> range | None:
+        """Take chunks that one request can fetch: neighbours, at most half of those that wait."""
+        with self._lock:
+            if not self._waiting or self._over():
+                self._requests -= 1
+                return None
+            first, most = self._waiting[0], max(1, len(self._waiting) // REQUESTS)
+            run = range(first, first + 1)
+            while len(run) < most and self._waiting[len(run)] == run.stop:
+                run = range(first, run.stop + 1)
+            del self._waiting[: len(run)]
+            self._in_flight.update(run)
+            return run
