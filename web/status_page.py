@@ -21,6 +21,7 @@ from sql.failures import list_recent_failures
 from sql.history import last_job_runs, samples
 from sql.overview import count_queue, list_busy_repositories, list_failure_reasons
 from sql.postgresql import query_timeout
+from sql.schema import existing_tables
 from sql.tables import Tables
 from sql.transaction import reading
 from web import status_view as view
@@ -158,9 +159,11 @@ class StatusPage:
             self._reading.release()
 
     def _query(self) -> view.Overview:
-        now, tables = int(self._clock()), self._tables
+        now = int(self._clock())
         try:
             with reading(self._engine) as connection, query_timeout(QUERY_SECONDS):
+                # Without right to create tables, those of an older version are all that there are.
+                tables = existing_tables(connection, self._tables)
                 overview = view.Overview(
                     now=now,
                     counts=count_queue(connection, tables, now=now),
