@@ -11,10 +11,11 @@ from prometheus_client import Counter
 
 from core.digest import Digest
 from core.errors import AccessDenied, DockerTorrentsError, InvalidName, Unavailable
+from core.logs import choose_request_id, request_id
 from node.answers import error, framework_error, unavailable
 from node.blobs import Blobs
 from node.proxy import RegistryProxy
-from node.requests import kind_of, parse_path
+from node.requests import header, kind_of, parse_path
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +83,16 @@ class CountAnswers:
             return answer
 
         return counted
+
+
+def identify(callback: Callable[..., Any]) -> Callable[..., Any]:
+    """A Bottle plugin: gives each request an id, its own if it has one, for log lines and the registry."""
+
+    def identified(*args: Any, **kwargs: Any) -> Any:
+        with request_id(choose_request_id(header(bottle.request.environ, "X-Request-Id"))):
+            return callback(*args, **kwargs)
+
+    return identified
 
 
 def answer_failures(callback: Callable[..., Any]) -> Callable[..., Any]:

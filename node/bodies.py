@@ -6,6 +6,7 @@ connection, so no engine takes a part for the whole.
 
 from __future__ import annotations
 
+import contextvars
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -26,6 +27,8 @@ class _Body:
     def __init__(self) -> None:
         self._held = ExitStack()
         self._closed = False
+        # The server iterates outside the request's context, which has the id for log lines.
+        self._run = contextvars.copy_context().run
 
     def release_when_closed(self, held: ExitStack) -> None:
         """Close `held` together with this body."""
@@ -59,9 +62,13 @@ class LayerBody(_Body):
             if self._at == self._end or self._closed:
                 return
             try:
-                data = self._next()
+                data = self._run(self._next)
             except (DockerTorrentsError, OSError) as error:
-                log.warning("connection broken digest=%s offset=%d reason=%s", self._digest, self._at, error)
+                self._run(
+                    log.warning,
+                    "connection broken digest=%s offset=%d reason=%s",
+                    *(self._digest, self._at, error),
+                )
                 return
 
     def _next(self) -> bytes:
@@ -84,7 +91,7 @@ class PassedBody(_Body):
             while count := self._stream.readinto(buffer):
                 yield bytes(buffer[:count])
         except DockerTorrentsError as error:
-            log.warning("connection broken url=%s reason=%s", self._stream.target, error)
+            self._run(log.warning, "connection broken url=%s reason=%s", self._stream.target, error)
             if self._stream.length is None:
                 # Without a length only an exception tells the server that the body is not whole.
                 raise

@@ -82,7 +82,10 @@ def check(config: Config, arguments: argparse.Namespace) -> int:
 
 def is_node(config: Config) -> bool:
     """Whether the configuration is that of a node alone."""
-    return "mirror" in config.model_fields_set <= {"docker_registry", "mirror", "tls", "http"}
+    # How a mirror logs is in a section that is otherwise the service's.
+    only_log = config.application.model_fields_set <= {"log_format"}
+    allowed = {"docker_registry", "mirror", "tls", "http", *(["application"] if only_log else [])}
+    return "mirror" in config.model_fields_set <= allowed
 
 
 def _run(config: Config, arguments: argparse.Namespace) -> int:

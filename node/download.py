@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import hashlib
 import logging
 import threading
@@ -128,7 +129,13 @@ class Download:
         self._file: HttpFile | None = None
         self._cached: CachedLayer | None = None
         self._stopped = False
-        self._thread = threading.Thread(target=self._run, name=f"layer {layer.digest.hex[:12]}", daemon=True)
+        # In the context of the request that begins it: its requests and log lines have that one's id.
+        self._thread = threading.Thread(
+            target=contextvars.copy_context().run,
+            args=(self._run,),
+            name=f"layer {layer.digest.hex[:12]}",
+            daemon=True,
+        )
 
     def start(self) -> None:
         """Begin."""

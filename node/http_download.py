@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import os
 import threading
 from collections.abc import Callable
@@ -162,7 +163,10 @@ class HttpDownload:
             if block != start and self._streams:
                 continue  # the reader is served; one stream goes on with the rest
             stream = _Stream(block)
-            thread = threading.Thread(target=self._fill, args=(stream,), name="layer by http", daemon=True)
+            context = contextvars.copy_context()
+            thread = threading.Thread(
+                target=context.run, args=(self._fill, stream), name="layer by http", daemon=True
+            )
             self._streams[stream] = thread
             thread.start()
 

@@ -13,9 +13,9 @@ from core.clients import http_client
 from core.config.config import Config
 from core.config.mirror import Mirror
 from core.errors import CannotListen
-from core.logs import set_up_logging
+from core.logs import set_log_format, set_up_logging
 from core.server import check_free, serve
-from node.app import CountAnswers, Pulls, answer_failures, new_app
+from node.app import CountAnswers, Pulls, answer_failures, identify, new_app
 from node.blobs import MAX_BODIES, Blobs
 from node.cache import Cache
 from node.downloads import Downloads
@@ -58,6 +58,7 @@ class Node:
         names = frozenset({registry.host, *mirror.registry_names})
         self.app = new_app()
         metrics = Metrics(self.cache, self.downloads)
+        self.app.install(identify)
         self.app.install(CountAnswers(metrics.answers))
         self.app.install(answer_failures)
         Pulls(RegistryProxy(upstream), blobs, names).install(self.app)
@@ -98,6 +99,7 @@ def run_mirror(config: Config, *, debug: bool) -> int:
 def _build_app(config: Config, debug: bool) -> Any:
     """In the worker: the app, closed when the process ends."""
     set_up_logging(debug)
+    set_log_format(config.application.log_format)
     node = Node(config)
     atexit.register(node.close)
     return node.app

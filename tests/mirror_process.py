@@ -112,7 +112,9 @@ def start_mirror(
         "keep_free": 0,
         **mirror,
     }
-    installation = Installation(folder, registry, application=None, mirror=section, **(sections or {}))
+    installation = Installation(
+        folder, registry, **{"application": None, "mirror": section, **(sections or {})}
+    )
     netloc = registry if isinstance(registry, str) else registry.netloc
     process = installation.process("mirror", ready=lambda: _pings(port), name="mirror")
     process.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import logging
 from collections.abc import Callable, Iterator
 
@@ -28,6 +29,8 @@ class LayerBody:
         self._span = span
         self._closed = closed
         self._sent = 0
+        # The server iterates outside the request's context, which has the id for log lines.
+        self._run = contextvars.copy_context().run
         self._reader: BlobReader | None = reader
         try:
             self._first = self._read(reader)
@@ -44,12 +47,14 @@ class LayerBody:
             if self._sent == self._span.length or self._reader is None:
                 return
             try:
-                chunk = self._read(self._reader)
+                chunk = self._run(self._read, self._reader)
             except (RemoteError, LayerError) as failed:
                 # The headers are sent. A body shorter than its Content-Length makes the server cut the
                 # connection.
-                log.warning(
-                    "layer broke off digest=%s sent=%d reason=%s", self._layer.digest, self._sent, failed
+                self._run(
+                    log.warning,
+                    "layer broke off digest=%s sent=%d reason=%s",
+                    *(self._layer.digest, self._sent, failed),
                 )
                 return
 

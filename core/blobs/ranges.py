@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import threading
 import time
 from collections import deque
@@ -77,7 +78,13 @@ class ParallelReader:
         """The offset in the blob of the next byte."""
         count = min(connections, -(-(end - offset) // range_bytes))
         self._threads = [
-            threading.Thread(target=self._work, name=f"range-{number}", daemon=True)
+            # Each in a copy of this context: its requests and log lines have the id of the job run.
+            threading.Thread(
+                target=contextvars.copy_context().run,
+                args=(self._work,),
+                name=f"range-{number}",
+                daemon=True,
+            )
             for number in range(count)
         ]
         for thread in self._threads:

@@ -251,7 +251,8 @@ def test_check_says_whether_engines_get_torrents(
 
 def test_check_of_a_nodes_configuration_checks_the_node(mirror: MirrorProcess) -> None:
     config = json.loads(mirror.installation.config.read_text())
-    mirror.installation.config.write_text(json.dumps({k: config[k] for k in ("docker_registry", "mirror")}))
+    node = {name: config[name] for name in ("docker_registry", "mirror")}
+    mirror.installation.config.write_text(json.dumps({**node, "application": {"log_format": "json"}}))
     said = mirror.installation.run("check", check=False).stdout
     assert f"runs at {mirror.netloc}" in said
     assert "database" not in said

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import tomllib
 from pathlib import Path
@@ -17,6 +16,7 @@ from core.config.file import parse_config
 from docker_torrents import CHECKS, parse_arguments
 from jobs.scheduled_jobs import JOBS
 from jobs.scheduler import cron_trigger
+from tests.servers.process import require
 from tests.unit.test_crontab import ENTRIES
 
 ROOT = Path(__file__).parents[2]
@@ -196,9 +196,17 @@ def test_nginx_takes_its_configuration_and_leads_to_the_services(tmp_path: Path,
         config.docker_registry.host,
     ]
     assert [f"listen {port['containerPort']} ssl" in text for port in nginx["ports"]] == [True]
-    if (binary := shutil.which("nginx", path="/usr/local/sbin:/usr/sbin:/usr/bin")) is None:
-        pytest.skip("nginx is missing: apt-get install nginx")
-    key = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=registry.example.com"]
+    binary = require("nginx", "nginx")
+    key = [
+        require("openssl", "openssl"),
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-subj",
+        "/CN=registry.example.com",
+    ]
     certificate = ["-keyout", tmp_path / "tls.key", "-out", tmp_path / "tls.crt"]
     subprocess.run([*key, *certificate], check=True, capture_output=True)
     for server in servers:

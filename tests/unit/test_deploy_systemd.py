@@ -15,6 +15,7 @@ from core.command_line import DEFAULT_CONFIG
 from core.config.config import Config
 from docker_torrents import parse_arguments
 from jobs.scheduled_jobs import JOBS
+from tests.servers.process import require
 from tests.unit.test_crontab import ENTRIES
 
 ROOT = Path(__file__).parents[2]
@@ -42,11 +43,8 @@ def timer(job: str) -> Path:
 
 
 def analyze(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    if shutil.which("systemd-analyze") is None:
-        pytest.skip("systemd-analyze is missing: apt-get install systemd")
-    return subprocess.run(
-        ["systemd-analyze", *words], capture_output=True, text=True, timeout=60, check=False
-    )
+    command = [require("systemd-analyze", "systemd"), *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
 def test_each_unit_runs_its_command_with_the_default_configuration() -> None:
@@ -110,12 +108,11 @@ def test_the_unit_is_hardened(unit: Path) -> None:
 
 
 def test_a_timer_can_be_enabled(tmp_path: Path) -> None:
-    if shutil.which("systemctl") is None:
-        pytest.skip("systemctl is missing: apt-get install systemd")
+    systemctl = require("systemctl", "systemd")
     units = tmp_path / "etc/systemd/system"
     shutil.copytree(FOLDER, units)
     enabled = [timer("brew").name, "docker-torrents.service"]
-    command = ["systemctl", f"--root={tmp_path}", "enable", *enabled]
+    command = [systemctl, f"--root={tmp_path}", "enable", *enabled]
     subprocess.run(command, check=True, capture_output=True, timeout=60)
 
     assert sorted(path.name for path in units.glob("*.wants/*")) == sorted(enabled)

@@ -15,6 +15,7 @@ from core.blobs.resume import RetryPolicy
 from core.digest import Digest
 from core.errors import ConnectionCut, Interrupted, NotFound, RangeIgnored
 from core.layer import Layer
+from core.logs import current_request_id, request_id
 from tests.memory_source import Fault, Kind, MemorySource
 from tests.servers.waiting import comes_true
 
@@ -105,6 +106,17 @@ def test_ranges_are_requested_in_parallel() -> None:
 
     with parallel(source_with(before_read=meet)) as reader:
         assert read_all(reader) == CONTENT
+
+
+def test_ranges_are_read_under_the_id_of_the_run() -> None:
+    seen = set()
+    with (
+        request_id("brew-1"),
+        parallel(source_with(before_read=lambda _: seen.add(current_request_id()))) as reader,
+    ):
+        assert read_all(reader) == CONTENT
+
+    assert seen == {"brew-1"}
 
 
 def test_no_more_is_read_ahead_than_the_window_holds() -> None:
