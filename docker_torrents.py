@@ -48,6 +48,8 @@ from web.swarm_book import BookAddress, LocalBook, RemoteBook, serve_book
 
 log = logging.getLogger("docker_torrents")
 
+_MOST_WORKERS = 256
+
 CHECKS = Checks(cron=cron_trigger, database_url=check_url, database_host=parse_host)
 """Functions that validate values which core does not know how to read."""
 
@@ -154,11 +156,18 @@ def start_swarm(config: Config, arguments: argparse.Namespace) -> int:
     )
 
 
+def _workers(text: str) -> int:
+    number = positive(text)
+    if number > _MOST_WORKERS:
+        raise argparse.ArgumentTypeError(f"expected {_MOST_WORKERS} or fewer, got {text!r}")
+    return number
+
+
 def _add_web(commands: Commands) -> None:
     web = add_command(
         commands, "web", "Run the web app without the scheduler.", "web --workers 2", with_service(start_web)
     )
-    web.add_argument("--workers", type=positive, default=1, metavar="N", help="processes (default 1)")
+    web.add_argument("--workers", type=_workers, default=1, metavar="N", help="processes (default 1)")
     add_command(
         commands,
         "swarm",

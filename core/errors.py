@@ -70,7 +70,8 @@ class InvalidName(DockerTorrentsError, ValueError):
         self.value = value
         self.why = why
         shown = repr(value) if len(repr(value)) <= 80 else repr(value)[:77] + "..."
-        super().__init__(f"{shown} is not a {what}: {why}")
+        article = "an" if what[:1] in "aeiou" else "a"
+        super().__init__(f"{shown} is not {article} {what}: {why}")
 
 
 class RemoteError(DockerTorrentsError):

@@ -64,6 +64,9 @@ def check_url(url: str) -> None:
             "the user name or password contains an unescaped @, /, # or ?: write %40, %2F, %23 or %3F"
         )
     parsed = _parse_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        _check_sqlite_query(parsed)
+        return
     try:
         for host in _hosts_of(parsed):
             parse_host(host, parsed.port or DEFAULT_PORT)
@@ -71,6 +74,14 @@ def check_url(url: str) -> None:
         raise ValueError("the host is invalid: expected host, host:port or [address]:port") from None
     if parsed.port is not None and not 0 < parsed.port < 65536:
         raise ValueError("expected a port from 1 to 65535")
+
+
+def _check_sqlite_query(url: sa.URL) -> None:
+    for name, value in url.query.items():
+        if name != "timeout":
+            raise ValueError(f"?{name}= has no effect on SQLite: expected ?timeout=SECONDS or nothing")
+        if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]+)?", str(value)):
+            raise ValueError("expected a number of seconds in ?timeout=")
 
 
 def _has_unescaped_password(url: str) -> bool:

@@ -15,8 +15,6 @@ from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
-    PositiveFloat,
-    PositiveInt,
     SecretStr,
     model_validator,
 )
@@ -34,6 +32,7 @@ from core.config.addresses import (
 from core.config.checks import SQLITE_FROM_FOLDER, FilePath, checked
 from core.config.jobs import Jobs, PlatformName
 from core.config.mirror import Mirror
+from core.config.numbers import Count, Seconds, Timeout, WholeSeconds
 from core.config.section import Section
 from core.config.template import check_template
 from core.manifests.media_types import ALL_MANIFESTS
@@ -138,16 +137,16 @@ class DockerRegistry(Section):
     blob_sum_prefix: Literal["sha256:", ""] = "sha256:"
     compatibility_header: str = Field(default=", ".join(ALL_MANIFESTS), min_length=1)
     default_platform: PlatformName = "linux/amd64"
-    connect_timeout: PositiveFloat = 2.0
-    read_timeout: PositiveFloat = 30.0
-    catalog_timeout: PositiveFloat = 120.0
+    connect_timeout: Timeout = 2.0
+    read_timeout: Timeout = 30.0
+    catalog_timeout: Timeout = 120.0
 
 
 class Blackbox(Section):
     url_template: Annotated[Url, _template("payload")]
     scopes: str = Field(default="registry:use", min_length=1)
-    connect_timeout: PositiveFloat = 0.2
-    read_timeout: PositiveFloat = 0.5
+    connect_timeout: Timeout = 0.2
+    read_timeout: Timeout = 0.5
     verdict_ttl: Annotated[float, Field(ge=0, le=3600)] = 60.0
 
 
@@ -155,19 +154,19 @@ class Mds(Section):
     url_template: Annotated[Url, _template("payload")]
     namespace: Namespace = "docker-registry"
     torrent_url: Annotated[str, AfterValidator(check_tracker)] | None = None
-    connect_timeout: PositiveFloat = 0.5
-    read_timeout: PositiveFloat = 600.0
+    connect_timeout: Timeout = 0.5
+    read_timeout: Timeout = 600.0
 
 
 class Brewer(Section):
-    brew_discard_timeout: PositiveInt = 300
-    sleep_time: PositiveFloat = 10.0
-    layers_per_chunk: PositiveInt = 10
+    brew_discard_timeout: WholeSeconds = 300
+    sleep_time: Seconds = 10.0
+    layers_per_chunk: Count = 10
     brew_user: str | None = None
     brew_password_file: FilePath | None = None
     brew_password: Annotated[SecretStr | None, BeforeValidator(_none_if_empty)] = None
     workers: Annotated[int, Field(ge=1, le=256)] = 4
-    max_attempts: PositiveInt = 8
+    max_attempts: Count = 8
 
 
 class Layers(Section):
@@ -185,7 +184,7 @@ class Torrents(Section):
     web_seeds: list[Annotated[str, AfterValidator(_web_seed)]] | None = None
     web_seed_secret_file: FilePath | None = None
     web_seed_secret: Annotated[SecretStr, AfterValidator(_long_secret)] | None = None
-    web_seed_lifetime: PositiveInt = 86400
+    web_seed_lifetime: WholeSeconds = 86400
     private: bool = True
 
 
@@ -245,7 +244,7 @@ class Db(Section):
     mfs_table: TableName = "mfs"
     mds_table: TableName = "mds"
     max_pool_size: Annotated[int, Field(ge=2, le=1000)] = 100
-    connect_timeout: PositiveFloat = 2.0
+    connect_timeout: Timeout = 2.0
 
 
 def _text(value: str | SecretStr) -> str:
@@ -303,6 +302,10 @@ class Config(Section):
             problems.append("s3.access_key and s3.secret_key are needed together, but only one is set")
         if self.brewer.brew_password is not None and not self.brewer.brew_user:
             problems.append("brewer.brew_password is set, but brewer.brew_user is missing")
+        if self.mirror.port == self.mirror.peer_port:
+            problems.append(
+                f"mirror.port and mirror.peer_port are both {self.mirror.port}, expected two ports"
+            )
         problems += _problems_of(self.db)
         if self.application.public_url is None and any(
             "{public_url}" in template or "{capability}" in template

@@ -108,6 +108,9 @@ def _substitute(value: Any, path: str, environ: Mapping[str, str], problems: lis
         return [_substitute(item, f"{path}.{number}", environ, problems) for number, item in enumerate(value)]
     if not isinstance(value, str):
         return value
+    if "\0" in value:
+        problems.append(f"{path}: the character NUL cannot be used in a text")
+        return value
 
     def fill(match: re.Match[str]) -> str:
         name = match[2]

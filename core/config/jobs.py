@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from core.config.checks import FilePath, checked
+from core.config.numbers import MOST, Count, Rate, WholeSeconds
 from core.config.section import Section
 from core.manifests.platform import Platform
 
@@ -25,7 +26,7 @@ class Job(Section):
     Default intervals are in jobs/scheduled_jobs.py.
     """
 
-    interval: Annotated[float, Field(ge=0)] | None = None
+    interval: Annotated[float, Field(ge=0, le=MOST)] | None = None
     cron: Annotated[str, checked(lambda checks: checks.cron)] | None = None
 
     @model_validator(mode="after")
@@ -37,12 +38,12 @@ class Job(Section):
 
 class ScanTags(Job):
     platforms: list[PlatformName] = Field(default_factory=list)
-    rate: PositiveFloat = 100.0
+    rate: Rate = 100.0
 
 
 class Prune(Job):
-    grace: PositiveInt = 86_400
-    limit: PositiveInt = 1_000
+    grace: WholeSeconds = 86_400
+    limit: Count = 1_000
 
 
 class PublishWhitelist(Job):

@@ -5,14 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, ByteSize, Field, PositiveFloat
+from pydantic import AfterValidator, ByteSize, Field
 
 from core.config.addresses import Address, Network, Port, RegistryHost, Url
 from core.config.checks import FilePath
+from core.config.numbers import Timeout
 from core.config.section import Section
 from core.names import parse_pattern
 
-Bytes = Annotated[ByteSize, Field(ge=0)]
+_MOST_BYTES = 2**60
+Bytes = Annotated[ByteSize, Field(ge=0, le=_MOST_BYTES)]
 
 
 class Mirror(Section):
@@ -26,10 +28,10 @@ class Mirror(Section):
     peer_port: Port = 6881
     peers: list[Network] = Field(default_factory=list)
     cache_dir: FilePath = Path("/var/lib/docker-torrents-mirror")
-    cache_size: Annotated[ByteSize, Field(ge=1)] = ByteSize(20 * 1024**3)
+    cache_size: Annotated[ByteSize, Field(ge=1, le=_MOST_BYTES)] = ByteSize(20 * 1024**3)
     keep_free: Bytes = ByteSize(5 * 1024**3)
     download_limit: Bytes = ByteSize(0)
     upload_limit: Bytes = ByteSize(100_000_000)
     min_size: Bytes = ByteSize(1024**2)
     torrents_off: list[Annotated[str, AfterValidator(parse_pattern)]] = Field(default_factory=list)
-    time_limit: PositiveFloat = 120.0
+    time_limit: Timeout = 120.0

@@ -180,6 +180,16 @@ def test_the_example_file_loads() -> None:
             "jobs.brew: interval and cron are both set",
         ),
         ("docker_registry: {host: a}\njobs: {brwe: {interval: 1}}", "jobs.brwe: unknown key"),
+        ("docker_registry: {host: a, read_timeout: 1.0e+300}", "docker_registry.read_timeout: expected 1000000"),
+        ("docker_registry: {host: a}\nbrewer: {max_attempts: 9999999999}", "brewer.max_attempts: expected 1000000000"),
+        ("docker_registry: {host: a}\njobs: {brew: {interval: 1.0e+300}}", "jobs.brew.interval: expected 1000000000"),
+        ("docker_registry: {host: a}\njobs: {prune: {grace: 9999999999}}", "jobs.prune.grace: expected 1000000000"),
+        ("docker_registry: {host: a}\nmirror: {cache_size: 9999999999TB}", "mirror.cache_size: expected 1152921504606"),
+        ("docker_registry: {host: a}\nmirror: {port: 7, peer_port: 7}", "mirror.port and mirror.peer_port are both 7"),
+        (
+            'docker_registry: {host: a}\napplication: {state_dir: "a\\0b"}',
+            "application.state_dir: the character NUL cannot be used",
+        ),
         ("docker_registry: {host: '${NOT_SET}'}", "docker_registry.host: environment variable NOT_SET is not set"),
     ],
 )  # fmt: skip

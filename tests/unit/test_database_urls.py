@@ -45,3 +45,19 @@ def test_other_urls_are_taken(url: str) -> None:
         check_url(url)
     except ValueError as error:
         assert "write %40" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("query", "told"),
+    [
+        ("timeout=soon", "expected a number of seconds"),
+        ("timeout=-1", "expected a number of seconds"),
+        ("timeout=1&timeout=2", "expected a number of seconds"),
+        ("mode=ro", "mode= has no effect on SQLite"),
+    ],
+)
+def test_what_has_no_effect_on_a_sqlite_file_is_refused(query: str, told: str) -> None:
+    check_url("sqlite:///queue.sqlite?timeout=2.5")
+
+    with pytest.raises(ValueError, match=told):
+        check_url(f"sqlite:///queue.sqlite?{query}")

@@ -75,3 +75,8 @@ def test_only_one_kind_of_error_ever_comes_out(parse: Callable[[object], object]
         parse(text)
     except InvalidName as error:
         assert len(str(error)) < 300
+
+
+def test_the_message_has_the_article_of_the_name() -> None:
+    with pytest.raises(InvalidName, match="'x' is not an image: "):
+        raise InvalidName("image", "x", "expected scope:tag")
