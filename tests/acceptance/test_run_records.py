@@ -57,6 +57,17 @@ def test_runs_from_cron_leave_their_record_and_add_up(tmp_path: Path, registry: 
     assert "prune" not in recorded(installation)[0]
 
 
+def test_a_job_that_is_off_leaves_no_failure_behind(tmp_path: Path, registry: Registry) -> None:
+    installation = Installation(tmp_path, registry)
+    installation.run("run", "release-locks")
+
+    ended = installation.run("run", "publish-whitelist", check=False)
+
+    assert ended.returncode == 2
+    assert "jobs.publish-whitelist: file is required" in ended.stderr
+    assert list(recorded(installation)[0]) == ["release-locks"]
+
+
 def test_the_scheduler_records_each_job_and_why_one_failed(
     tmp_path: Path, registry: Registry, scope: str
 ) -> None:
