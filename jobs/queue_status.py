@@ -48,6 +48,7 @@ def status_lines(status: QueueStatus, *, now: int) -> Iterator[str]:
     yield f"brewed     {status.brewed_last_hour} in the last hour{pace}"
     if status.waiting_count > status.delayed:
         yield f"empty in   {'?' if status.empty_in is None else span(status.empty_in)}"
+    yield f"waiting {status.waiting_count}, locked {status.locked_count}, set aside {status.set_aside_count}"
 
 
 def _failed(layer: FailedLayer) -> str:

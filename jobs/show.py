@@ -144,7 +144,7 @@ def layer_record(engine: Engine, tables: Tables, digest: Digest, *, now: int) ->
 
 
 def layer_lines(record: dict[str, object]) -> Iterator[str]:
-    """Yield a line for each field that has a value."""
+    """Yield a line for each field that has a value, and last one with the state."""
     for name, value in record.items():
         if value is None or value == ():
             continue
@@ -153,3 +153,4 @@ def layer_lines(record: dict[str, object]) -> Iterator[str]:
         if isinstance(value, tuple):
             value = " ".join(value)
         yield f"{name:<13} {value}"
+    yield f"{record['digest']} is {record['state']}"

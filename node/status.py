@@ -19,9 +19,9 @@ def status_lines(status: Mapping[str, Any]) -> Iterator[str]:
     pinned = sum(bool(layer["pinned"]) for layer in cached)
     yield f"cache: {len(cached)} layers, {format_size(status['cache']['bytes'])}, {pinned} pinned"
     active = [one for one in status["downloads"] if one["state"] != "seeding"]
-    yield f"downloads: {len(active)}, layers shared with peers: {len(status['downloads']) - len(active)}"
     for one in active:
-        yield "  " + _download(one)
+        yield f"download: {_download(one)}"
+    yield f"downloads: {len(active)}, layers shared with peers: {len(status['downloads']) - len(active)}"
 
 
 def _download(one: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ DEFAULT_PORTS = {"http": 80, "https": 443}
 Origin = tuple[str, str, int]
 _HOST = re.compile(r"[A-Za-z0-9._-]{1,253}\Z|[0-9A-Fa-f:.]{2,45}\Z")
 _NOT_PRINTABLE = re.compile(r"[^\x21-\x7e]")
+_CAPABILITY = re.compile(r"(/v0/(?:layers|swarm)/)[^/]+(?=/)")
 _URL_SIGNS = "!#$%&'()*+,/:;=?@[]~"
 MAX_SHOWN = 300
 
@@ -21,7 +22,8 @@ MAX_SHOWN = 300
 class Target:
     """Where a request goes. `host` is without brackets, `path` with the query and never empty.
 
-    `str()` is for logs and errors: no query, where signatures are, and no user information.
+    `str()` is for logs and errors: no query, where signatures are, no user information, and no capability of
+    a layer, which web seeds and swarm calls have in their path.
     """
 
     scheme: str
@@ -61,7 +63,7 @@ class Target:
         return f"{self.scheme}://{self.netloc}"
 
     def __str__(self) -> str:
-        shown = self._base() + self.path.partition("?")[0]
+        shown = self._base() + _CAPABILITY.sub(r"\1...", self.path.partition("?")[0])
         return shown if len(shown) <= MAX_SHOWN else shown[: MAX_SHOWN - 3] + "..."
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,10 @@ from typing import Any
 import pytest
 
 from core.torrents.hashing import LayerHashes
-from core.torrents.metainfo import build_metainfo
+from core.torrents.metainfo import build_metainfo, info_of
 from tests.mirror_app import mirror_of
+from tests.nodes import make_torrent
+from tests.servers.bad_http import hanging_up
 from tests.servers.http_server import Connection, HttpServer, Request, start_http_server
 from tests.servers.layers import layer_bytes
 from tests.servers.push import MANIFEST, push_blob, push_image
@@ -106,6 +109,33 @@ def test_brewing_a_layer_without_a_torrent_is_requested_once(
     assert request.path == f"/v2/{scope}/manifests/{image.digest}"
     assert request.query == {"rbtorrent": ["true"]}
     assert request.headers["Authorization"] == "Bearer a"
+
+
+def test_no_token_capability_or_info_hash_is_in_the_log(
+    registry: Registry, service: HttpServer, tmp_path: Path, scope: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    path = f"/v2/{scope}/blobs/{push_blob(registry, scope, CONTENT).digest}"
+    token, capability = "dGhyb3ctYXdheS10b2tlbg", "Y2FwYWJpbGl0eS1vZi10aGlzLWxheWVy"
+    hex_digits = path.rpartition(":")[2]
+    torrent = make_torrent(CONTENT, [f"{service.url}/v0/layers/{capability}/{hex_digits}"])
+    info_hash = info_of(torrent).rbtorrent_id.partition(":")[2]
+    service.on("/v0/torrents/*", lambda request, connection: connection.reply(200, torrent))
+    # Swarm calls and the web seed.
+    service.on("/v0/*", hanging_up())
+    with mirror_of(registry.netloc, tmp_path, torrents_url=service.url) as mirror:
+        for kind in ("Bearer", "Basic"):
+            assert mirror.get(path, Authorization=f"{kind} {token}").body == CONTENT
+    with mirror_of(service.netloc, tmp_path / "down", torrents_url=service.url) as mirror:
+        service.on("/v0/torrents/*", hanging_up())
+        assert mirror.get(path, Authorization=f"Bearer {token}").status == 404
+
+    assert {"/v0/layers", "/v0/swarm"} <= {
+        request.path.partition(f"/{capability}")[0] for request in service.requests
+    }
+    assert "swarm call failed" in caplog.text
+    for secret in (token, capability, info_hash):
+        assert secret not in caplog.text
 
 
 def torrent_of(digest: str) -> bytes:

@@ -41,6 +41,13 @@ def test_shown_are_neither_the_query_nor_who_asks() -> None:
     assert str(parse_url("http://[::1]:5000/v2/")) == "http://[::1]:5000/v2/"
 
 
+@pytest.mark.parametrize("call", ["layers", "swarm"])
+def test_a_capability_in_the_path_is_not_shown(call: str) -> None:
+    target = parse_url(f"https://registry.example.com/under/v0/{call}/Y2FwYWJpbGl0eQ/{'a' * 64}")
+    assert str(target) == f"https://registry.example.com/under/v0/{call}/.../{'a' * 64}"
+    assert "/Y2FwYWJpbGl0eQ/" in target.url
+
+
 def test_a_long_url_is_shown_short() -> None:
     assert len(str(parse_url("http://example.com/" + "a" * 5000))) == 300
 

@@ -95,6 +95,7 @@ def test_of_many_layers_that_failed_for_one_reason_some_are_shown(database: Data
     lines = list(status_lines(database.status(), now=NOW))
     place = lines.index("          5 down")
     assert lines[place + 4] == "            ... and 2 more (--json lists them)"
+    assert lines[-1] == "waiting 0, locked 0, set aside 5"
 
 
 def test_a_reason_is_shown_with_its_host_port_and_status_and_found_by_them(database: Database) -> None:
