@@ -121,8 +121,10 @@ def terminal(folder: Path) -> Iterator[Shell]:
 
 
 def test_every_example_gives_what_the_page_shows(tmp_path: Path) -> None:
+    shown = examples(PAGE.read_text(encoding="utf-8"))
+    assert len(shown) > 10
     with terminal(tmp_path) as shell:
-        for example in examples(PAGE.read_text(encoding="utf-8")):
+        for example in shown:
             got = shell.run(example.commands)
             assert example.agrees(got), f"$ {example.commands}\n{got}\nbut the page shows\n{example.output}"
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import psutil
@@ -103,6 +105,9 @@ def test_the_daemon_shows_jobs_and_requests_at_one_address_and_loses_nothing_wit
     assert first.value("http_requests_total", route="none", status="404") == 1
     assert first.value("layers_total", result="augmented") == 2
     assert first.value("brewed_bytes_total", backend="registry") == sum(one.size for one in image.layers)
+    assert first.value("brew_seconds_total", backend="registry") > 0
+    assert first.value("http_request_seconds_count", route="manifests") == 1
+    assert first.value("job_seconds_count", job_name="brew") >= 1
     assert first.value("push_to_id_seconds_count") == 2
     assert first.value("job_runs_total", job_name="brew", outcome="done") >= 1
     assert first.value("job_last_success_timestamp_seconds", job_name="brew") > 0
@@ -157,12 +162,21 @@ def test_several_workers_show_the_sum_and_a_database_that_is_down_is_told(
 
 
 def test_a_killed_service_leaves_nothing_to_its_successor(
-    tmp_path: Path, registry: Registry, start: Start
+    tmp_path: Path, registry: Registry, scope: str, start: Start
 ) -> None:
     port = free_port()
     installation = installed(tmp_path, registry, port)
     process = start(installation, "web", port=port)
     assert get(port, "/ping").ok
+    _, notification = pushed(registry, scope)
+    assert (post(port, notification), post(port, b"{")) == (200, 400)
+    assert get(port, f"/v2/{scope}/manifests/v1").ok
+    shown = scrape(port)
+    assert shown.value("http_requests_total", route="ping") == 1
+    assert shown.value("layers_total", result="missing") == 2
+    # The repository does not have the role.
+    assert shown.value("events_total", outcome="ignored") == 1
+    assert shown.value("events_total", outcome="malformed") == 1
     before = (installation.state / f"metrics-{port}").resolve()
     process.kill()
     assert comes_true(lambda: not listening(port)())
@@ -179,10 +193,18 @@ def test_the_scheduler_has_a_port_of_its_own(
     installation = installed(tmp_path, registry, free_port(), metrics_port=port)
     push_image(registry, scope, "v1", [layer_bytes(2000, 1)])
     installation.run("backfill", "repository", scope)
+    with closing(sqlite3.connect(installation.state / "docker_torrents.sqlite")) as database, database:
+        database.execute(
+            "INSERT INTO rbtorrent_mapping (digest, added, brew_lock) VALUES (?, 1, 1)",
+            ("sha256:" + "0" * 64,),
+        )
     start(installation, "scheduler", port=port)
 
     assert comes_true(shows(port, lambda now: now.value("brews_total", outcome="brewed") == 1))
+    # The registry has no layer with the lock of a brewer that vanished.
+    assert comes_true(shows(port, lambda now: now.value("brews_total", outcome="failed") == 1))
     now = scrape(port)
+    assert now.value("locks_released_total") == 1
     assert now.value("push_to_id_seconds_count") == 0
     assert now.value("build_info") == 1
     for metric in ALL:

@@ -22,6 +22,8 @@ OWNERS = {
     "bottle": ["web/", "node/", "docker_torrents.py"],
     "granian": ["core/server.py"],
     "cachetools": ["web/", "node/"],
+    "libtorrent": ["node/session.py", "node/metainfo.py"],
+    "prometheus_client": ["core/metrics.py", "node/"],
     "sqlalchemy": ["sql/", "jobs/", "web/", "docker_torrents.py"],
 }
 BASES = {
