@@ -6,9 +6,9 @@ Only this module imports boto3. A metainfo store and a layer source are built on
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import boto3.session
 from botocore import exceptions as boto
@@ -173,6 +173,9 @@ class S3Reader:
         self._seconds = seconds
         self._offset = offset
         self._closed = False
+        self._held = ExitStack()
+        # Within `with` a StreamingBody is the response of urllib3, which it closes at the end.
+        self._response: Any = self._held.enter_context(body)
 
     def readinto(self, buffer: memoryview, /) -> int:
         """As BlobReader's."""
@@ -191,12 +194,10 @@ class S3Reader:
     def close(self) -> None:
         """Free the connection. May be done twice, and by another thread, which wakes a reader."""
         self._closed = True
-        # Without this, closing waits for the reader. botocore has no public way to what urllib3 offers;
-        # the errors mean that it has come to its end by itself.
+        # Without this, closing waits for the reader. The errors mean that it has come to its end by itself.
         with suppress(OSError, ValueError, RuntimeError):
-            if (stream := getattr(self._body, "_raw_stream", None)) is not None:
-                stream.shutdown()
-        self._body.close()
+            self._response.shutdown()
+        self._held.close()
 
     def __enter__(self) -> Self:
         return self

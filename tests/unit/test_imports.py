@@ -90,5 +90,11 @@ def test_libraries_are_used_through_their_documented_interface(file: Path) -> No
             for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
                 if isinstance(target, ast.Attribute) and ast.unparse(target).partition(".")[0] in names:
                     patched.add(ast.unparse(target))
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("getattr", "setattr"):
+            private |= {
+                ast.unparse(node)
+                for name in node.args[1:2]
+                if isinstance(name, ast.Constant) and str(name.value).startswith("_")
+            }
 
     assert (private, bases - BASES, patched) == (set(), set(), set())
