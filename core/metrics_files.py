@@ -17,16 +17,25 @@ from pathlib import Path
 
 _MEMORY = Path("/dev/shm")  # noqa: S108  # the directory made there has a random name and mode 0700
 _PREFIX = "docker-torrents-metrics-"
+_ROOM_BYTES = 8 * 1024 * 1024
 
 
-def create_directory(link: Path) -> None:
+def create_directory(link: Path, memory: Path = _MEMORY) -> None:
     """Have `link` name a new, empty directory, and remove the one that it named before.
 
     For the one process that may do so: the caller holds a lock.
     """
     remove_directory(link)
-    parent = _MEMORY if os.access(_MEMORY, os.W_OK | os.X_OK) else link.parent
+    parent = memory if _has_room(memory) else link.parent
     link.symlink_to(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+
+
+def _has_room(memory: Path) -> bool:
+    """Return whether this process may write there, and finds room for its files: some MiB."""
+    if not os.access(memory, os.W_OK | os.X_OK):
+        return False
+    disk = os.statvfs(memory)
+    return disk.f_bavail * disk.f_frsize >= _ROOM_BYTES
 
 
 def remove_directory(link: Path) -> None:

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from core.errors import DatabaseRefused
+from sql.sqlite import check_room
 from sql.tables import OPTIONAL, Tables
 
 
@@ -41,11 +42,13 @@ def lacks_optional_tables_only(connection: sa.Connection, tables: Tables) -> boo
 
 
 def probe_writable(connection: sa.Connection, tables: Tables) -> None:
-    """Read a row of the mapping. Raises DatabaseRefused if nothing can be written.
+    """Read a row of the mapping. Raises DatabaseRefused if it takes no writes, DatabaseDown on a full disk.
 
     A connection may be older than the server's change from primary to standby.
     """
     connection.execute(sa.select(tables.mapping.c.digest).limit(1)).first()
+    if connection.dialect.name == "sqlite":
+        check_room(connection.engine)
     read_only = "SHOW transaction_read_only"
     if connection.dialect.name == "postgresql" and connection.exec_driver_sql(read_only).scalar() != "off":
         raise DatabaseRefused("it is read-only")

@@ -24,6 +24,8 @@ _RETRY_SECONDS = 0.001
 # began the next transaction at once would starve the others.
 _YIELD_SECONDS = 0.003
 _RUN_SECONDS = 0.010
+# What a transaction adds to the write-ahead log, and more.
+_ROOM_BYTES = 128 * 1024
 
 
 def sqlite_engine(url: sa.URL, pool: dict[str, Any], *, read_only: bool = False) -> sa.Engine:
@@ -81,6 +83,15 @@ def checkpoint(engine: sa.Engine) -> None:
             connection.close()
     except sqlite3.Error:
         pass  # The data is safe in the log.
+
+
+def check_room(engine: sa.Engine) -> None:
+    """Raise DatabaseDown if the disk of the file is full: reading says nothing of that."""
+    file = Path(engine.url.database or "")
+    disk = os.statvfs(file.parent)
+    free = (disk.f_bfree if os.geteuid() == 0 else disk.f_bavail) * disk.f_frsize
+    if free < _ROOM_BYTES:
+        raise DatabaseDown(f"{file}: {free} bytes are left on its disk: make room")
 
 
 class _Turns:

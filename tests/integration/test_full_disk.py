@@ -13,10 +13,15 @@ from pathlib import Path
 import pytest
 
 from core.digest import Digest
-from core.errors import MetainfoMissing, StoreFailed
+from core.errors import DatabaseDown, MetainfoMissing, StoreFailed
 from core.layer import Layer
+from core.metrics_files import create_directory, remove_directory
 from core.torrents.brewing import brew_layer
 from core.torrents.store import DirectoryStore
+from sql.engine import create_engine_for
+from sql.schema import create_missing, probe_writable
+from sql.tables import build_tables
+from sql.transaction import reading, transaction
 from tests.memory_source import MemorySource
 
 CONTENT = b"a layer whose metainfo finds no room" * 40_000
@@ -24,13 +29,13 @@ DIGEST = Digest(hashlib.sha256(CONTENT).hexdigest())
 
 
 @contextmanager
-def small_disk(folder: Path) -> Iterator[Path]:
-    """A file system of 256 KiB at `folder`; skips where this user may not mount one."""
+def small_disk(folder: Path, size: str = "256k") -> Iterator[Path]:
+    """A file system of this size at `folder`; skips where this user may not mount one."""
     if os.geteuid():
         pytest.skip("mounting a file system needs root")
     folder.mkdir()
     mount = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)], capture_output=True, text=True
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True, text=True
     )
     if mount.returncode:
         pytest.skip(f"no permission to mount a file system: {mount.stderr.strip()}")
@@ -102,3 +107,33 @@ def info_hash(data: bytes) -> str:
     """The SHA-1 of the info dictionary, cut out by its known place in `data`."""
     assert data.startswith(b"d4:info")
     return hashlib.sha1(data[7:-1]).hexdigest()
+
+
+def test_a_database_on_a_full_disk_is_down_although_it_can_be_read(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", size="2m") as disk:
+        engine = create_engine_for(file=disk / "queue.sqlite")
+        tables = build_tables()
+        with transaction(engine) as connection:
+            create_missing(connection, tables)
+        with reading(engine) as connection:
+            probe_writable(connection, tables)
+        filler = fill(disk)
+
+        with reading(engine) as connection, pytest.raises(DatabaseDown, match="left on its disk: make room"):
+            probe_writable(connection, tables)
+
+        filler.unlink()
+        with reading(engine) as connection:
+            probe_writable(connection, tables)
+        engine.dispose()
+
+
+def test_metrics_are_not_kept_in_a_memory_that_is_too_small(tmp_path: Path) -> None:
+    link = tmp_path / "metrics"
+    for size, expected in (("256k", tmp_path), ("16m", tmp_path / "16m")):
+        with small_disk(tmp_path / size, size=size) as memory:
+            create_directory(link, memory)
+
+            assert link.resolve().parent == expected
+            remove_directory(link)
+            assert list(memory.iterdir()) == []
