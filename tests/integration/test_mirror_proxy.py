@@ -103,6 +103,30 @@ def test_what_engines_would_repeat_here_becomes_503(
     assert (answer.status, answer.headers["Retry-After"]) == (503, "7")
 
 
+def test_credentials_are_sent_in_cleartext_to_this_machine_alone(
+    upstream: HttpServer, tmp_path: Path
+) -> None:
+    challenge = {**JSON, "WWW-Authenticate": 'Basic realm="registry"'}
+    upstream.on("/*", lambda request, connection: connection.reply(401, b"{}", challenge))
+    # Leads to this machine, and is not a loopback address.
+    outside = f"0.0.0.0:{upstream.port}"
+    blob = f"/v2/a/blobs/sha256:{'0' * 64}"
+    with mirror_of(outside, tmp_path / "registry") as mirror:
+        for path in ("/v2/", "/v2/a/manifests/latest", blob):
+            assert mirror.get(path, Authorization="Basic c2VjcmV0").status == 503
+            assert mirror.get(path).status == 401
+    assert len(upstream.requests) > 6
+    assert [request for request in upstream.requests if "Authorization" in request.headers] == []
+
+    upstream.requests.clear()
+    with mirror_of(upstream.netloc, tmp_path / "torrents", torrents_url=f"http://{outside}") as mirror:
+        assert mirror.get(blob, Authorization="Basic c2VjcmV0").status == 401
+    assert [(request.method, request.headers["Authorization"]) for request in upstream.requests] == [
+        ("GET", None),
+        ("HEAD", "Basic c2VjcmV0"),
+    ]
+
+
 def test_a_registry_that_is_down_is_503(tmp_path: Path) -> None:
     with start_registry(tmp_path / "registry") as registry:
         netloc = registry.netloc
