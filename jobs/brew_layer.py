@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Engine
 from core.blobs.source import BlobSource
 from core.digest import Digest
 from core.errors import (
+    NO_ANSWER,
     DatabaseError,
     DockerTorrentsError,
     Interrupted,
@@ -23,6 +24,7 @@ from core.errors import (
     Verdict,
 )
 from core.failures import delay_after
+from core.layer import Layer
 from core.logs import OutageLog
 from core.metrics import BREW_SECONDS, BREWED_BYTES, BREWS, PUSH_TO_ID_SECONDS
 from core.torrents.brewing import Brewed, brew_layer
@@ -31,9 +33,15 @@ from jobs.held_locks import HeldLocks
 from sql.claims import Claim, complete_layer, retry_layer, set_aside_layer
 from sql.clock import database_time
 from sql.history import Brews
+from sql.layers import newest_brewed
+from sql.scopes import find_scopes
 from sql.tables import Priority, Tables
+from sql.transaction import reading
 
 log = logging.getLogger(__name__)
+
+_SAMPLES = 3
+"""Brewed layers none of which the source gives in an outage."""
 
 
 class Outages:
@@ -158,13 +166,40 @@ class LayerBrewer:
         self._store.is_down()
 
     def _probe_source(self) -> None:
-        """Raises DockerTorrentsError if the source is down."""
+        """Raises DockerTorrentsError if the source is down.
+
+        A registry whose storage is down answers all the same, but for no blob: the layers that were brewed
+        last tell that from a layer that cannot be read.
+        """
+        source = self._settings.source
         try:
-            self._settings.source.check()
+            source.check()
         except Refused as error:
             # S3 may refuse to list a bucket and give its objects.
             if error.status != 403:
                 raise
+        failures = []
+        for layer in self._brewed_last():
+            try:
+                source.size(layer)
+            except NO_ANSWER as error:
+                failures.append(error)
+            except DockerTorrentsError:
+                return
+            else:
+                return
+        if len(failures) == _SAMPLES:
+            raise failures[0]
+
+    def _brewed_last(self) -> list[Layer]:
+        settings = self._settings
+        try:
+            with reading(settings.engine) as connection:
+                digests = newest_brewed(connection, settings.tables, _SAMPLES)
+                scopes = find_scopes(connection, settings.tables, digests)
+        except DatabaseError:
+            return []
+        return [Layer(digest, scopes[digest]) for digest in digests if digest in scopes]
 
     def brew(self, digest: Digest) -> Outcome:
         """Brew the layer and finish it in the database."""

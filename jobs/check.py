@@ -97,8 +97,8 @@ def _newest_brewed(service: Service) -> LayerRecord | None:
     """Return the layer that was brewed last; None if no layer is brewed, or the database does not answer."""
     try:
         with reading(service.reader) as connection:
-            digest = newest_brewed(connection, service.tables)
-            return find_layer(connection, service.tables, digest, now=service.now()) if digest else None
+            newest = newest_brewed(connection, service.tables)
+            return find_layer(connection, service.tables, newest[0], now=service.now()) if newest else None
     except DatabaseError:
         # The probe of the database has reported it.
         return None

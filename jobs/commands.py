@@ -101,7 +101,7 @@ def _run(service: Service, arguments: argparse.Namespace) -> int:
 def scheduled(service: Service) -> Iterator[None]:
     """Run the scheduled jobs within the block. Leaving it sets `service.stop` and waits for the jobs."""
     with recording(service) as recorder:
-        scheduler = Scheduler(schedules(service, recorder))
+        scheduler = Scheduler(schedules(service, recorder), service.brew_outages.database)
         listener = WakeListener(
             service.config.application.state_dir, lambda: scheduler.run_now(*STARTED_BY_EVENTS)
         )

@@ -88,9 +88,9 @@ def _retry(service: Service, arguments: argparse.Namespace) -> int:
     )
     if requeued.kept:
         print_error(f"{digest} keeps the id that the older service gave it")
-    nothing = digest is not None and not (requeued.queued or requeued.manifests)
+    nothing = not (arguments.all or requeued.queued or requeued.manifests)
     if nothing and not requeued.kept:
-        print_error(explain_nothing(service.engine, service.tables, digest, now=service.now()))
+        print_error(_explain(service, arguments))
     print_result(asdict(requeued) if arguments.json else [str(requeued)])
     return FAILED if nothing else DONE
 
@@ -98,11 +98,18 @@ def _retry(service: Service, arguments: argparse.Namespace) -> int:
 def _drop(service: Service, arguments: argparse.Namespace) -> int:
     digest = arguments.digest
     dropped = drop(service.database, service.tables, reason=arguments.reason, digest=digest)
-    nothing = digest is not None and not (dropped.dropped or dropped.manifests)
+    nothing = not (arguments.all or dropped.dropped or dropped.manifests)
     if nothing:
-        print_error(explain_nothing(service.engine, service.tables, digest, now=service.now()))
+        print_error(_explain(service, arguments))
     print_result(asdict(dropped) if arguments.json else [str(dropped)])
     return FAILED if nothing else DONE
+
+
+def _explain(service: Service, arguments: argparse.Namespace) -> str:
+    """Return why nothing was selected."""
+    if arguments.digest is None:
+        return f"nothing failed for a reason with {arguments.reason!r}: queue status shows the reasons"
+    return explain_nothing(service.engine, service.tables, arguments.digest, now=service.now())
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 _BATCH = 500
 _READERS = 8
 _MAX_FAILURES = 20
-"""Layers in a row for which the store does not answer, before it counts as down."""
+"""Layers in a row for which the store does not answer, before the store itself is probed."""
 
 
 @dataclass
@@ -60,7 +60,7 @@ class _Run:
     def __init__(self, service: Service) -> None:
         self.service = service
         self.summary = LostSummary()
-        self._streak = FailureStreak(None, _MAX_FAILURES)
+        self._streak = FailureStreak(service.store.check, _MAX_FAILURES)
 
     def go(self, progress: Progress, pool: ThreadPoolExecutor) -> None:
         cursor: str | None = ""

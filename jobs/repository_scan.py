@@ -125,10 +125,17 @@ class RepositoryScan:
         """Queue the unknown layers of all tags of `scope`.
 
         A tag, or a manifest below it, that fails is logged and counted; the others are read. Raises
-        RemoteError if the tags cannot be listed, RegistryDown, DatabaseDown.
+        RemoteError if the tags cannot be listed, after reading those that could; RegistryDown, DatabaseDown.
         """
-        tags = list(self.scan.registry.list_tags(scope))
-        self._streak.succeeded()
+        tags: list[str] = []
+        broken: RemoteError | None = None
+        try:
+            tags.extend(self.scan.registry.list_tags(scope))
+            self._streak.succeeded()
+        except RemoteError as error:
+            if not tags:
+                raise
+            broken = error
         self.summary.repositories += 1
         progress.expect(len(tags))
         reader = TreeReader(
@@ -144,6 +151,8 @@ class RepositoryScan:
             progress.step(len(batch), note=f"{scope}: {self.summary.queued} layers")
             if self.over():
                 return
+        if broken is not None:
+            raise broken
 
     def _heads(self, scope: str, tags: Iterable[str]) -> Iterator[tuple[str, Digest | None]]:
         """Yield each tag with the digest it leads to, None if that cannot be found out."""

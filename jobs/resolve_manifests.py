@@ -36,7 +36,7 @@ _BATCH = 50
 class ResolveSummary:
     """What a run did: manifests resolved, put off and set aside; layers queued; manifests that still wait.
 
-    With `registry_down` the run ended because the registry does not answer.
+    `paused` is why the registry did not answer, which ended the run.
     """
 
     resolved: int = 0
@@ -44,13 +44,13 @@ class ResolveSummary:
     put_off: int = 0
     set_aside: int = 0
     waiting: int = 0
-    registry_down: bool = False
+    paused: str | None = None
     interrupted: bool = False
 
     @property
     def failed(self) -> int:
         """The number of manifests that were not resolved, for the exit status."""
-        return self.put_off + self.set_aside + self.registry_down
+        return self.put_off + self.set_aside
 
     @property
     def idle(self) -> bool:
@@ -58,7 +58,7 @@ class ResolveSummary:
         return not (self.resolved or self.queued or self.failed)
 
     def __str__(self) -> str:
-        end = ", the registry does not answer" if self.registry_down else ""
+        end = f", paused: {self.paused}" if self.paused else ""
         return (
             f"resolved {self.resolved} manifests, queued {self.queued} layers, put off {self.put_off}, "
             f"set aside {self.set_aside}, waiting {self.waiting}{end}"
@@ -87,8 +87,11 @@ def resolve_manifests(service: Service) -> ResolveSummary:
                     break
                 run.resolve(manifest)
     except _RegistryDown as down:
-        run.summary.registry_down = True
-        log.warning("manifests wait, the registry does not answer reason=%s", down.__cause__)
+        run.summary.paused = str(down.__cause__)
+        service.registry_outage.failed(f"manifests wait: {down.__cause__}")
+    else:
+        if not run.summary.idle:
+            service.registry_outage.succeeded()
     run.summary.interrupted = service.stop.is_set()
     with reading(engine) as connection:
         run.summary.waiting = count_manifests(connection, tables).waiting

@@ -6,7 +6,7 @@ import argparse
 from dataclasses import asdict
 from datetime import UTC, datetime
 
-from core.command_line import DONE, Commands, add_command, add_group, add_json, named
+from core.command_line import DONE, FAILED, Commands, add_command, add_group, add_json, named
 from core.names import matches, parse_pattern
 from core.output import print_error, print_json, print_line
 from jobs.service import Service, with_service
@@ -55,11 +55,14 @@ def _revoke(service: Service, arguments: argparse.Namespace) -> int:
     with transaction(service.database) as connection:
         had = [p for p in arguments.patterns if revoke_role(connection, service.tables, p)]
         left = [role.pattern for role in list_roles(connection, service.tables)]
+    missing = [pattern for pattern in arguments.patterns if pattern not in had]
+    for pattern in missing:
+        print_error(f"{pattern} does not have the role: role list shows what has")
     for scope in arguments.patterns:
         if still := [pattern for pattern in left if pattern != scope and matches(scope, pattern)]:
             print_error(f"{scope} still has the role through {', '.join(still)}")
-    print_line(f"revoked {len(had)}, did not have it {len(arguments.patterns) - len(had)}")
-    return DONE
+    print_line(f"revoked {len(had)}, did not have it {len(missing)}")
+    return FAILED if missing else DONE
 
 
 def _list(service: Service, arguments: argparse.Namespace) -> int:

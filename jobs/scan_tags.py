@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from itertools import chain
 
+from core.errors import RemoteError
 from jobs.repository_scan import Scan, ScanSummary
 from jobs.walk_repositories import CatalogMatches, exact_names, fail_unmatched, walk_repositories
 from sql.cursors import find_cursor, save_cursor
@@ -50,7 +51,16 @@ class _Round:
     def __iter__(self) -> Iterator[str]:
         with reading(self._scan.engine) as connection:
             cursor = find_cursor(connection, self._scan.service.tables, self._job)
-        yield from after(cursor, self._scopes)
+        reached = False
+        try:
+            for scope in after(cursor, self._scopes):
+                reached = True
+                yield scope
+        except RemoteError:
+            # A list that breaks off behind the cursor would keep every run from the scopes before it.
+            if not reached:
+                self.save("")
+            raise
         self.save("")
 
     def save(self, scope: str) -> None:

@@ -18,7 +18,7 @@ from apscheduler.triggers.base import BaseTrigger
 from apscheduler.triggers.combining import OrTrigger
 from apscheduler.triggers.cron import CronTrigger
 
-from core.errors import DatabaseError, DockerTorrentsError
+from core.errors import DatabaseDown, DatabaseError, DatabaseNotReady, DockerTorrentsError
 from core.logs import OutageLog, choose_request_id, request_id
 from core.metrics import JOB_LAST_SUCCESS, JOB_RUNS, JOB_SECONDS
 from jobs.summary import Summary, was_paused
@@ -59,9 +59,12 @@ class EverySeconds(BaseTrigger):  # type: ignore[misc]  # APScheduler has no typ
 
 
 class Scheduler:
-    """The scheduled jobs, in threads. A job that fails is logged and runs again at its next time."""
+    """The scheduled jobs, in threads. A job that fails is logged and runs again at its next time.
 
-    def __init__(self, schedules: Collection[Schedule]) -> None:
+    `database` logs that the database is down, once for all jobs.
+    """
+
+    def __init__(self, schedules: Collection[Schedule], database: OutageLog) -> None:
         """Raises ValueError if a cron expression is invalid (see `cron_trigger`)."""
         self._scheduler = BackgroundScheduler(
             timezone="UTC",
@@ -70,6 +73,7 @@ class Scheduler:
         )
         # It warns whenever a run outlasts its interval, which a long brew does by design.
         logging.getLogger("apscheduler").setLevel(logging.ERROR)
+        self._database = database
         self._outages = {schedule.name: OutageLog(log, f"job {schedule.name}") for schedule in schedules}
         self._lock = threading.Lock()
         self._running: set[str] = set()
@@ -158,7 +162,9 @@ class Scheduler:
                 summary = schedule.run()
         except (DockerTorrentsError, DatabaseError) as error:
             JOB_RUNS.count(name, "failed")
-            self._outages[name].failed(error)
+            # One job alone may lack a table or a right.
+            down = isinstance(error, DatabaseDown) and not isinstance(error, DatabaseNotReady)
+            (self._database if down else self._outages[name]).failed(error)
             return
         except Exception:
             JOB_RUNS.count(name, "internal_error")
@@ -170,6 +176,7 @@ class Scheduler:
             JOB_RUNS.count(name, "done")
             JOB_LAST_SUCCESS.set(time.time(), name)
         self._outages[name].succeeded()
+        self._database.succeeded()
         log.log(logging.DEBUG if summary.idle else logging.INFO, "job done name=%s did=%s", name, summary)
         if not summary.idle:
             self.run_now(*schedule.then)

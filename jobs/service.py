@@ -23,6 +23,7 @@ from core.command_line import Run
 from core.config.config import Config
 from core.errors import DatabaseNotReady
 from core.http.client import HttpClient
+from core.logs import OutageLog
 from core.pace import Pace
 from core.registry.client import RegistryClient
 from core.stopping import stop_on_signals
@@ -172,6 +173,11 @@ class Service:
     def brew_outages(self) -> Outages:
         """The outages that brewing has met, kept from run to run."""
         return Outages()
+
+    @cached_property
+    def registry_outage(self) -> OutageLog:
+        """Logs that the registry does not answer, from run to run."""
+        return OutageLog(log, "registry")
 
     @cached_property
     def brew_counter(self) -> BrewCounter:

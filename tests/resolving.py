@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from typing import Any
 
@@ -9,6 +10,7 @@ import sqlalchemy as sa
 
 from core.config.config import DockerRegistry
 from core.http.client import HttpClient
+from core.logs import OutageLog
 from core.registry.client import RegistryClient
 from jobs.resolve_manifests import ResolveSummary, resolve_manifests
 from sql.manifests import enqueue_manifests, seen_manifests
@@ -31,6 +33,7 @@ class Desk:
         self.scope = scope
         self.now = NOON
         self.stop = threading.Event()
+        self.outage = OutageLog(logging.getLogger("desk"), "registry")
 
     def put_down(self, *digests: str, scope: str | None = None) -> None:
         """Have these manifests resolved."""
@@ -50,6 +53,7 @@ class Desk:
             self.tables,
             parts={
                 "registry": registry or self.registry,
+                "registry_outage": self.outage,
                 "clock": lambda: self.now,
                 "stop": self.stop,
             },

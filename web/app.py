@@ -21,7 +21,7 @@ import web.torrents
 from core.access.access import Access
 from core.blobs.source import BlobSource
 from core.config.config import Config
-from core.errors import AccessDenied
+from core.errors import NO_ANSWER, AccessDenied
 from core.health import HealthCheck
 from core.logs import choose_request_id, request_id
 from core.metrics import Readings
@@ -100,7 +100,8 @@ class RequestHandling:
                 answer = from_exception(raised)
                 if answer is None:
                     raise
-                if answer.status_code >= 500:
+                # The registry's client logs that it does not answer.
+                if answer.status_code >= 500 and not isinstance(raised, NO_ANSWER):
                     log.warning("request failed method=%s reason=%s", bottle.request.method, raised)
                 return answer
 

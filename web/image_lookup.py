@@ -84,6 +84,7 @@ def find_image(
         requests += 1
         left_seconds = until - time.monotonic()
         if left_seconds <= 0:
+            log.warning("index not read in time url=%s seconds=%g", first.target, seconds)
             raise TimedOut(str(first.target), seconds)
         answer = registry.forward("GET", scope, digest, headers, seconds=left_seconds)
     if refused is not None:

@@ -11,9 +11,18 @@ import bottle
 
 from core.blobs.source import BlobSource
 from core.digest import Digest
-from core.errors import CapabilityInvalid, InvalidName, LayerError, NotFound, RemoteError, TimedOut
+from core.errors import (
+    NO_ANSWER,
+    CapabilityInvalid,
+    InvalidName,
+    LayerError,
+    NotFound,
+    RemoteError,
+    TimedOut,
+)
 from core.http.byte_range import Span, etag_matches, range_holds, requested_span
 from core.layer import Layer
+from core.logs import OutageLog
 from core.torrents.capability import verify
 from web.errors import error
 from web.layer_bodies import LayerBody
@@ -42,6 +51,7 @@ class LayerHandler:
         self._turns = Turns(
             "downloads", DOWNLOADS, waiting=WAITING, seconds=WAIT_SECONDS, resource="download"
         )
+        self._outage = OutageLog(log, "layer source")
         # A client asks for a layer piece by piece, and the size of a digest's blob does not change.
         self._size = lru_cache(maxsize=_MAX_SIZES)(source.size)
 
@@ -54,7 +64,7 @@ class LayerHandler:
             try:
                 return _answer(200, b"", layer, self._source.size(layer))
             except (RemoteError, LayerError) as failed:
-                return _failure(layer, failed)
+                return self._failure(layer, failed)
 
     def get(self, rest: str) -> bottle.HTTPResponse:
         """Answer with the layer, or the requested range of it."""
@@ -71,7 +81,7 @@ class LayerHandler:
             except (RemoteError, LayerError) as failed:
                 # The size may be that of a damaged blob.
                 self._size.cache_clear()
-                return _failure(layer, failed)
+                return self._failure(layer, failed)
 
     def _authorize(self) -> Layer | bottle.HTTPResponse:
         """Return the layer that the path's capability opens, or the refusal."""
@@ -105,10 +115,22 @@ class LayerHandler:
         until_closed = ExitStack()
         body = LayerBody(reader, layer, span, until_closed.close)
         until_closed.push(held.pop_all())
+        self._outage.succeeded()
         answer = _answer(200 if whole else 206, body, layer, span.length)
         if not whole:
             answer.set_header("Content-Range", span.content_range(size))
         return answer
+
+    def _failure(self, layer: Layer, failed: RemoteError | LayerError) -> bottle.HTTPResponse:
+        if isinstance(failed, NO_ANSWER):
+            self._outage.failed(f"layer {layer.digest} of {layer.scopes[0]} not read: {failed}")
+        else:
+            log.warning("layer not read digest=%s scope=%s reason=%s", layer.digest, layer.scopes[0], failed)
+        if isinstance(failed, NotFound):
+            return error(404, "BLOB_UNKNOWN", "the layer no longer exists")
+        if isinstance(failed, TimedOut):
+            return error(504, "UNAVAILABLE", "the layer could not be read in time")
+        return error(502, "UNAVAILABLE", "the layer cannot be read now")
 
 
 def install(app: bottle.Bottle, source: BlobSource, secret: bytes, clock: Callable[[], float]) -> None:
@@ -136,15 +158,6 @@ def _refusal(reason: str) -> bottle.HTTPResponse:
     # The reason is for the log only: a caller must not learn by trying.
     log.info("layer refused reason=%s", reason)
     return error(403, "DENIED", "the capability in this URL is invalid or has expired")
-
-
-def _failure(layer: Layer, failed: RemoteError | LayerError) -> bottle.HTTPResponse:
-    log.warning("layer not read digest=%s scope=%s reason=%s", layer.digest, layer.scopes[0], failed)
-    if isinstance(failed, NotFound):
-        return error(404, "BLOB_UNKNOWN", "the layer no longer exists")
-    if isinstance(failed, TimedOut):
-        return error(504, "UNAVAILABLE", "the layer could not be read in time")
-    return error(502, "UNAVAILABLE", "the layer cannot be read now")
 
 
 def _etag(layer: Layer) -> str:

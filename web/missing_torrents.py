@@ -21,6 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from core.digest import Digest
 from core.errors import DatabaseDown, MetainfoMissing
 from core.layer import Layer
+from core.logs import OutageLog
 from core.torrents.store import MetainfoStore
 from sql.enqueue import enqueue_layers
 from sql.layers import known_layers
@@ -67,6 +68,7 @@ class MissingTorrents:
         self._clock = clock
         self._locks = tuple(threading.Lock() for _ in range(_LOCKS))
         self._pause = DatabasePause(timer)
+        self._outage = OutageLog(log, "queueing of requested torrents")
         self._caches = threading.Lock()
         self._answers: TTLCache[Digest, Why] = TTLCache(_MAX_KEPT, KEEP_SECONDS, timer)
         self._queued: TTLCache[Digest, bool] = TTLCache(_MAX_KEPT, REPEAT_SECONDS, timer)
@@ -87,6 +89,7 @@ class MissingTorrents:
                 return why or "not brewed"
             found = self._find_out(scope, digest)
             self._pause.answered()
+            self._outage.succeeded()
             if not isinstance(found, bytes):
                 with self._caches:
                     self._answers[digest] = found
@@ -95,7 +98,7 @@ class MissingTorrents:
             # SQLAlchemyError: a missing table, say.
             self._pause.failed()
             reason = str(error) if isinstance(error, DatabaseDown) else type(error).__name__
-            log.warning("layer not queued digest=%s scope=%s reason=%s", digest, scope, reason)
+            self._outage.failed(f"layer {digest} of {scope} not queued: {reason}")
             return "not brewed"
         finally:
             lock.release()

@@ -11,6 +11,7 @@ from core.access.access import Access
 from core.config.config import Config
 from core.digest import Digest
 from core.errors import MetainfoMissing, StoreFailed
+from core.logs import OutageLog
 from core.names import parse_scope
 from core.torrents.metainfo import with_sources
 from core.torrents.store import MetainfoStore
@@ -57,6 +58,7 @@ class TorrentHandler:
         self._missing = missing
         self._secret = secret
         self._clock = clock
+        self._outage = OutageLog(log, "metainfo store")
 
     def get(self, rest: str) -> bottle.HTTPResponse:
         """Answer with the torrent, if the registry lets the caller pull the layer."""
@@ -68,8 +70,9 @@ class TorrentHandler:
         try:
             found = self._find(scope, digest)
         except StoreFailed as failed:
-            log.error("metainfo not read digest=%s reason=%s", digest, failed)
+            self._outage.failed(f"torrent of {digest} not read: {failed}")
             return unavailable("the store of torrents is unavailable")
+        self._outage.succeeded()
         if not isinstance(found, bytes):
             return error(*_MISSING[found], {"digest": str(digest)})
         try:

@@ -25,6 +25,7 @@ from core.digest import Digest
 from core.errors import AccessDenied, DockerTorrentsError, RemoteError
 from core.http.client import HttpClient
 from core.http.url import parse_url
+from core.logs import OutageLog
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +68,7 @@ class BlackboxAccess:
         self._http = http
         self._registry = registry
         self._verdicts = GoodVerdicts(settings.verdict_ttl, clock)
+        self._outage = OutageLog(log, "Blackbox")
 
     def admit(self, headers: Mapping[str, str]) -> None:
         """See Access: 400 without the caller's address, 401 without a token that is good, 403 without the
@@ -79,8 +81,9 @@ class BlackboxAccess:
         try:
             status, held = self._ask(token, address)
         except NoVerdict as error:
-            log.warning("blackbox gives no verdict reason=%s", error.why)
+            self._outage.failed(error.why)
             raise _unavailable() from None
+        self._outage.succeeded()
         self._judge(status, held)
         self._verdicts.keep(token, address)
 
@@ -95,7 +98,7 @@ class BlackboxAccess:
         """
         status, _ = self._ask(secrets.token_hex(16), "127.0.0.1")
         if status == VALID:
-            raise NoVerdict("it takes a token that is made up for a good one")
+            raise NoVerdict("it accepts an invalid token")
         return f"{parse_url(self._url_template.format(payload=''))} answers, and refuses an invalid token"
 
     def _token(self, authorization: str | None) -> str:
@@ -123,7 +126,7 @@ class BlackboxAccess:
             number = code if type(code) is int else -1
             if number not in _ASK_AGAIN:
                 break
-        raise NoVerdict(f"exception {number}, {_EXCEPTIONS.get(number, 'of an unknown kind')}")
+        raise NoVerdict(f"exception {number}, {_EXCEPTIONS.get(number, 'which is not documented')}")
 
     def _fetch(self, url: str) -> dict[str, Any]:
         try:
@@ -136,7 +139,7 @@ class BlackboxAccess:
         except (ValueError, RecursionError):
             verdict = None
         if not isinstance(verdict, dict):
-            raise NoVerdict(f"HTTP status {answer.status}, and no JSON of its kind")
+            raise NoVerdict(f"HTTP status {answer.status} without its JSON: check blackbox.url_template")
         return verdict
 
     def _judge(self, status: int, held: frozenset[str]) -> None:

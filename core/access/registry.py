@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from urllib.parse import unquote
 
@@ -10,6 +11,8 @@ from core.errors import AccessDenied, BadAnswer
 from core.http.client import HttpAnswer
 from core.registry.answers import is_html
 from core.registry.client import RegistryClient
+
+log = logging.getLogger(__name__)
 
 _SAYINGS = {
     401: ("UNAUTHORIZED", "authentication required"),
@@ -36,7 +39,10 @@ class RegistryAccess:
         answer = self._registry.forward_blob_head(scope, digest, headers)
         if (answer.status == 200 and not is_html(answer.headers)) or leads_to_storage(answer, digest):
             return
-        code, message = _SAYINGS.get(answer.status, ("UNAVAILABLE", "the registry does not say who may pull"))
+        if answer.status not in _SAYINGS:
+            log.warning("registry gave no verdict status=%d url=%s", answer.status, answer.target)
+        unknown = ("UNAVAILABLE", f"the registry answered {answer.status}, access cannot be checked now")
+        code, message = _SAYINGS.get(answer.status, unknown)
         status = answer.status if answer.status in _SAYINGS else 502
         passed_on = [(name, value) for name in _PASSED_ON for value in answer.headers.all(name)]
         raise AccessDenied(status, tuple(passed_on), code, message)

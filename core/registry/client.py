@@ -7,6 +7,7 @@ caller's request through (`forward`), for the web app.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
@@ -14,10 +15,11 @@ from typing import TypeVar
 
 from core.config.config import DockerRegistry
 from core.digest import Digest
-from core.errors import BadAnswer, InvalidName, NotFound, Refused, RemoteError, Unavailable
+from core.errors import NO_ANSWER, BadAnswer, InvalidName, NotFound, Refused, RemoteError, Unavailable
 from core.http.client import HttpAnswer, HttpClient
 from core.http.stream import HttpStream
 from core.http.url import parse_url
+from core.logs import OutageLog
 from core.manifests.manifest import digest_of
 from core.manifests.media_types import ALL_MANIFESTS, DOCKER_SCHEMA1, DOCKER_SCHEMA1_SIGNED
 from core.names import parse_scope, parse_tag
@@ -27,6 +29,8 @@ from core.registry.auth import RegistryAuth
 from core.registry.blob import BlobStream, range_header
 from core.registry.pages import PAGE_LIMIT, read_pages
 from core.registry.urls import RegistryUrls, has_name
+
+log = logging.getLogger(__name__)
 
 MANIFEST_LIMIT = 4 * 1024 * 1024
 """Bytes: what docker/distribution itself takes for a manifest at most."""
@@ -71,6 +75,7 @@ class RegistryClient:
         self._catalog_timeout = settings.catalog_timeout
         self._auth = RegistryAuth(http, user, password)
         self._pace = Pace(None)
+        self._outage = OutageLog(log, "registry")
 
     def paced(self, pace: Pace) -> RegistryClient:
         """This client, waiting for `pace` before each request to the registry; for one thread."""
@@ -187,7 +192,7 @@ class RegistryClient:
         With `scope` None it is that to `/v2/`. The caller's `headers` go along, ours do not: no
         credentials of ours, and redirects are the caller's to follow. A `Host` among them goes along to a
         registry that has no host name of its own (core/registry/urls.py). The answer has to be here within
-        `seconds` (by default both time-outs together).
+        `seconds` (by default both time-outs together). A registry that does not answer is logged.
         """
         url = self.urls.base if scope is None else self.urls.manifest(scope, reference)
         return self._forward(method, url, headers, seconds)
@@ -272,11 +277,16 @@ class RegistryClient:
         try:
             if "Host" in headers and has_name(url):
                 headers = {name: value for name, value in headers.items() if name != "Host"}
-            return self._http.fetch(
+            answer = self._http.fetch(
                 method, url, headers=headers, limit=MANIFEST_LIMIT, seconds=seconds, follow=False
             )
         except ValueError as error:
             raise BadAnswer("docker_registry.host", f"invalid URL: {error}") from None
+        except NO_ANSWER as error:
+            self._outage.failed(error)
+            raise
+        self._outage.succeeded()
+        return answer
 
 
 def _with(headers: Mapping[str, str], authorization: str | None) -> Mapping[str, str]:

@@ -28,7 +28,9 @@ def test_roles_are_granted_listed_and_revoked(installation: Installation) -> Non
     assert installation.last_line("role", "grant", "library/*", "team/app") == "granted 2, had it already 0"
     assert installation.last_line("role", "grant", "team/app") == "granted 0, had it already 1"
     assert [role["pattern"] for role in installation.asked("role", "list")] == ["library/*", "team/app"]
-    assert installation.last_line("role", "revoke", "team/app", "nobody") == "revoked 1, did not have it 1"
+    revoked = installation.run("role", "revoke", "team/app", "nobody", check=False)
+    assert (revoked.returncode, revoked.stdout) == (1, "revoked 1, did not have it 1\n")
+    assert revoked.stderr.endswith("nobody does not have the role: role list shows what has\n")
     assert installation.run("role", "list").stdout.splitlines()[-1] == "roles 1"
 
 
@@ -50,10 +52,10 @@ def test_failures_are_listed_by_reason_and_retried_once_repaired(
     assert reason in installation.run("queue", "status").stdout
 
     blob.write_bytes(content)
-    assert (
-        installation.last_line("queue", "retry", "--reason", "nothing like it")
-        == "queued again 0, manifests 0"
-    )
+    for action in ("retry", "drop"):
+        nothing = installation.run("queue", action, "--reason", "nothing like it", check=False)
+        assert nothing.returncode == 1
+        assert "nothing failed for a reason with 'nothing like it'" in nothing.stderr
     assert installation.last_line("queue", "retry", "--reason", "NOT FOUND") == "queued again 1, manifests 0"
     assert installation.last_line("run", "brew") == "brewed 1, failed 0, waiting 0"
 

@@ -46,7 +46,7 @@ def test_of_the_web_app(
     with front_of(upstream.netloc, tmp_path) as front:
         front.get(MANIFEST, **({} if own is None else {"X_Request_Id": own}))
 
-    [logged] = {_ID.findall(line)[-1] for line in caplog.text.splitlines() if "request failed" in line}
+    [logged] = {_ID.findall(line)[-1] for line in caplog.text.splitlines() if "registry failed" in line}
     assert ids_sent(upstream) == {logged}
     assert own in (None, logged)
 

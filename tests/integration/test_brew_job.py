@@ -487,6 +487,24 @@ def test_with_a_full_store_nothing_is_read_and_no_attempt_is_spent(
     assert [line for line in caplog.messages if line.startswith("metainfo store works again")]
 
 
+def test_a_registry_whose_storage_is_down_costs_no_attempts(settings: BrewSettings) -> None:
+    layers = layers_of(20)
+    outage = Outage(settings, layers)
+    queue(settings, list(layers)[:3])
+    assert outage.brew().brewed == 3
+    queue(settings, layers)
+    outage.unreadable = set(layers)
+
+    for _ in range(3):
+        summary = outage.brew()
+        assert (summary.brewed, summary.failed, summary.waiting) == (0, 0, 17)
+        assert "connection refused" in str(summary.paused)
+
+    outage.unreadable = set()
+    assert str(outage.brew()) == "brewed 17, failed 0, waiting 0"
+    assert attempts(settings, layers) == {("brewed", 0)}
+
+
 @pytest.mark.parametrize("what", ["store", "source"])
 def test_an_outage_amid_a_run_pauses_it_with_every_layer_waiting_again(
     settings: BrewSettings, what: str

@@ -65,11 +65,14 @@ def _small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class StoreOf:
-    """A store whose reading a test takes over."""
+    """A store whose reading a test takes over; `down` is what checking it raises."""
 
-    def __init__(self, store: MetainfoStore, read: Callable[[Digest], object]) -> None:
+    def __init__(
+        self, store: MetainfoStore, read: Callable[[Digest], object], down: StoreFailed | None = None
+    ) -> None:
         self._store = store
         self._read = read
+        self._down = down
 
     def get(self, digest: Digest) -> bytes:
         self._read(digest)
@@ -82,6 +85,8 @@ class StoreOf:
         self._store.delete(digest)
 
     def check(self) -> str:
+        if self._down is not None:
+            raise self._down
         return "a store"
 
 
@@ -150,9 +155,9 @@ def test_a_search_that_is_interrupted_keeps_what_it_queued(brewed: Brewed) -> No
 
 
 def test_metainfo_that_the_store_cannot_check_is_not_lost(brewed: Brewed) -> None:
-    digests = brewed.layers(40)
+    digests = brewed.layers(60)
     brewed.lose(*digests[:20])
-    silent = set(digests[10:25])
+    silent = set(digests[10:45])
 
     def read(digest: Digest) -> None:
         if digest in silent:
@@ -160,7 +165,7 @@ def test_metainfo_that_the_store_cannot_check_is_not_lost(brewed: Brewed) -> Non
 
     summary = brewed.search(StoreOf(brewed.store, read))
 
-    assert str(summary) == "queued again 10, looked up 25 torrents, failed 15"
+    assert str(summary) == "queued again 10, looked up 25 torrents, failed 35"
     assert brewed.waiting() == set(digests[:10])
 
 
@@ -168,10 +173,12 @@ def test_a_store_that_stops_answering_ends_the_search(brewed: Brewed) -> None:
     digests = brewed.layers(100)
     brewed.lose(*digests)
 
-    def read(digest: Digest) -> None:
-        raise StoreFailed("s3://metainfo", "access denied")
+    denied = StoreFailed("s3://metainfo", "access denied")
 
-    summary = brewed.search(StoreOf(brewed.store, read))
+    def read(digest: Digest) -> None:
+        raise denied
+
+    summary = brewed.search(StoreOf(brewed.store, read, denied))
 
     assert "stopped, run it again: metainfo store s3://metainfo failed: access denied" in str(summary)
     assert 0 < summary.failed < 100

@@ -12,6 +12,7 @@ import pytest
 import requests
 
 from core.manifests.media_types import DOCKER_MANIFEST
+from jobs.summary import exit_status
 from sql.engine import create_engine_for
 from sql.schema import create_missing
 from sql.tables import Priority, build_tables
@@ -243,13 +244,19 @@ def test_a_manifest_without_a_usable_answer_queues_nothing_and_is_tried_again(
 
 
 @pytest.mark.parametrize("answer", [silent(), html(503)], ids=["silent", "503"])
-def test_a_registry_that_is_down_ends_the_run_and_costs_no_tries(desk: Desk, answer: Any) -> None:
+def test_a_registry_that_is_down_ends_the_run_and_costs_no_tries(
+    desk: Desk, caplog: pytest.LogCaptureFixture, answer: Any
+) -> None:
     with start_http_server() as server:
         server.on("/v2/*", answer)
         desk.put_down(*(f"sha256:{number:064}" for number in range(20)))
         summary = desk.run(registry=client(server.url, read_timeout=0.2))
-    assert (summary.put_off, summary.waiting, summary.failed) == (0, 20, 1)
+        desk.run(registry=client(server.url, read_timeout=0.2))
+    assert (summary.put_off, summary.waiting, exit_status(summary)) == (0, 20, 1)
     assert {row.attempts for row in desk.waiting().values()} == {0}
+    assert len([line for line in caplog.messages if line.startswith("registry failed")]) == 1
+    desk.run()
+    assert "registry works again" in caplog.text
 
 
 def test_manifests_that_the_registry_cannot_read_do_not_hold_up_the_others(

@@ -17,7 +17,7 @@ from sql.scopes import revoke_role
 from sql.transaction import transaction
 from tests.scanning import grant, image, manifest_of, queued, start_scan
 from tests.servers.bad_http import replying
-from tests.servers.http_server import Connection, HttpServer, Request, start_http_server
+from tests.servers.http_server import Answer, Connection, HttpServer, Request, start_http_server
 from tests.servers.layers import digest_of
 
 SCOPES = ("a", "b", "c", "d")
@@ -126,6 +126,33 @@ def test_after_an_outage_the_walk_resumes_at_the_same_repository(scan: Scan, fou
     scan_tags(scan)
     assert listed(four, before) == ["c", "d"]
     assert len(queued(scan)) == 4
+
+
+def test_a_list_that_breaks_off_costs_no_more_than_what_is_behind_it(scan: Scan, four: HttpServer) -> None:
+    def breaks_off(list_: str, *names: str) -> Answer:
+        def page(request: Request, connection: Connection) -> None:
+            if "last" in request.query:
+                connection.reply(500, b"")
+            else:
+                onward = f'<{request.path}?last={names[-1]}>; rel="next"'
+                connection.reply(200, json.dumps({list_: names}).encode(), {"Link": onward})
+
+        return page
+
+    grant(scan, "*")
+    four.on("/v2/", replying(200))
+    four.on("/v2/_catalog", breaks_off("repositories", "a", "b"))
+    four.on("/v2/a/tags/list", breaks_off("tags", "v1"))
+
+    summary = scan_tags(scan)
+
+    assert (summary.failed, listed(four), len(queued(scan))) == (2, ["a", "a", "b"], 2)
+    # What the list has is scanned again, not looked for behind its break for good.
+    for number, image_of_b in enumerate((image(5), image(6))):
+        four.on("/v2/b/manifests/*", image_of_b)
+        scan_tags(scan)
+        scan_tags(scan)
+        assert len(queued(scan)) == 3 + number
 
 
 def test_every_request_of_a_walk_is_paced(scan: Scan, four: HttpServer) -> None:

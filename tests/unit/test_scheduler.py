@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import pytest
 
-from core.errors import DockerTorrentsError
+from core.errors import DatabaseDown, DockerTorrentsError
+from core.logs import OutageLog
 from core.metrics import JOB_RUNS
 from jobs.scheduler import EverySeconds, Schedule, Scheduler
 from tests.servers.waiting import comes_true
@@ -37,7 +39,7 @@ class Paused:
 
 @contextmanager
 def running(*schedules: Schedule) -> Iterator[Scheduler]:
-    scheduler = Scheduler(schedules)
+    scheduler = Scheduler(schedules, OutageLog(logging.getLogger("jobs"), "database"))
     scheduler.start()
     try:
         yield scheduler
@@ -133,6 +135,27 @@ def test_a_job_that_goes_on_failing_is_logged_once_until_it_works(caplog: pytest
         assert comes_true(lambda: "works again" in caplog.text)
     assert caplog.text.count("job brew failed reason=no registry, 3") == 1
     assert "no registry, 2" not in caplog.text
+
+
+def test_jobs_log_that_their_database_is_down_as_one_outage(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "jobs")
+    down = threading.Event()
+    down.set()
+    failed: set[str] = set()
+
+    def run(name: str) -> Done:
+        if down.is_set():
+            failed.add(name)
+            raise DatabaseDown("connection refused")
+        return Done(idle=True)
+
+    with running(*(Schedule(name, partial(run, name), 0.05) for name in ("brew", "prune"))):
+        assert comes_true(lambda: len(failed) == 2)
+        down.clear()
+        assert comes_true(lambda: "database works again" in caplog.text)
+    assert [line for line in caplog.messages if " failed " in line] == [
+        "database failed reason=the database is down: connection refused"
+    ]
 
 
 def test_a_job_with_a_fault_runs_again(caplog: pytest.LogCaptureFixture) -> None:
