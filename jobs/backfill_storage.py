@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from core.blobs.source import BlobStorage, StoredFile
 from core.blobs.storage_layout import MANIFESTS, position_of
 from core.digest import Digest
-from core.errors import NotFound, RemoteError
+from core.errors import NotFound, RemoteError, Unavailable
 from core.failures import FailureStreak
 from core.layer import HEAD_BYTES, Layer, looks_like_layer
 from jobs.progress import Progress
@@ -28,7 +28,7 @@ _BATCH = 1_000
 """Files that are listed, looked up and queued at a time."""
 
 _MAX_FAILURES = 20
-"""Blobs in a row that cannot be read, before the storage counts as down."""
+"""Blobs in a row that cannot be read, before the storage itself is probed."""
 
 
 @dataclass(frozen=True)
@@ -84,18 +84,19 @@ def backfill_storage(scan: StorageScan) -> StorageSummary:
 
     Nothing is remembered between runs but the layers themselves: what is known is left out before
     anything is read, so a run after another, or beside it, goes on where that one is. Blobs that are no
-    layers are looked into at each run. A storage that fails on the way ends the run, with all that it had
+    layers are looked into at each run. A storage that fails as a whole ends the run, with all that it had
     given in the queue. With a limit, links are looked for by the run that gets to the end of the blobs.
     Raises DatabaseDown.
     """
     run = _Run(scan)
-    try:
-        run.queue_blobs()
-        if not run.over():
-            run.remember_links()
-    except RemoteError as error:
-        log.error("storage not read to its end reason=%s", error)
-        run.summary.broken = str(error)
+    for part in (run.queue_blobs, run.remember_links):
+        if run.over() or run.down is not None:
+            break
+        try:
+            part()
+        except RemoteError as error:
+            log.error("storage not read to its end reason=%s", error)
+            run.summary.broken = run.summary.broken or str(error)
     return run.summary
 
 
@@ -111,8 +112,9 @@ class _Run:
         self.summary = StorageSummary(dry_run=scan.dry_run)
         # Blobs that are read and queued together: what takes about two seconds.
         self._per_commit = _BATCH if scan.rate is None else max(self.readers, int(2 * scan.rate))
-        self._streak = FailureStreak(None, _MAX_FAILURES)
-        self._down: RemoteError | None = None
+        self._streak = FailureStreak(self._read_again, _MAX_FAILURES)
+        self._good: Layer | None = None
+        self.down: RemoteError | None = None
 
     def over(self) -> bool:
         """Whether to end: it was told to, or has queued as many layers as it may."""
@@ -201,8 +203,8 @@ class _Run:
             self.summary.queued += queued
             self.summary.known += len(layers) - queued
             self.summary.bytes += sum(layer.size or 0 for layer in layers)
-            if self._down is not None:
-                raise self._down
+            if self.down is not None:
+                raise self.down
 
     def _layers(self, blobs: list[Layer], pool: ThreadPoolExecutor) -> list[Layer]:
         """Those of the blobs that are layers, by their first bytes."""
@@ -222,7 +224,13 @@ class _Run:
         return layers
 
     def _no_more(self) -> bool:
-        return self.service.stop.is_set() or self._down is not None
+        return self.service.stop.is_set() or self.down is not None
+
+    def _read_again(self) -> None:
+        """Read the blob that was read last. Raises RemoteError, also if no blob was read so far."""
+        if self._good is None:
+            raise Unavailable(self.layout.blobs, "no blob can be read")
+        _peek(self.scan.storage, self._good)
 
     def _sort(self, blob: Layer, peek: Future[bool], layers: list[Layer]) -> None:
         """Adds the blob to `layers` if it turns out to be one."""
@@ -231,6 +239,7 @@ class _Run:
                 layers.append(blob)
             else:
                 self.summary.others += 1
+            self._good = blob
             self._streak.succeeded()
         except NotFound:
             log.info("blob removed during the backfill digest=%s", blob.digest)
@@ -242,7 +251,7 @@ class _Run:
         self.summary.unread += 1
         log.warning("blob not read digest=%s reason=%s", blob.digest, error)
         if self._streak.failed(error):
-            self._down = error
+            self.down = error
 
 
 def _peek(storage: BlobStorage, blob: Layer) -> bool:

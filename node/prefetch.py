@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from core.digest import Digest
-from core.errors import ConnectionCut, DockerTorrentsError, RemoteError
+from core.errors import ConnectionCut, DockerTorrentsError, NotFound, RemoteError
 from core.manifests.platform import Platform
 from core.registry.client import RegistryClient
 from core.registry.image_tree import TreeReader
@@ -75,8 +75,14 @@ def prefetch(
     done = Prefetched()
     wanted: dict[Digest, WantedLayer] = {}
     for image in images:
+
+        def child_failed(child: Digest, error: DockerTorrentsError, image: ImageName = image) -> None:
+            log.error("child of an index not read image=%s child=%s reason=%s", image, child, error)
+            done.failed += 1
+
         try:
-            wanted.update((layer.digest, layer) for layer in _layers(registry, image, platforms))
+            layers = _layers(registry, image, platforms, child_failed)
+            wanted.update((layer.digest, layer) for layer in layers)
         except DockerTorrentsError as error:
             log.error("image not read image=%s reason=%s", image, error)
             done.failed += 1
@@ -102,9 +108,18 @@ def prefetch(
 
 
 def _layers(
-    registry: RegistryClient, image: ImageName, platforms: tuple[Platform, ...]
+    registry: RegistryClient,
+    image: ImageName,
+    platforms: tuple[Platform, ...],
+    failed: Callable[[Digest, DockerTorrentsError], None],
 ) -> Iterator[WantedLayer]:
-    for manifest in TreeReader(registry, image.scope, platforms=platforms).read(image.reference):
+    """Yield the layers to pull. Raises NotFound if an index has no image for any of the platforms."""
+    reader = TreeReader(registry, image.scope, platforms=platforms, failed=failed)
+    manifests = list(reader.read(image.reference))
+    # The index itself is the last.
+    if manifests[-1].left_out and not any(manifest.layers or manifest.unread for manifest in manifests):
+        raise NotFound(f"{image} for {', '.join(map(str, platforms))}")
+    for manifest in manifests:
         for layer in manifest.layers:
             if not layer.has_urls and layer.size:
                 yield WantedLayer(image.scope, layer.digest, layer.size)

@@ -71,7 +71,8 @@ class DirectoryBlobs:
         """All files below `folder`, with the names of one folder a level in memory. See BlobStorage.
 
         Links to directories are followed, but not in circles. A file that vanishes during the walk is left
-        out. Raises Unavailable if the parent of `folder` is missing: the disk may not be mounted.
+        out. The error of a folder that cannot be read is raised at the end. Raises Unavailable if the parent of
+        `folder` is missing: the disk may not be mounted.
         """
         top = self._root / folder
         try:
@@ -81,6 +82,7 @@ class DirectoryBlobs:
         nothing: frozenset[str] = frozenset()
         # Where it is on its way down: what is left of each folder, and the links that led there.
         way = [(folder, _entries(str(top)), nothing)]
+        failed: RemoteError | None = None
         while way:
             path, entries, followed = way[-1]
             if not entries:
@@ -88,13 +90,20 @@ class DirectoryBlobs:
                 continue
             entry = entries.pop()
             below = f"{path}/{entry.name}"
-            if not _leads_on(entry):
-                if (file := _file(entry, below)) is not None:
-                    yield file
-            elif entry.name not in skipping:
-                target = {os.path.realpath(entry.path)} if entry.is_symlink() else nothing
-                if not target & followed:
-                    way.append((below, _entries(entry.path), followed | target))
+            file: StoredFile | None = None
+            try:
+                if not _leads_on(entry):
+                    file = _file(entry, below)
+                elif entry.name not in skipping:
+                    target = {os.path.realpath(entry.path)} if entry.is_symlink() else nothing
+                    if not target & followed:
+                        way.append((below, _entries(entry.path), followed | target))
+            except RemoteError as error:
+                failed = failed or error
+            if file is not None:
+                yield file
+        if failed is not None:
+            raise failed
 
     def _path(self, layer: Layer) -> Path:
         return self._root / blob_path(self._template, layer.digest).lstrip("/")

@@ -76,7 +76,7 @@ class BlobStorage(BlobSource, Protocol):
     """A registry's storage: a backend that can list its files. All of them pass the same conformance tests.
 
     A listing holds at most one page, or one folder on each level, in memory. It raises Refused, TimedOut,
-    ConnectionCut or Unavailable if it cannot go on, so that a part never looks like the whole.
+    ConnectionCut or Unavailable if it lacks something, so that a part never looks like the whole.
     """
 
     def files(self, folder: str, skipping: frozenset[str] = frozenset()) -> Iterator[StoredFile]:

@@ -66,6 +66,15 @@ def test_prefetch_fetches_the_wanted_platforms_and_pins_them(
     assert not other & cached(mirror).keys()
     assert all(cached(mirror)[digest]["pinned"] for digest in wanted)
 
+    nothing = mirror.installation.run(
+        "mirror", "prefetch", "--platform", "linux/s390x", words[-1], check=False
+    )
+    assert (nothing.returncode, nothing.stdout) == (1, "prefetched 0 layers (0.0 MB), failed 1\n")
+    assert "for linux/s390x: not found" in nothing.stderr
+    registry.blob_file(images[0].digest).write_bytes(b"")
+    broken = mirror.installation.run(*words, "--platform", "linux/amd64", check=False)
+    assert (broken.returncode, broken.stdout) == (1, "prefetched 2 layers (2.0 MB), failed 1\n")
+
 
 def test_prefetch_of_a_private_image_uses_the_stored_login(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -106,13 +106,13 @@ class StoppingSource(CountingSource):
 class FailingSource(DirectoryBlobs):
     """Does not give some blobs, or any."""
 
-    def __init__(self, root: Path, error: Exception, only: str | None = None) -> None:
+    def __init__(self, root: Path, error: Exception, only: frozenset[str] | None = None) -> None:
         super().__init__(root, TEMPLATE)
         self._error = error
         self._only = only
 
     def open(self, layer: Layer, offset: int, length: int | None = None) -> FileReader:
-        if self._only in (None, str(layer.digest)):
+        if self._only is None or str(layer.digest) in self._only:
             raise self._error
         return super().open(layer, offset, length)
 
@@ -308,11 +308,25 @@ def test_a_blob_that_cannot_be_read_is_counted_and_the_others_go_on(
     bad = min(digests)
 
     summary = backfill(
-        database, place, storage=FailingSource(place.root, Refused("disk", None, "not yours"), only=bad)
+        database,
+        place,
+        storage=FailingSource(place.root, Refused("disk", None, "not yours"), only=frozenset({bad})),
     )
 
     assert (summary.queued, summary.unread, summary.failed, summary.broken) == (29, 1, 1, None)
     assert set(database.mapping()) == digests - {bad}
+
+
+def test_many_blobs_in_a_row_that_cannot_be_read_hide_none_behind_them(
+    database: Database, place: DirectoryStoragePlace
+) -> None:
+    digests = sorted(put_blob(place, layer_bytes(100, seed)) for seed in range(60))
+    broken = frozenset(digests[5:50])
+
+    failing = FailingSource(place.root, Unavailable("disk", "input/output error"), only=broken)
+    summary = backfill(database, place, storage=failing)
+
+    assert (summary.queued, summary.unread, summary.broken) == (15, 45, None)
 
 
 @pytest.mark.parametrize("limit", [5, None])

@@ -158,11 +158,12 @@ def test_only_a_regular_file_has_a_size(directory: DirectoryStoragePlace) -> Non
     assert [file.size for file in directory.storage.files(FOLDER)] == [1, None, None]
 
 
-def test_a_folder_that_may_not_be_read_breaks_the_listing_off(
+def test_a_folder_that_may_not_be_read_is_raised_behind_all_others(
     directory: DirectoryStoragePlace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory.put(f"{FOLDER}/aa/data", b"1")
     directory.put(f"{FOLDER}/bb/data", b"1")
+    directory.put(f"{FOLDER}/cc/data", b"1")
     scan = os.scandir
 
     def forbidding(place: str) -> object:
@@ -173,7 +174,7 @@ def test_a_folder_that_may_not_be_read_breaks_the_listing_off(
 
     monkeypatch.setattr(os, "scandir", forbidding)
     listing = directory.storage.files(FOLDER)
-    assert next(listing).path == f"{FOLDER}/aa/data"
+    assert [next(listing).path for _ in range(2)] == [f"{FOLDER}/aa/data", f"{FOLDER}/cc/data"]
     with pytest.raises(Refused, match="bb"):
         next(listing)
 
