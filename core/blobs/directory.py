@@ -71,8 +71,8 @@ class DirectoryBlobs:
         """All files below `folder`, with the names of one folder a level in memory. See BlobStorage.
 
         Links to directories are followed, but not in circles. A file that vanishes during the walk is left
-        out. The error of a folder that cannot be read is raised at the end. Raises Unavailable if the parent of
-        `folder` is missing: the disk may not be mounted.
+        out. The error of a folder that cannot be read is raised at the end. Raises Unavailable if the parent
+        of `folder` is missing: the disk may not be mounted.
         """
         top = self._root / folder
         try:
