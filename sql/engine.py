@@ -59,10 +59,6 @@ def create_engine_for(
 
 def check_url(url: str) -> None:
     """Raise ValueError unless `create_engine_for` takes `url`. The message shows no more than the scheme."""
-    if _has_unescaped_password(url):
-        raise ValueError(
-            "the user name or password contains an unescaped @, /, # or ?: write %40, %2F, %23 or %3F"
-        )
     parsed = _parse_url(url)
     if parsed.get_backend_name() == "sqlite":
         _check_sqlite_query(parsed)
@@ -82,20 +78,6 @@ def _check_sqlite_query(url: sa.URL) -> None:
             raise ValueError(f"?{name}= has no effect on SQLite: expected ?timeout=SECONDS or nothing")
         if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]+)?", str(value)):
             raise ValueError("expected a number of seconds in ?timeout=")
-
-
-def _has_unescaped_password(url: str) -> bool:
-    scheme, separator, rest = url.partition("://")
-    if not separator or scheme.startswith("sqlite"):
-        return False
-    authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
-    path, _, query = rest[len(authority) :].partition("?")
-    credentials, _, address = authority.rpartition("@")
-    # An @ behind the authority ends a password that holds a slash, which cut the authority short.
-    if "@" in credentials or "@" in path:
-        return True
-    port = address.rpartition(":")[2] if ":" in address and not address.endswith("]") else ""
-    return "@" in query and "@" not in authority and bool(port) and not port.isdecimal()
 
 
 def _parse_url(text: str) -> sa.URL:

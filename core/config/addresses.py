@@ -31,9 +31,12 @@ def check_tracker(value: str) -> str:
 
 def check_no_user(value: str) -> str:
     """Return `value` if it holds no user name or password. Raises ValueError, which does not show it."""
-    if "@" in value.partition("?")[0]:
+    rest = value.partition("://")[2]
+    path = rest.partition("?")[0]
+    # Without a path, the query may be the end of a password.
+    if "@" in path or ("@" in rest and "/" not in path):
         raise ValueError(
-            "a user name or password in a URL is not used: remove it (in a path, write %40 for @)"
+            "a user name or password in a URL is not used: remove it (elsewhere, write %40 for @)"
         )
     return value
 
@@ -48,10 +51,12 @@ def check_password(value: str) -> str:
     port = authority.rpartition(":")[2] if ":" in authority else ""
     path = rest[len(authority) :].partition("?")[0]
     # An @ behind what looks like the host: that is a user and the beginning of a password.
-    later = "@" in path or ("@" not in authority and "@" in rest and port and not port.isdigit())
+    hidden = "@" in rest and (not path or (port and not port.isdigit()))
+    later = "@" in path or ("@" not in authority and hidden)
     if authority.count("@") > 1 or (authority and later):
         raise ValueError(
-            "a sign in the user name or password is not escaped: write %40 for @, %2F for /, %23 for #"
+            "a sign in the user name or password is not escaped: "
+            "write %40 for @, %2F for /, %23 for #, %3F for ?"
         )
     return value
 

@@ -67,10 +67,20 @@ def _hosts(value: object) -> object:
     return value
 
 
-def _template(*required: str, optional: tuple[str, ...] = ()) -> AfterValidator:
-    return AfterValidator(
-        lambda value: check_template(value, required=set(required), optional=frozenset(optional))
-    )
+def _registry_url(*required: str) -> AfterValidator:
+    """Return a validator of templates of the registry's URLs."""
+
+    def validate(value: str) -> str:
+        check_template(value, required=set(required), optional=frozenset(("proto", "host")))
+        fields = {"proto": "https", "host": "a"} | dict.fromkeys(required, "a")
+        check_url(value.format_map(fields))
+        return value
+
+    return AfterValidator(validate)
+
+
+def _template(*required: str) -> AfterValidator:
+    return AfterValidator(lambda value: check_template(value, required=set(required)))
 
 
 def _matching(pattern: str, expected: str) -> AfterValidator:
@@ -125,15 +135,13 @@ class Application(Section):
 class DockerRegistry(Section):
     host: RegistryHost
     proto: Literal["http", "https"] = "https"
-    image_resolve_template: Annotated[str, _template("scope", "tag", optional=("proto", "host"))] = (
+    image_resolve_template: Annotated[str, _registry_url("scope", "tag")] = (
         "{proto}://{host}/v2/{scope}/manifests/{tag}"
     )
-    hash_resolve_template: Annotated[str, _template("scope", "blob_sum", optional=("proto", "host"))] = (
+    hash_resolve_template: Annotated[str, _registry_url("scope", "blob_sum")] = (
         "{proto}://{host}/v2/{scope}/blobs/{blob_sum}"
     )
-    tags_resolve_template: Annotated[str, _template("scope", optional=("proto", "host"))] = (
-        "{proto}://{host}/v2/{scope}/tags/list"
-    )
+    tags_resolve_template: Annotated[str, _registry_url("scope")] = "{proto}://{host}/v2/{scope}/tags/list"
     blob_sum_prefix: Literal["sha256:", ""] = "sha256:"
     compatibility_header: str = Field(default=", ".join(ALL_MANIFESTS), min_length=1)
     default_platform: PlatformName = "linux/amd64"

@@ -84,10 +84,13 @@ def _parse(url: str) -> Target:
         raise ValueError("neither http nor https")
     if not parts.hostname or not _HOST.match(parts.hostname):
         raise ValueError("it has no usable host")
-    # A port that is no number makes `port` raise ValueError itself.
-    port = DEFAULT_PORTS[parts.scheme] if parts.port is None else parts.port
+    try:
+        port = DEFAULT_PORTS[parts.scheme] if parts.port is None else parts.port
+    except ValueError:
+        # Its text shows what may be the beginning of a password.
+        port = 0
     if port == 0:
-        raise ValueError("there is no port 0")
+        raise ValueError("its port is not a number from 1 to 65535")
     path = parts.path or "/"
     return Target(parts.scheme, parts.hostname, port, f"{path}?{parts.query}" if parts.query else path)
 
