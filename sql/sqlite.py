@@ -35,11 +35,10 @@ def sqlite_engine(url: sa.URL, pool: dict[str, Any], *, read_only: bool = False)
     database. Otherwise the file is created with mode 0600, its folder with 0700.
     """
     busy_seconds = float(str(url.query.get("timeout", _BUSY_SECONDS)))
+    # How a file is read depends on whether others use it, so readers open it each time.
+    pooled = {"poolclass": sa.NullPool} if read_only else {"poolclass": sa.QueuePool, **pool}
     engine = sa.create_engine(
-        url.update_query_dict({"timeout": str(busy_seconds)}),
-        poolclass=sa.QueuePool,
-        hide_parameters=True,
-        **pool,
+        url.update_query_dict({"timeout": str(busy_seconds)}), hide_parameters=True, **pooled
     )
     file = Path(url.database or "")
     if read_only:
@@ -151,11 +150,18 @@ def _open_read_only(file: Path, busy_seconds: float) -> DBAPIConnection:
     except OSError as error:
         raise DatabaseDown(no_permission(error, file)) from error
     else:
-        uri = f"{file.absolute().as_uri()}?mode=ro"
+        # Otherwise SQLite makes its log anew to read an empty one, which takes a right to write.
+        uri = f"{file.absolute().as_uri()}?mode=ro{'&immutable=1' if _is_closed(file) else ''}"
     return cast(
         DBAPIConnection,
         sqlite3.connect(uri, uri=True, timeout=busy_seconds, isolation_level=None, check_same_thread=False),
     )
+
+
+def _is_closed(file: Path) -> bool:
+    """Return whether no process uses the file: the last one to close it deletes the log."""
+    beside = os.path.realpath(file)
+    return not (os.path.exists(f"{beside}-wal") or os.path.exists(f"{beside}-journal"))
 
 
 def _create_file(file: Path) -> None:

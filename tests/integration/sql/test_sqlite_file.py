@@ -115,6 +115,25 @@ def test_a_reading_engine_refuses_to_write_and_waits_for_no_writer(database: Dat
     reader.dispose()
 
 
+def test_reading_a_file_that_no_process_uses_creates_nothing_beside_it(
+    database: Database, file: Path
+) -> None:
+    reader = create_engine_for(file=file, read_only=True)
+
+    def known() -> list[str]:
+        with reading(reader) as connection:
+            return list(connection.scalars(sa.select(TABLES.mapping.c.digest)))
+
+    database.enqueue(A)
+    assert known() == [str(A)]
+    checkpoint(database.engine)
+    assert known() == [str(A)]
+    assert list(file.parent.iterdir()) == [file]
+
+    database.enqueue(digest_of("b"))
+    assert known() == sorted([str(A), str(digest_of("b"))])
+
+
 def test_a_missing_table_is_an_error_for_writers(tmp_path: Path) -> None:
     engine = create_engine_for(file=tmp_path / "empty.sqlite")
     with pytest.raises(DatabaseNotReady, match="no such table"), transaction(engine) as connection:
