@@ -27,6 +27,7 @@ from core.swarm.messages import MAX_OPENED, Lease, Peer, SwarmRequest
 
 CONNECTIONS = 2 * MAX_OPENED
 LOWEST_FIRST = 0.3
+SLOW_STEPS = 16
 _ROUNDS = 10
 """In a step, how often a node that has room looks for a peer that has something for it and room itself."""
 
@@ -95,7 +96,8 @@ class Simulation:
     From a call to the first byte of a leased chunk it takes `latency` seconds, rounded up to whole steps.
 
     With several `books`, each call goes to one of them at random. All of them forget everything at step
-    `restart_at`; at step `kill_holders_at` the nodes that are fetching from the origin die.
+    `restart_at`; at step `kill_holders_at` the nodes that are fetching from the origin die. The first
+    `slow_uploads` nodes send a chunk in one of SLOW_STEPS steps only.
     """
 
     def __init__(
@@ -109,6 +111,7 @@ class Simulation:
         books: int = 1,
         restart_at: int | None = None,
         kill_holders_at: int | None = None,
+        slow_uploads: int = 0,
         seed: int = 1,
     ) -> None:
         self.nodes = Nodes(nodes, chunks)
@@ -119,6 +122,7 @@ class Simulation:
         self._join_at = np.array([join_steps(node) for node in range(nodes)])
         self._restart_at = restart_at
         self._kill_holders_at = kill_holders_at
+        self._slow = np.arange(nodes) < slow_uploads
         self._seed = seed
         self._call_at = np.array([step * step_seconds for step in self._join_at], dtype=float)
         self._latency_steps = math.ceil(latency / step_seconds)
@@ -127,6 +131,7 @@ class Simulation:
         self._fetching: dict[tuple[int, int], float] = {}
         """What is fetched from the origin: node and chunk, and the part of the chunk that is missing."""
         self._fetched: list[list[int]] = [[] for _ in range(nodes)]
+        self._unspread: list[list[int]] = [[] for _ in range(nodes)]
         self._done_at = np.full(nodes, -1)
         self._sent = 0.0
         self._calls: dict[int, int] = {}
@@ -170,6 +175,7 @@ class Simulation:
             held=base64.b64encode(np.packbits(nodes.held(node)).tobytes()).decode(),
             fetched=fetched,
             complete=complete,
+            unspread=self._unspread_chunks(node),
         )
         book = self._random.choice(self.books)
         reply = book.call(now, "a" * 64, Peer(ip=_ip(node), port=6881), request)
@@ -185,6 +191,14 @@ class Simulation:
         for lease in leases:
             if not self.nodes.have[node, lease.chunk] and (node, lease.chunk) not in self._fetching:
                 self._requested.setdefault((node, lease.chunk), self.step + self._latency_steps)
+
+    def _unspread_chunks(self, node: int) -> int:
+        """Return how many chunks that the node fetched none of its peers has."""
+        if self._unspread[node]:
+            near = self.nodes.peers[node, : self.nodes.connections[node]]
+            spread = self.nodes.have[near].any(axis=0)
+            self._unspread[node] = [chunk for chunk in self._unspread[node] if not spread[chunk]]
+        return len(self._unspread[node])
 
     def _send_from_origin(self) -> Bits:
         """Share one chunk's worth of the origin's line over what is being fetched.
@@ -208,6 +222,7 @@ class Simulation:
                 taken[node] = True
                 self.nodes.have[node, chunk] = True
                 self._fetched[node].append(chunk)
+                self._unspread[node].append(chunk)
                 self._call_at[node] = 0.0
         return taken
 
@@ -217,6 +232,8 @@ class Simulation:
         have = nodes.have.copy()
         """At the beginning of the step: what comes in now is sent on in the next."""
         can_send = nodes.joined & nodes.alive & have.any(axis=1)
+        if self.step % SLOW_STEPS:
+            can_send &= ~self._slow
         can_take = nodes.joined & nodes.alive & (self._done_at < 0) & ~taken & (nodes.connections > 0)
         rarity = have.sum(axis=0, dtype=np.int32)
         for _ in range(_ROUNDS):

@@ -104,6 +104,9 @@ def simulate(sizes: tuple[int, ...] = SIZES, other_nodes: int = 1_000) -> list[S
         ),
         "the 16 that fetch die in the middle": Simulation(other_nodes, kill_holders_at=CHUNKS // 2),
         "the service restarts in the middle": Simulation(other_nodes, restart_at=CHUNKS // 2),
+        "one in eight uploads at a sixteenth of the speed": Simulation(
+            other_nodes, slow_uploads=other_nodes // 8
+        ),
         "25 Mbit/s": Simulation(other_nodes, step_seconds=0.084),
         "1 Gbit/s": Simulation(other_nodes, step_seconds=0.0021),
         "a layer of 16 chunks": Simulation(other_nodes, chunks=16),

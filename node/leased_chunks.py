@@ -53,6 +53,8 @@ class LeasedChunks:
         """Those that were fetched and not reported yet."""
         self.count = 0
         """How many were fetched."""
+        self._unspread: set[int] = set()
+        """Those that were fetched and that no peer was seen to have yet."""
         self.failures = 0
         """How many requests failed in a row."""
         self.news = False
@@ -61,6 +63,18 @@ class LeasedChunks:
     def want(self, lacking: int) -> int:
         """Return how many leases to ask for; nodes that start together get one each."""
         return min(MOST, lacking, 1 + self.count)
+
+    def unspread(self, available: Sequence[int]) -> int:
+        """Return how many fetched chunks no peer has yet, by the number of peers that have each piece."""
+        with self._lock:
+            self._unspread = {
+                chunk
+                for chunk in self._unspread
+                if any(
+                    piece >= len(available) or not available[piece] for piece in self._chunks.pieces(chunk)
+                )
+            }
+            return len(self._unspread)
 
     def unreported(self) -> list[int]:
         """Return the fetched chunks to report with the call that is made now."""
@@ -95,6 +109,7 @@ class LeasedChunks:
             return
         with self._lock:
             self._unreported.add(chunk)
+            self._unspread.add(chunk)
             self.count += 1
             self.news |= len(self._waiting) < REQUESTS
         self._wake()

@@ -160,13 +160,12 @@ class SwarmDownload:
 
     def _take_part(self, torrent: Torrent) -> None:
         """Make one swarm call and do what it says until the next one is due."""
-        lacking = self._lacking(torrent)
         if self._client is None:
             self._go_on_alone(torrent, _ALONE_SECONDS)
             return
         fetched = self._leased.unreported()
         try:
-            answer = self._client.call(self._request(lacking, fetched))
+            answer = self._client.call(self._request(torrent, fetched))
         except RemoteError as error:
             log.warning("swarm call failed digest=%s reason=%s", self._layer.digest, error)
             self._counters.fell_back("swarm_service")
@@ -184,7 +183,8 @@ class SwarmDownload:
         else:
             self._wait_for_next_call(answer)
 
-    def _request(self, lacking: list[int], fetched: list[int]) -> SwarmRequest:
+    def _request(self, torrent: Torrent, fetched: list[int]) -> SwarmRequest:
+        lacking = self._lacking(torrent)
         held = sorted(set(range(self._chunks.count)).difference(lacking))
         return SwarmRequest(
             node=self._session.node,
@@ -193,6 +193,7 @@ class SwarmDownload:
             held=Bitmap.of(self._chunks.count, held).to_base64(),
             fetched=fetched,
             want=self._leased.want(len(lacking)),
+            unspread=self._leased.unspread(torrent.available()),
         )
 
     def _wait_for_next_call(self, answer: SwarmAnswer) -> None:

@@ -30,6 +30,10 @@ HOLDERS_INTERVAL = 1.5
 """Of a node with leases: it calls as soon as it has fetched a chunk, too."""
 SHORTEST_BELIEF = 5.0
 """What a node has counts as held for two of its intervals, at least for so many seconds: nodes get busy."""
+UNSPREAD_SHARES = 2
+"""A node that has fetched more chunks that no peer has yet than so many times its share of leases has a slow
+line: it gets no lease while others want some, as the swarm would wait for what it fetched.
+"""
 SEEDS_GRACE = 3.0
 """Seconds in which a node that joins gets no lease if the swarm has seeds. They call so seldom that they may
 be gone for long: a node that does not get the layer from them in this time gets leases nevertheless.
@@ -87,6 +91,8 @@ class LeaseBook:
         """Incomplete nodes, and when each counts as lost."""
         self._wanting: dict[tuple[_Key, str], float] = {}
         """Those of them that want chunks."""
+        self._spreading: dict[tuple[_Key, str], float] = {}
+        """Those that want chunks and pass on what they fetch."""
         self._swept_at = float("-inf")
 
     @property
@@ -168,13 +174,20 @@ class LeaseBook:
         turns.expire(now)
         held = turns.of(request.node)
         if not (now < swarm.seeded_until and now < member.joined + SEEDS_GRACE):
-            share = min(request.want, max(1, self._slots // max(1, len(self._wanting))))
+            share = self._share(key, request)
             free = self._slots - self.live_leases(now)
             while len(held) < share and free > 0 and turns.lease(request.node, now) is not None:
                 self._leasing.add(key)
                 held = turns.of(request.node)
                 free -= 1
         return [Lease(chunk=chunk, seconds=turn.expires - now) for chunk, turn in held.items()]
+
+    def _share(self, key: _Key, request: SwarmRequest) -> int:
+        """Return how many leases the node may hold now."""
+        if self._spreading and (key, request.node) not in self._spreading:
+            return 0
+        nodes = len(self._spreading or self._wanting)
+        return min(request.want, max(1, self._slots // max(1, nodes)))
 
     def _note_active(self, now: float, key: _Key, request: SwarmRequest) -> float:
         """Count the node among those that download. Returns the seconds until it calls again."""
@@ -184,15 +197,21 @@ class LeaseBook:
             max(SHORTEST_INTERVAL if wants else IDLE_INTERVAL, len(self._active) / CALLS_PER_SECOND)
         )
         self._active[key, request.node] = now + _belief(again)
-        if wants:
-            self._wanting[key, request.node] = now + _belief(again)
-        else:
+        if not wants:
             self._wanting.pop((key, request.node), None)
+            self._spreading.pop((key, request.node), None)
+            return again
+        self._wanting[key, request.node] = now + _belief(again)
+        if request.unspread <= UNSPREAD_SHARES * max(1, self._slots // len(self._wanting)):
+            self._spreading[key, request.node] = now + _belief(again)
+        else:
+            self._spreading.pop((key, request.node), None)
         return again
 
     def _note_ended(self, key: _Key, node: str) -> None:
         self._active.pop((key, node), None)
         self._wanting.pop((key, node), None)
+        self._spreading.pop((key, node), None)
 
     def _jittered(self, seconds: float) -> float:
         return seconds * self._random.uniform(0.8, 1.2)
@@ -239,6 +258,7 @@ class LeaseBook:
         self._swept_at = now
         self._active = {node: until for node, until in self._active.items() if until > now}
         self._wanting = {node: until for node, until in self._wanting.items() if until > now}
+        self._spreading = {node: until for node, until in self._spreading.items() if until > now}
         for key, swarm in list(self._swarms.items()):
             swarm.members.forget_silent(now)
             self._members += len(swarm.members) - swarm.counted

@@ -90,6 +90,8 @@ class SwarmRequest(Message):
     """Whether the node leaves the swarm: its leases end, and it is no longer given out as a peer."""
     want: Annotated[int, Field(ge=0, le=MAX_LEASES)] = 16
     """How many leases, with those that it holds, the node can use. 0: it asks for peers alone."""
+    unspread: Annotated[int, Field(ge=0, le=MAX_CHUNKS)] = 0
+    """How many chunks the node fetched from the origin that no peer connected to it has yet."""
 
     @model_validator(mode="after")
     def _agree(self) -> Self:

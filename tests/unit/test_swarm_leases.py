@@ -43,6 +43,7 @@ class Swarm:
         complete: bool = False,
         stopped: bool = False,
         want: int = 16,
+        unspread: int = 0,
     ) -> Reply:
         fetched = list(fetched)
         request = SwarmRequest(
@@ -54,6 +55,7 @@ class Swarm:
             complete=complete,
             stopped=stopped,
             want=want,
+            unspread=unspread,
         )
         return self.book.call(self.now, self.layer, peer(number), request)
 
@@ -100,6 +102,39 @@ def test_many_nodes_hold_one_lease_each_of_different_chunks() -> None:
 
     assert sorted(chunks) == list(range(SLOTS))
     assert all(len(reply.leases) <= 1 for reply in replies)
+
+
+def test_a_node_that_passes_on_nothing_gets_no_lease_while_others_want_some() -> None:
+    swarm = Swarm(chunks=100)
+    swarm.call(2, want=0)
+    assert leased(swarm.call(1, fetched=range(50), want=1, unspread=50)), "no other wants any"
+    swarm.call(2, want=1)
+    swarm.now += 1
+
+    assert len(leased(swarm.call(1, range(50), unspread=50))) == 1, "what it holds it may finish"
+    assert leased(swarm.call(1, range(51), fetched=[50], unspread=51)) == []
+    assert len(leased(swarm.call(2, range(51)))) == SLOTS
+
+
+@pytest.mark.parametrize("unspread", [0, 100])
+def test_nodes_that_are_all_alike_get_leases(unspread: int) -> None:
+    swarm = Swarm(chunks=100)
+    for node in (1, 2):
+        swarm.call(node, want=1, unspread=unspread)
+    swarm.now += 0.1
+
+    assert [len(leased(swarm.call(node, unspread=unspread))) for node in (1, 2)] == [SLOTS // 2, SLOTS // 2]
+
+
+def test_a_slow_node_gets_leases_again_when_the_others_are_complete_or_silent() -> None:
+    swarm = Swarm(chunks=100)
+    swarm.call(2, want=1)
+    swarm.call(3, want=1)
+    assert leased(swarm.call(1, unspread=50)) == []
+    swarm.call(2, complete=True)
+    swarm.now += 2 * SHORTEST_BELIEF
+
+    assert leased(swarm.call(1, unspread=50))
 
 
 def test_slots_are_shared_by_all_layers() -> None:

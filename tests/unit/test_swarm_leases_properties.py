@@ -53,11 +53,15 @@ class Calls(RuleBasedStateMachine):
         held=CHUNK_SETS,
         finished=st.booleans(),
         want=st.integers(0, 20),
+        unspread=st.sampled_from((0, CHUNKS)),
     )
-    def a_node_calls(self, layer: str, node: int, held: set[int], finished: bool, want: int) -> None:
+    def a_node_calls(
+        self, layer: str, node: int, held: set[int], finished: bool, want: int, unspread: int
+    ) -> None:
         mine = {chunk for (of, chunk), (holder, _) in self.live.items() if (of, holder) == (layer, node)}
         fetched = mine if finished else set()
-        reply = call(self.book, self.now, layer, node, held | fetched, fetched=sorted(fetched), want=want)
+        fields = {"fetched": sorted(fetched), "want": want, "unspread": unspread}
+        reply = call(self.book, self.now, layer, node, held | fetched, **fields)
         for chunk in mine:
             del self.live[layer, chunk]
         for lease in reply.leases:

@@ -49,3 +49,10 @@ def test_a_service_that_restarts_costs_some_chunks() -> None:
 
     assert outcome.origin_layers <= 1.3
     assert outcome.last_node <= 1.5
+
+
+def test_nodes_that_upload_slowly_do_not_hold_up_the_others() -> None:
+    outcome = Simulation(16, slow_uploads=2, step_seconds=0.042).run()
+
+    assert outcome.origin_layers <= 1.05
+    assert outcome.last_node <= 1.8, "2.1 where slow nodes get as many leases as others"
