@@ -85,8 +85,8 @@ def apply(change: Change) -> bool:
     mode = path.stat().st_mode & 0o7777 if path.exists() else 0o644
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(change.after)
+        with os.fdopen(handle, "wb") as file:
+            file.write(change.after.encode())
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, mode)

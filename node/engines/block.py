@@ -22,12 +22,20 @@ def without_block(text: str) -> str:
         return text
     if len(begins) != 1 or len(ends) != 1 or ends[0] < begins[0]:
         raise EngineConfigInvalid(f"the lines {BEGIN!r} and {END!r} do not match: remove this part by hand")
-    return "".join(lines[: begins[0]] + lines[ends[0] + 1 :])
+    before, after = "".join(lines[: begins[0]]), "".join(lines[ends[0] + 1 :])
+    if not lines[ends[0]].endswith("\n"):
+        before = before.removesuffix("\n")
+    return before + after
 
 
 def insert(text: str, line_number: int, lines: list[str]) -> str:
-    """Insert lines before the line of that number, counted from 0."""
-    before = text.splitlines(keepends=True)
-    if before and not before[-1].endswith("\n"):
-        before[-1] += "\n"
-    return "".join(before[:line_number] + [line + "\n" for line in lines] + before[line_number:])
+    """Insert lines before the line of that number, counted from 0.
+
+    A text whose last line has no line break still has none, so that `without_block` restores it to the byte.
+    """
+    others = text.splitlines(keepends=True)
+    before, after = "".join(others[:line_number]), "".join(others[line_number:])
+    ours = "".join(line + "\n" for line in lines)
+    if before and not before.endswith("\n"):
+        return before + "\n" + ours.removesuffix("\n")
+    return before + ours + after

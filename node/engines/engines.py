@@ -215,7 +215,8 @@ def _hosts_toml(path: Path, mirror: Mirror, remove: bool) -> Change:
 
 def _read(path: Path) -> str | None:
     try:
-        return path.read_text(encoding="utf-8")
+        # Line ends stay as they are.
+        return path.read_bytes().decode()
     except FileNotFoundError:
         return None
     except UnicodeDecodeError:

@@ -106,6 +106,22 @@ def test_a_file_that_cannot_be_extended_is_reported_and_the_others_are_written(
     assert (tmp_path / HOSTS).read_text() == "not TOML"
 
 
+def test_a_file_that_cannot_be_written_whole_stays_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "etc/rancher/k3s/registries.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text("configs: {}\n")
+
+    def fail(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", fail)
+
+    assert configure(tmp_path, "--engine", "k3s") == FAILED
+    assert files(tmp_path) == {"etc/rancher/k3s/registries.yaml": "configs: {}\n"}
+
+
 def test_a_file_keeps_its_mode_and_a_link_stays_a_link(tmp_path: Path) -> None:
     path = tmp_path / "etc/rancher/k3s/registries.yaml"
     path.parent.mkdir(parents=True)

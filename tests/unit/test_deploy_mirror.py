@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from core.command_line import DONE
 from core.config.config import Config
 from core.config.file import parse_config
 from docker_torrents import parse_arguments
-from node.engines.engines import Engines, Mirror
+from node.configure import run_configure
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 MANIFEST = DEPLOY / "kubernetes" / "mirror.yaml"
@@ -45,14 +47,17 @@ def test_the_containers_run_existing_commands() -> None:
     assert (configure.command, configure.action, configure.engines) == ("mirror", "configure", ["containerd"])
 
 
-def test_the_configured_files_lie_on_the_node() -> None:
+def test_the_node_is_configured_through_the_mounted_folder(tmp_path: Path) -> None:
     arguments = parse_arguments(container("configure")["args"])
-    changes = Engines(arguments.root).plan("containerd", Mirror.of(config())).changes
     mounts = {mount["name"]: mount["mountPath"] for mount in container("configure")["volumeMounts"]}
+    certs_d = Path(mounts["certs-d"]).relative_to(arguments.root)
+    arguments.root = tmp_path
 
-    assert changes
-    assert all(change.path.is_relative_to(mounts["certs-d"]) for change in changes)
-    assert volumes()["certs-d"]["hostPath"]["path"] == mounts["certs-d"].removeprefix("/host")
+    assert run_configure(config(), arguments) == DONE
+    [written] = (path for path in tmp_path.rglob("*") if path.is_file())
+    assert written == tmp_path / certs_d / config().docker_registry.host / "hosts.toml"
+    assert list(tomllib.loads(written.read_text())["host"]) == [f"http://127.0.0.1:{config().mirror.port}"]
+    assert volumes()["certs-d"]["hostPath"]["path"] == f"/{certs_d}"
 
 
 def test_ports_and_paths_are_those_of_the_configuration() -> None:

@@ -49,12 +49,22 @@ def test_hosts_toml_of_others_is_kept_behind_the_mirror() -> None:
     assert parsed["host"]["https://cache.example.com"] == {"capabilities": ["pull"], "ca": "/etc/ca.pem"}
 
 
-@pytest.mark.parametrize("before", ["", OTHERS_HOSTS, 'server = "https://x"', OTHERS_HOSTS.rstrip()])
+@pytest.mark.parametrize(
+    "before",
+    [
+        "",
+        "# nothing yet",
+        OTHERS_HOSTS,
+        'server = "https://x"',
+        OTHERS_HOSTS.rstrip(),
+        OTHERS_HOSTS.replace("\n", "\r\n"),
+    ],
+)
 def test_hosts_toml_is_the_same_when_written_twice_and_as_before_when_removed(before: str) -> None:
     once = hosts_toml.add_mirror(before, MIRROR, REGISTRY)
 
     assert hosts_toml.add_mirror(once, MIRROR, REGISTRY) == once
-    assert hosts_toml.remove_mirror(once).rstrip() == before.rstrip()
+    assert hosts_toml.remove_mirror(once) == before
 
 
 def test_hosts_toml_follows_a_changed_port() -> None:
@@ -154,7 +164,7 @@ def test_registries_yaml_is_the_same_when_written_twice_and_as_before_when_remov
     once = k3s_registries.add_mirror(before, ["a.example.com", "b"], MIRROR)
 
     assert k3s_registries.add_mirror(once, ["a.example.com", "b"], MIRROR) == once
-    assert k3s_registries.remove_mirror(once).rstrip() == before.rstrip()
+    assert k3s_registries.remove_mirror(once) == before
 
 
 @pytest.mark.parametrize(
