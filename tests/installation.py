@@ -42,12 +42,15 @@ class Installation:
         [found] = self.metainfo.rglob(f"*{digest.partition(':')[2]}*")
         return found
 
-    def run(self, *words: str, timeout: float = 60, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Runs a command to its end. With `check`, a status other than 0 fails the test."""
+    def run(
+        self, *words: str, timeout: float = 60, check: bool = True, stderr: int = subprocess.PIPE
+    ) -> subprocess.CompletedProcess[str]:
+        """Runs a command to its end. With `check`, a status other than 0 fails the test. `stderr` may be a file."""
         ended = subprocess.run(
             [PROGRAM, "-c", self.config, *words],
             env=child_environment(),
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
             text=True,
             timeout=timeout,
             check=False,

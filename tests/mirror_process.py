@@ -10,28 +10,12 @@ from typing import Any
 
 import requests
 
+from core.config.config import Config
+from node.configure import apply
+from node.engines.engines import Engines, Mirror
 from tests.installation import Installation
 from tests.servers.process import ServerProcess, free_port
 from tests.servers.registry import Registry
-
-HOSTS = """\
-server = "{registry}"
-
-[host."{mirror}"]
-  capabilities = ["pull", "resolve"]
-"""
-
-REGISTRIES = """\
-unqualified-search-registries = []
-
-[[registry]]
-location = "{registry}"
-insecure = true
-
-[[registry.mirror]]
-location = "{mirror}"
-insecure = true
-"""
 
 
 @dataclass(frozen=True)
@@ -77,18 +61,11 @@ class MirrorProcess:
         ]
         return sum(int(float(line.rpartition(" ")[2])) for line in counted)
 
-    def write_hosts(self, folder: Path) -> Path:
-        """A `certs.d` for containerd that sends pulls from the registry here first."""
-        hosts = folder / self.registry / "hosts.toml"
-        hosts.parent.mkdir(parents=True)
-        hosts.write_text(HOSTS.format(registry=f"http://{self.registry}", mirror=self.url))
-        return folder
-
-    def write_registries(self, file: Path) -> Path:
-        """A registries.conf that sends pulls from the registry here."""
-        file.parent.mkdir(parents=True)
-        file.write_text(REGISTRIES.format(registry=self.registry, mirror=self.netloc))
-        return file
+    def configure(self, engine: str, root: Path) -> None:
+        """Point an engine here, as `mirror configure --root` does."""
+        mirror = Mirror.of(Config.model_validate(self.installation.sections))
+        for change in Engines(root).plan(engine, mirror).changes:
+            apply(change)
 
 
 @contextmanager

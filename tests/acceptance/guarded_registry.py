@@ -45,7 +45,10 @@ def start_guarded_registry(kind: Kind, folder: Path, host: str = "127.0.0.1") ->
             users = {READER.user: User(READER.password, {"team/*": {"pull", "push"}})}
             tokens = stack.enter_context(start_token_server(folder, users, host=host))
             access = [{"type": "repository", "name": SCOPE, "actions": ["pull", "push"]}]
-            how, auth = {"token": tokens.registry_auth()}, Bearer(tokens.token("pusher", access))
+            how, auth = (
+                {"token": tokens.registry_auth()},
+                Bearer(tokens.token("pusher", access, lifetime=3600)),
+            )
         registry = stack.enter_context(start_registry(folder / "registry", host=host, **how))
         yield GuardedRegistry(registry, READER if how else None, auth)
 

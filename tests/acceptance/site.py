@@ -23,7 +23,6 @@ from tests.netns import Machine, Network
 from tests.nginx_front import nginx_front
 from tests.servers.certificate import certificate
 from tests.servers.dockerd import start_dockerd
-from tests.servers.nginx import Nginx
 from tests.servers.process import ServerProcess, free_port, listening
 
 
@@ -32,11 +31,11 @@ class Site:
     """What runs on the registry's machine. `netloc` is how engines name the registry."""
 
     machine: Machine
+    kind: Kind
     guarded: GuardedRegistry
     pushed: Mapping[str, Pushed]
     netloc: str
     certificate: Path
-    nginx: Nginx
     web: ServerProcess
 
     def sent(self, digest: str) -> int:
@@ -44,10 +43,10 @@ class Site:
         return self.machine.call(self.guarded.registry.sent, digest)
 
     def verdicts(self, digest: str) -> int:
-        """How often mirrors have asked whether a caller may pull a layer: by HEAD, or for its torrent."""
+        """How often the registry has been asked so far whether a caller may pull a layer."""
+        requests = self.machine.call(self.guarded.registry.requests)
         return sum(
-            request.path.endswith(digest) and (request.method == "HEAD" or "/v0/torrents/" in request.path)
-            for request in self.nginx.requests()
+            method == "HEAD" and status == 200 and path.endswith(digest) for method, path, status in requests
         )
 
 
@@ -97,8 +96,8 @@ def start_site(
             port=front,
             certificate=pem,
         )
-        nginx = machine.call(enter, front_server)
-        yield Site(machine, guarded, pushed, netloc, pem, nginx, process)
+        machine.call(enter, front_server)
+        yield Site(machine, kind, guarded, pushed, netloc, pem, process)
 
 
 @contextmanager

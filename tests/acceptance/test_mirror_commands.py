@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 import signal
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from node.downloads import DownloadStatus
 from tests.installation import Installation
 from tests.mirror_process import MirrorProcess, start_mirror
 from tests.servers.http_server import Connection, HttpServer, Request, start_http_server
@@ -40,12 +43,16 @@ def image_of(registry: Registry, scope: str, tag: str | None, seed: int, **more:
     return push_image(registry, scope, tag, layers, **more)
 
 
-def test_prefetch_brings_an_images_layers_into_the_cache(
+def test_prefetch_brings_an_images_layers_into_the_cache_and_shows_a_bar_on_a_terminal(
     registry: Registry, mirror: MirrorProcess, scope: str
 ) -> None:
     image = image_of(registry, scope, "v1", 100)
-    said = mirror.installation.last_line("mirror", "prefetch", f"{scope}:v1")
-    assert said == "prefetched 2 layers (2.0 MB), failed 0"
+    ours, terminal = os.openpty()
+    said = mirror.installation.run("mirror", "prefetch", f"{scope}:v1", stderr=terminal).stdout
+    os.close(terminal)
+    assert said == "prefetched 2 layers (2.0 MB), failed 0\n"
+    assert b"prefetch: 100%" in os.read(ours, 65536)
+    os.close(ours)
     digests = {layer.digest for layer in image.layers}
     assert comes_true(lambda: digests <= cached(mirror).keys())
     assert not any(cached(mirror)[digest]["pinned"] for digest in digests)
@@ -96,6 +103,12 @@ def test_prefetch_of_a_private_image_uses_the_stored_login(
         assert mirror.installation.last_line("mirror", "prefetch", "private:v1").startswith("prefetched 2")
         assert comes_true(lambda: {layer.digest for layer in image.layers} <= cached(mirror).keys())
 
+        dockers_file = tmp_path / "docker/config.json"
+        dockers_file.parent.mkdir()
+        auth_file.rename(dockers_file)
+        monkeypatch.setenv("DOCKER_CONFIG", str(dockers_file.parent))
+        assert mirror.installation.last_line("mirror", "prefetch", "private:v1").startswith("prefetched 2")
+
 
 def test_drop_removes_a_layer(registry: Registry, mirror: MirrorProcess, scope: str) -> None:
     image = image_of(registry, scope, "v1", 140)
@@ -119,6 +132,12 @@ def test_status_says_where_bytes_came_from(registry: Registry, mirror: MirrorPro
     text = mirror.installation.run("mirror", "status").stdout
     assert "registry 1.9 MiB" in text
     assert "cache: 2 layers, 1.9 MiB, 0 pinned" in text
+    [documented] = re.findall(r"^```json\n(.*?)^```$", NODE_PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    example = json.loads(documented)
+    assert example.keys() == status.keys()
+    assert example["origins"].keys() == status["origins"].keys()
+    assert example["cache"]["layers"][0].keys() == status["cache"]["layers"][0].keys()
+    assert example["downloads"][0].keys() == {field.name for field in fields(DownloadStatus)}
 
 
 @pytest.mark.parametrize("words", [("status",), ("drop", "sha256:" + "0" * 64), ("prefetch", "a:b")])

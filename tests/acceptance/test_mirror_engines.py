@@ -1,85 +1,189 @@
-"""Unmodified container engines pull through the mirror, by tag and by digest, public and private images."""
+"""Unmodified container engines, each on a machine of its own, pull through mirrors: public and private images, by tag
+and by digest. The registry sends each layer about once, to all of them.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
+import requests
 
-from tests.acceptance.engines import Login, PullFailed
-from tests.acceptance.guarded_registry import (
-    ENGINES,
-    KINDS,
-    SCOPE,
-    TAGS,
-    Pushed,
-    push_all,
-    start_guarded_registry,
-)
+from tests.acceptance.engines import PullFailed
+from tests.acceptance.guarded_registry import ENGINES, SCOPE, TAGS, Kind, push_all, start_guarded_registry
+from tests.acceptance.site import Node, Site, start_nodes, start_site
 from tests.acceptance.through_mirror import ThroughMirror
-from tests.mirror_process import MirrorProcess, start_mirror
-from tests.servers.dockerd import Dockerd, start_dockerd
+from tests.mirror_process import start_mirror
+from tests.netns import Network, shape, start_network
+from tests.servers.push import Descriptor
+from tests.servers.waiting import comes_true
 
-
-@dataclass(frozen=True)
-class Site:
-    """A mirror of a registry with the images of `pushed`."""
-
-    mirror: MirrorProcess
-    login: Login | None
-    pushed: dict[str, Pushed]
-
-
-@pytest.fixture(scope="module", params=KINDS)
-def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    folder = tmp_path_factory.mktemp(request.param)
-    with start_guarded_registry(request.param, folder) as guarded:
-        # A layer above 1 MiB, for which a torrent is asked for, and a small one.
-        pushed = push_all(guarded, [2_000_000, 100])
-        with start_mirror(folder / "mirror", guarded.registry) as mirror:
-            yield Site(mirror, guarded.login, pushed)
+MIB = 1024 * 1024
+AT_ONCE: dict[Kind, list[str]] = {
+    "token": [*ENGINES, "podman", "skopeo", "skopeo", "skopeo"],
+    "htpasswd": ENGINES,
+    "public": ENGINES,
+}
+LATER = "single-later"
+"""An image that no engine pulls."""
+BROKEN = (requests.exceptions.ChunkedEncodingError, requests.exceptions.ConnectionError)
 
 
 @pytest.fixture(scope="module")
-def dockerd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dockerd]:
-    with start_dockerd(tmp_path_factory.mktemp("dockerd")) as daemon:
-        yield daemon
+def network() -> Iterator[Network]:
+    try:
+        with start_network() as network:
+            yield network
+    except PermissionError as error:
+        pytest.skip(str(error))
 
 
-@pytest.fixture(params=ENGINES)
-def engine(request: pytest.FixtureRequest, site: Site) -> Iterator[ThroughMirror]:
-    needs_daemon = request.param in ("docker", "containerd")
-    daemon: Dockerd | None = request.getfixturevalue("dockerd") if needs_daemon else None
-    # podman takes only short paths.
-    with TemporaryDirectory(prefix="pull-") as folder:
-        yield ThroughMirror(request.param, site.mirror, SCOPE, Path(folder), daemon)
+@pytest.fixture(scope="module", params=AT_ONCE)
+def site(
+    request: pytest.FixtureRequest, network: Network, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Site]:
+    kind: Kind = request.param
+    # Two layers that are large enough for the swarm, and one that is not.
+    sizes, folder = [3 * MIB, 3 * MIB // 2, 1000], tmp_path_factory.mktemp(kind)
+    with start_site(network.connect(), kind, folder, sizes, [*TAGS, LATER]) as site:
+        yield site
 
 
-@pytest.mark.parametrize("tag", TAGS)
-def test_an_engine_records_the_registrys_digest_by_tag_and_by_digest(
-    site: Site, engine: ThroughMirror, tag: str
+@pytest.fixture(scope="module")
+def nodes(network: Network, site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Node]]:
+    engines = AT_ONCE[site.kind]
+    with start_nodes(network, site, engines, tmp_path_factory.mktemp("nodes")) as nodes:
+        yield nodes
+
+
+def layers(site: Site) -> list[Descriptor]:
+    """The layers of the images that engines pull."""
+    return [layer for tag in TAGS for image in site.pushed[tag].images for layer in image.layers]
+
+
+def pull_together(site: Site, nodes: list[Node], references: list[str]) -> list[list[str]]:
+    """Have all nodes pull images at once, each one after the other. Returns the digests that each recorded."""
+
+    def pull(node: Node) -> list[str]:
+        return [node.engine.pull(reference, site.guarded.login) for reference in references]
+
+    pulls = [node.machine.begin(pull, node) for node in nodes]
+    return [pulled.result() for pulled in pulls]
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """What came of all nodes pulling all images by tag, then by digest."""
+
+    by_tag: list[list[str]]
+    by_digest: list[list[str]]
+    verdicts: dict[str, int]
+    """How often the registry judged a caller while they pulled by tag."""
+    sent_by_tag: int
+    """Bytes of layers that left the registry."""
+    sent_by_digest: int
+
+
+@pytest.fixture(scope="module")
+def pulled(site: Site, nodes: list[Node]) -> Pulled:
+    def verdicts() -> dict[str, int]:
+        return {layer.digest: site.verdicts(layer.digest) for layer in layers(site)}
+
+    def sent() -> int:
+        return sum(site.sent(layer.digest) for layer in layers(site))
+
+    verdicts_before, sent_before = verdicts(), sent()
+    by_tag = pull_together(site, nodes, [f":{tag}" for tag in TAGS])
+    verdicts_after, sent_between = verdicts(), sent()
+    by_digest = pull_together(site, nodes, [f"@{site.pushed[tag].digest}" for tag in TAGS])
+    return Pulled(
+        by_tag,
+        by_digest,
+        {digest: count - verdicts_before[digest] for digest, count in verdicts_after.items()},
+        sent_between - sent_before,
+        sent() - sent_between,
+    )
+
+
+@pytest.mark.timeout(600)
+def test_engines_record_the_registrys_digests_by_tag_and_by_digest(
+    site: Site, nodes: list[Node], pulled: Pulled
 ) -> None:
-    digest = site.pushed[tag].digest
-    before = site.mirror.layer_requests()
-    assert engine.pull(f":{tag}", site.login) == digest
-    assert engine.pull(f"@{digest}", site.login) == digest
-    assert site.mirror.layer_requests() > before, "no layer was asked for at the mirror"
+    digests = [site.pushed[tag].digest for tag in TAGS]
+    assert pulled.by_tag == [digests] * len(nodes)
+    assert pulled.by_digest == [digests] * len(nodes)
+    for node in nodes:
+        assert node.machine.call(node.mirror.layer_requests) > 0, "no layer was asked for at the mirror"
 
 
-@pytest.mark.parametrize("site", ["htpasswd", "token"], indirect=True)
-def test_without_the_password_no_engine_pulls_what_is_cached(site: Site, engine: ThroughMirror) -> None:
-    engine.pull(":single-docker", site.login)
-    with pytest.raises(PullFailed, match=r"(?i)unauthorized|authentication required|no basic auth|denied"):
-        engine.pull(":single-docker", None)
+def test_each_layer_leaves_the_registry_about_once(site: Site, pulled: Pulled) -> None:
+    # About once. On a busy machine readers that wait for 5 s are sent some of it by the registry.
+    assert pulled.sent_by_tag <= 1.5 * sum(layer.size for layer in layers(site))
+    # What is cached comes from this machine, by whatever name it is pulled.
+    assert pulled.sent_by_digest == 0
 
 
-@pytest.mark.parametrize("site", ["public"], indirect=True)
-def test_an_image_larger_than_the_cache_is_pulled(site: Site, tmp_path: Path) -> None:
+def test_the_registry_judges_a_layer_once_a_machine_at_most(nodes: list[Node], pulled: Pulled) -> None:
+    assert min(pulled.verdicts.values()) > 0
+    assert max(pulled.verdicts.values()) <= len(nodes)
+
+
+@pytest.mark.parametrize("site", ["token", "htpasswd"], indirect=True)
+def test_without_the_password_no_engine_pulls_what_is_cached(
+    site: Site, nodes: list[Node], pulled: Pulled
+) -> None:
+    for pull in [node.machine.begin(node.engine.pull, f":{TAGS[0]}", None) for node in nodes]:
+        with pytest.raises(
+            PullFailed, match=r"(?i)unauthorized|authentication required|no basic auth|denied"
+        ):
+            pull.result()
+
+
+@pytest.mark.parametrize("site", ["token"], indirect=True)
+def test_a_killed_mirror_and_a_restarted_service_cost_the_others_little(
+    site: Site, nodes: list[Node], pulled: Pulled
+) -> None:
+    layer = site.pushed[LATER].images[0].layers[0]
+
+    def pull(node: Node) -> requests.Response:
+        return node.mirror.get(f"/v2/{SCOPE}/blobs/{layer.digest}", auth=site.guarded.auth)
+
+    def done(node: Node) -> int:
+        downloads = node.machine.call(node.mirror.status)["downloads"]
+        return sum(int(one["done"]) for one in downloads if one["digest"] == layer.digest)
+
+    def is_whole(answer: requests.Response) -> bool:
+        return f"sha256:{hashlib.sha256(answer.content).hexdigest()}" == layer.digest
+
+    killed, *others = nodes[-3:]
+    before = site.sent(layer.digest)
+    site.machine.run(*shape("eth0", 2))  # the layer takes it 12 s
+    broken, *whole = [node.machine.begin(pull, node) for node in (killed, *others)]
+    assert comes_true(lambda: all(done(node) >= MIB // 2 for node in (killed, *others)))
+    had = done(killed)
+    killed.mirror.process.kill()
+    site.web.kill()
+    site.machine.call(site.web.start)
+    site.machine.run("tc", "qdisc", "del", "dev", "eth0", "root")
+
+    with pytest.raises(BROKEN):
+        broken.result()
+    assert all(is_whole(answer.result()) for answer in whole)
+    assert site.sent(layer.digest) - before <= 2 * layer.size
+
+    killed.machine.call(killed.mirror.process.start)
+    assert is_whole(killed.machine.call(pull, killed))
+    assert sum(killed.machine.call(killed.mirror.received).values()) <= layer.size - had // 2
+
+
+def test_an_image_larger_than_the_cache_is_pulled(tmp_path: Path) -> None:
     size = 3_000_000  # of two layers of 2 MB one is kept
-    with start_mirror(tmp_path / "mirror", site.mirror.registry, cache_size=size) as mirror:
-        skopeo = ThroughMirror("skopeo", mirror, SCOPE, tmp_path)
-        assert skopeo.pull(":multi-oci", None) == site.pushed["multi-oci"].digest
-        assert 0 < mirror.status()["cache"]["bytes"] <= size
+    with start_guarded_registry("public", tmp_path) as guarded:
+        pushed = push_all(guarded, [2_000_000], ["multi-oci"])["multi-oci"]
+        with start_mirror(tmp_path / "mirror", guarded.registry, cache_size=size) as mirror:
+            skopeo = ThroughMirror("skopeo", mirror, SCOPE, tmp_path)
+            assert skopeo.pull(":multi-oci", None) == pushed.digest
+            assert 0 < mirror.status()["cache"]["bytes"] <= size

@@ -7,18 +7,23 @@ import hashlib
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import psutil
 import pytest
 import requests
 
 from node.http_download import BLOCK
+from tests.acceptance.engines import PullFailed
+from tests.acceptance.through_mirror import ThroughMirror
 from tests.mirror_process import MirrorProcess, start_mirror
 from tests.servers.cutting_proxy import CuttingProxy, start_cutting_proxy
+from tests.servers.dockerd import start_dockerd
 from tests.servers.http_server import Connection, HttpServer, Request, start_http_server
-from tests.servers.layers import digest_of, layer_bytes
-from tests.servers.push import push_blob
+from tests.servers.layers import digest_of, layer_bytes, layer_tar
+from tests.servers.push import push_blob, push_image
 from tests.servers.registry import Registry
 from tests.servers.waiting import comes_true
 
@@ -109,6 +114,31 @@ def test_a_mirror_that_was_killed_goes_on_from_what_it_had(
     assert not kept.exists()
 
 
+@pytest.mark.parametrize("name", ["containerd", "podman"])
+def test_an_engine_whose_mirror_is_killed_pulls_from_the_registry(
+    registry: Registry, proxy: CuttingProxy, scope: str, content: bytes, tmp_path: Path, name: str
+) -> None:
+    image = push_image(registry, scope, "v1", [layer_tar({"file": content})])
+    with ExitStack() as stack:
+        enter = stack.enter_context
+        # podman and dockerd take only short paths.
+        folder = Path(enter(TemporaryDirectory(prefix="pull-")))
+        daemon = enter(start_dockerd(folder / "d")) if name == "containerd" else None
+        mirror = enter(start_mirror(tmp_path / "mirror", proxy.netloc))
+        engine = ThroughMirror(name, mirror, scope, folder, daemon)
+        proxy.throttle(2 * MIB)
+        pull = enter(ThreadPoolExecutor(1)).submit(engine.pull, ":v1", None)
+        assert comes_true(lambda: any(one["done"] >= MIB for one in mirror.status()["downloads"]))
+        mirror.process.kill()
+        proxy.throttle(None)
+        if name == "podman":
+            # It has chosen the mirror for the whole pull; the next one goes to the registry.
+            with pytest.raises(PullFailed):
+                pull.result()
+            pull = enter(ThreadPoolExecutor(1)).submit(engine.pull, ":v1", None)
+        assert pull.result() == image.digest
+
+
 def test_a_reader_resumes_where_the_mirror_broke_off(
     proxy: CuttingProxy, tmp_path: Path, path: str, content: bytes, session: requests.Session
 ) -> None:
@@ -143,8 +173,11 @@ def test_two_engines_make_one_download(
 
 
 def test_many_pulls_leave_no_descriptor_open_and_take_no_memory(
-    mirror: MirrorProcess, path: str, session: requests.Session
+    registry: Registry, mirror: MirrorProcess, scope: str, session: requests.Session
 ) -> None:
+    size = 3 * MIB
+    digest = push_blob(registry, scope, layer_bytes(size, seed=99)).digest
+    path = f"/v2/{scope}/blobs/{digest}"
     [worker] = [
         child
         for child in psutil.Process(mirror.process.pid).children()
@@ -152,19 +185,21 @@ def test_many_pulls_leave_no_descriptor_open_and_take_no_memory(
     ]
 
     def pull() -> None:
+        # Downloaded, then read from the cache by an engine that leaves.
         session.get(mirror.url + path, timeout=60).raise_for_status()
+        assert comes_true(lambda: is_cached(mirror, path))
         with session.get(mirror.url + path, stream=True, timeout=60) as answer:
             answer.raw.read(1000)
+        assert comes_true(lambda: session.delete(f"{mirror.url}/v0/mirror/layers/{digest}", timeout=60).ok)
 
     for _ in range(10):
         pull()
-    assert comes_true(lambda: is_cached(mirror, path))
     descriptors, memory = worker.num_fds(), worker.memory_info().rss
     for _ in range(100):
         pull()
     assert comes_true(lambda: worker.num_fds() <= descriptors + 5), f"{descriptors}, now {worker.num_fds()}"
     # A tenth of what was pulled.
-    assert worker.memory_info().rss - memory <= 10 * SIZE
+    assert worker.memory_info().rss - memory <= 10 * size
 
 
 class ExpiringRegistry:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import pytest
 import requests
 
 from tests.installation import Installation
+from tests.mirror_process import start_mirror
 from tests.servers import aria2
 from tests.servers.layers import layer_bytes
 from tests.servers.libtorrent_client import done, start_libtorrent
@@ -65,19 +66,28 @@ class Shop:
         )
 
     @contextmanager
-    def torrent(self, **torrents: object) -> Iterator[bytes]:
-        """The .torrent as an app so configured hands it out; the app runs during the block."""
+    def app(self, **torrents: object) -> Iterator[str]:
+        """The URL of an app so configured, which runs during the block."""
         port = free_port()
         name = f"app-{port}"
         web = self.installation(name, port, **torrents).process("web", ready=listening(port), name="web")
         web.start()
         try:
-            url = f"http://127.0.0.1:{port}/v0/torrents/{SCOPE}/{self.digest}"
-            answer = requests.get(url, auth=self.auth, timeout=20)
-            answer.raise_for_status()
-            yield answer.content
+            yield f"http://127.0.0.1:{port}"
         finally:
             web.stop()
+
+    def torrent_of(self, app: str) -> bytes:
+        """The .torrent as the app at this URL hands it out."""
+        answer = requests.get(f"{app}/v0/torrents/{SCOPE}/{self.digest}", auth=self.auth, timeout=20)
+        answer.raise_for_status()
+        return answer.content
+
+    @contextmanager
+    def torrent(self, **torrents: object) -> Iterator[bytes]:
+        """The .torrent as an app so configured hands it out; the app runs during the block."""
+        with self.app(**torrents) as url:
+            yield self.torrent_of(url)
 
     def is_whole(self, file: Path) -> bool:
         """Whether this file is the layer; not yet, if it is not there."""
@@ -235,6 +245,28 @@ def test_from_libtorrent_to_transmission_through_the_tracker(
         seeder.add(torrent)
         assert comes_true(lambda: leecher.done(number), timeout=PATIENCE), seeder.messages()
         assert comes_true(lambda: shop.is_whole(leecher.folder / shop.hex))
+
+
+def test_from_a_mirror_to_each_client_through_the_tracker(
+    shop: Shop, tracker: Tracker, tmp_path: Path
+) -> None:
+    with shop.app(trackers=[tracker.announce_url], web_seeds=[]) as url:
+        torrent = shop.torrent_of(url)
+        info_hash = str(libtorrent.load_torrent_buffer(torrent).ti.info_hashes().v1)
+        tracker.allow(info_hash)
+        with ExitStack() as mirrors:
+            with start_transmission(tmp_path / "leech") as leecher:
+                number = leecher.add(torrent)
+                assert comes_true(lambda: tracker.peers(info_hash) == (0, 1), timeout=PATIENCE)
+                mirror = mirrors.enter_context(
+                    start_mirror(tmp_path / "mirror", shop.registry, torrents_url=url)
+                )
+                layer = mirror.get(f"/v2/{SCOPE}/blobs/{shop.digest}").content
+                assert hashlib.sha256(layer).hexdigest() == shop.hex
+                assert comes_true(lambda: leecher.done(number), timeout=PATIENCE), leecher.state(number)
+            assert by_aria2(torrent, shop, tmp_path)
+            assert by_libtorrent(torrent, shop, tmp_path)
+            assert comes_true(lambda: mirror.status()["uploaded"] >= 3 * SIZE)
 
 
 def test_a_tracker_that_does_not_know_the_torrent_gives_no_peers(

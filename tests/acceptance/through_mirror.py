@@ -1,4 +1,4 @@
-"""Engines that are configured to pull a registry's images through a mirror of this machine."""
+"""Engines that `mirror configure` has pointed at the mirror of a registry."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from tests.servers.dockerd import Dockerd
 
 
 class ThroughMirror:
-    """The engine `name`; docker and containerd need a `daemon`. It keeps its files in `folder`."""
+    """The engine `name`; docker and containerd need a `daemon`. It keeps its files, and the configuration that
+    points it here, in `folder`.
+    """
 
     def __init__(
         self, name: str, mirror: MirrorProcess, scope: str, folder: Path, daemon: Dockerd | None = None
@@ -23,15 +25,19 @@ class ThroughMirror:
         # dockerd's old image store mirrors Docker Hub only: the mirror is named in the reference.
         host = mirror.netloc if name == "docker" else mirror.registry
         self.repository = f"{host}/{scope}"
-        if name in ("docker", "containerd"):
+        if name == "docker":
             assert daemon is not None
-            self.engine = (
-                Docker(daemon, folder)
-                if name == "docker"
-                else Containerd(daemon, folder, hosts_dir=mirror.write_hosts(folder / "certs.d"))
-            )
+            self.engine = Docker(daemon, folder)
+        elif name == "containerd":
+            assert daemon is not None
+            mirror.configure(name, folder)
+            self.engine = Containerd(daemon, folder, hosts_dir=folder / "etc/containerd/certs.d")
         else:
-            mirror.write_registries(folder / ".config/containers/registries.conf")
+            # With a registries.conf of the user's own the engine reads none of the machine's.
+            (folder / "etc/containers").mkdir(parents=True)
+            (folder / "etc/containers/registries.conf").write_text("unqualified-search-registries = []\n")
+            (folder / ".config").symlink_to("etc")
+            mirror.configure("podman", folder)
             self.engine = Skopeo(folder) if name == "skopeo" else Podman(folder)
 
     def pull(self, tag_or_digest: str, login: Login | None) -> str:

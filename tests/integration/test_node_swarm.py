@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -9,6 +10,7 @@ from functools import partial
 from ipaddress import IPv4Network
 from pathlib import Path
 
+import libtorrent
 import pytest
 
 from core.errors import ConnectionCut, DigestMismatch, Unavailable
@@ -66,6 +68,17 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Node]]:
 
 def torrent(service: SwarmService) -> bytes:
     return make_torrent(service.layer, [service.web_seed])
+
+
+def handshake(node: Node, origin: BytesOrigin) -> bytes:
+    """What the node answers to a peer that connects for the layer, b"" if it hangs up."""
+    info_hash = libtorrent.load_torrent_buffer(origin.metainfo).ti.info_hashes().v1.to_bytes()
+    with socket.create_connection(("127.0.0.1", node.session.port), 30) as peer:
+        try:
+            peer.sendall(b"\x13BitTorrent protocol" + bytes(8) + info_hash + b"-XX0000-" + bytes(12))
+            return peer.recv(68)
+        except ConnectionError:
+            return b""
 
 
 def test_four_nodes_take_each_chunk_from_the_origin_once(
@@ -294,6 +307,9 @@ def test_an_address_outside_the_configured_networks_is_not_a_peer(
     origin = BytesOrigin(data, torrent(service))
     assert pull(second, layer, origin) == data
     assert second.downloads.totals().origins["peers"] == 0
+    # Nor does it answer one that connects.
+    assert handshake(first, origin)[:20] == b"\x13BitTorrent protocol"
+    assert handshake(second, origin) == b""
 
 
 def test_a_stalled_reader_is_helped_by_the_registry(
