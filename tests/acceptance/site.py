@@ -23,6 +23,7 @@ from tests.netns import Machine, Network
 from tests.nginx_front import nginx_front
 from tests.servers.certificate import certificate
 from tests.servers.dockerd import start_dockerd
+from tests.servers.nginx import Nginx
 from tests.servers.process import ServerProcess, free_port, listening
 
 
@@ -36,14 +37,22 @@ class Site:
     pushed: Mapping[str, Pushed]
     netloc: str
     certificate: Path
+    nginx: Nginx
     web: ServerProcess
 
     def sent(self, digest: str) -> int:
         """How many bytes of a layer have left the registry so far."""
         return self.machine.call(self.guarded.registry.sent, digest)
 
-    def verdicts(self, digest: str) -> int:
-        """How often the registry has been asked so far whether a caller may pull a layer."""
+    def asked(self, digest: str) -> int:
+        """How often mirrors have asked whether a caller may pull a layer: by HEAD, or for its torrent."""
+        return sum(
+            request.path.endswith(digest) and (request.method == "HEAD" or "/v0/torrents/" in request.path)
+            for request in self.nginx.requests()
+        )
+
+    def heads(self, digest: str) -> int:
+        """How many HEAD requests for a layer the registry has answered with 200."""
         requests = self.machine.call(self.guarded.registry.requests)
         return sum(
             method == "HEAD" and status == 200 and path.endswith(digest) for method, path, status in requests
@@ -96,8 +105,8 @@ def start_site(
             port=front,
             certificate=pem,
         )
-        machine.call(enter, front_server)
-        yield Site(machine, kind, guarded, pushed, netloc, pem, process)
+        nginx = machine.call(enter, front_server)
+        yield Site(machine, kind, guarded, pushed, netloc, pem, nginx, process)
 
 
 @contextmanager
