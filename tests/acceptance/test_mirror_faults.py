@@ -146,6 +146,7 @@ def test_a_reader_resumes_where_the_mirror_broke_off(
         proxy.throttle(2 * MIB)
         with session.get(mirror.url + path, stream=True, timeout=60) as answer:
             received = answer.raw.read(MIB)
+        proxy.throttle(None)
         answer = mirror.get(path, headers={"Range": f"bytes={len(received)}-"})
         assert answer.status_code == 206
         assert received + answer.content == content

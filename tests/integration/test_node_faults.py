@@ -189,7 +189,10 @@ def test_nodes_that_lose_the_swarm_together_do_not_read_the_layer_once_each(
     assert sum(one.sent for one in origins) <= 2.5 * SIZE
 
 
-def test_a_thousand_layers_are_served_at_once_and_seeded_soon(service: SwarmService, tmp_path: Path) -> None:
+def test_a_thousand_layers_are_served_at_once_and_seeded_soon(
+    service: SwarmService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.seeding._START_PAUSE", 0.001)
     layers = [make_layer(2000 + number, number) for number in range(1000)]
     cache = Cache(tmp_path, 1 << 30, 0)
     for data, layer in layers:
@@ -244,15 +247,18 @@ def test_a_piece_that_libtorrent_does_not_take_neither_stops_readers_nor_the_dow
     restart = SwarmDownload._restart
 
     def restart_and_tell(download: SwarmDownload) -> None:
+        monkeypatch.setattr("node.swarm_download.STUCK_SECONDS", float("inf"))
         restarted.set()
         restart(download)
 
-    monkeypatch.setattr("node.swarm_download.STUCK_SECONDS", 7.0)
+    monkeypatch.setattr("node.fallback.PATIENCE", 0.5)
+    monkeypatch.setattr("node.swarm_download.STUCK_SECONDS", float("inf"))
     monkeypatch.setattr(SwarmDownload, "_restart", restart_and_tell)
     node = start()
     with node.downloads.open(LAYER, origin(service)) as reader:
         assert reader.read(0, PIECE, 60) == DATA[:PIECE]
         assert not restarted.is_set()
+        monkeypatch.setattr("node.swarm_download.STUCK_SECONDS", 0.5)
         assert read_all(reader) == DATA
     node.downloads.wait(LAYER.digest, lambda status: None)
     assert dropped.dropped > 0

@@ -300,8 +300,13 @@ def test_an_evicted_layer_leaves_the_swarm(
 
 
 def test_an_address_outside_the_configured_networks_is_not_a_peer(
-    service: SwarmService, start: Callable[..., Node], data: bytes, layer: Layer
+    service: SwarmService,
+    start: Callable[..., Node],
+    data: bytes,
+    layer: Layer,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("node.fallback.PATIENCE", 0.5)
     first, second = start(), start(peers=[IPv4Network("10.0.0.0/8")])
     assert pull(first, layer, BytesOrigin(data, torrent(service))) == data
     origin = BytesOrigin(data, torrent(service))
@@ -313,8 +318,13 @@ def test_an_address_outside_the_configured_networks_is_not_a_peer(
 
 
 def test_a_stalled_reader_is_helped_by_the_registry(
-    service: SwarmService, start: Callable[..., Node], data: bytes, layer: Layer
+    service: SwarmService,
+    start: Callable[..., Node],
+    data: bytes,
+    layer: Layer,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("node.fallback.PATIENCE", 0.5)
     gate = threading.Event()
     service.on_read = lambda offset, length: gate.wait(60) and None
     node, origin = start(), BytesOrigin(data, torrent(service))
@@ -328,8 +338,13 @@ def test_a_stalled_reader_is_helped_by_the_registry(
 
 
 def test_a_reader_gets_the_registrys_error_when_nothing_else_helps(
-    service: SwarmService, start: Callable[..., Node], data: bytes, layer: Layer
+    service: SwarmService,
+    start: Callable[..., Node],
+    data: bytes,
+    layer: Layer,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("node.fallback.PATIENCE", 0.5)
     service.web_seed_status = service.swarm_status = 503
     origin = BytesOrigin(data, torrent(service), error=Unavailable("registry", "status 503"))
     with start().downloads.open(layer, origin) as reader, pytest.raises(Unavailable):
