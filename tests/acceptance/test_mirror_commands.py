@@ -7,7 +7,10 @@ import json
 import os
 import re
 import signal
+import termios
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -43,16 +46,36 @@ def image_of(registry: Registry, scope: str, tag: str | None, seed: int, **more:
     return push_image(registry, scope, tag, layers, **more)
 
 
+@contextmanager
+def terminal() -> Iterator[tuple[int, bytearray]]:
+    """A terminal to write to, and what was written there by the end of the block."""
+    ours, theirs = os.openpty()
+    termios.tcsetwinsize(theirs, (24, 100))
+    shown = bytearray()
+
+    def read() -> None:
+        with suppress(OSError):  # nothing writes any more
+            while part := os.read(ours, 65536):
+                shown.extend(part)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        yield theirs, shown
+    finally:
+        os.close(theirs)
+        reader.join()
+        os.close(ours)
+
+
 def test_prefetch_brings_an_images_layers_into_the_cache_and_shows_a_bar_on_a_terminal(
     registry: Registry, mirror: MirrorProcess, scope: str
 ) -> None:
     image = image_of(registry, scope, "v1", 100)
-    ours, terminal = os.openpty()
-    said = mirror.installation.run("mirror", "prefetch", f"{scope}:v1", stderr=terminal).stdout
-    os.close(terminal)
+    with terminal() as (stderr, shown):
+        said = mirror.installation.run("mirror", "prefetch", f"{scope}:v1", stderr=stderr).stdout
     assert said == "prefetched 2 layers (2.0 MB), failed 0\n"
-    assert b"prefetch: 100%" in os.read(ours, 65536)
-    os.close(ours)
+    assert b"prefetch: 100%" in shown
     digests = {layer.digest for layer in image.layers}
     assert comes_true(lambda: digests <= cached(mirror).keys())
     assert not any(cached(mirror)[digest]["pinned"] for digest in digests)
