@@ -27,6 +27,11 @@ AT_ONCE: dict[Kind, list[str]] = {
     "htpasswd": ENGINES,
     "public": ENGINES,
 }
+PULLED: dict[Kind, list[str]] = {
+    "token": TAGS,
+    "htpasswd": ["multi-docker", "multi-oci"],
+    "public": ["multi-docker", "multi-oci"],
+}
 LATER = "single-later"
 """An image that no engine pulls."""
 BROKEN = (requests.exceptions.ChunkedEncodingError, requests.exceptions.ConnectionError)
@@ -48,7 +53,7 @@ def site(
     kind: Kind = request.param
     # Two layers that are large enough for the swarm, and one that is not.
     sizes, folder = [3 * MIB, 3 * MIB // 2, 1000], tmp_path_factory.mktemp(kind)
-    with start_site(network.connect(), kind, folder, sizes, [*TAGS, LATER]) as site:
+    with start_site(network.connect(), kind, folder, sizes, [*PULLED[kind], LATER]) as site:
         yield site
 
 
@@ -61,7 +66,7 @@ def nodes(network: Network, site: Site, tmp_path_factory: pytest.TempPathFactory
 
 def layers(site: Site) -> list[Descriptor]:
     """The layers of the images that engines pull."""
-    return [layer for tag in TAGS for image in site.pushed[tag].images for layer in image.layers]
+    return [layer for tag in PULLED[site.kind] for image in site.pushed[tag].images for layer in image.layers]
 
 
 def pull_together(site: Site, nodes: list[Node], references: list[str]) -> list[list[str]]:
@@ -97,11 +102,11 @@ def pulled(site: Site, nodes: list[Node]) -> Pulled:
         return sum(site.sent(layer.digest) for layer in layers(site))
 
     heads_before, sent_before = [site.heads(digest) for digest in small], sent()
-    by_tag = pull_together(site, nodes, [f":{tag}" for tag in TAGS])
+    by_tag = pull_together(site, nodes, [f":{tag}" for tag in PULLED[site.kind]])
     asked = [site.asked(layer.digest) for layer in layers(site)]
     heads = [site.heads(digest) - before for digest, before in zip(small, heads_before, strict=True)]
     sent_between = sent()
-    by_digest = pull_together(site, nodes, [f"@{site.pushed[tag].digest}" for tag in TAGS])
+    by_digest = pull_together(site, nodes, [f"@{site.pushed[tag].digest}" for tag in PULLED[site.kind]])
     return Pulled(by_tag, by_digest, asked, heads, sent_between - sent_before, sent() - sent_between)
 
 
@@ -109,7 +114,7 @@ def pulled(site: Site, nodes: list[Node]) -> Pulled:
 def test_engines_record_the_registrys_digests_by_tag_and_by_digest(
     site: Site, nodes: list[Node], pulled: Pulled
 ) -> None:
-    digests = [site.pushed[tag].digest for tag in TAGS]
+    digests = [site.pushed[tag].digest for tag in PULLED[site.kind]]
     assert pulled.by_tag == [digests] * len(nodes)
     assert pulled.by_digest == [digests] * len(nodes)
     for node in nodes:
@@ -133,7 +138,7 @@ def test_the_registry_judges_a_layer_once_a_machine_at_most(nodes: list[Node], p
 def test_without_the_password_no_engine_pulls_what_is_cached(
     site: Site, nodes: list[Node], pulled: Pulled
 ) -> None:
-    for pull in [node.machine.begin(node.engine.pull, f":{TAGS[0]}", None) for node in nodes]:
+    for pull in [node.machine.begin(node.engine.pull, f":{PULLED[site.kind][0]}", None) for node in nodes]:
         with pytest.raises(
             PullFailed, match=r"(?i)unauthorized|authentication required|no basic auth|denied"
         ):
