@@ -69,7 +69,10 @@ MAX_CONNECTIONS = 50
 
 
 class TorrentListener(Protocol):
-    """What happens to a torrent. Called from the session's thread: return quickly."""
+    """What happens to a torrent. Nothing is called once `Session.remove` has returned.
+
+    Called from the session's thread, which holds its lock: return quickly, and call no method of Session.
+    """
 
     def on_checked(self, pieces: Sequence[bool]) -> None:
         """The file was checked; `pieces` says which pieces it has."""
@@ -250,10 +253,13 @@ class Session:
 
     def _dispatch(self, alert: Any) -> None:
         handle = getattr(alert, "handle", None)
+        # Held until the listener returns: `remove` waits, and what it hears later is of another torrent.
         with self._lock:
-            listener = self._listeners.get(handle) if handle is not None else None
-        if listener is None:
-            return
+            if handle is not None and (listener := self._listeners.get(handle)) is not None:
+                self._tell(listener, alert)
+
+    @staticmethod
+    def _tell(listener: TorrentListener, alert: Any) -> None:
         match type(alert).__name__:
             case "piece_finished_alert":
                 listener.on_piece(alert.piece_index)
