@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,7 +11,7 @@ import bottle
 from prometheus_client import Counter
 
 from core.digest import Digest
-from core.errors import AccessDenied, DockerTorrentsError, InvalidName, Unavailable
+from core.errors import AccessDenied, DockerTorrentsError, InvalidName, RemoteError, Unavailable
 from core.logs import choose_request_id, request_id
 from node.answers import error, framework_error, unavailable
 from node.blobs import Blobs
@@ -32,12 +33,16 @@ def new_app() -> bottle.Bottle:
 
 
 class Pulls:
-    """The calls below /v2/. `names` are the registry's names that engines may send in `?ns=`."""
+    """The calls below /v2/. `names` are the registry's names that engines may send in `?ns=`.
 
-    def __init__(self, proxy: RegistryProxy, blobs: Blobs, names: frozenset[str]) -> None:
+    At most `max_waiting` of them wait for the registry or a first byte at once; the server has more threads.
+    """
+
+    def __init__(self, proxy: RegistryProxy, blobs: Blobs, names: frozenset[str], max_waiting: int) -> None:
         self._proxy = proxy
         self._blobs = blobs
         self._names = frozenset(name.lower() for name in names)
+        self._waiting = threading.BoundedSemaphore(max_waiting)
 
     def install(self, app: bottle.Bottle) -> None:
         """Add the calls to `app`."""
@@ -53,6 +58,14 @@ class Pulls:
             return error(404, "NAME_UNKNOWN", message, detail={"ns": ns})
         # Bottle's own reading of a path leaves out bytes that are no UTF-8: another name could come out.
         path = str(environ["bottle.raw_path"]).removeprefix("/v2").removeprefix("/")
+        if not self._waiting.acquire(blocking=False):
+            return unavailable("too many requests wait for the registry", 1)
+        try:
+            return self._answer(environ, path)
+        finally:
+            self._waiting.release()
+
+    def _answer(self, environ: Mapping[str, Any], path: str) -> bottle.HTTPResponse:
         if not path:
             return self._proxy.base(environ)
         resource = parse_path(path)
@@ -111,6 +124,8 @@ def answer_failures(callback: Callable[..., Any]) -> Callable[..., Any]:
         except DockerTorrentsError as failed:
             log.warning("request failed path=%s reason=%s", bottle.request.path, failed)
             retry_after = failed.retry_after if isinstance(failed, Unavailable) else None
-            return unavailable("the registry does not answer", retry_after)
+            remote = isinstance(failed, RemoteError)
+            message = "the registry does not answer" if remote else "the mirror cannot do this: see its log"
+            return unavailable(message, retry_after)
 
     return answered

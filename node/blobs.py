@@ -12,12 +12,13 @@ import bottle
 
 from core.digest import Digest
 from core.errors import Refused
-from core.http.byte_range import Span, range_holds, requested_span
+from core.http.byte_range import Span, etag_matches, range_holds, requested_span
+from core.registry.answers import retry_after
 from node.answers import error, unavailable
 from node.bodies import LayerBody, PassedBody
 from node.downloads import Downloads
 from node.origin import Layer
-from node.proxy import unchanged
+from node.proxy import TRY_ELSEWHERE, unchanged
 from node.registry_origin import RegistryOrigin
 from node.requests import header
 from node.upstream import Upstream
@@ -26,7 +27,7 @@ from node.verdicts import Verdict, Verdicts
 log = logging.getLogger(__name__)
 
 MAX_BODIES = 96
-"""Layers that are sent at once; the server has more threads, for manifests and /ping."""
+"""Layers that are sent at once. An engine that stops reading holds its turn until it goes on or ends."""
 
 FIRST_BYTE_SECONDS = 25.0
 """containerd waits 30 s for the head of an answer (from 2.3 on)."""
@@ -53,6 +54,8 @@ class Blobs:
         """The answer to a GET or HEAD. Raises AccessDenied, RemoteError."""
         authorization = header(environ, "Authorization")
         verdict = self._verdicts.judge(scope, digest, authorization)
+        if etag_matches(header(environ, "If-None-Match"), _etag(digest)):
+            return bottle.HTTPResponse(b"", 304, {"ETag": _etag(digest)})
         if environ["REQUEST_METHOD"] == "HEAD" or not verdict.size:
             return _answer(200, b"", digest, verdict.size)
         range_ = header(environ, "Range")
@@ -120,6 +123,8 @@ class Blobs:
         """Several ranges, as zstd:chunked images are pulled with: the registry's own answer."""
         stream = self._upstream.open_blob(scope, digest, authorization, range_)
         held.callback(stream.close)
+        if stream.status in TRY_ELSEWHERE:
+            return unavailable(f"the registry answers {stream.status}", retry_after(stream.headers))
         body = PassedBody(stream)
         body.release_when_closed(held.pop_all())
         return unchanged(stream.status, stream.headers, body, head=False)

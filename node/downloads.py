@@ -5,21 +5,23 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
 
 from core.digest import Digest
-from core.errors import CacheFailed, ConnectionCut, DockerTorrentsError, Interrupted
+from core.errors import CacheFailed, ConnectionCut, Interrupted
 from core.http.client import HttpClient
-from node.cache import Cache, CachedLayer
+from core.logs import OutageLog
+from node.cache import Cache
+from node.cache_files import CachedLayer
 from node.counters import Counters, Totals
-from node.download import SMALL, Download, DownloadStatus, NodeParts
+from node.download import Download, NodeParts
 from node.fallback import Progress
 from node.origin import Body, Layer, Origin
 from node.seeding import Seeding
 from node.session import Session
+from node.status import DownloadStatus
 
 __all__ = ["DownloadStatus", "Downloads", "Layer", "Origin", "Reader", "Totals"]
 
@@ -30,7 +32,6 @@ _FAILED_SECONDS = 300.0
 _WITHOUT_CACHE_SECONDS = 30.0
 """How long a layer that could not be kept is passed through before the cache is tried again."""
 _WITHOUT_TORRENT_SECONDS = 600.0
-_PROGRESS_SECONDS = 0.5
 
 
 class Reader:
@@ -45,6 +46,7 @@ class Reader:
         progress: Progress | None = None, cached: CachedLayer | None = None,
     ) -> None:  # fmt: skip
         self.size = layer.size
+        self._digest = layer.digest
         self._download = download
         self._progress = progress
         self._cached = cached
@@ -58,12 +60,18 @@ class Reader:
         TimedOut after `timeout` seconds without a byte.
         """
         if self._cached is not None:
-            data = self._cached.read(offset, limit)
-            self._counters.received("cache", len(data))
-            return data
+            try:
+                data = self._cached.read(offset, limit)
+            except OSError as error:
+                log.warning("layer not read from the cache digest=%s reason=%s", self._digest, error.strerror)
+                self._counters.fell_back("disk_error")
+                self._leave()
+            else:
+                self._counters.received("cache", len(data))
+                return data
         if self._download is not None and self._progress is not None:
             try:
-                return self._download.read(self._progress, offset, limit, timeout)
+                return self._download.readers.read(self._progress, offset, limit, timeout)
             except CacheFailed:
                 # The disk's trouble is not the caller's.
                 self._leave()
@@ -73,13 +81,13 @@ class Reader:
         """Leave. The download goes on without this reader."""
         self._leave()
         self._passed.close()
-        if self._cached is not None:
-            self._cached.close()
 
     def _leave(self) -> None:
         if self._download is not None and self._progress is not None:
-            self._download.leave(self._progress)
-        self._download = None
+            self._download.readers.leave(self._progress)
+        if self._cached is not None:
+            self._cached.close()
+        self._download = self._cached = None
 
     def __enter__(self) -> Self:
         return self
@@ -121,22 +129,35 @@ class _PassedThrough:
             self._body = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """A download that failed, at monotonic seconds; `disk` says why, if it was the cache's trouble."""
+
+    at: float
+    status: DownloadStatus
+    disk: str | None
+
+
 class Downloads:
     """Starts, joins and ends downloads. Thread-safe.
 
-    Layers below `min_size` bytes never use the swarm. `close` ends the downloads; the session and the cache
+    Layers below `min_size` bytes never use the swarm. A download ends after `time_limit` seconds without a
+    piece from it. `close` ends the downloads; the session and the cache
     are the caller's to close, in this order, afterwards.
     """
 
-    def __init__(self, cache: Cache, session: Session, http: HttpClient, *, min_size: int = SMALL) -> None:
+    def __init__(
+        self, cache: Cache, session: Session, http: HttpClient, *, min_size: int, time_limit: float
+    ) -> None:
         self._counters = Counters()
         self._seeding = Seeding(session, cache, http, self._counters)
-        self._parts = NodeParts(cache, session, http, self._seeding, self._counters, min_size)
+        self._parts = NodeParts(cache, session, http, self._seeding, self._counters, min_size, time_limit)
         self._cache = cache
         self._lock = threading.Lock()
         self._running: dict[Digest, Download] = {}
-        self._failed: dict[Digest, tuple[float, Download]] = {}
+        self._failed: dict[Digest, _Failure] = {}
         self._without_torrent: dict[Digest, float] = {}
+        self._cache_outage = OutageLog(log, "cache")
         self._closed = False
         cache.on_removed = self._seeding.forget
         self._seeding.start()
@@ -150,8 +171,16 @@ class Downloads:
         with self._lock:
             if self._closed:
                 raise Interrupted
-            if (cached := self._cache.open(layer.digest)) is not None:
-                return Reader(layer, origin, self._counters, cached=cached)
+            try:
+                if (cached := self._cache.open(layer.digest)) is not None:
+                    return Reader(layer, origin, self._counters, cached=cached)
+                if layer.digest not in self._running:
+                    self._cache.check()
+                self._cache_outage.succeeded()
+            except CacheFailed as error:
+                self._cache_outage.failed(error)
+                self._counters.fell_back("disk_error")
+                return Reader(layer, origin, self._counters)
             try:
                 download = self._running.get(layer.digest) or self._begin(layer, origin)
             except CacheFailed as error:
@@ -161,37 +190,23 @@ class Downloads:
                 self._counters.fell_back("cache_full")
                 return Reader(layer, origin, self._counters)
             download.origin = origin
-            if (progress := download.join()) is not None:
+            if (progress := download.readers.join()) is not None:
                 return Reader(layer, origin, self._counters, download=download, progress=progress)
         # It ended in this moment.
         return self._reopened(layer, origin, download)
-
-    def wait(self, digest: Digest, progress: Callable[[DownloadStatus], None]) -> None:
-        """Wait until the layer is cached, calling `progress` about twice a second (for prefetch).
-
-        Raises what ended the download.
-        """
-        with self._lock:
-            download = self._running.get(digest)
-            if download is None and digest in self._failed:
-                download = self._failed[digest][1]
-        if download is None:
-            return
-        while not download.wait(_PROGRESS_SECONDS):
-            progress(download.status())
-        progress(download.status())
 
     def status(self) -> list[DownloadStatus]:
         """Return the downloads in progress, failed ones of the last minutes, and the layers being seeded."""
         with self._lock:
             self._forget_old_failures()
-            downloads = [*self._running.values(), *(download for _, download in self._failed.values())]
+            downloads, failed = list(self._running.values()), list(self._failed.values())
+        shown = [*(download.status() for download in downloads), *(one.status for one in failed)]
         seeded = [
             DownloadStatus(digest, "", size, size, "seeding", peers, 0, {})
             for digest, (size, peers) in self._seeding.peers().items()
-            if all(download.layer.digest != digest for download in downloads)
+            if all(one.digest != digest for one in shown)
         ]
-        return [download.status() for download in downloads] + seeded
+        return shown + seeded
 
     def totals(self) -> Totals:
         """Return the counters since the start."""
@@ -213,18 +228,24 @@ class Downloads:
 
     def _begin(self, layer: Layer, origin: Origin) -> Download:
         now = time.monotonic()
-        if (kept := self._failed.get(layer.digest)) is not None:
-            failed_at, failed = kept
-            if isinstance(failed.error, CacheFailed) and now - failed_at < _WITHOUT_CACHE_SECONDS:
-                raise failed.error
+        if (
+            (failed := self._failed.get(layer.digest)) is not None
+            and failed.disk is not None
+            and now - failed.at < _WITHOUT_CACHE_SECONDS
+        ):
+            raise CacheFailed(str(self._cache.directory), failed.disk)
         # What is left of it, if its file was changed behind our back.
         self._seeding.forget(layer.digest)
         path = self._cache.reserve(layer.digest, layer.size)
         use_torrent = now >= self._without_torrent.get(layer.digest, now)
         download = Download(layer, origin, path, self._parts, self._ended, use_torrent=use_torrent)
+        try:
+            download.start()
+        except RuntimeError as error:
+            self._cache.release(layer.digest, keep=True)
+            raise CacheFailed(str(path.parent), f"a download cannot begin: {error}") from error
         self._running[layer.digest] = download
         self._failed.pop(layer.digest, None)
-        download.start()
         return download
 
     def _reopened(self, layer: Layer, origin: Origin, over: Download) -> Reader:
@@ -237,16 +258,17 @@ class Downloads:
             if self._running.get(digest) is download:
                 del self._running[digest]
             self._forget_old_failures()
-            if isinstance(download.error, DockerTorrentsError):
-                self._failed[digest] = (time.monotonic(), download)
+            if (error := download.error) is not None:
+                disk = error.why if isinstance(error, CacheFailed) else None
+                self._failed[digest] = _Failure(time.monotonic(), download.status(), disk)
             if download.bad_torrent:
                 self._without_torrent[digest] = time.monotonic() + _WITHOUT_TORRENT_SECONDS
 
     def _forget_old_failures(self) -> None:
-        """Let go of failed downloads and what they hold in memory. The lock is held."""
+        """The lock is held."""
         now = time.monotonic()
         recent = now - _FAILED_SECONDS
-        self._failed = {digest: kept for digest, kept in self._failed.items() if kept[0] >= recent}
+        self._failed = {digest: failed for digest, failed in self._failed.items() if failed.at >= recent}
         self._without_torrent = {
             digest: until for digest, until in self._without_torrent.items() if until > now
         }

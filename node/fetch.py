@@ -9,7 +9,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
-from core.errors import BadAnswer, ConnectionCut, NotFound, RangeIgnored, Refused, RemoteError, Unavailable
+from core.errors import (
+    BadAnswer,
+    ConnectionCut,
+    NotFound,
+    RangeIgnored,
+    Refused,
+    RemoteError,
+    TimedOut,
+    Unavailable,
+)
 from core.http.client import HttpClient
 from core.http.stream import HttpStream
 from node.counters import Counters
@@ -22,6 +31,9 @@ log = logging.getLogger(__name__)
 _SEED_PAUSE = 2.0
 _LONGEST_SEED_PAUSE = 60.0
 _SMOOTHING = 0.3
+SLOW_SECONDS = 10.0
+LEAST_BYTES = 64 * 1024
+"""What a web seed has to give in SLOW_SECONDS. The swarm waits for the chunks that it is read for."""
 
 
 class WebSeed:
@@ -57,6 +69,29 @@ class WrongBytes(BadAnswer):
 
     def __init__(self, where: str, piece: int) -> None:
         super().__init__(where, f"piece {piece} does not have its hash")
+
+
+class _NotTooSlow:
+    """A web seed's Body that gives up where bytes drip: the registry may be faster."""
+
+    def __init__(self, body: Body) -> None:
+        self._body = body
+        self._since = time.monotonic()
+        self._recent = 0
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        """See Body. Raises TimedOut if less than LEAST_BYTES came in SLOW_SECONDS."""
+        count = self._body.readinto(buffer)
+        self._recent += count
+        if (now := time.monotonic()) - self._since >= SLOW_SECONDS:
+            if self._recent < LEAST_BYTES:
+                raise TimedOut("web seed", SLOW_SECONDS)
+            self._since, self._recent = now, 0
+        return count
+
+    def close(self) -> None:
+        """See Body."""
+        self._body.close()
 
 
 class PieceFetcher:
@@ -108,8 +143,7 @@ class PieceFetcher:
                 if not seed.usable(time.monotonic()):
                     continue
                 try:
-                    open_seed = partial(open_range, self._http, seed.url)
-                    self._read_pieces(open_seed, "web seed", pieces, lacks, deliver)
+                    self._read_pieces(partial(self._open_seed, seed), "web seed", pieces, lacks, deliver)
                 except RemoteError as error:
                     if self._closed:
                         raise
@@ -154,6 +188,9 @@ class PieceFetcher:
                     deliver(piece, data, name == "registry")
         rate = (end - start) / max(1e-3, time.monotonic() - begun)
         self.rate = rate if self.rate is None else self.rate + _SMOOTHING * (rate - self.rate)
+
+    def _open_seed(self, seed: WebSeed, offset: int, length: int) -> Body:
+        return _NotTooSlow(open_range(self._http, seed.url, offset, length))
 
     @contextmanager
     def _opened(self, body: Body) -> Iterator[Body]:

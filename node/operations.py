@@ -39,7 +39,8 @@ class Operations:
         self._check = HealthCheck(
             [
                 Probe("registry", self._ping_registry, required=True),
-                # No reason to restart: the layers come from the registry.
+                # No reasons to restart: the layers come from the registry.
+                Probe("cache", self._check_cache),
                 Probe("downloads", self._look_at_downloads),
             ]
         )
@@ -65,6 +66,10 @@ class Operations:
         if answer.status >= 500:
             raise BadAnswer(str(answer.target), f"status {answer.status}")
         return f"{answer.target} answers {answer.status}"
+
+    def _check_cache(self) -> str:
+        self._cache.check()
+        return f"{self._cache.directory} can be written"
 
     def _look_at_downloads(self) -> dict[str, Part]:
         downloads = self._downloads.status()

@@ -158,7 +158,7 @@ class Pieces:
     def read(self, reader: Progress, offset: int, limit: int) -> bytes | None:
         """Return bytes at `offset`, None if they are not there yet. To be called with `changed` held."""
         piece, start = divmod(offset, self._metainfo.piece_length)
-        if self._torrent is None or not (self.checked or piece in self._kept):
+        if self._torrent is None:
             return None
         self._reader_at = piece
         for ahead in range(piece, min(piece + _READ_AHEAD, self._metainfo.pieces)):

@@ -18,8 +18,8 @@ from node.answers import unavailable
 from node.requests import Resource, header, passed_on
 from node.upstream import Upstream
 
-# containerd repeats these at the same host; anything from 500 on sends it to the next one.
-_TRY_ELSEWHERE = (408, 429)
+TRY_ELSEWHERE = (408, 429)
+"""containerd repeats these at the same host; anything from 500 on sends it to the next one."""
 _OF_THE_CONNECTION = frozenset(
     (
         "connection",
@@ -71,7 +71,7 @@ class RegistryProxy:
     def _pass(self, environ: Mapping[str, Any], url: str) -> bottle.HTTPResponse:
         method = environ["REQUEST_METHOD"]
         answer = self._upstream.fetch(method, url, header(environ, "Authorization"), passed_on(environ))
-        if answer.status in _TRY_ELSEWHERE:
+        if answer.status in TRY_ELSEWHERE:
             return unavailable(f"the registry answers {answer.status}", retry_after(answer.headers))
         if (
             answer.status == 401

@@ -7,10 +7,11 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from core.digest import Digest
-from core.errors import DockerTorrentsError, RemoteError
+from core.errors import CacheFailed, DockerTorrentsError, RemoteError
 from core.http.client import HttpClient
 from core.swarm.bitmap import Bitmap
 from core.swarm.chunks import Chunks
@@ -77,6 +78,8 @@ class Seeding:
         self._seeded: dict[Digest, _Seeded] = {}
         self._new: set[Digest] = set()
         """Layers that have become complete and were not announced since."""
+        self._left: dict[Digest, Metainfo] = {}
+        """Layers that were removed, whose swarms were not left since."""
         self._changed = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="seeding", daemon=True)
@@ -91,20 +94,20 @@ class Seeding:
             self._seeded[digest] = _Seeded(metainfo, torrent, time.time())
             self._session.listen(torrent, self._listener(digest))
             self._new.add(digest)
+            self._left.pop(digest, None)
             self._changed.notify_all()
 
     def forget(self, digest: Digest) -> None:
         """Stop seeding a layer whose file was removed."""
         with self._changed:
             seeded = self._seeded.pop(digest, None)
+            if seeded is None:
+                return
             self._new.discard(digest)
-        if seeded is None:
-            return
+            self._left[digest] = seeded.metainfo
+            self._changed.notify_all()
         self._counters.uploaded(seeded.torrent.status().uploaded)
         self._session.remove(seeded.torrent)
-        threading.Thread(
-            target=self._say_stopped, args=(digest, seeded.metainfo), name="leave", daemon=True
-        ).start()
 
     def peers(self) -> dict[Digest, tuple[int, int]]:
         """Return the layers being seeded, with their sizes and numbers of peers."""
@@ -137,12 +140,19 @@ class Seeding:
         due = time.monotonic()
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._closed or self._new, max(0.0, due - time.monotonic()))
+                self._changed.wait_for(
+                    lambda: self._closed or self._new or self._left, max(0.0, due - time.monotonic())
+                )
                 if self._closed:
                     return
                 new, self._new = self._new, set()
+                left, self._left = self._left, {}
             for digest in new:
                 self._say_complete(digest)
+            for digest, metainfo in left.items():
+                if not self._say_stopped(digest, metainfo):
+                    # The service forgets this node by itself, after an hour.
+                    break
             if time.monotonic() >= due:
                 due = time.monotonic() + self._announce()
 
@@ -171,10 +181,15 @@ class Seeding:
 
     def _listener(self, digest: Digest) -> _Listener:
         def failed(why: str) -> None:
-            log.warning("layer removed from the cache, no longer seeded digest=%s reason=%s", digest, why)
-            threading.Thread(target=self._cache.drop, args=(digest,), name="drop", daemon=True).start()
+            log.warning("layer no longer seeded, and removed from the cache digest=%s reason=%s", digest, why)
+            threading.Thread(target=self._drop, args=(digest,), name="drop", daemon=True).start()
 
         return _Listener(failed)
+
+    def _drop(self, digest: Digest) -> None:
+        self.forget(digest)
+        with suppress(CacheFailed):
+            self._cache.drop(digest)
 
     def _announce(self) -> float:
         """Announce the layers used last, one call a service. Returns the seconds until the next time."""

@@ -28,8 +28,11 @@ from node.verdicts import Verdicts
 
 log = logging.getLogger(__name__)
 
-THREADS = 128
-"""Requests at once; MAX_BODIES of them may be layers."""
+MAX_WAITING = 96
+"""Requests of engines that wait for the registry at once."""
+
+THREADS = MAX_WAITING + MAX_BODIES + 16
+"""Requests at once: a silent registry and engines that stopped reading leave some for /ping and /healthz."""
 
 
 class Node:
@@ -50,7 +53,9 @@ class Node:
             held.callback(http.close)
             upstream = Upstream(registry, mirror.torrents_url, http)
             held.callback(upstream.close)
-            self.downloads = Downloads(self.cache, session, http, min_size=mirror.min_size)
+            self.downloads = Downloads(
+                self.cache, session, http, min_size=mirror.min_size, time_limit=mirror.time_limit
+            )
             held.callback(self.downloads.close)
             self._held = held.pop_all()
         self.verdicts = Verdicts(upstream, mirror.torrents_off)
@@ -61,7 +66,7 @@ class Node:
         self.app.install(identify)
         self.app.install(CountAnswers(metrics.answers))
         self.app.install(answer_failures)
-        Pulls(RegistryProxy(upstream), blobs, names).install(self.app)
+        Pulls(RegistryProxy(upstream), blobs, names, MAX_WAITING).install(self.app)
         Operations(registry.host, upstream, self.cache, self.downloads, metrics).install(self.app)
 
     def close(self) -> None:

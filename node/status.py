@@ -1,12 +1,35 @@
-"""`mirror status` for people."""
+"""What a download says of itself, and `mirror status` for people."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from core.digest import Digest
+
+State = Literal["checking", "swarm", "http", "verified", "seeding", "failed"]
 
 _UNITS = ("KiB", "MiB", "GiB", "TiB")
+
+
+@dataclass(frozen=True, slots=True)
+class DownloadStatus:
+    """A download at one moment, for status and metrics. `done` and `size` are bytes.
+
+    `origins` has the bytes by where they came from; `error` is set if it failed.
+    """
+
+    digest: Digest
+    scope: str
+    size: int
+    done: int
+    state: State
+    peers: int
+    readers: int
+    origins: dict[str, int]
+    error: str | None = None
 
 
 def status_lines(status: Mapping[str, Any]) -> Iterator[str]:

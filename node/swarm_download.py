@@ -9,12 +9,12 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from core.errors import Interrupted, RemoteError
+from core.errors import Interrupted, RemoteError, TimedOut
 from core.swarm.bitmap import Bitmap
 from core.swarm.chunks import Chunks
 from core.swarm.messages import MAX_OPENED, Peer, SwarmAnswer, SwarmRequest
 from node.counters import Counters
-from node.fallback import Progress, backoff, chunk_without_service, pause_before_registry, run_length
+from node.fallback import Progress, backoff
 from node.fetch import PieceFetcher
 from node.leased_chunks import LeasedChunks
 from node.metainfo import Metainfo
@@ -23,11 +23,11 @@ from node.pieces import Pieces
 from node.session import Session, Torrent
 from node.stalled import StalledReaders
 from node.swarm_client import SwarmClient, renewed
+from node.without_leases import ALONE_SECONDS, WithoutLeases
 
 log = logging.getLogger(__name__)
 
 _RECONNECT_SECONDS = 10.0
-_ALONE_SECONDS = 1.0
 STUCK_SECONDS = 20.0
 """Time after which libtorrent is started anew if it did not take a piece that was handed to it."""
 IDLE_SECONDS = 20.0
@@ -38,7 +38,8 @@ class SwarmDownload:
     """Fills the layer's file in `folder`.
 
     Everything mutable is guarded by `changed`, which is notified of progress. `readers` returns the readers'
-    progress. `on_ready` is called when bytes can be read from `pieces`. Without `client` there is no service.
+    progress. `on_checked` is called when it is known what the file has. Without `client` there is no
+    service. `time_limit` is in seconds without a piece.
     """
 
     def __init__(
@@ -52,7 +53,8 @@ class SwarmDownload:
         readers: Callable[[], Iterable[Progress]],
         changed: threading.Condition,
         counters: Counters,
-        on_ready: Callable[[], None],
+        on_checked: Callable[[], None],
+        time_limit: float,
     ) -> None:
         self._wake = threading.Event()
         """Set for the download's own thread when it has something to do."""
@@ -64,10 +66,10 @@ class SwarmDownload:
         self._session = session
         self._fetcher = fetcher
         self._client = client
-        self._readers = readers
         self._changed = changed
         self._counters = counters
-        self._on_ready = on_ready
+        self._on_checked = on_checked
+        self._time_limit = time_limit
         self._random = random.Random()  # noqa: S311 - spreads load, hides nothing
         self._chunks = Chunks.of(metainfo.size, metainfo.piece_length)
         self._stalled = StalledReaders(
@@ -83,6 +85,16 @@ class SwarmDownload:
         )
         self._leased = LeasedChunks(
             layer.digest, self._chunks, self.pieces, self._fetch, self._over, changed, self._wake.set
+        )
+        self._without_leases = WithoutLeases(
+            layer,
+            self._chunks,
+            readers,
+            self._lacking,
+            self._fetch,
+            self._others,
+            self._over,
+            self._sleep,
         )
         self._failures = 0
         """How many swarm calls failed in a row."""
@@ -100,7 +112,10 @@ class SwarmDownload:
             return 0
 
     def run(self) -> Torrent:
-        """Download until every piece was compared with its hash. Raises CacheFailed, Interrupted."""
+        """Download until every piece was compared with its hash.
+
+        Raises CacheFailed, TimedOut, Interrupted.
+        """
         self.pieces.attach(self._session.add(self._metainfo, self._folder, self.pieces))
         try:
             self._download()
@@ -126,11 +141,14 @@ class SwarmDownload:
 
     def _download(self) -> None:
         try:
-            self._sleep(None, lambda: self.pieces.checked)
-            self._on_ready()
+            # At once: to check what the file of a large layer has may take longer than a reader waits.
             self._start(self._stalled.run, "stalled readers")
+            self._sleep(None, lambda: self.pieces.checked)
+            self._on_checked()
             while not self._over():
-                self._take_part(self.pieces.torrent)
+                self._take_part()
+                if self.pieces.idle(self._time_limit):
+                    raise TimedOut(f"layer {self._layer.digest}", self._time_limit)
                 if self.pieces.stuck(STUCK_SECONDS):
                     self._restart()
             if self.pieces.error is not None:
@@ -156,35 +174,33 @@ class SwarmDownload:
     def _others(self) -> int:
         return max(self._named, self.peers)
 
-    # With the service
-
-    def _take_part(self, torrent: Torrent) -> None:
+    def _take_part(self) -> None:
         """Make one swarm call and do what it says until the next one is due."""
         if self._client is None:
-            self._go_on_alone(torrent, _ALONE_SECONDS)
+            self._without_leases.run(ALONE_SECONDS)
             return
         fetched = self._leased.unreported()
         try:
-            answer = self._client.call(self._request(torrent, fetched))
+            answer = self._client.call(self._request(fetched))
         except RemoteError as error:
             log.warning("swarm call failed digest=%s reason=%s", self._layer.digest, error)
             self._counters.fell_back("swarm_service")
             self._failures += 1
-            self._go_on_alone(torrent, backoff(self._failures, self._random))
+            self._without_leases.run(backoff(self._failures, self._random))
             return
         self._failures = 0
         self._leased.reported(fetched)
         self._named = len(answer.peers)
         self._fetcher.set_web_seed(self._client.address.web_seed(self._layer.digest))
-        self._connect(torrent, answer.peers)
+        self._connect(self.pieces.torrent, answer.peers)
         self._leased.take(answer.leases)
         if self.pieces.idle(IDLE_SECONDS):
-            self._go_on_alone(torrent, answer.again)
+            self._without_leases.run(answer.again)
         else:
             self._wait_for_next_call(answer)
 
-    def _request(self, torrent: Torrent, fetched: list[int]) -> SwarmRequest:
-        lacking = self._lacking(torrent)
+    def _request(self, fetched: list[int]) -> SwarmRequest:
+        lacking = self._lacking()
         held = sorted(set(range(self._chunks.count)).difference(lacking))
         return SwarmRequest(
             node=self._session.node,
@@ -193,7 +209,7 @@ class SwarmDownload:
             held=Bitmap.of(self._chunks.count, held).to_base64(),
             fetched=fetched,
             want=self._leased.want(len(lacking)),
-            unspread=self._leased.unspread(torrent.available()),
+            unspread=self._leased.unspread(self.pieces.torrent.available()),
         )
 
     def _wait_for_next_call(self, answer: SwarmAnswer) -> None:
@@ -202,12 +218,14 @@ class SwarmDownload:
         else:
             self._sleep(answer.again, lambda: self._leased.news)
 
-    def _lacking(self, torrent: Torrent) -> list[int]:
+    def _lacking(self) -> list[int]:
         """Return the chunks of which neither this node nor a connected peer has every piece.
 
         What peers claim to have counts only while pieces arrive: they may send nothing, or wrong bytes.
         """
-        missing = self.pieces.missing([] if self.pieces.idle(IDLE_SECONDS) else torrent.available())
+        missing = self.pieces.missing(
+            [] if self.pieces.idle(IDLE_SECONDS) else self.pieces.torrent.available()
+        )
         return sorted({self._chunks.chunk_of(piece) for piece in missing})
 
     def _connect(self, torrent: Torrent, peers: Sequence[Peer]) -> None:
@@ -216,38 +234,6 @@ class SwarmDownload:
             torrent.connect(*address)
         if first and self._connected and not connections and not self._leased.count:
             torrent.connect_now()
-
-    # Without the service, or where neither it nor the peers help
-
-    def _go_on_alone(self, torrent: Torrent, seconds: float) -> None:
-        """Fetch chunks at random, one at a time, for about `seconds`."""
-        until = time.monotonic() + seconds
-        while not self._over() and (left := until - time.monotonic()) > 0:
-            others = self._others()
-            chunk = chunk_without_service(self._lacking(torrent), self._wanted(), others, self._random)
-            if chunk is None:
-                self._sleep(left)
-                return
-            self._sleep(pause_before_registry(others, self._random))
-            if self._over() or chunk not in self._lacking(torrent):
-                continue
-            last = min(chunk + run_length(others, 0), self._chunks.count) - 1
-            pieces = range(self._chunks.pieces(chunk).start, self._chunks.pieces(last).stop)
-            try:
-                self._fetch(pieces)
-            except RemoteError as error:
-                if not self._over():
-                    log.warning(
-                        "pieces not fetched pieces=%s digest=%s reason=%s", pieces, self._layer.digest, error
-                    )
-                self._sleep(max(_ALONE_SECONDS, until - time.monotonic()))
-
-    def _wanted(self) -> int:
-        """The chunk of the first byte that a reader waits for."""
-        waiting = [reader.offset for reader in self._readers() if reader.waiting_since is not None]
-        return self._chunks.chunk_of(min(waiting, default=0) // self._chunks.piece_length)
-
-    # Both
 
     def _fetch(self, pieces: range) -> None:
         """Fetch what is missing of `pieces` by HTTP. Raises RemoteError."""

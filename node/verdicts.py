@@ -20,7 +20,9 @@ from core.torrents.metainfo import info_of
 from node.upstream import Upstream
 
 REMEMBER_SECONDS = 60.0
-_MAX_REMEMBERED = 2_000
+_MAX_REMEMBERED = 32 * 1024 * 1024
+"""Bytes of verdicts with their torrents."""
+_VERDICT_BYTES = 1024
 _REFUSALS = {
     401: ("UNAUTHORIZED", "authentication required"),
     403: ("DENIED", "requested access to the resource is denied"),
@@ -51,7 +53,7 @@ class Verdicts:
         self._upstream = upstream
         self._torrents_off = torrents_off or []
         self._remembered: TTLCache[tuple[str, Digest, bytes], Verdict] = TTLCache(
-            _MAX_REMEMBERED, REMEMBER_SECONDS, clock
+            _MAX_REMEMBERED, REMEMBER_SECONDS, clock, _bytes_of
         )
         self._condition = threading.Condition()
         self._key = secrets.token_bytes(32)
@@ -102,6 +104,10 @@ class Verdicts:
         if size is None:
             raise BadAnswer(where, "no Content-Length")
         return size
+
+
+def _bytes_of(verdict: Verdict) -> int:
+    return _VERDICT_BYTES + len(verdict.torrent or b"")
 
 
 def _layer_size(torrent: bytes, digest: Digest) -> int | None:

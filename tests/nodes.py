@@ -16,8 +16,9 @@ import libtorrent
 from core.digest import Digest
 from core.http.client import HttpClient
 from node.cache import Cache
-from node.downloads import Downloads, Layer, Reader
+from node.downloads import Downloads, DownloadStatus, Layer, Reader
 from node.session import Session
+from tests.servers.waiting import comes_true
 
 PIECE = 64 * 1024
 
@@ -116,12 +117,13 @@ def start_node(
     min_size: int = 0,
     peers: Sequence[IPv4Network] = (),
     read_timeout: float = 10.0,
+    time_limit: float = 120.0,
 ) -> Iterator[Node]:
     """Run a node whose cache is in `folder`."""
     cache = Cache(folder, cache_size, 0)
     session = Session(listen, peers=peers)
     with HttpClient(2.0, read_timeout) as http:
-        downloads = Downloads(cache, session, http, min_size=min_size)
+        downloads = Downloads(cache, session, http, min_size=min_size, time_limit=time_limit)
         try:
             yield Node(folder, cache, session, downloads)
         finally:
@@ -139,11 +141,21 @@ def read_all(reader: Reader, *, timeout: float = 60.0) -> bytes:
     return b"".join(parts)
 
 
+def wait_for_end(node: Node, layer: Layer) -> str | None:
+    """Wait until the layer's download is over. Return why it failed, None if it did not."""
+
+    def shown() -> list[DownloadStatus]:
+        return [status for status in node.downloads.status() if status.digest == layer.digest]
+
+    assert comes_true(lambda: all(one.state in ("verified", "seeding", "failed") for one in shown()), 120)
+    return next((one.error for one in shown() if one.state == "failed"), None)
+
+
 def pull(node: Node, layer: Layer, origin: BytesOrigin) -> bytes:
     """Read a layer and wait until it is cached."""
     with node.downloads.open(layer, origin) as reader:
         data = read_all(reader)
-    node.downloads.wait(layer.digest, lambda status: None)
+    assert wait_for_end(node, layer) is None
     return data
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -201,6 +202,38 @@ def test_many_pulls_leave_no_descriptor_open_and_take_no_memory(
     assert comes_true(lambda: worker.num_fds() <= descriptors + 5), f"{descriptors}, now {worker.num_fds()}"
     # A tenth of what was pulled.
     assert worker.memory_info().rss - memory <= 10 * size
+
+
+def test_engines_that_stop_reading_and_a_silent_registry_leave_ping_and_health(
+    proxy: CuttingProxy, tmp_path: Path, path: str, content: bytes
+) -> None:
+    with start_mirror(tmp_path / "mirror", proxy.netloc) as mirror, ExitStack() as connections:
+
+        def send(target: str) -> socket.socket:
+            connection = connections.enter_context(socket.create_connection(("127.0.0.1", mirror.port)))
+            connection.settimeout(60)
+            connection.sendall(f"GET {target} HTTP/1.1\r\nHost: mirror\r\n\r\n".encode())
+            return connection
+
+        assert mirror.get(path).content == content
+        assert comes_true(lambda: is_cached(mirror, path))
+        for _ in range(64):
+            # More than the kernel takes of a body is left: the mirror cannot go on.
+            assert send(path).recv(12) == b"HTTP/1.1 200"
+        assert mirror.get(path).content == content
+        assert mirror.get("/ping").text == "pong"
+        assert mirror.get("/healthz").status_code == 200
+
+        for _ in range(40):
+            send(path)
+        assert comes_true(lambda: mirror.get(path).status_code == 503)
+        proxy.be_silent()
+        for _ in range(120):
+            send("/v2/a/manifests/v1")
+        assert comes_true(lambda: mirror.get("/v2/a/manifests/v1").status_code == 503)
+        assert mirror.get("/ping").text == "pong"
+        assert mirror.get("/healthz").json()["status"] in ("ok", "down")
+        proxy.be_silent(False)
 
 
 class ExpiringRegistry:

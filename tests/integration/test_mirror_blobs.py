@@ -111,6 +111,14 @@ def test_a_range_of_another_version_is_ignored(mirror: TestedMirror, layer: tupl
     assert (answer.status, answer.body) == (206, content[5:])
 
 
+def test_a_layer_that_the_client_has_is_304(mirror: TestedMirror, layer: tuple[str, bytes]) -> None:
+    path, content = layer
+    answer = mirror.get(path, If_None_Match=f'W/"x", "{digest_of_path(path)}"', Range="bytes=5-")
+    assert (answer.status, answer.body) == (304, b"")
+    assert mirror.get(path, If_None_Match='"sha256:other"').body == content
+    assert mirror.get(f"/v2/another/blobs/{digest_of_path(path)}", If_None_Match="*").status == 404
+
+
 def test_several_ranges_are_the_registrys_to_answer(mirror: TestedMirror, layer: tuple[str, bytes]) -> None:
     path, content = layer
     answer = mirror.get(path, Range="bytes=0-3,100-103")

@@ -97,10 +97,18 @@ def test_credentials_go_to_the_registry_and_its_challenge_comes_back(
 def test_what_engines_would_repeat_here_becomes_503(
     upstream: HttpServer, tmp_path: Path, status: int
 ) -> None:
-    upstream.on("/v2/*", lambda request, connection: connection.reply(status, b"", {"Retry-After": "7"}))
+    blob = f"/v2/a/blobs/sha256:{'0' * 64}"
+
+    def refuse(request: Request, connection: Connection) -> None:
+        if request.method == "HEAD":
+            connection.reply(200, b"layer")
+        else:
+            connection.reply(status, b"", {"Retry-After": "7"})
+
+    upstream.on("/v2/*", refuse)
     with mirror_of(upstream.netloc, tmp_path) as mirror:
-        answer = mirror.get("/v2/a/manifests/latest")
-    assert (answer.status, answer.headers["Retry-After"]) == (503, "7")
+        for answer in (mirror.get("/v2/a/manifests/latest"), mirror.get(blob, Range="bytes=0-0,2-2")):
+            assert (answer.status, answer.headers["Retry-After"]) == (503, "7")
 
 
 def test_credentials_are_sent_in_cleartext_to_this_machine_alone(

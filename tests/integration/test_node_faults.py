@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from unittest.mock import Mock
 
 import libtorrent
 import pytest
@@ -16,6 +17,8 @@ from core.errors import CacheFailed
 from core.swarm.bitmap import Bitmap
 from core.swarm.messages import SwarmRequest
 from node.cache import Cache
+from node.metainfo import parse_metainfo
+from node.pieces import Pieces
 from node.session import Session, Torrent
 from node.swarm_download import SwarmDownload
 from tests.nodes import (
@@ -28,6 +31,7 @@ from tests.nodes import (
     pull_together,
     read_all,
     start_node,
+    wait_for_end,
 )
 from tests.servers.libtorrent_client import done, start_libtorrent
 from tests.servers.swarm_service import SwarmService, start_swarm_service
@@ -123,7 +127,7 @@ def test_a_download_without_readers_completes_beside_a_seed_that_sends_nothing(
         node = start()
         with node.downloads.open(LAYER, origin(service)):
             pass
-        node.downloads.wait(LAYER.digest, lambda status: None)
+        assert wait_for_end(node, LAYER) is None
     assert node.cache.open(LAYER.digest) is not None
     assert service.sent > SIZE // 2
 
@@ -197,7 +201,7 @@ def test_a_thousand_layers_are_served_at_once_and_seeded_soon(
     cache = Cache(tmp_path, 1 << 30, 0)
     for data, layer in layers:
         cache.reserve(layer.digest, layer.size).write_bytes(data)
-        cache.commit(layer.digest)
+        cache.commit(layer.digest).close()
         cache.note(layer.digest, make_torrent(data, [service.web_seed]))
     cache.close()
     with start_node(tmp_path) as node:
@@ -260,7 +264,53 @@ def test_a_piece_that_libtorrent_does_not_take_neither_stops_readers_nor_the_dow
         assert not restarted.is_set()
         monkeypatch.setattr("node.swarm_download.STUCK_SECONDS", 0.5)
         assert read_all(reader) == DATA
-    node.downloads.wait(LAYER.digest, lambda status: None)
+    assert wait_for_end(node, LAYER) is None
     assert dropped.dropped > 0
     assert restarted.is_set()
     assert node.downloads.totals().fallbacks["restarted"] == 1
+
+
+def test_a_removed_torrent_is_heard_of_no_more(tmp_path: Path) -> None:
+    removed, told_after = threading.Event(), threading.Event()
+    session = Session("127.0.0.1:0")
+
+    class Listener(Mock):
+        def on_checked(self, pieces: Sequence[bool]) -> None:
+            threading.Thread(target=remove).start()
+            # As long as this runs, `remove` has to wait.
+            if removed.wait(0.3):
+                told_after.set()
+
+    def remove() -> None:
+        session.remove(torrent)
+        removed.set()
+
+    torrent = session.add(parse_metainfo(make_torrent(DATA), LAYER), tmp_path, Listener())
+    try:
+        assert removed.wait(30)
+        assert not told_after.is_set()
+    finally:
+        session.close()
+
+
+def test_a_reader_is_helped_while_a_large_file_is_checked(
+    service: SwarmService, start: Callable[..., Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked, on_checked = threading.Event(), Pieces.on_checked
+
+    def check_slowly(pieces: Pieces, present: Sequence[bool]) -> None:
+        checked.wait(60)
+        on_checked(pieces, present)
+
+    monkeypatch.setattr(Pieces, "on_checked", check_slowly)
+    monkeypatch.setattr("node.fallback.PATIENCE", 0.1)
+    node = start()
+    try:
+        with node.downloads.open(LAYER, origin(service)) as reader:
+            assert reader.read(0, PIECE, 60) == DATA[:PIECE]
+            assert node.downloads.status()[0].state == "checking"
+            checked.set()
+            assert read_all(reader) == DATA
+    finally:
+        checked.set()
+    assert wait_for_end(node, LAYER) is None

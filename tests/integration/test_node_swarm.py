@@ -13,9 +13,12 @@ from pathlib import Path
 import libtorrent
 import pytest
 
-from core.errors import ConnectionCut, DigestMismatch, Unavailable
+from core.digest import Digest
+from core.errors import CacheFailed, ConnectionCut, Unavailable
 from core.swarm.bitmap import Bitmap
 from core.swarm.messages import SwarmRequest
+from node.cache import Cache
+from node.cache_files import CachedLayer
 from node.downloads import Layer
 from tests.nodes import (
     PIECE,
@@ -29,6 +32,7 @@ from tests.nodes import (
     pull_together,
     read_all,
     start_node,
+    wait_for_end,
 )
 from tests.servers.http_server import start_http_server
 from tests.servers.process import free_port
@@ -140,6 +144,26 @@ def test_wrong_bytes_from_the_web_seed_are_thrown_away(
     assert pull(node, layer, BytesOrigin(data, torrent(service))) == data
     assert node.downloads.totals().origins == {"peers": 0, "web_seed": 0, "registry": SIZE, "cache": 0}
     assert service.reads <= 16  # then it is not asked again
+
+
+def test_a_web_seed_that_drips_is_left_for_the_registry(
+    service: SwarmService,
+    start: Callable[..., Node],
+    data: bytes,
+    layer: Layer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("node.fetch.SLOW_SECONDS", 0.3)
+    service.drip = 0.1
+    node, origin = start(), BytesOrigin(data, torrent(service))
+    with node.downloads.open(layer, origin):
+        # No reader waits, whom the registry would help after a while.
+        pass
+    assert wait_for_end(node, layer) is None
+    totals = node.downloads.totals()
+    assert totals.origins["registry"] == SIZE
+    assert totals.fallbacks["web_seed"] >= 1
+    assert "stalled" not in totals.fallbacks
 
 
 def test_a_web_seed_that_is_down_is_replaced_by_the_next(
@@ -351,22 +375,58 @@ def test_a_reader_gets_the_registrys_error_when_nothing_else_helps(
         reader.read(0, 10, 60)
 
 
+def test_a_download_that_gets_nothing_and_has_no_reader_ends(
+    service: SwarmService, start: Callable[..., Node], data: bytes, layer: Layer
+) -> None:
+    service.web_seed_status = service.swarm_status = 503
+    origin = BytesOrigin(data, torrent(service), error=Unavailable("registry", "status 503"))
+    node = start(time_limit=0.5)
+    with node.downloads.open(layer, origin):
+        pass
+    assert "timed out" in (wait_for_end(node, layer) or "")
+
+
 def test_a_torrent_of_other_bytes_is_used_once(start: Callable[..., Node], data: bytes, layer: Layer) -> None:
     other = bytes(SIZE)
     with start_swarm_service(other, PIECE) as service:
         origin = BytesOrigin(data, make_torrent(other, [service.web_seed], name=layer.digest.hex))
         node = start()
-        with node.downloads.open(layer, origin), pytest.raises(DigestMismatch):
-            node.downloads.wait(layer.digest, lambda status: None)
+        with node.downloads.open(layer, origin):
+            assert str(layer.digest) in (wait_for_end(node, layer) or "")
         assert pull(node, layer, origin) == data
     assert node.downloads.totals().origins["registry"] == SIZE
+
+
+def test_a_layer_that_could_not_be_kept_is_shared_by_the_next_pull(
+    service: SwarmService,
+    start: Callable[..., Node],
+    data: bytes,
+    layer: Layer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    commit, failures = Cache.commit, iter([CacheFailed("cache", "the disk is full")])
+
+    def fail_once(cache: Cache, digest: Digest) -> CachedLayer:
+        for failure in failures:
+            raise failure
+        return commit(cache, digest)
+
+    monkeypatch.setattr(Cache, "commit", fail_once)
+    monkeypatch.setattr("node.downloads._WITHOUT_CACHE_SECONDS", 0)
+    node, origin = start(), BytesOrigin(data, torrent(service))
+    with node.downloads.open(layer, origin):
+        assert "full" in (wait_for_end(node, layer) or "")
+    before = service.sent
+    assert pull(node, layer, origin) == data
+    assert [status.state for status in node.downloads.status()] == ["seeding"]
+    assert (service.sent, origin.sent) == (before, 0)
 
 
 def test_a_layer_that_is_brewed_meanwhile_is_joined(
     service: SwarmService, start: Callable[..., Node], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("node.download.LARGE", 1)
-    monkeypatch.setattr("node.download._ASK_AGAIN", 0.1)
+    monkeypatch.setattr("node.registry_download.LARGE", 1)
+    monkeypatch.setattr("node.registry_download.ASK_AGAIN", 0.1)
     gate = threading.Event()
 
     class Slow(BytesBody):
@@ -385,7 +445,7 @@ def test_a_layer_that_is_brewed_meanwhile_is_joined(
         assert comes_true(lambda: node.downloads.status()[0].done >= SIZE // 2 - PIECE)
         origin.metainfo = torrent(service)
         assert read_all(reader) == data
-    node.downloads.wait(layer.digest, lambda status: None)
+    assert wait_for_end(node, layer) is None
     received = node.downloads.totals().origins
     assert received["registry"] <= SIZE * 0.6
     assert received["web_seed"] >= SIZE * 0.4

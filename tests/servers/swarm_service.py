@@ -30,6 +30,8 @@ class SwarmService:
     swarm_status: int = 0
     """A status to answer swarm calls with instead of an answer."""
     lease_seconds: float = 5.0
+    drip: float = 0.0
+    """Seconds between two KiB of a web seed's answer."""
     on_read: Callable[[int, int], None] = lambda offset, length: None
     """Called before bytes are sent."""
     sent: int = 0
@@ -136,7 +138,12 @@ def start_swarm_service(layer: bytes, piece_length: int) -> Iterator[SwarmServic
                 if content_range:
                     self.send_header("Content-Range", content_range)
                 self.end_headers()
-                self.wfile.write(body)
+                if not (service.drip and content_range):
+                    self.wfile.write(body)
+                    return
+                for start in range(0, len(body), 1024):
+                    self.wfile.write(body[start : start + 1024])
+                    time.sleep(service.drip)
 
         def log_message(self, *_: object) -> None:
             pass

@@ -1,0 +1,115 @@
+"""The readers of a layer while it is downloaded: what each wants, and where the bytes come from."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Protocol
+
+from core.errors import CacheFailed, DockerTorrentsError, TimedOut
+from node.cache_files import CachedLayer
+from node.fallback import Progress
+from node.origin import Layer
+
+
+class ByteSource(Protocol):
+    """Where readers' bytes come from at the moment. `read` is called with the readers' lock held."""
+
+    def read(self, reader: Progress, offset: int, limit: int) -> bytes | None:
+        """Return bytes at `offset`, None if they are not there yet. Raises OSError."""
+
+
+class Readers:
+    """All readers of one download. Guarded by `changed`, which is notified when one can go on."""
+
+    def __init__(self, layer: Layer, changed: threading.Condition) -> None:
+        self._layer = layer
+        self._changed = changed
+        self._all: dict[int, Progress] = {}
+        self._source: ByteSource | None = None
+        self._cached: CachedLayer | None = None
+        self._error: DockerTorrentsError | None = None
+        self._over = False
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def all(self) -> list[Progress]:
+        """Return what each reader wants and has."""
+        return list(self._all.values())
+
+    def wanted(self) -> list[int]:
+        """Return the offsets that readers wait for, in the order of their coming."""
+        return [reader.offset for reader in self.all() if reader.waiting_since is not None]
+
+    def join(self) -> Progress | None:
+        """Add a reader; None if the download is over."""
+        with self._changed:
+            if self._over:
+                return None
+            reader = Progress(time.monotonic())
+            self._all[id(reader)] = reader
+            return reader
+
+    def leave(self, reader: Progress) -> None:
+        """Take a reader out. May be called twice."""
+        with self._changed:
+            self._all.pop(id(reader), None)
+            self._close_cached()
+
+    def serve(self, source: ByteSource | None) -> None:
+        """Give readers the bytes of `source` from now on; None means that there are none."""
+        with self._changed:
+            self._source = source
+            self._changed.notify_all()
+
+    def finish(self, cached: CachedLayer) -> None:
+        """Give readers the bytes of the verified layer, and close it when the last of them has left."""
+        with self._changed:
+            self._over, self._cached = True, cached
+            self._close_cached()
+            self._changed.notify_all()
+
+    def fail(self, error: DockerTorrentsError) -> None:
+        """End the download with `error`, for readers that want what the source does not have."""
+        with self._changed:
+            self._over, self._error = True, error
+            self._changed.notify_all()
+
+    def read(self, reader: Progress, offset: int, limit: int, timeout: float) -> bytes:
+        """Return 1 to `limit` bytes from `offset` on, waiting until they are there; b"" only at the end.
+
+        Any order of offsets is allowed. Raises what the download or this reader failed with, CacheFailed if
+        the file cannot be read, TimedOut after `timeout` seconds without a byte.
+        """
+        if offset >= self._layer.size or limit <= 0:
+            return b""
+        until = time.monotonic() + timeout
+        with self._changed:
+            reader.offset, reader.waiting_since = offset, time.monotonic()
+            try:
+                while True:
+                    if data := self._bytes(reader, offset, limit):
+                        reader.received += len(data)
+                        return data
+                    if (error := self._error or reader.error) is not None:
+                        reader.error = None
+                        raise error
+                    if (left := until - time.monotonic()) <= 0:
+                        raise TimedOut(f"layer {self._layer.digest}", timeout)
+                    self._changed.wait(left)
+            finally:
+                reader.waiting_since = None
+
+    def _bytes(self, reader: Progress, offset: int, limit: int) -> bytes | None:
+        try:
+            if self._cached is not None:
+                return self._cached.read(offset, limit)
+            return self._source.read(reader, offset, limit) if self._source is not None else None
+        except OSError as error:
+            raise CacheFailed(f"file of {self._layer.digest}", error.strerror or str(error)) from error
+
+    def _close_cached(self) -> None:
+        if self._cached is not None and not self._all:
+            self._cached.close()
+            self._cached = None

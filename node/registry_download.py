@@ -1,0 +1,94 @@
+"""A layer downloaded from the registry, until it is complete or has a torrent."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from node.cache import Cache
+from node.counters import Counters
+from node.fallback import Progress
+from node.http_download import HttpDownload, HttpFile
+from node.metainfo import Metainfo
+from node.origin import Layer, Origin
+
+LARGE = 16 * 1024 * 1024
+"""Layers from this size on are asked for again while they come by HTTP: they may be being brewed."""
+ASK_AGAIN = 5.0
+_LONGEST_ASK_AGAIN = 60.0
+_KEEP_SECONDS = 5.0
+"""How often what came is kept past a crash."""
+
+
+class RegistryDownload:
+    """Fills the layer's file at `path`; a ByteSource meanwhile.
+
+    `origin` returns the registry as the newest caller may use it, `torrent` asks for the layer's torrent,
+    `wanted` returns the offsets that readers wait for.
+    """
+
+    def __init__(
+        self,
+        layer: Layer,
+        path: Path,
+        cache: Cache,
+        origin: Callable[[], Origin],
+        torrent: Callable[[], Metainfo | None],
+        wanted: Callable[[], list[int]],
+        changed: threading.Condition,
+        counters: Counters,
+    ) -> None:
+        self._layer = layer
+        self._cache = cache
+        self._torrent = torrent
+        self._file = HttpFile(path, layer.size, cache.part(layer.digest))
+        self._streams = HttpDownload(layer, self._file, origin, wanted, changed, counters)
+        self._found: Metainfo | None = None
+        self._ask_at = self._keep_at = 0.0
+        self._pause = ASK_AGAIN
+        self._stopped = False
+
+    @property
+    def done(self) -> int:
+        """The bytes that are there."""
+        return self._file.done
+
+    def read(self, reader: Progress, offset: int, limit: int) -> bytes | None:
+        """See ByteSource."""
+        return self._file.read(offset, limit)
+
+    def run(self) -> Metainfo | None:
+        """Return the layer's torrent if one came up before the end, None if the layer is complete.
+
+        Ends early after `stop`. Raises RemoteError, OSError, CacheFailed.
+        """
+        self._ask_at, self._keep_at = time.monotonic() + ASK_AGAIN, time.monotonic() + _KEEP_SECONDS
+        self._streams.run(self._tick)
+        return self._found
+
+    def stop(self) -> None:
+        """Have `run` end soon."""
+        self._stopped = True
+
+    def keep_part(self) -> None:
+        """Let the next download go on from what came. Raises OSError, CacheFailed."""
+        self._cache.keep_part(self._layer.digest, self._file.sync())
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _tick(self) -> bool:
+        """Do what is due; whether to end now."""
+        if self._stopped:
+            return True
+        if time.monotonic() >= self._keep_at:
+            self.keep_part()
+            self._keep_at = time.monotonic() + _KEEP_SECONDS
+        if self._layer.size >= LARGE and time.monotonic() >= self._ask_at:
+            self._pause = min(_LONGEST_ASK_AGAIN, self._pause * 1.5)
+            self._ask_at = time.monotonic() + self._pause
+            self._found = self._torrent()
+        return self._found is not None

@@ -1,0 +1,74 @@
+"""Fetches a layer's chunks where leases do not help: the service fails, or peers send nothing."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable, Iterable
+
+from core.errors import RemoteError
+from core.swarm.chunks import Chunks
+from node.fallback import Progress, chunk_without_service, pause_before_registry, run_length
+from node.origin import Layer
+
+log = logging.getLogger(__name__)
+
+ALONE_SECONDS = 1.0
+
+
+class WithoutLeases:
+    """Fetches what is `lacking` at random, one request at a time, in the thread of the download.
+
+    `fetch` fetches a range of pieces by HTTP, `others` is the number of other nodes, `over` says whether the
+    download has ended, and `sleep` waits for some seconds or that.
+    """
+
+    def __init__(
+        self,
+        layer: Layer,
+        chunks: Chunks,
+        readers: Callable[[], Iterable[Progress]],
+        lacking: Callable[[], list[int]],
+        fetch: Callable[[range], None],
+        others: Callable[[], int],
+        over: Callable[[], bool],
+        sleep: Callable[[float], None],
+    ) -> None:
+        self._layer = layer
+        self._chunks = chunks
+        self._readers = readers
+        self._lacking = lacking
+        self._fetch = fetch
+        self._others = others
+        self._over = over
+        self._sleep = sleep
+        self._random = random.Random()  # noqa: S311 - spreads load, hides nothing
+
+    def run(self, seconds: float) -> None:
+        """Fetch chunks for about so long."""
+        until = time.monotonic() + seconds
+        while not self._over() and (left := until - time.monotonic()) > 0:
+            others = self._others()
+            chunk = chunk_without_service(self._lacking(), self._wanted(), others, self._random)
+            if chunk is None:
+                self._sleep(left)
+                return
+            self._sleep(pause_before_registry(others, self._random))
+            if self._over() or chunk not in self._lacking():
+                continue
+            last = min(chunk + run_length(others, 0), self._chunks.count) - 1
+            pieces = range(self._chunks.pieces(chunk).start, self._chunks.pieces(last).stop)
+            try:
+                self._fetch(pieces)
+            except RemoteError as error:
+                if not self._over():
+                    log.warning(
+                        "pieces not fetched pieces=%s digest=%s reason=%s", pieces, self._layer.digest, error
+                    )
+                self._sleep(max(ALONE_SECONDS, until - time.monotonic()))
+
+    def _wanted(self) -> int:
+        """The chunk of the first byte that a reader waits for."""
+        waiting = [reader.offset for reader in self._readers() if reader.waiting_since is not None]
+        return self._chunks.chunk_of(min(waiting, default=0) // self._chunks.piece_length)
