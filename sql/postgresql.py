@@ -8,6 +8,7 @@ thread's deadline.
 
 from __future__ import annotations
 
+import math
 import re
 import select
 import threading
@@ -141,15 +142,16 @@ _deadline = _Deadline()
 
 @contextmanager
 def query_timeout(seconds: float) -> Iterator[None]:
-    """Limit how long this thread waits for PostgreSQL within the block.
+    """Limit how long this thread waits for PostgreSQL within the block, and no longer than an outer block.
 
     Afterwards psycopg2 raises OperationalError and the connection is closed.
     """
-    _deadline.until = time.monotonic() + seconds
+    outer = _deadline.until
+    _deadline.until = min(time.monotonic() + seconds, math.inf if outer is None else outer)
     try:
         yield
     finally:
-        _deadline.until = None
+        _deadline.until = outer
 
 
 def install_wait_callback(psycopg2: Any) -> None:

@@ -17,6 +17,7 @@ import sqlalchemy as sa
 
 from core.errors import DatabaseDown
 from sql.engine import create_engine_for
+from sql.postgresql import query_timeout
 from sql.schema import create_missing
 from sql.tables import build_tables
 from sql.transaction import reading, transaction
@@ -174,6 +175,14 @@ def test_a_hung_pooled_connection_is_replaced(database_there: Database) -> None:
 def test_a_statement_may_take_as_long_as_it_likes(database_there: Database) -> None:
     with transaction(database_there.engine) as connection:
         assert connection.scalar(sa.text("SELECT 7 FROM pg_sleep(2.3)")) == 7
+
+
+def test_an_inner_time_limit_leaves_the_outer_one_in_force(on_postgres: Database) -> None:
+    with reading(on_postgres.engine) as connection, query_timeout(0.2):
+        with query_timeout(60):
+            connection.execute(sa.text("SELECT 1"))
+        with pytest.raises(sa.exc.OperationalError, match="no answer in time"):
+            connection.execute(sa.text("SELECT pg_sleep(60)"))
 
 
 def test_restarts_on_either_side_of_pgbouncer_are_survived(server: OwnPostgres, tmp_path: Path) -> None:
