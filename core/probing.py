@@ -11,7 +11,7 @@ from pathlib import Path
 
 from core.errors import DockerTorrentsError
 from core.http.tls import server_certificate, trusted_bundle
-from core.http.url import Target, parse_url
+from core.http.url import parse_url
 from core.output import print_line
 
 _TLS_SECONDS = 5.0
@@ -71,12 +71,13 @@ def tls_probes(urls: Sequence[str], ca_file: Path | None, proxy: bool) -> Iterat
 
     Through a `proxy` the servers themselves cannot be reached.
     """
-    targets = {target.origin: target for url in urls if (target := parse_url(url)).scheme == "https"}
-    for target in targets.values():
-        yield "tls", partial(_look_at_certificate, target, ca_file, proxy)
+    servers = ("/".join(url.split("/")[:3]) for url in urls if url.startswith("https://"))
+    for server in dict.fromkeys(servers):
+        yield "tls", partial(_look_at_certificate, server, ca_file, proxy)
 
 
-def _look_at_certificate(target: Target, ca_file: Path | None, proxy: bool) -> str | Skipped:
+def _look_at_certificate(server: str, ca_file: Path | None, proxy: bool) -> str | Skipped:
+    target = parse_url(server)
     if proxy:
         return Skipped(f"{target.netloc} is reached through http.proxy")
     shown = server_certificate(target, trusted_bundle(ca_file), _TLS_SECONDS)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from sqlalchemy import Engine
@@ -49,17 +49,19 @@ def probes(service: Service) -> Iterator[tuple[str, Probe]]:
     config = service.config
     folder = config.metainfo_dir if config.torrents.store == "directory" else None
     tables = service.tables
+    brewed = cache(partial(_newest_brewed, service))
     yield "database", lambda: probe_database(service.engine, tables)
     yield "registry", lambda: service.registry.ping()
-    brewed = _newest_brewed(service)
-    yield "layers", lambda: _probe_layers(service, brewed)
+    yield "layers", lambda: _probe_layers(service, brewed())
     yield "metainfo", lambda: probe_store(service.store, folder)
-    if isinstance(access := choose_access(config, service.registry, time.monotonic), BlackboxAccess):
-        yield "blackbox", access.check
-    proxy = config.http.proxy is not None
-    yield from tls_probes(_urls(config), config.tls.ca_file, proxy)
-    yield from _tracker_probes(config, brewed)
-    yield "web seed", lambda: _probe_web_seed(service, brewed)
+    if config.authorization == "blackbox":
+        yield "blackbox", lambda: _probe_blackbox(service)
+    yield from tls_probes(_urls(config), config.tls.ca_file, config.http.proxy is not None)
+    for tracker in config.trackers:
+        yield "tracker", partial(_probe_tracker, config, tracker, brewed)
+    if not config.trackers:
+        yield "tracker", lambda: Skipped("torrents.trackers is not set; mirrors need none")
+    yield "web seed", lambda: _probe_web_seed(service, brewed())
     yield "events", lambda: _explain_events(service)
 
 
@@ -127,18 +129,16 @@ def _urls(config: Config) -> list[str]:
     return [url for url in urls if url]
 
 
-def _tracker_probes(config: Config, brewed: LayerRecord | None) -> Iterator[tuple[str, Probe]]:
-    announcer = Announcer(http_client(config, TRACKER_SECONDS, TRACKER_SECONDS))
-    for tracker in config.trackers:
-        yield "tracker", partial(_probe_tracker, announcer, tracker, brewed)
-    if not config.trackers:
-        yield "tracker", lambda: Skipped("torrents.trackers is not set; mirrors need none")
+def _probe_blackbox(service: Service) -> str | Skipped:
+    access = choose_access(service.config, service.registry, time.monotonic)
+    return access.check() if isinstance(access, BlackboxAccess) else Skipped("the registry judges callers")
 
 
-def _probe_tracker(announcer: Announcer, tracker: str, brewed: LayerRecord | None) -> str:
+def _probe_tracker(config: Config, tracker: str, brewed: Callable[[], LayerRecord | None]) -> str:
     """Announce a brewed layer, and name the remedy if the tracker does not answer. Raises RemoteError."""
+    announcer = Announcer(http_client(config, TRACKER_SECONDS, TRACKER_SECONDS))
     try:
-        return _announce(announcer, tracker, brewed)
+        return _announce(announcer, tracker, brewed())
     except Unavailable as error:
         remedy = "start it, or remove it from torrents.trackers"
         raise Unavailable(tracker_name(tracker), f"{error.why}: {remedy}") from error

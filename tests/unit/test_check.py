@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from core.config.config import Config
 from core.errors import DatabaseDown, TimedOut
-from core.probing import Skipped, check
+from core.probing import Skipped, check, tls_probes
+from jobs.check import probes
+from jobs.service import Service
 
 
 def no_host() -> str:
@@ -29,3 +34,34 @@ def test_every_dependency_gets_its_line() -> None:
     ]
     assert str(summary) == "checked 3, failed 2, skipped 1"
     assert summary.failed == 2
+
+
+def test_an_address_that_cannot_be_used_fails_its_own_line() -> None:
+    lines: list[str] = []
+
+    summary = check(
+        tls_probes(["https://a b/", "http://plain/", "https://a b/announce"], None, False), lines.append
+    )
+
+    assert lines == ["failed  tls        ValueError: it has characters that no URL may have"]
+    assert str(summary) == "checked 1, failed 1"
+
+
+def test_what_the_configuration_names_in_vain_fails_its_own_lines(tmp_path: Path) -> None:
+    """Without its trust store nothing is asked, but every line is there."""
+    config = Config.model_validate(
+        {
+            "docker_registry": {"host": "registry.invalid"},
+            "application": {"state_dir": tmp_path},
+            "blackbox": {"url_template": "https://blackbox.invalid/blackbox?{payload}"},
+            "torrents": {"trackers": ["https://tracker.invalid/announce"]},
+            "tls": {"ca_file": tmp_path / "absent.pem"},
+        }
+    )
+    lines: list[str] = []
+
+    check(probes(Service(config)), lines.append)
+
+    failed = [line.split()[1] for line in lines if line.startswith("failed") and "absent.pem" in line]
+    assert failed == ["registry", "layers", "blackbox", "tls", "tls", "tls", "tracker"]
+    assert [line.split()[1] for line in lines][-2:] == ["web", "events"]
