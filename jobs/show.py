@@ -146,11 +146,11 @@ def layer_record(engine: Engine, tables: Tables, digest: Digest, *, now: int) ->
 def layer_lines(record: dict[str, object]) -> Iterator[str]:
     """Yield a line for each field that has a value, and last one with the state."""
     for name, value in record.items():
-        if value is None or value == ():
+        if value is None or value == () or name == "more_scopes":
             continue
         if name in _TIMES and isinstance(value, int):
             value = f"{datetime.fromtimestamp(value, UTC):%Y-%m-%d %H:%M:%S} UTC"
         if isinstance(value, tuple):
-            value = " ".join(value)
+            value = " ".join(value) + (" and more" if record["more_scopes"] else "")
         yield f"{name:<13} {value}"
     yield f"{record['digest']} is {record['state']}"

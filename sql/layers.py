@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -17,6 +17,9 @@ from sql.tables import Tables
 
 State = Literal["brewed", "being brewed", "waiting", "delayed", "set aside"]
 
+MOST_SCOPES = 100
+"""Repositories in the record of one layer: a base layer may be in many thousands."""
+
 _WANTED = BulkValues("wanted", {"digest": sa.Text()})
 
 
@@ -24,7 +27,8 @@ _WANTED = BulkValues("wanted", {"digest": sa.Text()})
 class LayerRecord:
     """Everything that the database has on one layer. Times are Unix seconds, `size` is in bytes.
 
-    `reason` is why its last attempt failed; `brewer` holds its lock, or held it last.
+    `reason` is why its last attempt failed; `brewer` holds its lock, or held it last. `scopes` are the first
+    MOST_SCOPES by name; `more_scopes` says that there are more.
     """
 
     digest: Digest
@@ -41,6 +45,7 @@ class LayerRecord:
     reason: str | None
     brewer: str | None
     claimed: int | None
+    more_scopes: bool = False
 
 
 def find_rbtorrent_ids(
@@ -95,34 +100,23 @@ def list_scopes(connection: sa.Connection, tables: Tables) -> list[str]:
 
 
 def find_layers(
-    connection: sa.Connection, tables: Tables, digests: Iterable[Digest], *, now: int, scopes: bool = True
+    connection: sa.Connection, tables: Tables, digests: Iterable[Digest], *, now: int
 ) -> dict[Digest, LayerRecord]:
-    """Return the records of those layers that are in the mapping.
-
-    Without `scopes`, of which a base layer may have very many, their records name none.
-    """
-    mapping, queue, scope = tables.mapping, tables.queue, tables.scope
+    """Return the records of those layers that are in the mapping, without their repositories."""
+    mapping, queue = tables.mapping, tables.queue
     wanted = {str(digest): digest for digest in digests}
     rows = connection.execute(
         sa.select(mapping, *(column for column in queue.c if column.name not in ("digest", "added")))
         .outerjoin(queue, queue.c.digest == mapping.c.digest)
         .where(mapping.c.digest.in_(digest_values(connection, wanted)))
     ).all()
-    holding: dict[str, list[str]] = {}
-    if scopes:
-        for pair in connection.execute(
-            sa.select(scope.c.digest, scope.c.scope)
-            .where(scope.c.digest.in_(digest_values(connection, wanted)))
-            .order_by(scope.c.scope)
-        ):
-            holding.setdefault(pair.digest, []).append(pair.scope)
     return {
         wanted[row.digest]: LayerRecord(
             digest=wanted[row.digest],
             state=_state(row, now),
             rbtorrent_id=row.rbtorrent_id,
             size=row.size,
-            scopes=tuple(holding.get(row.digest, ())),
+            scopes=(),
             priority=row.priority,
             added=row.added,
             locked=row.brew_lock,
@@ -139,7 +133,13 @@ def find_layers(
 
 def find_layer(connection: sa.Connection, tables: Tables, digest: Digest, *, now: int) -> LayerRecord | None:
     """Return the record of one layer, None if it is not in the mapping."""
-    return find_layers(connection, tables, [digest], now=now).get(digest)
+    record = find_layers(connection, tables, [digest], now=now).get(digest)
+    if record is None:
+        return None
+    scope = tables.scope
+    first = sa.select(scope.c.scope).where(scope.c.digest == str(digest)).order_by(scope.c.scope)
+    scopes = connection.scalars(first.limit(MOST_SCOPES + 1)).all()
+    return replace(record, scopes=tuple(scopes[:MOST_SCOPES]), more_scopes=len(scopes) > MOST_SCOPES)
 
 
 def find_coverage(
@@ -147,7 +147,7 @@ def find_coverage(
 ) -> Coverage:
     """Return how much of an image is brewed."""
     digests = [layer.digest for layer in contents.layers]
-    known = find_layers(connection, tables, digests, now=now, scopes=False)
+    known = find_layers(connection, tables, digests, now=now)
     return Coverage(
         contents, tuple(_image_layer(layer, known.get(layer.digest)) for layer in contents.layers)
     )

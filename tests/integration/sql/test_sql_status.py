@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import pytest
 
 from core.layer import Layer
 from jobs.queue_status import status_lines
-from sql.layers import find_layer, find_layers, known_layers, list_scopes
+from jobs.show import layer_lines
+from sql.layers import MOST_SCOPES, find_layer, find_layers, known_layers, list_scopes
 from sql.legacy_ids import LegacyId, adopt_legacy_ids
 from sql.manifests import enqueue_manifests, set_aside_manifest
 from sql.status import count_waiting
@@ -200,6 +203,15 @@ def test_records_of_known_layers_are_found_together(database: Database) -> None:
         assert {digest: layer.state for digest, layer in found.items()} == dict.fromkeys((A, B, C), "waiting")
         assert find_layer(connection, database.tables, D, now=NOW) is None
         assert known_layers(connection, database.tables, [A, C, D]) == {A, C}
+
+
+def test_a_record_names_the_first_repositories_of_a_layer_that_has_many(database: Database) -> None:
+    names = [f"team/{number:04}" for number in range(MOST_SCOPES + 1)]
+    database.enqueue_all([Layer(A, tuple(names), None), Layer(B, tuple(names[:MOST_SCOPES]), None)])
+    assert (database.layer(A).scopes, database.layer(A).more_scopes) == (tuple(names[:MOST_SCOPES]), True)
+    assert (database.layer(B).scopes, database.layer(B).more_scopes) == (tuple(names[:MOST_SCOPES]), False)
+    [scopes] = [line for line in layer_lines(asdict(database.layer(A))) if line.startswith("scopes")]
+    assert scopes.endswith("team/0099 and more")
 
 
 def test_scopes_are_listed_once_each(database: Database) -> None:
