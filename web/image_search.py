@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from sqlalchemy import Engine
@@ -24,11 +23,8 @@ from web.limits import Turns
 MAX_TEXT = 512
 """Characters: more than any scope with a tag or digest has."""
 
-MAX_MANIFESTS = 40
-"""Manifests of an index that one search reads."""
-
 SECONDS = 10.0
-"""After this time a search reads no further manifest."""
+"""After this time a search reads no further manifest of an index."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +73,14 @@ class ImageSearch:
         return Found(text, layer=record)
 
     def _find_image(self, text: str, scope: str, reference: str | Digest, now: int) -> Found:
+        until = time.monotonic() + SECONDS
         try:
             contents = read_image_contents(
-                self._registry, scope, reference, usual=self._usual, may_read=_budget()
+                self._registry,
+                scope,
+                reference,
+                usual=self._usual,
+                may_read=lambda: time.monotonic() < until,
             )
         except NotFound:
             return Found(text, 404, problem="The registry has no such image.")
@@ -87,15 +88,3 @@ class ImageSearch:
             return Found(text, 502, problem=f"The registry does not give this image: {error}")
         with reading(self._engine) as connection:
             return Found(text, image=find_coverage(connection, self._tables, contents, now=now))
-
-
-def _budget() -> Callable[[], bool]:
-    """Return a function that is True for MAX_MANIFESTS calls, and no longer than SECONDS."""
-    until, left = time.monotonic() + SECONDS, MAX_MANIFESTS
-
-    def may_read() -> bool:
-        nonlocal left
-        left -= 1
-        return left >= 0 and time.monotonic() < until
-
-    return may_read

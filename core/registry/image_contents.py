@@ -30,9 +30,9 @@ def read_image_contents(
 
     Of an index, only the images for the `requested` platforms are examined, all of which must exist; or else
     those for the `usual` platforms, of which one is enough; or else all. An image outside an index is always
-    examined; its platform is read from its configuration, if any platform is `requested`. The manifests below
-    an index are left out (`cut`) once `may_read`, which is called before each of them, returns False. Raises
-    RemoteError or ManifestInvalid if the manifest at `reference` cannot be read.
+    examined; its platform is read from its configuration, if any platform is `requested`. `may_read` is
+    called before each examined manifest of an index; once it returns False, the others are left out (`cut`).
+    Raises RemoteError or ManifestInvalid if the manifest at `reference` cannot be read.
     """
     layers: dict[Digest, LayerDescriptor] = {}
     missing: dict[str, None] = {}

@@ -52,8 +52,8 @@ def _ignore(digest: Digest, error: DockerTorrentsError) -> None:
 class TreeReader:
     """Reads manifests of one repository, each once, however many indexes name it.
 
-    Children that are `known` are not read; with `platforms`, only those for one of them are. Entries of an
-    index that are no manifests (BuildKit's cache lists blobs), and attestations, are left out. A child that
+    With `platforms`, only children for one of them are read. Those of them that are `known` are not. Entries of
+    an index that are no manifests (BuildKit's cache lists blobs), and attestations, are left out. A child that
     cannot be read is passed to `failed` and counts as unread wherever it is named; its siblings are read.
     """
 
@@ -114,11 +114,11 @@ class TreeReader:
                 continue
             self._count_entry(read.digest)
             if child.digest not in self._read:
-                if (known := self._known(child.digest)) != "no":
-                    in_part = in_part or known == "in part"
-                    continue
                 if child.platform is not None and not self._wants(child.platform):
                     left_out[child.platform] = None
+                    continue
+                if (known := self._known(child.digest)) != "no":
+                    in_part = in_part or known == "in part"
                     continue
                 yield from self._child(child, child.platform or read.platform, depth)
             elif (again := self._read[child.digest]).layers and again.platform != child.platform:

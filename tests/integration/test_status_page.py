@@ -6,6 +6,7 @@ import hashlib
 import re
 from base64 import b64encode
 from collections.abc import Iterator
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 from urllib.parse import quote
@@ -232,19 +233,40 @@ def test_a_layer_with_an_impossible_time_is_found(front: Front) -> None:
     assert "Added 1700000000000" in text_of(front.get(f"/?q={digest}"))
 
 
-def test_a_search_reads_a_bounded_number_of_manifests(
+def test_a_search_looks_at_an_index_of_any_size_for_the_platforms_of_the_service(
+    registry: Registry, tmp_path: Path, scope: str
+) -> None:
+    """As `show` and `scan-tags` do: images for other platforms cost neither time nor coverage."""
+    other = push_image(registry, scope, None, [layer_bytes(1000, 911)]).descriptor
+    others = [replace(other, platform=f"linux/a{number}") for number in range(50)]
+    wanted = [push_image(registry, scope, None, [layer_bytes(10, 920 + n)]).descriptor for n in range(45)]
+    push_index(registry, scope, "many", [*others, *wanted])
+    settings = {"jobs": {"scan-tags": {"platforms": ["linux/amd64"]}}}
+    with front_of(registry.netloc, tmp_path, settings=settings) as front:
+        before = len(registry.requests())
+
+        text = text_of(front.get(f"/?q={scope}:many"))
+
+        assert len(registry.requests()) - before == 1 + 45
+    assert "0 of 45 layers brewed" in text
+    assert (
+        "Platforms: linux/amd64 Not examined, as jobs.scan-tags.platforms does not name them: linux/a0"
+        in text
+    )
+    assert "no time" not in text
+
+
+def test_a_search_ends_when_its_time_is_up(
     front: Front, registry: Registry, scope: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(web.image_search, "MAX_MANIFESTS", 2)
-    images = [push_image(registry, scope, None, [layer_bytes(1000, 910 + number)]) for number in range(4)]
-    push_index(registry, scope, "many", [image.descriptor for image in images])
-    before = len(registry.requests())
+    monkeypatch.setattr(web.image_search, "SECONDS", 0.0)
+    image = push_image(registry, scope, None, [layer_bytes(1000, 910)])
+    push_index(registry, scope, "many", [image.descriptor])
 
     text = text_of(front.get(f"/?q={scope}:many"))
 
-    assert "The index is too large to examine as a whole here" in text
-    assert "0 of 2 layers brewed" in text
-    assert len(registry.requests()) - before == 3
+    assert "There was no time to examine the whole index" in text
+    assert "0 of 0 layers brewed" in text
 
 
 def test_a_registry_that_is_down_is_named(tmp_path: Path) -> None:
