@@ -19,6 +19,9 @@ from core.server import resolve_host
 _SECONDS = 10.0
 """How long a client may be silent."""
 
+MAX_CLIENTS = 8
+"""Connections that are answered at once, each by a thread; further ones are closed."""
+
 log = logging.getLogger(__name__)
 
 
@@ -32,11 +35,30 @@ class _Server(ThreadingTCPServer):
     def __init__(self, address: str, port: int, networks: Networks, read: Callable[[], Readings]) -> None:
         self.address_family = socket.AF_INET6 if ":" in address else socket.AF_INET
         self.networks, self.read = networks, read
+        self._free = threading.BoundedSemaphore(MAX_CLIENTS)
         super().__init__((address, port), _Handler)
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
         """See socketserver.BaseServer."""
         return is_within(parse_address(client_address[0].partition("%")[0]), self.networks)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """See socketserver.BaseServer."""
+        if not self._free.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except BaseException:  # The thread did not start.
+            self._free.release()
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """See socketserver.ThreadingMixIn."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """See socketserver.BaseServer."""

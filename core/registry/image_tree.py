@@ -52,8 +52,8 @@ def _ignore(digest: Digest, error: DockerTorrentsError) -> None:
 class TreeReader:
     """Reads manifests of one repository, each once, however many indexes name it.
 
-    With `platforms`, only children for one of them are read. Those of them that are `known` are not. Entries of
-    an index that are no manifests (BuildKit's cache lists blobs), and attestations, are left out. A child that
+    With `platforms`, only children for one of them are read, and of these not the `known` ones. Entries of an
+    index that are no manifests (BuildKit's cache lists blobs), and attestations, are left out. A child that
     cannot be read is passed to `failed` and counts as unread wherever it is named; its siblings are read.
     """
 
