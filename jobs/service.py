@@ -120,7 +120,7 @@ class Service:
             with reading(self.writable_engine) as connection:
                 if not lacks_optional_tables_only(connection, self._all_tables):
                     raise
-            log.warning("no history is kept: its tables are missing reason=%s", error)
+            log.warning("tables of this version are missing, the status page lacks figures reason=%s", error)
             created = []
         if created:
             log.info("database prepared tables_and_indexes=%d", len(created))

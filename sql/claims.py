@@ -19,7 +19,7 @@ from core.digest import Digest
 from core.errors import InvalidName, RbtorrentIdTaken
 from core.layer import Layer
 from sql.bulk_values import BulkValues, digest_values
-from sql.failures import one_line, record_failures
+from sql.failures import forget_failure, one_line, record_failures
 from sql.tables import AT_ONCE, Tables
 
 log = logging.getLogger(__name__)
@@ -186,8 +186,7 @@ def complete_layer(
     if done:
         connection.execute(statements.dequeue, {"this": str(claim.digest), "bytes": size})
         if claim.attempts:
-            failure = tables.failure
-            connection.execute(sa.delete(failure).where(failure.c.digest == str(claim.digest)))
+            forget_failure(connection, tables, claim.digest)
     return done
 
 

@@ -1,14 +1,20 @@
-"""Failures: when layers failed last, for the status page, and reasons in the form that the queue keeps."""
+"""Failures: when layers failed last, for the status page, and reasons in the form that the queue keeps.
+
+Without the table, which older versions did not make, no failure is recorded.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import sqlalchemy as sa
 
 from core.digest import Digest
+from core.errors import DatabaseNotReady
 from sql.bulk_values import digest_values, insert
+from sql.driver_errors import as_ours
 from sql.tables import AT_ONCE, Tables
 
 KEEP_SECONDS = 7 * 86_400
@@ -47,11 +53,6 @@ def record_failures(
     # In the order of digests, as every transaction locks them.
     names = sorted(str(digest) for digest in digests)
     writing = insert(connection, failure).values([{"digest": name, "failed": now} for name in names])
-    connection.execute(
-        writing.on_conflict_do_update(
-            index_elements=[failure.c.digest], set_={"failed": writing.excluded.failed}
-        )
-    )
     old = (
         sa.select(failure.c.digest)
         .where(failure.c.failed < now - KEEP_SECONDS)
@@ -60,7 +61,31 @@ def record_failures(
         .with_for_update(skip_locked=True)
         .cte("old")
     )
-    connection.execute(sa.delete(failure).where(failure.c.digest.in_(sa.select(old.c.digest))))
+    with _if_possible(connection):
+        connection.execute(
+            writing.on_conflict_do_update(
+                index_elements=[failure.c.digest], set_={"failed": writing.excluded.failed}
+            )
+        )
+        connection.execute(sa.delete(failure).where(failure.c.digest.in_(sa.select(old.c.digest))))
+
+
+def forget_failure(connection: sa.Connection, tables: Tables, digest: Digest) -> None:
+    """Forget that this layer failed: it is brewed."""
+    failure = tables.failure
+    with _if_possible(connection):
+        connection.execute(sa.delete(failure).where(failure.c.digest == str(digest)))
+
+
+@contextmanager
+def _if_possible(connection: sa.Connection) -> Iterator[None]:
+    """Leave the transaction as it was before the block if that finds no table that it may write to."""
+    try:
+        with connection.begin_nested():
+            yield
+    except sa.exc.DBAPIError as error:
+        if not isinstance(as_ours(error, connection.engine), DatabaseNotReady):
+            raise
 
 
 def list_recent_failures(connection: sa.Connection, tables: Tables, *, limit: int) -> list[RecentFailure]:

@@ -138,8 +138,8 @@ def missing_grants(connection: sa.Connection, tables: Tables, lacking: Sequence[
     lines = []
     if any(what.startswith("table ") for what in lacking) and not creates:
         lines.append(
-            f"GRANT CREATE ON SCHEMA {schema} TO {user}, or let the owner run the output of "
-            "`docker_torrents init-db --print` gives"
+            f"GRANT CREATE ON SCHEMA {schema} TO {user}, or have the owner run what "
+            "`docker_torrents init-db --print` prints"
         )
     for table in tables.metadata.sorted_tables:
         if f"table {table.name}" in lacking:
@@ -154,7 +154,7 @@ def missing_grants(connection: sa.Connection, tables: Tables, lacking: Sequence[
             lines.append(f"GRANT {', '.join(refused)} ON {name} TO {user}")
         if any(f"index {index.name}" in lacking for index in table.indexes) and not _owns(connection, name):
             lines.append(
-                f"have the owner of {name} make its indexes: `docker_torrents init-db --print` gives them"
+                f"have the owner of {name} make its indexes: `docker_torrents init-db --print` prints them"
             )
     return lines
 

@@ -244,6 +244,7 @@ def _failure(name: str, metadata: sa.MetaData) -> sa.Table:
         metadata,
         sa.Column("digest", sa.String(128), primary_key=True),
         sa.Column("failed", sa.BigInteger, nullable=False),
+        info=OPTIONAL,
     )
     sa.Index(f"{name}_failed", table.c.failed)
     return table

@@ -8,19 +8,22 @@ from pathlib import Path
 import pytest
 
 from core.config.file import load_config
-from docker_torrents import CHECKS
+from docker_torrents import CHECKS, web_app
 from jobs.brew_layer import BrewCounter
 from jobs.run_records import RunRecorder
 from jobs.service import Service
 from sql.history import Brews, JobRun, Sample, last_job_runs, samples
+from sql.tables import OPTIONAL, build_tables
 from sql.transaction import reading, transaction
 from tests.installation import Installation
+from tests.integration.sql.database import digest_of
 from tests.servers.layers import layer_bytes
 from tests.servers.postgres import PostgresServer
 from tests.servers.process import free_port
 from tests.servers.push import push_image
 from tests.servers.registry import Registry
 from tests.servers.waiting import comes_true
+from tests.wsgi import call
 
 
 class Busy:
@@ -147,8 +150,8 @@ def test_jobs_run_in_a_database_of_an_older_version(
     installation = Installation(tmp_path, registry, db={"url": postgres_url})
     installation.run("init-db")
     name = postgres_url.rpartition("/")[2].partition("?")[0]
-    for table in ("job_run", "history"):
-        postgres.execute(f"DROP TABLE rbtorrent_mapping_{table}", name)
+    newer = [table.name for table in build_tables().metadata.sorted_tables if table.info == OPTIONAL]
+    postgres.execute(f"DROP TABLE {', '.join(newer)}", name)
     postgres.execute(
         "CREATE FUNCTION refuse() RETURNS event_trigger LANGUAGE plpgsql AS "
         "$$BEGIN RAISE insufficient_privilege USING MESSAGE = 'permission denied'; END$$",
@@ -159,14 +162,25 @@ def test_jobs_run_in_a_database_of_an_older_version(
         "EXECUTE FUNCTION refuse()",
         name,
     )
-    push_image(registry, scope, "v1", [layer_bytes(1_000, 1)])
+    image = push_image(registry, scope, "v1", [layer_bytes(1_000, 1)])
     installation.run("backfill", "repository", scope)
+    absent = digest_of("absent")
+    postgres.execute(f"INSERT INTO rbtorrent_mapping (digest, added) VALUES ('{absent}', 1)", name)
 
-    ended = installation.run("run", "brew")
+    ended = installation.run("run", "brew", check=False)
 
-    assert ended.stdout.splitlines()[-1] == "brewed 1, failed 0, waiting 0"
-    assert "no history is kept: its tables are missing" in ended.stderr
+    assert ended.stdout.splitlines()[-1] == "brewed 1, failed 1, waiting 1"
+    assert "tables of this version are missing" in ended.stderr
     assert "init-db" in ended.stderr
+    assert f"{absent} is delayed" in installation.run("show", str(absent)).stdout
+    assert "brewed 1 of 1 layers" in installation.run("show", f"{scope}@{image.digest}").stdout
+    assert installation.asked("queue", "status")["delayed"] == 1
+    service = Service(load_config(installation.config, checks=CHECKS))
+    app = web_app(service)
+    page = call(app, "GET", "/")
+    assert (page.status, "not found" in page.body.decode()) == (200, True)
+    app.close()
+    service.close()
     postgres.execute("DROP EVENT TRIGGER refuse", name)
     installation.run("init-db")
     installation.run("run", "brew")

@@ -77,3 +77,20 @@ def test_failures_of_last_week_are_forgotten_with_the_next_one(database: Databas
     with transaction(database.engine) as connection:
         rows = connection.scalars(sa.select(sa.func.count()).select_from(database.tables.failure)).one()
     assert rows == 1
+
+
+def test_without_the_table_layers_fail_and_are_brewed_all_the_same(database: Database) -> None:
+    """Older versions did not make it, and the user may not create tables."""
+    database.tables.failure.drop(database.engine)
+    database.enqueue(A, B, C)
+
+    first, second, third = database.claim()
+    assert database.retry(first, next_try=0)
+    assert database.set_aside(second)
+    assert third.token == NOW
+    assert database.release(older_than=NOW + 1) == 1
+    again = next(claim for claim in database.claim() if claim.digest == first.digest)
+    assert database.complete(again)
+
+    states = {database.layer(digest).state for digest in (A, B, C)}
+    assert states == {"brewed", "set aside", "being brewed"}
