@@ -253,7 +253,8 @@ class _Run:
                     del outcomes[made]
                 break
             with transaction(self.engine) as connection:
-                outcomes |= adopt_legacy_ids(connection, tables, some, now=self.service.now())
+                now = self.service.now(connection)
+                outcomes |= adopt_legacy_ids(connection, tables, some, now=now)
         return outcomes
 
     def _not_taken(self, why: str, old: OldId) -> None:

@@ -195,8 +195,8 @@ class _Run:
             layers = self._layers(some, pool)[:wanted]
             queued = len(layers)
             if not scan.dry_run:
-                now = self.service.now()
                 with transaction(self.engine) as connection:
+                    now = self.service.now(connection)
                     queued = enqueue_layers(
                         connection, self.service.tables, layers, priority=Priority.BACKFILLED, now=now
                     )

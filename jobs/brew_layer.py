@@ -31,7 +31,7 @@ from core.torrents.brewing import Brewed, brew_layer
 from core.torrents.store import MetainfoStore
 from jobs.held_locks import HeldLocks
 from sql.claims import Claim, complete_layer, retry_layer, set_aside_layer
-from sql.clock import database_time
+from sql.clock import Clock, database_time
 from sql.history import Brews
 from sql.layers import newest_brewed
 from sql.scopes import find_scopes
@@ -74,8 +74,8 @@ class BrewCounter:
 
 @dataclass(frozen=True)
 class BrewSettings:
-    """What a run works with. Times are in seconds; `clock` returns the Unix time that all brewers share;
-    `brewer` is the name that operators see; `backend` names the source in metrics.
+    """What a run works with. Times are in seconds; `brewer` is the name that operators see; `backend` is the
+    source in metrics.
     """
 
     engine: Engine
@@ -91,7 +91,7 @@ class BrewSettings:
     brew_discard_timeout: int = 300
     sleep_time: float = 10.0
     max_attempts: int = 8
-    clock: Callable[[Connection], int] = database_time
+    clock: Clock = database_time
     outages: Outages = field(default_factory=Outages)
     counter: BrewCounter = field(default_factory=BrewCounter)
 

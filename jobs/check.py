@@ -100,7 +100,9 @@ def _newest_brewed(service: Service) -> LayerRecord | None:
     try:
         with reading(service.reader) as connection:
             newest = newest_brewed(connection, service.tables)
-            return find_layer(connection, service.tables, newest[0], now=service.now()) if newest else None
+            if not newest:
+                return None
+            return find_layer(connection, service.tables, newest[0], now=service.now(connection))
     except DatabaseError:
         # The probe of the database has reported it.
         return None
@@ -176,7 +178,7 @@ def _probe_web_seed(service: Service, brewed: LayerRecord | None) -> str | Skipp
         return Skipped("no layer is brewed yet")
     if not has_capability_secret(config):
         return Skipped("the web app has not run here yet, so there is no secret to sign with")
-    urls = web_seed_urls(config, capability_secret(config), brewed.scopes[0], brewed.digest, service.now())
+    urls = web_seed_urls(config, capability_secret(config), brewed.scopes[0], brewed.digest, time.time())
     with service.http() as http:
         for url in urls:
             # A capability in the URL opens the layer: the host alone is shown.

@@ -131,7 +131,7 @@ def start_scheduler(service: Service, arguments: argparse.Namespace) -> int:
 def read_gauges(service: Service) -> Readings:
     """Return the gauges of the queue. Raises DatabaseDown."""
     with reading(service.writable_engine) as connection:
-        return read_queue(connection, service.tables, now=service.now())
+        return read_queue(connection, service.tables, now=service.now(connection))
 
 
 def _init_db(service: Service, arguments: argparse.Namespace) -> int:

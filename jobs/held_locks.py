@@ -13,6 +13,7 @@ from core.digest import Digest
 from core.errors import DatabaseDown
 from core.logs import OutageLog
 from sql.claims import Claim, renew_locks, return_layers
+from sql.clock import Clock
 from sql.tables import Tables
 from sql.transaction import transaction
 
@@ -33,7 +34,7 @@ class HeldLocks:
         self,
         engine: Engine,
         tables: Tables,
-        clock: Callable[[Connection], int],
+        clock: Clock,
         expires: float,
         outage: OutageLog,
     ) -> None:

@@ -12,6 +12,7 @@ from core.manifests.coverage import Coverage, ImageLayer
 from core.manifests.platform import Platform
 from core.registry.client import RegistryClient
 from core.registry.image_contents import read_image_contents
+from sql.clock import Clock
 from sql.layers import find_coverage
 from sql.tables import Tables
 from sql.transaction import reading
@@ -26,14 +27,14 @@ def show_image(
     *,
     requested: tuple[Platform, ...] = (),
     usual: tuple[Platform, ...] = (),
-    now: int,
+    clock: Clock,
 ) -> Coverage:
     """Return the coverage of the image at `scope:reference`, for the platforms that `read_image_contents`
     chooses. Raises RemoteError or ManifestInvalid if a manifest cannot be read, DatabaseDown.
     """
     contents = read_image_contents(registry, scope, reference, requested=requested, usual=usual)
     with reading(engine) as connection:
-        return find_coverage(connection, tables, contents, now=now)
+        return find_coverage(connection, tables, contents, now=clock(connection))
 
 
 def coverage_json(coverage: Coverage) -> dict[str, object]:

@@ -101,8 +101,8 @@ class _Run:
         """Suspects get up to half of the run, so that the round always advances. Missing answers for
         some layers ends a run, not the round: the next run begins behind them.
         """
-        now = self._now()
         with reading(self.engine) as connection:
+            now = self.service.now(connection)
             due = due_suspects(connection, self.tables, now=now, limit=max(1, self.limit // 2))
         missed = [(suspect, suspect.missed + self.grace) for suspect in due if suspect.missed is not None]
         self._judge([suspect for suspect, ripe in missed if ripe <= now])
@@ -113,9 +113,6 @@ class _Run:
         self._forget_seen()
         self.summary.interrupted = self.service.stop.is_set()
         return self.summary
-
-    def _now(self) -> int:
-        return int(self.service.clock())
 
     def _over(self) -> bool:
         return self.service.stop.is_set() or self._down
@@ -144,8 +141,8 @@ class _Run:
         missing = [look.layer.digest for look in looks if look.presence == "missing"]
         self.summary.missed += len(missing)
         if missing and not self.dry_run:
-            now = self._now()
             with transaction(self.engine) as connection:
+                now = self.service.now(connection)
                 record_misses(connection, self.tables, missing, now=now, due=now + self.grace)
         return str(looks[-1].layer.digest) if looks else None
 
@@ -169,8 +166,8 @@ class _Run:
     def _forget_seen(self) -> None:
         if self.dry_run or self.service.stop.is_set():
             return
-        old = self._now() - _READ_AGAIN
         with transaction(self.engine) as connection:
+            old = self.service.now(connection) - _READ_AGAIN
             number = forget_seen(connection, self.tables, older_than=old, limit=_MOST_READ_AGAIN)
         if number:
             log.info("manifests read long ago will be read again number=%d", number)
@@ -221,7 +218,8 @@ class _Run:
         tables = self.tables
         with transaction(self.engine) as connection:
             clear_suspects(connection, tables, there)
-            postpone_suspects(connection, tables, unanswered, due=self._now() + _PATIENCE)
+            due = self.service.now(connection) + _PATIENCE
+            postpone_suspects(connection, tables, unanswered, due=due)
             remember_scopes(connection, tables, found)
 
     def _forget(self, suspect: Suspect) -> None:

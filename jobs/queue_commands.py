@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict, dataclass
 
-from sqlalchemy import Engine
-
 from core.command_line import DONE, FAILED, Commands, add_command, add_group, add_json, named
 from core.digest import Digest
 from core.output import print_error, print_result
@@ -18,7 +16,7 @@ from sql.layers import find_layer
 from sql.requeue import find_brewed_layer, requeue_brewed
 from sql.set_aside import drop_layers, drop_manifests, retry_failed_layers, retry_failed_manifests
 from sql.status import count_manifests_of, queue_status
-from sql.tables import Priority, Tables
+from sql.tables import Priority
 from sql.transaction import reading, transaction
 
 
@@ -70,8 +68,8 @@ def _words(text: str) -> str:
 
 
 def _status(service: Service, arguments: argparse.Namespace) -> int:
-    now = service.now()
     with reading(service.reader) as connection:
+        now = service.now(connection)
         status = queue_status(connection, service.tables, now=now)
     print_result(status_json(status) if arguments.json else status_lines(status, now=now))
     return DONE
@@ -83,9 +81,7 @@ def _retry(service: Service, arguments: argparse.Namespace) -> int:
         print_result(asdict(lost) if arguments.json else [str(lost)])
         return exit_status(lost)
     digest = arguments.digest
-    requeued = requeue(
-        service.database, service.tables, reason=arguments.reason, digest=digest, now=service.now()
-    )
+    requeued = requeue(service, reason=arguments.reason, digest=digest)
     if requeued.kept:
         print_error(f"{digest} keeps the id that the older service gave it")
     nothing = not (arguments.all or requeued.queued or requeued.manifests)
@@ -97,7 +93,7 @@ def _retry(service: Service, arguments: argparse.Namespace) -> int:
 
 def _drop(service: Service, arguments: argparse.Namespace) -> int:
     digest = arguments.digest
-    dropped = drop(service.database, service.tables, reason=arguments.reason, digest=digest)
+    dropped = drop(service, reason=arguments.reason, digest=digest)
     nothing = not (arguments.all or dropped.dropped or dropped.manifests)
     if nothing:
         print_error(_explain(service, arguments))
@@ -109,7 +105,7 @@ def _explain(service: Service, arguments: argparse.Namespace) -> str:
     """Return why nothing was selected."""
     if arguments.digest is None:
         return f"nothing failed for a reason with {arguments.reason!r}: queue status shows the reasons"
-    return explain_nothing(service.engine, service.tables, arguments.digest, now=service.now())
+    return explain_nothing(service, arguments.digest)
 
 
 @dataclass(frozen=True)
@@ -135,15 +131,15 @@ class Dropped:
         return f"dropped {self.dropped}, manifests {self.manifests}"
 
 
-def requeue(
-    engine: Engine, tables: Tables, *, reason: str | None = None, digest: Digest | None = None, now: int
-) -> Requeued:
+def requeue(service: Service, *, reason: str | None = None, digest: Digest | None = None) -> Requeued:
     """Queue again what was set aside: all, what failed for `reason`, or the layer or manifest `digest`.
 
     A manifest is tried in each of its repositories, and a layer `digest` that is brewed is brewed again.
     Raises DatabaseDown.
     """
-    with transaction(engine) as connection:
+    tables = service.tables
+    with transaction(service.database) as connection:
+        now = service.now(connection)
         queued = retry_failed_layers(connection, tables, reason_like=reason, digest=digest)
         manifests = retry_failed_manifests(connection, tables, reason_like=reason, digest=digest, now=now)
         brewed = find_brewed_layer(connection, tables, digest) if digest is not None else None
@@ -152,26 +148,24 @@ def requeue(
     return Requeued(queued, manifests, kept=brewed is not None and not brewed.here)
 
 
-def drop(
-    engine: Engine, tables: Tables, *, reason: str | None = None, digest: Digest | None = None
-) -> Dropped:
+def drop(service: Service, *, reason: str | None = None, digest: Digest | None = None) -> Dropped:
     """Remove what was set aside, selected as in `requeue`, or a layer or manifest `digest` that waits.
 
     Raises DatabaseDown.
     """
-    with transaction(engine) as connection:
+    with transaction(service.database) as connection:
         return Dropped(
-            drop_layers(connection, tables, reason_like=reason, digest=digest),
-            drop_manifests(connection, tables, reason_like=reason, digest=digest),
+            drop_layers(connection, service.tables, reason_like=reason, digest=digest),
+            drop_manifests(connection, service.tables, reason_like=reason, digest=digest),
         )
 
 
-def explain_nothing(engine: Engine, tables: Tables, digest: Digest, *, now: int) -> str:
+def explain_nothing(service: Service, digest: Digest) -> str:
     """Return why the layer or manifest `digest` could not be queued again or dropped."""
-    with reading(engine) as connection:
-        layer = find_layer(connection, tables, digest, now=now)
+    with reading(service.engine) as connection:
+        layer = find_layer(connection, service.tables, digest, now=service.now(connection))
         if layer is None:
-            known = count_manifests_of(connection, tables, digest)
+            known = count_manifests_of(connection, service.tables, digest)
             return f"the manifest {digest} waits already" if known else f"{digest} is unknown"
     if layer.state == "being brewed":
         return f"{digest} is being brewed by {layer.brewer if layer.claimed else 'an unknown brewer'}"

@@ -116,8 +116,9 @@ class _Run:
         if not lost:
             return
         with transaction(service.database) as connection:
+            now = service.now(connection)
             self.summary.queued += requeue_brewed(
-                connection, service.tables, lost, priority=Priority.BACKFILLED, now=service.now()
+                connection, service.tables, lost, priority=Priority.BACKFILLED, now=now
             )
         for layer in lost:
             log.info("metainfo lost, layer queued digest=%s", layer.digest)

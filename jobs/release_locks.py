@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Engine
 
 from core.failures import LONGEST_DELAY
 from core.metrics import LOCKS_RELEASED
-from sql.clock import database_time
+from sql.clock import Clock, database_time
 from sql.stale_locks import bring_forward, release_future_locks, release_stale_locks
 from sql.tables import Tables
 from sql.transaction import transaction
@@ -39,7 +38,7 @@ def release_locks(
     *,
     brew_discard_timeout: int,
     max_attempts: int,
-    clock: Callable[[Connection], int] = database_time,
+    clock: Clock = database_time,
 ) -> ReleaseSummary:
     """Release the locks that were not renewed for `brew_discard_timeout` seconds.
 

@@ -216,7 +216,7 @@ class RepositoryScan:
             return
         with transaction(self._engine) as connection:
             known = known_layers(connection, self.scan.service.tables, list(layers))
-            now = self.scan.service.now()
+            now = self.scan.service.now(connection)
             new = [layer for digest, layer in layers.items() if digest not in known][: self._left()]
             cut = len(new) + len(known) < len(layers)
             # Known layers as well: a repository that holds them, or a higher priority, may be new.

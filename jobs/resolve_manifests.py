@@ -79,7 +79,7 @@ def resolve_manifests(service: Service) -> ResolveSummary:
     try:
         while not service.stop.is_set():
             with reading(engine) as connection:
-                due = due_manifests(connection, tables, now=service.now(), limit=_BATCH)
+                due = due_manifests(connection, tables, now=service.now(connection), limit=_BATCH)
             if not due:
                 break
             for manifest in due:
@@ -158,7 +158,7 @@ class _Run:
         return read.unread if read else ()
 
     def _queue(self, connection: Connection, due: DueManifest, read: ReadManifest) -> None:
-        now = self._service.now()
+        now = self._service.now(connection)
         layers = [Layer(layer.digest, (due.scope,), layer.size) for layer in read.layers if layer.brewable]
         if layers:
             priority = Priority(due.priority)
@@ -182,7 +182,7 @@ class _Run:
                 set_aside_manifest(connection, self._tables, due.scope, due.digest, reason=reason)
                 self.summary.set_aside += 1
             else:
-                next_try = self._service.now() + delay_after(attempts)
+                next_try = self._service.now(connection) + delay_after(attempts)
                 retry_manifest(
                     connection, self._tables, due.scope, due.digest, reason=reason, next_try=next_try
                 )

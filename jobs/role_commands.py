@@ -42,10 +42,11 @@ def add_commands(commands: Commands) -> None:
 
 def _grant(service: Service, arguments: argparse.Namespace) -> int:
     with transaction(service.database) as connection:
+        now = service.now(connection)
         new = [
             pattern
             for pattern in arguments.patterns
-            if grant_role(connection, service.tables, pattern, now=service.now())
+            if grant_role(connection, service.tables, pattern, now=now)
         ]
     print_line(f"granted {len(new)}, had it already {len(arguments.patterns) - len(new)}")
     return DONE

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,11 +25,13 @@ _MOST_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
-class _Ended:
-    """How a run ended; `idle` if it found nothing to do."""
+class _Run:
+    """A run from `began` to `ended` (None: it goes on), in seconds; `idle` if it found nothing to do."""
 
-    outcome: RunOutcome
-    reason: str
+    began: float
+    ended: float | None = None
+    outcome: RunOutcome = "running"
+    reason: str | None = None
     idle: bool = False
 
 
@@ -37,15 +40,16 @@ class RunRecorder:
 
     A run that did something, or ended otherwise than the one before, is recorded at once; idle runs, and how
     long a run has been going on, once a minute, with the sample. What cannot be written is kept and tried
-    again.
+    again. `timer` returns seconds; what is recorded is in the database's time.
     """
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, timer: Callable[[], float] = time.monotonic) -> None:
         self._service = service
+        self._timer = timer
         self._outage = OutageLog(log, "history")
         self._lock = threading.Lock()
-        self._running: dict[str, float] = {}
-        self._unwritten: dict[str, JobRun] = {}
+        self._running: dict[str, _Run] = {}
+        self._unwritten: dict[str, _Run] = {}
         self._outcomes: dict[str, RunOutcome] = {}
         self._wake = threading.Event()
         self._closing = False
@@ -65,35 +69,36 @@ class RunRecorder:
 
     def run(self, job: str, run: Callable[[], Summary]) -> Summary:
         """Do one run of `job` and record it. Raises what it raises."""
-        started = self._service.clock()
+        began = self._timer()
         with self._lock:
-            self._running[job] = started
-        ended = _Ended("failed", "internal error")
+            self._running[job] = _Run(began)
+        outcome: RunOutcome = "failed"
+        reason, idle = "internal error", False
         try:
             summary = run()
-            ended = _Ended("failed" if was_paused(summary) else "done", str(summary), summary.idle)
+            outcome = "failed" if was_paused(summary) else "done"
+            reason, idle = str(summary), summary.idle
         except Exception as error:
-            ended = _Ended("failed", str(error) or type(error).__name__)
+            reason = str(error) or type(error).__name__
             raise
         else:
             return summary
         finally:
-            self._record(job, started, ended)
+            self._record(job, _Run(began, self._timer(), outcome, reason, idle))
 
-    def _record(self, job: str, started: float, ended: _Ended) -> None:
-        seconds = max(0.0, self._service.clock() - started)
+    def _record(self, job: str, run: _Run) -> None:
         with self._lock:
             del self._running[job]
-            self._unwritten[job] = JobRun(job, int(started), seconds, ended.outcome, ended.reason)
-            changed = self._outcomes.get(job) != ended.outcome
-            self._outcomes[job] = ended.outcome
-        if changed or not ended.idle:
+            self._unwritten[job] = run
+            changed = self._outcomes.get(job) != run.outcome
+            self._outcomes[job] = run.outcome
+        if changed or not run.idle:
             self._wake.set()
 
     def _write_until_closed(self) -> None:
         closing = False
         while not closing:
-            self._wake.wait((self._second - self._service.clock()) % MINUTE)
+            self._wake.wait((self._second - self._timer()) % MINUTE)
             self._wake.clear()
             # Before it writes: after the last run has ended, it writes once more.
             closing = self._closing
@@ -101,20 +106,18 @@ class RunRecorder:
 
     def _write(self) -> None:
         service = self._service
-        now = service.clock()
         with self._lock:
             ended, self._unwritten = self._unwritten, {}
-            running = [
-                JobRun(job, int(started), max(0.0, now - started), "running")
-                for job, started in self._running.items()
-            ]
+            runs = [*ended.items(), *self._running.items()]
         brews = service.brew_counter.take()
         try:
             with reading(service.database) as connection, query_timeout(_MOST_SECONDS):
-                queue = measure_queue(connection, service.tables, now=int(now))
+                now = service.now(connection)
+                queue = measure_queue(connection, service.tables, now=now)
+            records = [_in_time_of_database(job, run, self._timer(), now) for job, run in runs]
             with transaction(service.database) as connection, query_timeout(_MOST_SECONDS):
-                record_job_runs(connection, service.tables, [*ended.values(), *running])
-                record_sample(connection, service.tables, brews, queue, now=int(now))
+                record_job_runs(connection, service.tables, records)
+                record_sample(connection, service.tables, brews, queue, now=now)
         except Exception as error:
             if isinstance(error, DatabaseError):
                 self._outage.failed(error)
@@ -125,6 +128,12 @@ class RunRecorder:
                 self._unwritten = {**ended, **self._unwritten}
         else:
             self._outage.succeeded()
+
+
+def _in_time_of_database(job: str, run: _Run, timer: float, now: int) -> JobRun:
+    """Return the record of a run, given that it is `now` for the database and `timer` for this process."""
+    seconds = (timer if run.ended is None else run.ended) - run.began
+    return JobRun(job, int(now - (timer - run.began)), seconds, run.outcome, run.reason)
 
 
 @contextmanager

@@ -7,13 +7,12 @@ import logging
 import os
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from functools import cached_property
 from itertools import chain
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from core.blobs.backends import BlobBackends
 from core.blobs.presence import PresenceChecker
@@ -29,6 +28,7 @@ from core.registry.client import RegistryClient
 from core.stopping import stop_on_signals
 from core.torrents.store import DirectoryStore, MetainfoStore, S3Store
 from jobs.brew_layer import BrewCounter, Outages
+from sql.clock import Clock, database_time
 from sql.engine import create_engine_for
 from sql.layers import list_scopes
 from sql.mds_files import find_mds_files, list_files
@@ -46,18 +46,17 @@ _MDS_PAGE = 5_000
 class Service:
     """The configured service. Nothing is connected before it is used.
 
-    `stop` is set when the process has to end. `clock` returns Unix seconds. Each property is made once;
-    tests may assign their own.
+    `stop` is set when the process has to end. Each property is made once; tests may assign their own.
     """
 
-    def __init__(self, config: Config, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, config: Config, clock: Clock = database_time) -> None:
         self.config = config
         self.clock = clock
         self.stop = threading.Event()
 
-    def now(self) -> int:
-        """Return the time in whole Unix seconds."""
-        return int(self.clock())
+    def now(self, connection: Connection) -> int:
+        """Return the time in Unix seconds, by the database's clock."""
+        return self.clock(connection)
 
     def pace(self, rate: float | None) -> Pace:
         """Return a limit of `rate` requests a second, None for no limit."""

@@ -9,8 +9,6 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TypeVar
 
-from sqlalchemy import Engine
-
 from core.command_line import DONE, FAILED, Commands, add_command, add_json, named, positive_number
 from core.digest import Digest
 from core.errors import NO_ANSWER, DatabaseDown, DatabaseNotReady, InvalidName
@@ -21,7 +19,6 @@ from core.output import print_error, print_result
 from jobs.image_coverage import coverage_json, coverage_lines, show_image
 from jobs.service import Service, with_service
 from sql.layers import find_layer
-from sql.tables import Tables
 from sql.transaction import reading
 
 _POLL_SECONDS = 2.0
@@ -87,7 +84,7 @@ def _show(service: Service, arguments: argparse.Namespace) -> int:
 
 def _show_layer(service: Service, arguments: argparse.Namespace, deadline: float) -> int:
     def look() -> tuple[bool, dict[str, object] | None]:
-        record = layer_record(service.reader, service.tables, arguments.what, now=service.now())
+        record = layer_record(service, arguments.what)
         return record is not None and record["state"] in ("brewed", "set aside"), record
 
     record = _wait_for(look, service, deadline)
@@ -111,7 +108,7 @@ def _show_image(service: Service, arguments: argparse.Namespace, deadline: float
             reference,
             requested=tuple(arguments.platforms),
             usual=usual,
-            now=service.now(),
+            clock=service.clock,
         )
         return coverage.whole or coverage.hopeless, coverage
 
@@ -136,10 +133,10 @@ def _wait_for(look: Callable[[], tuple[bool, Result]], service: Service, deadlin
         service.stop.wait(min(_POLL_SECONDS, max(left, 0.0)))
 
 
-def layer_record(engine: Engine, tables: Tables, digest: Digest, *, now: int) -> dict[str, object] | None:
+def layer_record(service: Service, digest: Digest) -> dict[str, object] | None:
     """Return all that the database has on one layer, None if it is unknown. Raises DatabaseDown."""
-    with reading(engine) as connection:
-        record = find_layer(connection, tables, digest, now=now)
+    with reading(service.reader) as connection:
+        record = find_layer(connection, service.tables, digest, now=service.now(connection))
     return asdict(record) | {"digest": str(record.digest)} if record else None
 
 

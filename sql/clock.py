@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import sqlalchemy as sa
+
+Clock = Callable[[sa.Connection], int]
+"""Returns the Unix time that all hosts share: `database_time`, but for tests."""
 
 
 def database_time(connection: sa.Connection) -> int:
     """Return the database's time in whole Unix seconds.
 
-    What brewers compare with each other's times (locks, next tries) is in this time: a host whose own clock
-    is wrong neither releases the locks of others nor leaves locks from the future behind.
+    All times in the tables are in this time, since hosts compare them: one whose own clock is wrong neither
+    releases the locks of others, nor puts off what they wait for.
     """
     return connection.execute(sa.select(time_of_statement(connection.dialect.name))).scalar_one()
 

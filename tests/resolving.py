@@ -54,7 +54,7 @@ class Desk:
             parts={
                 "registry": registry or self.registry,
                 "registry_outage": self.outage,
-                "clock": lambda: self.now,
+                "clock": lambda _: self.now,
                 "stop": self.stop,
             },
             brewer={"max_attempts": max_attempts},

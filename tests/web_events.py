@@ -10,6 +10,7 @@ from typing import Any
 
 import bottle
 
+from sql.clock import Clock
 from sql.scopes import grant_role
 from sql.transaction import transaction
 from tests.web_parts import NOON, Parts, app_of, noon, rows, web_parts
@@ -49,11 +50,12 @@ def receiving(
     secret: str | None = SECRET,
     database_url: str | None = None,
     clock: Callable[[], float] = noon,
+    database_clock: Clock | None = None,
 ) -> Iterator[Receiving]:
     """An app for the length of the block; `library/*` has the role."""
     settings = {"application": {"event_authorization": secret}}
     parts = web_parts(folder, database_url=database_url, settings=settings, clock=clock)
-    app = app_of(parts)
+    app = app_of(parts, database_clock)
     running = Receiving(app, parts)
     running.grant("library/*")
     try:

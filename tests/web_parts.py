@@ -18,6 +18,7 @@ from core.errors import AccessDenied
 from core.http.client import HttpClient
 from core.registry.client import RegistryClient
 from core.torrents.store import DirectoryStore, MetainfoStore
+from sql.clock import Clock
 from sql.engine import create_engine_for
 from sql.schema import create_missing
 from sql.tables import Tables, build_tables
@@ -98,8 +99,8 @@ def web_parts(
     )
 
 
-def app_of(parts: Parts) -> bottle.Bottle:
-    """The app of these parts."""
+def app_of(parts: Parts, database_clock: Clock | None = None) -> bottle.Bottle:
+    """The app of these parts. Their clock serves as that of the database, too, unless another one does."""
     return build_app(
         parts.config,
         engine=parts.engine,
@@ -111,6 +112,7 @@ def app_of(parts: Parts) -> bottle.Bottle:
         store=parts.store,
         capability_secret=SECRET,
         clock=parts.clock,
+        database_clock=database_clock or (lambda _: int(parts.clock())),
         timer=parts.clock,
     )
 

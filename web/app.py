@@ -28,6 +28,7 @@ from core.metrics import Readings
 from core.queue_gauges import QueueGauges
 from core.registry.client import RegistryClient
 from core.torrents.store import MetainfoStore
+from sql.clock import Clock, database_time
 from sql.queue_counts import read_queue
 from sql.tables import Tables
 from sql.transaction import reading
@@ -125,6 +126,7 @@ def build_app(
     store: MetainfoStore,
     capability_secret: bytes,
     clock: Callable[[], float] = time.time,
+    database_clock: Clock = database_time,
     timer: Callable[[], float] = time.monotonic,
     book: Book | None = None,
     job_pauses: Mapping[str, float] | None = None,
@@ -133,11 +135,11 @@ def build_app(
 
     `registry` has no credentials: callers bring their own. `own_registry` has the service's, for operators'
     searches. `capability_secret` signs the URLs of web seeds. `clock` returns Unix seconds, `timer` seconds
-    that pass evenly. `book` is the one that several workers share. `job_pauses` are the seconds between two
-    runs of each scheduled job.
+    that pass evenly, `database_clock` the time for what is written. `book` is the one that several workers
+    share. `job_pauses` are the seconds between two runs of each scheduled job.
     """
     ids = IdLookup(engine, tables, timer)
-    on_demand = OnDemandQueue(engine, tables, clock, timer)
+    on_demand = OnDemandQueue(engine, tables, database_clock, timer)
     app = _new_app(ids, on_demand)
     turns = Turns(
         "requests to the registry",
@@ -152,11 +154,11 @@ def build_app(
     events = EventReceiver(
         secret.get_secret_value().encode() if secret else None,
         RoleCache(engine, tables, timer),
-        EventWriter(engine, tables, clock),
+        EventWriter(engine, tables, database_clock),
         config.application.state_dir,
     )
     web.events.install(app, events)
-    missing = MissingTorrents(engine, tables, store, clock, timer)
+    missing = MissingTorrents(engine, tables, store, database_clock, timer)
     torrents = TorrentHandler(config, access, store, missing, capability_secret, clock)
     web.torrents.install(app, torrents, turns)
     web.layers.install(app, source, capability_secret, clock)
@@ -167,18 +169,19 @@ def build_app(
         registry,
         store,
         job_pauses or {},
-        clock,
+        database_clock,
+        timer,
     )
     check = HealthCheck(dependencies.probes(), clock, timer)
     networks = StatusNetworks(config.application)
     web.health.install(app, HealthHandler(check, networks))
     web.swarm.install(app, SwarmHandler(config, book or LocalBook(timer), capability_secret, clock))
-    page = StatusPage(config, engine, tables, own_registry, check, clock, timer)
+    page = StatusPage(config, engine, tables, own_registry, check, database_clock, timer)
     web.status_page.install(app, page, networks)
 
     def read() -> Readings:
         with reading(engine) as connection:
-            return read_queue(connection, tables, now=int(clock()))
+            return read_queue(connection, tables, now=database_clock(connection))
 
     web.metrics.install(app, networks, QueueGauges(read, timer).readings)
     return app

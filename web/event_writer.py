@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Engine
 
 from core.errors import DatabaseDown
 from core.events import Plan
+from sql.clock import Clock, database_time
 from sql.enqueue import enqueue_layers
 from sql.manifests import enqueue_manifests, mark_new_seen
 from sql.missing_layers import suspect_layers
@@ -31,9 +32,9 @@ class _Waiting:
 
 
 class EventWriter:
-    """Enqueues plans with the priority of a push. `clock` returns Unix seconds. For several threads."""
+    """Enqueues plans with the priority of a push. For several threads."""
 
-    def __init__(self, engine: Engine, tables: Tables, clock: Callable[[], float]) -> None:
+    def __init__(self, engine: Engine, tables: Tables, clock: Clock = database_time) -> None:
         self._engine = engine
         self._tables = tables
         self._clock = clock
@@ -72,13 +73,13 @@ class EventWriter:
             waiting.failed = failed
 
     def _write(self, plans: Sequence[Plan]) -> None:
-        now = int(self._clock())
         layers = [layer for plan in plans for layer in plan.layers]
         malformed = [layer for plan in plans for layer in plan.malformed]
         manifests = [(one.scope, one.digest) for plan in plans for one in plan.manifests]
         known = [(one.scope, one.digest) for plan in plans for one in plan.known]
         deleted = [digest for plan in plans for digest in plan.deleted]
         with transaction(self._engine) as connection:
+            now = self._clock(connection)
             if deleted:
                 suspect_layers(connection, self._tables, deleted, now=now)
             if layers or malformed:

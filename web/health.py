@@ -20,6 +20,7 @@ from core.registry.client import RegistryClient
 from core.torrents.store import MetainfoStore
 from core.trackers import SECONDS as TRACKER_SECONDS
 from core.trackers import Announcer, tracker_name
+from sql.clock import Clock, database_time
 from sql.history import JobRun, last_job_runs
 from sql.postgresql import query_timeout
 from sql.schema import probe_writable
@@ -46,7 +47,8 @@ class Dependencies:
         registry: RegistryClient,
         store: MetainfoStore,
         job_pauses: Mapping[str, float],
-        clock: Callable[[], float] = time.time,
+        clock: Clock = database_time,
+        timer: Callable[[], float] = time.monotonic,
     ) -> None:
         self._config = config
         self._engine = engine
@@ -56,7 +58,8 @@ class Dependencies:
         self._announcer = Announcer(http_client(config, TRACKER_SECONDS, TRACKER_SECONDS))
         self._pauses = job_pauses
         self._clock = clock
-        self._since = clock()
+        self._timer = timer
+        self._started = timer()
 
     def probes(self) -> list[Probe]:
         """Return the probes. Those that are required decide about 503."""
@@ -98,21 +101,21 @@ class Dependencies:
 
     def _jobs(self) -> dict[str, Part]:
         with reading(self._engine) as connection, query_timeout(LIMIT_SECONDS):
+            now = self._clock(connection)
             runs = {run.job: run for run in last_job_runs(connection, self._tables)}
         names = sorted({*runs, *self._pauses})
-        return {f"job {name}": self._job(runs.get(name), self._pauses.get(name)) for name in names}
+        return {f"job {name}": self._job(runs.get(name), self._pauses.get(name), now) for name in names}
 
-    def _job(self, run: JobRun | None, pause: float | None) -> Part:
+    def _job(self, run: JobRun | None, pause: float | None, now: int) -> Part:
         """Return the state of a job that runs every `pause` seconds; None: it is not scheduled."""
-        now = self._clock()
-        seen = self._since if run is None else run.seen
-        late = pause is not None and now - seen > 2 * pause + _LATE_SECONDS
+        age = self._timer() - self._started if run is None else now - run.seen
+        late = pause is not None and age > 2 * pause + _LATE_SECONDS
         if run is None:
             why = "no run is recorded"
-            return Part(not late, f"{why}: start the scheduler, or cron" if late else why, self._since)
+            return Part(not late, f"{why}: start the scheduler, or cron" if late else why, now - age)
         what = run.outcome if run.reason is None else f"{run.outcome}: {run.reason}"
         if late:
-            what = f"late, last seen {now - seen:.0f} s ago: is the scheduler running, or cron? It was {what}"
+            what = f"late, last seen {age:.0f} s ago: is the scheduler running, or cron? It was {what}"
         return Part(not late and run.outcome != "failed", what, run.started, run.seconds)
 
 

@@ -15,6 +15,7 @@ from core.manifests.platform import Platform
 from core.names import parse_digest_or_image
 from core.registry.client import RegistryClient
 from core.registry.image_contents import read_image_contents
+from sql.clock import Clock
 from sql.layers import LayerRecord, find_coverage, find_layer
 from sql.tables import Tables
 from sql.transaction import reading
@@ -44,14 +45,17 @@ class ImageSearch:
     A few searches run at once, each in bounded time.
     """
 
-    def __init__(self, config: Config, engine: Engine, tables: Tables, registry: RegistryClient) -> None:
+    def __init__(
+        self, config: Config, engine: Engine, tables: Tables, registry: RegistryClient, clock: Clock
+    ) -> None:
         self._engine = engine
         self._tables = tables
         self._registry = registry
+        self._clock = clock
         self._usual = tuple(Platform.parse(name) for name in config.jobs.scan_tags.platforms)
         self._turns = Turns("searches", 4, waiting=8, seconds=5.0)
 
-    def find(self, text: str, *, now: int) -> Found:
+    def find(self, text: str) -> Found:
         """Return what `text` names. Raises DatabaseDown, bottle.HTTPResponse (503) if too many search."""
         text = text.strip()
         if len(text) > MAX_TEXT:
@@ -61,18 +65,18 @@ class ImageSearch:
         except InvalidName as invalid:
             return Found(text, 404, problem=str(invalid))
         if isinstance(named, Digest):
-            return self._find_layer(text, named, now)
+            return self._find_layer(text, named)
         with self._turns.turn():
-            return self._find_image(text, *named, now)
+            return self._find_image(text, *named)
 
-    def _find_layer(self, text: str, digest: Digest, now: int) -> Found:
+    def _find_layer(self, text: str, digest: Digest) -> Found:
         with reading(self._engine) as connection:
-            record = find_layer(connection, self._tables, digest, now=now)
+            record = find_layer(connection, self._tables, digest, now=self._clock(connection))
         if record is None:
             return Found(text, 404, problem="This layer is unknown here: no push, request or scan named it.")
         return Found(text, layer=record)
 
-    def _find_image(self, text: str, scope: str, reference: str | Digest, now: int) -> Found:
+    def _find_image(self, text: str, scope: str, reference: str | Digest) -> Found:
         until = time.monotonic() + SECONDS
         try:
             contents = read_image_contents(
@@ -87,4 +91,5 @@ class ImageSearch:
         except (RemoteError, ManifestInvalid) as error:
             return Found(text, 502, problem=f"The registry does not give this image: {error}")
         with reading(self._engine) as connection:
+            now = self._clock(connection)
             return Found(text, image=find_coverage(connection, self._tables, contents, now=now))

@@ -23,6 +23,7 @@ from core.errors import DatabaseDown, MetainfoMissing
 from core.layer import Layer
 from core.logs import OutageLog
 from core.torrents.store import MetainfoStore
+from sql.clock import Clock, database_time
 from sql.enqueue import enqueue_layers
 from sql.layers import known_layers
 from sql.requeue import BrewedLayer, find_brewed_layer, requeue_brewed
@@ -52,14 +53,14 @@ log = logging.getLogger(__name__)
 
 
 class MissingTorrents:
-    """`clock` returns Unix seconds. May be used from several threads."""
+    """May be used from several threads."""
 
     def __init__(
         self,
         engine: Engine,
         tables: Tables,
         store: MetainfoStore,
-        clock: Callable[[], float],
+        clock: Clock = database_time,
         timer: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine = engine
@@ -137,8 +138,8 @@ class MissingTorrents:
         if repeated:
             log.error("metainfo brewed again is not in the store: do brewers use another? digest=%s", digest)
             return "not stored"
-        now = int(self._clock())
         with transaction(self._engine) as connection:
+            now = self._clock(connection)
             lost = requeue_brewed(connection, self._tables, [brewed], priority=Priority.ASKED, now=now)
         if lost:
             log.warning("metainfo lost, layer queued digest=%s scope=%s", digest, scope)
@@ -152,4 +153,5 @@ class MissingTorrents:
         """Have the layer brewed before pushed and scanned ones, unless it is brewed."""
         layers = [Layer(digest, (scope,))]
         with transaction(self._engine) as connection:
-            enqueue_layers(connection, self._tables, layers, priority=Priority.ASKED, now=int(self._clock()))
+            now = self._clock(connection)
+            enqueue_layers(connection, self._tables, layers, priority=Priority.ASKED, now=now)

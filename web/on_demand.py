@@ -20,6 +20,7 @@ from core.errors import DatabaseDown
 from core.layer import Layer
 from core.logs import OutageLog
 from core.manifests.manifest import LayerDescriptor
+from sql.clock import Clock, database_time
 from sql.enqueue import enqueue_layers
 from sql.tables import Priority, Tables
 from sql.transaction import transaction
@@ -37,13 +38,13 @@ log = logging.getLogger(__name__)
 
 
 class OnDemandQueue:
-    """Takes layers from several threads. `clock` returns Unix seconds."""
+    """Takes layers from several threads."""
 
     def __init__(
         self,
         engine: Engine,
         tables: Tables,
-        clock: Callable[[], float],
+        clock: Clock = database_time,
         timer: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine = engine
@@ -107,9 +108,8 @@ class OnDemandQueue:
     def _write_batch(self, layers: Sequence[Layer]) -> None:
         try:
             with transaction(self._engine) as connection:
-                enqueue_layers(
-                    connection, self._tables, layers, priority=Priority.ASKED, now=int(self._clock())
-                )
+                now = self._clock(connection)
+                enqueue_layers(connection, self._tables, layers, priority=Priority.ASKED, now=now)
         except (DatabaseDown, SQLAlchemyError) as error:
             # SQLAlchemyError: a missing table, say. The thread goes on.
             reason = str(error) if isinstance(error, DatabaseDown) else type(error).__name__

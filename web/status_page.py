@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import threading
+import time
 from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from core.config.config import Config
 from core.errors import DatabaseDown
 from core.health import HealthCheck
 from core.registry.client import RegistryClient
+from sql.clock import Clock
 from sql.failures import list_recent_failures
 from sql.history import last_job_runs, samples
 from sql.overview import count_queue, list_busy_repositories, list_failure_reasons
@@ -67,7 +69,7 @@ log = logging.getLogger(__name__)
 class StatusPage:
     """Answers `/`. May be used from several threads.
 
-    `registry` has the service's credentials. `clock` returns Unix seconds, `timer` seconds that pass evenly.
+    `registry` has the service's credentials. `timer` returns seconds that pass evenly.
     """
 
     def __init__(
@@ -77,7 +79,7 @@ class StatusPage:
         tables: Tables,
         registry: RegistryClient,
         check: HealthCheck,
-        clock: Callable[[], float],
+        clock: Clock,
         timer: Callable[[], float],
     ) -> None:
         self._host = config.docker_registry.host
@@ -85,7 +87,7 @@ class StatusPage:
         self._tables = tables
         self._check = check
         self._clock = clock
-        self._search = ImageSearch(config, engine, tables, registry)
+        self._search = ImageSearch(config, engine, tables, registry, clock)
         self._pause = DatabasePause(timer)
         self._reading = threading.Lock()
         self._overview: TTLCache[str, view.Overview] = TTLCache(1, FRESH_SECONDS, timer)
@@ -132,7 +134,7 @@ class StatusPage:
         with self._searching:
             found = self._searches.get(text)
         if found is None:
-            found = self._search.find(text, now=int(self._clock()))
+            found = self._search.find(text)
             with self._searching:
                 self._searches[text] = found
         return self._render(
@@ -159,11 +161,11 @@ class StatusPage:
             self._reading.release()
 
     def _query(self) -> view.Overview:
-        now = int(self._clock())
         try:
             with reading(self._engine) as connection, query_timeout(QUERY_SECONDS):
                 # Without right to create tables, those of an older version are all that there are.
                 tables = existing_tables(connection, self._tables)
+                now = self._clock(connection)
                 overview = view.Overview(
                     now=now,
                     counts=count_queue(connection, tables, now=now),
@@ -183,7 +185,7 @@ class StatusPage:
         defaults = {
             "css": _CSS,
             "host": self._host,
-            "now": int(self._clock()),
+            "now": int(time.time()),
             "text": "",
             "page": "",
             "health": None,

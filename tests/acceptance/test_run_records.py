@@ -96,8 +96,8 @@ def test_the_scheduler_records_each_job_and_why_one_failed(
 def test_a_run_that_goes_on_is_recorded_as_running(tmp_path: Path) -> None:
     installation = Installation(tmp_path, "127.0.0.1:1")
     now = 4_000_000_000.0
-    service = Service(load_config(installation.config, checks=CHECKS), clock=lambda: now)
-    recorder = RunRecorder(service)
+    service = Service(load_config(installation.config, checks=CHECKS), clock=lambda _: int(now))
+    recorder = RunRecorder(service, timer=lambda: now)
     recorder.start()
 
     def run() -> Busy:

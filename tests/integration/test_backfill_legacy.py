@@ -49,7 +49,7 @@ def take_over(database: Database, *, stop: threading.Event | None = None, **how:
     service = service_of(
         database.engine,
         database.tables,
-        parts={"clock": lambda: NOW, "stop": stop or threading.Event()},
+        parts={"clock": lambda _: NOW, "stop": stop or threading.Event()},
         db={"blob_path_template": TEMPLATE},
     )
     return backfill_legacy(Takeover(service, **how))

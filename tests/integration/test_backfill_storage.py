@@ -53,7 +53,7 @@ def scan_of(
 ) -> StorageScan:
     if isinstance(place, Registry):
         place = DirectoryStoragePlace(place.storage)
-    parts = {"clock": lambda: NOW, "stop": stop or threading.Event()}
+    parts = {"clock": lambda _: NOW, "stop": stop or threading.Event()}
     service = service_of(database.engine, database.tables, parts=parts, db={"blob_path_template": TEMPLATE})
     return replace(StorageScan(service, place.storage), **how)
 

@@ -105,7 +105,16 @@ def test_strangers_get_the_status_alone(tmp_path: Path) -> None:
 def test_jobs_that_failed_or_are_late_are_named(tmp_path: Path, clock: Clock) -> None:
     parts = web_parts(tmp_path, clock=clock)
     pauses = {"brew": 10.0, "prune": 3600.0, "scan-tags": 3600.0}
-    found = Dependencies(parts.config, parts.engine, parts.tables, parts.registry, parts.store, pauses, clock)
+    found = Dependencies(
+        parts.config,
+        parts.engine,
+        parts.tables,
+        parts.registry,
+        parts.store,
+        pauses,
+        clock=lambda _: int(clock.now),
+        timer=clock,
+    )
     jobs: Callable[[], Any] = next(probe for probe in found.probes() if probe.name == "jobs").run
     assert [part.ok for part in jobs().values()] == [True, True, True]
 

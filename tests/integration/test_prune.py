@@ -76,7 +76,7 @@ class Brewed:
             parts={
                 "presence": self.presence or StoragePresence(self.place.storage, BLOBS),
                 "store": store or self.store,
-                "clock": lambda: self.now,
+                "clock": lambda _: self.now,
                 "stop": self.stop,
             },
             jobs={"prune": {"grace": DAY, **settings}},

@@ -44,7 +44,7 @@ class Brewed:
 
     def search(self, store: MetainfoStore | None = None) -> LostSummary:
         database = self.database
-        parts = {"store": store or self.store, "clock": lambda: NOW, "stop": self.stop}
+        parts = {"store": store or self.store, "clock": lambda _: NOW, "stop": self.stop}
         return queue_lost(service_of(database.engine, database.tables, parts=parts))
 
     def waiting(self) -> set[Digest]:

@@ -58,7 +58,7 @@ def look(
         *image,
         requested=requested,
         usual=usual,
-        now=NOW,
+        clock=lambda _: NOW,
     )
 
 

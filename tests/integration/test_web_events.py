@@ -11,9 +11,11 @@ import pytest
 import sqlalchemy as sa
 
 from core.manifests.media_types import OCI_INDEX
+from sql.clock import database_time
+from sql.manifests import due_manifests
 from sql.scopes import revoke_role
 from sql.tables import Priority
-from sql.transaction import transaction
+from sql.transaction import reading, transaction
 from tests.notifications import (
     DOCKER_CONFIG,
     EXAMPLE,
@@ -136,6 +138,16 @@ def test_a_chunked_body_is_read_to_its_end(app: Receiving) -> None:
     more = {"wsgi.input_terminated": True, "wsgi.input": body, "HTTP_TRANSFER_ENCODING": "chunked"}
     assert app.post(b"", environ=more).body == b"OK"
     assert app.queued() == [A]
+
+
+def test_a_push_is_due_at_once_however_far_ahead_the_clock_of_this_host_is(tmp_path: Path) -> None:
+    with receiving(tmp_path, clock=lambda: 4_000_000_000.0, database_clock=database_time) as app:
+        app.post(envelope(event(mediaType=OCI_INDEX)))
+        app.post(envelope(layer_event()))
+        with reading(app.parts.engine) as connection:
+            now = database_time(connection)
+            assert due_manifests(connection, app.parts.tables, now=now, limit=1)
+            assert connection.scalar(sa.select(app.parts.tables.queue.c.added)) <= now
 
 
 def test_roles_are_granted_and_revoked_within_a_second(tmp_path: Path) -> None:

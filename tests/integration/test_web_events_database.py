@@ -130,7 +130,7 @@ class Blocked:
 def test_plans_that_come_during_a_transaction_share_the_next_one(parts: Parts) -> None:
     commits: list[int] = []
     sa.event.listen(parts.engine, "commit", lambda connection: commits.append(1))
-    writer = EventWriter(parts.engine, parts.tables, parts.clock)
+    writer = EventWriter(parts.engine, parts.tables)
     with Blocked(parts):
         threads = [threading.Thread(target=writer.write, args=(plan(numbered(n)),)) for n in range(30)]
         for thread in threads:
@@ -148,7 +148,7 @@ def test_a_hanging_database_does_not_block_later_requests(
     parts: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(web.event_writer, "WAIT_SECONDS", 0.3)
-    writer = EventWriter(parts.engine, parts.tables, parts.clock)
+    writer = EventWriter(parts.engine, parts.tables)
     with Blocked(parts):
         first = threading.Thread(target=writer.write, args=(plan(A),))
         first.start()
@@ -161,7 +161,7 @@ def test_a_hanging_database_does_not_block_later_requests(
 
 
 def test_no_event_is_answered_ok_if_the_shared_write_fails(parts: Parts) -> None:
-    writer = EventWriter(parts.engine, parts.tables, parts.clock)
+    writer = EventWriter(parts.engine, parts.tables)
     broken = Plan((), (), (), malformed=(("sha256:" + "a" * 200, "library/test"),))
     failed: list[str] = []
 

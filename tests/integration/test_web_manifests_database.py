@@ -141,7 +141,7 @@ def test_layers_that_cannot_be_queued_are_requested_again(
     url = postgres_of_its_own.url("app")
     with front_of(registry.netloc, tmp_path, database_url=url) as front:
         parts = front.parts
-        asked = OnDemandQueue(parts.engine, parts.tables, parts.clock)
+        asked = OnDemandQueue(parts.engine, parts.tables)
         try:
             postgres_of_its_own.stop()
             assert asked.put(scope, layers) == 3
@@ -157,7 +157,7 @@ def test_layers_that_cannot_be_queued_are_requested_again(
 
 def test_layers_beyond_what_may_wait_are_dropped_and_counted(silent_port: int) -> None:
     engine = create_engine_for(url=f"postgresql://user@127.0.0.1:{silent_port}/app", connect_timeout=60.0)
-    asked = OnDemandQueue(engine, build_tables(), Clock())
+    asked = OnDemandQueue(engine, build_tables())
     layers = [
         LayerDescriptor(Digest(f"{number:064x}"), 1, "application/gzip", has_urls=False)
         for number in range(MAX_WAITING + 50)
