@@ -13,10 +13,8 @@ import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
-from core.blobs.source import StoredFile
+from core.blobs.source import BlobReader, StoredFile
 from core.blobs.storage_layout import blob_path, common_folder
 from core.errors import NotFound, Refused, RemoteError, Unavailable
 from core.layer import Layer
@@ -125,8 +123,8 @@ class DirectoryBlobs:
         raise Refused(str(path), None, "not a regular file")
 
 
-class FileReader:
-    """A file's bytes from `offset` on, all or `length` of them (a BlobReader)."""
+class FileReader(BlobReader):
+    """A file's bytes from `offset` on, all or `length` of them."""
 
     def __init__(self, descriptor: int, path: Path, offset: int, length: int | None) -> None:
         self._file = io.FileIO(descriptor, "rb")
@@ -157,18 +155,6 @@ class FileReader:
 
     def close(self) -> None:
         self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-        /,
-    ) -> None:
-        self.close()
 
 
 def _refusal(error: OSError, path: Path) -> RemoteError:

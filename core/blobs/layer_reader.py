@@ -5,8 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from types import TracebackType
-from typing import Self
 
 from core.blobs.ranges import ParallelReader
 from core.blobs.resume import ResumingReader, RetryPolicy
@@ -84,8 +82,8 @@ def open_layer(
     )
 
 
-class AcceleratingReader:
-    """Reads over one connection until that proves slow, then in parallel if that is faster (a BlobReader).
+class AcceleratingReader(BlobReader):
+    """Reads over one connection until that proves slow, then in parallel if that is faster.
 
     Ranges cost requests and copies: a source nearby is fastest over one connection, where hashing is the
     bottleneck. So the time spent in reads is measured in intervals of a tenth of a second. If reads take more
@@ -149,18 +147,6 @@ class AcceleratingReader:
         with self._lock:
             self._closed = True
         self._reader.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-        /,
-    ) -> None:
-        self.close()
 
     def _judge(self) -> None:
         """Change to several connections, or back, once enough was measured."""

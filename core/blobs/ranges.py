@@ -7,11 +7,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from types import TracebackType
-from typing import Self
 
 from core.blobs.resume import ResumingReader, RetryPolicy
-from core.blobs.source import BlobSource
+from core.blobs.source import BlobReader, BlobSource
 from core.errors import ConnectionCut, Interrupted
 from core.layer import Layer
 
@@ -38,8 +36,8 @@ class _Range:
         self.error: BaseException | None = None
 
 
-class ParallelReader:
-    """The bytes of a layer from `offset` to `end`, read over up to `connections` connections (a BlobReader).
+class ParallelReader(BlobReader):
+    """The bytes of a layer from `offset` to `end`, read over up to `connections` connections.
 
     At most `connections` ranges of `range_bytes` are being read or waiting to be returned, which bounds the
     memory. Each is resumed by itself when it breaks. An error of a range is raised after all bytes before it:
@@ -126,18 +124,6 @@ class ParallelReader:
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join(max(0.0, give_up - time.monotonic()))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-        /,
-    ) -> None:
-        self.close()
 
     def _wait_for_bytes(self) -> _Range:
         """Wait until the first range of the window has bytes, and return it. The lock is held."""

@@ -6,8 +6,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
 
 from core.blobs.source import BlobReader, BlobSource
 from core.errors import NO_ANSWER, BadAnswer, ConnectionCut, RangeIgnored, RemoteError
@@ -34,8 +32,8 @@ class RetryPolicy:
         return min(self.longest_pause, self.first_pause * 2.0 ** min(failures - 1, 32))
 
 
-class ResumingReader:
-    """The bytes from `offset` to `end` of a layer, each exactly once (a BlobReader).
+class ResumingReader(BlobReader):
+    """The bytes from `offset` to `end` of a layer, each exactly once.
 
     `end` is the size of the blob. What the source sends beyond it is passed on, so that the caller notices
     that the blob is too long. If the source ignores ranges, it is read from the beginning again, and what was
@@ -103,18 +101,6 @@ class ResumingReader:
             reader, self._reader = self._reader, None
         if reader is not None:
             reader.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-        /,
-    ) -> None:
-        self.close()
 
     def _failed(self, error: RemoteError) -> None:
         """Count a failure and wait; raise ConnectionCut if it was the last."""
