@@ -2,24 +2,14 @@
 
 DockerTorrentsError
 ├── ConfigInvalid, CannotListen, InvalidName
-├── RemoteError              a server did not give what was asked of it
-│   ├── Unavailable          unreachable, 5xx, 429
-│   ├── TimedOut             no answer, or too little of it, in time
-│   ├── ConnectionCut        the connection broke within the body
-│   ├── Refused              401, 403, 405, or a permission of the file system
-│   ├── NotFound             404, or no such file
-│   ├── BadAnswer            an answer that the protocol does not allow, or too long
-│   └── RangeIgnored         the whole body instead of the requested range
-├── LayerError               a layer cannot be brewed
-│   └── DigestMismatch, SizeMismatch, LayerEmpty, LayerForeign, Interrupted
-├── ManifestInvalid, EventsMalformed, SwarmMessageInvalid, EngineConfigInvalid, CapabilityInvalid
-├── AccessDenied             the answer to a caller who may not do this
-├── MetainfoMissing, StoreFailed, PublishFailed, CacheFailed
+├── RemoteError: Unavailable, TimedOut, ConnectionCut, Refused, NotFound, BadAnswer, RangeIgnored
+├── LayerError: DigestMismatch, SizeMismatch, LayerEmpty, Interrupted
+├── InputInvalid: ManifestInvalid, EventsMalformed, SwarmMessageInvalid, EngineConfigInvalid,
+│       CapabilityInvalid
+├── LocalFailure: StoreFailed, PublishFailed, CacheFailed
+├── MetainfoMissing, AccessDenied
 └── DatabaseError
-    ├── DatabaseDown         nothing was written: try the transaction again later
-    │   ├── LayersDropped    layers were dropped while they were being queued
-    │   ├── DatabaseRefused  it is up, and refuses the user or takes no writes
-    │   └── DatabaseNotReady a table, a column or a privilege is missing
+    ├── DatabaseDown: LayersDropped, DatabaseRefused, DatabaseNotReady
     └── UnsupportedDatabase, RbtorrentIdTaken, TablesMissing
 
 An error carries its data as attributes, and its text is one line, fit for a log. None holds a secret: no
@@ -54,21 +44,16 @@ class CannotListen(DockerTorrentsError):
     """The configured address is in use, or not an address of this machine. `why` is the system's message."""
 
     def __init__(self, host: str, port: int, why: str) -> None:
-        self.host = host
-        self.port = port
-        self.why = why
         super().__init__(f"cannot listen at {host or '::'} port {port}: {why[:1].lower()}{why[1:]}")
 
 
 class InvalidName(DockerTorrentsError, ValueError):
-    """An invalid scope, tag, digest or reference. `what` is the kind of name, `value` the text."""
+    """An invalid scope, tag, digest or reference. `what` is the kind of name."""
 
     verdict = "set aside"
 
     def __init__(self, what: str, value: object, why: str) -> None:
         self.what = what
-        self.value = value
-        self.why = why
         shown = repr(value) if len(repr(value)) <= 80 else repr(value)[:77] + "..."
         article = "an" if what[:1] in "aeiou" else "a"
         super().__init__(f"{shown} is not {article} {what}: {why}")
@@ -180,13 +165,6 @@ class LayerEmpty(LayerError):
         super().__init__("the layer is empty, there is nothing to share")
 
 
-class LayerForeign(LayerError):
-    """A foreign layer (its descriptor has `urls`): its bytes are not in the registry."""
-
-    def __init__(self) -> None:
-        super().__init__("the layer is foreign, its bytes are not in the registry")
-
-
 class Interrupted(LayerError):
     """The brewer is stopping: the layer goes back to the queue unchanged."""
 
@@ -196,46 +174,43 @@ class Interrupted(LayerError):
         super().__init__("interrupted")
 
 
-class ManifestInvalid(DockerTorrentsError):
+class InputInvalid(DockerTorrentsError):
+    """What came from outside breaks its rules. `why` says which; `prefix` stands before it in the text."""
+
+    prefix: ClassVar[str] = ""
+
+    def __init__(self, why: str) -> None:
+        self.why = why
+        super().__init__(self.prefix + why)
+
+
+class ManifestInvalid(InputInvalid):
     """A manifest that contradicts its specification, or itself: nothing in it is trusted."""
 
     verdict = "set aside"
-
-    def __init__(self, why: str) -> None:
-        self.why = why
-        super().__init__(f"invalid manifest: {why}")
+    prefix = "invalid manifest: "
 
 
-class EventsMalformed(DockerTorrentsError):
+class EventsMalformed(InputInvalid):
     """A notification whose body is not an envelope of events."""
 
-    def __init__(self, why: str) -> None:
-        self.why = why
-        super().__init__(f"not an envelope of events: {why}")
+    prefix = "not an envelope of events: "
 
 
-class SwarmMessageInvalid(DockerTorrentsError):
+class SwarmMessageInvalid(InputInvalid):
     """A request or an answer of the swarm call that is not JSON, too long, or breaks a rule."""
 
-    def __init__(self, why: str) -> None:
-        self.why = why
-        super().__init__(f"invalid swarm message: {why}")
+    prefix = "invalid swarm message: "
 
 
-class EngineConfigInvalid(DockerTorrentsError):
+class EngineConfigInvalid(InputInvalid):
     """A file of a container engine that cannot be changed safely. `why` says what to do."""
 
-    def __init__(self, why: str) -> None:
-        self.why = why
-        super().__init__(why)
 
-
-class CapabilityInvalid(DockerTorrentsError):
+class CapabilityInvalid(InputInvalid):
     """A web seed's capability that does not open this layer, or has expired. `why` never holds it."""
 
-    def __init__(self, why: str) -> None:
-        self.why = why
-        super().__init__(f"the capability is {why}")
+    prefix = "the capability is "
 
 
 class AccessDenied(DockerTorrentsError):
@@ -259,37 +234,36 @@ class MetainfoMissing(DockerTorrentsError):
     verdict = "try again"
 
     def __init__(self, digest: str) -> None:
-        self.digest = digest
         super().__init__(f"no metainfo for {digest}")
 
 
-class StoreFailed(DockerTorrentsError):
+class LocalFailure(DockerTorrentsError):
+    """A store of this service's own cannot be used. `why` is the cause, `text` what is said of `where`."""
+
+    text: ClassVar[str]
+
+    def __init__(self, where: str, why: str) -> None:
+        self.why = why
+        super().__init__(f"{self.text.format(where=where)}: {why}")
+
+
+class StoreFailed(LocalFailure):
     """The metainfo could not be kept: a full disk, a bucket out of reach."""
 
     verdict = "try again"
-
-    def __init__(self, where: str, why: str) -> None:
-        self.where = where
-        self.why = why
-        super().__init__(f"metainfo store {where} failed: {why}")
+    text = "metainfo store {where} failed"
 
 
-class CacheFailed(DockerTorrentsError):
+class CacheFailed(LocalFailure):
     """A node's cache of layers cannot be used, or has no room. `where` is its directory."""
 
-    def __init__(self, where: str, why: str) -> None:
-        self.where = where
-        self.why = why
-        super().__init__(f"cache {where}: {why}")
+    text = "cache {where}"
 
 
-class PublishFailed(DockerTorrentsError):
+class PublishFailed(LocalFailure):
     """The tracker's whitelist file could not be written."""
 
-    def __init__(self, where: str, why: str) -> None:
-        self.where = where
-        self.why = why
-        super().__init__(f"{where} cannot be written: {why}")
+    text = "{where} cannot be written"
 
 
 class DatabaseError(DockerTorrentsError):
@@ -304,44 +278,38 @@ class DatabaseDown(DatabaseError):
     """
 
     verdict = "try again"
+    prefix: ClassVar[str] = "the database is down: "
 
     def __init__(self, why: str) -> None:
         self.why = why
-        super().__init__(self._message(why))
-
-    def _message(self, why: str) -> str:
-        return f"the database is down: {why}"
+        super().__init__(self.prefix + why)
 
 
 class LayersDropped(DatabaseDown):
     """Layers were dropped while they were being queued: the same transaction again queues them."""
 
+    prefix = ""
+
     def __init__(self) -> None:
         super().__init__("layers were dropped while they were being queued: try again")
-
-    def _message(self, why: str) -> str:
-        return why
 
 
 class DatabaseRefused(DatabaseDown):
     """The database is up and refuses this user. `why` is its message."""
 
-    def _message(self, why: str) -> str:
-        return f"the database is up, but refuses access: {why}"
+    prefix = "the database is up, but refuses access: "
 
 
 class DatabaseNotReady(DatabaseDown):
     """The database lacks a table, a column or a privilege. `why` says which."""
 
-    def _message(self, why: str) -> str:
-        return f"the database is not ready: {why}"
+    prefix = "the database is not ready: "
 
 
 class UnsupportedDatabase(DatabaseError, ValueError):
     """The database is neither PostgreSQL through psycopg2 nor a SQLite file."""
 
     def __init__(self, what: str) -> None:
-        self.what = what
         super().__init__(f"{what} is not supported: give postgresql:// or sqlite:///file")
 
 
@@ -355,8 +323,6 @@ class RbtorrentIdTaken(DatabaseError):
     verdict = "set aside"
 
     def __init__(self, digest: str, rbtorrent_id: str) -> None:
-        self.digest = digest
-        self.rbtorrent_id = rbtorrent_id
         super().__init__(f"{rbtorrent_id} of {digest} belongs to another layer already")
 
 
@@ -364,7 +330,6 @@ class TablesMissing(DatabaseError):
     """The tables `names`, which belong to another service, are not in this database."""
 
     def __init__(self, names: Sequence[str]) -> None:
-        self.names = list(names)
         super().__init__(
-            f"the database has no table {', '.join(self.names)}: db.url must name the registry's database"
+            f"the database has no table {', '.join(names)}: db.url must name the registry's database"
         )

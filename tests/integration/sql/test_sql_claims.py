@@ -183,9 +183,8 @@ def test_an_id_that_another_layer_has_is_a_clear_error(database: Database) -> No
     database.enqueue(A, B)
     first, second = database.claim(2)
     database.complete(first, rbtorrent_id="rbtorrent:same")
-    with pytest.raises(RbtorrentIdTaken, match=r"rbtorrent:same of sha256:.* belongs to another") as caught:
+    with pytest.raises(RbtorrentIdTaken, match=f"same of {second.digest} belongs to another") as caught:
         database.complete(second, rbtorrent_id="rbtorrent:same")
-    assert caught.value.digest == str(second.digest)
     # Nothing was written, and the layer can be put out of the way.
     assert database.set_aside(second, reason=str(caught.value))
     assert database.layer(second.digest).state == "set aside"
