@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from core.digest import Digest
-from core.errors import DigestMismatch, InvalidName, ManifestInvalid
+from core.errors import InvalidName, ManifestInvalid
 from core.layer import WhyNotBrewed, why_not_brewed
 from core.manifests.media_types import (
     ALL_MANIFESTS,
@@ -140,13 +140,6 @@ def parse_manifest(body: bytes, content_type: str) -> Image | Index | Other:
 def digest_of(body: bytes) -> Digest:
     """The digest of a manifest's bytes as they are."""
     return Digest(hashlib.sha256(body).hexdigest())
-
-
-def verify_digest(body: bytes, digest: Digest) -> None:
-    """Raises DigestMismatch unless `digest` is that of `body`."""
-    got = digest_of(body)
-    if got != digest:
-        raise DigestMismatch(str(digest), str(got))
 
 
 def _load(body: bytes) -> dict[str, Any]:
