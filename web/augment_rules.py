@@ -41,14 +41,6 @@ def requested_platform(explicit: str | None, default: str) -> Platform:
     return Platform.parse(explicit or default)
 
 
-def is_current(if_none_match: str | None, etag: str) -> bool:
-    """Whether If-None-Match contains `etag`: compared weakly (RFC 9110, 13.1.2), quoted or not, as
-    docker/distribution does.
-    """
-    tags = [tag.strip().removeprefix("W/").strip('"') for tag in (if_none_match or "").split(",")]
-    return tags == ["*"] or etag.strip('"') in tags
-
-
 def _accepts_indexes(accept: str) -> bool:
     for one in accept.lower().split(","):
         media_type, *parameters = (part.strip() for part in one.split(";"))

@@ -11,11 +11,12 @@ from core.access.access import Access
 from core.config.config import DockerRegistry
 from core.digest import Digest
 from core.errors import ManifestInvalid
+from core.http.byte_range import etag_matches
 from core.manifests.augment import brewable
 from core.manifests.platform import Platform
 from core.metrics import LAYERS
 from core.registry.client import RegistryClient
-from web.augment_rules import is_current, parse_path, requested_platform, wants_ids
+from web.augment_rules import parse_path, requested_platform, wants_ids
 from web.augmented import with_ids
 from web.errors import error
 from web.forwarding import end_to_end_headers, forwarded_headers, untouched
@@ -123,7 +124,7 @@ class ManifestHandler:
                     "layers queued on demand scope=%s digest=%s queued=%d", scope, manifest.digest, queued
                 )
         etag = f'"{augmented.digest}"'
-        if is_current(if_none_match, etag):
+        if etag_matches(if_none_match, etag):
             answer = bottle.HTTPResponse(b"", 304)
         else:
             answer = bottle.HTTPResponse(augmented.body, 200)

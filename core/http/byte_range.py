@@ -63,11 +63,12 @@ def range_holds(if_range: str | None, etag: str) -> bool:
 
 
 def etag_matches(if_none_match: str | None, etag: str) -> bool:
-    """Whether If-None-Match names `etag`, so that the answer is 304 (RFC 9110, 13.1.2: weak comparison)."""
-    if if_none_match is None:
-        return False
-    named = [one.strip().removeprefix("W/") for one in if_none_match.split(",")]
-    return etag in named or named == ["*"]
+    """Whether If-None-Match names `etag`, so that the answer is 304 (RFC 9110, 13.1.2: weak comparison).
+
+    Quoted or not, as docker/distribution takes it.
+    """
+    named = [one.strip().removeprefix("W/").strip('"') for one in (if_none_match or "").split(",")]
+    return named == ["*"] or etag.strip('"') in named
 
 
 def _number(digits: str) -> int:

@@ -9,7 +9,7 @@ from core.errors import InvalidName
 from core.manifests.media_types import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
 from core.manifests.platform import Platform
 from core.names import parse_reference, parse_scope
-from web.augment_rules import is_current, parse_path, requested_platform, wants_ids
+from web.augment_rules import parse_path, requested_platform, wants_ids
 
 DIGEST = Digest("a" * 64)
 
@@ -77,19 +77,6 @@ def test_a_query_that_says_neither_is_refused() -> None:
 @given(st.text())
 def test_no_accept_breaks_the_reading(accept: str) -> None:
     assert wants_ids("latest", accept, None) in (True, False)
-
-
-ETAG = '"sha256:abc"'
-
-
-@pytest.mark.parametrize("said", [ETAG, f"W/{ETAG}", "sha256:abc", f'"x", {ETAG}', "*", f'{ETAG},"x"'])
-def test_an_etag_that_is_named_is_current(said: str) -> None:
-    assert is_current(said, ETAG)
-
-
-@pytest.mark.parametrize("said", [None, "", '"sha256:abcd"', '"x"', '"*", "x"', "sha256"])
-def test_an_etag_that_is_not_named_is_not(said: str | None) -> None:
-    assert not is_current(said, ETAG)
 
 
 def test_the_platform_is_the_requested_or_the_configured_one() -> None:
