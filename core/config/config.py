@@ -6,7 +6,6 @@ file, the environment and reporting problems is core/config/file.py.
 
 from __future__ import annotations
 
-import re
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal
@@ -24,17 +23,17 @@ from core.config.addresses import (
     Port,
     RegistryHost,
     Url,
-    check_password,
     check_proxy,
     check_tracker,
     check_url,
 )
-from core.config.checks import SQLITE_FROM_FOLDER, FilePath, checked
+from core.config.checks import FilePath
+from core.config.database import Db, problems_of
 from core.config.jobs import Jobs, PlatformName
 from core.config.mirror import Mirror
 from core.config.numbers import Count, Seconds, Timeout, WholeSeconds
 from core.config.section import Section
-from core.config.template import check_template
+from core.config.template import check_template, matching, template
 from core.manifests.media_types import ALL_MANIFESTS
 
 _SECRET_LENGTH = 32
@@ -59,14 +58,6 @@ def _web_seed(value: str) -> str:
     return value
 
 
-def _hosts(value: object) -> object:
-    if isinstance(value, str):
-        value = [part.strip() for part in value.split(",")]
-    if not isinstance(value, list) or not value or not all(value):
-        raise ValueError("expected a host, or several separated by commas")
-    return value
-
-
 def _registry_url(*required: str) -> AfterValidator:
     """Return a validator of templates of the registry's URLs."""
 
@@ -79,38 +70,14 @@ def _registry_url(*required: str) -> AfterValidator:
     return AfterValidator(validate)
 
 
-def _template(*required: str) -> AfterValidator:
-    return AfterValidator(lambda value: check_template(value, required=set(required)))
-
-
-def _matching(pattern: str, expected: str) -> AfterValidator:
-    """Return a validator for texts of this pattern; `expected` describes it in words."""
-    compiled = re.compile(pattern)
-
-    def validate(value: str) -> str:
-        if not compiled.fullmatch(value):
-            raise ValueError(f"expected {expected}")
-        return value
-
-    return AfterValidator(validate)
-
-
 # As in boto3, without the names of AWS access points.
 BucketName = Annotated[
-    str, _matching(r"[A-Za-z0-9._-]{1,255}", "the name of a bucket: letters, digits, dots, - and _")
+    str, matching(r"[A-Za-z0-9._-]{1,255}", "the name of a bucket: letters, digits, dots, - and _")
 ]
 Region = Annotated[
-    str, _matching(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?", "a region such as us-east-1")
+    str, matching(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?", "a region such as us-east-1")
 ]
-TableName = Annotated[
-    str, _matching(r"[a-z_][a-z0-9_]{0,62}", "a table name: at most 63 lower-case letters, digits and _")
-]
-MappingTableName = Annotated[
-    str, _matching(r"[a-z_][a-z0-9_]{0,40}", "a table name: at most 41 lower-case letters, digits and _")
-]
-"""Shorter, as the names of other tables are made of it."""
-Namespace = Annotated[str, _matching(r"[A-Za-z0-9_.-]+", "letters, digits, dots, - and _")]
-DatabaseHost = Annotated[str, checked(lambda checks: checks.database_host)]
+Namespace = Annotated[str, matching(r"[A-Za-z0-9_.-]+", "letters, digits, dots, - and _")]
 
 
 def _loopback() -> list[Network]:
@@ -151,7 +118,7 @@ class DockerRegistry(Section):
 
 
 class Blackbox(Section):
-    url_template: Annotated[Url, _template("payload")]
+    url_template: Annotated[Url, template("payload")]
     scopes: str = Field(default="registry:use", min_length=1)
     connect_timeout: Timeout = 0.2
     read_timeout: Timeout = 0.5
@@ -159,7 +126,7 @@ class Blackbox(Section):
 
 
 class Mds(Section):
-    url_template: Annotated[Url, _template("payload")]
+    url_template: Annotated[Url, template("payload")]
     namespace: Namespace = "docker-registry"
     torrent_url: Annotated[str, AfterValidator(check_tracker)] | None = None
     connect_timeout: Timeout = 0.5
@@ -210,11 +177,6 @@ class Tls(Section):
     ca_file: FilePath | None = None
 
 
-def _database_url(value: SecretStr) -> SecretStr:
-    check_password(value.get_secret_value())
-    return value
-
-
 def _proxy_url(value: SecretStr) -> SecretStr:
     check_proxy(value.get_secret_value())
     return value
@@ -222,58 +184,6 @@ def _proxy_url(value: SecretStr) -> SecretStr:
 
 class Http(Section):
     proxy: Annotated[SecretStr, AfterValidator(_proxy_url)] | None = None
-
-
-DatabaseUrl = Annotated[SecretStr, AfterValidator(_database_url), checked(lambda checks: checks.database_url)]
-
-
-class Db(Section):
-    url: (
-        Annotated[
-            SecretStr,
-            AfterValidator(_database_url),
-            checked(lambda checks: checks.database_url),
-            SQLITE_FROM_FOLDER,
-        ]
-        | None
-    ) = None
-    database: str | None = None
-    username: str | None = None
-    password_file: FilePath | None = None
-    password: SecretStr | None = None
-    host: Annotated[list[DatabaseHost], BeforeValidator(_hosts)] | None = None
-    port: Port = 5432
-    table_name: MappingTableName = "rbtorrent_mapping"
-    old_table_name: TableName = "mds_keys_to_rbtorrents_mapping"
-    blob_path_template: Annotated[str, _template("short_digest", "full_digest")] = (
-        "/docker/registry/v2/blobs/sha256/{short_digest}/{full_digest}/data"
-    )
-    blob_path_digest_index: Annotated[int, Field(ge=0)] = 7
-    mfs_table: TableName = "mfs"
-    mds_table: TableName = "mds"
-    max_pool_size: Annotated[int, Field(ge=2, le=1000)] = 100
-    connect_timeout: Timeout = 2.0
-
-
-def _text(value: str | SecretStr) -> str:
-    return value.get_secret_value() if isinstance(value, SecretStr) else value
-
-
-def _problems_of(db: Db) -> list[str]:
-    problems = []
-    parts, index = db.blob_path_template.split("/"), db.blob_path_digest_index
-    if index >= len(parts) or parts[index] != "{full_digest}":
-        problems.append(
-            f"db.blob_path_digest_index is {index}, but element {index} of db.blob_path_template "
-            "(split at /) is not {full_digest}"
-        )
-    if db.url is None and db.host and not db.database:
-        problems.append("db.host is set, but db.database is missing")
-    if db.url is None and not db.host:
-        for key in ("database", "username", "password"):
-            if (value := getattr(db, key)) is not None and _text(value):
-                problems.append(f"db.{key} is set, but db.host is missing")
-    return problems
 
 
 class Config(Section):
@@ -314,7 +224,7 @@ class Config(Section):
             problems.append(
                 f"mirror.port and mirror.peer_port are both {self.mirror.port}, expected two ports"
             )
-        problems += _problems_of(self.db)
+        problems += problems_of(self.db)
         if self.application.public_url is None and any(
             "{public_url}" in template or "{capability}" in template
             for template in self.torrents.web_seeds or []

@@ -1,8 +1,11 @@
-"""URL and path templates of the configuration: `{name}` fields, and nothing else of str.format."""
+"""Texts of the configuration: patterns, and templates with `{name}` fields but nothing else of str.format."""
 
 from __future__ import annotations
 
+import re
 from string import Formatter
+
+from pydantic import AfterValidator
 
 
 def check_template(template: str, *, required: set[str], optional: frozenset[str] = frozenset()) -> str:
@@ -27,3 +30,20 @@ def check_template(template: str, *, required: set[str], optional: frozenset[str
     if missing:
         raise ValueError("lacks " + ", ".join(f"{{{field}}}" for field in sorted(missing)))
     return template
+
+
+def template(*required: str) -> AfterValidator:
+    """Return a validator for templates with these fields."""
+    return AfterValidator(lambda value: check_template(value, required=set(required)))
+
+
+def matching(pattern: str, expected: str) -> AfterValidator:
+    """Return a validator for texts of this pattern; `expected` describes it in words."""
+    compiled = re.compile(pattern)
+
+    def validate(value: str) -> str:
+        if not compiled.fullmatch(value):
+            raise ValueError(f"expected {expected}")
+        return value
+
+    return AfterValidator(validate)
