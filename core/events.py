@@ -1,4 +1,4 @@
-"""A registry's notifications: parse the body event by event, and plan what to queue.
+"""A registry's notifications: parse the body event by event (core/event_plan.py: what to queue).
 
 docker/distribution, docs/notifications: an envelope `{"events": [...]}`, in practice one event each time.
 A registry sends its events in order and repeats a refused one for ever, so whatever it may send in good faith
@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from core.digest import Digest
 from core.errors import EventsMalformed, InvalidName
-from core.layer import Layer, why_not_brewed
-from core.manifests.media_types import ALL_MANIFESTS, IMAGES
+from core.manifests.media_types import ALL_MANIFESTS
 from core.names import parse_scope
 
 MAX_REPORTED = 5
@@ -30,7 +29,6 @@ _MAX_SIZE = 2**63 - 1
 _BLOB_DIGEST = re.compile(r"sha256:[0-9a-f]{32,121}\Z")
 _SPACES = frozenset(" \t\n\r")
 _SPACE = re.compile(r"[ \t\n\r]+")
-_LAYER_MARKS = ("image.rootfs.diff", "image.layer.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,33 +63,6 @@ class Notification:
     odd: tuple[str, ...]
     deleted: tuple[Digest, ...] = ()
     more_odd: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class ManifestRef:
-    """A manifest in a repository, by digest."""
-
-    scope: str
-    digest: Digest
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What to write for a notification.
-
-    `known` are manifests whose layers are all among `layers`; `deleted` blobs should be looked for;
-    `malformed` are (digest, scope) of layers whose digest is not SHA-256. A layer's size is None if it is
-    unknown, or two events disagree.
-    """
-
-    layers: tuple[Layer, ...]
-    manifests: tuple[ManifestRef, ...]
-    known: tuple[ManifestRef, ...]
-    deleted: tuple[Digest, ...] = ()
-    malformed: tuple[tuple[str, str], ...] = ()
-
-    def __bool__(self) -> bool:
-        return bool(self.layers or self.malformed or self.manifests or self.deleted)
 
 
 def parse_events(body: bytes) -> Notification:
@@ -130,50 +101,6 @@ def parse_events(body: bytes) -> Notification:
     except ValueError as error:  # of the decoding, of JSON, and of numbers with thousands of digits
         raise EventsMalformed(f"not JSON: {str(error)[:80]}") from None
     return Notification(tuple(events), tuple(odd), tuple(deleted), skipped)
-
-
-def plan(notification: Notification, has_role: Callable[[str], bool]) -> Plan:
-    """Return what to queue, each thing once, in the order of the events.
-
-    `has_role` says whether a scope's pushes are brewed; it is called once per scope. For an image, the layers
-    among its references are queued; an index, and an image without references, are to be resolved. A blob is
-    queued if its media type is a layer's. Registries send application/octet-stream for layers and configs
-    alike: then the manifest's event decides.
-    """
-    roles: dict[str, bool] = {}
-    layers: dict[tuple[Digest, str], None] = {}
-    malformed: dict[tuple[str, str], None] = {}
-    sizes: dict[Digest, int | None] = {}
-    manifests: dict[ManifestRef, None] = {}
-    known: dict[ManifestRef, None] = {}
-    for event in notification.events:
-        if event.scope not in roles:
-            roles[event.scope] = has_role(event.scope)
-        if not roles[event.scope]:
-            continue
-        if event.media_type not in ALL_MANIFESTS:
-            named = _blob(event)
-        elif event.media_type in IMAGES and event.references is not None:
-            known[ManifestRef(event.scope, Digest.parse(event.digest))] = None
-            named = _layers(event.references)
-        else:
-            manifests[ManifestRef(event.scope, Digest.parse(event.digest))] = None
-            named = []
-        for name, size in named:
-            try:
-                digest = Digest.parse(name)
-            except InvalidName:
-                malformed[name, event.scope] = None
-                continue
-            layers[digest, event.scope] = None
-            sizes[digest] = size if sizes.get(digest, size) == size else None
-    return Plan(
-        tuple(Layer(digest, (scope,), sizes[digest]) for digest, scope in layers),
-        tuple(manifest for manifest in manifests if manifest not in known),
-        tuple(known),
-        notification.deleted,
-        tuple(malformed),
-    )
 
 
 def _iterate_events(text: str) -> Iterator[Any]:
@@ -290,28 +217,6 @@ def _reference(value: Any) -> Reference:
     media_type = _media_type(value.get("mediaType"))
     digest, size = Digest.parse(value.get("digest")), _size(value.get("size"))
     return Reference(media_type, digest, size, has_urls=bool(value.get("urls")))
-
-
-def _layers(references: tuple[Reference, ...]) -> list[tuple[str, int | None]]:
-    """Return the layers among an image's references, whose first is the config, each with its size."""
-    first, *others = references
-    named = [first, *others] if _is_layer_type(first.media_type) else others
-    return [
-        (str(one.digest), one.size)
-        for one in named
-        if why_not_brewed(one.media_type, one.size, has_urls=one.has_urls) is None
-    ]
-
-
-def _blob(event: Event) -> list[tuple[str, int | None]]:
-    """Return the blob and its size, if its media type is that of a layer to brew."""
-    if not _is_layer_type(event.media_type) or why_not_brewed(event.media_type, event.size) is not None:
-        return []
-    return [(event.digest, event.size)]
-
-
-def _is_layer_type(media_type: str) -> bool:
-    return any(mark in media_type for mark in _LAYER_MARKS)
 
 
 def _media_type(value: Any) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from sqlalchemy import Engine
 
 from core.errors import DatabaseDown
-from core.events import Plan
+from core.event_plan import Plan
 from sql.clock import Clock, database_time
 from sql.enqueue import enqueue_layers
 from sql.manifests import enqueue_manifests, mark_new_seen
@@ -75,8 +75,8 @@ class EventWriter:
     def _write(self, plans: Sequence[Plan]) -> None:
         layers = [layer for plan in plans for layer in plan.layers]
         malformed = [layer for plan in plans for layer in plan.malformed]
-        manifests = [(one.scope, one.digest) for plan in plans for one in plan.manifests]
-        known = [(one.scope, one.digest) for plan in plans for one in plan.known]
+        manifests = [manifest for plan in plans for manifest in plan.manifests]
+        known = [manifest for plan in plans for manifest in plan.known]
         deleted = [digest for plan in plans for digest in plan.deleted]
         with transaction(self._engine) as connection:
             now = self._clock(connection)

@@ -9,7 +9,8 @@ from pathlib import Path
 import bottle
 
 from core.errors import DatabaseDown, EventsMalformed
-from core.events import parse_events, plan
+from core.event_plan import plan
+from core.events import parse_events
 from core.logs import OutageLog
 from core.metrics import EVENTS
 from core.wake import wake

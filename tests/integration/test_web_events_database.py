@@ -12,7 +12,7 @@ import sqlalchemy as sa
 import web.event_writer
 from core.digest import Digest
 from core.errors import DatabaseDown
-from core.events import Plan
+from core.event_plan import Plan
 from core.layer import Layer
 from sql.transaction import transaction
 from tests.notifications import A, B, C, envelope, layer_event

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.digest import Digest
-from core.events import ManifestRef, Plan, parse_events, plan
+from core.event_plan import Plan, plan
+from core.events import parse_events
 from core.layer import Layer
 from core.manifests.media_types import (
     ALL_MANIFESTS,
@@ -57,15 +58,13 @@ def test_of_a_real_registrys_events_only_the_pushed_manifest_counts() -> None:
     lines = (FIXTURES / "registry-2.8.2-events.jsonl").read_bytes().splitlines()
     plans = [plan(parse_events(line), lambda scope: True) for line in lines]
     manifest = Digest.parse("sha256:8a49458ea4dad7f7d17c1454ea92fece474d8df2e5b7d62b27f1acc9bf484ab6")
-    assert [one for one in plans if one] == [Plan((), (ManifestRef("library/test", manifest),), ())]
+    assert [one for one in plans if one] == [Plan((), (("library/test", manifest),), ())]
 
 
 @pytest.mark.parametrize("action", ["push", "mount"])
 @pytest.mark.parametrize("media_type", ALL_MANIFESTS)
 def test_a_manifest_without_references_is_queued_for_resolving(action: str, media_type: str) -> None:
-    assert planned(event(action, mediaType=media_type)) == Plan(
-        (), (ManifestRef("library/test", Digest.parse(A)),), ()
-    )
+    assert planned(event(action, mediaType=media_type)) == Plan((), (("library/test", Digest.parse(A)),), ())
 
 
 @pytest.mark.parametrize("media_type", [DOCKER_MANIFEST, OCI_MANIFEST])
@@ -77,19 +76,19 @@ def test_an_images_references_queue_its_layers_but_not_its_config(media_type: st
         Layer(Digest.parse(D), ("library/test",), 7),
     )
     assert wanted.manifests == ()
-    assert wanted.known == (ManifestRef("library/test", Digest.parse(A)),)
+    assert wanted.known == (("library/test", Digest.parse(A)),)
 
 
 @pytest.mark.parametrize("media_type", [DOCKER_LIST, OCI_INDEX])
 def test_a_list_with_references_is_still_resolved(media_type: str) -> None:
     wanted = planned(event(mediaType=media_type, references=[reference(B, DOCKER_MANIFEST)]))
-    assert wanted == Plan((), (ManifestRef("library/test", Digest.parse(A)),), ())
+    assert wanted == Plan((), (("library/test", Digest.parse(A)),), ())
 
 
 def test_a_reference_that_cannot_be_read_sends_the_manifest_to_be_resolved() -> None:
     for broken in [reference(C) | {"digest": "../../etc"}, 7, None, {}]:
         wanted = planned(event(references=[reference(B, DOCKER_CONFIG), broken]))
-        assert wanted == Plan((), (ManifestRef("library/test", Digest.parse(A)),), ())
+        assert wanted == Plan((), (("library/test", Digest.parse(A)),), ())
 
 
 @pytest.mark.parametrize(
@@ -214,7 +213,7 @@ def test_an_invalid_size_leaves_the_size_unknown(size: Any) -> None:
 def test_events_sent_twice_queue_a_layer_once() -> None:
     wanted = planned(*[event(mediaType=DOCKER_LAYER)] * 3, *[event(digest=B)] * 3)
     assert wanted == Plan(
-        (Layer(Digest.parse(A), ("library/test",), 954),), (ManifestRef("library/test", Digest.parse(B)),), ()
+        (Layer(Digest.parse(A), ("library/test",), 954),), (("library/test", Digest.parse(B)),), ()
     )
 
 
@@ -241,5 +240,5 @@ def test_roles_are_queried_once_a_scope() -> None:
 @given(st.permutations([event(mediaType=DOCKER_LAYER), event(digest=B), event("pull"), event(digest=B)]))
 def test_the_order_of_events_does_not_matter(events: list[Any]) -> None:
     assert planned(*events) == Plan(
-        (Layer(Digest.parse(A), ("library/test",), 954),), (ManifestRef("library/test", Digest.parse(B)),), ()
+        (Layer(Digest.parse(A), ("library/test",), 954),), (("library/test", Digest.parse(B)),), ()
     )

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.errors import EventsMalformed
-from core.events import parse_events, plan
+from core.event_plan import plan
+from core.events import parse_events
 from tests.notifications import A, B, any_events
 
 
@@ -94,6 +95,6 @@ def test_any_events_queue_only_true_digests_of_scopes_with_the_role(events: list
         assert layer.digest in (A, B)
         assert layer.scope == "library/test"
         assert layer.size is None or 0 < layer.size < 2**63
-    assert {manifest.scope for manifest in (*wanted.manifests, *wanted.known)} <= {"library/test"}
+    assert {scope for scope, _ in (*wanted.manifests, *wanted.known)} <= {"library/test"}
     assert not set(wanted.manifests) & set(wanted.known)
     assert len(set(wanted.layers)) == len({layer.digest for layer in wanted.layers})
