@@ -30,7 +30,7 @@ from core.metrics import BREW_SECONDS, BREWED_BYTES, BREWS, PUSH_TO_ID_SECONDS
 from core.torrents.brewing import Brewed, brew_layer
 from core.torrents.store import MetainfoStore
 from jobs.held_locks import HeldLocks
-from sql.claims import Claim, complete_layer, retry_layer, set_aside_layer
+from sql.claims import Claim, complete_layer, fail_layer
 from sql.clock import Clock, database_time
 from sql.history import Brews
 from sql.layers import newest_brewed
@@ -289,14 +289,12 @@ class LayerBrewer:
 
         def record(connection: Connection, held: Claim) -> bool:
             now = settings.clock(connection)
-            if last:
-                return set_aside_layer(connection, settings.tables, held, reason=reason, now=now)
-            return retry_layer(
+            return fail_layer(
                 connection,
                 settings.tables,
                 held,
                 reason=reason,
-                next_try=now + delay,
+                next_try=None if last else now + delay,
                 now=now,
                 forget_size=forget_size,
             )

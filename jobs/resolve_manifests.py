@@ -18,11 +18,10 @@ from sql.manifests import (
     DueManifest,
     count_manifests,
     due_manifests,
+    fail_manifest,
     finish_manifest,
     mark_seen,
-    retry_manifest,
     seen_manifests,
-    set_aside_manifest,
 )
 from sql.tables import Priority
 from sql.transaction import reading, transaction
@@ -177,13 +176,9 @@ class _Run:
             attempts,
             reason,
         )
+        last = final or attempts >= self._service.config.brewer.max_attempts
         with transaction(self._engine) as connection:
-            if final or attempts >= self._service.config.brewer.max_attempts:
-                set_aside_manifest(connection, self._tables, due.scope, due.digest, reason=reason)
-                self.summary.set_aside += 1
-            else:
-                next_try = self._service.now(connection) + delay_after(attempts)
-                retry_manifest(
-                    connection, self._tables, due.scope, due.digest, reason=reason, next_try=next_try
-                )
-                self.summary.put_off += 1
+            next_try = None if last else self._service.now(connection) + delay_after(attempts)
+            fail_manifest(connection, self._tables, due.scope, due.digest, reason=reason, next_try=next_try)
+        self.summary.set_aside += last
+        self.summary.put_off += not last

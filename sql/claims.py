@@ -1,4 +1,4 @@
-"""Claims on layers: claim, renew, complete, retry later, set aside, give back, and release stale locks.
+"""Claims on layers: claim, renew, complete, fail, give back.
 
 A lock is the time in `brew_lock`, which is also the fencing token: its holder can write only while the row
 still has that time. A brewer that was away too long finds its token replaced, and writes nothing.
@@ -219,32 +219,7 @@ def _completing(tables: Tables) -> _Completing:
     )
 
 
-def retry_layer(
-    connection: sa.Connection,
-    tables: Tables,
-    claim: Claim,
-    *,
-    reason: str,
-    next_try: int,
-    now: int,
-    forget_size: bool = False,
-) -> bool:
-    """Count the failure and retry the layer from `next_try`. Return False if the lock was lost.
-
-    `forget_size` clears the size that a descriptor gave for it.
-    """
-    size = {"size": None} if forget_size else {}
-    return _fail(connection, tables, claim, reason=reason, next_try=max(next_try, 0), now=now, **size)
-
-
-def set_aside_layer(
-    connection: sa.Connection, tables: Tables, claim: Claim, *, reason: str, now: int
-) -> bool:
-    """Set the layer aside until an operator retries it. Return False if the lock was lost."""
-    return _fail(connection, tables, claim, reason=reason, next_try=None, now=now)
-
-
-def _fail(
+def fail_layer(
     connection: sa.Connection,
     tables: Tables,
     claim: Claim,
@@ -252,34 +227,27 @@ def _fail(
     reason: str,
     next_try: int | None,
     now: int,
-    **values: object,
+    forget_size: bool = False,
 ) -> bool:
-    if not _unlock(connection, tables, claim):
+    """Count the failure. Return False, with nothing written, if the lock was lost.
+
+    The layer is retried from `next_try`; if that is None, it is set aside until an operator retries it.
+    `forget_size` clears the size that a descriptor gave for it.
+    """
+    if not _relock(connection, tables, [claim], lock=None):
         return False
-    attempts = tables.queue.c.attempts + 1
     write_queue(
         connection,
         tables,
         [claim.digest],
-        attempts=attempts,
+        attempts=tables.queue.c.attempts + 1,
         reason=one_line(reason),
-        next_try=next_try,
+        next_try=None if next_try is None else max(next_try, 0),
         claimed=None,
-        **values,
+        **({"size": None} if forget_size else {}),
     )
     record_failures(connection, tables, [claim.digest], now=now)
     return True
-
-
-def _unlock(connection: sa.Connection, tables: Tables, claim: Claim) -> bool:
-    """Unlock the claim's row, if it still has the claim's token."""
-    mapping = tables.mapping
-    held = (
-        mapping.c.digest == str(claim.digest),
-        mapping.c.brew_lock == claim.token,
-        mapping.c.brewed.is_(None),
-    )
-    return connection.execute(sa.update(mapping).where(*held).values(brew_lock=None)).rowcount == 1
 
 
 def _relock(

@@ -111,18 +111,26 @@ def finish_manifest(connection: sa.Connection, tables: Tables, scope: str, diges
     return connection.execute(sa.delete(tables.manifest).where(_is(tables, scope, digest))).rowcount == 1
 
 
-def retry_manifest(
-    connection: sa.Connection, tables: Tables, scope: str, digest: Digest, *, reason: str, next_try: int
+def fail_manifest(
+    connection: sa.Connection,
+    tables: Tables,
+    scope: str,
+    digest: Digest,
+    *,
+    reason: str,
+    next_try: int | None,
 ) -> bool:
-    """Count a failure and retry from `next_try`. Return False if the manifest is not there."""
-    return _fail(connection, tables, scope, digest, reason=reason, next_try=next_try)
+    """Count a failure. Return False if the manifest is not there.
 
-
-def set_aside_manifest(
-    connection: sa.Connection, tables: Tables, scope: str, digest: Digest, *, reason: str
-) -> bool:
-    """Set a manifest aside until it is retried or pushed again. Return False if it is not there."""
-    return _fail(connection, tables, scope, digest, reason=reason, next_try=None)
+    It is retried from `next_try`; if that is None, it is set aside until an operator retries it, or a push does.
+    """
+    manifest = tables.manifest
+    failed = (
+        sa.update(manifest)
+        .where(_is(tables, scope, digest))
+        .values(attempts=manifest.c.attempts + 1, reason=one_line(reason), next_try=next_try)
+    )
+    return connection.execute(failed).rowcount == 1
 
 
 def count_manifests(connection: sa.Connection, tables: Tables) -> ManifestCounts:
@@ -213,24 +221,6 @@ def forget_seen(connection: sa.Connection, tables: Tables, *, older_than: int, l
     )
     is_old = sa.tuple_(seen.c.scope, seen.c.digest).in_(sa.select(old.c.scope, old.c.digest))
     return len(connection.scalars(sa.delete(seen).where(is_old).returning(seen.c.digest)).all())
-
-
-def _fail(
-    connection: sa.Connection,
-    tables: Tables,
-    scope: str,
-    digest: Digest,
-    *,
-    reason: str,
-    next_try: int | None,
-) -> bool:
-    manifest = tables.manifest
-    failed = (
-        sa.update(manifest)
-        .where(_is(tables, scope, digest))
-        .values(attempts=manifest.c.attempts + 1, reason=one_line(reason), next_try=next_try)
-    )
-    return connection.execute(failed).rowcount == 1
 
 
 def _is(tables: Tables, scope: str, digest: Digest) -> sa.ColumnElement[bool]:

@@ -14,10 +14,9 @@ from sql.claims import (
     Claim,
     claim_layers,
     complete_layer,
+    fail_layer,
     renew_locks,
-    retry_layer,
     return_layers,
-    set_aside_layer,
 )
 from sql.enqueue import adopt_layers, enqueue_layers
 from sql.layers import LayerRecord, find_layer
@@ -114,11 +113,11 @@ class Database:
         self, claim: Claim, *, reason: str = "the source is slow", next_try: int = NOW, now: int = NOW
     ) -> bool:
         with transaction(self.engine) as connection:
-            return retry_layer(connection, self.tables, claim, reason=reason, next_try=next_try, now=now)
+            return fail_layer(connection, self.tables, claim, reason=reason, next_try=next_try, now=now)
 
     def set_aside(self, claim: Claim, *, reason: str = "no blob there", now: int = NOW) -> bool:
         with transaction(self.engine) as connection:
-            return set_aside_layer(connection, self.tables, claim, reason=reason, now=now)
+            return fail_layer(connection, self.tables, claim, reason=reason, next_try=None, now=now)
 
     def return_claims(self, claims: Iterable[Claim]) -> int:
         with transaction(self.engine) as connection:

@@ -10,13 +10,12 @@ from sql.manifests import (
     count_manifests,
     due_manifests,
     enqueue_manifests,
+    fail_manifest,
     finish_manifest,
     forget_seen,
     mark_new_seen,
     mark_seen,
-    retry_manifest,
     seen_manifests,
-    set_aside_manifest,
 )
 from sql.scopes import Role, grant_role, list_roles, revoke_role
 from sql.set_aside import drop_manifests, retry_failed_manifests
@@ -69,8 +68,8 @@ def test_recording_a_manifest_again_may_only_make_it_more_urgent(database: Datab
 def test_a_failed_manifest_comes_back_in_time(database: Database) -> None:
     _enqueue(database, ("a", A))
     with transaction(database.engine) as connection:
-        assert retry_manifest(connection, database.tables, "a", A, reason="slow", next_try=NOW + 30)
-        assert not retry_manifest(connection, database.tables, "a", B, reason="slow", next_try=NOW)
+        assert fail_manifest(connection, database.tables, "a", A, reason="slow", next_try=NOW + 30)
+        assert not fail_manifest(connection, database.tables, "a", B, reason="slow", next_try=NOW)
     assert _due(database, now=NOW + 29) == []
     assert _due(database, now=NOW + 30) == [DueManifest("a", A, Priority.PUSHED, 1)]
 
@@ -78,7 +77,7 @@ def test_a_failed_manifest_comes_back_in_time(database: Database) -> None:
 def test_a_failed_manifest_is_due_at_once_when_it_is_pushed_again(database: Database) -> None:
     _enqueue(database, ("a", A))
     with transaction(database.engine) as connection:
-        assert retry_manifest(connection, database.tables, "a", A, reason="slow", next_try=NOW + 30)
+        assert fail_manifest(connection, database.tables, "a", A, reason="slow", next_try=NOW + 30)
     assert _enqueue(database, ("a", A), now=NOW + 5) == 0
     assert _due(database, now=NOW + 5) == [DueManifest("a", A, Priority.PUSHED, 1)]
     assert _enqueue(database, ("a", A), now=NOW + 7) == 0
@@ -96,8 +95,8 @@ def test_a_finished_manifest_leaves_the_table(database: Database) -> None:
 def test_a_manifest_set_aside_is_retried_when_pushed_again(database: Database) -> None:
     _enqueue(database, ("a", A), ("a", B))
     with transaction(database.engine) as connection:
-        assert set_aside_manifest(connection, database.tables, "a", A, reason="not there")
-        assert set_aside_manifest(connection, database.tables, "a", B, reason="not there")
+        assert fail_manifest(connection, database.tables, "a", A, reason="not there", next_try=None)
+        assert fail_manifest(connection, database.tables, "a", B, reason="not there", next_try=None)
     assert _due(database, now=NOW + 10**6) == []
     assert _counts(database) == ManifestCounts(waiting=0, set_aside=2)
     assert _enqueue(database, ("a", A), priority=Priority.BACKFILLED) == 1
@@ -117,7 +116,7 @@ def three_set_aside(database: Database) -> Database:
             ("b", A, "no such"),
             ("a", B, "Not a manifest: 5%"),
         ):
-            assert set_aside_manifest(connection, database.tables, scope, digest, reason=reason)
+            assert fail_manifest(connection, database.tables, scope, digest, reason=reason, next_try=None)
     return database
 
 

@@ -11,7 +11,7 @@ from jobs.queue_status import status_lines
 from jobs.show import layer_lines
 from sql.layers import MOST_SCOPES, find_layer, find_layers, known_layers, list_scopes
 from sql.legacy_ids import LegacyId, adopt_legacy_ids
-from sql.manifests import enqueue_manifests, set_aside_manifest
+from sql.manifests import enqueue_manifests, fail_manifest
 from sql.status import count_waiting
 from sql.tables import Priority
 from sql.transaction import reading, transaction
@@ -145,7 +145,7 @@ def test_manifests_set_aside_are_counted_by_reason(database: Database) -> None:
         manifests = [("team/a", digest) for digest in (A, B, C, D)]
         enqueue_manifests(connection, tables, manifests, priority=Priority.PUSHED, now=NOW)
         for digest, reason in ((A, f"registry has no {A}"), (B, f"registry has no {B}"), (C, "not JSON")):
-            set_aside_manifest(connection, tables, "team/a", digest, reason=reason)
+            fail_manifest(connection, tables, "team/a", digest, reason=reason, next_try=None)
     manifests_told = database.status().manifests
     assert manifests_told.waiting == 1
     assert list(manifests_told.set_aside.items()) == [("registry has no sha256:…", 2), ("not JSON", 1)]
