@@ -122,7 +122,7 @@ def fail_manifest(
 ) -> bool:
     """Count a failure. Return False if the manifest is not there.
 
-    It is retried from `next_try`; if that is None, it is set aside until an operator retries it, or a push does.
+    It is retried from `next_try`, or set aside if that is None.
     """
     manifest = tables.manifest
     failed = (

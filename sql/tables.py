@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from enum import IntEnum
 
 import sqlalchemy as sa
-
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
-# PostgreSQL cuts longer names off (NAMEDATALEN), and two of ours could become one.
-_LONGEST_NAME = 63
-_LONGEST_SUFFIX = len("_brew_lock_compare")
 
 # `next_try` of a layer that may be claimed at once. It is never a bound parameter: SQLite uses a partial
 # index only where the statement holds the index's own constant.
@@ -67,11 +61,8 @@ def build_tables(
 ) -> Tables:
     """Return the tables under these names. Ours derive from `mapping`, so installations can share a database.
 
-    Raises ValueError for a name that is not a plain identifier, or too long to derive others from.
+    The configuration admits no names but plain ones that are short enough (core/config/database.py).
     """
-    _check_name(mapping, _LONGEST_NAME - _LONGEST_SUFFIX)
-    for name in (old, mfs, mds):
-        _check_name(name, _LONGEST_NAME)
     ours, theirs = sa.MetaData(), sa.MetaData()
     return Tables(
         metadata=ours,
@@ -90,13 +81,6 @@ def build_tables(
         mfs=_mfs(mfs, theirs),
         mds=_mds(mds, theirs),
     )
-
-
-def _check_name(name: str, longest: int) -> None:
-    if not _NAME.match(name):
-        raise ValueError(f"{name!r} is not a table's name: expected letters, digits and _")
-    if len(name) > longest:
-        raise ValueError(f"{name!r} is too long for a table's name here: at most {longest} characters")
 
 
 def _mapping(name: str, metadata: sa.MetaData) -> sa.Table:
