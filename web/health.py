@@ -80,7 +80,7 @@ class Dependencies:
         return f"{self._engine.dialect.name} answers"
 
     def _ping_registry(self) -> str:
-        answer = self._registry.forward("GET", None, "", {}, seconds=LIMIT_SECONDS)
+        answer = self._registry.forward("GET", self._registry.urls.base, {}, seconds=LIMIT_SECONDS)
         # 401 asks for credentials, which this app has none of: callers bring theirs.
         if answer.status not in (200, 401):
             raise BadAnswer(str(answer.target), f"status {answer.status}")

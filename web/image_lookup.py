@@ -55,7 +55,9 @@ def find_image(
     none.
     """
     until = time.monotonic() + seconds
-    first = answer = registry.forward("GET", scope, reference, headers, seconds=seconds)
+    first = answer = registry.forward(
+        "GET", registry.urls.manifest(scope, reference), headers, seconds=seconds
+    )
     digest: Digest | None = reference if isinstance(reference, Digest) else None
     depth, requests = 1, 1
     left: list[tuple[Digest, int]] = []
@@ -86,7 +88,7 @@ def find_image(
         if left_seconds <= 0:
             log.warning("index not read in time url=%s seconds=%g", first.target, seconds)
             raise TimedOut(str(first.target), seconds)
-        answer = registry.forward("GET", scope, digest, headers, seconds=left_seconds)
+        answer = registry.forward("GET", registry.urls.manifest(scope, digest), headers, seconds=left_seconds)
     if refused is not None:
         return refused
     raise NoImage

@@ -57,7 +57,9 @@ class ManifestHandler:
     def ping(self) -> bottle.HTTPResponse:
         """Answer `/v2/` with the registry's answer, for its challenge."""
         method = bottle.request.method
-        answer = self._registry.forward(method, None, "", forwarded_headers(request_headers()))
+        answer = self._registry.forward(
+            method, self._registry.urls.base, forwarded_headers(request_headers())
+        )
         return untouched(answer, head=method == "HEAD")
 
     def head(self, rest: str) -> bottle.HTTPResponse:
@@ -67,7 +69,8 @@ class ManifestHandler:
             return _not_found()
         headers = request_headers()
         self._access.admit(headers)
-        return untouched(self._registry.forward("HEAD", *named, forwarded_headers(headers)), head=True)
+        url = self._registry.urls.manifest(*named)
+        return untouched(self._registry.forward("HEAD", url, forwarded_headers(headers)), head=True)
 
     def get(self, rest: str) -> bottle.HTTPResponse:
         """Answer with the manifest, augmented or untouched (web/augment_rules.py)."""
@@ -83,7 +86,8 @@ class ManifestHandler:
         if augment:
             answer = self._with_ids(scope, reference, headers, platform)
         else:
-            answer = untouched(self._registry.forward("GET", scope, reference, forwarded_headers(headers)))
+            url = self._registry.urls.manifest(scope, reference)
+            answer = untouched(self._registry.forward("GET", url, forwarded_headers(headers)))
         if not explicit and not isinstance(reference, Digest):
             # Accept decided whether to add ids.
             answer.add_header("Vary", "Accept")

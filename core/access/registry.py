@@ -36,7 +36,7 @@ class RegistryAccess:
     def may_pull(self, scope: str, digest: Digest, authorization: str | None) -> None:
         """See Access. A redirect to the storage is a yes: the registry redirects only callers with access."""
         headers = {} if authorization is None else {"Authorization": authorization}
-        answer = self._registry.forward_blob_head(scope, digest, headers)
+        answer = self._registry.forward("HEAD", self._registry.urls.blob(scope, digest), headers)
         if (answer.status == 200 and not is_html(answer.headers)) or leads_to_storage(answer, digest):
             return
         if answer.status not in _SAYINGS:

@@ -23,7 +23,7 @@ from core.http.failures import FAILURES, SPEAKS_TLS, as_remote_error, is_hang_up
 from core.http.headers import Headers
 from core.http.stream import HttpStream
 from core.http.tls import system_store
-from core.http.url import Target, parse_url
+from core.http.url import Target, target_of
 from core.logs import current_request_id
 from core.metrics import WAIT_SECONDS
 
@@ -70,14 +70,12 @@ class HttpClient:
         read_timeout: float,
         *,
         pool_size: int = 64,
-        user_agent: str = "docker-torrents",
         ca_bundle: str | None = None,
         proxy: str | None = None,
         resource: str | None = None,
     ) -> None:
         self._connect_timeout = connect_timeout
         self._read_timeout = read_timeout
-        self._user_agent = user_agent
         self._resource = resource
         self._ca_bundle = ca_bundle or system_store()
         self._proxies = {"http": proxy, "https": proxy} if proxy else None
@@ -146,10 +144,7 @@ class HttpClient:
         follow: bool,
     ) -> HttpStream:
         until = time.monotonic() + seconds
-        try:
-            target = parse_url(url)
-        except ValueError as error:
-            raise BadAnswer("invalid URL", str(error)) from None
+        target = target_of(url)
         sent = self._headers(headers, follow)
         seen = {target}
         while True:
@@ -171,7 +166,7 @@ class HttpClient:
             target = next_target
 
     def _headers(self, headers: Mapping[str, str] | None, follow: bool) -> dict[str, str]:
-        sent = {"Accept-Encoding": "identity", "User-Agent": self._user_agent}
+        sent = {"Accept-Encoding": "identity", "User-Agent": "docker-torrents"}
         if (identity := current_request_id()) is not None:
             sent["X-Request-Id"] = identity
         for name, value in (headers or {}).items():

@@ -76,6 +76,14 @@ def parse_url(url: str) -> Target:
     return _parse(url) if "?" in url else _parse_kept(url)
 
 
+def target_of(url: str, where: str = "request") -> Target:
+    """The target of a URL to ask. Raises BadAnswer, which says `where` it comes from, for an invalid one."""
+    try:
+        return parse_url(url)
+    except ValueError as error:
+        raise BadAnswer(where, f"invalid URL: {error}") from None
+
+
 def _parse(url: str) -> Target:
     if _NOT_PRINTABLE.search(url):
         raise ValueError("it has characters that no URL may have")

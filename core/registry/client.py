@@ -8,7 +8,7 @@ caller's request through (`forward`), for the web app.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from copy import copy
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -18,7 +18,7 @@ from core.digest import Digest
 from core.errors import NO_ANSWER, BadAnswer, InvalidName, NotFound, Refused, RemoteError, Unavailable
 from core.http.client import HttpAnswer, HttpClient
 from core.http.stream import HttpStream
-from core.http.url import parse_url
+from core.http.url import parse_url, target_of
 from core.logs import OutageLog
 from core.manifests.manifest import digest_of
 from core.manifests.media_types import ALL_MANIFESTS, DOCKER_SCHEMA1, DOCKER_SCHEMA1_SIGNED
@@ -36,6 +36,7 @@ MANIFEST_LIMIT = 4 * 1024 * 1024
 """Bytes: what docker/distribution itself takes for a manifest at most."""
 
 _ERROR_LIMIT = 64 * 1024
+_ACCEPT = {"Accept": ", ".join(ALL_MANIFESTS)}
 _SCHEMA1 = (DOCKER_SCHEMA1, DOCKER_SCHEMA1_SIGNED)
 _CATALOG_SCOPE = "registry:catalog:*"
 
@@ -83,13 +84,10 @@ class RegistryClient:
         paced._pace = pace  # noqa: SLF001 - a copy of this object
         return paced
 
-    def fetch_manifest(
-        self, scope: str, reference: str | Digest, *, accept: Sequence[str] = ALL_MANIFESTS
-    ) -> FetchedManifest:
+    def fetch_manifest(self, scope: str, reference: str | Digest) -> FetchedManifest:
         """The manifest that a tag or a digest names; by digest, its bytes are checked against it."""
-        headers = {"Accept": ", ".join(accept)}
         what = _manifest_name(scope, reference)
-        answer = self._ask("GET", self.urls.manifest(scope, reference), _pull(scope), what, headers)
+        answer = self._ask("GET", self.urls.manifest(scope, reference), _pull(scope), what, _ACCEPT)
         where = str(answer.target)
         media_type = (answer.headers.get("Content-Type") or "").partition(";")[0].strip().lower()
         digest = digest_of(answer.body)
@@ -100,12 +98,11 @@ class RegistryClient:
             digest = expected
         return FetchedManifest(digest, media_type, answer.body)
 
-    def head_manifest(self, scope: str, tag: str, *, accept: Sequence[str] = ALL_MANIFESTS) -> Digest:
+    def head_manifest(self, scope: str, tag: str) -> Digest:
         """The digest that a tag leads to now, without its manifest where the registry is able to."""
-        headers = {"Accept": ", ".join(accept)}
         what = _manifest_name(scope, tag)
         try:
-            answer = self._ask("HEAD", self.urls.manifest(scope, tag), _pull(scope), what, headers)
+            answer = self._ask("HEAD", self.urls.manifest(scope, tag), _pull(scope), what, _ACCEPT)
         except Refused as error:
             if error.status != 405:
                 raise
@@ -113,7 +110,7 @@ class RegistryClient:
             digest = _digest_header(answer)
             if digest is not None:
                 return digest
-        return self.fetch_manifest(scope, tag, accept=accept).digest
+        return self.fetch_manifest(scope, tag).digest
 
     def list_tags(self, scope: str) -> Iterator[str]:
         """The tags of a repository, page by page, in the registry's order. What is no tag is left out."""
@@ -179,27 +176,26 @@ class RegistryClient:
         return f"{answer.target} answers ({version[:80]})"
 
     def forward(
-        self,
-        method: str,
-        scope: str | None,
-        reference: str | Digest,
-        headers: Mapping[str, str],
-        *,
-        seconds: float | None = None,
+        self, method: str, url: str, headers: Mapping[str, str], *, seconds: float | None = None
     ) -> HttpAnswer:
-        """The registry's own answer, of any status, to a caller's GET or HEAD of a manifest.
+        """The registry's own answer, of any status, to a caller's GET or HEAD of `url`, one of `urls`.
 
-        With `scope` None it is that to `/v2/`. The caller's `headers` go along, ours do not: no
-        credentials of ours, and redirects are the caller's to follow. A `Host` among them goes along to a
-        registry that has no host name of its own (core/registry/urls.py). The answer has to be here within
-        `seconds` (by default both time-outs together). A registry that does not answer is logged.
+        The caller's `headers` go along, ours do not: no credentials of ours, and redirects are the caller's
+        to follow. A `Host` among them goes along to a registry that has no host name of its own
+        (core/registry/urls.py). The answer has to be here within `seconds` (by default both time-outs
+        together). A registry that does not answer is logged.
         """
-        url = self.urls.base if scope is None else self.urls.manifest(scope, reference)
-        return self._forward(method, url, headers, seconds)
-
-    def forward_blob_head(self, scope: str, digest: Digest, headers: Mapping[str, str]) -> HttpAnswer:
-        """The registry's own answer to a caller's HEAD of a blob: may they have it, and is it there?"""
-        return self._forward("HEAD", self.urls.blob(scope, digest), headers)
+        if "Host" in headers and has_name(target_of(url, "docker_registry.host").host):
+            headers = {name: value for name, value in headers.items() if name != "Host"}
+        try:
+            answer = self._http.fetch(
+                method, url, headers=headers, limit=MANIFEST_LIMIT, seconds=seconds, follow=False
+            )
+        except NO_ANSWER as error:
+            self._outage.failed(error)
+            raise
+        self._outage.succeeded()
+        return answer
 
     def _ask(
         self,
@@ -249,10 +245,7 @@ class RegistryClient:
         send: Callable[[Mapping[str, str]], Answer],
     ) -> Answer:
         """What `send` gives, with the credentials that the registry wants; a 401 is answered once."""
-        try:
-            registry = parse_url(url)
-        except ValueError as error:
-            raise BadAnswer("docker_registry.host", f"invalid URL: {error}") from None
+        registry = target_of(url, "docker_registry.host")
         used = self._auth.header(registry, token_scope)
         self._pace.wait()
         answer = send(_with(headers, used))
@@ -269,23 +262,6 @@ class RegistryClient:
             if isinstance(answer, HttpStream):
                 answer.discard()
             raise self._auth.refused(registry, used)
-        return answer
-
-    def _forward(
-        self, method: str, url: str, headers: Mapping[str, str], seconds: float | None = None
-    ) -> HttpAnswer:
-        try:
-            if "Host" in headers and has_name(url):
-                headers = {name: value for name, value in headers.items() if name != "Host"}
-            answer = self._http.fetch(
-                method, url, headers=headers, limit=MANIFEST_LIMIT, seconds=seconds, follow=False
-            )
-        except ValueError as error:
-            raise BadAnswer("docker_registry.host", f"invalid URL: {error}") from None
-        except NO_ANSWER as error:
-            self._outage.failed(error)
-            raise
-        self._outage.succeeded()
         return answer
 
 

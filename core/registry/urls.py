@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from core.config.config import DockerRegistry
 from core.digest import Digest
-from core.http.url import parse_url
 from core.names import parse_scope, parse_tag
 
 
@@ -33,12 +32,11 @@ class RegistryUrls:
         return self._settings.tags_resolve_template.format(scope=parse_scope(scope), **self._ends)
 
 
-def has_name(url: str) -> bool:
-    """Whether a registry's URL holds a host name that may be one of several at the same address.
+def has_name(host: str) -> bool:
+    """Whether a registry's host is a name that may be one of several at the same address.
 
     Then that name is used for requests. One that is named by an address, or by a name without dots as those
     within one machine or one network of containers are, may be reached by the name that its callers use
     for it: distribution's `auth.token.autoredirect` builds the realm of its challenge of that.
     """
-    host = parse_url(url).host
     return "." in host and not host.rpartition(".")[2].isdigit()
