@@ -74,8 +74,7 @@ class LayerHandler:
         if etag_matches(request_headers().get("If-None-Match"), _etag(layer)):
             return bottle.HTTPResponse(b"", 304, {"ETag": _etag(layer)})
         with ExitStack() as held:
-            self._turns.take()
-            held.callback(self._turns.release)
+            held.enter_context(self._turns.turn())
             try:
                 return self._stream(layer, held)
             except (RemoteError, LayerError) as failed:

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from core.metrics import WAIT_SECONDS
@@ -30,48 +30,33 @@ class Turns:
         self._seconds = seconds
         self._resource = resource
 
-    def take(self) -> None:
-        """Wait for a turn; `release` gives it back. Raises bottle.HTTPResponse (503) if none comes."""
-        if self._turns.acquire(blocking=False):
-            return
-        if self._room is not None and self._room.acquire(blocking=False):
-            try:
-                if self._wait():
-                    return
-            finally:
-                self._room.release()
-        log.warning("request refused: too many at once limit=%s", self._name)
-        raise unavailable(f"too many {self._name} at once")
-
-    def _wait(self) -> bool:
-        """Return whether a turn came."""
-        if self._resource is None:
-            return self._turns.acquire(timeout=self._seconds)
-        with WAIT_SECONDS.timed(self._resource):
-            return self._turns.acquire(timeout=self._seconds)
-
-    def release(self) -> None:
-        """Let the next one have its turn."""
-        self._turns.release()
-
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """Hold a turn for the length of the block. Raises bottle.HTTPResponse (503)."""
-        self.take()
+        """Hold a turn for the length of the block. Raises bottle.HTTPResponse (503) if none comes."""
+        if not (self._turns.acquire(blocking=False) or self._wait()):
+            log.warning("request refused: too many at once limit=%s", self._name)
+            raise unavailable(f"too many {self._name} at once")
         try:
             yield
         finally:
-            self.release()
+            self._turns.release()
+
+    def _wait(self) -> bool:
+        """Return whether a turn came."""
+        if self._room is None or not self._room.acquire(blocking=False):
+            return False
+        try:
+            with WAIT_SECONDS.timed(self._resource) if self._resource else nullcontext():
+                return self._turns.acquire(timeout=self._seconds)
+        finally:
+            self._room.release()
 
     def limit(self, callback: Callable[..., Any]) -> Callable[..., Any]:
         """Return a route's callback that holds a turn while it runs (a Bottle plugin)."""
 
         def limited(*args: Any, **kwargs: Any) -> Any:
-            self.take()
-            try:
+            with self.turn():
                 return callback(*args, **kwargs)
-            finally:
-                self.release()
 
         return limited
 
