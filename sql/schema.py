@@ -37,8 +37,10 @@ def missing_objects(connection: sa.Connection, tables: Tables) -> list[str]:
 
 def lacks_optional_tables_only(connection: sa.Connection, tables: Tables) -> bool:
     """Return whether nothing is missing but tables that the service can do without."""
-    optional = {f"table {table.name}" for table in tables.metadata.sorted_tables if table.info == OPTIONAL}
-    return optional.issuperset(missing_objects(connection, tables))
+    optional = [table for table in tables.metadata.sorted_tables if table.info == OPTIONAL]
+    names = {f"table {table.name}" for table in optional}
+    names |= {f"index {index.name}" for table in optional for index in table.indexes}
+    return names.issuperset(missing_objects(connection, tables))
 
 
 def probe_writable(connection: sa.Connection, tables: Tables) -> None:
