@@ -8,6 +8,16 @@ from sql.bulk_values import insert
 from sql.tables import Tables
 
 
+def mapping_page(tables: Tables, *, after: str, limit: int) -> sa.Subquery:
+    """Return the next `limit` rows of the mapping, by digest, to join with the queue.
+
+    A subquery: joined directly, the queue would be read from its beginning.
+    """
+    mapping = tables.mapping
+    rows = sa.select(mapping).where(mapping.c.digest > after).order_by(mapping.c.digest).limit(limit)
+    return rows.subquery("page")
+
+
 def find_cursor(connection: sa.Connection, tables: Tables, job: str) -> str:
     """Return where the last run of `job` ended, an empty string at the beginning."""
     place = tables.cursor

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from core.digest import Digest
 from sql.bulk_values import digest_values, insert, parse_stored
+from sql.cursors import mapping_page
 from sql.tables import Tables, is_set_aside
 
 
@@ -66,15 +67,7 @@ def list_forgettable_layers(
 
     Those are layers that are brewed or set aside, and not locked. The last digest is None at the end.
     """
-    mapping, queue = tables.mapping, tables.queue
-    # The page in a subquery: joined directly, the queue would be read from its beginning.
-    page = (
-        sa.select(mapping.c.digest, mapping.c.brewed, mapping.c.brew_lock)
-        .where(mapping.c.digest > after)
-        .order_by(mapping.c.digest)
-        .limit(limit)
-        .subquery("page")
-    )
+    page, queue = mapping_page(tables, after=after, limit=limit), tables.queue
     rows = connection.execute(
         sa.select(page.c.digest, _is_forgettable(page, queue).label("forgettable"))
         .outerjoin(queue, queue.c.digest == page.c.digest)

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from core.digest import Digest
 from sql.bulk_values import bulk_values, digest_values, parse_stored
 from sql.claims import write_queue
+from sql.cursors import mapping_page
 from sql.tables import AT_ONCE, Priority, Tables
 
 
@@ -44,15 +45,7 @@ def list_brewed_here(
 
     The last digest is None at the end.
     """
-    mapping, queue = tables.mapping, tables.queue
-    # The page in a subquery: joined directly, the queue would be read from its beginning.
-    page = (
-        sa.select(mapping.c.digest, mapping.c.rbtorrent_id, mapping.c.brewed)
-        .where(mapping.c.digest > after)
-        .order_by(mapping.c.digest)
-        .limit(limit)
-        .subquery("page")
-    )
+    page, queue = mapping_page(tables, after=after, limit=limit), tables.queue
     rows = connection.execute(
         sa.select(page.c.digest, page.c.brewed, sa.and_(_has_id(page), _is_ours(queue)).label("here"))
         .outerjoin(queue, queue.c.digest == page.c.digest)

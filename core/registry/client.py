@@ -128,8 +128,8 @@ class RegistryClient:
 
         def fetch(url: str) -> HttpAnswer:
             try:
-                what = "catalog of repositories"
-                return self._ask("GET", url, _CATALOG_SCOPE, what, {}, PAGE_LIMIT, self._catalog_timeout)
+                limits = PAGE_LIMIT, self._catalog_timeout
+                return self._ask("GET", url, _CATALOG_SCOPE, "catalog of repositories", {}, *limits)
             except NotFound:
                 why = "it does not list its repositories, they have to be named"
                 raise Refused(url.partition("?")[0], 404, why) from None
@@ -275,9 +275,7 @@ def _pull(scope: str) -> str:
 
 
 def _manifest_name(scope: str, reference: str | Digest) -> str:
-    return (
-        f"manifest {scope}@{reference}" if isinstance(reference, Digest) else f"manifest {scope}:{reference}"
-    )
+    return f"manifest {scope}{'@' if isinstance(reference, Digest) else ':'}{reference}"
 
 
 def _digest_header(answer: HttpAnswer) -> Digest | None:
