@@ -13,11 +13,12 @@ import logging
 import re
 import secrets
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlencode
+
+from cachetools import TTLCache
 
 from core.access.registry import RegistryAccess
 from core.config.config import Blackbox
@@ -189,28 +190,19 @@ class GoodVerdicts:
     """
 
     def __init__(self, lifetime: float, clock: Callable[[], float], limit: int = MAX_VERDICTS) -> None:
-        self._lifetime = lifetime
-        self._clock = clock
-        self._limit = limit
         self._key = secrets.token_bytes(32)
-        self._until: OrderedDict[bytes, float] = OrderedDict()
+        self._good: TTLCache[bytes, bool] = TTLCache(limit, lifetime, clock)
         self._lock = threading.Lock()
 
     def holds(self, token: str, address: str) -> bool:
         """Whether this caller was let in lately."""
         with self._lock:
-            return self._until.get(self._hash(token, address), float("-inf")) > self._clock()
+            return self._hash(token, address) in self._good
 
     def keep(self, token: str, address: str) -> None:
         """Remember that this caller was let in now."""
-        if self._lifetime <= 0:
-            return
-        caller = self._hash(token, address)
         with self._lock:
-            self._until[caller] = self._clock() + self._lifetime
-            self._until.move_to_end(caller)
-            while len(self._until) > self._limit:
-                self._until.popitem(last=False)
+            self._good[self._hash(token, address)] = True
 
     def _hash(self, token: str, address: str) -> bytes:
         # A token holds no line break, so no two callers give the same text.
