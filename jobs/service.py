@@ -31,7 +31,7 @@ from jobs.brew_layer import BrewCounter, Outages
 from sql.clock import Clock, database_time
 from sql.engine import create_engine_for
 from sql.layers import list_scopes
-from sql.mds_files import find_mds_files, list_files
+from sql.mds_files import find_mds_file, list_files
 from sql.schema import create_missing, existing_tables, lacks_optional_tables_only
 from sql.sqlite import checkpoint
 from sql.tables import Tables, build_tables
@@ -196,7 +196,7 @@ class Service:
 
     def _find_mds_file(self, path: str) -> str | None:
         with reading(self.engine) as connection:
-            return find_mds_files(connection, self.tables, [path]).get(path)
+            return find_mds_file(connection, self.tables, path)
 
     def _list_mds_files(
         self, folder: str, after: str | None

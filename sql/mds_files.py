@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -100,29 +99,15 @@ def _info(tables: Tables) -> sa.Label[str]:
     return sa.cast(tables.mds.c.mdsfileinfo, sa.Text).label("info")
 
 
-# Engines limit the parameters of a statement.
-_AT_ONCE = 500
+def find_mds_file(connection: sa.Connection, tables: Tables, path: str) -> str | None:
+    """Return the stored `mdsfileinfo` of the file at `path`.
 
-
-def find_mds_files(connection: sa.Connection, tables: Tables, paths: Sequence[str]) -> dict[str, str]:
-    """Return the stored `mdsfileinfo` of each of the files at `paths` that MDS holds.
-
-    Files that are not in `mfs`, have no key, or are deleted are left out.
+    None if it is not in `mfs`, has no key, or is deleted.
     """
     mfs, mds = tables.mfs.c, tables.mds.c
     query = (
-        # Where the column is of a JSON type, the driver would hand over objects.
-        sa.select(mfs.path, sa.cast(mds.mdsfileinfo, sa.Text))
+        sa.select(_info(tables))
         .join_from(tables.mfs, tables.mds, mfs.key == mds.key)
-        .where(mds.deleted.is_not(sa.true()), mds.mdsfileinfo.is_not(None))
+        .where(mfs.path == path, mds.deleted.is_not(sa.true()), mds.mdsfileinfo.is_not(None))
     )
-    return {
-        path: text
-        for some in _batches(paths)
-        for path, text in connection.execute(query.where(mfs.path.in_(some)))
-    }
-
-
-def _batches(paths: Sequence[str]) -> Iterator[Sequence[str]]:
-    for start in range(0, len(paths), _AT_ONCE):
-        yield paths[start : start + _AT_ONCE]
+    return connection.scalars(query).first()

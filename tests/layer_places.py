@@ -23,7 +23,7 @@ from core.http.client import HttpClient
 from core.layer import Layer
 from core.registry.client import RegistryClient
 from core.s3 import Bucket, s3_client
-from sql.mds_files import find_mds_files
+from sql.mds_files import find_mds_file
 from sql.tables import Tables, build_tables
 from tests.memory_source import MemorySource
 from tests.servers.bad_http import replying, serving
@@ -254,7 +254,7 @@ class MdsPlace:
 
     def _find_file(self, path: str) -> str | None:
         with self.engine.connect() as connection:
-            return find_mds_files(connection, self.tables, [path]).get(path)
+            return find_mds_file(connection, self.tables, path)
 
     def _path(self, layer: Layer) -> str:
         return TEMPLATE.format(short_digest=layer.digest.short, full_digest=layer.digest.hex)

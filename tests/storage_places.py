@@ -15,7 +15,7 @@ from core.blobs.mds import MdsBlobs
 from core.blobs.s3 import S3Blobs
 from core.blobs.source import BlobStorage
 from core.s3 import Bucket, s3_client
-from sql.mds_files import find_mds_files, list_files
+from sql.mds_files import find_mds_file, list_files
 from sql.tables import Tables, build_tables
 from sql.transaction import reading
 from tests.layer_places import CONNECT_TIMEOUT, READ_TIMEOUT, TEMPLATE, layer_of, making_sources
@@ -143,7 +143,7 @@ def mds_storage_place(engine: sa.Engine, tables: Tables | None = None) -> Iterat
 
     def find_file(path: str) -> str | None:
         with reading(engine) as connection:
-            return find_mds_files(connection, tables, [path]).get(path)
+            return find_mds_file(connection, tables, path)
 
     def read_page(folder: str, after: str | None) -> tuple[list[tuple[str, int | None]], str | None]:
         with reading(engine) as connection:
