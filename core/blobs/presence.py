@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from core.blobs.source import BlobStorage
-from core.digest import Digest
 from core.errors import (
     NO_ANSWER,
     BadAnswer,
@@ -20,6 +19,7 @@ from core.errors import (
 )
 from core.failures import FailureStreak
 from core.layer import Layer
+from core.registry.client import RegistryClient
 
 MAX_CONSECUTIVE_FAILURES = 20
 """Unanswered requests in a row after which the registry itself is probed."""
@@ -70,16 +70,6 @@ about ten minutes.
 """
 
 
-class BlobAsker(Protocol):
-    """The calls of the registry client that are needed here."""
-
-    def ping(self) -> str: ...
-
-    def blob_size(self, scope: str, digest: Digest) -> int: ...
-
-    def list_repositories(self, *, complete: bool) -> Iterator[str]: ...
-
-
 class RegistryPresence:
     """Asks for a blob by HEAD, repository by repository (a PresenceChecker).
 
@@ -88,7 +78,7 @@ class RegistryPresence:
     a repository there by what is no name here, or does not answer for a single one, leaves it unanswered.
     """
 
-    def __init__(self, registry: BlobAsker, questions: int = QUESTIONS) -> None:
+    def __init__(self, registry: RegistryClient, questions: int = QUESTIONS) -> None:
         self._registry = registry
         self._questions = questions
 

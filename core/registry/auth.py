@@ -13,12 +13,13 @@ import math
 import re
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 from urllib.parse import urlencode
+
+from cachetools import LRUCache
 
 from core.errors import BadAnswer, Refused, RemoteError
 from core.http.client import HttpAnswer, HttpClient
@@ -65,7 +66,7 @@ class RegistryAuth:
         self._basic = _basic(user, password) if user and password is not None else None
         self._lock = threading.Lock()
         self._challenges: dict[Origin, Challenge] = {}
-        self._tokens: OrderedDict[tuple[Origin, str], _Kept] = OrderedDict()
+        self._tokens: LRUCache[tuple[Origin, str], _Kept] = LRUCache(_MAX_TOKENS)
 
     def header(self, target: Target, scope: str) -> str | None:
         """The Authorization to send to `target` at once, None if the registry has not asked for one yet.
@@ -126,10 +127,6 @@ class RegistryAuth:
             kept = self._tokens.get((origin, scope))
             if kept is None:
                 kept = self._tokens[origin, scope] = _Kept(scope=scope)
-                if len(self._tokens) > _MAX_TOKENS:
-                    self._tokens.popitem(last=False)
-            else:
-                self._tokens.move_to_end((origin, scope))
             return kept
 
     def _bearer(self, challenge: Challenge, registry: Target, kept: _Kept, refused: str | None) -> str:
