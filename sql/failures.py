@@ -13,8 +13,9 @@ import sqlalchemy as sa
 
 from core.digest import Digest
 from core.errors import DatabaseNotReady
-from sql.bulk_values import digest_values, insert
+from sql.bulk_values import insert
 from sql.driver_errors import as_ours
+from sql.scopes import first_scopes
 from sql.tables import AT_ONCE, Tables
 
 KEEP_SECONDS = 7 * 86_400
@@ -90,7 +91,7 @@ def _if_possible(connection: sa.Connection) -> Iterator[None]:
 
 def list_recent_failures(connection: sa.Connection, tables: Tables, *, limit: int) -> list[RecentFailure]:
     """Return the latest failures whose layers are set aside or wait for a retry, the latest first."""
-    failure, queue, scope = tables.failure, tables.queue, tables.scope
+    failure, queue = tables.failure, tables.queue
     latest = (
         sa.select(failure.c.digest, failure.c.failed)
         .order_by(failure.c.failed.desc())
@@ -117,16 +118,8 @@ def list_recent_failures(connection: sa.Connection, tables: Tables, *, limit: in
         .mappings()
         .all()
     )
-    # The first repository by name, from the index.
-    scopes = {
-        row.digest: row.scope
-        for row in connection.execute(
-            sa.select(scope.c.digest, sa.func.min(scope.c.scope).label("scope"))
-            .where(scope.c.digest.in_(digest_values(connection, [row["digest"] for row in rows])))
-            .group_by(scope.c.digest)
-        )
-    }
-    return [RecentFailure(**row, scope=scopes.get(row["digest"])) for row in rows]
+    scopes = first_scopes(connection, tables, [row["digest"] for row in rows], most=1)
+    return [RecentFailure(**row, scope=scopes.get(row["digest"], [None])[0]) for row in rows]
 
 
 def one_line(reason: str) -> str:

@@ -13,12 +13,10 @@ from core.digest import Digest
 from core.manifests.coverage import NOT_BREWABLE, Coverage, ImageContents, ImageLayer
 from core.manifests.manifest import LayerDescriptor
 from sql.bulk_values import BulkValues, digest_values, parse_stored
+from sql.scopes import MOST_SCOPES
 from sql.tables import Tables
 
 State = Literal["brewed", "being brewed", "waiting", "delayed", "set aside"]
-
-MOST_SCOPES = 100
-"""Repositories in the record of one layer: a base layer may be in many thousands."""
 
 _WANTED = BulkValues("wanted", {"digest": sa.Text()})
 

@@ -53,6 +53,29 @@ def find_scopes(
     return found
 
 
+MOST_SCOPES = 100
+"""Repositories that operators see of one layer: a base layer may be in many thousands."""
+
+
+def first_scopes(
+    connection: sa.Connection, tables: Tables, digests: Iterable[str], *, most: int = MOST_SCOPES
+) -> dict[str, list[str]]:
+    """Return the first repositories of each of the layers, by name. Layers without any are left out."""
+    scope = tables.scope
+    number = sa.func.row_number().over(partition_by=scope.c.digest, order_by=scope.c.scope)
+    ranked = (
+        sa.select(scope.c.digest, scope.c.scope, number.label("number"))
+        .where(scope.c.digest.in_(digest_values(connection, digests)))
+        .subquery("ranked")
+    )
+    found: dict[str, list[str]] = {}
+    for row in connection.execute(
+        sa.select(ranked.c.digest, ranked.c.scope).where(ranked.c.number <= most).order_by(*ranked.c)
+    ):
+        found.setdefault(row.digest, []).append(row.scope)
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Role:
     """A scope or glob with the rbtorrent role, and since when (Unix seconds)."""

@@ -10,8 +10,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from core.digest import Digest
-from sql.bulk_values import digest_values
 from sql.manifests import count_manifests
+from sql.scopes import first_scopes
 from sql.tables import AT_ONCE, Priority, Tables, is_set_aside, waits
 
 # What differs between layers that failed for one reason: digests, sizes, offsets.
@@ -37,7 +37,7 @@ class LockedLayer:
 class FailedLayer:
     """A layer that was set aside or, with a `next_try`, is retried then (Unix seconds).
 
-    `kind` is the reason with `…` for what differs between layers.
+    `kind` is the reason with `…` for what differs between layers. `scopes` are the first MOST_SCOPES by name.
     """
 
     digest: str
@@ -213,16 +213,10 @@ def _is_delayed(tables: Tables, now: int) -> sa.ColumnElement[bool]:
 def _failed_layers(
     connection: sa.Connection, tables: Tables, which: sa.ColumnElement[bool], order: sa.ColumnElement[Any]
 ) -> tuple[FailedLayer, ...]:
-    queue, scope = tables.queue, tables.scope
+    queue = tables.queue
     columns = (queue.c.digest, queue.c.size, queue.c.attempts, queue.c.next_try, queue.c.reason)
     rows = connection.execute(sa.select(*columns).where(which).order_by(order).limit(_MOST_LISTED)).all()
-    scopes: dict[str, list[str]] = {}
-    for pair in connection.execute(
-        sa.select(scope.c.digest, scope.c.scope)
-        .where(scope.c.digest.in_(digest_values(connection, [row.digest for row in rows])))
-        .order_by(scope.c.scope)
-    ):
-        scopes.setdefault(pair.digest, []).append(pair.scope)
+    scopes = first_scopes(connection, tables, [row.digest for row in rows])
     return tuple(
         FailedLayer(
             row.digest,

@@ -9,9 +9,10 @@ import pytest
 from core.layer import Layer
 from jobs.queue_status import status_lines
 from jobs.show import layer_lines
-from sql.layers import MOST_SCOPES, find_layer, find_layers, known_layers, list_scopes
+from sql.layers import find_layer, find_layers, known_layers, list_scopes
 from sql.legacy_ids import LegacyId, adopt_legacy_ids
 from sql.manifests import enqueue_manifests, fail_manifest
+from sql.scopes import MOST_SCOPES
 from sql.status import count_waiting
 from sql.tables import Priority
 from sql.transaction import reading, transaction
@@ -212,6 +213,9 @@ def test_a_record_names_the_first_repositories_of_a_layer_that_has_many(database
     assert (database.layer(B).scopes, database.layer(B).more_scopes) == (tuple(names[:MOST_SCOPES]), False)
     [scopes] = [line for line in layer_lines(asdict(database.layer(A))) if line.startswith("scopes")]
     assert scopes.endswith("team/0099 and more")
+    for claim in database.claim():
+        database.set_aside(claim)
+    assert [len(layer.scopes) for layer in database.status().set_aside_layers] == [MOST_SCOPES, MOST_SCOPES]
 
 
 def test_scopes_are_listed_once_each(database: Database) -> None:
