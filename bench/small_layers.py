@@ -22,7 +22,7 @@ from core.layer import Layer
 from core.registry.client import RegistryClient
 from core.torrents.store import DirectoryStore
 from jobs.brew import brew
-from jobs.brew_layer import BrewSettings
+from jobs.brew_settings import BrewSettings
 from sql.engine import create_engine_for
 from sql.enqueue import enqueue_layers
 from sql.schema import create_missing

@@ -14,7 +14,8 @@ from sqlalchemy import Connection
 from core.digest import Digest
 from core.errors import DatabaseDown
 from core.torrents.brewing import Brewed
-from jobs.brew_layer import BrewSettings, LayerBrewer, Outcome
+from jobs.brew_layer import LayerBrewer, Outcome
+from jobs.brew_settings import BrewSettings
 from jobs.held_locks import HeldLocks
 from jobs.release_locks import release_locks
 from sql.claims import Claim, claim_layers

@@ -5,12 +5,10 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Literal
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection
 
-from core.blobs.source import BlobSource
 from core.digest import Digest
 from core.errors import (
     NO_ANSWER,
@@ -28,72 +26,18 @@ from core.layer import Layer
 from core.logs import OutageLog
 from core.metrics import BREW_SECONDS, BREWED_BYTES, BREWS, PUSH_TO_ID_SECONDS
 from core.torrents.brewing import Brewed, brew_layer
-from core.torrents.store import MetainfoStore
+from jobs.brew_settings import BrewSettings
 from jobs.held_locks import HeldLocks
 from sql.claims import Claim, complete_layer, fail_layer
-from sql.clock import Clock, database_time
-from sql.history import Brews
 from sql.layers import newest_brewed
 from sql.scopes import find_scopes
-from sql.tables import Priority, Tables
+from sql.tables import Priority
 from sql.transaction import reading
 
 log = logging.getLogger(__name__)
 
 _SAMPLES = 3
 """Brewed layers none of which the source gives in an outage."""
-
-
-class Outages:
-    """What brewing depends on. Kept from run to run, so that each outage is logged once."""
-
-    def __init__(self) -> None:
-        self.source = OutageLog(log, "layer source")
-        self.store = OutageLog(log, "metainfo store")
-        self.database = OutageLog(log, "database")
-
-
-class BrewCounter:
-    """Counts what brewing does, from run to run, until the counts are taken. Threads may share it."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._counted = Brews()
-
-    def add(self, brews: Brews) -> None:
-        """Count these as well."""
-        with self._lock:
-            self._counted += brews
-
-    def take(self) -> Brews:
-        """Return what was counted since the last call."""
-        with self._lock:
-            taken, self._counted = self._counted, Brews()
-        return taken
-
-
-@dataclass(frozen=True)
-class BrewSettings:
-    """What a run works with. Times are in seconds; `brewer` is the name that operators see; `backend` is the
-    source in metrics.
-    """
-
-    engine: Engine
-    tables: Tables
-    source: BlobSource
-    store: MetainfoStore
-    brewer: str
-    backend: str = "registry"
-    private: bool = True
-    workers: int = 4
-    connections: int = 8
-    layers_per_chunk: int = 10
-    brew_discard_timeout: int = 300
-    sleep_time: float = 10.0
-    max_attempts: int = 8
-    clock: Clock = database_time
-    outages: Outages = field(default_factory=Outages)
-    counter: BrewCounter = field(default_factory=BrewCounter)
 
 
 class Dependency:

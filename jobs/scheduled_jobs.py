@@ -12,7 +12,7 @@ from core.config.config import Config
 from core.errors import ConfigInvalid
 from core.manifests.platform import Platform
 from jobs.brew import brew
-from jobs.brew_layer import BrewSettings
+from jobs.brew_settings import BrewSettings
 from jobs.prune import prune
 from jobs.publish_whitelist import publish_whitelist
 from jobs.release_locks import release_locks

@@ -27,7 +27,7 @@ from core.pace import Pace
 from core.registry.client import RegistryClient
 from core.stopping import stop_on_signals
 from core.torrents.store import DirectoryStore, MetainfoStore, S3Store
-from jobs.brew_layer import BrewCounter, Outages
+from jobs.brew_settings import BrewCounter, Outages
 from sql.clock import Clock, database_time
 from sql.engine import create_engine_for
 from sql.layers import list_scopes

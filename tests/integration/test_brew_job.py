@@ -19,7 +19,7 @@ from core.errors import StoreFailed, Unavailable
 from core.layer import Layer
 from core.torrents.store import DirectoryStore
 from jobs.brew import BrewSummary, brew
-from jobs.brew_layer import BrewSettings
+from jobs.brew_settings import BrewSettings
 from jobs.release_locks import release_locks
 from sql.claims import claim_layers
 from sql.engine import create_engine_for

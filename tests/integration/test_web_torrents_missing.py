@@ -21,7 +21,7 @@ from core.layer import Layer
 from core.torrents.brewing import brew_layer
 from core.torrents.store import MetainfoStore
 from jobs.brew import brew
-from jobs.brew_layer import BrewSettings
+from jobs.brew_settings import BrewSettings
 from sql.engine import create_engine_for
 from sql.layers import find_rbtorrent_ids
 from sql.legacy_ids import LegacyId, adopt_legacy_ids
