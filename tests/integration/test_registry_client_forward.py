@@ -150,10 +150,3 @@ class TestARegistryThatBehavesBadly:
 )
 def test_a_registry_with_a_name_differs_from_one_at_an_address(url: str, named: bool) -> None:
     assert has_name(parse_url(url).host) is named
-
-
-@pytest.mark.parametrize("netloc", ["x:99999", "a b"])
-def test_an_invalid_registry_url_is_reported(netloc: str) -> None:
-    template = f"http://{netloc}/v2/{{scope}}/manifests/{{tag}}"
-    with client_of("hub", image_resolve_template=template) as client, pytest.raises(BadAnswer):
-        client.forward("GET", client.urls.manifest(SCOPE, "latest"), {"Host": "hub.example"})
