@@ -96,7 +96,7 @@ def running(installation: Installation, *words: str) -> Iterator[ServerProcess]:
         process.stop()
 
 
-def test_ctrl_c_ends_a_check_without_more_ado(hanging: Installation) -> None:
+def test_ctrl_c_ends_a_check_at_once(hanging: Installation) -> None:
     log = hanging.folder / "program.log"
     with running(hanging, "check") as check:
         assert comes_true(lambda: "database" in log.read_text())

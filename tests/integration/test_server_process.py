@@ -182,11 +182,14 @@ def test_free_ports_are_all_different() -> None:
     assert len({free_port() for _ in range(50)}) == 50
 
 
-def test_test_processes_that_run_side_by_side_share_no_free_port(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTEST_XDIST_WORKER_COUNT", "3")
-    given = []
-    for number in range(3):
-        monkeypatch.setenv("PYTEST_XDIST_WORKER", f"gw{number}")
-        given.append({free_port() % 3 for _ in range(20)})
-    assert [len(ports) for ports in given] == [1, 1, 1]
-    assert len(set.union(*given)) == 3
+def test_processes_that_run_at_the_same_time_share_no_free_port() -> None:
+    ours = [free_port() for _ in range(20)]
+    code = f"""
+from tests.servers import process
+process._PORTS = [*{ours * 50}, *range(31_000, 31_200)]
+print(*(process.free_port() for _ in range(20)))
+"""
+    ended = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True)
+    theirs = [int(port) for port in ended.stdout.split()]
+    assert len(theirs) == 20
+    assert not set(theirs) & set(ours)

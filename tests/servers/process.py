@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import functools
 import os
 import pwd
 import random
@@ -30,7 +32,7 @@ _PORTS = range(20_000, 32_000)
 """Below those that Linux takes for outgoing connections: a server that a test stops finds its port free when it
 is started again."""
 
-_given_ports: set[int] = set()
+_reserved_ports: set[int] = set()
 
 
 class ServerMissing(Exception):
@@ -61,24 +63,33 @@ def require(binary: str, package: str) -> Path:
 
 
 def free_port() -> int:
-    """A TCP port on 127.0.0.1 where nobody listens, another one at each call, also beside other test processes."""
-    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    own = _PORTS[number :: int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))]
+    """Return a port of 127.0.0.1 without a listener, reserved for this process until it ends.
+
+    A port is reserved by a lock on its byte of a file that all runs of the tests share (fcntl(2)).
+    """
+    locks = _port_locks()
     while True:
-        port = random.choice(own)
-        if port in _given_ports:
+        port = random.choice(_PORTS)
+        if port in _reserved_ports:
             continue
-        with socket.socket() as probe:
-            try:
+        try:
+            fcntl.lockf(locks, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+            with socket.socket() as probe:
                 probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        _given_ports.add(port)
+        except OSError:
+            continue
+        _reserved_ports.add(port)
         return port
 
 
+@functools.cache
+def _port_locks() -> int:
+    """Open the file of port locks, for the life of this process: closing it would release them."""
+    return os.open(f"/tmp/docker-torrents-ports-{os.geteuid()}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
 def listening(port: int, host: str = "127.0.0.1") -> Callable[[], bool]:
-    """A readiness test: does somebody accept TCP connections there?"""
+    """Return a readiness test: are TCP connections accepted there?"""
 
     def ready() -> bool:
         with socket.socket() as probe:

@@ -102,9 +102,9 @@ def test_any_text_of_a_challenge_s_own_signs_can_be_read(value: str) -> None:
     assert len(parse_challenges([value])) <= len(value)
 
 
-@pytest.mark.timeout(5)
 @pytest.mark.parametrize("part", ['"', "\\", "a=", ",", "a ", 'a="', 'a="b",', "Basic a=b,", " "])
-def test_a_huge_one_is_passed_through(part: str) -> None:
+def test_a_huge_header_is_parsed_in_linear_time(part: str) -> None:
+    # Quadratic time would exceed the time-out of the test.
     parse_challenges([("Bearer " + part * 100_000)] * 10)
 
 

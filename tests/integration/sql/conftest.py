@@ -54,7 +54,7 @@ def engine_url(request: pytest.FixtureRequest, tmp_path: Path, postgres: Postgre
 @pytest.fixture
 def engine(engine_url: str) -> Iterator[sa.Engine]:
     """An engine for an empty database, of each kind in turn."""
-    made = create_engine_for(url=engine_url, max_pool_size=20)
+    made = create_engine_for(url=engine_url, max_pool_size=20, connect_timeout=60, pool_timeout=60)
     yield made
     made.dispose()
 
@@ -62,7 +62,9 @@ def engine(engine_url: str) -> Iterator[sa.Engine]:
 @pytest.fixture
 def postgres_engine(postgres: PostgresServer, empty_database: str) -> Iterator[sa.Engine]:
     """An engine for an empty database on PostgreSQL."""
-    made = create_engine_for(url=postgres.url(empty_database), max_pool_size=20)
+    made = create_engine_for(
+        url=postgres.url(empty_database), max_pool_size=20, connect_timeout=60, pool_timeout=60
+    )
     yield made
     made.dispose()
 

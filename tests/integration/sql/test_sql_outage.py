@@ -50,7 +50,7 @@ def server(module_server: OwnPostgres) -> OwnPostgres:
 @pytest.fixture
 def database_there(server: OwnPostgres) -> Iterator[Database]:
     """A database on it."""
-    engine = create_engine_for(url=server.url(), max_pool_size=8, connect_timeout=2)
+    engine = create_engine_for(url=server.url(), max_pool_size=8, connect_timeout=20)
     yield Database.created(engine)
     engine.dispose()
 
@@ -166,7 +166,7 @@ def test_a_hung_pooled_connection_is_replaced(database_there: Database) -> None:
         began = time.monotonic()
         with transaction(database_there.engine) as connection:
             assert connection.scalars(backend).one() != hung
-        assert 1.9 < time.monotonic() - began < 20
+        assert time.monotonic() - began > 1.9
     finally:
         os.kill(hung, signal.SIGCONT)
 
@@ -178,7 +178,7 @@ def test_a_statement_may_take_as_long_as_it_likes(database_there: Database) -> N
 
 def test_restarts_on_either_side_of_pgbouncer_are_survived(server: OwnPostgres, tmp_path: Path) -> None:
     with start_pgbouncer(tmp_path / "pgbouncer", server) as bouncer:
-        engine = create_engine_for(url=bouncer.url("postgres"), connect_timeout=2)
+        engine = create_engine_for(url=bouncer.url("postgres"), connect_timeout=20)
         database = Database.created(engine)
         database.enqueue(A, B)
         bouncer.stop()
