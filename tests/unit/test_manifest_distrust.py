@@ -1,4 +1,4 @@
-"""What makes a manifest unbelievable, as a whole."""
+"""Manifests that are refused as a whole."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def why_not_document(document: object, content_type: str = OCI_MANIFEST) -> str:
     return why_not(json.dumps(document).encode(), content_type)
 
 
-class TestNothingIsBelieved:
+class TestAManifestIsInvalid:
     @pytest.mark.parametrize(
         "digest",
         [
@@ -152,7 +152,7 @@ class TestNothingIsBelieved:
 
 
 @pytest.mark.parametrize("field", ["Note", "\u212aind", "layer", "Labels", "ß"])
-def test_fields_that_mean_nothing_here_may_be_spelled_anyhow(field: str) -> None:
+def test_unused_fields_may_have_any_spelling(field: str) -> None:
     annotations = {"Digest": "text", "Size": "text"}
     document = image(**{field: 1}, layers=[layer(1, **{field: 1}, annotations=annotations)])
     assert isinstance(parse_manifest(json.dumps(document).encode(), OCI_MANIFEST), Image)

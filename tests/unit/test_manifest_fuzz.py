@@ -29,14 +29,14 @@ ODD_VALUES = st.recursive(
 )
 
 
-def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """The path to every value in a JSON document."""
+def paths(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Return the path to every value in a JSON document."""
     inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [path, *(found for key, inner in inside for found in places(inner, (*path, key)))]
+    return [path, *(found for key, inner in inside for found in paths(inner, (*path, key)))]
 
 
 def put(document: Any, path: tuple[Any, ...], value: Any) -> Any:
-    """The document with the value at `path` replaced."""
+    """Return the document with the value at `path` replaced."""
     if not path:
         return value
     copy = dict(document) if isinstance(document, dict) else list(document)
@@ -78,7 +78,7 @@ def test_any_json(document: Any, content_type: str) -> None:
 def test_a_good_manifest_with_values_replaced(data: st.DataObject, content_type: str) -> None:
     document: Any = data.draw(st.sampled_from([image(), index()]))
     for _ in range(data.draw(st.integers(1, 3))):
-        document = put(document, data.draw(st.sampled_from(places(document))), data.draw(ODD_VALUES))
+        document = put(document, data.draw(st.sampled_from(paths(document))), data.draw(ODD_VALUES))
     check_is_trustworthy(parse_or_none(json.dumps(document).encode(), content_type))
 
 

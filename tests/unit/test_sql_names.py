@@ -1,4 +1,4 @@
-"""Names that the configuration gives: of hosts, of tables, of databases."""
+"""Names of hosts, tables and databases in the configuration."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_host_is_printed_as_it_was_written() -> None:
     assert str(Host("::1", 1)) == "[::1]:1"
 
 
-def test_all_our_tables_are_named_after_the_mapping() -> None:
+def test_all_tables_are_named_after_the_mapping() -> None:
     tables = build_tables("layers", "old_ones", "files", "blobs")
     assert {table.name for table in tables.metadata.sorted_tables} == {
         "layers",
@@ -69,7 +69,7 @@ def test_a_name_that_cannot_be_a_table_is_refused(name: str) -> None:
         build_tables(name)
 
 
-def test_the_longest_name_leaves_no_name_cut_off() -> None:
+def test_no_name_is_truncated_with_the_longest_table_name() -> None:
     tables = build_tables("m" * 45)
     names = [str(index.name) for table in tables.metadata.sorted_tables for index in table.indexes]
     assert max(map(len, names)) == 63
@@ -103,7 +103,7 @@ def test_other_databases_are_refused(url: str) -> None:
         "sqlite:////var/lib/docker-torrents/queue.sqlite",
     ],
 )
-def test_an_engine_is_made_without_connecting_and_does_not_show_the_password(url: str) -> None:
+def test_an_engine_does_not_connect_or_show_the_password(url: str) -> None:
     engine = create_engine_for(url=url)
     assert "secret" not in repr(engine)
     assert engine.pool.status().startswith("Pool size: 10  Connections in pool: 0")

@@ -24,7 +24,7 @@ def pgbouncer(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture(scope="session")
 def wiped_database(postgres: PostgresServer) -> Iterator[str]:
-    """The name of a PostgreSQL database that the tests use in turn: emptying is quicker than creating."""
+    """The name of a PostgreSQL database that the tests share: emptying is faster than creating."""
     name = f"test_sql_{os.getpid()}"
     postgres.create_database(name)
     yield name

@@ -40,7 +40,7 @@ def ample_login_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def primary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnPostgres]:
-    """A server of this module's own, to be stopped and hung."""
+    """A server for this module only, to be stopped and hung."""
     settings = {"listen_addresses": "127.0.0.1, ::1"} if socket.has_dualstack_ipv6() else {}
     with start_postgres(tmp_path_factory.mktemp("primary"), settings=settings) as server:
         yield server
@@ -48,7 +48,7 @@ def primary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnPostgres]:
 
 @pytest.fixture(scope="module")
 def standby(primary: OwnPostgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnPostgres]:
-    """A streaming standby of it."""
+    """A streaming standby of `primary`."""
     with start_standby(primary, tmp_path_factory.mktemp("standby")) as server:
         yield server
 
@@ -273,7 +273,7 @@ def test_a_promoted_standby_takes_over_with_everything_committed(tmp_path: Path)
 
 
 def test_a_failover_between_pgbouncers_succeeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A PgBouncer on each host, all of which stay up: they report what was behind them before."""
+    """A PgBouncer on each host, all of which stay up: they report the state of their former server."""
     with (
         start_postgres(tmp_path / "a") as first,
         start_standby(first, tmp_path / "b") as second,
@@ -294,7 +294,7 @@ def test_a_failover_between_pgbouncers_succeeds(tmp_path: Path, monkeypatch: pyt
 
 
 def test_nothing_outlives_a_transaction_on_the_server(tmp_path: Path) -> None:
-    """What PgBouncer's transaction mode does not carry: https://www.pgbouncer.org/features.html"""
+    """PgBouncer's transaction mode does not support it: https://www.pgbouncer.org/features.html"""
     with (
         start_postgres(tmp_path, settings={"log_statement": "all"}) as server,
         _engine(_host(server)) as engine,
