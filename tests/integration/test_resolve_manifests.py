@@ -1,4 +1,4 @@
-"""What events left unresolved, read from a real registry."""
+"""Manifests left unresolved by events, read from a real registry."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def desk(database_url: str, registry: Registry, scope: str) -> Iterator[Desk]:
 
 @pytest.fixture
 def push(registry: Registry, scope: str) -> Callable[..., PushedImage]:
-    """Pushes an image of two layers that no other test has, by digest."""
+    """A function that pushes an image of two unique layers by digest."""
     seeds = iter(range(1000, 2000))
 
     def pushed(media: Any = "docker", platform: str = "linux/amd64", tag: str | None = None) -> PushedImage:
@@ -115,7 +115,7 @@ def test_an_image_resolved_before_is_not_fetched_again_for_its_index(
     assert desk.waiting() == {}
 
 
-def test_children_that_come_later_than_their_index_are_waited_for(
+def test_children_pushed_after_their_index_are_waited_for(
     desk: Desk, registry: Registry, push: Callable[..., PushedImage]
 ) -> None:
     there, late = push("oci"), push("oci", "linux/arm64")
@@ -137,7 +137,7 @@ def test_children_that_come_later_than_their_index_are_waited_for(
     assert desk.waiting() == {}
 
 
-def test_tries_come_further_and_further_apart_and_end(desk: Desk) -> None:
+def test_delays_between_attempts_grow_and_attempts_end(desk: Desk) -> None:
     desk.put_down(NOWHERE)
     delays = []
     for _ in range(2):
@@ -176,7 +176,7 @@ def test_an_unresolvable_manifest_does_not_block_others(
 
 
 def test_foreign_empty_and_attested_layers_are_not_queued(desk: Desk) -> None:
-    # A registry takes a foreign layer only if it is set up for it, so this one is played.
+    # A registry accepts foreign layers only if configured to, so this one is simulated.
     names = iter("abcdef")
 
     def blob(media_type: str, size: int = 10, urls: tuple[str, ...] = ()) -> Descriptor:
@@ -208,7 +208,7 @@ def test_a_manifest_that_contradicts_itself_is_set_aside_at_once(desk: Desk) -> 
     assert "layers is not a list" in desk.waiting()[digest].reason
 
 
-def test_indexes_that_never_end_are_given_up(desk: Desk) -> None:
+def test_endless_indexes_are_abandoned(desk: Desk) -> None:
     bodies: dict[str, bytes] = {}
     inner = NOWHERE
     for _ in range(20):
@@ -232,9 +232,7 @@ def test_indexes_that_never_end_are_given_up(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("answer", [html(), html(500)], ids=["a web page", "a web page with 500"])
-def test_a_manifest_without_a_usable_answer_queues_nothing_and_is_tried_again(
-    desk: Desk, answer: Any
-) -> None:
+def test_a_manifest_without_a_usable_answer_is_retried(desk: Desk, answer: Any) -> None:
     with start_http_server() as server:
         server.on("/v2/*", answer)
         server.on("/v2/", replying(200))
@@ -244,7 +242,7 @@ def test_a_manifest_without_a_usable_answer_queues_nothing_and_is_tried_again(
 
 
 @pytest.mark.parametrize("answer", [silent(), html(503)], ids=["silent", "503"])
-def test_a_registry_that_is_down_ends_the_run_and_costs_no_tries(
+def test_a_registry_that_is_down_ends_the_run_without_counting_attempts(
     desk: Desk, caplog: pytest.LogCaptureFixture, answer: Any
 ) -> None:
     with start_http_server() as server:
@@ -259,9 +257,7 @@ def test_a_registry_that_is_down_ends_the_run_and_costs_no_tries(
     assert "registry works again" in caplog.text
 
 
-def test_manifests_that_the_registry_cannot_read_do_not_hold_up_the_others(
-    desk: Desk, push: Callable[..., PushedImage]
-) -> None:
+def test_unreadable_manifests_do_not_delay_others(desk: Desk, push: Callable[..., PushedImage]) -> None:
     good = push()
     with start_http_server() as server:
         server.on("/v2/*", html(500))

@@ -1,4 +1,4 @@
-"""A server of the tests ends with its block, with its parent, and when it does not get ready."""
+"""A test server ends with its block, with its parent, and when it does not become ready."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_a_process_dies_with_the_one_that_started_it(tmp_path: Path) -> None:
     assert comes_true(lambda: gone(pid))
 
 
-def test_a_server_that_ends_at_once_says_the_end_of_its_log(tmp_path: Path) -> None:
+def test_a_server_that_ends_at_once_reports_the_end_of_its_log(tmp_path: Path) -> None:
     process = ServerProcess(
         ["sh", "-c", "echo no such luck; exit 3"], ready=lambda: False, log=tmp_path / "log"
     )

@@ -1,4 +1,4 @@
-"""The server that runs the apps: addresses, workers, how it stops, and what happens when a part of it dies."""
+"""The server of the apps: addresses, workers, stopping, and crashed processes."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def get(port: int, path: str = "/", host: str = "127.0.0.1") -> requests.Respons
 
 
 def worker(port: int) -> int:
-    """The process that answers."""
+    """Return the id of the process that answers."""
     return int(get(port).text.split()[0])
 
 
 def in_background(work: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
-    """A thread that does `work`, and what comes of it."""
+    """Start `work` in a thread, and return the thread and the list for its result."""
     results: list[Any] = []
 
     def run() -> None:
@@ -147,7 +147,7 @@ def test_the_server_refuses_malformed_requests(start: Start, head: str) -> None:
         assert client.recv(1000).startswith(b"HTTP/1.1 400 ")
 
 
-def test_idle_connections_keep_no_other_waiting(start: Start) -> None:
+def test_idle_connections_delay_no_other(start: Start) -> None:
     _, port = start()
     idle = [socket.create_connection(("127.0.0.1", port), 60) for _ in range(1000)]
     for one in idle:
@@ -175,7 +175,7 @@ def test_a_signal_ends_the_server_after_requests_in_flight(
     assert process.log.read_text().count("closed") == workers
 
 
-def test_an_answer_that_is_being_sent_is_sent_to_its_end(start: Start) -> None:
+def test_an_answer_in_progress_is_sent_completely(start: Start) -> None:
     process, port = start()
     with closing(HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
         connection.request("GET", "/large")
