@@ -165,8 +165,8 @@ def test_layers_in_the_tables_of_mds_are_found(database: Database) -> None:
     with mds_storage_place(database.engine, database.tables) as place:
         layer = put_blob(place, layer_bytes(2000, 1), "team/one", "team/two")
         put_blob(place, json.dumps({"architecture": "amd64"}).encode(), "team/one")
-        gone = put_blob(place, layer_bytes(2000, 2), "team/one")
-        place.remove(blob_path_of(gone[7:]))
+        missing = put_blob(place, layer_bytes(2000, 2), "team/one")
+        place.remove(blob_path_of(missing[7:]))
         place.put(f"{REPOSITORIES}/team/one/_uploads/1/data", b"1")
 
         summary = backfill(database, place)
@@ -267,7 +267,7 @@ def test_a_listing_that_fails_half_way_keeps_what_was_queued_and_reports_it(
 
     assert (broken.queued, broken.failed) == (10, 1)
     assert str(broken).endswith(
-        "the storage failed, run it again to continue: s3://bucket/: unavailable: gone away"
+        "the storage failed, run it again to continue: s3://bucket/: unavailable: connection lost"
     )
     assert len(database.mapping()) == 10
     whole = backfill(database, place)

@@ -112,19 +112,19 @@ def counts(summary: PruneSummary) -> dict[str, int]:
 
 
 def test_a_layer_missing_twice_is_forgotten_with_its_metainfo(brewed: Brewed) -> None:
-    gone, *others = brewed.layers(5)
-    brewed.delete(gone)
+    missing, *others = brewed.layers(5)
+    brewed.delete(missing)
 
     assert counts(brewed.prune()) == {"there": 4, "missed": 1}
-    assert gone in brewed.known()
+    assert missing in brewed.known()
     brewed.now += DAY - 1
     assert counts(brewed.prune()) == {"there": 4}
-    assert gone in brewed.known()
+    assert missing in brewed.known()
     brewed.now += 1
     assert counts(brewed.prune()) == {"there": 4, "forgotten": 1}
 
     assert brewed.known() == set(others)
-    assert not brewed.has_metainfo(gone)
+    assert not brewed.has_metainfo(missing)
     assert all(brewed.has_metainfo(digest) for digest in others)
 
 
@@ -147,8 +147,8 @@ def test_a_dry_run_reports_what_would_be_forgotten_and_changes_nothing(
     brewed: Brewed, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    gone, *_ = brewed.layers(3)
-    brewed.delete(gone)
+    missing, *_ = brewed.layers(3)
+    brewed.delete(missing)
     assert counts(brewed.prune(dry_run=True)) == {"there": 2, "missed": 1}
     assert counts(brewed.prune(dry_run=True)) == {"there": 2, "missed": 1}
     brewed.prune()
@@ -157,10 +157,10 @@ def test_a_dry_run_reports_what_would_be_forgotten_and_changes_nothing(
     dry = brewed.prune(dry_run=True)
 
     [message] = [line for line in caplog.messages if line.startswith("layer would be forgotten")]
-    assert str(gone) in message
+    assert str(missing) in message
     assert str(dry).startswith("would forget 1, missed for the first time 0, there 2, unanswered 0")
-    assert gone in brewed.known()
-    assert brewed.has_metainfo(gone)
+    assert missing in brewed.known()
+    assert brewed.has_metainfo(missing)
     assert brewed.prune().forgotten == 1
 
 
@@ -292,25 +292,25 @@ class BrokenStore:
 
 
 def test_a_layer_stays_until_its_metainfo_can_be_deleted(brewed: Brewed) -> None:
-    [gone, other] = brewed.layers(2)
-    brewed.delete(gone)
+    [missing, other] = brewed.layers(2)
+    brewed.delete(missing)
     brewed.prune()
     brewed.now += DAY
 
     assert counts(brewed.prune(store=BrokenStore(brewed.store))) == {"there": 1, "failed": 1}
-    assert brewed.database.layer(gone).state == "brewed"
-    assert brewed.has_metainfo(gone)
+    assert brewed.database.layer(missing).state == "brewed"
+    assert brewed.has_metainfo(missing)
     assert counts(brewed.prune()) == {"there": 1, "forgotten": 1}
     assert brewed.known() == {other}
 
 
 def test_a_run_killed_after_storing_the_metainfo_is_completed_by_the_next(brewed: Brewed) -> None:
-    [gone, other] = brewed.layers(2)
-    brewed.delete(gone)
+    [missing, other] = brewed.layers(2)
+    brewed.delete(missing)
     brewed.prune()
     brewed.now += DAY
     # The state then: the metainfo is deleted, and nothing is committed.
-    brewed.store.delete(gone)
+    brewed.store.delete(missing)
 
     assert brewed.prune().forgotten == 1
     assert brewed.known() == {other}
@@ -383,8 +383,8 @@ def test_layers_without_an_answer_do_not_hide_the_others_while_the_registry_is_u
 
 
 def test_a_longer_grace_applies_to_layers_missed_before(brewed: Brewed) -> None:
-    gone, *_ = brewed.layers(2)
-    brewed.delete(gone)
+    missing, *_ = brewed.layers(2)
+    brewed.delete(missing)
     brewed.prune()
     brewed.now += DAY
     assert brewed.prune(grace=2 * DAY).forgotten == 0

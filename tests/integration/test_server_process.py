@@ -18,7 +18,7 @@ from tests.servers.process import (
     ServerMissing,
     ServerProcess,
     free_port,
-    gone,
+    has_ended,
     listening,
     require,
     running,
@@ -45,7 +45,7 @@ def test_a_process_is_ended_when_the_body_raises(tmp_path: Path) -> None:
     pids: list[int] = []
     with pytest.raises(RuntimeError, match="the body"):
         _raise_while_running(port, tmp_path / "log", pids)
-    assert gone(pids[0])
+    assert has_ended(pids[0])
     assert not listening(port)()
 
 
@@ -73,8 +73,8 @@ def test_a_process_that_ignores_sigterm_is_killed_with_its_children(tmp_path: Pa
     process.start()
     pid = process.pid
     process.stop()
-    assert gone(pid)
-    assert comes_true(lambda: gone(int(child.read_text())))
+    assert has_ended(pid)
+    assert comes_true(lambda: has_ended(int(child.read_text())))
 
 
 def test_a_process_dies_with_the_one_that_started_it(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_a_process_dies_with_the_one_that_started_it(tmp_path: Path) -> None:
         pid = int(parent.stdout.readline())
         assert comes_true(lambda: psutil.Process(pid).name() == "sleep")
         parent.send_signal(signal.SIGKILL)
-    assert comes_true(lambda: gone(pid))
+    assert comes_true(lambda: has_ended(pid))
 
 
 def test_a_server_that_ends_at_once_reports_the_end_of_its_log(tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_a_server_that_is_not_ready_in_time_is_ended(tmp_path: Path) -> None:
     process = ServerProcess(["sleep", "1000"], ready=never, log=tmp_path / "log", start_timeout=0.3)
     with pytest.raises(ServerFailed, match=r"not ready after 0\.3 s"):
         process.start()
-    assert gone(pids[0])
+    assert has_ended(pids[0])
 
 
 def test_a_server_does_not_see_the_certificates_of_python(

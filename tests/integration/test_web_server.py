@@ -21,7 +21,7 @@ import requests
 from core.errors import CannotListen
 from core.server import check_free, resolve_host, serve
 from tests.served_app import LARGE, build
-from tests.servers.process import ServerProcess, free_port, gone, listening
+from tests.servers.process import ServerProcess, free_port, has_ended, listening
 from tests.servers.waiting import comes_true
 
 ROOT = Path(__file__).parents[2]
@@ -167,7 +167,7 @@ def test_a_signal_ends_the_server_after_requests_in_flight(
     seen: set[int] = set()
     assert comes_true(lambda: len(seen) == workers or seen.add(worker(port)))
     asking, answers = in_background(lambda: get(port, "/slow").status_code)
-    assert comes_true(lambda: "asked" in process.log.read_text())
+    assert comes_true(lambda: "requested" in process.log.read_text())
     process.send_signal(number)
     asking.join(60)
     assert answers == [200]
@@ -192,7 +192,7 @@ def test_an_answer_in_progress_is_sent_completely(start: Start) -> None:
 def test_a_request_that_does_not_finish_is_cut_off_after_the_grace(start: Start) -> None:
     process, port = start(grace=1)
     asking, answers = in_background(lambda: get(port, "/stuck"))
-    assert comes_true(lambda: "asked" in process.log.read_text())
+    assert comes_true(lambda: "requested" in process.log.read_text())
     process.send_signal(signal.SIGTERM)
     assert process.exit_status() == 0
     asking.join(60)
@@ -237,7 +237,7 @@ def test_a_hangup_replaces_the_worker_and_no_request_fails(start: Start) -> None
     first = worker(port)
     process.send_signal(signal.SIGHUP)
     assert comes_true(lambda: worker(port) != first)
-    assert comes_true(lambda: gone(first))
+    assert comes_true(lambda: has_ended(first))
     assert get(port).ok
 
 
@@ -262,7 +262,7 @@ def test_workers_end_with_the_process_that_started_them(start: Start, workers: i
     assert comes_true(lambda: len(psutil.Process(process.pid).children(recursive=True)) >= workers)
     children = [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
     os.kill(process.pid, signal.SIGKILL)
-    assert comes_true(lambda: all(map(gone, children)))
+    assert comes_true(lambda: all(map(has_ended, children)))
     assert not listening(port)()
 
 

@@ -89,12 +89,12 @@ def test_many_layers_are_queued_at_once(database: Database) -> None:
 
 def test_a_layer_brewed_again_or_forgotten_since_is_unchanged(database: Database) -> None:
     brewed(database, A, B)
-    old, gone = find(database, A), find(database, B)
+    old, missing = find(database, A), find(database, B)
     requeued(database, old)
     database.complete(database.claim_one())
     database.execute(f"DELETE FROM rbtorrent_mapping WHERE digest = '{B}'")
 
-    assert requeued(database, old, gone) == 0
+    assert requeued(database, old, missing) == 0
     assert database.layer(A).state == "brewed"
     assert str(B) not in database.mapping()
 
