@@ -98,7 +98,7 @@ def test_a_range_beyond_the_end_is_416_with_the_size(app: bottle.Bottle, span: s
 
 
 @pytest.mark.parametrize(
-    "asked", ["bytes=5-4", "bytes=a-", "pieces=0-1", "bytes=0-1,4-5", "bytes", "\xff\xfe", "bytes=\xb2-3"]
+    "span", ["bytes=5-4", "bytes=a-", "pieces=0-1", "bytes=0-1,4-5", "bytes", "\xff\xfe", "bytes=\xb2-3"]
 )
 def test_several_and_malformed_ranges_return_the_whole_layer(app: bottle.Bottle, span: str) -> None:
     answer = get(app, url(), Range=span)
