@@ -27,7 +27,7 @@ def installation(tmp_path: Path, registry: Registry) -> Installation:
 def test_roles_are_granted_listed_and_revoked(installation: Installation) -> None:
     assert installation.last_line("role", "grant", "library/*", "team/app") == "granted 2, had it already 0"
     assert installation.last_line("role", "grant", "team/app") == "granted 0, had it already 1"
-    assert [role["pattern"] for role in installation.asked("role", "list")] == ["library/*", "team/app"]
+    assert [role["pattern"] for role in installation.json("role", "list")] == ["library/*", "team/app"]
     revoked = installation.run("role", "revoke", "team/app", "nobody", check=False)
     assert (revoked.returncode, revoked.stdout) == (1, "revoked 1, did not have it 1\n")
     assert revoked.stderr.endswith("nobody does not have the role: role list shows what has\n")
@@ -45,7 +45,7 @@ def test_failures_are_listed_by_reason_and_retried_once_repaired(
     blob.unlink()
     installation.run("run", "brew", check=False)
 
-    status = installation.asked("queue", "status")
+    status = installation.json("queue", "status")
     assert (status["set_aside_count"], status["brewed_last_hour"]) == (1, 1)
     [reason] = status["set_aside"]
     assert "not found" in reason
@@ -68,7 +68,7 @@ def test_a_dropped_layer_is_found_again_by_a_backfill(
 
     assert installation.last_line("queue", "drop", "--digest", layer.digest) == "dropped 1, manifests 0"
     assert installation.run("queue", "drop", "--digest", layer.digest, check=False).returncode == 1
-    assert installation.asked("queue", "status")["waiting_count"] == 0
+    assert installation.json("queue", "status")["waiting_count"] == 0
     assert installation.last_line("backfill", "repository", scope).startswith("queued 1 layers")
 
 
@@ -89,7 +89,7 @@ def test_manifests_set_aside_are_listed_by_reason_retried_and_dropped(
     fails = installation.run("run", "resolve-manifests", check=False)
     assert fails.stdout.splitlines()[-1].endswith("put off 0, set aside 1, waiting 0")
 
-    manifests = installation.asked("queue", "status")["manifests"]
+    manifests = installation.json("queue", "status")["manifests"]
     assert (manifests["waiting"], manifests["set_aside_count"]) == (0, 1)
     [reason] = manifests["set_aside"]
     assert reason.endswith(": not found")
@@ -98,15 +98,15 @@ def test_manifests_set_aside_are_listed_by_reason_retried_and_dropped(
     assert f"        1 {reason}\n" in status_text
 
     tried = {"queued": 0, "manifests": 1, "kept": False}
-    assert installation.asked("queue", "retry", "--reason", "NOT FOUND") == tried
-    assert installation.asked("queue", "status")["manifests"]["waiting"] == 1
+    assert installation.json("queue", "retry", "--reason", "NOT FOUND") == tried
+    assert installation.json("queue", "status")["manifests"]["waiting"] == 1
     installation.run("run", "resolve-manifests", check=False)
     assert installation.last_line("queue", "retry", "--digest", missing) == "queued again 0, manifests 1"
     assert installation.last_line("queue", "retry", "--all") == "queued again 0, manifests 0"
     installation.run("run", "resolve-manifests", check=False)
-    assert installation.asked("queue", "drop", "--reason", "not found") == {"dropped": 0, "manifests": 1}
+    assert installation.json("queue", "drop", "--reason", "not found") == {"dropped": 0, "manifests": 1}
     assert installation.run("queue", "drop", "--digest", missing, check=False).returncode == 1
-    assert installation.asked("queue", "status")["manifests"]["set_aside"] == {}
+    assert installation.json("queue", "status")["manifests"]["set_aside"] == {}
 
 
 def test_an_image_is_shown_for_the_configured_or_requested_platforms(
@@ -120,9 +120,9 @@ def test_an_image_is_shown_for_the_configured_or_requested_platforms(
     push_index(registry, scope, "multi", children)
     image = f"{scope}:multi"
 
-    shown = limited.asked("show", image)
+    shown = limited.json("show", image)
     assert (shown["platforms"], shown["platforms_left_out"]) == (["linux/arm64"], ["linux/amd64"])
-    shown = limited.asked("show", image, "--platform", "linux/amd64", "--platform", "linux/arm64")
+    shown = limited.json("show", image, "--platform", "linux/amd64", "--platform", "linux/arm64")
     assert (shown["platforms"], shown["layers_total"]) == (["linux/amd64", "linux/arm64"], 2)
 
     limited.run("role", "grant", scope)
