@@ -163,7 +163,7 @@ def test_a_pushed_id_that_cannot_be_removed_makes_the_manifest_invalid(note: str
     text = json.dumps(manifest(layer(A, pushed="rbtorrent:" + "f" * 40), note=0))
     text = text.replace('"pushed"', f'"{field}"').replace('"note": 0', f'"note": {note}')
     for ids in ({}, {A: ID_A}):
-        with pytest.raises(ManifestInvalid, match="cannot be taken out"):
+        with pytest.raises(ManifestInvalid, match="cannot be removed"):
             augmented(text, ids)
 
 

@@ -120,7 +120,7 @@ def test_the_example_file_loads() -> None:
         ("docker_registry: {host: a}\ns3: {endpoint_url: 'https://u:hush-hush@host'}", "s3.endpoint_url: a user name"),
         ("docker_registry: {host: a}\ns3: {endpoint_url: 'https://u:hush/hush@host'}", "s3.endpoint_url: a user name"),
         ("!!python/object/apply:os.system ['true']", "not YAML"),
-        ("application: {port: 1}", "docker_registry: required, but not given"),
+        ("application: {port: 1}", "docker_registry: required, but missing"),
         ("docker_registry:\n", "docker_registry: expected a section with keys"),
         ("docker_registry: {host: a, hots: b}", "docker_registry.hots: unknown key"),
         ("docker_registry: {host: a}\nbrewers: {}", "brewers: unknown key"),

@@ -22,7 +22,7 @@ def load(text: str) -> Config:
     ("text", "message"),
     [
         ("db: {url: 'no url'}", "db.url: an invalid URL is not supported"),
-        ("db: {url: 'mysql://host/name'}", "db.url: mysql:// is not supported: give postgresql:// or sqlite"),
+        ("db: {url: 'mysql://host/name'}", "db.url: mysql:// is not supported: use postgresql:// or sqlite"),
         ("db: {url: 'sqlite://'}", "db.url: sqlite:// in memory is not supported"),
         ("db: {url: 'postgresql://u:hush-hush@a b/name'}", "db.url: the host is invalid"),
         ("db: {url: 'postgresql://u:hush-hush@host:port/name'}", "db.url: an invalid URL"),

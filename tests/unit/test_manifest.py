@@ -152,7 +152,7 @@ class TestItsMediaType:
         assert untold_image.media_type == OCI_MANIFEST
         assert isinstance(untold_index, Index)
         assert untold_index.media_type == OCI_INDEX
-        assert why_not_document({"schemaVersion": 2}, said) == "neither layers nor manifests in it"
+        assert why_not_document({"schemaVersion": 2}, said) == "it has neither layers nor manifests"
 
     def test_is_taken_from_the_header_where_it_has_none(self) -> None:
         parsed = parse(without(image(), "mediaType"), OCI_MANIFEST)
@@ -165,9 +165,9 @@ class TestItsMediaType:
         assert parse(image(mediaType=DOCKER_MANIFEST), OCI_MANIFEST).media_type == DOCKER_MANIFEST
 
     def test_must_not_be_an_index_sent_as_an_image_or_the_reverse(self) -> None:
-        assert "it came as" in why_not_document(index(), OCI_MANIFEST)
-        assert "it came as" in why_not_document(image(), DOCKER_LIST)
-        assert "it came as" in why_not_document(image(mediaType="application/x-other"), OCI_MANIFEST)
+        assert "its Content-Type is" in why_not_document(index(), OCI_MANIFEST)
+        assert "its Content-Type is" in why_not_document(image(), DOCKER_LIST)
+        assert "its Content-Type is" in why_not_document(image(mediaType="application/x-other"), OCI_MANIFEST)
 
     def test_must_not_be_ambiguous(self) -> None:
         assert why_not_document(image(manifests=[])) == "an image with manifests"

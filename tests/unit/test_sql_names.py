@@ -89,7 +89,7 @@ def test_no_name_is_truncated_with_the_longest_table_name() -> None:
     ],
 )
 def test_other_databases_are_refused(url: str) -> None:
-    with pytest.raises(UnsupportedDatabase, match="give postgresql:// or sqlite:///file") as caught:
+    with pytest.raises(UnsupportedDatabase, match="use postgresql:// or sqlite:///file") as caught:
         create_engine_for(url=url)
     assert "secret" not in str(caught.value)
 
