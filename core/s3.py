@@ -141,7 +141,7 @@ class Bucket:
             self._client.delete_object(Bucket=self.name, Key=key)
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
-        """Yield key and size, in bytes, of each object whose key begins with `prefix`, in the order of keys."""
+        """Yield key and size in bytes of each object whose key begins with `prefix`, in the order of keys."""
         with self._translated(prefix):
             for page in self._client.get_paginator("list_objects_v2").paginate(
                 Bucket=self.name, Prefix=prefix

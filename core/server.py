@@ -164,7 +164,7 @@ def _locked(path: Path, address: str, port: int) -> Iterator[None]:
 
 
 def _raise_descriptor_limit() -> None:
-    """Raise the soft limit as far as allowed, also for workers: systemd's default of 1024 is for select(2)."""
+    """Raise the soft limit as far as allowed, for workers too: systemd's default of 1024 is for select(2)."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -8,8 +8,8 @@ import sqlalchemy as sa
 def database_time(connection: sa.Connection) -> int:
     """Return the database's time in whole Unix seconds.
 
-    What brewers compare with each other's times (locks, next tries) is in this time: a host whose own clock
-    is wrong neither releases the locks of others nor leaves locks from the future behind.
+    Times that brewers compare with each other (locks, retries) use this clock, so a host whose own clock is
+    wrong neither releases the locks of others nor leaves locks in the future.
     """
     return connection.execute(sa.select(time_of_statement(connection.dialect.name))).scalar_one()
 

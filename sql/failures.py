@@ -1,4 +1,4 @@
-"""Failures: when layers failed last, for the status page, and reasons in the form that the queue keeps."""
+"""Recent failures of layers, for the status page, and reasons in the form stored in the queue."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ KEEP_SECONDS = 7 * 86_400
 _LONGEST = 500
 _FORGOTTEN_AT_ONCE = 100
 _LOOKED_AT = 1_000
-"""Of the latest failures, how many are looked at: some of these layers were brewed since."""
+"""How many of the latest failures are read: some of these layers were brewed since."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class RecentFailure:
 def record_failures(
     connection: sa.Connection, tables: Tables, digests: Sequence[Digest | str], *, now: int
 ) -> None:
-    """Record that these layers failed now, and forget some failures older than a week.
+    """Record that these layers failed now, and delete some failures older than a week.
 
     The table stays small: each new failure removes up to a hundred old ones.
     """

@@ -50,7 +50,7 @@ def read_file_rows(
 ) -> tuple[list[MdsRow], str | None]:
     """Return the next `limit` files in `folder`, or `outside` of it, and the last path.
 
-    In the order of paths, deleted ones included, without files that MDS does not know. `after` is the last
+    In the order of paths, deleted ones included, without files unknown to MDS. `after` is the last
     path of the page before. The last path is None at the end.
     """
     mds, inside = tables.mds, _inside(tables, folder)
@@ -96,11 +96,11 @@ def _page(tables: Tables, which: sa.ColumnElement[bool], after: str | None, limi
 
 
 def _info(tables: Tables) -> sa.Label[str]:
-    # Where the column is of a JSON type, the driver would hand over objects.
+    # If the column has a JSON type, the driver would return objects.
     return sa.cast(tables.mds.c.mdsfileinfo, sa.Text).label("info")
 
 
-# Engines limit the parameters of a statement.
+# Engines limit the number of parameters of a statement.
 _AT_ONCE = 500
 
 
@@ -111,7 +111,7 @@ def find_mds_files(connection: sa.Connection, tables: Tables, paths: Sequence[st
     """
     mfs, mds = tables.mfs.c, tables.mds.c
     query = (
-        # Where the column is of a JSON type, the driver would hand over objects.
+        # If the column has a JSON type, the driver would return objects.
         sa.select(mfs.path, sa.cast(mds.mdsfileinfo, sa.Text))
         .join_from(tables.mfs, tables.mds, mfs.key == mds.key)
         .where(mds.deleted.is_not(sa.true()), mds.mdsfileinfo.is_not(None))

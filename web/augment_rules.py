@@ -1,4 +1,4 @@
-"""Rules for a manifest's request: which manifest it names, whether ids are added, for which platform."""
+"""Rules for manifest requests: the manifest, whether ids are added, and the platform."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def parse_path(rest: str) -> tuple[str, str | Digest] | None:
 
 
 def wants_ids(reference: str | Digest, accept: str | None, explicit: str | None) -> bool:
-    """Whether the answer is to be augmented.
+    """Return whether to augment the answer.
 
     `explicit`, the value of `?rbtorrent=`, decides. Without it, clients that verify digests get the
-    registry's bytes: those that ask by digest, and those that accept a manifest list or an image index, as
+    registry's bytes: requests by digest, and clients that accept a manifest list or an image index, as
     container engines do. Raises InvalidName.
     """
     if explicit:
@@ -42,7 +42,7 @@ def requested_platform(explicit: str | None, default: str) -> Platform:
 
 
 def is_current(if_none_match: str | None, etag: str) -> bool:
-    """Whether If-None-Match contains `etag`: compared weakly (RFC 9110, 13.1.2), quoted or not, as
+    """Return whether If-None-Match contains `etag`: compared weakly (RFC 9110, 13.1.2), quoted or not, as
     docker/distribution does.
     """
     tags = [tag.strip().removeprefix("W/").strip('"') for tag in (if_none_match or "").split(",")]
@@ -58,6 +58,6 @@ def _accepts_indexes(accept: str) -> bool:
 
 
 def _is_zero_weight(parameter: str) -> bool:
-    """Whether it is `q=0`, which means "not this" (RFC 9110, 12.4.2)."""
+    """Return whether it is `q=0`, which means "not acceptable" (RFC 9110, 12.4.2)."""
     name, _, value = parameter.partition("=")
     return name.strip() == "q" and value.strip() in ("0", "0.", "0.0", "0.00", "0.000")

@@ -1,4 +1,4 @@
-"""Writes what events ask for into the queue. Requests share transactions: a burst costs few commits."""
+"""Writes the plans of events to the queue. Requests share transactions, so a burst needs few commits."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class _Waiting:
 
 
 class EventWriter:
-    """Enqueues plans with the priority of a push. `clock` returns Unix seconds. For several threads."""
+    """Enqueues plans with the priority of a push. `clock` returns Unix seconds. Thread-safe."""
 
     def __init__(self, engine: Engine, tables: Tables, clock: Callable[[], float]) -> None:
         self._engine = engine
@@ -42,7 +42,7 @@ class EventWriter:
         self._writing = threading.Lock()
 
     def write(self, plan: Plan) -> None:
-        """Return when the plan is committed. Raises DatabaseDown; then it may be written again."""
+        """Write the plan, and return when it is committed. After DatabaseDown it may be written again."""
         waiting = _Waiting(plan)
         with self._arrivals:
             self._arrived.append(waiting)

@@ -116,7 +116,7 @@ class RegistryClient:
         return self.fetch_manifest(scope, tag, accept=accept).digest
 
     def list_tags(self, scope: str) -> Iterator[str]:
-        """Yield the tags of a repository, page by page, in the registry's order. Invalid ones are left out."""
+        """Yield the tags of a repository, page by page, in the registry's order. Invalid ones are omitted."""
 
         def fetch(url: str) -> HttpAnswer:
             return self._ask("GET", url, _pull(scope), f"repository {scope}", {}, PAGE_LIMIT)

@@ -117,7 +117,7 @@ def _next_page(answer: HttpAnswer) -> Target | None:
 
 
 def _same_registry(where: Target, link: str) -> Target:
-    """Return the linked page. Of an absolute link only the path is used: proxies get scheme and port wrong."""
+    """Return the linked page. Only the path of an absolute link counts: proxies get scheme and port wrong."""
     try:
         onward = where.join(link)
     except BadAnswer as error:

@@ -252,4 +252,4 @@ def test_a_registry_that_is_down_is_named(tmp_path: Path) -> None:
         answer = front.get("/?q=library/ubuntu:22.04")
 
     assert answer.status == 502
-    assert "The registry does not give this image" in text_of(answer)
+    assert "The registry does not return this image" in text_of(answer)

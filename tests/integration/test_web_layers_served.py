@@ -167,7 +167,7 @@ def test_a_source_that_fails_ends_the_connection(tmp_path: Path, registry: HttpS
         registry.on(f"/v2/{SCOPE}/blobs/{LAYER}", serving(CONTENT))
         assert get(port).content == CONTENT
         log = (tmp_path / "served.log").read_text()
-    assert "layer broke off" in log
+    assert "layer cut off" in log
     assert "Traceback" not in log
     assert CAPABILITY not in log
 
