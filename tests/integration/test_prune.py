@@ -319,7 +319,7 @@ def test_a_run_killed_after_storing_the_metainfo_is_completed_by_the_next(brewed
 def test_an_empty_storage_does_not_count(brewed: Brewed) -> None:
     digests = brewed.layers(3)
     brewed.delete(*digests)
-    with pytest.raises(RemoteError, match="no blob at all"):
+    with pytest.raises(RemoteError, match="no blobs"):
         brewed.prune()
 
 

@@ -200,7 +200,7 @@ def test_further_requests_do_not_delay_the_next_connection_to_the_database(
         ("sha256:abc", 404, "is not a digest"),
         ("ü:%00x", 404, "is not a scope"),
         ("x" * 600, 404, "expected at most 512 characters"),
-        (str(digest_of("unknown")), 404, "This layer is unknown here"),
+        (str(digest_of("unknown")), 404, "This layer is unknown"),
         ("library/no-such:latest", 404, "The registry has no such image"),
     ],
 )

@@ -27,7 +27,7 @@ TROUBLE: dict[str, RemoteError] = {
     "500": Unavailable("r", "it answers 500"),
     "429": Unavailable("r", "it answers 429", 30),
     "time-out": TimedOut("r", 30),
-    "a web page": BadAnswer("r", "a web page where the registry should be"),
+    "a web page": BadAnswer("r", "a web page instead of the registry's answer"),
 }
 
 

@@ -54,7 +54,7 @@ def test_a_missing_privilege_to_create_comes_with_a_remedy(low: sa.Engine) -> No
 
     assert str(caught.value) == (
         "the database is not ready: user low_user: permission denied for schema public: "
-        "run what `docker_torrents init-db --print` prints as the owner"
+        "run the output of `docker_torrents init-db --print` as the owner"
     )
     with pytest.raises(
         DatabaseNotReady, match=r"GRANT CREATE ON SCHEMA public TO low_user, or .*init-db --print"
