@@ -1,4 +1,4 @@
-"""Brews one claimed layer and finishes it: brewed, tried again later, set aside, or returned."""
+"""Brew one claimed layer and finish it: brewed, retried later, set aside, or returned."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ from sql.transaction import reading
 log = logging.getLogger(__name__)
 
 _SAMPLES = 3
-"""Brewed layers none of which the source gives in an outage."""
+"""The number of brewed layers read in a probe: in an outage the source returns none of them."""
 
 
 class Outages:
-    """What brewing depends on. Kept from run to run, so that each outage is logged once."""
+    """The outages of the dependencies of brewing. Kept across runs, so that each outage is logged once."""
 
     def __init__(self) -> None:
         self.source = OutageLog(log, "layer source")
@@ -54,19 +54,19 @@ class Outages:
 
 
 class BrewCounter:
-    """Counts what brewing does, from run to run, until the counts are taken. Threads may share it."""
+    """Counts the work of brewing across runs, until the counts are taken. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._counted = Brews()
 
     def add(self, brews: Brews) -> None:
-        """Count these as well."""
+        """Add these counts."""
         with self._lock:
             self._counted += brews
 
     def take(self) -> Brews:
-        """Return what was counted since the last call."""
+        """Return the counts since the last call."""
         with self._lock:
             taken, self._counted = self._counted, Brews()
         return taken
@@ -74,8 +74,8 @@ class BrewCounter:
 
 @dataclass(frozen=True)
 class BrewSettings:
-    """What a run works with. Times are in seconds; `clock` returns the Unix time that all brewers share;
-    `brewer` is the name that operators see; `backend` names the source in metrics.
+    """The settings of a run. Times are in seconds; `clock` returns the Unix time that all brewers share;
+    `brewer` is the name shown to operators; `backend` names the source in metrics.
     """
 
     engine: Engine
@@ -97,10 +97,10 @@ class BrewSettings:
 
 
 class Dependency:
-    """The layer source or the metainfo store as a whole. Threads may share it.
+    """The layer source or the metainfo store as a whole. Thread-safe.
 
-    `probe` makes a request that succeeds while it works, and raises DockerTorrentsError otherwise: that tells
-    an outage from a single layer that it cannot give or take.
+    `probe` makes a request that succeeds while it works, and raises DockerTorrentsError otherwise: that
+    distinguishes an outage from the failure of a single layer.
     """
 
     def __init__(self, probe: Callable[[], object], log: OutageLog) -> None:
@@ -108,10 +108,10 @@ class Dependency:
         self._log = log
         self._lock = threading.Lock()
         self.outage: str | None = None
-        """What the last probe raised, None if it succeeded."""
+        """The error of the last probe, None if it succeeded."""
 
     def is_down(self) -> bool:
-        """Probe it after a failure, unless that was done in this outage. Return whether it is down."""
+        """Probe it after a failure, once per outage. Return whether it is down."""
         with self._lock:
             return self.outage is not None or not self._works()
 
@@ -133,15 +133,15 @@ class Dependency:
 
 
 Outcome = Brewed | Literal["failed", "returned", "lost"]
-"""What became of a layer; "lost" is one whose lock was lost, or is returned at the end of the run."""
+"""The outcome for a layer; "lost" is one whose lock was lost, or is returned at the end of the run."""
 
 
 class LayerBrewer:
-    """Brews layers that `held` holds. Threads may share it. `interrupted` says when to let go of a layer.
+    """Brews layers locked by `held`. Thread-safe. `interrupted` returns whether to stop working on a layer.
 
     A failure of the source or the store counts for the layer only if the source or store as a whole works.
-    Otherwise it is an outage: layers go back to the queue with no attempt counted, until `resume` finds that
-    it is over.
+    Otherwise it is an outage: layers go back to the queue without counting an attempt, until `resume` detects
+    its end.
     """
 
     def __init__(self, settings: BrewSettings, held: HeldLocks, interrupted: Callable[[], bool]) -> None:
@@ -157,25 +157,25 @@ class LayerBrewer:
         return self._source.outage or self._store.outage
 
     def resume(self) -> bool:
-        """Probe what was down; return whether all works."""
+        """Probe what was down. Return whether everything works."""
         source, store = self._source.resume(), self._store.resume()
         return source and store
 
     def probe_store(self) -> None:
-        """Pause if the metainfo store takes nothing, before anything is read in vain."""
+        """Pause if the metainfo store accepts no writes, before reading layers needlessly."""
         self._store.is_down()
 
     def _probe_source(self) -> None:
         """Raises DockerTorrentsError if the source is down.
 
-        A registry whose storage is down answers all the same, but for no blob: the layers that were brewed
-        last tell that from a layer that cannot be read.
+        A registry whose storage is down still answers, but returns no blob: reading the layers that were
+        brewed last distinguishes that from a single unreadable layer.
         """
         source = self._settings.source
         try:
             source.check()
         except Refused as error:
-            # S3 may refuse to list a bucket and give its objects.
+            # S3 may refuse to list a bucket but return its objects.
             if error.status != 403:
                 raise
         failures = []
@@ -233,7 +233,7 @@ class LayerBrewer:
         except SizeMismatch as error:
             if claim.layer.size is None:
                 return self._failed(claim, str(error), error.verdict)
-            # The size came from a manifest. At the next try the digest alone decides.
+            # The size came from a manifest. At the next attempt only the digest is verified.
             return self._failed(claim, str(error), "try again", forget_size=True)
         except StoreFailed as error:
             return self._failed_by(claim, error, self._store)
@@ -261,7 +261,7 @@ class LayerBrewer:
             if not self._held.finish(claim.digest, complete):
                 return "lost"
         except DatabaseError as error:
-            # Another layer has this id already: an operator has to look at that.
+            # Another layer has this id already, which an operator must investigate.
             return self._failed(claim, str(error), "set aside")
         if claim.priority == Priority.PUSHED:
             PUSH_TO_ID_SECONDS.observe(max(0, now - claim.added))
@@ -275,13 +275,13 @@ class LayerBrewer:
         return "returned" if self._held.return_claims([claim.digest]) else "lost"
 
     def _failed_by(self, claim: Claim, error: DockerTorrentsError, dependency: Dependency) -> Outcome:
-        """Give the layer back if the source or the store as a whole is down, else count its failure."""
+        """Return the layer if the source or the store as a whole is down, else count its failure."""
         if dependency.is_down():
             return self._return(claim)
         return self._failed(claim, str(error), error.verdict)
 
     def _failed(self, claim: Claim, reason: str, verdict: Verdict, *, forget_size: bool = False) -> Outcome:
-        """Count the failure and record its reason: set aside, or tried again after a growing delay."""
+        """Count the failure and record its reason: set aside, or retried after a growing delay."""
         settings = self._settings
         attempts = claim.attempts + 1
         last = verdict == "set aside" or attempts >= settings.max_attempts

@@ -20,7 +20,9 @@ from sql.transaction import reading, transaction
 log = logging.getLogger(__name__)
 
 _MOST_SECONDS = 60.0
-"""How long PostgreSQL may take to count, or to write: a hung server does not hold up the end for ever."""
+"""How long PostgreSQL may take to count, or to write: a hung server does not delay the end of the process
+forever.
+"""
 
 
 @dataclass(frozen=True)
@@ -33,11 +35,10 @@ class _Ended:
 
 
 class RunRecorder:
-    """Records runs in a thread of its own, so that no job waits for it or fails with it.
+    """Records runs in a separate thread, so that no job waits for it or fails with it.
 
-    A run that did something, or ended otherwise than the one before, is recorded at once; idle runs, and how
-    long a run has been going on, once a minute, with the sample. What cannot be written is kept and tried
-    again.
+    A run that did something, or whose result differs from the previous one, is recorded at once; idle runs
+    and the duration of current runs once a minute, with the sample. Failed writes are kept and retried.
     """
 
     def __init__(self, service: Service) -> None:
@@ -58,7 +59,7 @@ class RunRecorder:
         self._thread.start()
 
     def close(self) -> None:
-        """Write what is left, and end the thread."""
+        """Write pending records, and end the thread."""
         self._closing = True
         self._wake.set()
         self._thread.join()
@@ -95,7 +96,7 @@ class RunRecorder:
         while not closing:
             self._wake.wait((self._second - self._service.clock()) % MINUTE)
             self._wake.clear()
-            # Before it writes: after the last run has ended, it writes once more.
+            # Read before writing: after the last run has ended, it writes once more.
             closing = self._closing
             self._write()
 
@@ -129,7 +130,7 @@ class RunRecorder:
 
 @contextmanager
 def recording(service: Service) -> Iterator[RunRecorder]:
-    """Yield a recorder of runs, which writes what is left at the end of the block."""
+    """Yield a recorder of runs, which writes pending records at the end of the block."""
     recorder = RunRecorder(service)
     recorder.start()
     try:

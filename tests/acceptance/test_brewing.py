@@ -78,7 +78,7 @@ def test_a_dry_run_counts_and_queues_nothing(
 
     said = installation.last_line("backfill", "repository", "--dry-run", scope)
 
-    assert said.startswith("would queue 3 layers (0.0 MB), known already 0, tags 2")
+    assert said.startswith("would queue 3 layers (0.0 MB), already known 0, tags 2")
     assert installation.json("queue", "status")["waiting_count"] == 0
 
 

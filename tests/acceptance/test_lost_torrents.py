@@ -108,7 +108,7 @@ def test_an_id_of_the_older_service_is_kept(installation: Installation, scope: s
     ended = installation.run("queue", "retry", "--digest", digest, check=False)
 
     assert ended.returncode == 1
-    assert "keeps the id that the older service gave it" in ended.stderr
+    assert "keeps its id from the older service" in ended.stderr
     assert (
         installation.last_line("queue", "retry", "--lost") == "queued again 0, looked up 0 torrents, failed 0"
     )

@@ -25,8 +25,8 @@ def installation(tmp_path: Path, registry: Registry) -> Installation:
 
 
 def test_roles_are_granted_listed_and_revoked(installation: Installation) -> None:
-    assert installation.last_line("role", "grant", "library/*", "team/app") == "granted 2, had it already 0"
-    assert installation.last_line("role", "grant", "team/app") == "granted 0, had it already 1"
+    assert installation.last_line("role", "grant", "library/*", "team/app") == "granted 2, already granted 0"
+    assert installation.last_line("role", "grant", "team/app") == "granted 0, already granted 1"
     assert [role["pattern"] for role in installation.json("role", "list")] == ["library/*", "team/app"]
     revoked = installation.run("role", "revoke", "team/app", "nobody", check=False)
     assert (revoked.returncode, revoked.stdout) == (1, "revoked 1, did not have it 1\n")
@@ -55,7 +55,7 @@ def test_failures_are_listed_by_reason_and_retried_once_repaired(
     for action in ("retry", "drop"):
         nothing = installation.run("queue", action, "--reason", "no such reason", check=False)
         assert nothing.returncode == 1
-        assert "nothing failed for a reason with 'nothing like it'" in nothing.stderr
+        assert "no failure has a reason with 'nothing like it'" in nothing.stderr
     assert installation.last_line("queue", "retry", "--reason", "NOT FOUND") == "queued again 1, manifests 0"
     assert installation.last_line("run", "brew") == "brewed 1, failed 0, waiting 0"
 
@@ -87,7 +87,7 @@ def test_manifests_set_aside_are_listed_by_reason_retried_and_dropped(
         )
     database.close()
     fails = installation.run("run", "resolve-manifests", check=False)
-    assert fails.stdout.splitlines()[-1].endswith("put off 0, set aside 1, waiting 0")
+    assert fails.stdout.splitlines()[-1].endswith("delayed 0, set aside 1, waiting 0")
 
     manifests = installation.json("queue", "status")["manifests"]
     assert (manifests["waiting"], manifests["set_aside_count"]) == (0, 1)

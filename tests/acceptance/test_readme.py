@@ -93,7 +93,7 @@ def test_the_commands_of_the_first_use_work_as_written(tmp_path: Path) -> None:
         try:
             digests = typed(download).splitlines()[-1].split()
             assert digests[0] == digests[1] == str(image.layers[0].digest).removeprefix("sha256:")
-            assert typed(grant).splitlines()[-1] == "granted 1, had it already 0"
+            assert typed(grant).splitlines()[-1] == "granted 1, already granted 0"
 
             assert mirror.strip() == "docker_torrents -c config.yaml mirror"
             with mirror_of(tmp_path, registry.netloc, here, blocks("yaml")[2]):

@@ -52,7 +52,7 @@ def test_a_pushed_image_is_resolved_and_its_layers_queued(receiver: Receiver, me
     assert comes_true(lambda: receiver.waiting() == {("demo/app", image.digest)})
     assert receiver.queued() == set()
 
-    assert receiver.resolve() == ("resolved 1 manifests, queued 2 layers, put off 0, set aside 0, waiting 0")
+    assert receiver.resolve() == ("resolved 1 manifests, queued 2 layers, delayed 0, set aside 0, waiting 0")
     assert receiver.queued() == layers_of(image)
     assert receiver.installation.last_line("run", "brew") == "brewed 2, failed 0, waiting 0"
 

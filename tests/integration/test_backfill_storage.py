@@ -205,7 +205,7 @@ def test_a_dry_run_counts_and_writes_nothing(database: Database, place: Director
 
     summary = backfill(database, place, dry_run=True)
 
-    assert str(summary).startswith("would queue 1 layers (0.0 MB), known 1, no layers 1,")
+    assert str(summary).startswith("would queue 1 layers (0.0 MB), known 1, other blobs 1,")
     assert summary.bytes == 2000
     assert set(database.mapping()) == {known}
     assert database.layer(known).scopes == ()

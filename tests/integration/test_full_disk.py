@@ -119,7 +119,10 @@ def test_a_readable_database_on_a_full_disk_counts_as_down(tmp_path: Path) -> No
             probe_writable(connection, tables)
         filler = fill(disk)
 
-        with reading(engine) as connection, pytest.raises(DatabaseDown, match="left on its disk: free some space"):
+        with (
+            reading(engine) as connection,
+            pytest.raises(DatabaseDown, match="left on its disk: free some space"),
+        ):
             probe_writable(connection, tables)
 
         filler.unlink()

@@ -72,7 +72,7 @@ def test_an_images_layers_are_queued_as_pushed_and_its_config_is_not(
     assert desk.queued() == dict.fromkeys(digests(image), Priority.PUSHED)
     assert desk.waiting() == {}
     assert desk.seen(image.digest) == {image.digest}
-    assert str(summary) == "resolved 1 manifests, queued 2 layers, put off 0, set aside 0, waiting 0"
+    assert str(summary) == "resolved 1 manifests, queued 2 layers, delayed 0, set aside 0, waiting 0"
 
 
 @pytest.mark.parametrize("media", ["docker", "oci"])
@@ -124,7 +124,7 @@ def test_children_pushed_after_their_index_are_waited_for(
     desk.put_down(index.digest)
     summary = desk.run()
     assert desk.queued().keys() == digests(there)
-    assert (summary.put_off, summary.resolved, summary.waiting) == (1, 0, 1)
+    assert (summary.delayed, summary.resolved, summary.waiting) == (1, 0, 1)
     row = desk.waiting()[index.digest]
     assert (row.attempts, row.reason) == (1, f"1 of its manifests cannot be read, first {late.digest}")
     assert desk.seen(index.digest) == set()
@@ -172,7 +172,7 @@ def test_an_unresolvable_manifest_does_not_block_others(
     desk.put_down(image.digest)
     summary = desk.run()
     assert desk.queued().keys() == digests(image)
-    assert (summary.resolved, summary.put_off, summary.set_aside) == (1, 1, 1)
+    assert (summary.resolved, summary.delayed, summary.set_aside) == (1, 1, 1)
 
 
 def test_foreign_empty_and_attested_layers_are_not_queued(desk: Desk) -> None:
@@ -227,7 +227,7 @@ def test_endless_indexes_are_abandoned(desk: Desk) -> None:
 
         server.on("/v2/*", answer)
         desk.put_down(inner)
-        assert desk.run(registry=client(server.url)).put_off == 1
+        assert desk.run(registry=client(server.url)).delayed == 1
     assert len(asked) < 10
 
 
@@ -238,7 +238,7 @@ def test_a_manifest_without_a_usable_answer_is_retried(desk: Desk, answer: Any) 
         server.on("/v2/", replying(200))
         desk.put_down(NOWHERE)
         summary = desk.run(registry=client(server.url))
-    assert (summary.put_off, desk.queued()) == (1, {})
+    assert (summary.delayed, desk.queued()) == (1, {})
 
 
 @pytest.mark.parametrize("answer", [silent(), html(503)], ids=["silent", "503"])
@@ -250,7 +250,7 @@ def test_a_registry_that_is_down_ends_the_run_without_counting_attempts(
         desk.put_down(*(f"sha256:{number:064}" for number in range(20)))
         summary = desk.run(registry=client(server.url, read_timeout=0.2))
         desk.run(registry=client(server.url, read_timeout=0.2))
-    assert (summary.put_off, summary.waiting, exit_status(summary)) == (0, 20, 1)
+    assert (summary.delayed, summary.waiting, exit_status(summary)) == (0, 20, 1)
     assert {row.attempts for row in desk.waiting().values()} == {0}
     assert len([line for line in caplog.messages if line.startswith("registry failed")]) == 1
     desk.run()
@@ -268,7 +268,7 @@ def test_unreadable_manifests_do_not_delay_others(desk: Desk, push: Callable[...
         )
         desk.put_down(*(f"sha256:{number:064}" for number in range(20)), good.digest)
         summary = desk.run(registry=client(server.url))
-    assert (summary.put_off, summary.resolved) == (20, 1)
+    assert (summary.delayed, summary.resolved) == (20, 1)
     assert desk.queued().keys() == digests(good)
 
 

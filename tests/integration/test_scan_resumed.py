@@ -205,5 +205,5 @@ def test_a_dry_run_reports_what_is_known_below_unchanged_tags(scan: Scan, four: 
     summary = walk_repositories(replace(scan, dry_run=True), [*SCOPES, "a"], "test")
 
     assert (summary.queued, summary.known) == (2, 2)
-    assert str(summary).startswith("would queue 2 layers (0.0 MB), known already 2, tags 5")
+    assert str(summary).startswith("would queue 2 layers (0.0 MB), already known 2, tags 5")
     assert len(queued(scan)) == 2
