@@ -55,7 +55,7 @@ def test_failures_are_listed_by_reason_and_retried_once_repaired(
     for action in ("retry", "drop"):
         nothing = installation.run("queue", action, "--reason", "no such reason", check=False)
         assert nothing.returncode == 1
-        assert "no failure has a reason with 'nothing like it'" in nothing.stderr
+        assert "no failure has a reason with 'no such reason'" in nothing.stderr
     assert installation.last_line("queue", "retry", "--reason", "NOT FOUND") == "queued again 1, manifests 0"
     assert installation.last_line("run", "brew") == "brewed 1, failed 0, waiting 0"
 
