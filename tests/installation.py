@@ -42,15 +42,10 @@ class Installation:
         [found] = self.metainfo.rglob(f"*{digest.partition(':')[2]}*")
         return found
 
-<<<<<<< HEAD
     def run(
         self, *words: str, timeout: float = 60, check: bool = True, stderr: int = subprocess.PIPE
     ) -> subprocess.CompletedProcess[str]:
-        """Runs a command to its end. With `check`, a status other than 0 fails the test. `stderr` may be a file."""
-=======
-    def run(self, *words: str, timeout: float = 60, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run a command to its end. With `check`, a status other than 0 fails the test."""
->>>>>>> e7b3488 (Put names and docstrings of acceptance tests and test servers into plain words)
+        """Run a command to its end. With `check`, a non-zero status fails the test. `stderr` may be a file."""
         ended = subprocess.run(
             [PROGRAM, "-c", self.config, *words],
             env=child_environment(),

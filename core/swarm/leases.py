@@ -29,7 +29,7 @@ IDLE_INTERVAL = 1.0
 HOLDERS_INTERVAL = 1.5
 """The interval of a node with leases; it also calls when it has fetched a chunk."""
 SHORTEST_BELIEF = 5.0
-"""A node's chunks count as held for two of its intervals, at least for this many seconds: nodes may be busy."""
+"""A node's chunks count as held for two of its intervals, at least for so many seconds: it may be busy."""
 UNSPREAD_SHARES = 2
 """A node that has fetched more chunks that no peer has yet than so many times its share of leases has a slow
 line: it gets no lease while others want some, as the swarm would wait for what it fetched.

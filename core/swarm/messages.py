@@ -128,7 +128,7 @@ class SwarmAnswer(Message):
     leases: Annotated[list[Lease], Field(max_length=MAX_LEASES)]
     """All current leases of the node, including new ones. A lease that is missing here was revoked."""
     again: Seconds
-    """When to call again, in seconds. A node calls earlier only if it has fetched leased chunks, or leaves."""
+    """When to call again, in seconds. A node calls earlier only if it fetched leased chunks, or leaves."""
     capability: Capability
     """The capability for the next call and for the web seed."""
 

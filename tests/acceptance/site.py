@@ -44,13 +44,8 @@ class Site:
         """Return how many bytes of a layer the registry has sent."""
         return self.machine.call(self.guarded.registry.sent, digest)
 
-<<<<<<< HEAD
     def asked(self, digest: str) -> int:
         """Return how often mirrors have requested a verdict on a caller: by HEAD, or for a torrent."""
-=======
-    def verdicts(self, digest: str) -> int:
-        """Return how often mirrors have requested a verdict on a caller: by HEAD, or for a torrent."""
->>>>>>> e7b3488 (Put names and docstrings of acceptance tests and test servers into plain words)
         return sum(
             request.path.endswith(digest) and (request.method == "HEAD" or "/v0/torrents/" in request.path)
             for request in self.nginx.requests()

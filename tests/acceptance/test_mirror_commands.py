@@ -46,7 +46,6 @@ def image_of(registry: Registry, scope: str, tag: str | None, seed: int, **more:
     return push_image(registry, scope, tag, layers, **more)
 
 
-<<<<<<< HEAD
 @contextmanager
 def terminal() -> Iterator[tuple[int, bytearray]]:
     """A terminal to write to, and what was written there by the end of the block."""
@@ -70,9 +69,6 @@ def terminal() -> Iterator[tuple[int, bytearray]]:
 
 
 def test_prefetch_puts_an_images_layers_into_the_cache_and_shows_a_bar_on_a_terminal(
-=======
-def test_prefetch_puts_an_images_layers_into_the_cache(
->>>>>>> e7b3488 (Put names and docstrings of acceptance tests and test servers into plain words)
     registry: Registry, mirror: MirrorProcess, scope: str
 ) -> None:
     image = image_of(registry, scope, "v1", 100)

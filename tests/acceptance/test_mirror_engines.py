@@ -21,7 +21,6 @@ from tests.netns import Network, shape, start_network
 from tests.servers.push import Descriptor
 from tests.servers.waiting import comes_true
 
-<<<<<<< HEAD
 MIB = 1024 * 1024
 AT_ONCE: dict[Kind, list[str]] = {
     "token": [*ENGINES, "podman", "skopeo", "skopeo", "skopeo"],
@@ -36,26 +35,6 @@ PULLED: dict[Kind, list[str]] = {
 LATER = "single-later"
 """An image that no engine pulls."""
 BROKEN = (requests.exceptions.ChunkedEncodingError, requests.exceptions.ConnectionError)
-=======
-
-@dataclass(frozen=True)
-class Site:
-    """A mirror of a registry with the images of `pushed`."""
-
-    mirror: MirrorProcess
-    login: Login | None
-    pushed: dict[str, Pushed]
-
-
-@pytest.fixture(scope="module", params=KINDS)
-def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    folder = tmp_path_factory.mktemp(request.param)
-    with start_guarded_registry(request.param, folder) as guarded:
-        # A layer above 1 MiB, whose torrent is requested, and a small one.
-        pushed = push_all(guarded, [2_000_000, 100])
-        with start_mirror(folder / "mirror", guarded.registry) as mirror:
-            yield Site(mirror, guarded.login, pushed)
->>>>>>> e7b3488 (Put names and docstrings of acceptance tests and test servers into plain words)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +46,6 @@ def network() -> Iterator[Network]:
         pytest.skip(str(error))
 
 
-<<<<<<< HEAD
 @pytest.fixture(scope="module", params=AT_ONCE)
 def site(
     request: pytest.FixtureRequest, network: Network, tmp_path_factory: pytest.TempPathFactory
@@ -77,15 +55,6 @@ def site(
     sizes, folder = [3 * MIB, 3 * MIB // 2, 1000], tmp_path_factory.mktemp(kind)
     with start_site(network.connect(), kind, folder, sizes, [*PULLED[kind], LATER]) as site:
         yield site
-=======
-@pytest.fixture(params=ENGINES)
-def engine(request: pytest.FixtureRequest, site: Site) -> Iterator[ThroughMirror]:
-    needs_daemon = request.param in ("docker", "containerd")
-    daemon: Dockerd | None = request.getfixturevalue("dockerd") if needs_daemon else None
-    # podman accepts only short paths.
-    with TemporaryDirectory(prefix="pull-") as folder:
-        yield ThroughMirror(request.param, site.mirror, SCOPE, Path(folder), daemon)
->>>>>>> e7b3488 (Put names and docstrings of acceptance tests and test servers into plain words)
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +114,6 @@ def pulled(site: Site, nodes: list[Node]) -> Pulled:
 def test_engines_record_the_registrys_digests_by_tag_and_by_digest(
     site: Site, nodes: list[Node], pulled: Pulled
 ) -> None:
-<<<<<<< HEAD
     digests = [site.pushed[tag].digest for tag in PULLED[site.kind]]
     assert pulled.by_tag == [digests] * len(nodes)
     assert pulled.by_digest == [digests] * len(nodes)
@@ -222,26 +190,3 @@ def test_an_image_larger_than_the_cache_is_pulled(tmp_path: Path) -> None:
             skopeo = ThroughMirror("skopeo", mirror, SCOPE, tmp_path)
             assert skopeo.pull(":multi-oci", None) == pushed.digest
             assert 0 < mirror.status()["cache"]["bytes"] <= size
-=======
-    digest = site.pushed[tag].digest
-    before = site.mirror.layer_requests()
-    assert engine.pull(f":{tag}", site.login) == digest
-    assert engine.pull(f"@{digest}", site.login) == digest
-    assert site.mirror.layer_requests() > before, "no layer was requested from the mirror"
-
-
-@pytest.mark.parametrize("site", ["htpasswd", "token"], indirect=True)
-def test_without_the_password_no_engine_pulls_a_cached_image(site: Site, engine: ThroughMirror) -> None:
-    engine.pull(":single-docker", site.login)
-    with pytest.raises(PullFailed, match=r"(?i)unauthorized|authentication required|no basic auth|denied"):
-        engine.pull(":single-docker", None)
-
-
-@pytest.mark.parametrize("site", ["public"], indirect=True)
-def test_an_image_larger_than_the_cache_is_pulled(site: Site, tmp_path: Path) -> None:
-    size = 3_000_000  # one of two layers of 2 MB is cached
-    with start_mirror(tmp_path / "mirror", site.mirror.registry, cache_size=size) as mirror:
-        skopeo = ThroughMirror("skopeo", mirror, SCOPE, tmp_path)
-        assert skopeo.pull(":multi-oci", None) == site.pushed["multi-oci"].digest
-        assert 0 < mirror.status()["cache"]["bytes"] <= size
->>>>>>> e7b3488 (Put names and docstrings of acceptance tests and test servers into plain words)

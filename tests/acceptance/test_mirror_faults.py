@@ -115,7 +115,6 @@ def test_a_killed_mirror_resumes_its_download(
     assert not kept.exists()
 
 
-<<<<<<< HEAD
 @pytest.mark.parametrize("name", ["containerd", "podman"])
 def test_an_engine_whose_mirror_is_killed_pulls_from_the_registry(
     registry: Registry, proxy: CuttingProxy, scope: str, content: bytes, tmp_path: Path, name: str
@@ -142,9 +141,6 @@ def test_an_engine_whose_mirror_is_killed_pulls_from_the_registry(
 
 
 def test_a_reader_resumes_where_the_mirror_failed(
-=======
-def test_a_reader_resumes_where_the_mirror_failed(
->>>>>>> e7b3488 (Put names and docstrings of acceptance tests and test servers into plain words)
     proxy: CuttingProxy, tmp_path: Path, path: str, content: bytes, session: requests.Session
 ) -> None:
     with start_mirror(tmp_path / "mirror", proxy.netloc) as mirror:
@@ -178,13 +174,8 @@ def test_two_engines_make_one_download(
     assert [request[:2] for request in registry.requests()].count(("GET", path)) == 1
 
 
-<<<<<<< HEAD
 def test_many_pulls_leak_neither_descriptors_nor_memory(
     registry: Registry, mirror: MirrorProcess, scope: str, session: requests.Session
-=======
-def test_many_pulls_leak_neither_descriptors_nor_memory(
-    mirror: MirrorProcess, path: str, session: requests.Session
->>>>>>> e7b3488 (Put names and docstrings of acceptance tests and test servers into plain words)
 ) -> None:
     size = 3 * MIB
     digest = push_blob(registry, scope, layer_bytes(size, seed=99)).digest
@@ -209,13 +200,8 @@ def test_many_pulls_leak_neither_descriptors_nor_memory(
     for _ in range(100):
         pull()
     assert comes_true(lambda: worker.num_fds() <= descriptors + 5), f"{descriptors}, now {worker.num_fds()}"
-<<<<<<< HEAD
     # A tenth of the bytes pulled.
     assert worker.memory_info().rss - memory <= 10 * size
-=======
-    # A tenth of the bytes pulled.
-    assert worker.memory_info().rss - memory <= 10 * SIZE
->>>>>>> e7b3488 (Put names and docstrings of acceptance tests and test servers into plain words)
 
 
 def test_engines_that_stop_reading_and_a_silent_registry_leave_ping_and_health(

@@ -66,13 +66,8 @@ class Shop:
         )
 
     @contextmanager
-<<<<<<< HEAD
     def app(self, **torrents: object) -> Iterator[str]:
         """The URL of an app so configured, which runs during the block."""
-=======
-    def torrent(self, **torrents: object) -> Iterator[bytes]:
-        """The .torrent from an app with this configuration, which runs during the block."""
->>>>>>> e7b3488 (Put names and docstrings of acceptance tests and test servers into plain words)
         port = free_port()
         name = f"app-{port}"
         web = self.installation(name, port, **torrents).process("web", ready=listening(port), name="web")
@@ -252,7 +247,6 @@ def test_from_libtorrent_to_transmission_through_the_tracker(
         assert comes_true(lambda: shop.is_whole(leecher.folder / shop.hex))
 
 
-<<<<<<< HEAD
 def test_from_a_mirror_to_each_client_through_the_tracker(
     shop: Shop, tracker: Tracker, tmp_path: Path
 ) -> None:
@@ -275,12 +269,7 @@ def test_from_a_mirror_to_each_client_through_the_tracker(
             assert comes_true(lambda: mirror.status()["uploaded"] >= 3 * SIZE)
 
 
-def test_a_tracker_without_the_torrent_returns_no_peers(
-    shop: Shop, tracker: Tracker, tmp_path: Path
-) -> None:
-=======
 def test_a_tracker_without_the_torrent_returns_no_peers(shop: Shop, tracker: Tracker, tmp_path: Path) -> None:
->>>>>>> e7b3488 (Put names and docstrings of acceptance tests and test servers into plain words)
     with shop.torrent(trackers=[tracker.announce_url], web_seeds=[]) as torrent:
         info_hash = str(libtorrent.load_torrent_buffer(torrent).ti.info_hashes().v1)
         shop.put_layer(tmp_path / "seed")

@@ -77,7 +77,7 @@ def test_a_small_layer_is_not_requested_from_the_swarm(tmp_path: Path) -> None:
     origin = BytesOrigin(data, make_torrent(data))
     with start_node(tmp_path, min_size=10_001) as node, node.downloads.open(layer, origin) as reader:
         assert read_all(reader) == data
-    assert origin.asked == 0
+    assert origin.requested == 0
 
 
 def test_an_empty_layer_is_cached(node: Node) -> None:

@@ -129,7 +129,7 @@ def test_a_source_without_progress_is_abandoned_at_that_byte(kind: Kind) -> None
         read_all(reader)
 
     assert raised.value.offset == 1234
-    assert "4 tries" in str(raised.value)
+    assert "4 attempts" in str(raised.value)
     assert len(source.opened) == 4
     assert not source.open_readers
 

@@ -74,7 +74,7 @@ def test_a_signal_during_startup_stops_the_process_in_order(
     class SignalledScheduler:
         """A scheduler during whose start the process gets SIGTERM."""
 
-        def __init__(self, schedules: object) -> None:
+        def __init__(self, *_: object) -> None:
             pass
 
         def start(self) -> None:

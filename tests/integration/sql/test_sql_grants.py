@@ -97,7 +97,7 @@ def test_a_missing_index_must_be_created_by_the_owner(
     postgres.execute("GRANT ALL ON ALL TABLES IN SCHEMA public TO low_user", empty_database)
     on_postgres.execute("DROP INDEX rbtorrent_mapping_waiting")
 
-    with pytest.raises(DatabaseNotReady, match="have the owner of rbtorrent_mapping make its indexes"):
+    with pytest.raises(DatabaseNotReady, match="the owner of rbtorrent_mapping must create its indexes"):
         probe_database(low, TABLES)
     with pytest.raises(DatabaseNotReady, match="must be owner of table rbtorrent_mapping: run what"):
         init_db(low, TABLES)
