@@ -307,7 +307,7 @@ def test_a_reader_is_helped_while_a_large_file_is_checked(
     node = start()
     try:
         with node.downloads.open(LAYER, origin(service)) as reader:
-            assert reader.read(0, PIECE, 60) == DATA[:PIECE]
+            assert reader.read(0, PIECE, 30) == DATA[:PIECE]
             assert node.downloads.status()[0].state == "checking"
             checked.set()
             assert read_all(reader) == DATA
