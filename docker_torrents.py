@@ -187,6 +187,9 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        # Python's handler may wait until a blocking call returns, and a shell's loop would go on.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     replace_unencodable()
     arguments = parse_arguments(sys.argv[1:] if argv is None else argv)
     set_up_logging(arguments.debug)
@@ -205,11 +208,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (DockerTorrentsError, DatabaseError, OSError) as error:
         print_error(str(error))
         return USAGE if isinstance(error, CannotListen) else FAILED
-    except KeyboardInterrupt:
-        # End by the signal itself, so that a shell's loop ends too.
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        signal.raise_signal(signal.SIGINT)
-        raise
 
 
 if __name__ == "__main__":

@@ -286,7 +286,7 @@ def serving(folder: Path) -> Iterator[Served]:
 
         _, without = app("app", [])
         installation, with_tracker = app("app-with-tracker", [tracker.announce_url])
-        tracker.allow(installation.asked("show", digest)["rbtorrent_id"].removeprefix("rbtorrent:"))
+        tracker.allow(installation.json("show", digest)["rbtorrent_id"].removeprefix("rbtorrent:"))
         yield Served(registry.netloc, without, with_tracker, str(digest))
 
 

@@ -8,7 +8,7 @@ from core.http.tls import trusted_bundle
 from core.s3 import Bucket, s3_client
 
 S3_CONNECT_SECONDS, S3_READ_SECONDS = 5.0, 60.0
-"""Time-outs: a bucket is near, or the queue tries again later."""
+"""Time-outs: a bucket is near, or the queue retries later."""
 
 
 def http_client(

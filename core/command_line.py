@@ -1,4 +1,4 @@
-"""The command line: general options, how a command is added, and types of arguments.
+"""The command line: general options, adding commands, and types of arguments.
 
 Each room adds its commands by a function `add_commands(commands)`, which calls `add_command` with the
 function that runs the command: `func(config, arguments)`, which returns the exit status.
@@ -24,7 +24,7 @@ Run = Callable[[Config, argparse.Namespace], int]
 """Runs a command and returns the exit status."""
 
 Check = Callable[[argparse.Namespace], str | None]
-"""Returns what is wrong with a combination of arguments, or None."""
+"""Returns the error in a combination of arguments, or None."""
 
 Value = TypeVar("Value")
 
@@ -116,7 +116,7 @@ def add_command(
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    # Where they are absent, the values given before the command stay.
+    # If they are absent, the values before the command stay.
     _add_general(command, config=argparse.SUPPRESS, debug=argparse.SUPPRESS)
     command.set_defaults(func=func, check=check, error=command.error)
     return command
@@ -164,7 +164,7 @@ def named(parse: Callable[[str], Value]) -> Callable[[str], Value]:
 
 
 def _add_general(parser: argparse.ArgumentParser, *, config: object, debug: object) -> None:
-    """Add the options that may stand before the command or after it."""
+    """Add the options that may precede or follow the command."""
     parser.add_argument(
         "-c", "--config", type=Path, default=config, metavar="CONFIG",
         help=f"Config file (default {DEFAULT_CONFIG})",
@@ -176,7 +176,7 @@ def _add_general(parser: argparse.ArgumentParser, *, config: object, debug: obje
 
 
 def _separate_debug(argv: Sequence[str]) -> list[str]:
-    """Return `argv` in which `-d` does not take the command after it for its value."""
+    """Return `argv` changed so that `-d` does not take the following command as its value."""
     separated = []
     for position, word in enumerate(argv):
         follows = argv[position + 1].lower() if position + 1 < len(argv) else ""

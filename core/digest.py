@@ -15,8 +15,8 @@ _HEX = re.compile(r"[0-9a-f]{64}\Z")
 class Digest:
     """A SHA-256 digest. `hex` is 64 lower-case hex digits; `str()` gives `sha256:<hex>`.
 
-    Only SHA-256 is taken: the registry knows no other for the layers it stores, and the torrent's
-    name is the bare hex digest.
+    Only SHA-256 is supported: the registry uses no other for layers, and the torrent's name is the bare hex
+    digest.
     """
 
     PREFIX: ClassVar[str] = "sha256:"
@@ -29,7 +29,7 @@ class Digest:
 
     @classmethod
     def parse(cls, text: object) -> Digest:
-        """The digest that `text` (`sha256:<hex>`) names. Raises InvalidName on anything else."""
+        """Parse `sha256:<hex>`. Raises InvalidName."""
         if not isinstance(text, str) or not text.startswith(cls.PREFIX):
             raise InvalidName("digest", text, "expected sha256: and 64 hex digits")
         hex_digits = text[len(cls.PREFIX) :]

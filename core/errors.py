@@ -1,4 +1,4 @@
-"""Every error that this service raises on purpose: one tree, with what the queue does about each.
+"""Every error that this service raises on purpose: one tree, with the queue's reaction to each.
 
 DockerTorrentsError
 ├── ConfigInvalid, CannotListen, InvalidName
@@ -60,10 +60,10 @@ class InvalidName(DockerTorrentsError, ValueError):
 
 
 class RemoteError(DockerTorrentsError):
-    """A server, a bucket or a disk did not give what was asked of it.
+    """A server, a bucket or a disk did not return what was requested.
 
-    `where` names what was asked: a URL without its query, `s3://bucket/key`, a path. `why` is the cause
-    alone.
+    `where` names the resource: a URL without its query, `s3://bucket/key`, a path. `why` is only the
+    cause.
     """
 
     verdict = "try again"
@@ -107,7 +107,7 @@ class Refused(RemoteError):
 
 
 class NotFound(RemoteError):
-    """`where` does not exist. It may come: a push may not be over yet."""
+    """`where` does not exist, perhaps not yet: a push may be in progress."""
 
     def __init__(self, where: str) -> None:
         super().__init__(where, "not found")
@@ -123,7 +123,7 @@ class BadAnswer(RemoteError):
 class RangeIgnored(RemoteError):
     """The server answers a Range request with the whole body, as HTTP allows (RFC 9110, 14.2).
 
-    Nothing was read; the caller may ask for the whole body instead.
+    Nothing was read; the caller may request the whole body instead.
     """
 
     def __init__(self, where: str) -> None:
@@ -131,11 +131,11 @@ class RangeIgnored(RemoteError):
 
 
 NO_ANSWER = (Unavailable, TimedOut, ConnectionCut)
-"""What a server that is down raises, as against one that answers with an error."""
+"""Errors of a server that is down, in contrast to one that answers with an error."""
 
 
 class LayerError(DockerTorrentsError):
-    """A layer cannot be brewed, whatever its source does."""
+    """A layer cannot be brewed, whatever its source."""
 
     verdict: ClassVar[Verdict] = "set aside"
 
@@ -198,7 +198,7 @@ class EventsMalformed(InputInvalid):
 
 
 class SwarmMessageInvalid(InputInvalid):
-    """A request or an answer of the swarm call that is not JSON, too long, or breaks a rule."""
+    """A request or an answer of the swarm call that is not JSON, too long, or invalid."""
 
     prefix = "invalid swarm message: "
 
@@ -208,7 +208,7 @@ class EngineConfigInvalid(InputInvalid):
 
 
 class CapabilityInvalid(InputInvalid):
-    """A web seed's capability that does not open this layer, or has expired. `why` never holds it."""
+    """A web seed's capability that is not valid for this layer, or has expired. `why` never contains it."""
 
     prefix = "the capability is "
 
@@ -216,8 +216,8 @@ class CapabilityInvalid(InputInvalid):
 class AccessDenied(DockerTorrentsError):
     """Access denied, or the authority is unavailable.
 
-    `status` is the HTTP status to answer, `headers` go with it (a challenge, say), `code` and `message`
-    stand in the registry's JSON for errors. None of them holds a token.
+    `status` is the HTTP status to answer, `headers` are sent with it (such as a challenge), `code` and
+    `message` are for the registry's error JSON. None of them contains a token.
     """
 
     def __init__(self, status: int, headers: tuple[tuple[str, str], ...], code: str, message: str) -> None:
@@ -248,7 +248,7 @@ class LocalFailure(DockerTorrentsError):
 
 
 class StoreFailed(LocalFailure):
-    """The metainfo could not be kept: a full disk, a bucket out of reach."""
+    """The metainfo could not be stored: a full disk, an unreachable bucket."""
 
     verdict = "try again"
     text = "metainfo store {where} failed"
@@ -267,14 +267,14 @@ class PublishFailed(LocalFailure):
 
 
 class DatabaseError(DockerTorrentsError):
-    """The database did not do what was asked of it."""
+    """An operation of the database failed."""
 
 
 class DatabaseDown(DatabaseError):
-    """The database cannot be reached, takes no writes, went away, or is too busy. `why` is its message.
+    """The database cannot be reached, takes no writes, was lost, or is too busy. `why` is its message.
 
-    The transaction did not happen, with one exception that no client can detect: the connection broke
-    while COMMIT was under way. Everything written here may safely be written again.
+    The transaction did not happen, with one exception that no client can detect: the connection was lost
+    during COMMIT. All writes of this service may safely be repeated.
     """
 
     verdict = "try again"
@@ -310,11 +310,11 @@ class UnsupportedDatabase(DatabaseError, ValueError):
     """The database is neither PostgreSQL through psycopg2 nor a SQLite file."""
 
     def __init__(self, what: str) -> None:
-        super().__init__(f"{what} is not supported: give postgresql:// or sqlite:///file")
+        super().__init__(f"{what} is not supported: use postgresql:// or sqlite:///file")
 
 
 class RbtorrentIdTaken(DatabaseError):
-    """Another layer has `rbtorrent_id`, which is unique. The transaction is broken off.
+    """Another layer has `rbtorrent_id`, which is unique. The transaction is aborted.
 
     It is the SHA-1 of bytes that contain the layer's own digest, so two layers never share one: the other
     row was written by something else.

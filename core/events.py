@@ -1,8 +1,8 @@
 """A registry's notifications: parse the body event by event (core/event_plan.py: what to queue).
 
 docker/distribution, docs/notifications: an envelope `{"events": [...]}`, in practice one event each time.
-A registry sends its events in order and repeats a refused one for ever, so whatever it may send in good faith
-must not be refused: an odd event is skipped and logged. Only a body that is not an envelope raises
+A registry sends its events in order and repeats a refused one forever, so nothing that it may legitimately
+send is refused: an invalid event is skipped and logged. Only a body that is not an envelope raises
 EventsMalformed.
 """
 
@@ -20,10 +20,10 @@ from core.manifests.media_types import ALL_MANIFESTS
 from core.names import parse_scope
 
 MAX_REPORTED = 5
-"""Odd events of one body that are described; further ones are counted."""
+"""Invalid events of one body that are described; further ones are counted."""
 
 _MAX_SIZE = 2**63 - 1
-# A digest by distribution's grammar of references, as far as it fits the queue's column. The layer in the
+# A digest by distribution's grammar of references, if it fits the queue's column. The layer in the
 # specification's own example has a digit too many for a SHA-256: it is queued as the specification says, and
 # brewing sets it aside with the reason.
 _BLOB_DIGEST = re.compile(r"sha256:[0-9a-f]{32,121}\Z")
@@ -68,7 +68,7 @@ class Notification:
 def parse_events(body: bytes) -> Notification:
     """Parse a body. Raises EventsMalformed if it is not a JSON object with a list `events`.
 
-    An event is odd if it lacks its action or target, or if its repository or digest is invalid. Pulls are
+    An event is invalid if it lacks its action or target, or if its repository or digest is invalid. Pulls are
     ignored; of deletions only the digest counts (those of a tag have none).
 
     One event at a time is in memory, whatever their number.
@@ -157,14 +157,14 @@ def _skip_space(text: str, position: int) -> int:
 
 
 def _expect(text: str, position: int, character: str) -> int:
-    """Return the position after `character`. Raises ValueError if another one is there."""
+    """Return the position after `character`. Raises ValueError for another one."""
     if text[position : position + 1] != character:
         raise ValueError(f"expected {character!r} at character {position}")
     return position + 1
 
 
 def _deleted_digest(value: dict[str, Any]) -> Digest | None:
-    """Return the digest of what was deleted, None for a tag."""
+    """Return the digest of the deleted blob or manifest, None for a tag."""
     target = value.get("target")
     try:
         return Digest.parse(target.get("digest") if isinstance(target, dict) else None)
@@ -173,7 +173,7 @@ def _deleted_digest(value: dict[str, Any]) -> Digest | None:
 
 
 def _parse_event(value: Any) -> Event:
-    """Parse a push or a mount. Raises InvalidName if the event is odd."""
+    """Parse a push or a mount. Raises InvalidName if the event is invalid."""
     if not isinstance(value, dict):
         raise InvalidName("event", type(value).__name__, "expected an object")
     action = value.get("action")

@@ -1,4 +1,4 @@
-"""Failures: one broken thing distinguished from a server that is down, and how long a failed try waits."""
+"""Failures: telling one broken item from a server that is down, and delays of retries."""
 
 from __future__ import annotations
 
@@ -53,11 +53,12 @@ class FailureStreak:
 
 
 def delay_after(attempts: int) -> int:
-    """Seconds until the next try, after `attempts` (1 or more) failed ones: 1, 4, 16, 64 min … 6 h.
+    """Return the seconds until the next attempt, after `attempts` (1 or more) failed ones: 1, 4, 16, 64 min …
+    6 h.
 
     With the default of 8 attempts it is about 18 hours before a layer is set aside, so a registry
     that is down for a night needs no `queue retry`.
     """
-    # The exponent is bounded before it is used: attempts come from a table that people edit.
+    # The exponent is bounded: attempts come from a table that people may edit.
     exponent = min(max(attempts - 1, 0), 10)
     return min(LONGEST_DELAY, FIRST_DELAY * int(_FACTOR**exponent))

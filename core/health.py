@@ -1,4 +1,4 @@
-"""Health: probe what a service depends on, at most every few seconds, and never wait long for an answer."""
+"""Health: probe the dependencies of a service, at most every few seconds, with a short time-out."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from core.errors import DockerTorrentsError
 log = logging.getLogger(__name__)
 
 KEEP_SECONDS = 10.0
-"""How long results are kept: a load balancer may ask as often as it likes."""
+"""How long results are kept: a load balancer may call as often as it likes."""
 LIMIT_SECONDS = 3.0
 """How long a probe may take before it counts as failed."""
 
@@ -23,7 +23,7 @@ Status = Literal["ok", "degraded", "down"]
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What was found about one thing that the service depends on.
+    """The result of probing one dependency of the service.
 
     `required`: the service is down without it. `time` is when it was probed or ran (Unix time), `seconds` how
     long that took. `reason` is one line, without secrets.
@@ -38,9 +38,9 @@ class Part:
 
 @dataclass(frozen=True)
 class Probe:
-    """Finds out about one part. `run` returns a line about it, or the parts that it consists of, by name.
+    """A probe of one part. `run` returns a line about it, or several parts by name.
 
-    What `run` raises is the reason why the part failed.
+    An exception from `run` is the reason why the part failed.
     """
 
     name: str
@@ -64,11 +64,11 @@ class Health:
 
     @property
     def http_status(self) -> int:
-        """503 if it is down, else 200."""
+        """Return 503 if it is down, else 200."""
         return 503 if self.status == "down" else 200
 
     def summary(self) -> dict[str, Any]:
-        """Return what anybody may know, for JSON."""
+        """Return the public part, for JSON."""
         return {"status": self.status}
 
     def details(self) -> dict[str, Any]:
@@ -87,9 +87,9 @@ class Health:
 
 
 class HealthCheck:
-    """Runs probes side by side, each in a thread of its own, and keeps their results for KEEP_SECONDS.
+    """Runs probes in parallel, each in its own thread, and keeps their results for KEEP_SECONDS.
 
-    One caller probes; the others get the results before. A probe that hangs counts as failed after
+    One caller probes; the others get the earlier results. A probe that hangs counts as failed after
     LIMIT_SECONDS, and is not started again until it has ended.
     """
 
@@ -110,7 +110,7 @@ class HealthCheck:
         self._runs: dict[str, _Run] = {}
 
     def health(self) -> Health:
-        """Return what was found within the last seconds."""
+        """Return the result of the last seconds, probing if it is older."""
         last = self._last
         if last is not None and (self._is_fresh() or not self._checking.acquire(blocking=False)):
             return last

@@ -24,8 +24,7 @@ _JSON_OBJECT = re.compile(r"\s*\{\s*(?:[\"}]|\Z)")
 class Layer:
     """A layer, the repositories known to hold it (`scopes`, best first), and its size.
 
-    `scopes` may be empty: a row inserted by hand has none. `size` is the descriptor's, in bytes, None
-    if unknown.
+    `scopes` may be empty, for a row inserted by hand. `size` is the descriptor's, in bytes, None if unknown.
     """
 
     digest: Digest
@@ -55,7 +54,7 @@ def looks_like_layer(head: bytes) -> bool:
     """Apply the same rule to a blob in a registry's storage, which keeps no media types.
 
     `head` is the blob's first 512 bytes, or all of it. Empty blobs and JSON objects (manifests, configs,
-    attestations, signatures) are no layers, everything else is. A tar whose first file has a name that looks
+    attestations, signatures) are not layers, everything else is. A tar whose first file has a name that looks
     like JSON is recognised by its magic (POSIX.1, ustar).
     """
     if not head:
@@ -63,7 +62,7 @@ def looks_like_layer(head: bytes) -> bool:
     if head[_TAR_MAGIC_AT : _TAR_MAGIC_AT + len(_TAR_MAGIC)] == _TAR_MAGIC:
         return True
     try:
-        # The last character may be cut in two.
+        # The last character may be truncated.
         text = codecs.getincrementaldecoder("utf-8")().decode(head)
     except UnicodeDecodeError:
         return True

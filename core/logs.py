@@ -27,16 +27,16 @@ LogFormat = Literal["text", "json"]
 _request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
 REPEAT_SECONDS = 60.0
-"""How often an outage that goes on is logged."""
+"""How often an ongoing outage is logged."""
 
 
 def set_up_logging(debug: bool) -> None:
-    """Log to standard error, from INFO on, or from DEBUG on."""
+    """Log to standard error, at level INFO or DEBUG."""
     handler = logging.StreamHandler()
     handler.setFormatter(FieldFormatter())
     logging.basicConfig(level=logging.DEBUG if debug else logging.INFO, handlers=[handler])
     for name in ("botocore", "boto3", "s3transfer"):
-        # At DEBUG they log headers and URLs, and with them signatures (urllib3: core/http/client.py).
+        # At DEBUG they log headers and URLs with signatures (urllib3: core/http/client.py).
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
@@ -70,10 +70,10 @@ def request_id(value: str) -> Iterator[None]:
 
 
 class FieldFormatter(logging.Formatter):
-    """Quotes values that a parser of `key=value` could not tell from what follows: `reason="no route"`.
+    """Quotes values that would be ambiguous to a parser of `key=value`: `reason="no route"`.
 
-    A field is `name=%s` in the message's format string. Values of letters and digits stay as they are; those
-    with spaces, quotes or line breaks become JSON strings.
+    A field is `name=%s` in the message's format string. Values with spaces, quotes or line breaks become
+    JSON strings; others are unchanged.
     """
 
     def __init__(self) -> None:
@@ -148,7 +148,7 @@ def _split(record: logging.LogRecord) -> tuple[str, dict[str, str]]:
 
 
 def _fill(message: str, arguments: tuple[object, ...]) -> str:
-    """Return `message % arguments` with the values of fields quoted where they need it."""
+    """Return `message % arguments` with the values of fields quoted where necessary."""
     values = iter(arguments)
 
     def one(found: re.Match[str]) -> str:
@@ -163,7 +163,7 @@ def _fill(message: str, arguments: tuple[object, ...]) -> str:
     try:
         filled = _FIELD.sub(one, message)
     except (StopIteration, TypeError, ValueError):
-        # As logging does it: with the error where the call was wrong.
+        # The same error as from logging, for a wrong call.
         return message % arguments
     return filled
 
@@ -189,7 +189,7 @@ class OutageLog:
         return self._began is not None
 
     def failed(self, reason: object) -> None:
-        """Note a failure."""
+        """Record a failure."""
         now = self._clock()
         with self._lock:
             self._failures += 1
@@ -204,7 +204,7 @@ class OutageLog:
                 )  # fmt: skip
 
     def succeeded(self) -> None:
-        """Note a success, which ends an outage."""
+        """Record a success, which ends an outage."""
         if self._began is None:
             return
         with self._lock:

@@ -1,7 +1,7 @@
-"""What the service counts for Prometheus: all its metrics, and the text of `/metrics`.
+"""The service's metrics for Prometheus, and the text of `/metrics`.
 
-Nothing is recorded before `start_metrics`. prometheus_client decides when it is imported whether processes
-share their values, so it is imported by functions of this file alone. The mirror's metrics: node/metrics.py.
+Nothing is recorded before `start_metrics`. prometheus_client decides on import whether processes share their
+values, so only functions of this file import it. The mirror's metrics: node/metrics.py.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ ALL: list[Metric] = []
 
 
 class Metric:
-    """A metric: its name without the prefix, what it means, and the names of its labels.
+    """A metric: its name without the prefix, its help text, and the names of its labels.
 
     The values of labels come from the code, never from a request: their number is bounded.
     """
@@ -80,7 +80,7 @@ class Recorded(Metric):
                 self._children[labels] = child
             getattr(child, method)(value)
         except OSError:
-            # The file of values cannot grow. What is being measured goes on.
+            # The file of values cannot grow. The measured work continues.
             return
 
 
@@ -95,7 +95,7 @@ class Counter(Recorded):
 
 
 class Histogram(Recorded):
-    """How many values were in which range."""
+    """The number of values in each range."""
 
     kind = "histogram"
 
@@ -105,7 +105,7 @@ class Histogram(Recorded):
 
     @contextmanager
     def timed(self, *labels: str) -> Iterator[None]:
-        """Add the seconds that the block takes, also if it raises."""
+        """Add the duration of the block in seconds, also if it raises."""
         begun = time.perf_counter()
         try:
             yield
@@ -124,7 +124,7 @@ class LatestTime(Recorded):
 
 
 class ReadGauge(Metric):
-    """A value that is read when Prometheus asks, and passed to `render`."""
+    """A value that is read for each scrape, and passed to `render`."""
 
     kind = "gauge"
 
@@ -142,14 +142,14 @@ HTTP_REQUEST_SECONDS = Histogram(
 )
 WAIT_SECONDS = Histogram(
     "wait_seconds",
-    "Time spent waiting: for the head of the registry's answer or a turn to ask it, in a transaction of the "
-    "database, for a turn to download.",
+    "Time spent waiting: for the head of the registry's answer or a turn to request it, in a "
+    "transaction of the database, for a turn to download.",
     "resource",
     buckets=_SECONDS,
 )
 LAYERS = Counter("layers", "Layers in augmented manifests: with an id, or without one.", "result")
 EVENTS = Counter("events", "Notifications of the registry.", "outcome")
-BREWS = Counter("brews", "Layers that brewers have finished or given back.", "outcome")
+BREWS = Counter("brews", "Layers that brewers have finished or returned.", "outcome")
 BREWED_BYTES = Counter("brewed_bytes", "Bytes of the layers brewed.", "backend")
 BREW_SECONDS = Counter("brew_seconds", "Time spent on the layers brewed.", "backend")
 PUSH_TO_ID_SECONDS = Histogram(
@@ -157,8 +157,8 @@ PUSH_TO_ID_SECONDS = Histogram(
     "Time from a push to the id, in whole seconds, of each layer.",
     buckets=_PUSH_SECONDS,
 )
-LOCKS_RELEASED = Counter("locks_released", "Locks of brewers that vanished, released.")
-# Not `job`: Prometheus has a label of that name on all it collects.
+LOCKS_RELEASED = Counter("locks_released", "Released locks of brewers that died.")
+# Not `job`: Prometheus adds a label of that name.
 JOB_RUNS = Counter("job_runs", "Runs of scheduled jobs.", "job_name", "outcome")
 JOB_SECONDS = Histogram("job_seconds", "How long runs of jobs took.", "job_name", buckets=_JOB_SECONDS)
 JOB_LAST_SUCCESS = LatestTime(
@@ -176,9 +176,9 @@ _shared: Path | None = None
 
 
 def start_metrics(shared: Path | None = None) -> None:
-    """Record from now on; once a process.
+    """Start recording; once per process.
 
-    Processes with the same directory `shared` show the sum of their values, those of dead processes included.
+    Processes with the same directory `shared` show the sum of their values, including those of dead ones.
     Raises RuntimeError if prometheus_client was imported before, as it then does not share values.
     """
     global _registry, _shared
@@ -204,7 +204,7 @@ def start_metrics(shared: Path | None = None) -> None:
 def shared_metrics(link: Path) -> Iterator[None]:
     """Record into a new directory, which `link` names within the block, for other processes to share.
 
-    Where it cannot be created, each process shows what it recorded itself.
+    If it cannot be created, each process shows only its own values.
     """
     try:
         create_directory(link)
@@ -221,7 +221,7 @@ def shared_metrics(link: Path) -> Iterator[None]:
 
 
 def render(readings: Readings) -> tuple[bytes, str]:
-    """Return the text of `/metrics` and its content type: what was recorded, and the gauges in `readings`."""
+    """Return the text of `/metrics` and its content type: recorded metrics, and the gauges in `readings`."""
     from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
     from prometheus_client.registry import Collector, CollectorRegistry
 
@@ -239,7 +239,7 @@ def render(readings: Readings) -> tuple[bytes, str]:
 
 
 def _recorded() -> list[Family]:
-    """Return what this process recorded, or all that share its directory did."""
+    """Return the metrics recorded by this process, or by all that share its directory."""
     if _registry is None:
         return []
     if _shared is None:

@@ -1,8 +1,8 @@
 """The directory in which the processes of one service share the values of their metrics.
 
-prometheus_client keeps files of each process there, named by its id, and maps them into memory. Where there
-is a file system in memory the directory is there: a write to a mapped file kills the process when the disk
-is full. https://prometheus.github.io/client_python/multiprocess/
+prometheus_client keeps files of each process there, named by its id, and maps them into memory. The
+directory is in a file system in memory, if there is one: a write to a mapped file kills the process when the
+disk is full. https://prometheus.github.io/client_python/multiprocess/
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-_MEMORY = Path("/dev/shm")  # noqa: S108  # the directory made there has a random name and mode 0700
+_MEMORY = Path("/dev/shm")  # noqa: S108  # the directory created there has a random name and mode 0700
 _PREFIX = "docker-torrents-metrics-"
 _ROOM_BYTES = 8 * 1024 * 1024
 
 
 def create_directory(link: Path, memory: Path = _MEMORY) -> None:
-    """Have `link` name a new, empty directory, and remove the one that it named before.
+    """Make `link` point to a new, empty directory, and remove its former one.
 
-    For the one process that may do so: the caller holds a lock.
+    The caller must hold a lock.
     """
     remove_directory(link)
     parent = memory if _has_room(memory) else link.parent
@@ -31,7 +31,7 @@ def create_directory(link: Path, memory: Path = _MEMORY) -> None:
 
 
 def _has_room(memory: Path) -> bool:
-    """Return whether this process may write there, and finds room for its files: some MiB."""
+    """Return whether this process may write there, and whether there is room for its files: some MiB."""
     if not os.access(memory, os.W_OK | os.X_OK):
         return False
     disk = os.statvfs(memory)
@@ -39,7 +39,7 @@ def _has_room(memory: Path) -> bool:
 
 
 def remove_directory(link: Path) -> None:
-    """Remove `link` and the directory that it names."""
+    """Remove `link` and its directory."""
     with suppress(OSError):
         target = Path(os.readlink(link))
         if target.name.startswith(_PREFIX):
@@ -48,9 +48,9 @@ def remove_directory(link: Path) -> None:
 
 
 def adopt_dead_files(directory: Path) -> None:
-    """Take over the files of processes that have ended: their values are kept, and files do not pile up.
+    """Take over the files of dead processes: their values are kept, and files do not accumulate.
 
-    Call this before prometheus_client is imported: it goes on with the values in a file that exists.
+    Call this before prometheus_client is imported: it continues with the values of existing files.
     """
     with _locked(directory, fcntl.LOCK_EX):
         for file in sorted(directory.glob("*.db")):
@@ -62,9 +62,9 @@ def adopt_dead_files(directory: Path) -> None:
 
 @contextmanager
 def value_files(directory: Path) -> Iterator[list[str]]:
-    """Yield the files with values; none of them is taken over meanwhile."""
+    """Yield the files with values, which are not taken over during the block."""
     with _locked(directory, fcntl.LOCK_SH):
-        # A file that a process is just creating is empty.
+        # A file that is just being created is empty.
         yield [str(file) for file in directory.glob("*.db") if file.stat().st_size > 0]
 
 
@@ -82,6 +82,6 @@ def _has_ended(process: int) -> bool:
     except ProcessLookupError:
         return True
     except PermissionError:
-        # The number belongs to another user's process by now.
+        # The id has been reused by another user's process.
         return True
     return False

@@ -1,4 +1,4 @@
-"""`/metrics` at a port of its own, for a process that serves nothing else."""
+"""`/metrics` on a separate port, for a process that serves nothing else."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """See BaseHTTPRequestHandler."""
-        log.debug("metrics asked for")
+        log.debug("metrics requested")
 
 
 @contextmanager

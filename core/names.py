@@ -1,4 +1,4 @@
-"""Scopes, tags and references: what may stand in a registry's URL, and globs over scopes.
+"""Scopes, tags and references: names in a registry's URLs, and globs over scopes.
 
 The grammar is that of the OCI distribution-spec (spec.md#pulling-manifests), which is the one of
 docker/distribution's `reference` package.
@@ -20,10 +20,10 @@ MAX_SCOPE = 255
 
 
 def parse_scope(text: object) -> str:
-    """`text`, if it is a repository's name of at most 255 characters; raises InvalidName otherwise."""
+    """Return `text` if it is a repository's name of at most 255 characters. Raises InvalidName."""
     if not isinstance(text, str):
         raise InvalidName("scope", text, "expected text")
-    # The length first: the grammar is only tried on what is short.
+    # The length first: only short texts are matched against the grammar.
     if not 0 < len(text) <= MAX_SCOPE:
         raise InvalidName("scope", text, f"expected 1 to {MAX_SCOPE} characters")
     if not _SCOPE.match(text):
@@ -32,14 +32,14 @@ def parse_scope(text: object) -> str:
 
 
 def parse_tag(text: object) -> str:
-    """`text`, if it is a tag; raises InvalidName otherwise."""
+    """Return `text` if it is a tag. Raises InvalidName."""
     if not isinstance(text, str) or not _TAG.match(text):
         raise InvalidName("tag", text, "expected a letter, digit or _, then up to 127 of A-Za-z0-9._-")
     return text
 
 
 def parse_reference(text: object) -> str | Digest:
-    """The Digest, or the tag, that `text` names; raises InvalidName if it names neither."""
+    """Parse a digest or a tag. Raises InvalidName."""
     if isinstance(text, str) and ":" in text:
         return Digest.parse(text)
     return parse_tag(text)
@@ -57,7 +57,7 @@ def parse_digest_or_image(text: str) -> Digest | tuple[str, str | Digest]:
 
 
 def parse_pattern(text: object) -> str:
-    """`text`, if it is an exact scope or a glob over scopes (`*`, `?`, `[…]`); raises InvalidName."""
+    """Return `text` if it is a scope or a glob over scopes (`*`, `?`, `[…]`). Raises InvalidName."""
     if isinstance(text, str) and is_glob(text):
         if _PATTERN.match(text):
             return text
@@ -66,10 +66,10 @@ def parse_pattern(text: object) -> str:
 
 
 def is_glob(pattern: str) -> bool:
-    """Whether `pattern` has a wildcard, and so may name more than one scope."""
+    """Return whether `pattern` has a wildcard, and so may match several scopes."""
     return any(sign in pattern for sign in "*?[")
 
 
 def matches(scope: str, pattern: str) -> bool:
-    """Whether `pattern` (a scope, or a glob in which `*` crosses slashes) names `scope`."""
+    """Return whether `pattern` (a scope, or a glob whose `*` matches slashes) matches `scope`."""
     return fnmatchcase(scope, pattern)

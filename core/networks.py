@@ -1,4 +1,4 @@
-"""IP addresses of callers, and the networks that they are in."""
+"""IP addresses of callers, and networks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Networks = Sequence[IPv4Network | IPv6Network]
 def parse_address(text: str) -> Address:
     """Return the address. Raises ValueError."""
     address = ip_address(text.strip())
-    # A socket for IPv6 and IPv4 has IPv4 addresses in this form.
+    # A dual-stack socket shows IPv4 addresses in this form.
     mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
     return mapped or address
 

@@ -12,7 +12,7 @@ from core.errors import DockerTorrentsError
 
 
 class OutputFailed(DockerTorrentsError):
-    """Standard output cannot be written, because its disk is full for example."""
+    """Standard output cannot be written, for example because its disk is full."""
 
     def __init__(self, why: str) -> None:
         self.why = why
@@ -57,7 +57,7 @@ def print_error(message: str) -> None:
 
 
 def _discard_rest() -> None:
-    """Send what is still buffered to /dev/null: it would fail again when the process ends."""
+    """Redirect buffered output to /dev/null: writing it would fail again when the process ends."""
     devnull = os.open(os.devnull, os.O_WRONLY)
     os.dup2(devnull, sys.stdout.fileno())
     os.close(devnull)

@@ -21,7 +21,7 @@ class Pace:
         self._next = clock()
 
     def wait(self, steps: int = 1) -> None:
-        """Return when the next `steps` may be taken. Unused time is not saved for a burst."""
+        """Wait until the next `steps` may be taken. Unused time does not allow a burst."""
         if not self._gap:
             return
         now = self._clock()

@@ -21,18 +21,18 @@ _DAY = 24 * 3600
 
 @dataclass(frozen=True)
 class Skipped:
-    """Returned by a probe that has nothing to look at, and why."""
+    """The result of a probe that had nothing to check, and why."""
 
     why: str
 
 
 Probe = Callable[[], str | Skipped]
-"""Returns a line on what it found, or raises a DockerTorrentsError."""
+"""Returns a line on its result, or raises DockerTorrentsError."""
 
 
 @dataclass
 class CheckSummary:
-    """How many dependencies were probed, how many of them failed, and how many could not be probed."""
+    """The numbers of dependencies that were probed, that failed, and that were skipped."""
 
     checked: int = 0
     failed: int = 0
@@ -49,7 +49,7 @@ def check(probes: Iterable[tuple[str, Probe]], report: Callable[[str], None] = p
     for name, probe in probes:
         try:
             found = probe()
-        except Exception as error:  # noqa: BLE001 - whatever one raises, the others are probed
+        except Exception as error:  # noqa: BLE001 - the other probes run in any case
             summary.checked += 1
             summary.failed += 1
             said = " ".join(str(error).split())
@@ -67,7 +67,7 @@ def check(probes: Iterable[tuple[str, Probe]], report: Callable[[str], None] = p
 
 
 def tls_probes(urls: Sequence[str], ca_file: Path | None, proxy: bool) -> Iterator[tuple[str, Probe]]:
-    """Yield a probe of the certificate of each server that is talked to by TLS.
+    """Yield a probe of the certificate of each server that is used with TLS.
 
     Through a `proxy` the servers themselves cannot be reached.
     """
@@ -87,7 +87,7 @@ def _look_at_certificate(server: str, ca_file: Path | None, proxy: bool) -> str 
 
 
 def exists(path: Path) -> bool:
-    """Return whether `path` exists, also if it is in a folder that may not be searched."""
+    """Return whether `path` exists; False if its folder may not be searched."""
     # Path.exists() raises PermissionError there.
     return os.path.exists(path)
 

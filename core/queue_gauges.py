@@ -1,4 +1,4 @@
-"""The queue's gauges: read from the database now and then, in a thread, so that no scrape hangs with it."""
+"""The queue's gauges: read from the database in a thread, so that no scrape hangs with it."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from core.errors import DatabaseError
 from core.metrics import DATABASE_UP, Readings
 
 WAIT_SECONDS = 1.0
-"""How long a scrape waits for new values; then it gets those before them."""
+"""How long a scrape waits for new values; then it gets the previous ones."""
 
 KEEP_SECONDS = 10.0
-"""How long values are shown before they are read again."""
+"""How long values are used before they are read again."""
 
 KEEP_TIMES = 20
-"""Values that took long to read are kept for so many times that."""
+"""Values that took long to read are kept for this many times as long."""
 
 HANGING_SECONDS = 10.0
-"""A database that has not answered for so long counts as down."""
+"""A database that has not answered for this long counts as down."""
 
 log = logging.getLogger(__name__)
 
 
 class QueueGauges:
-    """Gauges that `read` gets from the database. For several threads. `timer` returns seconds."""
+    """Gauges that `read` queries from the database. Thread-safe. `timer` returns seconds."""
 
     def __init__(self, read: Callable[[], Readings], timer: Callable[[], float] = time.monotonic) -> None:
         self._read = read
@@ -37,10 +37,10 @@ class QueueGauges:
         self._reading_since: float | None = None
 
     def readings(self) -> Readings:
-        """Return the latest values, and whether the database answers; if it does not, that alone."""
+        """Return the latest values, and whether the database answers; if it does not, only that."""
         with self._changed:
             if self._reading_since is None and self._timer() >= self._due:
-                # Should it not start, the next scrape tries again.
+                # If it does not start, the next scrape tries again.
                 threading.Thread(target=self._refresh, name="queue gauges", daemon=True).start()
                 self._reading_since = self._timer()
             self._changed.wait_for(lambda: self._reading_since is None, WAIT_SECONDS)

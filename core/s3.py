@@ -1,4 +1,4 @@
-"""S3 through boto3: one client, one bucket, and boto3's errors in our words.
+"""S3 through boto3: a client, a bucket, and the translation of boto3's errors.
 
 Only this module imports boto3. A metainfo store and a layer source are built on it.
 """
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from botocore.response import StreamingBody
     from mypy_boto3_s3.client import S3Client
 
-# More than any number of brewers with their parallel ranges holds open at once.
+# More than the brewers of one process with their parallel ranges use at once.
 _CONNECTIONS = 64
 
-# S3 answers these with 403, as it answers a lack of permission.
+# S3 answers these with 403, as for a lack of permission.
 _WRONG_CREDENTIALS = frozenset(
     {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"}
 )
@@ -49,9 +49,9 @@ def s3_client(
     ca_bundle: str | None = None,
     proxy: str | None = None,
 ) -> S3Client:
-    """A client that threads may share; nothing is connected yet. Time-outs are seconds.
+    """Return a thread-safe client, without connecting. Time-outs are in seconds.
 
-    Without `endpoint_url` it is AWS; without keys boto3 looks for them where AWS's tools do. `ca_bundle` is
+    Without `endpoint_url` it is for AWS; without keys boto3 finds them where AWS's tools do. `ca_bundle` is
     a file of the trusted certificates; the environment's proxies and certificates are ignored.
     """
     return boto3.session.Session().client(
@@ -65,14 +65,14 @@ def s3_client(
             signature_version="s3v4",
             connect_timeout=connect_timeout,
             read_timeout=read_timeout,
-            # One quick second try; longer waits are the queue's business.
+            # One quick retry; the queue has longer delays.
             retries={"mode": "standard", "total_max_attempts": 2},
             max_pool_connections=_CONNECTIONS,
-            # An empty one keeps boto3 from those of the environment.
+            # An empty one makes boto3 ignore those of the environment.
             proxies={"http": proxy, "https": proxy} if proxy else {},
-            # Servers other than AWS seldom have a host name for each bucket ...
+            # Servers other than AWS rarely have a host name for each bucket ...
             s3={"addressing_style": "path" if endpoint_url else "auto"},
-            # ... or know the checksums that boto3 sends with everything since 1.36.
+            # ... or support the checksums that boto3 sends since 1.36.
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
         ),
@@ -80,7 +80,7 @@ def s3_client(
 
 
 class Bucket:
-    """One bucket. Every method raises RemoteError; it may be shared by threads."""
+    """One bucket. Thread-safe. Every method raises RemoteError."""
 
     def __init__(self, client: S3Client, name: str) -> None:
         self._client = client
@@ -88,18 +88,18 @@ class Bucket:
         self.name = name
 
     def size(self, key: str) -> int:
-        """The object's size in bytes."""
+        """Return the object's size in bytes."""
         try:
             with self._translated(key):
                 return self._client.head_object(Bucket=self.name, Key=key)["ContentLength"]
         except NotFound:
-            # The answer to HEAD has no body to say whether the key is missing or the bucket.
+            # The answer to HEAD has no body that tells a missing key from a missing bucket.
             with suppress(Refused):
                 self.check()
             raise
 
     def open(self, key: str, offset: int = 0, length: int | None = None) -> S3Reader:
-        """A reader of `length` bytes from `offset`, or of all from there on."""
+        """Return a reader of `length` bytes from `offset`, or of all from there."""
         where = self._where(key)
         with self._translated(key):
             if offset == 0 and length is None:
@@ -114,13 +114,13 @@ class Bucket:
         return S3Reader(answer["Body"], where, offset, self._seconds)
 
     def get(self, key: str, most: int) -> bytes:
-        """The whole object, if it is of at most `most` bytes."""
+        """Return the whole object, if it has at most `most` bytes."""
         where = self._where(key)
         with self._translated(key):
             body = self._client.get_object(Bucket=self.name, Key=key)["Body"]
             data = bytearray()
             try:
-                # To the empty read: only there is a body found to be shorter than announced.
+                # Until the empty read: only that detects a body shorter than announced.
                 while len(data) <= most and (part := body.read(most + 1 - len(data))):
                     data += part
             finally:
@@ -130,29 +130,29 @@ class Bucket:
         return bytes(data)
 
     def put(self, key: str, data: bytes, content_type: str) -> None:
-        """Keep `data` under `key`, in the place of what was there."""
+        """Store `data` under `key`, replacing an existing object."""
         with self._translated(key):
             self._client.put_object(Bucket=self.name, Key=key, Body=data, ContentType=content_type)
 
     def delete(self, key: str) -> None:
-        """Remove the object, if it is there."""
+        """Delete the object, if it exists."""
         with self._translated(key):
             self._client.delete_object(Bucket=self.name, Key=key)
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
-        """Key and size, in bytes, of each object whose key begins with `prefix`, in the order of keys."""
+        """Yield key and size in bytes of each object whose key begins with `prefix`, in the order of keys."""
         with self._translated(prefix):
             for page in self._client.get_paginator("list_objects_v2").paginate(
                 Bucket=self.name, Prefix=prefix
             ):
-                # Of an answer cut within its head boto3 makes an empty page, which would look like the end.
+                # boto3 turns an answer cut within its head into an empty page, which would look like the end.
                 if "IsTruncated" not in page:
-                    raise ConnectionCut(self._where(prefix), 0, "a page of the listing broke off")
+                    raise ConnectionCut(self._where(prefix), 0, "a page of the listing was cut")
                 for entry in page.get("Contents", []):
                     yield entry["Key"], entry["Size"]
 
     def check(self) -> None:
-        """Raises RemoteError unless the bucket exists and these credentials may list it."""
+        """Raise RemoteError unless the bucket exists and these credentials may list it."""
         with self._translated(""):
             self._client.list_objects_v2(Bucket=self.name, MaxKeys=1)
 
@@ -164,7 +164,7 @@ class Bucket:
 
 
 class S3Reader:
-    """An object's bytes, or a range of them, as they come (a core.blobs.source.BlobReader)."""
+    """An object's bytes, or a range of them, as a stream (a core.blobs.source.BlobReader)."""
 
     def __init__(self, body: StreamingBody, where: str, offset: int, seconds: float) -> None:
         self._body = body
@@ -177,13 +177,13 @@ class S3Reader:
         self._response: Any = self._held.enter_context(body)
 
     def readinto(self, buffer: memoryview, /) -> int:
-        """As BlobReader's."""
+        """See BlobReader."""
         try:
             with _translated(self._where, self._offset, self._seconds):
-                # botocore's stubs ask for a file; it takes any writable buffer.
+                # botocore's stubs require a file; it accepts any writable buffer.
                 count = self._body.readinto(buffer)  # type: ignore[arg-type]
         except (AttributeError, ValueError) as error:
-            # Another thread has closed it: the libraries stumble over the file that they no longer have.
+            # Another thread has closed it: the libraries fail without their file.
             if not self._closed:
                 raise
             raise ConnectionCut(self._where, self._offset, "closed") from error
@@ -191,9 +191,9 @@ class S3Reader:
         return count
 
     def close(self) -> None:
-        """Free the connection. May be done twice, and by another thread, which wakes a reader."""
+        """Free the connection. May be called twice, and by another thread, which wakes a reader."""
         self._closed = True
-        # Without this, closing waits for the reader. The errors mean that it has come to its end by itself.
+        # Without this, closing waits for the reader. The errors mean that it has already ended.
         with suppress(OSError, ValueError, RuntimeError):
             self._response.shutdown()
         self._held.close()
@@ -207,7 +207,7 @@ class S3Reader:
 
 @contextmanager
 def _translated(where: str, offset: int, seconds: float) -> Iterator[None]:
-    """Turn boto3's errors into RemoteError. `offset` is how far a body was read, `seconds` the time-out."""
+    """Turn boto3's errors into RemoteError. `offset` is the number of bytes read, `seconds` the time-out."""
     try:
         yield
     except boto.ClientError as error:
@@ -226,7 +226,7 @@ def _translated(where: str, offset: int, seconds: float) -> Iterator[None]:
 
 
 def _refusal(error: boto.ClientError, where: str, offset: int) -> RemoteError:
-    """The error that an answer other than 2xx stands for."""
+    """Return the error for an answer other than 2xx."""
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     code = error.response.get("Error", {}).get("Code", "")
     message = error.response.get("Error", {}).get("Message", "")

@@ -1,4 +1,4 @@
-"""A secret of the installation's own, made at first use and kept in a file only its owner can read."""
+"""A secret of the installation, created at first use in a file that only its owner can read."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _BYTES = 32
 
 
 def own_secret(path: Path) -> bytes:
-    """The secret in the file at `path`, which is made if it is not there.
+    """Return the secret in the file at `path`, which is created if missing.
 
-    Several processes may ask at once: one of them makes it, all get the same. Raises ConfigInvalid if
+    Several processes may call this at once: all get the same secret. Raises ConfigInvalid if
     the file cannot be written or read.
     """
     try:
@@ -32,7 +32,7 @@ def own_secret(path: Path) -> bytes:
                 made.unlink()
         secret = path.read_text(encoding="ascii").strip().encode("ascii")
     except (OSError, UnicodeError) as error:
-        raise ConfigInvalid(str(path), [f"the secret cannot be made or read: {error}"]) from None
+        raise ConfigInvalid(str(path), [f"the secret cannot be created or read: {error}"]) from None
     if len(secret) < _BYTES:
         raise ConfigInvalid(str(path), [f"the secret is too short, expected {_BYTES} characters or more"])
     return secret

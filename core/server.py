@@ -1,7 +1,7 @@
-"""Serve a WSGI app with granian: the address, the worker processes, and how all of it stops.
+"""Serve a WSGI app with granian: the address, the worker processes, and stopping them.
 
-granian runs the app in child processes (workers) and watches them from this one; why granian, with figures:
-docs/decisions/wsgi-server.md. Only its documented options and hooks are used.
+granian runs the app in child processes (workers) and watches them from this one.
+docs/decisions/wsgi-server.md has the reasons and figures. Only its documented options and hooks are used.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
 GRACE_SECONDS = 10
-"""How long requests in flight may take to finish after SIGTERM; then the worker is killed."""
+"""The time for requests in flight after SIGTERM; then the worker is killed."""
 
 BACKLOG = 1024
 """Connections that the kernel accepts before a worker does."""
 
 MAX_CONNECTIONS = 10_000
-"""Open connections a worker, idle ones included: granian accepts no more beyond its `backpressure`."""
+"""Open connections per worker, including idle ones: granian accepts no more than its `backpressure`."""
 
 _LOG: dict[str, object] = {"loggers": {"_granian": {}, "granian.access": {}}}
 """granian's own loggers pass their lines on to the root logger, which has this program's format."""
 
-_ALL_IPV4 = "0.0.0.0"  # noqa: S104  # the user asked for all addresses
+_ALL_IPV4 = "0.0.0.0"  # noqa: S104  # configured by the user
 _POLL_SECONDS = 0.05
 
 log = logging.getLogger(__name__)
@@ -66,11 +66,11 @@ def serve(
     """Serve the app until SIGTERM or SIGINT. Return the exit status: 0, or 1 if workers keep dying.
 
     `build_app` is called once in each worker, a freshly spawned process: it must be picklable, and set up
-    logging itself. Each worker runs at most `threads` requests at once. At the end requests in flight have
-    `grace` seconds. `lock` names a file that only one such process may hold. `stop` is set as soon as the
-    signal arrives, before the workers have ended. `on_start` is called in this process once the address is
-    known to be free. SIGHUP replaces the workers, a new one being started before the old one ends, or does
-    nothing without `replace_on_hangup`. Call this from the main thread. Raises CannotListen.
+    logging itself. Each worker runs at most `threads` requests at once. When stopping, requests in flight
+    have `grace` seconds. `lock` names a file that only one such process may hold. `stop` is set as soon as
+    the signal arrives, before the workers have ended. `on_start` is called in this process once the address
+    is known to be free. SIGHUP replaces the workers, starting each new one before the old one ends; without
+    `replace_on_hangup` it does nothing. Call this from the main thread. Raises CannotListen.
     """
     stopping = stop or threading.Event()
     address = resolve_host(host, port)
@@ -107,15 +107,15 @@ def serve(
             server.serve(target_loader=partial(_load, build_app, grace), wrap_loader=False)
         except SystemExit:
             if not stopping.is_set():
-                log.error("stopped: workers keep ending by themselves")
+                log.error("stopped: workers keep dying")
                 return 1
         return 0
 
 
 def resolve_host(host: str, port: int) -> str:
-    """Return the one address to listen at, the first of a name's IPv4 addresses if it has any.
+    """Return the address to listen on; of a name the first IPv4 address, if any.
 
-    `::` and an empty host stand for all addresses, IPv4 too, and for IPv4 alone on a machine without IPv6.
+    `::` and an empty host mean all addresses, including IPv4, and only IPv4 on a machine without IPv6.
     Raises CannotListen.
     """
     if host in ("", "::"):
@@ -164,14 +164,14 @@ def _locked(path: Path, address: str, port: int) -> Iterator[None]:
 
 
 def _raise_descriptor_limit() -> None:
-    """As far as allowed, workers inherit it: systemd's default of 1024 is for programs that use select(2)."""
+    """Raise the soft limit as far as allowed, for workers too: systemd's default of 1024 is for select(2)."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _max_connections() -> int:
-    """Half of the descriptors: the others are for files and connections of the app's own."""
+    """Return half of the descriptors: the others are for the app's files and connections."""
     descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if descriptors == resource.RLIM_INFINITY:
         return MAX_CONNECTIONS
@@ -219,17 +219,17 @@ def _announce(host: str, address: str, port: int, workers: int, stopping: thread
 
 
 def _load(build_app: Callable[[], WSGIApplication], grace: int) -> WSGIApplication:
-    """In a worker: build the app."""
+    """Build the app, in a worker."""
     threading.Thread(target=_end_with_parent, args=(grace,), name="parent", daemon=True).start()
     app = build_app()
-    # What exists now stays: the garbage collector need not look through it again and again.
+    # Existing objects stay: the garbage collector need not scan them again.
     gc.collect()
     gc.freeze()
     return app
 
 
 def _end_with_parent(grace: int) -> None:
-    """End this worker when the process that started it has ended, killed for example."""
+    """End this worker when its parent process has ended, for example by SIGKILL."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

@@ -15,8 +15,8 @@ _WAKE_SECONDS = 1.0
 def wait_until(stop: threading.Event) -> None:
     """Return when `stop` is set.
 
-    A signal that arrives just as the main thread falls asleep is only handled when the thread wakes
-    (CPython's signal module, "Execution of Python signal handlers"): so it wakes every second.
+    A signal that arrives just before the main thread blocks is handled only when the thread wakes (CPython's
+    signal module, "Execution of Python signal handlers"), so it wakes every second.
     """
     while not stop.wait(_WAKE_SECONDS):
         pass
@@ -26,11 +26,11 @@ def wait_until(stop: threading.Event) -> None:
 def stop_on_signals(stop: threading.Event) -> Iterator[None]:
     """Set `stop` on SIGTERM and SIGINT within the block; a second SIGINT kills the process.
 
-    For the main thread. A process forked within the block does the same to its own copy of `stop`.
+    Call this from the main thread. A process forked within the block has its own copy of `stop`.
     """
 
     def set_stop(number: int, _: object) -> None:
-        # In another thread: this one may hold the event's lock, in order to wait for it.
+        # In another thread: this one may hold the event's lock while it waits for it.
         start_new_thread(stop.set, ())
         if number == signal.SIGINT:
             signal.signal(number, signal.SIG_DFL)

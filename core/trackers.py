@@ -17,7 +17,7 @@ from core.http.client import HttpClient
 Event = Literal["started", "stopped"]
 
 SECONDS = 2.0
-"""How long a tracker may take to answer a packet, or a request."""
+"""The time-out of a packet or a request to a tracker."""
 
 _LIMIT = 64 * 1024
 _UDP_MAGIC = 0x41727101980
@@ -29,17 +29,17 @@ _PORT = 9  # discard: no peer can be reached there
 
 
 class Announcer:
-    """Announces as one peer, which has nothing and cannot be reached. `http` has short time-outs."""
+    """Announces as one peer without data that cannot be reached. `http` has short time-outs."""
 
     def __init__(self, http: HttpClient) -> None:
         self._http = http
         self._peer_id = b"-DT0001-" + secrets.token_hex(6).encode()
 
     def announce(self, tracker: str, info_hash: bytes, event: Event, left: int = 1) -> str:
-        """Return a line for the operator about a tracker that accepts this.
+        """Announce, and return a line for the operator if the tracker accepts it.
 
-        Raises RemoteError, in which the tracker is shown by its host alone: its path may be a secret. Refused
-        is the tracker's own refusal.
+        Raises RemoteError, which shows only the host of the tracker, as its path may be a secret. Refused is
+        the tracker's own refusal.
         """
         send = self._announce_udp if tracker.startswith("udp://") else self._announce_http
         send(tracker, info_hash, event, left)
@@ -62,7 +62,7 @@ class Announcer:
         if failure := _FAILURE.search(answer.body):
             raise Refused(where, None, _shown(answer.body[failure.end() :][: int(failure[1])]))
         if answer.status != 200 or not answer.body.startswith(b"d") or b"8:intervali" not in answer.body:
-            raise BadAnswer(where, f"status {answer.status}, and not a tracker's answer")
+            raise BadAnswer(where, f"status {answer.status} without a tracker's answer")
 
     def _announce_udp(self, tracker: str, info_hash: bytes, event: Event, left: int) -> None:
         where = tracker_name(tracker)
@@ -88,7 +88,7 @@ class Announcer:
 
 
 class _UdpCall:
-    """Sends a packet, and sends it again if no answer comes."""
+    """Sends a packet, and repeats it if no answer arrives."""
 
     def __init__(self, udp: socket.socket, where: str) -> None:
         self._udp = udp
@@ -112,7 +112,7 @@ class _UdpCall:
             self._udp.settimeout(left)
             packet = self._udp.recv(2048)
             if len(packet) < 8 or packet[4:8] != transaction:
-                continue  # of an earlier try, or not the tracker's
+                continue  # of an earlier attempt, or from another sender
             kind = int.from_bytes(packet[:4])
             if kind == _ERROR:
                 raise Refused(self._where, None, _shown(packet[8:]))

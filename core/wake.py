@@ -1,4 +1,4 @@
-"""Wake the scheduler: the web app says that there is work, through a FIFO in `state_dir`."""
+"""Wake the scheduler when there is work, through a FIFO in `state_dir`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 _FIFO = "wake"
 _PAUSE_SECONDS = 0.2
-"""Pause after a wake-up: all that come within it count as one."""
+"""The pause after a wake-up: further ones within it count as one."""
 
 
 def wake(state_dir: Path) -> None:
@@ -28,7 +28,7 @@ def wake(state_dir: Path) -> None:
 
 
 class WakeListener:
-    """Calls `woken` in a thread of its own after each `wake(state_dir)`."""
+    """Calls `woken` in a separate thread after each `wake(state_dir)`."""
 
     def __init__(self, state_dir: Path, woken: Callable[[], None]) -> None:
         self._state_dir = state_dir

@@ -1,4 +1,6 @@
-"""`backfill`: queue what exists already, in repositories, the catalog, the storage, or an older service."""
+"""`backfill`: queue existing layers of repositories, the catalog or the storage; import an older service's
+ids.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +23,7 @@ from sql.tables import Priority
 
 def add_commands(commands: Commands) -> None:
     """Add `backfill`."""
-    backfill = add_group(
-        commands, "backfill", "Queue layers that exist already.", "backfill repository library/ubuntu"
-    )
+    backfill = add_group(commands, "backfill", "Queue existing layers.", "backfill repository library/ubuntu")
     repository = add_command(
         backfill,
         "repository",
@@ -51,7 +51,7 @@ def add_commands(commands: Commands) -> None:
     storage = add_command(
         backfill,
         "storage",
-        "Queue all layers in the registry's storage: every blob but JSON documents such as manifests, "
+        "Queue all layers in the registry's storage: every blob except JSON documents such as manifests, "
         "configs and attestations. Known layers are not read, so a second run continues the first.",
         "backfill storage --from s3 --dry-run",
         with_service(_storage),
@@ -78,7 +78,7 @@ def add_commands(commands: Commands) -> None:
 
 
 def _add_limits(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--dry-run", action="store_true", help="count, and write nothing")
+    command.add_argument("--dry-run", action="store_true", help="only count, write nothing")
     command.add_argument("--limit", type=positive, metavar="N", help="stop after N new layers (or ids)")
     command.add_argument(
         "--rate", type=positive_number, metavar="R", help="at most R requests (legacy: rows) a second"

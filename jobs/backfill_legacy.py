@@ -52,8 +52,9 @@ _WHY: dict[Outcome, str] = {
 
 @dataclass(frozen=True)
 class Takeover:
-    """How to import. `rate` is rows of the old table a second, None for no limit; the import ends after
-    `limit` ids; `sample` is how many layers are drawn for verification. With `dry_run` nothing is written.
+    """The options of an import. `rate` is rows of the old table a second, None for no limit; the import ends
+    after `limit` ids; `sample` is how many layers are drawn for verification. With `dry_run` nothing is
+    written.
     """
 
     service: Service
@@ -74,7 +75,7 @@ class TakenOver:
 
 @dataclass
 class TakeoverSummary:
-    """What became of the `rows` of the old table: `taken` over, `known` before, and the others by reason.
+    """The results for the `rows` of the old table: `taken` over, `known` before, and the others by reason.
 
     `unreadable` counts blobs with an invalid mdsfileinfo: an id stored by its key is not found. `sample`
     are layers whose id is the old one, drawn at random.
@@ -95,7 +96,7 @@ class TakeoverSummary:
         broken = f", mdsfileinfo unreadable {self.unreadable}" if self.unreadable else ""
         end = ", interrupted: run it again to continue" if self.interrupted else ""
         return (
-            f"{verb} {self.taken} of {self.rows} ids, had {self.known} already, "
+            f"{verb} {self.taken} of {self.rows} ids, {self.known} known already, "
             f"not taken {self.unmatched.total()}{f' ({reasons})' if reasons else ''}{broken}{end}"
         )
 
@@ -104,7 +105,7 @@ def backfill_legacy(takeover: Takeover) -> TakeoverSummary:
     """Import all ids that match a layer, and count the others by reason.
 
     The key of a row may be the one that MDS gave the file (in mdsfileinfo), or the driver's own. Each batch
-    is a transaction, so what was taken over stays when it is interrupted, and another run finds it there.
+    is a transaction: an interruption loses at most the current one, and another run continues.
     Raises TablesMissing, DatabaseDown.
     """
     run = _Run(takeover)
@@ -129,7 +130,7 @@ class _Run:
         self.service = takeover.service
         self.engine = self.service.reader if takeover.dry_run else self.service.database
         self.summary = TakeoverSummary(dry_run=takeover.dry_run)
-        # What is written within two seconds is committed together.
+        # One transaction contains the writes of about two seconds.
         self._per_commit = _BATCH if takeover.rate is None else max(1, min(_BATCH, int(2 * takeover.rate)))
         self._pace = self.service.pace(takeover.rate)
         self._logged: Counter[str] = Counter()
@@ -175,7 +176,7 @@ class _Run:
             yield page
 
     def _accounted(self) -> int:
-        """Return how many rows of the old table are done with."""
+        """Return how many rows of the old table have been handled."""
         return self.summary.taken + self.summary.known + self.summary.unmatched.total()
 
     def _matches(self, connection: Connection, page: list[MdsRow], progress: Progress) -> list[_Match]:
@@ -231,7 +232,7 @@ class _Run:
                 self._not_taken(_WHY[outcome], old)
 
     def _write(self, ids: list[LegacyId]) -> dict[LegacyId, Outcome]:
-        """Write the new ones of `ids`, up to the limit, at the rate. Return what became of each."""
+        """Write the new ones of `ids`, up to the limit, at the rate. Return the outcome of each."""
         tables, limit = self.service.tables, self.takeover.limit
         if not ids:
             return {}
@@ -239,7 +240,7 @@ class _Run:
             outcomes = classify_legacy_ids(connection, tables, ids)
         new = [made for made in ids if outcomes[made] == "taken"]
         left = len(new) if limit is None else limit - self.summary.taken
-        # What is over the limit is left for another run, and not counted.
+        # The ids beyond the limit are left for another run, and not counted.
         for made in new[left:]:
             del outcomes[made]
         new = new[:left]

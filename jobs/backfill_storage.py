@@ -1,4 +1,4 @@
-"""Queues the layers that a registry's storage holds, found by looking through its files."""
+"""Queue the layers in a registry's storage, found by listing its files."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ _BATCH = 1_000
 """Files that are listed, looked up and queued at a time."""
 
 _MAX_FAILURES = 20
-"""Blobs in a row that cannot be read, before the storage itself is probed."""
+"""Consecutive unreadable blobs after which the storage itself is probed."""
 
 
 @dataclass(frozen=True)
 class StorageScan:
-    """What to read. `rate` limits reads a second; the scan ends after `limit` new layers; with `dry_run`
-    nothing is written.
+    """The options of a scan. `rate` limits reads a second; the scan ends after `limit` new layers; with
+    `dry_run` nothing is written.
     """
 
     service: Service
@@ -46,8 +46,8 @@ class StorageScan:
 
 @dataclass
 class StorageSummary:
-    """What was found: `bytes` of the queued layers; `others` are manifests, configs and what is empty;
-    `unread` are blobs that could not be looked into; `links` say which repository holds a layer.
+    """The results: `bytes` of the queued layers; `others` are manifests, configs and empty blobs; `unread`
+    are blobs that could not be read; `links` record which repository holds a layer.
     """
 
     dry_run: bool = False
@@ -64,7 +64,7 @@ class StorageSummary:
 
     @property
     def failed(self) -> int:
-        """Whether anything was not looked at, for the exit status."""
+        """Whether anything was not read, for the exit status."""
         return self.unread + (self.broken is not None)
 
     def __str__(self) -> str:
@@ -74,22 +74,22 @@ class StorageSummary:
             end = f", the storage failed, run it again to continue: {self.broken}"
         return (
             f"{verb} {self.queued} layers ({self.bytes / 1e6:.1f} MB), known {self.known}, "
-            f"no layers {self.others}, foreign files {self.foreign}, partial uploads {self.uploads}, "
+            f"other blobs {self.others}, foreign files {self.foreign}, partial uploads {self.uploads}, "
             f"repositories' links {self.links}, unread {self.unread}{end}"
         )
 
 
 def backfill_storage(scan: StorageScan) -> StorageSummary:
-    """Queue the unknown layers of the storage, then note which repositories hold them.
+    """Queue the unknown layers of the storage, then record which repositories hold them.
 
-    Nothing is remembered between runs but the layers themselves: what is known is left out before
-    anything is read, so a run after another, or beside it, goes on where that one is. Blobs that are no
-    layers are looked into at each run. A storage that fails as a whole ends the run, with all that it had
-    given in the queue. With a limit, links are looked for by the run that gets to the end of the blobs.
+    Only the layers themselves are remembered between runs: known ones are skipped before anything is read,
+    so a later or concurrent run continues where the other one is. Blobs that are not layers are read in each
+    run. If the storage as a whole fails, the run ends, and the layers found so far are queued. With a limit,
+    the run that reaches the end of the blobs records the links.
     Raises DatabaseDown.
     """
     run = _Run(scan)
-    for part in (run.queue_blobs, run.remember_links):
+    for part in (run.queue_blobs, run.record_links):
         if run.over() or run.down is not None:
             break
         try:
@@ -117,13 +117,13 @@ class _Run:
         self.down: RemoteError | None = None
 
     def over(self) -> bool:
-        """Whether to end: it was told to, or has queued as many layers as it may."""
+        """Return whether to end: stopped, or the limit of layers is reached."""
         self.summary.interrupted = self.summary.interrupted or self.service.stop.is_set()
         limit = self.scan.limit
         return self.summary.interrupted or (limit is not None and self.summary.queued >= limit)
 
     def queue_blobs(self) -> None:
-        """Looks at all blobs, and queues those that are layers and not known."""
+        """Read all unknown blobs, and queue those that are layers."""
         scan = self.scan
         with (
             Progress("backfill storage", "blobs") as progress,
@@ -142,8 +142,8 @@ class _Run:
             if not seen:
                 log.warning("no blob found, is this the registry's storage? folder=%s", self.layout.blobs)
 
-    def remember_links(self) -> None:
-        """Notes which repositories hold the layers that are known now, and counts unfinished uploads."""
+    def record_links(self) -> None:
+        """Record which repositories hold the known layers, and count unfinished uploads."""
         scan = self.scan
         if self.layout.repositories is None:
             return
@@ -186,7 +186,7 @@ class _Run:
         return [blob for digest, blob in blobs.items() if digest not in known]
 
     def _queue(self, blobs: list[Layer], pool: ThreadPoolExecutor) -> None:
-        """Looks into blobs, and queues those that are layers; with a limit, no more than are needed."""
+        """Read the first bytes of blobs, and queue the layers; with a limit, no more than needed."""
         scan, at = self.scan, 0
         while at < len(blobs) and not self.over():
             wanted = len(blobs) if scan.limit is None else scan.limit - self.summary.queued
@@ -207,7 +207,7 @@ class _Run:
                 raise self.down
 
     def _layers(self, blobs: list[Layer], pool: ThreadPoolExecutor) -> list[Layer]:
-        """Those of the blobs that are layers, by their first bytes."""
+        """Return those of the blobs that are layers, judged by their first bytes."""
         layers: list[Layer] = []
         peeks: deque[tuple[Layer, Future[bool]]] = deque()
         for blob in blobs:
@@ -215,7 +215,7 @@ class _Run:
             if self._no_more():
                 break
             peeks.append((blob, pool.submit(_peek, self.scan.storage, blob)))
-            # Not all at once: after a stop, or with a storage that falls silent, the rest is not read.
+            # Not all at once: after a stop, or if the storage stops responding, the rest is not read.
             if len(peeks) == 2 * self.readers:
                 self._sort(*peeks.popleft(), layers)
         for blob, peek in peeks:
@@ -227,13 +227,13 @@ class _Run:
         return self.service.stop.is_set() or self.down is not None
 
     def _read_again(self) -> None:
-        """Read the blob that was read last. Raises RemoteError, also if no blob was read so far."""
+        """Read again the last blob that could be read. Raises RemoteError, also if there is none."""
         if self._good is None:
             raise Unavailable(self.layout.blobs, "no blob can be read")
         _peek(self.scan.storage, self._good)
 
     def _sort(self, blob: Layer, peek: Future[bool], layers: list[Layer]) -> None:
-        """Adds the blob to `layers` if it turns out to be one."""
+        """Add the blob to `layers` if it is one."""
         try:
             if peek.result():
                 layers.append(blob)
@@ -255,7 +255,7 @@ class _Run:
 
 
 def _peek(storage: BlobStorage, blob: Layer) -> bool:
-    """Whether a blob is a layer, by one read of its beginning."""
+    """Return whether a blob is a layer, by one read of its beginning."""
     head = bytearray(min(HEAD_BYTES, blob.size or HEAD_BYTES))
     filled = 0
     with storage.open(blob, 0, len(head)) as reader:
@@ -265,7 +265,7 @@ def _peek(storage: BlobStorage, blob: Layer) -> bool:
 
 
 def _batches(files: Iterable[StoredFile]) -> Iterator[list[StoredFile]]:
-    """Files in batches; what came before a listing broke off is a batch too."""
+    """Yield files in batches, the files before a failure of the listing included."""
     batch: list[StoredFile] = []
     try:
         for file in files:

@@ -1,4 +1,4 @@
-"""The brew job: claims chunks of layers, brews them in threads, finishes each layer by itself."""
+"""The brew job: claim chunks of layers, brew them in threads, and finish each layer separately."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from sql.transaction import reading, transaction
 log = logging.getLogger(__name__)
 
 _GRACE = 5.0
-"""Seconds that a stopping run waits for its threads. Their locks are returned before."""
+"""Seconds that a stopping run waits for its threads, whose locks it has already returned."""
 
 _TICK = 0.2
-"""Seconds between two looks at `stop` and at the locks."""
+"""Seconds between two checks of `stop` and of the locks."""
 
 
 @dataclass
 class BrewSummary:
-    """What a run did, in layers. `waiting` is None if the database did not answer at the end; `paused` is the
-    outage that ended the run.
+    """The results of a run, in layers. `waiting` is None if the database did not answer at the end; `paused`
+    is the outage that ended the run.
     """
 
     brewed: int = 0
@@ -61,12 +61,12 @@ def brew(settings: BrewSettings, stop: threading.Event) -> BrewSummary:
     """Brew until the queue is empty or `stop` is set. Raises DatabaseDown if the first claim fails.
 
     Locks of brewers that died are released first. At most `layers_per_chunk` layers are locked at once. While
-    full chunks come back the next is claimed as soon as a worker is idle, so that one long layer does not
-    hold up the others. When `stop` is set, what is locked is returned at once.
+    full chunks are claimed, the next one follows as soon as a worker is idle, so that one long layer does not
+    delay the others. When `stop` is set, locked layers are returned at once.
 
     While the layer source or the metainfo store as a whole is down, the run pauses: layers go back to the
-    queue with no attempt counted, and no further one is read. The run ends when none is in progress; the next
-    one probes first what was down.
+    queue without counting an attempt, and no further one is read. The run ends when none is in progress; the
+    next one first probes what was down.
     """
     return _Run(settings, stop).run()
 
@@ -74,8 +74,8 @@ def brew(settings: BrewSettings, stop: threading.Event) -> BrewSummary:
 class _Run:
     """One run: the calling thread claims and renews, `workers` daemon threads brew.
 
-    They are daemons because a read may block for as long as the source's time-out. A brewer that stops has
-    given its locks back by then, so nothing is lost with the thread.
+    They are daemons because a read may block for as long as the source's time-out. A stopping brewer has
+    returned its locks by then, so nothing is lost with the thread.
     """
 
     def __init__(self, settings: BrewSettings, stop: threading.Event) -> None:
@@ -142,7 +142,7 @@ class _Run:
         with transaction(settings.engine) as connection:
             claims = self._claim_up_to(connection, wanted)
             if len(claims) < wanted:
-                # Rows inserted by hand are looked for only when the queue runs dry.
+                # Search for rows inserted by hand only when the queue is empty.
                 now = settings.clock(connection)
                 if adopt_layers(connection, settings.tables, now=now, limit=wanted):
                     claims += self._claim_up_to(connection, wanted - len(claims))
@@ -160,7 +160,7 @@ class _Run:
         )
 
     def _claim_more(self) -> None:
-        """Claim again when it is time; in an outage, when it is over."""
+        """Claim again when due; during an outage, when it is over."""
         if time.monotonic() < self.next_claim:
             return
         self.next_claim = time.monotonic() + self.settings.sleep_time
@@ -181,7 +181,7 @@ class _Run:
             thread.start()
 
     def _collect(self, timeout: float) -> None:
-        """Wait for an outcome, at most `timeout` seconds, and count all there are."""
+        """Wait for an outcome, at most `timeout` seconds, and count all outcomes."""
         try:
             outcome = self.done.get(timeout=timeout)
             while True:
@@ -215,7 +215,7 @@ class _Run:
             try:
                 outcome = self.brewer.brew(digest)
             except Exception:
-                # Its lock is returned at the end of the run; the others go on.
+                # Its lock is returned at the end of the run; the other layers continue.
                 log.exception("layer not finished, internal error digest=%s", digest)
                 outcome = "failed"
             self.done.put(outcome)

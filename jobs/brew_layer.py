@@ -1,4 +1,4 @@
-"""Brews one claimed layer and finishes it: brewed, tried again later, set aside, or returned."""
+"""Brew one claimed layer and finish it: brewed, retried later, set aside, or returned."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ from sql.transaction import reading
 log = logging.getLogger(__name__)
 
 _SAMPLES = 3
-"""Brewed layers none of which the source gives in an outage."""
+"""The number of brewed layers read in a probe: in an outage the source returns none of them."""
 
 
 class Dependency:
-    """The layer source or the metainfo store as a whole. Threads may share it.
+    """The layer source or the metainfo store as a whole. Thread-safe.
 
-    `probe` makes a request that succeeds while it works, and raises DockerTorrentsError otherwise: that tells
-    an outage from a single layer that it cannot give or take.
+    `probe` makes a request that succeeds while it works, and raises DockerTorrentsError otherwise: that
+    distinguishes an outage from the failure of a single layer.
     """
 
     def __init__(self, probe: Callable[[], object], log: OutageLog) -> None:
@@ -52,10 +52,10 @@ class Dependency:
         self._log = log
         self._lock = threading.Lock()
         self.outage: str | None = None
-        """What the last probe raised, None if it succeeded."""
+        """The error of the last probe, None if it succeeded."""
 
     def is_down(self) -> bool:
-        """Probe it after a failure, unless that was done in this outage. Return whether it is down."""
+        """Probe it after a failure, once per outage. Return whether it is down."""
         with self._lock:
             return self.outage is not None or not self._works()
 
@@ -77,15 +77,15 @@ class Dependency:
 
 
 Outcome = Brewed | Literal["failed", "returned", "lost"]
-"""What became of a layer; "lost" is one whose lock was lost, or is returned at the end of the run."""
+"""The outcome for a layer; "lost" is one whose lock was lost, or is returned at the end of the run."""
 
 
 class LayerBrewer:
-    """Brews layers that `held` holds. Threads may share it. `interrupted` says when to let go of a layer.
+    """Brews layers locked by `held`. Thread-safe. `interrupted` returns whether to stop working on a layer.
 
     A failure of the source or the store counts for the layer only if the source or store as a whole works.
-    Otherwise it is an outage: layers go back to the queue with no attempt counted, until `resume` finds that
-    it is over.
+    Otherwise it is an outage: layers go back to the queue without counting an attempt, until `resume` detects
+    its end.
     """
 
     def __init__(self, settings: BrewSettings, held: HeldLocks, interrupted: Callable[[], bool]) -> None:
@@ -101,25 +101,25 @@ class LayerBrewer:
         return self._source.outage or self._store.outage
 
     def resume(self) -> bool:
-        """Probe what was down; return whether all works."""
+        """Probe what was down. Return whether everything works."""
         source, store = self._source.resume(), self._store.resume()
         return source and store
 
     def probe_store(self) -> None:
-        """Pause if the metainfo store takes nothing, before anything is read in vain."""
+        """Pause if the metainfo store accepts no writes, before reading layers needlessly."""
         self._store.is_down()
 
     def _probe_source(self) -> None:
         """Raises DockerTorrentsError if the source is down.
 
-        A registry whose storage is down answers all the same, but for no blob: the layers that were brewed
-        last tell that from a layer that cannot be read.
+        A registry whose storage is down still answers, but returns no blob: reading the layers that were
+        brewed last distinguishes that from a single unreadable layer.
         """
         source = self._settings.source
         try:
             source.check()
         except Refused as error:
-            # S3 may refuse to list a bucket and give its objects.
+            # S3 may refuse to list a bucket but return its objects.
             if error.status != 403:
                 raise
         failures = []
@@ -177,7 +177,7 @@ class LayerBrewer:
         except SizeMismatch as error:
             if claim.layer.size is None:
                 return self._failed(claim, str(error), error.verdict)
-            # The size came from a manifest. At the next try the digest alone decides.
+            # The size came from a manifest. At the next attempt only the digest is verified.
             return self._failed(claim, str(error), "try again", forget_size=True)
         except StoreFailed as error:
             return self._failed_by(claim, error, self._store)
@@ -205,7 +205,7 @@ class LayerBrewer:
             if not self._held.finish(claim.digest, complete):
                 return "lost"
         except DatabaseError as error:
-            # Another layer has this id already: an operator has to look at that.
+            # Another layer has this id already, which an operator must investigate.
             return self._failed(claim, str(error), "set aside")
         if claim.priority == Priority.PUSHED:
             PUSH_TO_ID_SECONDS.observe(max(0, now - claim.added))
@@ -219,13 +219,13 @@ class LayerBrewer:
         return "returned" if self._held.return_claims([claim.digest]) else "lost"
 
     def _failed_by(self, claim: Claim, error: DockerTorrentsError, dependency: Dependency) -> Outcome:
-        """Give the layer back if the source or the store as a whole is down, else count its failure."""
+        """Return the layer if the source or the store as a whole is down, else count its failure."""
         if dependency.is_down():
             return self._return(claim)
         return self._failed(claim, str(error), error.verdict)
 
     def _failed(self, claim: Claim, reason: str, verdict: Verdict, *, forget_size: bool = False) -> Outcome:
-        """Count the failure and record its reason: set aside, or tried again after a growing delay."""
+        """Count the failure and record its reason: set aside, or retried after a growing delay."""
         settings = self._settings
         attempts = claim.attempts + 1
         last = verdict == "set aside" or attempts >= settings.max_attempts

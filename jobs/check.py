@@ -1,4 +1,4 @@
-"""`check`: probe every dependency of the service, in a line each."""
+"""`check`: probe every dependency of the service, and print a line for each."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _RANGE_BYTES = 1024
 
 
 def probes(service: Service) -> Iterator[tuple[str, Probe]]:
-    """Yield what `check` probes, each after what it depends on."""
+    """Yield the probes of `check`, each after those it depends on."""
     config = service.config
     folder = config.metainfo_dir if config.torrents.store == "directory" else None
     tables = service.tables
@@ -66,7 +66,8 @@ def probes(service: Service) -> Iterator[tuple[str, Probe]]:
 
 
 def probe_database(engine: Engine, tables: Tables) -> str:
-    """Check that the database takes writes to every table, and return what is missing. Raises DatabaseDown.
+    """Check that the database takes writes to every table, and return the missing objects. Raises
+    DatabaseDown.
 
     Nothing is created, not even a SQLite file.
     """
@@ -96,7 +97,7 @@ def probe_store(store: MetainfoStore, folder: Path | None) -> str:
 
 
 def _newest_brewed(service: Service) -> LayerRecord | None:
-    """Return the layer that was brewed last; None if no layer is brewed, or the database does not answer."""
+    """Return the last brewed layer; None if there is none, or the database does not answer."""
     try:
         with reading(service.reader) as connection:
             newest = newest_brewed(connection, service.tables)
@@ -109,9 +110,9 @@ def _newest_brewed(service: Service) -> LayerRecord | None:
 
 
 def _probe_layers(service: Service, brewed: LayerRecord | None) -> str:
-    """Check the backend of layers; to list is one right there, to read another."""
+    """Check the backend of layers by listing and by reading, which are separate permissions."""
     found = service.source.check()
-    # The registry may have lost it since, which `prune` finds out.
+    # The registry may have lost it since, which `prune` detects.
     if brewed is not None:
         layer = Layer(brewed.digest, brewed.scopes, brewed.size)
         with suppress(NotFound), closing(service.source.open(layer, 0)) as reader:
@@ -120,7 +121,7 @@ def _probe_layers(service: Service, brewed: LayerRecord | None) -> str:
 
 
 def _urls(config: Config) -> list[str]:
-    """Return URLs of the servers that the service talks to, and of the app as others see it."""
+    """Return URLs of the servers that the service uses, and the public URL of the app."""
     urls = [
         f"{config.docker_registry.proto}://{config.docker_registry.host}",
         config.application.public_url,
@@ -147,22 +148,22 @@ def _probe_tracker(config: Config, tracker: str, brewed: Callable[[], LayerRecor
 
 
 def _announce(announcer: Announcer, tracker: str, brewed: LayerRecord | None) -> str:
-    """Announce a brewed layer as a peer that comes and leaves at once. Raises RemoteError."""
+    """Announce a brewed layer as a peer that leaves at once. Raises RemoteError."""
     name = tracker_name(tracker)
     if brewed is None or brewed.rbtorrent_id is None:
         announcer.announce(tracker, _NO_TORRENT, "stopped")
-        return f"{name} answers; whether it accepts announces can be tried when a layer is brewed"
+        return f"{name} answers; announces can be tested once a layer is brewed"
     info_hash = bytes.fromhex(brewed.rbtorrent_id.partition(":")[2])
     whitelist = (
         f"if it serves only the torrents of a whitelist, set jobs.publish-whitelist.file to that file "
-        f"(docs/operations.md); it was asked for {brewed.digest}"
+        f"(docs/operations.md); the announce was for {brewed.digest}"
     )
     try:
         said = announcer.announce(tracker, info_hash, "started", brewed.size or 1)
     except Refused as refused:
         raise Refused(name, None, f"{refused.why.rstrip('.')}: {whitelist}") from refused
     except TimedOut:
-        # Over UDP opentracker is silent about what is not on its whitelist.
+        # Over UDP opentracker does not answer for torrents that are not on its whitelist.
         announcer.announce(tracker, info_hash, "stopped")
         raise Refused(name, None, f"it answers, but not for this torrent: {whitelist}") from None
     announcer.announce(tracker, info_hash, "stopped")
@@ -177,11 +178,11 @@ def _probe_web_seed(service: Service, brewed: LayerRecord | None) -> str | Skipp
     if brewed is None or not brewed.scopes:
         return Skipped("no layer is brewed yet")
     if not has_capability_secret(config):
-        return Skipped("the web app has not run here yet, so there is no secret to sign with")
+        return Skipped("the web app has not run here yet, so there is no secret for signatures")
     urls = web_seed_urls(config, capability_secret(config), brewed.scopes[0], brewed.digest, time.time())
     with service.http() as http:
         for url in urls:
-            # A capability in the URL opens the layer: the host alone is shown.
+            # The capability in the URL grants access to the layer, so only the host is shown.
             where = f"{parse_url(url).scheme}://{parse_url(url).netloc}"
             headers = {"Range": f"bytes=0-{_RANGE_BYTES - 1}"}
             try:
@@ -189,19 +190,19 @@ def _probe_web_seed(service: Service, brewed: LayerRecord | None) -> str | Skipp
                     status = answer.status
             except (Unavailable, TimedOut) as error:
                 raise Unavailable(
-                    where, f"{error.why}: does application.public_url lead to the web app?"
+                    where, f"{error.why}: does application.public_url point to the web app?"
                 ) from error
             if status != 206:
                 why = f"status {status} instead of 206 to a Range request for {brewed.digest}"
                 raise BadAnswer(where, why)
-    return f"{where} gives {brewed.digest} by Range"
+    return f"{where} returns ranges of {brewed.digest}"
 
 
 def _explain_events(service: Service) -> str | Skipped:
-    """Return how the registry has to be configured to send its notifications."""
+    """Return how to configure the registry's notifications."""
     application = service.config.application
     if application.event_authorization is None:
-        return Skipped("application.event_authorization is not set: pushes are found by scan-tags alone")
+        return Skipped("application.event_authorization is not set: only scan-tags finds pushes")
     try:
         with reading(service.reader) as connection:
             roles = len(list_roles(connection, service.tables))

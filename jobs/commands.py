@@ -1,4 +1,4 @@
-"""The commands of `jobs`: `run`, `scheduler`, `init-db` and `check`; the others have files of their own."""
+"""The commands of `jobs`: `run`, `scheduler`, `init-db` and `check`; the others have their own files."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from sql.transaction import reading
 
 
 def add_commands(commands: Commands) -> None:
-    """Add all commands of this room."""
+    """Add all commands of this package."""
     add_command(
         commands,
         "scheduler",
@@ -46,7 +46,7 @@ def add_commands(commands: Commands) -> None:
     init = add_command(
         commands,
         "init-db",
-        "Create the tables and indexes that the database lacks.",
+        "Create missing tables and indexes in the database.",
         "init-db --print | psql",
         with_service(_init_db, stoppable=False),
     )
@@ -73,7 +73,7 @@ def _add_run(commands: Commands) -> None:
     run.epilog = f"jobs:\n{jobs}\n\n{run.epilog}"
     run.add_argument("job", choices=JOBS, metavar="JOB", help="one of the jobs listed below")
     run.add_argument(
-        "--dry-run", action="store_true", help="for prune: print what it would remove, and change nothing"
+        "--dry-run", action="store_true", help="for prune: print what would be removed, and change nothing"
     )
 
 
@@ -90,7 +90,8 @@ def _run(service: Service, arguments: argparse.Namespace) -> int:
         if arguments.dry_run and job.dry_run:
             return print_summary(job.dry_run(service))
         if not job.enabled(service.config):
-            # Not recorded: the scheduler runs no such job, so the failure would stay in /healthz for ever.
+            # Not recorded: the scheduler does not run this job, so the failure would stay in /healthz
+            # forever.
             return print_summary(job.run(service))
         with recording(service) as recorder:
             summary = recorder.run(job.name, partial(job.run, service))

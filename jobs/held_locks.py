@@ -1,4 +1,4 @@
-"""The locks that a brewer holds: renews them while it works, and finishes layers under them."""
+"""The locks of a brewer: renew them while it works, and finish layers under them."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from sql.transaction import transaction
 log = logging.getLogger(__name__)
 
 _PAUSE = 1.0
-"""Seconds between tries to finish a layer while the database is down."""
+"""Seconds between attempts to finish a layer while the database is down."""
 
 
 class HeldLocks:
     """Claims by digest, each with its newest token. Threads may call any method.
 
-    A lock that was not renewed for `expires` seconds may be freed by `release-locks`; only the database knows
-    whether it was. `outage` logs that the database is down.
+    A lock that was not renewed for `expires` seconds may be released by `release-locks`; only the database
+    knows whether it was. `outage` logs that the database is down.
     """
 
     def __init__(
@@ -50,16 +50,18 @@ class HeldLocks:
         self._closed = threading.Event()
 
     def add(self, claims: list[Claim]) -> None:
-        """Hold `claims`, just made."""
+        """Hold new `claims`."""
         with self._changing:
             self._claims.update((claim.digest, claim) for claim in claims)
 
     def claim(self, digest: Digest) -> Claim | None:
-        """Return the claim in force on `digest`, None if it is no longer held."""
+        """Return the current claim on `digest`, None if it is no longer held."""
         return self._claims.get(digest)
 
     def renew_if_due(self) -> None:
-        """Renew every lock once a third of `expires` has passed. That the database is down is only logged."""
+        """Renew every lock once a third of `expires` has passed. If the database is down, this is only
+        logged.
+        """
         if time.monotonic() < self._next_renewal:
             return
         self._next_renewal = time.monotonic() + self._expires / 3
@@ -77,16 +79,16 @@ class HeldLocks:
             renewed = renew_locks(connection, self._tables, before, now=self._clock(connection))
         newer = {claim.digest: claim for claim in renewed}
         with self._changing:
-            # A worker may have finished one meanwhile: that is not held again.
+            # A worker may have finished one meanwhile: do not hold it again.
             for claim in before:
                 if self._claims.get(claim.digest) is claim and claim.digest in newer:
                     self._claims[claim.digest] = newer[claim.digest]
 
     def finish(self, digest: Digest, act: Callable[[Connection, Claim], bool]) -> bool:
-        """Run `act` in a transaction with the claim in force. Return whether it was done.
+        """Run `act` in a transaction with the current claim. Return whether it was done.
 
-        `act` returns whether the row still had the claim's token. While the database is down it is tried
-        again, until the locks are returned. A lock that was lost is logged.
+        `act` returns whether the row still had the claim's token. While the database is down it is
+        retried until the locks are returned. A lock that was lost is logged.
         """
         while (claim := self._claims.get(digest)) is not None:
             try:
@@ -103,7 +105,7 @@ class HeldLocks:
                 self._forget(digest)
                 return True
             with self._renewing:
-                # A renewal under way when the token was compared has ended now.
+                # A renewal that was in progress when the token was compared has ended now.
                 if self._claims.get(digest) is claim:
                     log.warning("lock lost to another brewer digest=%s", digest)
                     self._forget(digest)
@@ -116,7 +118,7 @@ class HeldLocks:
     def return_claims(self, digests: Sequence[Digest]) -> int:
         """Unlock these layers, attempts unchanged. Return how many were still held.
 
-        If the database is down they stay locked until `release-locks` frees them.
+        If the database is down they stay locked until `release-locks` releases them.
         """
         with self._renewing, self._changing:
             claims = [claim for digest in digests if (claim := self._claims.pop(digest, None)) is not None]
@@ -131,6 +133,6 @@ class HeldLocks:
             return 0
 
     def close(self) -> int:
-        """Give all locks back. Return how many were still held."""
+        """Return all locks. Return how many were still held."""
         self._closed.set()
         return self.return_claims(list(self._claims))

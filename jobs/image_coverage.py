@@ -61,7 +61,7 @@ def coverage_lines(coverage: Coverage) -> Iterator[str]:
     for layer in coverage.layers:
         yield f"{layer.digest}  {layer.size:>12}  {layer.rbtorrent_id or _lacks(layer)}"
     for digest in contents.missing:
-        yield f"{digest}  {'?':>12}  a manifest that the registry does not give"
+        yield f"{digest}  {'?':>12}  the registry does not return this manifest"
     if contents.platforms or contents.left_out:
         yield f"platforms {_names(contents.platforms)}, left out {_names(contents.left_out)}"
     for platform in contents.absent:

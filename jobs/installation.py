@@ -1,4 +1,4 @@
-"""Create what the database lacks: `init-db`; and warn of torrents that nothing can download."""
+"""Create missing tables and indexes (`init-db`), and warn of torrents that cannot be downloaded."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class InitSummary:
 
 
 def init_db(engine: Engine, tables: Tables, report: Callable[[str], None] = print_line) -> InitSummary:
-    """Create what is missing, and change nothing that exists. Raises DatabaseDown."""
+    """Create missing tables and indexes; change no existing ones. Raises DatabaseDown."""
     with transaction(engine) as connection:
         created = create_missing(connection, tables)
         lacking = missing_objects(connection, tables)

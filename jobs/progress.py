@@ -1,4 +1,4 @@
-"""The progress of a one-off job: a bar on a terminal, a log line from time to time elsewhere."""
+"""The progress of a one-off job: a bar on a terminal, otherwise occasional log lines."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tqdm import tqdm
 log = logging.getLogger(__name__)
 
 EVERY = 30.0
-"""Seconds between log lines where there is no terminal."""
+"""Seconds between log lines without a terminal."""
 
 
 class Progress:

@@ -1,4 +1,4 @@
-"""Forgets layers that the registry no longer has, and their metainfo with them."""
+"""Remove layers that the registry no longer has, and their metainfo."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ log = logging.getLogger(__name__)
 _JOB = "prune"
 _BATCH = 500
 _PATIENCE = 3600
-"""Seconds after which a suspect without an answer is looked for again."""
+"""Seconds after which a suspect without an answer is checked again."""
 
 _READ_AGAIN = 30 * 86_400
-"""Seconds after which a manifest no longer counts as read; a scan that meets it reads it once more."""
+"""Seconds after which a manifest no longer counts as read; a scan then reads it again."""
 
 _MOST_READ_AGAIN = 10_000
-"""Manifests of which a run forgets that they were read, so that no scan has to read all of them at once."""
+"""The most such manifests in a run, so that no scan has to read all of them at once."""
 
 
 @dataclass
 class PruneSummary:
-    """What a run found: layers that are `there`; `missed` for the first time; `forgotten`; `unanswered`,
-    which could not be checked; `failed`, whose metainfo could not be deleted.
+    """The results of a run: layers that were found (`there`); `missed` for the first time; `forgotten`;
+    `unanswered`, which could not be checked; `failed`, whose metainfo could not be deleted.
     """
 
     dry_run: bool = False
@@ -71,12 +71,12 @@ class PruneSummary:
 
 
 def prune(service: Service, *, dry_run: bool = False) -> PruneSummary:
-    """Looks for layers, those first that are reported or suspected missing, and then round and round.
+    """Check that layers exist: first those reported or suspected missing, then all of them in turn.
 
-    A layer is missed where it was, and looked for everywhere when `grace` is over; only if it is nowhere
-    then, it is forgotten. Layers that wait or are being brewed are kept; those set aside are pruned as
-    brewed ones are. Without a clear answer a layer is kept. Manifests that were read long ago
-    are forgotten as well, as deleted ones are not reported. Raises DatabaseDown, and what the
+    A layer that is missing from its repositories is a suspect until `grace` is over. Then all repositories
+    are checked, and only a layer that none of them has is forgotten. Layers that wait or are being brewed are
+    kept; those set aside are pruned like brewed ones. Without a clear answer a layer is kept. Manifests that
+    were read long ago are forgotten too, as deleted ones are not reported. Raises DatabaseDown, and what the
     presence's check raises.
     """
     service.presence.check()
@@ -86,7 +86,7 @@ def prune(service: Service, *, dry_run: bool = False) -> PruneSummary:
 class _Run:
     def __init__(self, service: Service, dry_run: bool) -> None:
         self.service = service
-        # The reader decides which tables there are.
+        # The reader determines which tables exist.
         self.engine = service.reader if dry_run else service.database
         self.tables = service.tables
         self.dry_run = dry_run
@@ -98,15 +98,16 @@ class _Run:
         self._looked: set[Digest] = set()
 
     def go(self) -> PruneSummary:
-        """Suspects get up to half of the run, so that the round always advances. Missing answers for
-        some layers ends a run, not the round: the next run begins behind them.
+        """Check suspects for up to half of the run, so that the round always advances, then other layers.
+
+        Missing answers for some layers end the run, not the round: the next run begins after them.
         """
         with reading(self.engine) as connection:
             now = self.service.now(connection)
             due = due_suspects(connection, self.tables, now=now, limit=max(1, self.limit // 2))
         missed = [(suspect, suspect.missed + self.grace) for suspect in due if suspect.missed is not None]
         self._judge([suspect for suspect, ripe in missed if ripe <= now])
-        # Their grace was made longer since they were missed.
+        # `grace` was increased since they were missed.
         self._wait_for({suspect.digest: ripe for suspect, ripe in missed if ripe > now})
         self._look_for([suspect.digest for suspect in due if suspect.missed is None])
         self._go_round(self.limit - len(due))
@@ -118,7 +119,7 @@ class _Run:
         return self.service.stop.is_set() or self._down
 
     def _judge(self, missed: Sequence[Suspect]) -> None:
-        """Looks for layers again: where they were, then everywhere. Forgets those that are nowhere."""
+        """Check suspects again, in their repositories and then in all. Forget those that are not found."""
         suspects = {suspect.digest: suspect for suspect in missed}
         looks = self._looks(suspects)
         for look in self._everywhere([look.layer for look in looks if look.presence == "missing"]):
@@ -135,7 +136,7 @@ class _Run:
             yield look
 
     def _look_for(self, digests: Sequence[Digest]) -> str | None:
-        """Looks for layers where they were, and suspects those that are not there. The last it came to."""
+        """Check layers in their repositories, and suspect missing ones. Return the last layer checked."""
         looks = self._looks(digests)
         self._settle(look for look in looks if look.presence != "missing")
         missing = [look.layer.digest for look in looks if look.presence == "missing"]
@@ -147,7 +148,7 @@ class _Run:
         return str(looks[-1].layer.digest) if looks else None
 
     def _go_round(self, limit: int) -> None:
-        """Goes on where the last run ended, to the end of the layers at most."""
+        """Continue where the last run ended, up to the end of the layers."""
         with reading(self.engine) as connection:
             place: str | None = find_cursor(connection, self.tables, _JOB)
         while place is not None and limit > 0 and not self._over():
@@ -179,7 +180,7 @@ class _Run:
                     postpone_suspects(connection, self.tables, [digest], due=due)
 
     def _looks(self, digests: Iterable[Digest]) -> list[PresenceResult]:
-        """A look for each of the layers where it was, until the run is over."""
+        """Yield the result of checking each layer in its repositories, until the run is over."""
         digests = list(digests)
         self._looked.update(digests)
         with reading(self.engine) as connection:
@@ -200,7 +201,7 @@ class _Run:
             self._down = True
 
     def _settle(self, looks: Iterable[PresenceResult]) -> None:
-        """Count layers that are not missing, and record what was found out about them."""
+        """Count the layers that are not missing, and record the results."""
         there, unanswered, found = [], [], []
         for look in looks:
             digest = look.layer.digest
@@ -223,7 +224,7 @@ class _Run:
             remember_scopes(connection, tables, found)
 
     def _forget(self, suspect: Suspect) -> None:
-        """Forgets a layer and its metainfo, if it is as it was when it was looked for."""
+        """Forget a layer and its metainfo, unless it has changed since it was checked."""
         if self.dry_run:
             self.summary.forgotten += 1
             log.info(
@@ -236,7 +237,7 @@ class _Run:
                     log.info("layer pushed or brewed again meanwhile digest=%s", suspect.digest)
                     self.summary.there += 1
                     return
-                # Before the commit: afterwards the layer may be brewed anew, with new metainfo. If
+                # Before the commit: afterwards the layer may be brewed again, with new metainfo. If
                 # the commit fails, the layer is without metainfo until the next run forgets it.
                 self.service.store.delete(suspect.digest)
         except StoreFailed as error:

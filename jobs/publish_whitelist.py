@@ -36,7 +36,7 @@ _OWED = b"reload\n"
 
 @dataclass
 class WhitelistSummary:
-    """What a run did. `failed` is 1 if the file was written but the tracker could not be reloaded."""
+    """The results of a run. `failed` is 1 if the file was written but the tracker could not be reloaded."""
 
     hashes: int = 0
     changed: bool = False
@@ -63,10 +63,10 @@ def publish_whitelist(
     """Replace the file if the info-hashes changed, and make the tracker read it.
 
     The replacement is atomic. If the tracker could not be reloaded, the next run tries again. `<file>.lock`
-    is kept beside the file. Raises PublishFailed if the file cannot be written, DatabaseDown.
+    is kept next to the file. Raises PublishFailed if the file cannot be written, DatabaseDown.
     """
     try:
-        with _owed(file) as owed:
+        with _pending_reload(file) as owed:
             if owed is None:
                 return WhitelistSummary(busy=True)
             return _publish(lambda: _blocks(engine, tables), file, reload_command, owed)
@@ -75,7 +75,7 @@ def publish_whitelist(
 
 
 def _publish(
-    blocks: Callable[[], Iterator[list[str]]], file: Path, reload_command: Sequence[str], owed: _Owed
+    blocks: Callable[[], Iterator[list[str]]], file: Path, reload_command: Sequence[str], owed: _PendingReload
 ) -> WhitelistSummary:
     summary = WhitelistSummary()
     summary.changed, summary.hashes = _compare(file, blocks())
@@ -91,7 +91,7 @@ def _publish(
     return summary
 
 
-class _Owed:
+class _PendingReload:
     """The lock file. It is not empty while the tracker has not read the newest file."""
 
     def __init__(self, descriptor: int) -> None:
@@ -102,7 +102,7 @@ class _Owed:
         return os.fstat(self._descriptor).st_size > 0
 
     def note(self) -> None:
-        """Note, durably, that the tracker must be reloaded."""
+        """Record on disk that the tracker must be reloaded."""
         os.pwrite(self._descriptor, _OWED, 0)
         os.fsync(self._descriptor)
 
@@ -111,22 +111,22 @@ class _Owed:
 
 
 @contextmanager
-def _owed(file: Path) -> Iterator[_Owed | None]:
+def _pending_reload(file: Path) -> Iterator[_PendingReload | None]:
     """Lock the file; yields None while another run holds the lock."""
-    descriptor = os.open(_beside(file, ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    descriptor = os.open(_neighbour(file, ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             yield None
         else:
-            yield _Owed(descriptor)
+            yield _PendingReload(descriptor)
     finally:
         os.close(descriptor)
 
 
 def _blocks(engine: Engine, tables: Tables) -> Iterator[list[str]]:
-    """Yield the info-hashes in batches, in the order of the database. Malformed ids are left out."""
+    """Yield the info-hashes in batches, in the order of the database. Malformed ids are omitted."""
     after = ""
     while True:
         with reading(engine) as connection:
@@ -160,7 +160,7 @@ def _replace(file: Path, blocks: Iterable[list[str]]) -> int:
     """Replace the file, keeping its permissions. Return how many info-hashes it has."""
     # A symbolic link is kept.
     target = Path(os.path.realpath(file))
-    new, count = _beside(target, ".new"), 0
+    new, count = _neighbour(target, ".new"), 0
     with new.open("wb") as writing:
         os.fchmod(writing.fileno(), stat.S_IMODE(target.stat().st_mode) if target.exists() else 0o644)
         for hashes in blocks:
@@ -172,7 +172,7 @@ def _replace(file: Path, blocks: Iterable[list[str]]) -> int:
     return count
 
 
-def _beside(file: Path, suffix: str) -> Path:
+def _neighbour(file: Path, suffix: str) -> Path:
     return file.with_name(file.name + suffix)
 
 

@@ -1,4 +1,4 @@
-"""`queue`: show what waits, what is locked and what failed; retry or drop it."""
+"""`queue`: show waiting, locked and failed layers; retry or drop failures."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from sql.transaction import reading, transaction
 
 def add_commands(commands: Commands) -> None:
     """Add `queue`."""
-    queue = add_group(commands, "queue", "Look at the queue, retry or drop what failed.", "queue status")
+    queue = add_group(commands, "queue", "Show the queue, retry or drop failures.", "queue status")
     add_json(
         add_command(
-            queue, "status", "Show what waits, what is locked, what failed and why.", "queue status --json",
+            queue, "status", "Show waiting and locked layers, and failures.", "queue status --json",
             with_service(_status),
         )
     )  # fmt: skip
@@ -40,7 +40,7 @@ def add_commands(commands: Commands) -> None:
     drop_command = add_command(
         queue,
         "drop",
-        "Remove layers and manifests that were set aside, or one that waits. They may be queued again.",
+        "Remove layers and manifests that were set aside, or a waiting one. They may be queued again.",
         "queue drop --reason 'not found'",
         with_service(_drop),
     )
@@ -50,9 +50,12 @@ def add_commands(commands: Commands) -> None:
 def _add_selection(command: argparse.ArgumentParser, digest_help: str, *, lost: bool = False) -> None:
     add_json(command)
     selection = command.add_mutually_exclusive_group(required=True)
-    selection.add_argument("--all", action="store_true", help="everything that was set aside")
+    selection.add_argument("--all", action="store_true", help="all layers and manifests that were set aside")
     selection.add_argument(
-        "--reason", type=_words, metavar="TEXT", help="what was set aside for a reason that contains TEXT"
+        "--reason",
+        type=_words,
+        metavar="TEXT",
+        help="those set aside for a reason that contains TEXT",
     )
     if lost:
         selection.add_argument(
@@ -83,7 +86,7 @@ def _retry(service: Service, arguments: argparse.Namespace) -> int:
     digest = arguments.digest
     requeued = requeue(service, reason=arguments.reason, digest=digest)
     if requeued.kept:
-        print_error(f"{digest} keeps the id that the older service gave it")
+        print_error(f"{digest} keeps its id from the older service")
     nothing = not (arguments.all or requeued.queued or requeued.manifests)
     if nothing and not requeued.kept:
         print_error(_explain(service, arguments))
@@ -104,13 +107,13 @@ def _drop(service: Service, arguments: argparse.Namespace) -> int:
 def _explain(service: Service, arguments: argparse.Namespace) -> str:
     """Return why nothing was selected."""
     if arguments.digest is None:
-        return f"nothing failed for a reason with {arguments.reason!r}: queue status shows the reasons"
+        return f"no failure has a reason with {arguments.reason!r}: queue status shows the reasons"
     return explain_nothing(service, arguments.digest)
 
 
 @dataclass(frozen=True)
 class Requeued:
-    """How many layers and manifests are tried again. `kept`: the layer keeps the id of an older service."""
+    """How many layers and manifests are retried. `kept`: the layer keeps the id of an older service."""
 
     queued: int
     manifests: int
@@ -132,9 +135,9 @@ class Dropped:
 
 
 def requeue(service: Service, *, reason: str | None = None, digest: Digest | None = None) -> Requeued:
-    """Queue again what was set aside: all, what failed for `reason`, or the layer or manifest `digest`.
+    """Queue again what was set aside: everything, failures for `reason`, or the layer or manifest `digest`.
 
-    A manifest is tried in each of its repositories, and a layer `digest` that is brewed is brewed again.
+    A manifest is retried in each of its repositories, and a layer `digest` that is brewed is brewed again.
     Raises DatabaseDown.
     """
     tables = service.tables
@@ -149,7 +152,8 @@ def requeue(service: Service, *, reason: str | None = None, digest: Digest | Non
 
 
 def drop(service: Service, *, reason: str | None = None, digest: Digest | None = None) -> Dropped:
-    """Remove what was set aside, selected as in `requeue`, or a layer or manifest `digest` that waits.
+    """Remove layers and manifests that were set aside, selected as in `requeue`, or a waiting layer or
+    manifest `digest`.
 
     Raises DatabaseDown.
     """
@@ -170,5 +174,5 @@ def explain_nothing(service: Service, digest: Digest) -> str:
     if layer.state == "being brewed":
         return f"{digest} is being brewed by {layer.brewer if layer.claimed else 'an unknown brewer'}"
     if layer.state == "brewed":
-        return f"{digest} is brewed: there is nothing to drop"
+        return f"{digest} is brewed: nothing to drop"
     return f"{digest} waits already"

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 _BATCH = 500
 _READERS = 8
 _MAX_FAILURES = 20
-"""Layers in a row for which the store does not answer, before the store itself is probed."""
+"""Consecutive layers without an answer after which the store itself is probed."""
 
 
 @dataclass
@@ -44,8 +44,8 @@ class LostSummary:
 def queue_lost(service: Service) -> LostSummary:
     """Look up all layers that were brewed here, and queue those without metainfo at the lowest priority.
 
-    Each batch is a transaction: what was queued before an interruption stays queued. When the store fails,
-    nothing counts as lost. Raises DatabaseDown.
+    Each batch is a transaction: layers queued before an interruption stay queued. If the store fails,
+    no layer counts as lost. Raises DatabaseDown.
     """
     run = _Run(service)
     with (

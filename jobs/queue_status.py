@@ -11,11 +11,11 @@ from sql.status import FailedLayer, QueueStatus
 _SHOWN_LOCKS = 20
 _SHOWN_FAILED = 3
 _SLOW = 0.1
-"""Layers a second below which only the number of the last hour is shown."""
+"""Below this number of layers a second only the number of the last hour is shown."""
 
 
 def status_lines(status: QueueStatus, *, now: int) -> Iterator[str]:
-    """Yield lines on what waits, what is locked by which brewer, what was set aside and why, and the pace."""
+    """Yield lines on waiting layers, locks and their brewers, failures and their reasons, and the pace."""
     oldest = f", oldest {span(now - status.oldest_waiting)} ago" if status.oldest_waiting else ""
     yield f"waiting    {status.waiting_count} ({status.delayed} delayed after a failure{oldest})"
     for priority, layers in status.waiting.items():

@@ -43,8 +43,8 @@ def release_locks(
     """Release the locks that were not renewed for `brew_discard_timeout` seconds.
 
     The death of a brewer counts as a failed attempt: a layer that kills its brewers is set aside after
-    `max_attempts`. Locks that are as far in the future are released as well, and next tries later than any
-    delay are due at once: the clock was set back. Raises DatabaseDown.
+    `max_attempts`. Locks that are as far in the future are released too, and retries later than any
+    delay become due at once: the clock was set back. Raises DatabaseDown.
     """
     with transaction(engine) as connection:
         now = clock(connection)

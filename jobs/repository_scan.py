@@ -1,4 +1,4 @@
-"""Walk repositories: read every tag down to its layers, and queue those that are not known yet."""
+"""Walk repositories: read every tag down to its layers, and queue unknown ones."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ from sql.transaction import reading, transaction
 log = logging.getLogger(__name__)
 
 MAX_FAILURES = 5
-"""Unanswered requests in a row after which the registry itself is probed."""
+"""Consecutive unanswered requests after which the registry itself is probed."""
 
 _BATCH = 100
-"""Tags whose digests are looked up in the database at once, at most."""
+"""The most tags whose digests are looked up in the database at once."""
 
 _BATCH_SECONDS = 2.0
-"""Time after which the tags asked for so far are read, so that slow walks make progress."""
+"""Seconds after which the tags collected so far are read, so that slow walks make progress."""
 
 
 @dataclass(frozen=True)
 class Scan:
-    """How to walk repositories.
+    """The options of a walk.
 
-    `registry` is that of the service, at a pace. `priority` is given to what is queued; the walk ends after
-    `limit` new layers; with `dry_run` nothing is written. `platforms` are the only ones of an index that are
-    read, all of them if empty.
+    `registry` is that of the service, with a limited rate. Layers are queued with `priority`; the walk ends
+    after `limit` new layers; with `dry_run` nothing is written. Of an index only `platforms` are read, all of
+    them if empty.
     """
 
     service: Service
@@ -61,7 +61,7 @@ class Scan:
 
 @dataclass
 class ScanSummary:
-    """What walks did. `bytes` are those of the queued layers; only a dry run counts `known` layers."""
+    """The results of walks. `bytes` are those of the queued layers; only a dry run counts `known` layers."""
 
     dry_run: bool = False
     repositories: int = 0
@@ -81,7 +81,7 @@ class ScanSummary:
     def __str__(self) -> str:
         size = f"{self.bytes / 1e6:.1f} MB"
         did = (
-            f"would queue {self.queued} layers ({size}), known already {self.known}"
+            f"would queue {self.queued} layers ({size}), already known {self.known}"
             if self.dry_run
             else f"queued {self.queued} layers ({size})"
         )
@@ -97,26 +97,26 @@ class RegistryDown(Exception):
 
 
 class RepositoryScan:
-    """One walk over any number of repositories; `summary` adds up what it did."""
+    """One walk over any number of repositories; `summary` contains its results."""
 
     def __init__(self, scan: Scan) -> None:
         self.scan = scan
-        # At once: without its database a walk should fail before it asks the registry.
+        # At once: without its database a walk should fail before it sends requests to the registry.
         self._engine = scan.engine
         self.summary = ScanSummary(dry_run=scan.dry_run)
         self._streak = FailureStreak(scan.registry.ping, MAX_FAILURES)
         # A dry run writes nothing, so it has to remember what it has counted.
         self._counted: set[Digest] = set()
-        # What was seen with some platforms only is not seen for other ones.
+        # Manifests seen with some platforms only have not been seen for others.
         self._limited = "/" + sha256(" ".join(sorted(map(str, scan.platforms))).encode()).hexdigest()[:16]
 
     def over(self) -> bool:
-        """Return whether the walk has to end: it was stopped, or has queued as many layers as it may."""
+        """Return whether the walk must end: it was stopped, or the limit of layers is reached."""
         self.summary.interrupted = self.summary.interrupted or self.scan.service.stop.is_set()
         return self.summary.interrupted or self._left() == 0
 
     def fail(self, error: Exception) -> None:
-        """Count something that failed. Raises RegistryDown if the registry no longer answers anything."""
+        """Count a failure. Raises RegistryDown if the registry no longer answers at all."""
         self.summary.failed += 1
         if self._streak.failed(error):
             raise RegistryDown from error
@@ -155,7 +155,7 @@ class RepositoryScan:
             raise broken
 
     def _heads(self, scope: str, tags: Iterable[str]) -> Iterator[tuple[str, Digest | None]]:
-        """Yield each tag with the digest it leads to, None if that cannot be found out."""
+        """Yield each tag with its digest, None if that cannot be determined."""
         for tag in tags:
             if self.over():
                 return
@@ -190,9 +190,9 @@ class RepositoryScan:
                     self._tag_failed(scope, tag, error)
 
     def _seen(self, scope: str, digests: Iterable[Digest]) -> dict[Digest, Known]:
-        """Return those of the manifests all of whose wanted layers were queued before, or all of them.
+        """Return which manifests had their layers queued before: "in part" if only for these platforms.
 
-        A dry run reads them all the same, to report what is below them.
+        A dry run reads them anyway, to report the layers below them.
         """
         if self.scan.dry_run:
             return {}
@@ -203,7 +203,7 @@ class RepositoryScan:
         return {**dict.fromkeys(in_part, "in part"), **dict.fromkeys(whole, "whole")}
 
     def _read(self, scope: str, reader: TreeReader, digest: Digest) -> None:
-        """Queue what is below the manifest `digest`, a transaction for each manifest."""
+        """Queue the layers below the manifest `digest`, in a transaction for each manifest."""
         for manifest in reader.read(digest):
             self._queue(scope, manifest)
             if self.over():
@@ -219,7 +219,7 @@ class RepositoryScan:
             now = self.scan.service.now(connection)
             new = [layer for digest, layer in layers.items() if digest not in known][: self._left()]
             cut = len(new) + len(known) < len(layers)
-            # Known layers as well: a repository that holds them, or a higher priority, may be new.
+            # Known layers too: a repository that holds them, or a higher priority, may be new.
             wanted = known | {layer.digest for layer in new}
             queued = [Layer(digest, (scope,), layers[digest].size) for digest in layers if digest in wanted]
             enqueue_layers(connection, self.scan.service.tables, queued, priority=self.scan.priority, now=now)
@@ -252,7 +252,7 @@ class RepositoryScan:
         self.fail(error)
 
     def _child_failed(self, scope: str, child: Digest, error: DockerTorrentsError) -> None:
-        """Note a manifest of an index that cannot be read. One that is not there may still be pushed."""
+        """Record a manifest of an index that cannot be read. A missing one may still be pushed."""
         log.warning("child of an index failed scope=%s child=%s reason=%s", scope, child, error)
         if isinstance(error, (NotFound, ManifestInvalid)):
             self._streak.succeeded()
@@ -263,7 +263,7 @@ class RepositoryScan:
 def _timed_batches(
     heads: Iterable[tuple[str, Digest | None]], clock: Callable[[], float] = time.monotonic
 ) -> Iterator[list[tuple[str, Digest | None]]]:
-    """Yield batches of up to _BATCH tags, or of what has come within _BATCH_SECONDS."""
+    """Yield batches of up to _BATCH tags, or of those received within _BATCH_SECONDS."""
     batch: list[tuple[str, Digest | None]] = []
     began = clock()
     for head in heads:

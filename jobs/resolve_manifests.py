@@ -33,14 +33,15 @@ _BATCH = 50
 
 @dataclass
 class ResolveSummary:
-    """What a run did: manifests resolved, put off and set aside; layers queued; manifests that still wait.
+    """The results of a run: manifests resolved, delayed and set aside; layers queued; manifests still
+    waiting.
 
     `paused` is why the registry did not answer, which ended the run.
     """
 
     resolved: int = 0
     queued: int = 0
-    put_off: int = 0
+    delayed: int = 0
     set_aside: int = 0
     waiting: int = 0
     paused: str | None = None
@@ -49,7 +50,7 @@ class ResolveSummary:
     @property
     def failed(self) -> int:
         """The number of manifests that were not resolved, for the exit status."""
-        return self.put_off + self.set_aside
+        return self.delayed + self.set_aside
 
     @property
     def idle(self) -> bool:
@@ -59,19 +60,19 @@ class ResolveSummary:
     def __str__(self) -> str:
         end = f", paused: {self.paused}" if self.paused else ""
         return (
-            f"resolved {self.resolved} manifests, queued {self.queued} layers, put off {self.put_off}, "
+            f"resolved {self.resolved} manifests, queued {self.queued} layers, delayed {self.delayed}, "
             f"set aside {self.set_aside}, waiting {self.waiting}{end}"
         )
 
 
 def resolve_manifests(service: Service) -> ResolveSummary:
-    """Resolve what is due, until nothing is or the service is stopped.
+    """Resolve manifests until none is due or the service is stopped.
 
-    Each manifest is fetched by its digest, an index with all that is below it. One that cannot be read, or
-    whose children are not all there yet, is tried again with growing delay, and set aside with the reason
-    after `brewer.max_attempts` tries; an invalid one is set aside at once. If the registry does not answer
-    at all, the run ends, and no manifest is charged with a try. What was queued stays queued however a run
-    ends. Raises DatabaseDown.
+    Each manifest is fetched by its digest, an index with everything below it. One that cannot be read, or
+    some of whose children are missing, is retried with growing delay, and set aside with the reason after
+    `brewer.max_attempts` attempts; an invalid one is set aside at once. If the registry does not answer at
+    all, the run ends, and no attempt is counted. Queued layers stay queued however a run ends. Raises
+    DatabaseDown.
     """
     run = _Run(service)
     engine, tables = service.database, service.tables
@@ -110,22 +111,22 @@ class _Run:
         self.summary = ResolveSummary()
 
     def resolve(self, due: DueManifest) -> None:
-        """Queue the layers of one manifest and remove it from the list, or note why that failed.
+        """Queue the layers of one manifest and remove it from the list, or record why that failed.
 
-        Raises _RegistryDown, then nothing is noted.
+        Raises _RegistryDown; then nothing is recorded.
         """
         try:
             unread = self._read(due)
         except (ManifestInvalid, InvalidName) as error:
             # The bytes of a digest never change.
-            self._put_off(due, str(error), final=True)
+            self._delay(due, str(error), final=True)
         except DockerTorrentsError as error:
             self._check_registry(error)
-            self._put_off(due, str(error))
+            self._delay(due, str(error))
         else:
             if unread:
                 first = f"{len(unread)} of its manifests cannot be read, first {unread[0]}"
-                self._put_off(due, first)
+                self._delay(due, first)
             else:
                 self.summary.resolved += 1
 
@@ -134,7 +135,7 @@ class _Run:
             raise _RegistryDown from error
 
     def _read(self, due: DueManifest) -> tuple[Digest, ...]:
-        """Queue what is below a manifest, a transaction for each. Return the children that cannot be read."""
+        """Queue the layers below a manifest. Return the children that cannot be read."""
         digest = due.digest
 
         def known(child: Digest) -> Known:
@@ -167,7 +168,7 @@ class _Run:
         if not read.unread:
             mark_seen(connection, self._tables, due.scope, [read.digest], now=now)
 
-    def _put_off(self, due: DueManifest, reason: str, *, final: bool = False) -> None:
+    def _delay(self, due: DueManifest, reason: str, *, final: bool = False) -> None:
         attempts = due.attempts + 1
         log.warning(
             "manifest not resolved scope=%s digest=%s attempts=%d reason=%s",
@@ -181,4 +182,4 @@ class _Run:
             next_try = None if last else self._service.now(connection) + delay_after(attempts)
             fail_manifest(connection, self._tables, due.scope, due.digest, reason=reason, next_try=next_try)
         self.summary.set_aside += last
-        self.summary.put_off += not last
+        self.summary.delayed += not last

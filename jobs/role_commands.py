@@ -1,4 +1,4 @@
-"""`role`: which repositories have their pushes brewed."""
+"""`role`: choose the repositories whose pushes are brewed."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _grant(service: Service, arguments: argparse.Namespace) -> int:
             for pattern in arguments.patterns
             if grant_role(connection, service.tables, pattern, now=now)
         ]
-    print_line(f"granted {len(new)}, had it already {len(arguments.patterns) - len(new)}")
+    print_line(f"granted {len(new)}, already granted {len(arguments.patterns) - len(new)}")
     return DONE
 
 
@@ -58,7 +58,7 @@ def _revoke(service: Service, arguments: argparse.Namespace) -> int:
         left = [role.pattern for role in list_roles(connection, service.tables)]
     missing = [pattern for pattern in arguments.patterns if pattern not in had]
     for pattern in missing:
-        print_error(f"{pattern} does not have the role: role list shows what has")
+        print_error(f"{pattern} does not have the role: see `role list`")
     for scope in arguments.patterns:
         if still := [pattern for pattern in left if pattern != scope and matches(scope, pattern)]:
             print_error(f"{scope} still has the role through {', '.join(still)}")

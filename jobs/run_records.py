@@ -21,7 +21,9 @@ from sql.transaction import reading, transaction
 log = logging.getLogger(__name__)
 
 _MOST_SECONDS = 60.0
-"""How long PostgreSQL may take to count, or to write: a hung server does not hold up the end for ever."""
+"""How long PostgreSQL may take to count, or to write: a hung server does not delay the end of the process
+forever.
+"""
 
 
 @dataclass(frozen=True)
@@ -36,11 +38,11 @@ class _Run:
 
 
 class RunRecorder:
-    """Records runs in a thread of its own, so that no job waits for it or fails with it.
+    """Records runs in a separate thread, so that no job waits for it or fails with it.
 
-    A run that did something, or ended otherwise than the one before, is recorded at once; idle runs, and how
-    long a run has been going on, once a minute, with the sample. What cannot be written is kept and tried
-    again. `timer` returns seconds; what is recorded is in the database's time.
+    A run that did something, or whose result differs from the previous one, is recorded at once; idle runs
+    and the duration of current runs once a minute, with the sample. Failed writes are kept and retried.
+    `timer` returns seconds; records are in the database's time.
     """
 
     def __init__(self, service: Service, timer: Callable[[], float] = time.monotonic) -> None:
@@ -62,7 +64,7 @@ class RunRecorder:
         self._thread.start()
 
     def close(self) -> None:
-        """Write what is left, and end the thread."""
+        """Write pending records, and end the thread."""
         self._closing = True
         self._wake.set()
         self._thread.join()
@@ -100,7 +102,7 @@ class RunRecorder:
         while not closing:
             self._wake.wait((self._second - self._timer()) % MINUTE)
             self._wake.clear()
-            # Before it writes: after the last run has ended, it writes once more.
+            # Read before writing: after the last run has ended, it writes once more.
             closing = self._closing
             self._write()
 
@@ -138,7 +140,7 @@ def _in_time_of_database(job: str, run: _Run, timer: float, now: int) -> JobRun:
 
 @contextmanager
 def recording(service: Service) -> Iterator[RunRecorder]:
-    """Yield a recorder of runs, which writes what is left at the end of the block."""
+    """Yield a recorder of runs, which writes pending records at the end of the block."""
     recorder = RunRecorder(service)
     recorder.start()
     try:

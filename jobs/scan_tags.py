@@ -1,4 +1,4 @@
-"""Scan the tags of every repository that has the role, and queue layers before they are asked for."""
+"""Scan the tags of every repository that has the role, and queue layers before they are requested."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _CATALOG = "scan-tags catalog"
 def scan_tags(scan: Scan) -> ScanSummary:
     """Walk the scopes that have the role: exact names, then globs matched against the registry's catalog.
 
-    A tag whose digest was seen costs one HEAD, a manifest seen before nothing. The next run continues one
+    A tag whose digest was seen costs one HEAD, a manifest seen before no request. The next run continues one
     that ended before the last repository: among the exact names and in the catalog, each from its own
-    cursor, so that a catalog that cannot be listed never keeps the names from being scanned. Two scans at
-    once do no harm: what both find is queued once. Raises DatabaseDown.
+    cursor, so that exact names are scanned even if the catalog cannot be listed. Concurrent scans are
+    harmless: layers found by both are queued once. Raises DatabaseDown.
     """
     with reading(scan.engine) as connection:
         patterns = [role.pattern for role in list_roles(connection, scan.service.tables)]
@@ -57,7 +57,7 @@ class _Round:
                 reached = True
                 yield scope
         except RemoteError:
-            # A list that breaks off behind the cursor would keep every run from the scopes before it.
+            # If the list fails after the cursor, later runs would never reach the scopes before it.
             if not reached:
                 self.save("")
             raise

@@ -31,7 +31,7 @@ class Job:
     """A scheduled job. `run` does one run and returns its summary.
 
     `settings` returns the job's section of the configuration; `interval` is the default one in seconds, or
-    returns it. `enabled` says whether the scheduler runs the job at all. `dry_run` does the same without
+    returns it. `enabled` returns whether the scheduler runs the job. `dry_run` does the same without
     changing anything. A run that was not idle starts the jobs named in `then` at once.
     """
 
@@ -51,7 +51,7 @@ class Job:
         return Schedule(self.name, run, self._interval(service.config), cron, self.then)
 
     def longest_pause(self, config: Config) -> float:
-        """Return the seconds between two runs by the scheduler, at most. 0: it does not run this job."""
+        """Return the seconds between two runs by the scheduler, at most; 0 if it does not run this job."""
         cron = self.settings(config.jobs).cron
         return longest_pause(cron, datetime.now(UTC)) if cron else self._interval(config)
 
@@ -127,7 +127,7 @@ JOBS = {
         ),
         Job(
             "release-locks",
-            "free the layers of brewers that died",
+            "release the locks of brewers that died",
             _release_locks,
             settings=lambda jobs: jobs.release_locks,
             interval=60,

@@ -1,4 +1,4 @@
-"""Run the jobs by the clock, with APScheduler: each one alone, never twice at once."""
+"""Run the jobs at their times, with APScheduler: each job never runs twice at once."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Scheduler:
         """Raises ValueError if a cron expression is invalid (see `cron_trigger`)."""
         self._scheduler = BackgroundScheduler(
             timezone="UTC",
-            # A run that was due while the last one went on is made up for once, however late.
+            # A run that became due during the previous one is made up for once, however late.
             job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
         )
         # It warns whenever a run outlasts its interval, which a long brew does by design.
@@ -115,7 +115,7 @@ class Scheduler:
             self._requests.put(name)
 
     def _serve_requests(self) -> None:
-        """Set next run times in a thread of its own: APScheduler may call `_ended` before it sets its own."""
+        """Set next run times in a separate thread: APScheduler may call `_ended` before it sets its own."""
         while True:
             try:
                 name = self._requests.get(timeout=_CLOCK_CHECK_SECONDS)
@@ -162,7 +162,7 @@ class Scheduler:
                 summary = schedule.run()
         except (DockerTorrentsError, DatabaseError) as error:
             JOB_RUNS.count(name, "failed")
-            # One job alone may lack a table or a right.
+            # The table or privilege may be missing for this job only.
             down = isinstance(error, DatabaseDown) and not isinstance(error, DatabaseNotReady)
             (self._database if down else self._outages[name]).failed(error)
             return
@@ -182,7 +182,7 @@ class Scheduler:
             self.run_now(*schedule.then)
 
     def _ended(self, event: JobExecutionEvent) -> None:
-        """Called by APScheduler when another run of the job may start."""
+        """Handle APScheduler's event that another run of the job may start."""
         name = event.job_id
         with self._lock:
             self._running.discard(name)
@@ -218,10 +218,10 @@ def cron_trigger(expression: str) -> BaseTrigger:
     if any(expression.split()[field].startswith("*") for field in (2, 4)):
         when = CronTrigger(day=day, day_of_week=weekday, **times)
     else:
-        # crontab(5): with both days restricted, either of them will do. `*/2` does not count as restricted.
+        # crontab(5): with both days restricted, either may match. `*/2` does not count as restricted.
         when = OrTrigger([CronTrigger(day=day, **times), CronTrigger(day_of_week=weekday, **times)])
     if when.get_next_fire_time(None, _SOME_DAY) is None:
-        raise ValueError(f"that date never comes: {expression!r}")
+        raise ValueError(f"that date never occurs: {expression!r}")
     return when
 
 

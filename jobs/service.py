@@ -1,4 +1,4 @@
-"""Service: everything that jobs and commands work with, made from the configuration at first use."""
+"""Service: the dependencies of jobs and commands, created from the configuration at first use."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _MDS_PAGE = 5_000
 class Service:
     """The configured service. Nothing is connected before it is used.
 
-    `stop` is set when the process has to end. Each property is made once; tests may assign their own.
+    `stop` is set when the process must end. Each property is created once; tests may assign others.
     """
 
     def __init__(self, config: Config, clock: Clock = database_time) -> None:
@@ -73,13 +73,13 @@ class Service:
 
     @cached_property
     def engine(self) -> Engine:
-        """The database, for commands that only read: it is not written to, and tables may be missing."""
-        # On PostgreSQL what a command may do is up to its user, so one pool is enough.
+        """The database, for commands that only read. Tables may be missing."""
+        # On PostgreSQL the privileges depend on the user, so one pool is enough.
         return self.writable_engine if self._on_postgresql else self._create_engine(read_only=True)
 
     @cached_property
     def writable_engine(self) -> Engine:
-        """The database, which may lack tables."""
+        """The database for writing. Tables may be missing."""
         return self._create_engine()
 
     @property
@@ -103,7 +103,7 @@ class Service:
         )
 
     def close(self) -> None:
-        """Close the database. Of SQLite the file then holds everything, unless others use it."""
+        """Close the database. An SQLite file then contains everything, unless other processes use it."""
         if "engine" in self.__dict__:
             self.engine.dispose()
         if "database" in self.__dict__:
@@ -111,7 +111,7 @@ class Service:
 
     @cached_property
     def database(self) -> Engine:
-        """The database with all its tables, which are made if they are missing. Raises DatabaseDown."""
+        """The database with all its tables; missing ones are created. Raises DatabaseDown."""
         try:
             with transaction(self.writable_engine) as connection:
                 created = create_missing(connection, self._all_tables)
@@ -163,33 +163,33 @@ class Service:
 
     @cached_property
     def store(self) -> MetainfoStore:
-        """Where metainfo is kept."""
+        """The metainfo store."""
         if self.config.torrents.store == "s3" and self.config.s3.bucket:
             return S3Store(open_bucket(self.config, self.config.s3.bucket), self.config.s3.prefix)
         return DirectoryStore(self.config.metainfo_dir)
 
     @cached_property
     def brew_outages(self) -> Outages:
-        """The outages that brewing has met, kept from run to run."""
+        """The outages of brewing's dependencies, kept across runs."""
         return Outages()
 
     @cached_property
     def registry_outage(self) -> OutageLog:
-        """Logs that the registry does not answer, from run to run."""
+        """Logs outages of the registry, across runs."""
         return OutageLog(log, "registry")
 
     @cached_property
     def brew_counter(self) -> BrewCounter:
-        """What was brewed and is not in the history yet."""
+        """Brewed layers that are not recorded in the history yet."""
         return BrewCounter()
 
     @cached_property
     def brewer_name(self) -> str:
-        """The name by which this process holds locks, for operators."""
+        """The name of this process as a lock holder, for operators."""
         return f"{socket.gethostname()}:{os.getpid()}"
 
     def _candidate_scopes(self) -> Iterable[str]:
-        """Return the repositories in which to look for a layer of unknown repository."""
+        """Return the repositories to search for a layer of unknown repository."""
         with reading(self.engine) as connection:
             known = list_scopes(connection, self.tables)
         return chain(known, self.registry.list_repositories())

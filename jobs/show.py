@@ -52,7 +52,7 @@ def add_commands(commands: Commands) -> None:
     )  # fmt: skip
     show.add_argument(
         "--wait", action="store_true",
-        help="wait until everything is brewed, or fail when what is missing was set aside",
+        help="wait until everything is brewed, or fail when all missing layers were set aside",
     )  # fmt: skip
     show.add_argument(
         "--timeout", type=positive_number, metavar="SECONDS",
@@ -127,21 +127,21 @@ def _wait_for(look: Callable[[], tuple[bool, Result]], service: Service, deadlin
             if over or service.stop.is_set() or left <= 0:
                 return result
         except (*NO_ANSWER, DatabaseDown) as error:
-            # These pass by themselves, except for what an operator has to mend.
+            # These are temporary, except for problems that an operator must fix.
             if isinstance(error, DatabaseNotReady) or service.stop.is_set() or left <= 0:
                 raise
         service.stop.wait(min(_POLL_SECONDS, max(left, 0.0)))
 
 
 def layer_record(service: Service, digest: Digest) -> dict[str, object] | None:
-    """Return all that the database has on one layer, None if it is unknown. Raises DatabaseDown."""
+    """Return everything that the database has on a layer, None if it is unknown. Raises DatabaseDown."""
     with reading(service.reader) as connection:
         record = find_layer(connection, service.tables, digest, now=service.now(connection))
     return asdict(record) | {"digest": str(record.digest)} if record else None
 
 
 def layer_lines(record: dict[str, object]) -> Iterator[str]:
-    """Yield a line for each field that has a value, and last one with the state."""
+    """Yield a line for each field that has a value, and finally one with the state."""
     for name, value in record.items():
         if value is None or value == () or name == "more_scopes":
             continue

@@ -1,4 +1,4 @@
-"""The summary of a run: how it is printed, and the exit status that follows from it."""
+"""The summary of a run: printing it, and the exit status that results."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from core.output import print_line
 
 
 class Summary(Protocol):
-    """What a run did; `str()` is the last line of the command."""
+    """The results of a run; `str()` is the last line of the command."""
 
     @property
     def idle(self) -> bool:
-        """Whether there was nothing to do, so that nothing need be logged."""
+        """Whether there was nothing to do, so that nothing needs to be logged."""
         ...
 
 
 _UNDONE = ("failed", "interrupted", "returned", "unanswered", "paused")
-"""The fields of summaries that tell of work which was not done."""
+"""The fields of summaries for unfinished work."""
 
 
 def was_paused(summary: Summary) -> bool:
-    """Return whether an outage ended the run. It raised nothing, but its work is not done."""
+    """Return whether an outage ended the run: nothing was raised, but work remains."""
     return getattr(summary, "paused", None) is not None
 
 

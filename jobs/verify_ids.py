@@ -1,4 +1,4 @@
-"""Verify layers whose ids come from an older service: that they are intact, and what their ids are."""
+"""Verify layers whose ids come from an older service: whether they are intact, and the kind of ids."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ def verify_ids(
 ) -> VerifySummary:
     """Read and hash each layer. Nothing is stored.
 
-    The older service may have computed its ids in another way: one that differs from ours is not wrong, but
-    BitTorrent clients do not know the layer by it.
+    The older service may have computed its ids differently: an id that differs from ours is not wrong, but
+    BitTorrent clients cannot use it.
     """
     summary = VerifySummary()
     layers = list(layers)
@@ -116,4 +116,4 @@ class _NullStore:
 
     def check(self) -> str:
         """See MetainfoStore."""
-        return "nothing is kept"
+        return "stores nothing"

@@ -24,11 +24,11 @@ def walk_repositories(
 ) -> ScanSummary:
     """Walk each of `scopes`; one that fails is logged and counted, the others are walked.
 
-    A repository that the registry does not have is a failure if it is one of `named`, which a person typed;
-    a catalog also lists repositories without tags, for which the registry answers the same. `walked` is
-    called for each repository that is done with, also if it failed, but not if the registry is down: then
-    the walk ends. What was queued stays queued when it is interrupted, and manifests read before are not
-    read again. Raises DatabaseDown.
+    A repository that the registry does not have is a failure if it is one of `named`, which the user entered;
+    a catalog also lists repositories without tags, for which the registry's answer is the same. `walked` is
+    called after each repository, even a failed one, but not if the registry is down: then the walk ends.
+    After an interruption queued layers stay queued, and manifests read before are not read again. Raises
+    DatabaseDown.
     """
     walk = RepositoryScan(scan)
     with Progress(what, "tags") as progress:
@@ -43,7 +43,7 @@ def walk_repositories(
         except RegistryDown as down:
             log.error("scan ended, the registry does not answer what=%s reason=%s", what, down.__cause__)
         except RemoteError as error:
-            # `scopes` itself asks the registry, for its catalog.
+            # Iterating over `scopes` reads the registry's catalog.
             walk.summary.failed += 1
             log.error(
                 "repositories cannot be listed, only exact names can be walked what=%s reason=%s", what, error
@@ -64,7 +64,7 @@ def _walk_one(walk: RepositoryScan, scope: str, progress: Progress, *, named: bo
 
 
 def exact_names(patterns: Sequence[str]) -> list[str]:
-    """Return those of `patterns` that are no globs, each once."""
+    """Return those of `patterns` that are not globs, each once."""
     return list(dict.fromkeys(pattern for pattern in patterns if not is_glob(pattern)))
 
 

@@ -158,11 +158,9 @@ class Pieces:
     def read(self, reader: Progress, offset: int, limit: int) -> bytes | None:
         """Return bytes at `offset`, None if they are not there yet. To be called with `changed` held."""
         piece, start = divmod(offset, self._metainfo.piece_length)
-        if self._torrent is None:
-            return None
         self._reader_at = piece
         for ahead in range(piece, min(piece + _READ_AHEAD, self._metainfo.pieces)):
-            if self._have[ahead]:
+            if self._torrent is not None and self._have[ahead]:
                 self._have_read(self._torrent, ahead)
         if (data := self._kept.get(piece)) is None:
             self._awaited.add(piece)

@@ -1,7 +1,7 @@
-"""Rows passed to a statement in bulk, and INSERT with ON CONFLICT: SQL that each engine spells its own way.
+"""Rows passed to a statement in bulk, and INSERT with ON CONFLICT: SQL that differs between the engines.
 
 Any number of rows takes one or two parameters, and the statement's text stays the same: PostgreSQL unnests
-arrays, SQLite takes a JSON text apart.
+arrays, SQLite expands a JSON text.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class BulkValues:
         self._columns = columns
 
     def relation(self, dialect: str, rows: Iterable[Sequence[object]] | None = None) -> sa.Subquery:
-        """Return the relation for `dialect`, postgresql or sqlite. With `rows` it holds those."""
+        """Return the relation for `dialect`, postgresql or sqlite. With `rows` it contains those."""
         values = None if rows is None else self.parameters(dialect, rows)
 
         def parameter(name: str, type_: TypeEngine[Any]) -> sa.BindParameter[Any]:
@@ -57,7 +57,7 @@ class BulkValues:
         return sa.select(*columns).subquery(self._name)
 
     def parameters(self, dialect: str, rows: Iterable[Sequence[object]]) -> dict[str, object]:
-        """Return the parameters that make the relation hold `rows`."""
+        """Return the parameters for `rows`."""
         rows = list(rows)
         if dialect == "postgresql":
             return {
@@ -75,7 +75,7 @@ def bulk_values(
 
 
 def parse_stored(digest: str) -> Digest | None:
-    """Parse a digest read from the database. None if it is malformed: others may write rows too."""
+    """Parse a digest read from the database. None if it is malformed: other programs may write rows too."""
     try:
         return Digest.parse(digest)
     except InvalidName:

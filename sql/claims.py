@@ -1,7 +1,7 @@
-"""Claims on layers: claim, renew, complete, fail, give back.
+"""Claims on layers: claim, renew, complete, fail, and return.
 
 A lock is the time in `brew_lock`, which is also the fencing token: its holder can write only while the row
-still has that time. A brewer that was away too long finds its token replaced, and writes nothing.
+still has that time. The token of a brewer that was away for too long has been replaced, so it writes nothing.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Claim:
 def claim_layers(
     connection: sa.Connection, tables: Tables, *, now: int, limit: int, brewer: str
 ) -> list[Claim]:
-    """Lock up to `limit` unlocked layers, the most urgent first, then those waiting longest.
+    """Lock up to `limit` unlocked layers, the most urgent and then the oldest first.
 
     Layers that another brewer is claiming at the same time are skipped. Rows whose digest is not SHA-256 are
     set aside. `brewer` names this brewer to operators.
@@ -124,7 +124,7 @@ def _claiming(tables: Tables, dialect: str) -> _Claiming:
     )
     # The claim reads the head of the queue's index and looks each row up in the mapping. Written as one
     # comparison with a constant, "neither brewed nor locked" keeps the planner to that: it expects two
-    # IS NULL to hold for few rows, and would sort everything that waits.
+    # IS NULL to hold for few rows, and would sort all waiting rows.
     free = sa.func.coalesce(mapping.c.brewed, mapping.c.brew_lock, sa.literal_column("-1")) < 0
     picked = (
         sa.select(mapping.c.digest)
@@ -163,7 +163,7 @@ def renew_locks(
 
 
 def return_layers(connection: sa.Connection, tables: Tables, claims: Sequence[Claim]) -> int:
-    """Unlock layers that were not finished, as if they had never been claimed. Return how many."""
+    """Unlock layers that were not finished, as if they had never been claimed. Return their number."""
     freed = _relock(connection, tables, claims, lock=None)
     write_queue(connection, tables, freed, claimed=None)
     return len(freed)
@@ -256,7 +256,7 @@ def _relock(
     """Write `lock` over the tokens of the claims that are still held. Return their digests."""
     mapping = tables.mapping
     held: list[str] = []
-    # The claims of a chunk nearly always have one token.
+    # The claims of a chunk nearly always have the same token.
     for token in sorted({claim.token for claim in claims}):
         digests = [claim.digest for claim in claims if claim.token == token]
         ours = (

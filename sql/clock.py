@@ -13,8 +13,8 @@ Clock = Callable[[sa.Connection], int]
 def database_time(connection: sa.Connection) -> int:
     """Return the database's time in whole Unix seconds.
 
-    All times in the tables are in this time, since hosts compare them: one whose own clock is wrong neither
-    releases the locks of others, nor puts off what they wait for.
+    All times in the tables use this clock, so a host whose own clock is wrong neither releases the locks of
+    others nor delays their work.
     """
     return connection.execute(sa.select(time_of_statement(connection.dialect.name))).scalar_one()
 

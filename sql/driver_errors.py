@@ -40,13 +40,13 @@ _DENIED = re.compile(r"permission denied for (?P<kind>table|relation|view|schema
 
 
 def as_ours(error: sa.exc.DBAPIError, engine: sa.Engine) -> DatabaseDown | None:
-    """Return the error to raise in place of this one, None if the statement itself is wrong."""
+    """Return the error to raise instead of this one, or None if the statement itself is wrong."""
     if isinstance(error.orig, sqlite3.Error):
         return _of_sqlite(error.orig, Path(engine.url.database or ""))
     if (code := getattr(error.orig, "pgcode", None)) in _UNFIT:
         # Only the first line: the others show the statement.
         said = str(error.orig).partition("\n")[0]
-        return DatabaseNotReady(_how_to_mend(code, said, error.statement or "", engine.url.username))
+        return DatabaseNotReady(_remedy(code, said, error.statement or "", engine.url.username))
     if error.connection_invalidated or isinstance(error, (sa.exc.OperationalError, sa.exc.InterfaceError)):
         return DatabaseDown(" ".join(str(error.orig).split()))
     return None
@@ -62,7 +62,7 @@ def _of_sqlite(error: sqlite3.Error, file: Path) -> DatabaseDown | None:
     # OperationalError may be a missing table or a full disk, so look at the code.
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code in _SQLITE_DOWN:
-        denied = code in _SQLITE_SHUT and not all(map(_is_ours_to_write, _used(file)))
+        denied = code in _SQLITE_SHUT and not all(map(_is_writable, _used(file)))
         if denied:
             return DatabaseRefused(f"{file}: permission denied for user {_me()}")
         return DatabaseDown(f"{file}: {error}")
@@ -72,12 +72,12 @@ def _of_sqlite(error: sqlite3.Error, file: Path) -> DatabaseDown | None:
 
 
 def _used(file: Path) -> list[Path]:
-    """Return what has to be writable: the file, if it exists, and its folder, for the log beside it."""
-    # Path.exists() raises PermissionError for what is in a folder that may not be searched.
+    """Return the paths that must be writable: the file, if it exists, and its folder, for the log."""
+    # Path.exists() raises PermissionError if its folder may not be searched.
     return [path for path in (file, file.parent) if os.path.exists(path)]
 
 
-def _is_ours_to_write(path: Path) -> bool:
+def _is_writable(path: Path) -> bool:
     searched = os.X_OK if path.is_dir() else 0
     return os.access(path, os.R_OK | os.W_OK | searched, effective_ids=True)
 
@@ -89,7 +89,7 @@ def _me() -> str:
         return str(os.geteuid())
 
 
-def _how_to_mend(code: str, said: str, statement: str, user: str | None) -> str:
+def _remedy(code: str, said: str, statement: str, user: str | None) -> str:
     who = user or "this user"
     if code == _NO_TABLE:
         return f"{said} (create it with `docker_torrents init-db`)"
@@ -97,7 +97,7 @@ def _how_to_mend(code: str, said: str, statement: str, user: str | None) -> str:
         return said
     creates = statement.lstrip().upper().startswith("CREATE")
     if creates:
-        return f"user {who}: {said}: run what `docker_torrents init-db --print` prints as the owner"
+        return f"user {who}: {said}: run the output of `docker_torrents init-db --print` as the owner"
     # The server may speak another language.
     if not (denied := _DENIED.search(said)):
         return f"user {who}: {said}"

@@ -50,7 +50,7 @@ def create_engine_for(
         return sqlite_engine(parsed, pool, read_only=read_only)
     if url is not None:
         hosts, port = _hosts_of(parsed), parsed.port or DEFAULT_PORT
-    # With "postgresql" alone SQLAlchemy 2.1 takes another driver.
+    # For a plain "postgresql" SQLAlchemy 2.1 chooses another driver.
     bare = parsed.set(drivername="postgresql+psycopg2", host=None, port=None).difference_update_query(
         ["host"]
     )
@@ -58,7 +58,7 @@ def create_engine_for(
 
 
 def check_url(url: str) -> None:
-    """Raise ValueError unless `create_engine_for` takes `url`. The message shows no more than the scheme."""
+    """Raise ValueError unless `create_engine_for` accepts `url`. The message shows only the scheme."""
     parsed = _parse_url(url)
     if parsed.get_backend_name() == "sqlite":
         _check_sqlite_query(parsed)
@@ -87,7 +87,7 @@ def _parse_url(text: str) -> sa.URL:
         raise UnsupportedDatabase("an invalid URL") from error
     if url.drivername in ("postgresql", "postgres", "postgresql+psycopg2"):
         return url
-    # A database in memory would be another one for each thread and process.
+    # Each thread and process would have a different database in memory.
     if url.drivername in ("sqlite", "sqlite+pysqlite") and url.database not in (None, "", ":memory:"):
         return url
     raise UnsupportedDatabase(

@@ -1,4 +1,4 @@
-"""Put layers into the queue: on request, and those that others wrote into the mapping."""
+"""Put layers into the queue: on request, and those that other programs wrote into the mapping."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def enqueue_layers(
     now: int,
     malformed: Sequence[tuple[str, str]] = (),
 ) -> int:
-    """Queue the layers that are neither brewed nor queued. Returns how many were queued.
+    """Queue the layers that are neither brewed nor queued. Return how many were queued.
 
     For the others: a waiting layer may become more urgent, never less; an unknown size is filled in; each
-    scope is recorded. A layer that was set aside waits again with all its attempts, as the blob may be there
-    now; a mere request (Priority.ASKED) says nothing of the blob and changes nothing. Where nothing is new,
-    nothing is written. A layer suspected to be missing from the registry no longer is.
+    scope is recorded. A layer that was set aside returns to the queue with all its attempts, as the blob may
+    exist now; a mere request (Priority.ASKED) does not prove that and changes nothing. If nothing is new,
+    nothing is written. A layer suspected to be missing is cleared.
 
     `malformed` are (digest, scope) of layers whose digest is not SHA-256: claiming sets them aside, where
     operators see them.
@@ -78,7 +78,7 @@ def enqueue_layers(
         new, suspects, unmapped = write()
         queued += new
         if suspects:
-            # They may be about to be forgotten. Wait for their rows, and queue deleted ones again.
+            # They may be about to be removed. Wait for their rows, and queue deleted ones again.
             clear_suspects(connection, tables, batch)
             queued += write()[0]
         elif unmapped > 0 and _lacks(connection, tables, batch):
@@ -88,8 +88,8 @@ def enqueue_layers(
 
 
 def _lacks(connection: sa.Connection, tables: Tables, digests: Sequence[str]) -> bool:
-    """Return whether some layers are not in the mapping: a transaction dropped them that has committed
-    since the statement that queued them began, and that still saw them there.
+    """Return whether some layers are not in the mapping: another transaction dropped them, and committed
+    after the statement that queued them had started.
     """
     mapping = tables.mapping
     there = sa.select(sa.func.count()).where(mapping.c.digest.in_(digest_values(connection, digests)))
@@ -174,7 +174,7 @@ def _enqueueing(tables: Tables, dialect: str) -> tuple[sa.Select[int, int, int],
         .scalar_subquery()
     )
     if dialect == "postgresql":
-        # One statement. Its parts see one snapshot, none the others' rows, and they write different tables.
+        # One statement. Its parts see one snapshot, not each other's rows, and they write different tables.
         # A row that ON CONFLICT updated has an xmax, an inserted one has none.
         queued = to_queue.returning(sa.literal_column("xmax = 0", sa.Boolean).label("fresh")).cte("queued")
         number_mapped = sa.select(sa.func.count()).select_from(mapped).scalar_subquery()
@@ -184,7 +184,7 @@ def _enqueueing(tables: Tables, dialect: str) -> tuple[sa.Select[int, int, int],
             .where(queued.c.fresh)
         )
         return fresh.add_cte(to_hold.cte("held_now")), []
-    # SQLite has one writer at a time, so what is new before the write is what will be written.
+    # SQLite has one writer at a time, so rows that are new before the write will be written.
     new = (
         sa.select(sa.func.count(), suspects, sa.literal(0))
         .select_from(known)
@@ -194,10 +194,10 @@ def _enqueueing(tables: Tables, dialect: str) -> tuple[sa.Select[int, int, int],
 
 
 def adopt_layers(connection: sa.Connection, tables: Tables, *, now: int, limit: int) -> int:
-    """Align the queue with a mapping that others write too. Return how many layers were queued.
+    """Align the queue with a mapping that other programs write too. Return how many layers were queued.
 
     Up to `limit` unbrewed rows of the mapping that the queue does not have, or has as brewed, are queued as
-    backfilled, with the row's own `added`. Layers that were brewed or deleted in the mapping alone are
+    backfilled, with the row's own `added`. Layers that were brewed or deleted only in the mapping are
     removed from the queue's head. This reads every unbrewed row, a second or two for a million, so call it
     when a claim finds the queue empty.
     """
@@ -209,7 +209,7 @@ def adopt_layers(connection: sa.Connection, tables: Tables, *, now: int, limit: 
         .outerjoin(queue, queue.c.digest == mapping.c.digest)
         .where(mapping.c.brewed.is_(None), sa.or_(queue.c.digest.is_(None), done))
         .cte("unknown")
-        # There are usually none, so the planner must not expect to find the first few soon.
+        # There are usually none, so the planner must not expect to find some quickly.
         .prefix_with("MATERIALIZED", dialect="postgresql")
     )
     some = sa.select(unknown.c.digest, unknown.c.added).limit(limit).subquery("some")

@@ -1,6 +1,6 @@
-"""Failures: when layers failed last, for the status page, and reasons in the form that the queue keeps.
+"""Recent failures of layers, for the status page, and reasons in the form stored in the queue.
 
-Without the table, which older versions did not make, no failure is recorded.
+Without the table, which older versions did not create, failures are not recorded.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ KEEP_SECONDS = 7 * 86_400
 _LONGEST = 500
 _FORGOTTEN_AT_ONCE = 100
 _LOOKED_AT = 1_000
-"""Of the latest failures, how many are looked at: some of these layers were brewed since."""
+"""How many of the latest failures are read: some of these layers were brewed since."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class RecentFailure:
 def record_failures(
     connection: sa.Connection, tables: Tables, digests: Sequence[Digest | str], *, now: int
 ) -> None:
-    """Record that these layers failed now, and forget some failures older than a week.
+    """Record that these layers failed now, and delete some failures older than a week.
 
     The table stays small: each new failure removes up to a hundred old ones.
     """

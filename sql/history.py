@@ -24,7 +24,7 @@ RunOutcome = Literal["done", "failed", "running"]
 class JobRun:
     """A run of a job: when it started (Unix time) and how long it took, or has been running so far.
 
-    `reason` is what it did, or why it failed.
+    `reason` is its summary, or why it failed.
     """
 
     job: str
@@ -41,7 +41,7 @@ class JobRun:
 
 @dataclass(frozen=True, slots=True)
 class Brews:
-    """What brewers did: layers brewed, the bytes of these, and tries that failed."""
+    """The work of brewers: layers brewed, their bytes, and failed attempts."""
 
     brewed: int = 0
     bytes: int = 0
@@ -65,7 +65,7 @@ class QueueSize:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """The queue in the minute that began at `minute` (Unix time), and what all brewers did in it."""
+    """The queue in the minute that began at `minute` (Unix time), and the work of all brewers in it."""
 
     minute: int
     waiting: int
@@ -97,7 +97,7 @@ def last_job_runs(connection: sa.Connection, tables: Tables) -> list[JobRun]:
 def measure_queue(connection: sa.Connection, tables: Tables, *, now: int) -> QueueSize | None:
     """Return the size of the queue for the sample of this minute, None if another process has recorded it.
 
-    It counts row by row: in a transaction it would hold up all writers to SQLite.
+    It counts row by row: in a transaction it would block all writers to SQLite.
     """
     history = tables.history
     recorded = sa.select(history.c.minute).where(history.c.minute == now - now % MINUTE)
@@ -113,7 +113,7 @@ def measure_queue(connection: sa.Connection, tables: Tables, *, now: int) -> Que
 def record_sample(
     connection: sa.Connection, tables: Tables, brews: Brews, queue: QueueSize | None, *, now: int
 ) -> None:
-    """Record the queue as `measure_queue` found it, and add `brews` to what others did in this minute.
+    """Record the result of `measure_queue`, and add `brews` to the work of others in this minute.
 
     Samples older than KEPT_SECONDS are deleted.
     """
@@ -136,7 +136,7 @@ def record_sample(
 def samples(connection: sa.Connection, tables: Tables, *, since: int) -> list[Sample]:
     """Return the samples of the minutes that began at `since` or later, the oldest first.
 
-    A minute in which no scheduler or job ran has none.
+    A minute in which no scheduler or job ran has no sample.
     """
     history = tables.history
     rows = connection.execute(

@@ -33,7 +33,9 @@ class Host:
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where to connect: `family` and `sockaddr` as for socket.connect; `ip` is empty for a Unix socket."""
+    """An address to connect to: `family` and `sockaddr` as for socket.connect; `ip` is empty for a Unix
+    socket.
+    """
 
     family: socket.AddressFamily
     sockaddr: str | tuple[str, int] | tuple[str, int, int, int]
@@ -43,7 +45,7 @@ class Address:
 def parse_host(text: str, default_port: int = DEFAULT_PORT) -> Host:
     """Parse `name`, `name:port`, `::1`, `[::1]:port` or `/var/run/postgresql`.
 
-    Raises ValueError on anything else.
+    Raises ValueError.
     """
     text = text.strip()
     if text.startswith("/"):
@@ -70,7 +72,7 @@ def resolve(host: Host, timeout: float) -> list[Address]:
     try:
         return _look_up(host, socket.AI_NUMERICHOST)
     except socket.gaierror:
-        pass  # a name, then
+        pass  # a name
     answers: queue.SimpleQueue[list[Address] | OSError] = queue.SimpleQueue()
 
     def look_up() -> None:
@@ -112,7 +114,7 @@ def _port(digits: str, text: str) -> int:
 
 
 _SSL_REQUEST = struct.pack("!ii", 8, 80877103)
-# `E` begins the error message of a server too busy, or too old, to talk: libpq reports it better.
+# `E` starts the error message of a server that is too busy or too old: libpq reports it better.
 _ANSWERS = (b"S", b"N", b"E")
 
 
@@ -124,10 +126,10 @@ class _Attempt:
 
 
 def answering(addresses: Sequence[Address], timeout: float, reasons: list[str]) -> Iterator[Address]:
-    """Yield the addresses that answer within `timeout` seconds, as they do. All are probed at the same time.
+    """Yield the addresses as they answer within `timeout` seconds. All are probed at the same time.
 
-    Why others do not is appended to `reasons`. The time that the caller takes between two addresses counts
-    too.
+    Reasons for failures of others are appended to `reasons`. The time that the caller takes between two
+    addresses counts too.
     """
     give_up = time.monotonic() + timeout
     with selectors.DefaultSelector() as selector:
@@ -145,7 +147,7 @@ def answering(addresses: Sequence[Address], timeout: float, reasons: list[str]) 
                 for key, _ in ready:
                     attempt: _Attempt = key.data
                     try:
-                        if not _go_on(attempt, selector):
+                        if not _advance(attempt, selector):
                             continue
                     except OSError as error:
                         reasons.append(_reason(attempt.address, error))
@@ -176,7 +178,7 @@ def _begin(address: Address, selector: selectors.BaseSelector) -> None:
         raise
 
 
-def _go_on(attempt: _Attempt, selector: selectors.BaseSelector) -> bool:
+def _advance(attempt: _Attempt, selector: selectors.BaseSelector) -> bool:
     """Take the next step with a ready socket. Return whether the server has answered."""
     if not attempt.probed:
         error = attempt.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
@@ -188,7 +190,9 @@ def _go_on(attempt: _Attempt, selector: selectors.BaseSelector) -> bool:
         return False
     answer = attempt.socket.recv(1)
     if answer not in _ANSWERS:
-        raise ConnectionError("it does not speak PostgreSQL's protocol" if answer else "it hung up")
+        raise ConnectionError(
+            "it does not speak PostgreSQL's protocol" if answer else "it closed the connection"
+        )
     return True
 
 

@@ -25,8 +25,8 @@ _WANTED = BulkValues("wanted", {"digest": sa.Text()})
 class LayerRecord:
     """Everything that the database has on one layer. Times are Unix seconds, `size` is in bytes.
 
-    `reason` is why its last attempt failed; `brewer` holds its lock, or held it last. `scopes` are the first
-    MOST_SCOPES by name; `more_scopes` says that there are more.
+    `reason` is why its last attempt failed; `brewer` is the last holder of its lock. `scopes` are the
+    first MOST_SCOPES by name; `more_scopes` is True if there are more.
     """
 
     digest: Digest
@@ -49,7 +49,7 @@ class LayerRecord:
 def find_rbtorrent_ids(
     connection: sa.Connection, tables: Tables, digests: Iterable[Digest]
 ) -> dict[Digest, str]:
-    """Return the ids of those layers that are brewed."""
+    """Return the ids of those of the layers that are brewed."""
     dialect = connection.dialect.name
     wanted = {str(digest): digest for digest in digests}
     these = _WANTED.parameters(dialect, [(name,) for name in wanted])
@@ -68,7 +68,7 @@ def _finding_ids(tables: Tables, dialect: str) -> sa.Select[str, str]:
 
 
 def known_layers(connection: sa.Connection, tables: Tables, digests: Iterable[Digest]) -> set[Digest]:
-    """Return those layers that are brewed, queued or set aside."""
+    """Return those of the layers that are brewed, queued or set aside."""
     wanted = {str(digest): digest for digest in digests}
     digest = tables.mapping.c.digest
     found = connection.scalars(sa.select(digest).where(digest.in_(digest_values(connection, wanted))))
@@ -88,7 +88,7 @@ def newest_brewed(connection: sa.Connection, tables: Tables, limit: int = 1) -> 
 
 
 def list_scopes(connection: sa.Connection, tables: Tables) -> list[str]:
-    """Return all repositories that are known to hold a layer, by name."""
+    """Return all repositories known to hold a layer, by name."""
     scope = tables.scope.c.scope
     # From each name to the next in the index: a repository may have a million rows there.
     walk = sa.select(sa.func.min(scope).label("scope")).cte("walk", recursive=True)
@@ -100,7 +100,7 @@ def list_scopes(connection: sa.Connection, tables: Tables) -> list[str]:
 def find_layers(
     connection: sa.Connection, tables: Tables, digests: Iterable[Digest], *, now: int
 ) -> dict[Digest, LayerRecord]:
-    """Return the records of those layers that are in the mapping, without their repositories."""
+    """Return the records of those of the layers that are in the mapping, without their repositories."""
     mapping, queue = tables.mapping, tables.queue
     wanted = {str(digest): digest for digest in digests}
     rows = connection.execute(

@@ -1,4 +1,4 @@
-"""Ids made by an older service: read from its table, and adopted into the mapping.
+"""Ids of an older service: read from its table, and adopted into the mapping.
 
 The old table need not have an index, so it is copied into a temporary table that has one. All calls of a run
 use one connection, that of `sql.transaction.temporary_tables`. An id in the mapping is never overwritten.
@@ -30,7 +30,7 @@ class OldId:
 
 
 def stage_old_ids(connection: sa.Connection, tables: Tables) -> int:
-    """Copy the old table. Return how many rows it has.
+    """Copy the old table. Return the number of its rows.
 
     Raises TablesMissing if that table, or one of the MDS driver's, does not exist.
     """
@@ -53,7 +53,7 @@ def stage_old_ids(connection: sa.Connection, tables: Tables) -> int:
 
 
 def take_old_ids(connection: sa.Connection, tables: Tables, keys: Iterable[str]) -> list[OldId]:
-    """Take the rows with these keys out of the copy."""
+    """Delete the rows with these keys from the copy, and return them."""
     left = _left(tables)
     rows = connection.execute(
         sa.delete(left)
@@ -91,8 +91,8 @@ def _left(tables: Tables) -> sa.Table:
 
 
 Outcome = Literal["taken", "had it", "has another", "another layer's", "being brewed"]
-"""What becomes of an id: its layer gets it; has this one already; has another one; another layer has this
-one, and the seed's index wants it unique; the layer is being brewed.
+"""The result for an id: its layer gets it; has this one already; has another one; another layer has this
+one, and the seed's index requires unique ids; the layer is being brewed.
 """
 
 _TRIES = 3
@@ -100,7 +100,7 @@ _TRIES = 3
 
 @dataclass(frozen=True, slots=True)
 class LegacyId:
-    """A layer, and the id that another service gave it."""
+    """A layer and its id from an older service."""
 
     digest: Digest
     rbtorrent_id: str
@@ -140,7 +140,7 @@ def adopt_legacy_ids(
         outcomes |= judged
         if not left:
             return outcomes
-        # Another transaction was faster with those: read what it did.
+        # Another transaction was faster with those: read its result.
     return outcomes | dict.fromkeys(left, "being brewed")
 
 
@@ -209,7 +209,7 @@ def _update(connection: sa.Connection, tables: Tables, ids: Sequence[LegacyId], 
         .where(mapping.c.digest == requested.c.digest, free)
         .values(rbtorrent_id=requested.c.rbtorrent_id, brewed=now)
     )
-    # These ids have no brewer, whatever was tried before (see sql/requeue.py).
+    # These ids have no brewer, whatever the earlier attempts (see sql/requeue.py).
     write_queue(connection, tables, updated, next_try=None, reason=None, claimed=None, brewer=None)
     return set(updated)
 

@@ -1,7 +1,7 @@
 """Manifests whose layers are still unknown, and those that were resolved.
 
-A manifest belongs to a scope: in two repositories it is two, each fetched from its own. They are few, and
-reading one twice does no harm, so they are not locked.
+A manifest belongs to a scope: in two repositories there are two, each fetched from its own. They are few, and
+reading one twice is harmless, so they are not locked.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def enqueue_manifests(
     """Record manifests, as (scope, digest), to be resolved. Return how many were not waiting already.
 
     A waiting manifest may become more urgent. A delayed one is due now, and one that was set aside is
-    retried: a new push means that it may be there now.
+    retried: after a push it may exist now.
     """
     manifest = tables.manifest
     keys = {(scope, str(digest)) for scope, digest in manifests}
@@ -107,7 +107,7 @@ def due_manifests(connection: sa.Connection, tables: Tables, *, now: int, limit:
 
 
 def finish_manifest(connection: sa.Connection, tables: Tables, scope: str, digest: Digest) -> bool:
-    """Remove a manifest: it is resolved, or not needed. Return False if it was not there."""
+    """Remove a manifest: it is resolved, or not needed. Return False if it did not exist."""
     return connection.execute(sa.delete(tables.manifest).where(_is(tables, scope, digest))).rowcount == 1
 
 
@@ -155,7 +155,7 @@ def mark_seen(
 ) -> None:
     """Record that these manifests of `scope` were resolved completely.
 
-    `variant` tells apart manifests that were read with different settings, such as for some platforms only.
+    `variant` distinguishes manifests that were read with different settings, such as for some platforms only.
     """
     rows = [
         {"scope": scope, "digest": name, "seen": now}
@@ -172,7 +172,7 @@ def mark_seen(
 def mark_new_seen(
     connection: sa.Connection, tables: Tables, manifests: Iterable[tuple[str, Digest]], *, now: int
 ) -> None:
-    """Record that these manifests, as (scope, digest), were resolved completely, unless that is recorded.
+    """Record that these manifests, as (scope, digest), were resolved completely, unless recorded before.
 
     One statement for any number of scopes.
     """
@@ -205,9 +205,9 @@ def seen_manifests(
 
 
 def forget_seen(connection: sa.Connection, tables: Tables, *, older_than: int, limit: int) -> int:
-    """Forget up to `limit` manifests that were resolved before the time `older_than`, the oldest first.
+    """Delete up to `limit` manifests that were resolved before the time `older_than`, the oldest first.
 
-    A scan that meets one of them reads it again. Return how many.
+    The next scan reads them again. Return their number.
     """
     seen = tables.seen
     old = (

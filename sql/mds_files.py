@@ -49,7 +49,7 @@ def read_file_rows(
 ) -> tuple[list[MdsRow], str | None]:
     """Return the next `limit` files in `folder`, or `outside` of it, and the last path.
 
-    In the order of paths, deleted ones included, without files that MDS does not know. `after` is the last
+    In the order of paths, deleted ones included, without files unknown to MDS. `after` is the last
     path of the page before. The last path is None at the end.
     """
     mds, inside = tables.mds, _inside(tables, folder)
@@ -95,7 +95,7 @@ def _page(tables: Tables, which: sa.ColumnElement[bool], after: str | None, limi
 
 
 def _info(tables: Tables) -> sa.Label[str]:
-    # Where the column is of a JSON type, the driver would hand over objects.
+    # If the column has a JSON type, the driver would return objects.
     return sa.cast(tables.mds.c.mdsfileinfo, sa.Text).label("info")
 
 

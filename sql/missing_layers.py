@@ -1,7 +1,7 @@
-"""Layers that the registry may no longer have: checked twice, some time apart, and then forgotten.
+"""Layers that the registry may no longer have: checked twice, some time apart, and then removed.
 
-Forgetting a layer depends on its row in this table. Queueing the layer deletes that row (sql/enqueue.py) and
-waits for a forgetting in progress, so a push between the last check and the forgetting is never lost.
+Removing a layer requires its row in this table. Queueing the layer deletes that row (sql/enqueue.py) and
+waits for a removal in progress, so a push between the last check and the removal is never lost.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class Suspect:
 
 
 def suspect_layers(connection: sa.Connection, tables: Tables, digests: Iterable[Digest], *, now: int) -> int:
-    """Have these layers checked before all others. Return how many are known and not suspects yet.
+    """Schedule checks of these layers before all others. Return how many are known and not suspects yet.
 
-    Nothing is forgotten: a layer that was deleted from one repository may be in others.
+    Nothing is removed: a layer that was deleted from one repository may be in others.
     """
     mapping, missing = tables.mapping, tables.missing
     known = sa.select(mapping.c.digest, sa.null(), sa.literal(now, sa.BigInteger)).where(
@@ -85,7 +85,7 @@ def record_misses(
     For one that was missed before, the first time stays.
     """
     missing, mapping = tables.missing, tables.mapping
-    # Without those that were dropped since.
+    # Except those that were dropped since.
     known = sa.select(mapping.c.digest, sa.literal(now, sa.BigInteger), sa.literal(due, sa.BigInteger)).where(
         mapping.c.digest.in_(digest_values(connection, digests))
     )
@@ -104,14 +104,14 @@ def record_misses(
 def postpone_suspects(
     connection: sa.Connection, tables: Tables, digests: Sequence[Digest], *, due: int
 ) -> None:
-    """Check these again at `due`, as there was no answer."""
+    """Schedule another check at `due`, as there was no answer."""
     missing = tables.missing
     these = missing.c.digest.in_(_locked(connection, tables, digests))
     connection.execute(sa.update(missing).where(these).values(due=due))
 
 
 def clear_suspects(connection: sa.Connection, tables: Tables, digests: Sequence[Digest | str]) -> int:
-    """Record that these layers are there, or were pushed again. Return how many were suspects."""
+    """Record that these layers exist, or were pushed again. Return how many were suspects."""
     missing = tables.missing
     these = missing.c.digest.in_(_locked(connection, tables, digests))
     return connection.execute(sa.delete(missing).where(these)).rowcount
@@ -120,8 +120,8 @@ def clear_suspects(connection: sa.Connection, tables: Tables, digests: Sequence[
 def forget_layer(connection: sa.Connection, tables: Tables, suspect: Suspect) -> bool:
     """Forget a layer, the repositories that held it, and that their manifests were read.
 
-    A scan then reads those manifests again and finds the layer if it is pushed again. Return False, with
-    nothing changed that matters, if it was queued or cleared since, brewed after it was missed, or is being
+    A scan then reads those manifests again and finds the layer if it is pushed again. Return False,
+    without a relevant change, if it was queued or cleared since, brewed after it was missed, or is being
     brewed.
     """
     digest = str(suspect.digest)
@@ -132,10 +132,10 @@ def forget_layer(connection: sa.Connection, tables: Tables, suspect: Suspect) ->
         tables.seen,
         tables.missing,
     )
-    # In the order in which those who queue or claim it lock its rows, or they and we wait for each other.
+    # In the same order as queueing and claiming, to avoid deadlocks.
     for table in (mapping, queue):
         connection.execute(sa.select(table.c.digest).where(table.c.digest == digest).with_for_update())
-    # This row is what those who queue the layer wait for.
+    # Queueing the layer waits for this row.
     taken = sa.delete(missing).where(missing.c.digest == digest, missing.c.missed == suspect.missed)
     if connection.execute(taken).rowcount == 0:
         return False
@@ -161,7 +161,7 @@ def forget_layer(connection: sa.Connection, tables: Tables, suspect: Suspect) ->
 
 
 def _is_forgettable(mapping: sa.FromClause, queue: sa.Table) -> sa.ColumnElement[bool]:
-    """Whether a row of the mapping, joined with the queue, is brewed or set aside, and not locked."""
+    """Return whether a row of the mapping, joined with the queue, is brewed or set aside, and not locked."""
     return sa.and_(mapping.c.brew_lock.is_(None), sa.or_(mapping.c.brewed.is_not(None), is_set_aside(queue)))
 
 

@@ -1,4 +1,4 @@
-"""What the status page shows of the queue. Every query reads a bounded number of rows, however many wait."""
+"""The queue for the status page. Every query reads a bounded number of rows."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from sql.status import failure_kind
 from sql.tables import AT_ONCE, Priority, Tables, is_set_aside
 
 MOST_COUNTED = 10_000
-"""Rows of one kind that are counted; of more the page says "10,000+"."""
+"""Rows of one kind that are counted; beyond that the page shows "10,000+"."""
 
 NEWEST = 1_000
-"""Layers that busy repositories are found by: those that came last."""
+"""The newest layers, by which busy repositories are found."""
 
 _MOST_SCOPES = 20_000
 
 
 @dataclass(frozen=True, slots=True)
 class QueueCounts:
-    """Counts of layers up to MOST_COUNTED, and when the oldest waiting one came (Unix seconds).
+    """Counts of layers up to MOST_COUNTED, and when the oldest waiting one was added (Unix seconds).
 
-    `waiting` has delayed layers and no locked ones. `set_aside_manifests` are manifests whose layers could
-    not be found out.
+    `waiting` includes delayed layers and excludes locked ones. `set_aside_manifests` are manifests whose
+    layers could not be determined.
     """
 
     waiting: int
@@ -37,7 +37,9 @@ class QueueCounts:
 
 @dataclass(frozen=True, slots=True)
 class FailureReason:
-    """A reason, with `…` for what differs: how many layers and manifests are set aside, or retried later."""
+    """A reason, with `…` for details that differ, and the numbers of layers and manifests set aside or
+    delayed.
+    """
 
     reason: str
     set_aside: int
@@ -118,7 +120,7 @@ def list_failure_reasons(connection: sa.Connection, tables: Tables, *, now: int)
 def list_busy_repositories(connection: sa.Connection, tables: Tables, *, limit: int) -> list[BusyRepository]:
     """Return the repositories that most of the NEWEST layers belong to.
 
-    Requests are not counted in the database, so these stand for them: new layers are pushed, requested or
+    Requests are not counted in the database, so these represent them: new layers are pushed, requested or
     scanned ones.
     """
     mapping, queue, scope = tables.mapping, tables.queue, tables.scope

@@ -1,8 +1,8 @@
 """The PostgreSQL engine: connects to the first host that takes writes, and limits how long it waits.
 
 psycopg2 has no query timeout of its own. PgBouncer accepts connections for a server that is down and lets a
-query wait for two minutes; a hung server makes it wait for ever. psycopg2 leaves waiting to a callback, one
-for the whole process, if it has one (its manual, "Coroutine libraries"): the one installed here keeps the
+query wait for two minutes; a hung server makes it wait forever. psycopg2 delegates waiting to a callback, one
+for the whole process, if one is installed (its manual, "Coroutine libraries"): the one here respects the
 thread's deadline.
 """
 
@@ -23,18 +23,18 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from core.errors import DatabaseDown, DatabaseRefused
 from sql.hosts import Address, Host, answering, resolve
 
-# The least time for a host that answers to log in and to say whether it takes writes.
+# The minimum time for the login and the check for writes at a host that answers.
 _LOGIN_SECONDS = 1.0
 # The time for a pooled connection to answer a ping.
 _PING_SECONDS = 2.0
-# A server that vanishes in mid-query is noticed within about 30 s, not hours.
+# A server that vanishes during a query is noticed within about 30 s, not hours.
 _KEEPALIVE = {
     "keepalives_idle": 15,
     "keepalives_interval": 5,
     "keepalives_count": 3,
     "tcp_user_timeout": 30_000,
 }
-# What the server says to a login that will not work until the configuration, or the server's, is changed.
+# The server's answers to a login that cannot work until a configuration is changed.
 _REFUSED = re.compile(
     r"password authentication failed|no password supplied|authentication failed for user"
     r"|no pg_hba\.conf entry|role \S+ (?:does not exist|is not permitted to log in)"
@@ -50,11 +50,11 @@ def postgresql_engine(
     """Return an engine that connects to the first of `hosts` that takes writes."""
     engine = sa.create_engine(
         url,
-        # One query less for each new connection: hstore is not used.
+        # Saves a query for each new connection: hstore is not used.
         use_native_hstore=False,
         # A pooled connection may have died with the server: it is pinged before use.
         pool_pre_ping=True,
-        # The connections of a peak are left to the server's idle time-out.
+        # The server's idle time-out closes surplus connections after a peak.
         pool_use_lifo=True,
         hide_parameters=True,
         **pool,
@@ -86,7 +86,7 @@ def postgresql_engine(
             return ping(connection)
 
     def after_error(context: sa.ExceptionContext) -> None:
-        # A primary that became a standby keeps its connections: drop them, and look for the new one.
+        # A primary that became a standby keeps its connections: drop them, and find the new one.
         if getattr(context.original_exception, "pgcode", None) == _READ_ONLY_TRANSACTION:
             context.is_disconnect = True
 
@@ -98,10 +98,10 @@ def postgresql_engine(
 
 
 def _takes_writes(connection: Any) -> bool:
-    """Return whether there is a server behind the connection that takes writes.
+    """Return whether the connection reaches a server that takes writes.
 
-    libpq's target_session_attrs goes by what the server said at connect time; from PgBouncer that may be
-    hours old, or from a server that is down.
+    libpq's target_session_attrs relies on the server's parameters at connect time; from PgBouncer these may
+    be hours old, or from a server that is down.
     """
     connection.autocommit = True
     with connection.cursor() as cursor:
@@ -155,11 +155,11 @@ def query_timeout(seconds: float) -> Iterator[None]:
 
 
 def install_wait_callback(psycopg2: Any) -> None:
-    """Make psycopg2 wait with `query_timeout`'s deadline; without one it waits as long as before."""
+    """Make psycopg2 wait with `query_timeout`'s deadline; without one it waits without limit."""
     ok, reading = psycopg2.extensions.POLL_OK, psycopg2.extensions.POLL_READ
 
     def wait(connection: Any) -> None:
-        # The socket may be another one after each step of connecting.
+        # The socket may change with each step of connecting.
         while (state := connection.poll()) != ok:
             waiting = select.poll()
             waiting.register(connection.fileno(), select.POLLIN if state == reading else select.POLLOUT)

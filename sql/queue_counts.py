@@ -11,13 +11,13 @@ from sql.postgresql import query_timeout
 from sql.tables import AT_ONCE, Priority, Tables, is_set_aside
 
 MOST_SECONDS = 60.0
-"""How long PostgreSQL may take for all of it: after that, the next try may find another host."""
+"""The time-out on PostgreSQL for all of it: the next attempt may find another host."""
 
 _State = Literal["waiting", "delayed", "locked", "set_aside"]
 
 
 def read_queue(connection: sa.Connection, tables: Tables, *, now: int) -> Readings:
-    """Return the gauges of the queue. Each statement reads one partial index, which holds no brewed layer.
+    """Return the gauges of the queue. Each statement reads one partial index without brewed layers.
 
     Waiting layers may be brewed now; delayed ones wait for a retry.
     """
@@ -40,7 +40,7 @@ def read_queue(connection: sa.Connection, tables: Tables, *, now: int) -> Readin
 def _count_by_state(connection: sa.Connection, tables: Tables) -> dict[_State, dict[Priority, int]]:
     queue, mapping = tables.queue, tables.mapping
     at_once = queue.c.next_try == AT_ONCE
-    # Not limited to next_try 0, which all locked layers have: SQLite would read all that wait.
+    # Not limited to next_try 0, which all locked layers have: SQLite would read all waiting rows.
     locked = (
         sa.select(queue.c.priority, sa.func.count())
         .join_from(mapping, queue, queue.c.digest == mapping.c.digest)

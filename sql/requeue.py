@@ -1,7 +1,7 @@
 """Put brewed layers back into the queue when their metainfo is lost.
 
-A layer whose id came from an older service cannot get that id again. The queue row tells them apart: it names
-the brewer of every layer that was brewed here.
+A layer whose id came from an older service cannot get that id again. The queue row distinguishes them: it
+names the brewer of every layer that was brewed here.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class BrewedLayer:
 
 
 def find_brewed_layer(connection: sa.Connection, tables: Tables, digest: Digest) -> BrewedLayer | None:
-    """Return the layer, None unless it is brewed and has an id."""
+    """Return the layer, or None unless it is brewed and has an id."""
     mapping, queue = tables.mapping, tables.queue
     row = connection.execute(
         sa.select(mapping.c.digest, mapping.c.brewed, _is_ours(queue).label("here"))
@@ -67,10 +67,10 @@ def requeue_brewed(
     priority: Priority,
     now: int,
 ) -> int:
-    """Queue these layers as if they had never been brewed. Return how many.
+    """Queue these layers as if they had never been brewed. Return their number.
 
-    Their ids are removed until they are brewed again, as their torrents cannot be had. Layers that were
-    brewed again or forgotten since, or were not brewed here, are left alone.
+    Their ids are removed until they are brewed again, as their torrents are missing. Layers that were
+    brewed again or forgotten since, or were not brewed here, are unchanged.
     """
     mapping = tables.mapping
     ours = ((str(layer.digest), layer.brewed) for layer in layers if layer.here)

@@ -1,4 +1,4 @@
-"""The schema: what is missing, how to create it, and the privileges that the service needs."""
+"""The schema: missing objects, creating them, and the privileges that the service needs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sql.tables import OPTIONAL, Tables
 
 
 def missing_objects(connection: sa.Connection, tables: Tables) -> list[str]:
-    """Return what the database lacks, as `table x`, `column x.y`, `index z`."""
+    """Return the missing objects, as `table x`, `column x.y`, `index z`."""
     wanted = tables.metadata.sorted_tables
     inspector = sa.inspect(connection)
     # All tables at once: on PostgreSQL that is one query, not one for each table.
@@ -36,7 +36,7 @@ def missing_objects(connection: sa.Connection, tables: Tables) -> list[str]:
 
 
 def lacks_optional_tables_only(connection: sa.Connection, tables: Tables) -> bool:
-    """Return whether nothing is missing but tables that the service can do without."""
+    """Return whether only optional tables are missing."""
     optional = [table for table in tables.metadata.sorted_tables if table.info == OPTIONAL]
     names = {f"table {table.name}" for table in optional}
     names |= {f"index {index.name}" for table in optional for index in table.indexes}
@@ -57,7 +57,7 @@ def probe_writable(connection: sa.Connection, tables: Tables) -> None:
 
 
 def existing_tables(connection: sa.Connection, tables: Tables) -> Tables:
-    """Return `tables` with empty ones in place of those that do not exist, for statements that only read."""
+    """Return `tables` with missing ones replaced by empty ones, for statements that only read."""
     names = set(sa.inspect(connection).get_table_names())
     absent: dict[str, Any] = {
         field.name: _empty(table)
@@ -77,9 +77,9 @@ def create_missing(connection: sa.Connection, tables: Tables) -> list[str]:
     """Create the tables and indexes that the database lacks, in the transaction of `connection`.
 
     Return what was created, named as in `missing_objects`. Existing tables are not changed: a missing column
-    stays missing, and so do its table's indexes that use it. Several processes may do this at once; without
-    anything missing no privilege to create is needed. On PostgreSQL, writers to a table wait while it gets a
-    new index.
+    stays missing, and so do its table's indexes that use it. Several processes may do this at once; if
+    nothing is missing, no privilege to create is needed. On PostgreSQL, writers to a table wait while it gets
+    a new index.
     """
     if connection.dialect.name == "postgresql":
         # Held until the end of the transaction, which is what PgBouncer allows.
@@ -119,9 +119,9 @@ _RIGHTS = ("SELECT", "INSERT", "UPDATE", "DELETE")
 
 
 def missing_grants(connection: sa.Connection, tables: Tables, lacking: Sequence[str]) -> list[str]:
-    """Return what another database user has to grant or do for the user of `connection`, a line each.
+    """Return what another database user has to grant or do for the user of `connection`, one line each.
 
-    `lacking` comes from `missing_objects`: creating those takes privileges too. SQLite has none but those of
+    `lacking` comes from `missing_objects`: creating those takes privileges too. SQLite has only those of
     its file.
     """
     if connection.dialect.name != "postgresql":
@@ -134,14 +134,12 @@ def missing_grants(connection: sa.Connection, tables: Tables, lacking: Sequence[
         )
     ).one()
     if schema is None:
-        return [
-            f"no schema of the search path is there for {user}: GRANT USAGE, CREATE ON SCHEMA … TO {user}"
-        ]
+        return [f"{user} may use no schema of the search path: GRANT USAGE, CREATE ON SCHEMA … TO {user}"]
     lines = []
     if any(what.startswith("table ") for what in lacking) and not creates:
         lines.append(
-            f"GRANT CREATE ON SCHEMA {schema} TO {user}, or have the owner run what "
-            "`docker_torrents init-db --print` prints"
+            f"GRANT CREATE ON SCHEMA {schema} TO {user}, or let the owner run the output of "
+            "`docker_torrents init-db --print`"
         )
     for table in tables.metadata.sorted_tables:
         if f"table {table.name}" in lacking:
@@ -156,7 +154,7 @@ def missing_grants(connection: sa.Connection, tables: Tables, lacking: Sequence[
             lines.append(f"GRANT {', '.join(refused)} ON {name} TO {user}")
         if any(f"index {index.name}" in lacking for index in table.indexes) and not _owns(connection, name):
             lines.append(
-                f"have the owner of {name} make its indexes: `docker_torrents init-db --print` prints them"
+                f"the owner of {name} must create its indexes: `docker_torrents init-db --print` prints them"
             )
     return lines
 

@@ -15,7 +15,7 @@ from sql.tables import Tables
 def remember_scopes(connection: sa.Connection, tables: Tables, pairs: Iterable[tuple[Digest, str]]) -> int:
     """Record for each (digest, scope) that the repository holds the layer. Return how many were new.
 
-    Other digests than those of known layers, such as configs, are ignored.
+    Unknown digests, such as those of configs, are ignored.
     """
     mapping, scope = tables.mapping, tables.scope
     held = bulk_values(
@@ -97,7 +97,7 @@ def revoke_role(connection: sa.Connection, tables: Tables, pattern: str) -> bool
 
 
 def list_roles(connection: sa.Connection, tables: Tables) -> list[Role]:
-    """Return everything that has the role, by name."""
+    """Return all scopes and globs with the role, by name."""
     role = tables.role
     rows = connection.execute(sa.select(role.c.pattern, role.c.granted))
     # Sorted here: the database's order depends on its locale.

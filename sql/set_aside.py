@@ -18,7 +18,7 @@ def retry_failed_layers(
     reason_like: str | None = None,
     digest: Digest | None = None,
 ) -> int:
-    """Queue layers again that were set aside or wait for their next attempt. Return how many.
+    """Queue layers again that were set aside or wait for their next attempt. Return their number.
 
     Their attempts start from zero; the reason stays recorded. All of them, or those whose reason contains
     `reason_like` (case-insensitive, … matches anything), or the one `digest`.
@@ -48,7 +48,7 @@ def drop_layers(
     reason_like: str | None = None,
     digest: Digest | None = None,
 ) -> int:
-    """Forget layers that were set aside, selected as in `retry_failed_layers`. Return how many.
+    """Drop layers that were set aside, selected as in `retry_failed_layers`. Return their number.
 
     A `digest` may also be that of a waiting layer. Brewed and locked layers are never dropped. A request or
     push queues a dropped layer again.
@@ -84,7 +84,7 @@ def retry_failed_manifests(
     digest: Digest | None = None,
     now: int,
 ) -> int:
-    """Retry manifests that were set aside or wait for their next attempt. Return how many.
+    """Retry manifests that were set aside or wait for their next attempt. Return their number.
 
     Selected as in `retry_failed_layers`; the reason stays recorded. A manifest counts once for each
     repository.
@@ -103,7 +103,7 @@ def drop_manifests(
     reason_like: str | None = None,
     digest: Digest | None = None,
 ) -> int:
-    """Forget manifests that were set aside, selected as in `retry_failed_layers`. Return how many.
+    """Drop manifests that were set aside, selected as in `retry_failed_layers`. Return their number.
 
     A `digest` may also be that of a waiting manifest. A push queues a dropped manifest again.
     """
@@ -124,7 +124,7 @@ def _these(manifest: sa.Table, *where: sa.ColumnElement[bool]) -> sa.ColumnEleme
 def _like(table: sa.Table, reason_like: str | None, digest: Digest | None) -> list[sa.ColumnElement[bool]]:
     like: list[sa.ColumnElement[bool]] = []
     if reason_like is not None:
-        # `queue status` shows reasons with … for what differs between layers.
+        # `queue status` shows reasons with … for details that differ between layers.
         parts = (re.sub(r"([/%_])", r"/\1", part) for part in reason_like.split("…"))
         like.append(table.c.reason.ilike(f"%{'%'.join(parts)}%", escape="/"))
     if digest is not None:

@@ -1,4 +1,4 @@
-"""The SQLite engine: one file, any number of readers beside one writer."""
+"""The SQLite engine: one file, with one writer and any number of concurrent readers."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from core.errors import DatabaseDown
 from sql.driver_errors import no_permission
 
-# How long a writer waits for the others, seconds, unless the URL says otherwise (`?timeout=`).
+# How many seconds a writer waits for the others, unless the URL says otherwise (`?timeout=`).
 _BUSY_SECONDS = 30.0
-# How often a writer tries to get its turn, seconds.
+# The interval in seconds at which a waiting writer tries again.
 _RETRY_SECONDS = 0.001
 # Seconds that the database stays free after this process has written for _RUN_SECONDS. A process that always
 # began the next transaction at once would starve the others.
 _YIELD_SECONDS = 0.003
 _RUN_SECONDS = 0.010
-# What a transaction adds to the write-ahead log, and more.
+# More than a transaction adds to the write-ahead log.
 _ROOM_BYTES = 128 * 1024
 
 
@@ -49,7 +49,7 @@ def sqlite_engine(url: sa.URL, pool: dict[str, Any], *, read_only: bool = False)
     turns = _Turns(busy_seconds)
 
     def begin(connection: sa.Connection) -> None:
-        # A transaction that begins as a reader cannot wait for a writer: its first write fails at once with
+        # A transaction that starts as a reader cannot wait for a writer: its first write fails at once with
         # "database is locked". So writers take the lock first.
         mode = connection.get_execution_options().get("sqlite_begin", "IMMEDIATE")
         if read_only and mode is not None:
@@ -67,7 +67,7 @@ def sqlite_engine(url: sa.URL, pool: dict[str, Any], *, read_only: bool = False)
 def checkpoint(engine: sa.Engine) -> None:
     """Close the engine's connections and move everything from the write-ahead log into the file.
 
-    Does nothing on PostgreSQL, and no more than closing while other processes use the database.
+    Does nothing on PostgreSQL; while other processes use the database, it only closes.
     """
     file = Path(engine.url.database or "")
     engine.dispose()
@@ -85,26 +85,26 @@ def checkpoint(engine: sa.Engine) -> None:
 
 
 def check_room(engine: sa.Engine) -> None:
-    """Raise DatabaseDown if the disk of the file is full: reading says nothing of that."""
+    """Raise DatabaseDown if the disk of the file is full, which reading does not detect."""
     file = Path(engine.url.database or "")
     disk = os.statvfs(file.parent)
     free = (disk.f_bfree if os.geteuid() == 0 else disk.f_bavail) * disk.f_frsize
     if free < _ROOM_BYTES:
-        raise DatabaseDown(f"{file}: {free} bytes are left on its disk: make room")
+        raise DatabaseDown(f"{file}: {free} bytes are left on its disk: free some space")
 
 
 class _Turns:
     """Write transactions of this process, which leave room for those of other processes.
 
-    SQLite's own waiting backs off to 100 ms, and never gets a turn while another process writes without a
-    pause. So waiting writers try every millisecond, and a process that writes without a pause makes one.
+    SQLite's own wait backs off to 100 ms, and starves while another process writes without a pause. So
+    waiting writers try every millisecond, and a process that writes without a pause has to pause.
     """
 
     def __init__(self, busy_seconds: float) -> None:
         self._busy_seconds = busy_seconds
         self._lock = threading.Lock()
         self._began = 0.0
-        """When the first of the transactions without a pause between them began."""
+        """The start of the current series of transactions without a pause."""
         self._ended = 0.0
 
     def begin(self, connection: sa.Connection) -> None:
@@ -129,14 +129,14 @@ class _Turns:
             raw.execute(f"PRAGMA busy_timeout = {int(self._busy_seconds * 1000)}")
 
     def _is_due(self) -> bool:
-        """Return whether this process may write, or leaves the database to others now. The lock is held."""
+        """Return whether this process may write now, or pauses for others. The lock is held."""
         now = time.monotonic()
         if now - self._ended >= _YIELD_SECONDS:
             self._began = now
         return now - self._began < _RUN_SECONDS
 
     def end(self, _: sa.Connection) -> None:
-        """Note that a transaction is about to be committed."""
+        """Record that a transaction is about to be committed."""
         with self._lock:
             self._ended = time.monotonic()
 
@@ -150,7 +150,7 @@ def _open_read_only(file: Path, busy_seconds: float) -> DBAPIConnection:
     except OSError as error:
         raise DatabaseDown(no_permission(error, file)) from error
     else:
-        # Otherwise SQLite makes its log anew to read an empty one, which takes a right to write.
+        # Otherwise SQLite creates an empty log in order to read, which requires permission to write.
         uri = f"{file.absolute().as_uri()}?mode=ro{'&immutable=1' if _is_closed(file) else ''}"
     return cast(
         DBAPIConnection,
@@ -170,7 +170,7 @@ def _create_file(file: Path) -> None:
     except OSError as error:
         raise DatabaseDown(no_permission(error, file.parent)) from error
     try:
-        # SQLite gives the files beside it (-wal, -shm) the same mode.
+        # SQLite gives its other files (-wal, -shm) the same mode.
         os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     except FileExistsError:
         pass
@@ -180,7 +180,7 @@ def _create_file(file: Path) -> None:
 
 def _prepare(connection: Any, _: object) -> None:
     connection.isolation_level = None  # `begin` says BEGIN
-    # Readers and a writer beside each other. The mode is the file's: it changes once in its life.
+    # Concurrent readers and a writer. The mode belongs to the file: it changes only once.
     if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
         connection.execute("PRAGMA journal_mode=WAL")
     # NORMAL may lose the last commits in a power cut. A layer would only be brewed again, but a push that was

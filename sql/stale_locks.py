@@ -1,4 +1,4 @@
-"""Release the locks of brewers that vanished, and correct times that a clock which was ahead has written."""
+"""Release the locks of brewers that died, and correct times written by a clock that was ahead."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _BATCH = 1_000
 def release_stale_locks(
     connection: sa.Connection, tables: Tables, *, older_than: int, max_attempts: int, now: int
 ) -> int:
-    """Release locks older than the time `older_than`. Return how many.
+    """Release locks older than the time `older_than`. Return their number.
 
     A layer that a brewer had claimed counts a failed attempt, and is set aside after `max_attempts`: it may
-    be what kills brewers, because of its size for example. The other layers of its chunk count one too, so
+    kill brewers, for example because of its size. The other layers of its chunk count an attempt too, so
     `queue retry` may be needed. A lock that was set by hand is only released. Rows that are being renewed or
     finished at the same time are skipped.
     """
@@ -44,11 +44,11 @@ def release_stale_locks(
 
 
 def release_future_locks(connection: sa.Connection, tables: Tables, *, ahead: int) -> int:
-    """Release locks more than `ahead` seconds in the future, attempts unchanged. Return how many.
+    """Release locks more than `ahead` seconds in the future, attempts unchanged. Return their number.
 
-    The database's clock was set back since, or another database took over. They would not be stale before
-    their time has come. The time is the statement's own: to one that was read before a connection hung, new
-    locks would seem to be in the future.
+    The database's clock was set back, or another database took over; they would become stale only after their
+    time. The time is read in the statement: compared with one read before a connection hung, new locks would
+    seem to be in the future.
     """
     released = 0
     now = time_of_statement(connection.dialect.name)
@@ -59,9 +59,9 @@ def release_future_locks(connection: sa.Connection, tables: Tables, *, ahead: in
 
 
 def bring_forward(connection: sa.Connection, tables: Tables, *, latest: int, now: int) -> int:
-    """Have layers and manifests whose next try is after `latest` tried at once. Return how many.
+    """Make layers and manifests whose next attempt is after `latest` due at once. Return their number.
 
-    A clock that was ahead wrote these times.
+    These times were written by a clock that was ahead.
     """
     queue, manifest = tables.queue, tables.manifest
     far = (

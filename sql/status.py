@@ -14,7 +14,7 @@ from sql.manifests import count_manifests
 from sql.scopes import first_scopes
 from sql.tables import AT_ONCE, Priority, Tables, is_set_aside, waits
 
-# What differs between layers that failed for one reason: digests, sizes, offsets.
+# Details that differ between layers with the same reason: digests, sizes, offsets.
 _PARTICULAR = re.compile(r"\b[0-9a-f]{40,}\b|\b\d+(?= bytes\b)|(?<= bytes, not )\d+\b|(?<=\bat byte )\d+\b")
 _HOUR = 3600
 _MOST_LISTED = 1_000
@@ -37,7 +37,7 @@ class LockedLayer:
 class FailedLayer:
     """A layer that was set aside or, with a `next_try`, is retried then (Unix seconds).
 
-    `kind` is the reason with `…` for what differs between layers. `scopes` are the first MOST_SCOPES by name.
+    `kind` is the reason with `…` for details that differ. `scopes` are the first MOST_SCOPES by name.
     """
 
     digest: str
@@ -75,11 +75,12 @@ class ManifestStatus:
 class QueueStatus:
     """Counts of layers, and times in Unix seconds.
 
-    `waiting` has every priority, with delayed layers and without locked ones; `delayed` counts those that
-    wait for a retry, `delayed_by_reason` says why. `locked`, `set_aside_layers` and `delayed_layers` hold
-    1,000 at most; `locked_count` counts all. `set_aside` is by reason, with `…` for digests and sizes; of
-    very many reasons, the rarest are one entry. `brewed_last_hour` counts layers brewed here, `per_second` is
-    that rate, and `empty_in` the seconds until what is not delayed is brewed, None if nothing was brewed.
+    `waiting` has every priority, including delayed layers and excluding locked ones; `delayed` counts those
+    that wait for a retry, `delayed_by_reason` groups them. `locked`, `set_aside_layers` and `delayed_layers`
+    hold 1,000 at most; `locked_count` counts all. `set_aside` is by reason, with `…` for digests and sizes;
+    of very many reasons, the rarest are one entry. `brewed_last_hour` counts layers brewed here, `per_second`
+    is that rate, and `empty_in` the seconds until all undelayed layers are brewed, None if nothing was
+    brewed.
     """
 
     waiting: dict[Priority, int]
@@ -124,7 +125,7 @@ def queue_status(connection: sa.Connection, tables: Tables, *, now: int) -> Queu
     waiting = {priority: counts.get(priority, 0) for priority in Priority}
     delayed = sum(row.delayed for row in rows)
     brewed = connection.scalars(
-        # Without a brewer it was not brewed here, but adopted.
+        # A layer without a brewer was adopted, not brewed here.
         sa.select(sa.func.count())
         .select_from(mapping)
         .join(queue, queue.c.digest == mapping.c.digest)
@@ -151,7 +152,7 @@ def queue_status(connection: sa.Connection, tables: Tables, *, now: int) -> Queu
 
 
 def count_waiting(connection: sa.Connection, tables: Tables) -> int:
-    """Return how many layers wait, with delayed ones and without locked ones."""
+    """Return how many layers wait, including delayed ones and excluding locked ones."""
     queue = tables.queue
     # Two counts, as SQLite would use neither partial index for both conditions at once.
     return sum(
@@ -174,7 +175,7 @@ def count_set_aside(connection: sa.Connection, tables: Tables) -> int:
 
 
 def count_manifests_of(connection: sa.Connection, tables: Tables, digest: Digest) -> int:
-    """Return in how many repositories the manifest `digest` waits or is set aside."""
+    """Return the number of repositories in which the manifest `digest` waits or is set aside."""
     manifest = tables.manifest
     return connection.scalars(
         sa.select(sa.func.count()).select_from(manifest).where(manifest.c.digest == str(digest))
@@ -206,7 +207,7 @@ def _locked_layers(connection: sa.Connection, tables: Tables) -> tuple[LockedLay
 
 def _is_delayed(tables: Tables, now: int) -> sa.ColumnElement[bool]:
     queue = tables.queue
-    # The first condition is the partial index's own.
+    # The first condition is that of the partial index.
     return sa.and_(queue.c.next_try > AT_ONCE, queue.c.next_try > now, queue.c.digest.not_in(_locked(tables)))
 
 

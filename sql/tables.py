@@ -1,4 +1,4 @@
-"""The tables: the seed's mapping, ours beside it, and those of other services, which are only read."""
+"""The tables: the original mapping, further ones of this service, and read-only ones of others."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from enum import IntEnum
 import sqlalchemy as sa
 
 # `next_try` of a layer that may be claimed at once. It is never a bound parameter: SQLite uses a partial
-# index only where the statement holds the index's own constant.
+# index only if the statement contains the index's constant.
 AT_ONCE = sa.literal_column("0", sa.BigInteger)
 
 OPTIONAL = {"optional": True}
-"""Marks a table that jobs and web do without: one that an older version did not make."""
+"""Marks an optional table, which an older version did not create."""
 
-# A row of the queue changes a few times, and its dead versions lie at the head of the index that claiming
-# reads. So they are vacuumed early, and out of the indexes too, however few they are.
+# A row of the queue changes a few times, and its dead versions are at the head of the index that claiming
+# reads. So they are vacuumed early, also from the indexes.
 _VACUUM_EARLY = {
     "autovacuum_vacuum_scale_factor": "0.01",
     "autovacuum_vacuum_threshold": "5000",
@@ -59,7 +59,8 @@ def build_tables(
     mfs: str = "mfs",
     mds: str = "mds",
 ) -> Tables:
-    """Return the tables under these names. Ours derive from `mapping`, so installations can share a database.
+    """Return the tables under these names. Names derive from `mapping`, so installations can share a
+    database.
 
     The configuration admits no names but plain ones that are short enough (core/config/database.py).
     """
@@ -84,7 +85,7 @@ def build_tables(
 
 
 def _mapping(name: str, metadata: sa.MetaData) -> sa.Table:
-    """The seed's table to the letter, and one more index: the unbrewed rows."""
+    """The original table, unchanged, with one more index: the unbrewed rows."""
     table = sa.Table(
         name,
         metadata,
@@ -104,11 +105,11 @@ def _mapping(name: str, metadata: sa.MetaData) -> sa.Table:
 
 
 def _queue(name: str, metadata: sa.MetaData) -> sa.Table:
-    """What the mapping does not say about a layer. The row stays when the layer is brewed.
+    """Further columns of a layer. The row stays when the layer is brewed.
 
     `next_try` 0: claimable; a time: not before then; NULL: never, as the layer is brewed, or set aside if
-    there is a `reason`. `claimed` is NULL unless a brewer holds the lock. `brewer` is NULL if none ever did:
-    a brewed layer without one was not brewed here.
+    there is a `reason`. `claimed` is NULL unless a brewer holds the lock. `brewer` is NULL if no brewer ever
+    did: a brewed layer without one was not brewed here.
     """
     table = sa.Table(
         name,
@@ -119,8 +120,8 @@ def _queue(name: str, metadata: sa.MetaData) -> sa.Table:
         sa.Column("added", sa.BigInteger, nullable=False),
         sa.Column("next_try", sa.BigInteger),
         sa.Column("attempts", sa.Integer, nullable=False, server_default=sa.text("0")),
-        sa.Column("reason", sa.Text),  # why the last try failed
-        sa.Column("brewer", sa.String(255)),  # who holds the lock, or held it last
+        sa.Column("reason", sa.Text),  # why the last attempt failed
+        sa.Column("brewer", sa.String(255)),  # the last holder of the lock
         sa.Column("claimed", sa.BigInteger),  # since when
         postgresql_with=_VACUUM_EARLY,
     )
@@ -131,7 +132,9 @@ def _queue(name: str, metadata: sa.MetaData) -> sa.Table:
 
 
 def waits(queue: sa.Table) -> sa.ColumnElement[bool]:
-    """Return whether a layer is in the queue, claimable now or later, as the partial indexes put it."""
+    """Return whether a layer is in the queue, claimable now or later, by the condition of the partial
+    indexes.
+    """
     return sa.or_(queue.c.next_try == AT_ONCE, queue.c.next_try > AT_ONCE)
 
 
@@ -141,7 +144,7 @@ def is_set_aside(table: sa.Table) -> sa.ColumnElement[bool]:
 
 
 def _scope(name: str, metadata: sa.MetaData) -> sa.Table:
-    """Which repositories are known to hold a layer."""
+    """The repositories known to hold a layer."""
     table = sa.Table(
         name,
         metadata,
@@ -196,9 +199,9 @@ def _seen(name: str, metadata: sa.MetaData) -> sa.Table:
 
 
 def _missing(name: str, metadata: sa.MetaData) -> sa.Table:
-    """Layers that may be missing from the registry: few, and only until that is certain.
+    """Layers that may be missing from the registry, until this is certain.
 
-    `missed` is when one was first not found; NULL: only reported as deleted. `due` is when to check.
+    `missed` is when a layer was first not found; NULL: only reported as deleted. `due` is when to check.
     """
     table = sa.Table(
         name,
@@ -212,7 +215,7 @@ def _missing(name: str, metadata: sa.MetaData) -> sa.Table:
 
 
 def _cursor(name: str, metadata: sa.MetaData) -> sa.Table:
-    """How far a job has come that walks the tables in rounds."""
+    """The position of a job that walks the tables in rounds."""
     return sa.Table(
         name,
         metadata,
@@ -222,7 +225,7 @@ def _cursor(name: str, metadata: sa.MetaData) -> sa.Table:
 
 
 def _failure(name: str, metadata: sa.MetaData) -> sa.Table:
-    """When a layer failed last: of the last seven days (sql/failures.py)."""
+    """The last failure of each layer in the last seven days (sql/failures.py)."""
     table = sa.Table(
         name,
         metadata,
@@ -243,13 +246,13 @@ def _job_run(name: str, metadata: sa.MetaData) -> sa.Table:
         sa.Column("started", sa.BigInteger, nullable=False),
         sa.Column("seconds", sa.Float, nullable=False),  # so far, if it is running
         sa.Column("outcome", sa.String(16), nullable=False),  # done, failed, running
-        sa.Column("reason", sa.Text),  # what it did, or why it failed
+        sa.Column("reason", sa.Text),  # its summary, or why it failed
         info=OPTIONAL,
     )
 
 
 def _history(name: str, metadata: sa.MetaData) -> sa.Table:
-    """A row a minute: the queue at that time, and what all brewers did in that minute."""
+    """A row a minute: the queue at that time, and the work of all brewers in that minute."""
     return sa.Table(
         name,
         metadata,
@@ -259,7 +262,7 @@ def _history(name: str, metadata: sa.MetaData) -> sa.Table:
         sa.Column("set_aside", sa.BigInteger, nullable=False),
         sa.Column("brewed", sa.BigInteger, nullable=False),  # layers
         sa.Column("bytes", sa.BigInteger, nullable=False),  # of the brewed layers
-        sa.Column("failed", sa.BigInteger, nullable=False),  # failed tries
+        sa.Column("failed", sa.BigInteger, nullable=False),  # failed attempts
         info=OPTIONAL,
     )
 
@@ -280,7 +283,7 @@ def _mfs(name: str, metadata: sa.MetaData) -> sa.Table:
 
 
 def _mds(name: str, metadata: sa.MetaData) -> sa.Table:
-    """Where that driver put each file's bytes. `mdsfileinfo` is JSON: key, size, id."""
+    """The place of each file's bytes in MDS. `mdsfileinfo` is JSON: key, size, id."""
     return sa.Table(
         name,
         metadata,

@@ -1,4 +1,4 @@
-"""Transactions, and the place where the drivers' errors are translated (by sql/driver_errors.py)."""
+"""Transactions, which translate the drivers' errors (with sql/driver_errors.py)."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def transaction(engine: sa.Engine) -> Iterator[sa.Connection]:
     """Yield a connection in a transaction, committed at the end, or rolled back when the body raises.
 
     Raises DatabaseDown when the database cannot be reached, goes away, or is too busy (pool and lock
-    time-outs, deadlocks); DatabaseNotReady when a table, a column or a privilege is missing. Other errors in
-    a statement stay SQLAlchemy's own.
+    time-outs, deadlocks); DatabaseNotReady when a table, a column or a privilege is missing. Other errors of
+    a statement are SQLAlchemy's.
     """
     with WAIT_SECONDS.timed("database"), _translated(engine), engine.begin() as connection:
         yield connection
@@ -27,7 +27,7 @@ def transaction(engine: sa.Engine) -> Iterator[sa.Connection]:
 
 @contextmanager
 def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
-    """Yield a connection that only reads: no transaction on PostgreSQL, and no waiting for writers on SQLite.
+    """Yield a connection for reading: without a transaction on PostgreSQL, and without waiting on SQLite.
 
     Each statement sees the database as of its start. Raises DatabaseDown, as `transaction` does.
     """
@@ -42,10 +42,10 @@ def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
 
 @contextmanager
 def _autocommit(connection: sa.Connection) -> Iterator[None]:
-    """Let psycopg2 begin no transaction within the block.
+    """Keep psycopg2 from starting a transaction within the block.
 
     SQLAlchemy's isolation level AUTOCOMMIT does the same, but sends a statement when the connection goes back
-    to the pool. If the server is lost by then, the pool never gets its place back.
+    to the pool. If the server is lost by then, the pool leaks a connection.
     """
     driver: Any = connection.connection.driver_connection
     driver.autocommit = True
@@ -60,8 +60,8 @@ def _autocommit(connection: sa.Connection) -> Iterator[None]:
 def temporary_tables(engine: sa.Engine) -> Iterator[sa.Connection]:
     """Yield a connection that keeps temporary tables until the end, for work that writes nothing else.
 
-    On PostgreSQL it is one transaction, as PgBouncer may give the next one another connection. On SQLite
-    there is no transaction: a long one would let the log grow with everything that others write. Raises
+    On PostgreSQL it is one transaction, as PgBouncer may use another connection for the next one. On
+    SQLite there is no transaction: a long one would let the log grow with all writes of others. Raises
     DatabaseDown.
     """
     connecting = engine.execution_options(sqlite_begin=None) if engine.name == "sqlite" else engine

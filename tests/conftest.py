@@ -1,4 +1,4 @@
-"""What tests of all kinds share: servers that run once a session, and a fresh place on them for each test."""
+"""Shared fixtures: servers that run once per session, and a new database, scope or bucket for each test."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ import web.event_writer
 import web.id_lookup
 import web.role_cache
 from tests.servers.moto import Moto, start_moto
-from tests.servers.postgres import PostgresServer, given_postgres, start_postgres
+from tests.servers.postgres import PostgresServer, configured_postgres, start_postgres
 from tests.servers.process import ServerMissing
 from tests.servers.registry import Registry, start_registry
 
 _numbers = itertools.count(1)
 
-# What takes long on a busy machine is not wrong.
+# A busy machine may be slow.
 settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tests")
 
@@ -45,14 +45,14 @@ def pytest_runtest_setup() -> Generator[None]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call() -> Generator[None]:
-    """The same for a test that starts servers by itself."""
+    """The same for a test that starts servers itself."""
     with _skipping_where_a_server_is_missing():
         return (yield)
 
 
 @pytest.fixture(autouse=True)
-def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The app gives no database up because the machine is busy. Where one hangs, a test says how long it has."""
+def ample_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The app waits long for the database, as the machine may be busy. Tests of a hung database set less."""
     for module in (web.role_cache, web.event_writer, web.id_lookup):
         monkeypatch.setattr(module, "WAIT_SECONDS", 20.0)
 
@@ -60,9 +60,9 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
     """One PostgreSQL for the session: TEST_DATABASE_URL's, or one of our own."""
-    given = given_postgres()
-    if given is not None:
-        yield given
+    configured = configured_postgres()
+    if configured is not None:
+        yield configured
         return
     with start_postgres(tmp_path_factory.mktemp("postgres")) as server:
         yield server
@@ -70,7 +70,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServe
 
 @pytest.fixture
 def postgres_url(postgres: PostgresServer) -> Iterator[str]:
-    """The URL of an empty PostgreSQL database, gone after the test."""
+    """The URL of an empty PostgreSQL database, dropped after the test."""
     name = f"test_{os.getpid()}_{next(_numbers)}"
     url = postgres.create_database(name)
     yield url
@@ -88,7 +88,7 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture(scope="session")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
-    """One open registry for the session; each test pushes to a `scope` of its own."""
+    """One open registry for the session; each test pushes to its own `scope`."""
     with start_registry(tmp_path_factory.mktemp("registry"), delete=True) as server:
         yield server
 

@@ -1,4 +1,4 @@
-"""docker_torrents as an operator has it: a configuration file, and the program run on it."""
+"""An installation of docker_torrents: a configuration file, and the program run with it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PROGRAM = Path(sys.executable).with_name("docker_torrents")
 
 
 class Installation:
-    """A configuration in `folder` against `registry`; sections given by name are merged into it."""
+    """A configuration in `folder` against `registry`; keyword arguments are merged into its sections."""
 
     def __init__(self, folder: Path, registry: Registry | str, **sections: Mapping[str, Any] | None) -> None:
         self.folder = folder
@@ -38,14 +38,14 @@ class Installation:
         return self.state / "metainfo"
 
     def torrent(self, digest: str) -> Path:
-        """The .torrent of a layer, as the directory store keeps it."""
+        """Return the .torrent of a layer in the directory store."""
         [found] = self.metainfo.rglob(f"*{digest.partition(':')[2]}*")
         return found
 
     def run(
         self, *words: str, timeout: float = 60, check: bool = True, stderr: int = subprocess.PIPE
     ) -> subprocess.CompletedProcess[str]:
-        """Runs a command to its end. With `check`, a status other than 0 fails the test. `stderr` may be a file."""
+        """Run a command to its end. With `check`, a non-zero status fails the test. `stderr` may be a file."""
         ended = subprocess.run(
             [PROGRAM, "-c", self.config, *words],
             env=child_environment(),
@@ -60,11 +60,11 @@ class Installation:
         return ended
 
     def last_line(self, *words: str) -> str:
-        """What a command says that it did."""
+        """Run a command, and return its last line."""
         return self.run(*words).stdout.splitlines()[-1]
 
-    def asked(self, *words: str) -> Any:
-        """The JSON that a command gives."""
+    def json(self, *words: str) -> Any:
+        """Run a command, and return its JSON."""
         return json.loads(self.run(*words, "--json").stdout)
 
     def process(
@@ -74,7 +74,7 @@ class Installation:
         name: str = "program",
         environment: Mapping[str, str] | None = None,
     ) -> ServerProcess:
-        """A command to start, stop and kill; its output is in `<name>.log`."""
+        """Return a command to start, stop and kill; its output is in `<name>.log`."""
         return ServerProcess(
             [PROGRAM, "-c", self.config, *words],
             ready=ready,

@@ -1,4 +1,4 @@
-"""The places that layers are read from, each with a real server behind it and a proxy in front of that."""
+"""Places that layers are read from, each with a real server behind a proxy."""
 
 from __future__ import annotations
 
@@ -41,30 +41,30 @@ READ_TIMEOUT = 2.0
 
 
 class Place(Protocol):
-    """Where layers are, and sources that read from there."""
+    """A storage of layers, and sources that read from it."""
 
     source: BlobSource
     proxy: CuttingProxy | None
-    """What stands between the source and its server; None where there is no connection to be cut."""
+    """The proxy between the source and its server; None without a connection."""
 
     def put(self, content: bytes) -> Layer:
-        """Keep a layer there."""
+        """Store a layer."""
 
     def replace(self, layer: Layer, content: bytes) -> None:
-        """Put other bytes in the layer's place."""
+        """Replace the layer's bytes."""
 
     def remove(self, layer: Layer) -> None:
-        """Have the layer vanish."""
+        """Remove the layer."""
 
     def refused(self) -> BlobSource:
-        """A source of the same kind that the server refuses. Nothing else works there from now on."""
+        """Return a source of the same kind that the server refuses. Afterwards nothing else works."""
 
     def unreachable(self) -> BlobSource:
-        """A source of the same kind that nobody answers."""
+        """Return a source of the same kind without a server."""
 
 
 def layer_of(content: bytes) -> Layer:
-    """The layer of these bytes, of which nothing more is known."""
+    """Return the layer of these bytes, without size and scopes."""
     return Layer(Digest(hashlib.sha256(content).hexdigest()))
 
 
@@ -73,13 +73,13 @@ def _no_files(folder: str, after: str | None) -> tuple[list[tuple[str, int | Non
 
 
 def s3_key(layer: Layer) -> str:
-    """Where a registry with `rootdirectory: /` keeps a layer in its bucket."""
+    """Return the key of a layer in the bucket of a registry with `rootdirectory: /`."""
     return TEMPLATE.format(short_digest=layer.digest.short, full_digest=layer.digest.hex)[1:]
 
 
 @dataclass
 class MemoryPlace:
-    """The fake that unit tests use, held to what the real ones are held to."""
+    """The fake of unit tests, in the same suite as the real ones."""
 
     source: MemorySource = field(default_factory=lambda: MemorySource({}))
     proxy: CuttingProxy | None = None
@@ -142,7 +142,7 @@ class RegistryPlace(DirectoryPlace):
 
 @dataclass(kw_only=True)
 class RegistryOnS3Place(RegistryPlace):
-    """A real registry that stores in S3, and sends readers there. The proxy stands in front of that S3."""
+    """A real registry that stores in S3 and redirects readers there, with the proxy in front of S3."""
 
     moto: Moto
     bucket: str
@@ -197,7 +197,7 @@ class S3Place:
 
 @dataclass
 class MdsPlace:
-    """A stand-in for MDS, with real tables that say where in it a file is."""
+    """A stand-in for MDS, with real tables of its files."""
 
     mds: Mds
     proxy: CuttingProxy
@@ -262,7 +262,7 @@ class MdsPlace:
 
 @dataclass
 class Sources:
-    """Makes sources, and closes what they hold open with `stack`."""
+    """Creates sources, and closes them with `stack`."""
 
     stack: ExitStack
     http: HttpClient

@@ -1,4 +1,4 @@
-"""Manifests as documents, to be spoiled by tests."""
+"""Manifests as documents, to be modified by tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A layer source in memory that breaks when told to, for tests that open no socket."""
+"""A layer source in memory that can be made to fail, for tests without sockets."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Kind = Literal["cut", "timeout", "early end", "unavailable", "refused connection
 
 @dataclass(frozen=True)
 class Fault:
-    """What one opening of the source suffers: after `after` bytes it breaks in this way.
+    """The fault of one opening of the source: it fails after `after` bytes.
 
     "early end" is an end that looks like one; "refused connection" breaks the opening itself.
     """
@@ -28,9 +28,9 @@ class Fault:
 
 @dataclass
 class MemorySource:
-    """Layers in memory. Openings suffer `faults`, one each, in the order in which they come.
+    """Layers in memory. Each opening takes the next of `faults`.
 
-    `opened` records (offset, length) of every opening. `most_per_read` bytes are given at once, at most.
+    `opened` records (offset, length) of every opening. A read returns at most `most_per_read` bytes.
     `before_read` is called before each read, with its offset; a test may wait or raise in it.
     """
 

@@ -1,4 +1,4 @@
-"""What `/metrics` says, read by prometheus_client's own parser."""
+"""Metrics from `/metrics`, parsed by prometheus_client."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Scrape:
         self.samples = [sample for family in self.families for sample in family.samples]
 
     def value(self, name: str, **labels: str) -> float:
-        """The sum of the samples with this name, without the prefix, and these labels."""
+        """Return the sum of the samples with this name, without the prefix, and these labels."""
         return sum(
             sample.value
             for sample in self.samples
@@ -29,7 +29,7 @@ class Scrape:
 
 
 def scrape(port: int) -> Scrape:
-    """The metrics of the server at this port of this machine."""
+    """Return the metrics of the server at this port of this machine."""
     with requests.Session() as session:
         session.trust_env = False
         answer = session.get(f"http://127.0.0.1:{port}/metrics", timeout=60)
@@ -38,5 +38,5 @@ def scrape(port: int) -> Scrape:
 
 
 def shows(port: int, condition: Callable[[Scrape], object]) -> Callable[[], bool]:
-    """Whether the server's metrics fulfil a condition, for `comes_true`."""
+    """Return a function for `comes_true`: whether the server's metrics fulfil a condition."""
     return lambda: bool(condition(scrape(port)))

@@ -16,7 +16,7 @@ from tests.wsgi import Answer, App, call
 
 @dataclass(frozen=True)
 class TestedMirror:
-    """A mirror's app, and what it is made of."""
+    """A mirror's app and its parts."""
 
     __test__ = False
 
@@ -32,7 +32,7 @@ class TestedMirror:
         return self.ask("HEAD", path, **headers)
 
     def ask(self, method: str, path: str, *, chunks: int | None = None, **headers: str) -> Answer:
-        """The answer to any method. With `chunks` the client leaves after so many parts of the body."""
+        """The answer to any method. With `chunks` the client leaves after that many parts of the body."""
         sent = {name.replace("_", "-"): value for name, value in headers.items()}
         return call(self.app, method, path, headers=sent, chunks=chunks)
 

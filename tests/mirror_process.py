@@ -1,4 +1,4 @@
-"""The mirror as a process, and how engines are pointed at it."""
+"""The mirror as a process, and configurations of engines for it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class MirrorProcess:
             return session.get(self.url + path, timeout=60, **arguments)
 
     def status(self) -> dict[str, Any]:
-        """What `mirror status --json` prints."""
+        """Return the output of `mirror status --json`."""
         status: dict[str, Any] = self.get("/v0/mirror/status").json()
         return status
 
@@ -54,7 +54,7 @@ class MirrorProcess:
         return origins
 
     def layer_requests(self) -> int:
-        """How many requests for layers were answered so far."""
+        """Return the number of answered requests for layers."""
         lines = self.get("/metrics").text.splitlines()
         counted = [
             line for line in lines if line.startswith('docker_torrents_mirror_answers_total{kind="blobs"')

@@ -1,4 +1,4 @@
-"""Machines as network namespaces: each has an address, and a line of its own to a switch in the middle.
+"""Machines as network namespaces: each has an address, and its own line to a switch in the middle.
 
 Needs root, iproute2 and util-linux. A namespace lives as long as the process that holds it, which dies with this one:
 nothing is left behind.
@@ -82,7 +82,7 @@ class Network:
         self.machines: list[Machine] = []
 
     def connect(self, mbit: float | None = None, upload_mbit: float | None = None) -> Machine:
-        """Add a machine whose line takes `mbit` Mbit/s each way, `upload_mbit` towards the switch if given."""
+        """Add a machine whose line takes `mbit` Mbit/s each way, `upload_mbit` towards the switch if set."""
         number = len(self.machines) + 1
         machine = Machine(f"{_PREFIX}.{number // 250}.{number % 250 + 1}")
         self.machines.append(machine)

@@ -1,4 +1,4 @@
-"""deploy/nginx.conf as it is shipped, run by a real nginx: only addresses are changed."""
+"""The shipped deploy/nginx.conf in a real nginx: only addresses are changed."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def nginx_front(
     certificate: Path | None = None,
     port: int | None = None,
 ) -> Iterator[Nginx]:
-    """nginx in front of these two, given as `host:port`. `fallback` takes the comment signs off the lines
-    by which pulls go on while the app is away. With `certificate`, a PEM file, it speaks TLS.
+    """Run nginx in front of these two (`host:port`). `fallback` uncomments the lines by which pulls continue
+    while the app is down. With `certificate`, a PEM file, it uses TLS.
     """
 
     def http(port: int) -> str:

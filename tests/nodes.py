@@ -37,7 +37,7 @@ def make_torrent(
     name: str | None = None,
     tracker: str | None = None,
 ) -> bytes:
-    """Return the layer's .torrent, which is private; `name` is its digest unless given."""
+    """Return the layer's .torrent, which is private; `name` is its digest by default."""
     pieces = b"".join(
         hashlib.sha1(data[start : start + piece_length]).digest()
         for start in range(0, len(data), piece_length)
@@ -79,11 +79,11 @@ class BytesOrigin:
     metainfo: bytes | None = None
     error: Exception | None = None
     opened: list[tuple[int, int]] = field(default_factory=list)
-    asked: int = 0
+    requested: int = 0
     body: Callable[[memoryview], BytesBody] = BytesBody
 
     def torrent(self) -> bytes | None:
-        self.asked += 1
+        self.requested += 1
         return self.metainfo
 
     def open(self, offset: int, length: int) -> BytesBody:
@@ -94,13 +94,13 @@ class BytesOrigin:
 
     @property
     def sent(self) -> int:
-        """Bytes that were asked for."""
+        """The number of requested bytes."""
         return sum(length for _, length in self.opened)
 
 
 @dataclass
 class Node:
-    """A node at an address of its own."""
+    """A node with its own address."""
 
     folder: Path
     cache: Cache
@@ -161,7 +161,7 @@ def pull(node: Node, layer: Layer, origin: BytesOrigin) -> bytes:
 
 @contextmanager
 def in_thread(target: Callable[[], object]) -> Iterator[list[object]]:
-    """Run `target` meanwhile; the list has its result in the end."""
+    """Run `target` in a thread during the block; its result is appended to the list."""
     results: list[object] = []
     thread = threading.Thread(target=lambda: results.append(target()))
     thread.start()

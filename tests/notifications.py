@@ -1,4 +1,4 @@
-"""Notifications as registries send them, for tests; and some that no registry would send."""
+"""Notifications for tests, as registries send them, and malformed ones."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from core.manifests.media_types import DOCKER_MANIFEST, OCI_INDEX
 
 FIXTURES = Path(__file__).parent / "fixtures"
 EXAMPLE = FIXTURES / "event.json"
-"""The specification's own."""
+"""The example of the specification."""
 EXAMPLE_LAYER = "sha256:c3b3692957d439ac1928219a83fac91e7bf96c153725526874673ae1f2023f8d5"
-"""The layer in it. It has a digit too many for a SHA-256, and the specification queues it."""
+"""The layer in the example. Its digest has a digit too many; the specification queues it."""
 
 DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar.gzip"
 OCI_LAYER = "application/vnd.oci.image.layer.v1.tar+zstd"
@@ -25,8 +25,8 @@ A, B, C, D = (f"sha256:{letter * 64}" for letter in "abcd")
 
 def event(action: str = "push", **target: Any) -> dict[str, Any]:
     """An event of the image A in `library/test`; fields of its target that are `...` are left out."""
-    given = {"mediaType": DOCKER_MANIFEST, "digest": A, "size": 954, "repository": "library/test"}
-    kept = {name: value for name, value in (given | target).items() if value is not ...}
+    default = {"mediaType": DOCKER_MANIFEST, "digest": A, "size": 954, "repository": "library/test"}
+    kept = {name: value for name, value in (default | target).items() if value is not ...}
     return {"id": "1", "action": action, "target": kept}
 
 
@@ -60,4 +60,4 @@ _TARGETS = st.dictionaries(_FIELDS, _VALUES | _REFERENCES)
 any_events: SearchStrategy[list[Any]] = st.lists(
     st.fixed_dictionaries({"action": _VALUES, "target": _TARGETS | _JSON}) | _JSON, max_size=5
 )
-"""Lists of what is nearly an event: true values in the wrong places, and JSON of any kind."""
+"""Lists of malformed events: valid values in the wrong places, and arbitrary JSON."""

@@ -19,7 +19,7 @@ _TABLES = ("", "_queue", "_scope", "_manifest", "_seen")
 
 
 class Receiver:
-    """An installation whose web app takes the events of `registry`; `demo/*` has the role."""
+    """An installation whose web app gets the events of `registry`; `demo/*` has the role."""
 
     def __init__(self, folder: Path, registry: Registry, port: int, key: str = KEY) -> None:
         self.url = f"http://127.0.0.1:{port}"
@@ -35,7 +35,7 @@ class Receiver:
         return requests.post(f"{self.url}/v0/event", body, headers={"Authorization": KEY}, timeout=20)
 
     def rows(self, table: str) -> list[tuple[Any, ...]]:
-        """All of a table, the mapping for ""."""
+        """Return all rows of a table; "" is the mapping."""
         path = self.installation.state / "docker_torrents.sqlite"
         with closing(sqlite3.connect(path)) as database:
             return sorted(database.execute(f"SELECT * FROM rbtorrent_mapping{table}"))
@@ -49,11 +49,11 @@ class Receiver:
         return {(row[0], row[1]) for row in self.rows("_manifest")}
 
     def everything(self) -> list[list[tuple[Any, ...]]]:
-        """All tables, the one of what was seen last."""
+        """Return all tables, with the seen manifests last."""
         return [self.rows(table) for table in _TABLES]
 
     def resolve(self) -> str:
-        """Resolve what is due; the command's last line."""
+        """Resolve due manifests, and return the last line of the command."""
         return self.installation.last_line("run", "resolve-manifests")
 
 
@@ -61,7 +61,7 @@ class Receiver:
 def receiving(
     folder: Path, *, key: str = KEY, sinks: tuple[Endpoint, ...] = (), **registry_options: Any
 ) -> Iterator[Receiver]:
-    """A registry, and a receiver of what it tells; the app runs from the start."""
+    """A registry and the receiver of its notifications; the app is running."""
     port = free_port()
     endpoint: Endpoint = {
         "url": f"http://127.0.0.1:{port}/v0/event",

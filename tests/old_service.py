@@ -1,4 +1,4 @@
-"""The tables that an older service and the registry's MDS driver left, to be filled row by row."""
+"""The tables of an older service and of the registry's MDS driver."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from tests.storage_places import blob_path_of
 
 
 def old_id_of(name: object) -> str:
-    """The id that the older service gave to what goes by this name."""
+    """Return the older service's id for this name."""
     return "rbtorrent:" + hashlib.sha1(f"skynet {name}".encode()).hexdigest()
 
 
 class OldService:
-    """Files by a name for short; its digest, keys and id follow from it unless they are given."""
+    """Files by a short name, from which digest, keys and id are derived by default."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
@@ -26,7 +26,7 @@ class OldService:
         self.tables.mfs.metadata.create_all(database.engine)
 
     def add(self, name: object, **odd: Any) -> str:
-        """A blob in MDS whose id is known; `odd` is what `add_file` and `add_id` take. Returns its digest."""
+        """Add a blob in MDS with an id; `odd` are arguments of `add_file` and `add_id`. Return its digest."""
         digest = self.add_file(
             name, **{key: odd.pop(key) for key in ("path", "info", "deleted") if key in odd}
         )
@@ -36,7 +36,7 @@ class OldService:
     def add_file(
         self, name: object, *, path: str | None = None, info: str | None = None, deleted: bool | None = False
     ) -> str:
-        """A blob in MDS. Returns its digest."""
+        """Add a blob in MDS, and return its digest."""
         hex_digits = hashlib.sha256(str(name).encode()).hexdigest()
         path = path or f"/{blob_path_of(hex_digits)}"
         info = info if info is not None else json.dumps({"key": self.mds_key(name), "size": 7, "id": "1:2"})
@@ -45,25 +45,25 @@ class OldService:
         return f"sha256:{hex_digits}"
 
     def add_id(self, name: object, *, mds_key: str | None = None, rbtorrent_id: str | None = "") -> None:
-        """A row of the older service; an empty id stands for the usual one."""
+        """Add a row of the older service; an empty id stands for the default one."""
         if rbtorrent_id == "":
             rbtorrent_id = old_id_of(name)
         self._insert(self.tables.old, mds_key=mds_key or self.mds_key(name), rbtorrent_id=rbtorrent_id)
 
     def forget_path(self, name: object) -> None:
-        """The driver has taken a file out of its tree, and not out of MDS."""
+        """Remove a file from the driver's tree, but not from MDS."""
         mfs = self.tables.mfs
         with transaction(self.database.engine) as connection:
             connection.execute(mfs.delete().where(mfs.c.key == self.driver_key(name)))
 
     @staticmethod
     def mds_key(name: object) -> str:
-        """The key that MDS gave the file."""
+        """Return the key of the file in MDS."""
         return f"{30_000 + len(str(name))}/{name}"
 
     @staticmethod
     def driver_key(name: object) -> str:
-        """The key that the driver gave it."""
+        """Return the driver's key of the file."""
         return hashlib.md5(str(name).encode(), usedforsecurity=False).hexdigest()
 
     def _insert(self, table: Any, **values: Any) -> None:

@@ -28,7 +28,7 @@ def client_of(
 
 
 def read_blob(stream: BlobStream) -> bytes:
-    """All that the stream still gives; closes it."""
+    """Return the rest of the stream, and close it."""
     buffer = memoryview(bytearray(1 << 16))
     body = bytearray()
     with stream:

@@ -1,4 +1,4 @@
-"""The job resolve-manifests with what it needs, for tests."""
+"""The job resolve-manifests with its parts, for tests."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NOWHERE = "sha256:" + "0" * 64
 
 
 class Desk:
-    """A database, the registry, and a clock that a test sets."""
+    """A database, the registry, and a clock that tests set."""
 
     def __init__(self, engine: sa.Engine, tables: Tables, registry: RegistryClient, scope: str) -> None:
         self.engine = engine
@@ -36,7 +36,7 @@ class Desk:
         self.outage = OutageLog(logging.getLogger("desk"), "registry")
 
     def put_down(self, *digests: str, scope: str | None = None) -> None:
-        """Have these manifests resolved."""
+        """Queue these manifests for resolving."""
         with transaction(self.engine) as connection:
             enqueue_manifests(
                 connection,
@@ -47,7 +47,7 @@ class Desk:
             )
 
     def run(self, *, registry: RegistryClient | None = None, max_attempts: int = 3) -> ResolveSummary:
-        """One run of the job."""
+        """Run the job once."""
         service = service_of(
             self.engine,
             self.tables,
@@ -73,7 +73,7 @@ class Desk:
             return {row.digest: row for row in connection.execute(sa.select(self.tables.manifest))}
 
     def seen(self, *digests: str) -> set[str]:
-        """Those of these manifests that are known to be resolved wholly."""
+        """Return those of these manifests that are recorded as completely resolved."""
         with transaction(self.engine) as connection:
             return seen_manifests(connection, self.tables, self.scope, digests)
 

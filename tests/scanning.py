@@ -1,4 +1,4 @@
-"""A scan to test with: its database, its registry, and what it queued."""
+"""A scan for tests: its database, its registry, and the layers that it queued."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def queued(scan: Scan) -> dict[str, int]:
 
 
 def manifest_of(number: int) -> bytes:
-    """An image of one layer, different for each `number`."""
+    """Return the manifest of an image of one layer, different for each `number`."""
     digest = f"sha256:{number:064x}"
     blob = {"mediaType": "application/octet-stream", "size": 10, "digest": digest}
     return json.dumps(
@@ -63,7 +63,7 @@ def manifest_of(number: int) -> bytes:
 
 
 def image(number: int) -> Answer:
-    """The manifest of one tag, to HEAD and GET."""
+    """Return the answer for one tag, to HEAD and GET."""
     body = manifest_of(number)
     headers = {"Content-Type": DOCKER_MANIFEST, "Docker-Content-Digest": digest_of(body)}
     return replying(200, body, headers)

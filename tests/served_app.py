@@ -21,7 +21,7 @@ def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterator
     """/slow takes a second, /crash ends the worker, /large sends 64 MiB, /stuck never answers."""
     path = environ["PATH_INFO"]
     if path in ("/slow", "/stuck"):
-        print("asked", flush=True)
+        print("requested", flush=True)
         time.sleep(1 if path == "/slow" else 3600)
     if path == "/crash":
         os._exit(3)
@@ -43,7 +43,7 @@ def build() -> Callable[..., Any]:
 
 
 def main(port: str, workers: str = "1", grace: str = "30", host: str = "127.0.0.1", lock: str = "") -> int:
-    """The exit status."""
+    """Serve, and return the exit status."""
     logging.basicConfig(level=logging.INFO)
     return serve(
         build,

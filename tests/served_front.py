@@ -18,7 +18,7 @@ from web.app import THREADS
 
 
 def build(config: Config, constants: dict[str, Any]) -> bottle.Bottle:
-    """In the worker: the app, after these constants (`module.NAME`) were set."""
+    """In the worker: set these constants (`module.NAME`), and return the app."""
     for name, value in constants.items():
         module, _, constant = name.rpartition(".")
         setattr(import_module(module), constant, value)
@@ -26,7 +26,7 @@ def build(config: Config, constants: dict[str, Any]) -> bottle.Bottle:
 
 
 def main(file: str, port: str) -> int:
-    """The exit status."""
+    """Serve, and return the exit status."""
     config, constants = pickle.loads(Path(file).read_bytes())
     return serve(partial(build, config, constants), "127.0.0.1", int(port), threads=THREADS, grace=2)
 

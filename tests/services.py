@@ -1,4 +1,4 @@
-"""A Service for tests: with a database that exists already, and other parts that a test brings."""
+"""A Service for tests, with an existing database and other parts of a test."""
 
 from __future__ import annotations
 

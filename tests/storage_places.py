@@ -1,4 +1,4 @@
-"""Registries' storages of each kind, filled file by file, with the source that reads blobs of them."""
+"""Storages of each kind, filled file by file, with the source that reads their blobs."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ class StoragePlace(Protocol):
     storage: BlobStorage
 
     def put(self, path: str, content: bytes) -> None:
-        """Keep a file; `path` is from the storage's root, without a slash in front."""
+        """Store a file; `path` is from the storage's root, without a leading slash."""
 
     def remove(self, path: str) -> None:
-        """Have a file vanish."""
+        """Remove a file."""
 
 
 def put_blob(place: StoragePlace, content: bytes, *scopes: str) -> str:
-    """Keep a blob as a registry does, with links from these repositories. Returns its digest."""
+    """Store a blob as a registry does, with links from these repositories. Return its digest."""
     digest = layer_of(content).digest
     place.put(blob_path_of(digest.hex), content)
     for scope in scopes:
@@ -48,7 +48,7 @@ def put_blob(place: StoragePlace, content: bytes, *scopes: str) -> str:
 
 
 def blob_path_of(hex_digits: str) -> str:
-    """Where a registry keeps a blob."""
+    """Return the path of a blob in a registry's storage."""
     return TEMPLATE.format(short_digest=hex_digits[:2], full_digest=hex_digits).lstrip("/")
 
 
@@ -114,7 +114,7 @@ class MdsStoragePlace:
             connection.execute(mds.update().where(mds.c.key == f"key of {path}").values(deleted=True))
 
     def put_folder(self, path: str) -> None:
-        """Note a folder, as the driver does for each on the way to a file."""
+        """Record a folder, as the driver does for each parent of a file."""
         row = {"path": f"/{path}", "parent": f"/{path.rpartition('/')[0]}", "dir": True, "size": 0}
         with self.engine.begin() as connection:
             connection.execute(self.tables.mfs.insert().values(row))
@@ -137,7 +137,7 @@ def s3_storage_place(moto: Moto, bucket: str) -> Iterator[S3StoragePlace]:
 
 @contextmanager
 def mds_storage_place(engine: sa.Engine, tables: Tables | None = None) -> Iterator[MdsStoragePlace]:
-    """Its tables are made in the database of `engine`."""
+    """Create a storage with tables in the database of `engine`."""
     tables = tables or build_tables()
     tables.mfs.metadata.create_all(engine)
 

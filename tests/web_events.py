@@ -1,4 +1,4 @@
-"""An app that takes events, for tests: what is sent to it, and what comes of that."""
+"""An app that accepts events, for tests."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class Receiving:
     parts: Parts
 
     def post(self, body: bytes, *, secret: str | None = SECRET, kind: str = EVENTS_V1, **more: Any) -> Answer:
-        """What it answers to a notification."""
+        """Post a notification, and return the answer."""
         headers = {"Content-Type": kind} | ({"Authorization": secret} if secret is not None else {})
         return call(self.app, "POST", "/v0/event", headers=headers, body=body, **more)
 
     def grant(self, *patterns: str) -> None:
-        """Give scopes the role."""
+        """Grant scopes the role."""
         with transaction(self.parts.engine) as connection:
             for pattern in patterns:
                 grant_role(connection, self.parts.tables, pattern, now=NOON)

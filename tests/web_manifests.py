@@ -1,10 +1,9 @@
-"""What tests of manifests share: images with brewed layers, and answers held to the registry's own."""
+"""Images with brewed layers, and comparison of answers with those of the registry, for tests of manifests."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -16,16 +15,17 @@ from sql.transaction import transaction
 from tests.servers.layers import layer_bytes
 from tests.servers.push import Descriptor, PushedImage, push_image
 from tests.servers.registry import Registry
+from tests.servers.waiting import comes_true
 from tests.web_server import Front
 from tests.wsgi import Answer
 
 FIELD = "rbtorrent_id"
 ENGINE = ", ".join([DOCKER_MANIFEST, DOCKER_LIST, OCI_MANIFEST, OCI_INDEX, "*/*"])
-"""What container engines accept."""
+"""The Accept header of container engines."""
 
 
 def rbtorrent(digest: str) -> str:
-    """An id for a layer, as good as any."""
+    """Return some id for a layer."""
     return "rbtorrent:" + hashlib.sha1(digest.encode()).hexdigest()
 
 
@@ -60,9 +60,9 @@ def directly(registry: Registry, method: str, path: str, **headers: str) -> requ
 def assert_untouched(
     answer: Answer, registry: Registry, method: str, path: str, *, varies: bool = False, **headers: str
 ) -> None:
-    """The app's answer is the registry's own: status, body, and every header but the moment.
+    """Assert that the answer is the registry's own: status, body, and every header but the date.
 
-    It `varies` if another Accept would have brought ids: this is said, too.
+    If it `varies` with Accept, it also has `Vary`.
     """
     own = directly(registry, method, path, **headers)
 
@@ -75,12 +75,9 @@ def assert_untouched(
     assert lasting(answer.headers.items()) == lasting(own.headers.items()) | also
 
 
-def until(true: Callable[[], object]) -> None:
-    """Wait until it is true, for ten seconds at most."""
-    give_up = time.monotonic() + 10
-    while not true():
-        assert time.monotonic() < give_up
-        time.sleep(0.01)
+def until(condition: Callable[[], object]) -> None:
+    """Wait until the condition holds. Fails the test if it does not."""
+    assert comes_true(condition)
 
 
 def image_of(registry: Registry, scope: str, tag: str | None = "latest", **more: Any) -> PushedImage:
@@ -91,9 +88,9 @@ def image_of(registry: Registry, scope: str, tag: str | None = "latest", **more:
 def code_of(answer: Answer) -> str:
     """The code of an error in the registry's form, which every error has."""
     assert (answer.headers["Content-Type"] or "").startswith("application/json")
-    told = json.loads(answer.body)["errors"]
-    assert len(told) == 1
-    assert set(told[0]) == {"code", "message", "detail"}
+    errors = json.loads(answer.body)["errors"]
+    assert len(errors) == 1
+    assert set(errors[0]) == {"code", "message", "detail"}
     assert "Traceback" not in answer.body.decode()
-    code: str = told[0]["code"]
+    code: str = errors[0]["code"]
     return code

@@ -1,4 +1,4 @@
-"""What a web app is made of, for tests: an empty SQLite database, layers in memory, an open door."""
+"""The parts of a web app for tests: an empty SQLite database, layers in memory, open access."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ NOON = 1_700_000_000
 
 
 def noon() -> float:
-    """A clock that stands still."""
+    """Return a constant time."""
     return NOON
 
 
 @dataclass(frozen=True)
 class Parts:
-    """The arguments of build_app. `clock` serves as its timer, too."""
+    """The arguments of build_app. `clock` is its timer too."""
 
     config: Config
     engine: sa.Engine
@@ -51,7 +51,7 @@ class Parts:
 
 @dataclass
 class Door:
-    """Access that lets in whom a test names: (scope, digest, Authorization); everybody if `open`."""
+    """Access for the callers that tests list: (scope, digest, Authorization); for all if `open`."""
 
     open: bool = True
     pullers: set[tuple[str, Digest, str | None]] = field(default_factory=set)
@@ -76,13 +76,13 @@ def web_parts(
     clock: Callable[[], float] = noon,
     read_timeout: float = 20.0,
 ) -> Parts:
-    """Parts whose database is made and empty. `settings` are sections of the configuration, and
+    """Return parts with an empty database. `settings` are sections of the configuration, and
     `read_timeout` is how long the registry may be silent, in seconds.
     """
     url = database_url or f"sqlite:///{folder / 'database.sqlite'}"
-    given = {"docker_registry": {"host": "127.0.0.1:1", "proto": "http"}, **(settings or {})}
-    given["docker_registry"] = {"read_timeout": read_timeout, **given["docker_registry"]}
-    config = Config.model_validate(given)
+    sections = {"docker_registry": {"host": "127.0.0.1:1", "proto": "http"}, **(settings or {})}
+    sections["docker_registry"] = {"read_timeout": read_timeout, **sections["docker_registry"]}
+    config = Config.model_validate(sections)
     tables = build_tables()
     engine = create_engine_for(url=url)
     with transaction(engine) as connection:
@@ -118,7 +118,7 @@ def app_of(parts: Parts, database_clock: Clock | None = None) -> bottle.Bottle:
 
 
 def rows(parts: Parts, table: sa.Table, *columns: str) -> list[tuple[Any, ...]]:
-    """All rows of a table, these columns of them, sorted."""
+    """Return these columns of all rows of a table, sorted."""
     with transaction(parts.engine) as connection:
         found = connection.execute(sa.select(*(table.c[name] for name in columns))).all()
     return sorted(tuple(row) for row in found)

@@ -1,4 +1,4 @@
-"""The web app in front of a registry, for tests: without a socket, or served at a free port."""
+"""The web app in front of a registry, for tests: without a socket, or served on a free port."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from tests.wsgi import Answer, call
 
 @dataclass(frozen=True)
 class Front:
-    """An app, and what it is made of."""
+    """An app and its parts."""
 
     app: bottle.Bottle
     parts: Parts
     folder: Path
 
     def get(self, path: str, **headers: str) -> Answer:
-        """What it answers to a GET; `_` in a header's name stands for `-`."""
+        """Send a GET, and return the answer; `_` in a header's name stands for `-`."""
         return self.ask("GET", path, **headers)
 
     def head(self, path: str, **headers: str) -> Answer:
-        """What it answers to a HEAD."""
+        """Send a HEAD, and return the answer."""
         return self.ask("HEAD", path, **headers)
 
     def ask(self, method: str, path: str, **headers: str) -> Answer:
-        """What it answers to any method."""
+        """Send a request, and return the answer."""
         return call(self.app, method, path, headers={n.replace("_", "-"): v for n, v in headers.items()})
 
 
@@ -50,9 +50,9 @@ def front_of(
     engine: sa.Engine | None = None,
     **more: Any,
 ) -> Iterator[Front]:
-    """An app in front of the registry at `netloc`, judged by who the settings say; closed at the end.
+    """An app in front of the registry at `netloc`, with the access of its settings; closed at the end.
 
-    `settings` are sections of the configuration on top of that, `engine` takes the place of the one for
+    `settings` are sections of the configuration on top of that, `engine` replaces the one for
     an empty database, `more` is for `web_parts`.
     """
     registry = {"host": netloc, "proto": "http", **(settings or {}).get("docker_registry", {})}
@@ -73,10 +73,10 @@ def front_of(
 
 @contextmanager
 def served(front: Front, constants: Mapping[str, Any] | None = None) -> Iterator[str]:
-    """Serve such an app by the real server, in processes of its own, for the length of the block; `host:port`.
+    """Serve the app by the real server, in separate processes, for the length of the block. Yields `host:port`.
 
-    It is put together from the front's configuration and the URL of its database as the command `web` does it.
-    `constants` (`module.NAME`) have these values there. Its log is `served.log` in the front's folder.
+    The app is built from the front's configuration and database URL, as by the command `web`.
+    `constants` (`module.NAME`) are set there. Its log is `served.log` in the front's folder.
     """
     folder, port = front.folder, free_port()
     file = folder / "served.pickle"

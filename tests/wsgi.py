@@ -1,4 +1,4 @@
-"""Calls to a WSGI app without a server or a socket, held to PEP 3333 on both sides."""
+"""Calls to a WSGI app without a server or a socket, checked against PEP 3333 on both sides."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ App = Callable[..., Iterable[bytes]]
 
 @dataclass(frozen=True)
 class Answer:
-    """A whole answer. `error` is what the body's iteration raised, where it broke off."""
+    """A complete answer. `error` is the exception raised by iterating over the body."""
 
     status: int
     headers: Headers
@@ -33,10 +33,10 @@ def call(
     environ: Mapping[str, Any] | None = None,
     chunks: int | None = None,
 ) -> Answer:
-    """What `app` answers. `path` may be percent-encoded and have a query.
+    """Call `app`, and return the answer. `path` may be percent-encoded and have a query.
 
-    `environ` is put on top of what a server would say. With `chunks` the client goes away after so many
-    parts of the body.
+    `environ` overrides the values of a server. With `chunks` the client leaves after that many parts of
+    the body.
     """
     started: list[tuple[str, list[tuple[str, str]]]] = []
 
@@ -55,7 +55,7 @@ def call(
             if number == chunks:
                 break
             received.append(part)
-    except Exception as error:  # noqa: BLE001  # whatever it is, the test looks at it
+    except Exception as error:  # noqa: BLE001  # the test checks it
         broken = error
     finally:
         parts.close()
@@ -64,7 +64,7 @@ def call(
 
 
 def environ_of(method: str, path: str, headers: Mapping[str, str], body: bytes = b"") -> dict[str, Any]:
-    """The environment of such a request, as PEP 3333 wants it."""
+    """Return the environment of a request (PEP 3333)."""
     path, _, query = path.partition("?")
     environ: dict[str, Any] = {
         "REQUEST_METHOD": method,

@@ -1,4 +1,4 @@
-"""The web app: its parts, its routes, and the one place that every request passes."""
+"""The web app: its parts, its routes, and the handling common to all requests."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ REGISTRY_REQUESTS = 96
 """Requests that may wait for the registry at once, in each worker."""
 REGISTRY_WAITING = 512
 REGISTRY_SECONDS = 10.0
-"""How long a request waits for its turn at the registry."""
+"""How long a request waits for a turn at the registry."""
 
 THREADS = REGISTRY_REQUESTS + REGISTRY_WAITING + web.layers.THREADS + web.events.MAX_AT_ONCE + 48
-"""Threads of a worker, started when needed: all that may wait, and some for the rest (`/ping`)."""
+"""Threads of a worker, started when needed: for all requests that may wait, and some more (`/ping`)."""
 
 SWARM_THREADS = 64
-"""Threads of the command `swarm`: its calls wait for nothing."""
+"""Threads of the command `swarm`, whose calls do not wait."""
 
 
 class Closing(Protocol):
@@ -101,7 +101,7 @@ class RequestHandling:
                 answer = from_exception(raised)
                 if answer is None:
                     raise
-                # The registry's client logs that it does not answer.
+                # The registry's client has logged it.
                 if answer.status_code >= 500 and not isinstance(raised, NO_ANSWER):
                     log.warning("request failed method=%s reason=%s", bottle.request.method, raised)
                 return answer
@@ -134,9 +134,9 @@ def build_app(
     """Return the app. `close()` on it ends the threads that it started.
 
     `registry` has no credentials: callers bring their own. `own_registry` has the service's, for operators'
-    searches. `capability_secret` signs the URLs of web seeds. `clock` returns Unix seconds, `timer` seconds
-    that pass evenly, `database_clock` the time for what is written. `book` is the one that several workers
-    share. `job_pauses` are the seconds between two runs of each scheduled job.
+    searches. `capability_secret` signs the URLs of web seeds. `clock` returns Unix seconds, `timer` monotonic
+    seconds, `database_clock` the time of what is written. `book` is shared by several workers. `job_pauses`
+    are the seconds between two runs of each scheduled job.
     """
     ids = IdLookup(engine, tables, timer)
     on_demand = OnDemandQueue(engine, tables, database_clock, timer)
@@ -190,7 +190,7 @@ def build_app(
 def build_swarm_app(
     config: Config, *, capability_secret: bytes, clock: Callable[[], float] = time.time
 ) -> bottle.Bottle:
-    """Return the app of the command `swarm`: swarm calls alone, for several web workers or replicas."""
+    """Return the app of the command `swarm`: only swarm calls, for several web workers or replicas."""
     app = _new_app()
     web.swarm.install(app, SwarmHandler(config, LocalBook(), capability_secret, clock))
     web.metrics.install(app, StatusNetworks(config.application))
@@ -208,5 +208,5 @@ def _new_app(*parts: Closing) -> bottle.Bottle:
 
 
 def ping() -> bottle.HTTPResponse:
-    """Alive: the process answers. Needs neither the registry nor the database."""
+    """Answer that the process is alive, without the registry or the database."""
     return bottle.HTTPResponse("pong", 200, {"Content-Type": "text/plain; charset=utf-8"})

@@ -1,4 +1,4 @@
-"""Rules for a manifest's request: which manifest it names, whether ids are added, for which platform."""
+"""Rules for manifest requests: the manifest, whether ids are added, and the platform."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def parse_path(rest: str) -> tuple[str, str | Digest] | None:
 
 
 def wants_ids(reference: str | Digest, accept: str | None, explicit: str | None) -> bool:
-    """Whether the answer is to be augmented.
+    """Return whether to augment the answer.
 
     `explicit`, the value of `?rbtorrent=`, decides. Without it, clients that verify digests get the
-    registry's bytes: those that ask by digest, and those that accept a manifest list or an image index, as
+    registry's bytes: requests by digest, and clients that accept a manifest list or an image index, as
     container engines do. Raises InvalidName.
     """
     if explicit:
@@ -50,6 +50,6 @@ def _accepts_indexes(accept: str) -> bool:
 
 
 def _is_zero_weight(parameter: str) -> bool:
-    """Whether it is `q=0`, which means "not this" (RFC 9110, 12.4.2)."""
+    """Return whether it is `q=0`, which means "not acceptable" (RFC 9110, 12.4.2)."""
     name, _, value = parameter.partition("=")
     return name.strip() == "q" and value.strip() in ("0", "0.", "0.0", "0.00", "0.000")

@@ -1,7 +1,7 @@
-"""Parsed and augmented manifests, cached: many nodes ask for one image at once.
+"""Parsed and augmented manifests, cached, as many nodes request one image at once.
 
-Parsing a manifest and writing it again takes more processor time than asking the registry for it. The result
-depends on nothing but the manifest's bytes and the ids, so it stays valid.
+Parsing and serialising a manifest takes more processor time than requesting it from the registry. The result
+depends only on the manifest's bytes and the ids, so it stays valid.
 """
 
 from __future__ import annotations

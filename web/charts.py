@@ -36,7 +36,7 @@ class TimeAxis:
 
 @dataclass(frozen=True)
 class Series:
-    """Values by slot, None where nothing is known. `style` is a class of the style sheet."""
+    """Values by slot, None if unknown. `style` is a class of the style sheet."""
 
     name: str
     style: str
@@ -46,9 +46,9 @@ class Series:
 def area_chart(
     label: str, axis: TimeAxis, series: Sequence[Series], show: Callable[[float], str] = "{:,.0f}".format
 ) -> str:
-    """Return series as filled lines, each from zero, with gaps where nothing is known.
+    """Return series as filled lines, each from zero, with gaps where values are unknown.
 
-    `label` says what the chart shows, `show` writes a value.
+    `label` describes the chart, `show` formats a value.
     """
     top = _nice_top(max((value for one in series for value in _known(one)), default=0.0))
     plot = "".join(
@@ -121,7 +121,7 @@ def _times(axis: TimeAxis) -> str:
     labels = []
     for time in range(axis.start + -axis.start % every, axis.start + span, every):
         share = (time - axis.start) / span
-        # Labels at the very edge would be cut off.
+        # Labels at the edge would be truncated.
         if 0.03 < share < 0.97:
             text = datetime.fromtimestamp(time, UTC).strftime(shape)
             labels.append(f'<text x="{100 * share:.2f}%" y="{_HEIGHT - 8}">{text}</text>')
@@ -145,7 +145,7 @@ def _tooltips(axis: TimeAxis, series: Sequence[Series], show: Callable[[float], 
 
 
 def _nice_top(value: float) -> float:
-    """Return the round number at the top of an axis that reaches `value`; its half is round, too."""
+    """Return the round number at the top of an axis that reaches `value`; its half is round too."""
     unit = 1.0
     while unit * 10 < value:
         unit *= 10

@@ -21,7 +21,7 @@ _BY_STATUS = {
     413: ("SIZE_INVALID", "the body is too large"),
     500: ("UNKNOWN", "internal error"),
 }
-"""Code and message of the errors that Bottle answers itself."""
+"""Code and message for errors that Bottle raises."""
 
 _BY_EXCEPTION: tuple[tuple[type[Exception], int, str, str], ...] = (
     # Bottle decodes headers and queries as UTF-8.
@@ -53,7 +53,7 @@ def error(
 
 
 def unavailable(message: str) -> HTTPResponse:
-    """Return a 503 that asks the client to come again."""
+    """Return a 503 with Retry-After."""
     return error(503, "UNAVAILABLE", message, RETRY)
 
 

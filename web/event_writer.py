@@ -1,4 +1,4 @@
-"""Writes what events ask for into the queue. Requests share transactions: a burst costs few commits."""
+"""Writes the plans of events to the queue. Requests share transactions, so a burst needs few commits."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class _Waiting:
 
 
 class EventWriter:
-    """Enqueues plans with the priority of a push. For several threads."""
+    """Enqueues plans with the priority of a push. Thread-safe."""
 
     def __init__(self, engine: Engine, tables: Tables, clock: Clock = database_time) -> None:
         self._engine = engine
@@ -43,7 +43,7 @@ class EventWriter:
         self._writing = threading.Lock()
 
     def write(self, plan: Plan) -> None:
-        """Return when the plan is committed. Raises DatabaseDown; then it may be written again."""
+        """Write the plan, and return when it is committed. After DatabaseDown it may be written again."""
         waiting = _Waiting(plan)
         with self._arrivals:
             self._arrived.append(waiting)

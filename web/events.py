@@ -1,4 +1,4 @@
-"""`POST /v0/event`: a registry's notifications; the layers of what was pushed go to the queue."""
+"""`POST /v0/event`: a registry's notifications; pushed layers go to the queue."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ log = logging.getLogger(__name__)
 
 MAX_BODY = 40 * 1024 * 1024
 """Bytes. A registry takes manifests of 4 MiB and sends their references with all annotations, where Go writes
-each `&`, `<` and `>` as six characters. An event refused for its length would be repeated for ever."""
+each `&`, `<` and `>` as six characters. An event refused for its length would be repeated forever."""
 
 MAX_AT_ONCE = 64
 """Notifications that a worker handles at once; with a database that hangs, each takes seconds."""
 
 
 class EventReceiver:
-    """Answers `OK` once everything that the events ask for is committed, and wakes the scheduler."""
+    """Answers `OK` once the plan for the events is committed, and wakes the scheduler."""
 
     def __init__(self, secret: bytes | None, roles: RoleCache, writer: EventWriter, state_dir: Path) -> None:
         self._secret = secret
@@ -44,7 +44,7 @@ class EventReceiver:
     def receive(self) -> bottle.HTTPResponse:
         """Handle a notification.
 
-        The Content-Type is ignored: a registry would repeat an event for ever that was refused for it.
+        The Content-Type is ignored: a registry would repeat an event forever that was refused for it.
         """
         environ = bottle.request.environ
         if not self._authorized(environ.get("HTTP_AUTHORIZATION")):
@@ -72,13 +72,13 @@ class EventReceiver:
         except DatabaseDown as down:
             EVENTS.count("unavailable")
             self._outage.failed(f"the registry will send them again: {down}")
-            return unavailable("the queue cannot be written now, send it again")
+            return unavailable("the queue cannot be written now, try again later")
         self._outage.succeeded()
         EVENTS.count("queued" if planned else "ignored")
         return bottle.HTTPResponse("OK", 200, {"Content-Type": "text/plain; charset=utf-8"})
 
     def _authorized(self, header: str | None) -> bool:
-        """Whether the header is exactly the configured one; never, if none is configured."""
+        """Return whether the header equals the configured one; False if none is configured."""
         if not self._secret:
             return False
         # WSGI decodes headers as Latin-1 (PEP 3333): encode them back to the bytes that were sent.

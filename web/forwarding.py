@@ -1,4 +1,4 @@
-"""Which headers of a request go to the registry, and which of its answer come back."""
+"""Forward headers of a request to the registry, and of its answer to the caller."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FORWARDED = (
     # The registry may build the realm of its challenge from it (core/registry/urls.py).
     "Host",
     "If-None-Match",
-    # The registry's log and its notifications say who pulled; behind a proxy they use these.
+    # Behind a proxy the registry's log and notifications take the caller from these.
     "User-Agent",
     "X-Forwarded-For",
     "X-Forwarded-Host",
@@ -40,7 +40,7 @@ _HOP_BY_HOP = frozenset(
         "proxy-connection",
         "te",
         "trailer",
-        "trailers",  # not a real header, but servers drop it as well
+        "trailers",  # not a standard header, but servers drop it too
         "transfer-encoding",
         "upgrade",
     )
@@ -68,7 +68,7 @@ def untouched(answer: HttpAnswer, *, head: bool = False) -> HTTPResponse:
     response = HTTPResponse(answer.body, answer.status)
     for name, value in end_to_end_headers(answer):
         response.add_header(name, value)
-    # Keeps Bottle from adding them where the registry did not send them.
+    # Keeps Bottle from adding them if the registry did not send them.
     for name in ("Content-Type", "Content-Length") if head else ("Content-Type",):
         response.headers.dict.setdefault(name, [])
     return response

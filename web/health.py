@@ -28,16 +28,16 @@ from sql.tables import Tables
 from sql.transaction import reading
 from web.status_networks import StatusNetworks
 
-# A layer that does not exist: that the store has no metainfo of it is an answer.
+# A layer that does not exist: missing metainfo is a valid answer.
 _NO_LAYER = Digest("0" * 64)
 _NO_TORRENT = bytes(20)
 
 _LATE_SECONDS = 300
-"""How much later than twice the usual pause between two runs the last one may be."""
+"""Tolerance in addition to twice the usual pause between two runs."""
 
 
 class Dependencies:
-    """What the web app depends on, as probes."""
+    """The dependencies of the web app, as probes."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class Dependencies:
         self._started = timer()
 
     def probes(self) -> list[Probe]:
-        """Return the probes. Those that are required decide about 503."""
+        """Return the probes. Only required ones lead to 503."""
         return [
             Probe("database", self._database, required=True),
             Probe("registry", self._ping_registry, required=True),
@@ -81,7 +81,7 @@ class Dependencies:
 
     def _ping_registry(self) -> str:
         answer = self._registry.forward("GET", self._registry.urls.base, {}, seconds=LIMIT_SECONDS)
-        # 401 asks for credentials, which this app has none of: callers bring theirs.
+        # 401 is expected: this app has no credentials, callers bring theirs.
         if answer.status not in (200, 401):
             raise BadAnswer(str(answer.target), f"status {answer.status}")
         return f"{answer.target} answers {answer.status}"
@@ -96,7 +96,7 @@ class Dependencies:
             # A peer that leaves is not added to any torrent.
             return self._announcer.announce(tracker, _NO_TORRENT, "stopped")
         except Refused as refused:
-            # A tracker with a whitelist refuses a torrent that it does not know: it works.
+            # A tracker with a whitelist refuses unknown torrents: it works.
             return f"{tracker_name(tracker)} answers: {refused.why}"
 
     def _jobs(self) -> dict[str, Part]:
@@ -127,7 +127,7 @@ class HealthHandler:
         self._networks = networks
 
     def get(self) -> bottle.HTTPResponse:
-        """200, or 503 if something that is required is down."""
+        """Answer 200, or 503 if a required part is down."""
         health = self._check.health()
         shown = health.details() if self._networks.admits(bottle.request.environ) else health.summary()
         headers = {"Content-Type": "application/json; charset=utf-8", "Cache-Control": "no-store"}

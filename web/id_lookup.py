@@ -1,4 +1,4 @@
-"""The rbtorrent ids of layers, looked up without letting a slow or dead database hold up an answer."""
+"""Look up the rbtorrent ids of layers, without waiting long for a slow or dead database."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from sql.transaction import reading
 from web.limits import DatabasePause
 
 WAIT_SECONDS = 0.5
-"""How long a request waits for the database; then its manifest goes out without ids."""
+"""How long a request waits for the database before its manifest is sent without ids."""
 
 KEEP_SECONDS = 60.0
 """A layer's id never changes, but its row may be deleted."""
@@ -42,9 +42,9 @@ class _Question:
 
 
 class IdLookup:
-    """Asks the database in one thread; requests that arrive meanwhile share the next query.
+    """Queries the database in one thread; requests that arrive meanwhile share the next query.
 
-    May be used from several threads.
+    Thread-safe.
     """
 
     def __init__(self, engine: Engine, tables: Tables, timer: Callable[[], float] = time.monotonic) -> None:
@@ -58,9 +58,9 @@ class IdLookup:
         self._thread = self._start()
 
     def find(self, digests: Iterable[Digest]) -> tuple[dict[Digest, str], bool]:
-        """Return the ids of the layers that are brewed, and whether these are all.
+        """Return the ids of brewed layers, and whether they are complete.
 
-        They may not be while the database does not answer.
+        They may be incomplete while the database does not answer.
         """
         wanted = dict.fromkeys(digests)
         with self._lock:
@@ -123,10 +123,10 @@ class IdLookup:
             for question in batch:
                 question.ids = {digest: ids[digest] for digest in question.digests if digest in ids}
         except DatabaseDown as down:
-            self._outage.failed(f"manifests go out without ids: {down}")
+            self._outage.failed(f"manifests are sent without ids: {down}")
         except SQLAlchemyError as error:
-            # A missing table, say: the thread goes on, and manifests go out without ids.
-            self._outage.failed(f"manifests go out without ids: {type(error).__name__}")
+            # For example a missing table: the thread continues, and manifests are sent without ids.
+            self._outage.failed(f"manifests are sent without ids: {type(error).__name__}")
         finally:
             for question in batch:
                 question.answered.set()

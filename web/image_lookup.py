@@ -22,7 +22,7 @@ MAX_MANIFESTS = 8
 
 MAX_LAYERS = 1_000
 """Larger images are passed on without ids: registries accept 12,000 layers, and rewriting such a manifest
-keeps other requests waiting."""
+would delay other requests."""
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def find_image(
     """Return the image, or the registry's answer if it cannot be augmented: an error, schema 1, an
     artifact.
 
-    `headers` go along with each request, so that the registry authorizes the caller each time. All requests
+    `headers` are sent with each request, so that the registry authorizes the caller each time. All requests
     together may take `seconds`. Raises RemoteError, ManifestInvalid among them; NoImage if the index has
     none.
     """
@@ -95,8 +95,7 @@ def find_image(
 
 
 def _without_ids(answer: HttpAnswer) -> HttpAnswer:
-    """Return the answer, which goes out unchanged. Raises ManifestInvalid if it was pushed with an id in
-    it."""
+    """Return the unchanged answer. Raises ManifestInvalid if it was pushed with an id."""
     if answer.status == 200 and names_an_id(answer.body):
         raise ManifestInvalid(f"{FIELD} was pushed with it, and cannot be removed")
     return answer

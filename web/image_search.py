@@ -40,7 +40,7 @@ class Found:
 
 
 class ImageSearch:
-    """Searches with the service's own credentials, so only for those who may see the status page.
+    """Searches with the service's own credentials, so only for users who may see the status page.
 
     A few searches run at once, each in bounded time.
     """
@@ -56,7 +56,7 @@ class ImageSearch:
         self._turns = Turns("searches", 4, waiting=8, seconds=5.0)
 
     def find(self, text: str) -> Found:
-        """Return what `text` names. Raises DatabaseDown, bottle.HTTPResponse (503) if too many search."""
+        """Return the result for `text`. Raises DatabaseDown, or bottle.HTTPResponse (503) if busy."""
         text = text.strip()
         if len(text) > MAX_TEXT:
             return Found(text[:MAX_TEXT], 404, problem=f"expected at most {MAX_TEXT} characters")
@@ -73,7 +73,7 @@ class ImageSearch:
         with reading(self._engine) as connection:
             record = find_layer(connection, self._tables, digest, now=self._clock(connection))
         if record is None:
-            return Found(text, 404, problem="This layer is unknown here: no push, request or scan named it.")
+            return Found(text, 404, problem="This layer is unknown: no push, request or scan has named it.")
         return Found(text, layer=record)
 
     def _find_image(self, text: str, scope: str, reference: str | Digest) -> Found:
@@ -89,7 +89,7 @@ class ImageSearch:
         except NotFound:
             return Found(text, 404, problem="The registry has no such image.")
         except (RemoteError, ManifestInvalid) as error:
-            return Found(text, 502, problem=f"The registry does not give this image: {error}")
+            return Found(text, 502, problem=f"The registry does not return this image: {error}")
         with reading(self._engine) as connection:
             now = self._clock(connection)
             return Found(text, image=find_coverage(connection, self._tables, contents, now=now))

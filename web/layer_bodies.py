@@ -20,7 +20,7 @@ class LayerBody:
     """`span` of a layer in chunks, for the server to send (PEP 3333).
 
     The first chunk is read at once, so that a failure is answered with an error. `closed` is called once,
-    when the server is done with the body, however it ended. Raises LayerError; then the reader is closed,
+    when the server has finished with the body. Raises LayerError; then the reader is closed,
     and `closed` not called.
     """
 
@@ -53,7 +53,7 @@ class LayerBody:
                 # connection.
                 self._run(
                     log.warning,
-                    "layer broke off digest=%s sent=%d reason=%s",
+                    "layer cut off digest=%s sent=%d reason=%s",
                     *(self._layer.digest, self._sent, failed),
                 )
                 return

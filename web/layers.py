@@ -52,7 +52,7 @@ class LayerHandler:
             "downloads", DOWNLOADS, waiting=WAITING, seconds=WAIT_SECONDS, resource="download"
         )
         self._outage = OutageLog(log, "layer source")
-        # A client asks for a layer piece by piece, and the size of a digest's blob does not change.
+        # A client requests a layer piece by piece, and the size of a blob does not change.
         self._size = lru_cache(maxsize=_MAX_SIZES)(source.size)
 
     def head(self, rest: str) -> bottle.HTTPResponse:
@@ -78,12 +78,12 @@ class LayerHandler:
             try:
                 return self._stream(layer, held)
             except (RemoteError, LayerError) as failed:
-                # The size may be that of a damaged blob.
+                # The cached size may be that of a damaged blob.
                 self._size.cache_clear()
                 return self._failure(layer, failed)
 
     def _authorize(self) -> Layer | bottle.HTTPResponse:
-        """Return the layer that the path's capability opens, or the refusal."""
+        """Return the layer of the path's capability, or a refusal."""
         capability, _, hex_digits = path_after("/v0/layers/").partition("/")
         try:
             digest = Digest(hex_digits)
@@ -96,7 +96,7 @@ class LayerHandler:
         return Layer(digest, (granted.scope,))
 
     def _stream(self, layer: Layer, held: ExitStack) -> bottle.HTTPResponse:
-        """Return the answer whose body takes over `held`, the turn, until it is closed."""
+        """Return the answer whose body owns the turn `held` until it is closed."""
         size = self._size(layer)
         if size == 0:
             return _answer(200, b"", layer, 0)  # Bottle does not close a body without chunks

@@ -1,4 +1,4 @@
-"""Limits on what a worker does at once: a silent registry or slow downloads leave threads for the rest."""
+"""Limits on concurrent requests of a worker: a silent registry or slow downloads leave threads for others."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 class Turns:
     """At most `limit` requests at once. At most `waiting` more wait for their turn, up to `seconds`.
 
-    The others get 503. `name` is for messages; `resource` is what is waited for, in the metric of waiting.
+    The others get 503. `name` is for messages; `resource` is the label in the metric of waiting.
     """
 
     def __init__(
@@ -62,9 +62,9 @@ class Turns:
 
 
 class DatabasePause:
-    """Leaves the database alone for a while after a failure, then lets one caller at a time try it again.
+    """Pauses queries for a while after a failure, then lets one caller at a time try again.
 
-    `timer` returns seconds. May be used from several threads.
+    `timer` returns seconds. Thread-safe.
     """
 
     SECONDS = 2.0
@@ -75,7 +75,7 @@ class DatabasePause:
         self._until: float | None = None
 
     def may_ask(self) -> bool:
-        """Whether to ask the database now; after it, call `failed` or `answered`."""
+        """Return whether to query the database now; afterwards call `failed` or `answered`."""
         if self._until is None:
             return True
         with self._lock:
@@ -87,10 +87,10 @@ class DatabasePause:
             return True
 
     def failed(self) -> None:
-        """The database did not answer."""
+        """Record that the database did not answer."""
         with self._lock:
             self._until = self._timer() + self.SECONDS
 
     def answered(self) -> None:
-        """The database answered: ask it as usual."""
+        """Record that the database answered, which ends the pause."""
         self._until = None

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 _ABOUT_THE_BODY = frozenset(
     ("content-length", "docker-content-digest", "etag", "last-modified", "content-md5")
 )
-"""Headers of the registry's answer that do not hold for an augmented body."""
+"""Headers of the registry's answer that do not apply to an augmented body."""
 
 
 class ManifestHandler:
@@ -51,7 +51,7 @@ class ManifestHandler:
         self._on_demand = on_demand
         self._accept = settings.compatibility_header
         self._platform = settings.default_platform
-        # For all requests that it takes to find an image.
+        # For all requests to find an image together.
         self._seconds = settings.connect_timeout + settings.read_timeout
 
     def ping(self) -> bottle.HTTPResponse:
@@ -141,11 +141,11 @@ class ManifestHandler:
 
 
 def install(app: bottle.Bottle, manifests: ManifestHandler, turns: Turns) -> None:
-    """Add the routes of this module. `turns` limits the requests that ask the registry."""
+    """Add the routes of this module. `turns` limits the requests to the registry."""
     for path in ("/v2", "/v2/"):
         app.route(path, ["GET", "HEAD"], manifests.ping, name="base", apply=[turns.limit])
     app.route("/v2/<rest:re:.+>", "GET", manifests.get, name="manifests", apply=[turns.limit])
-    # A route of its own: Bottle would answer HEAD by GET's handler, with the length of an augmented body.
+    # A separate route: Bottle would answer HEAD by GET's handler, with the length of an augmented body.
     app.route("/v2/<rest:re:.+>", "HEAD", manifests.head, name="manifests_head", apply=[turns.limit])
 
 

@@ -1,4 +1,4 @@
-"""`GET /metrics`, for Prometheus: of all processes of the service; and the counting of requests."""
+"""`GET /metrics` for Prometheus, covering all processes of the service, and counting of requests."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def count_without_route(answer: Callable[[bottle.HTTPError], bottle.HTTPResponse
 
 
 def install(app: bottle.Bottle, networks: StatusNetworks, read: Callable[[], Readings] = dict) -> None:
-    """Add the route of this module. `read` returns gauges to show beside what was recorded."""
+    """Add the route of this module. `read` returns gauges to show with the recorded metrics."""
 
     def metrics() -> bottle.HTTPResponse:
         text, content_type = render(read())

@@ -1,8 +1,8 @@
-"""Layers whose torrent is not in the store: find out why, and queue them.
+"""Layers whose torrent is not in the store: determine why, and queue them.
 
-Lost torrents are queued again; blobs that no manifest named are not, since the registry says of any blob,
-configs too, that a caller may have it. Many ask for one layer at once: an answer is kept for some seconds,
-and one request asks the database while the others wait for its answer.
+Lost torrents are queued again; blobs that no manifest has named are not, since the registry grants access to
+any blob, also configs. Many requests for one layer may arrive at once: an answer is cached for some seconds,
+and one request queries the database while the others wait for it.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from sql.transaction import reading, transaction
 from web.limits import DatabasePause
 
 WAIT_SECONDS = 0.5
-"""How long a request waits for the one that asks the database."""
+"""How long a request waits for the one that queries the database."""
 
 KEEP_SECONDS = 5.0
-"""How long an answer is repeated without asking again."""
+"""How long an answer is cached."""
 
 REPEAT_SECONDS = 3600.0
-"""A lost layer is not queued again for so long, unless its torrent was found meanwhile: if this process and
+"""A lost layer is not queued again for this long, unless its torrent was found meanwhile: if this process and
 the brewers use different stores, brewing does not help."""
 
 _MAX_KEPT = 100_000
@@ -46,14 +46,14 @@ _LOCKS = 16
 
 Why = Literal["not brewed", "not known", "brewed again", "made elsewhere", "not stored"]
 """Not brewed yet, or the database did not answer; named by no manifest, event or scan so far; lost, and
-queued again; its id was taken over from an older service, which has its torrent; brewed again, and still not
+queued again; its id was taken over from an older service, which has its torrent; brewed again, but still not
 in the store."""
 
 log = logging.getLogger(__name__)
 
 
 class MissingTorrents:
-    """May be used from several threads."""
+    """Thread-safe."""
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class MissingTorrents:
         self._answers: TTLCache[Digest, Why] = TTLCache(_MAX_KEPT, KEEP_SECONDS, timer)
         self._queued: TTLCache[Digest, bool] = TTLCache(_MAX_KEPT, REPEAT_SECONDS, timer)
 
-    def ask_for(self, scope: str, digest: Digest) -> bytes | Why:
+    def request(self, scope: str, digest: Digest) -> bytes | Why:
         """Return why the store lacks the layer's metainfo; or the metainfo, if it has just been stored.
 
         Never fails because of the database. Raises StoreFailed.
@@ -84,11 +84,11 @@ class MissingTorrents:
         if why is not None or not lock.acquire(timeout=WAIT_SECONDS):
             return why or "not brewed"
         try:
-            # The request before this one may have found it out.
+            # An earlier request may have determined it.
             why = self._recent(digest)
             if why is not None or not self._pause.may_ask():
                 return why or "not brewed"
-            found = self._find_out(scope, digest)
+            found = self._determine(scope, digest)
             self._pause.answered()
             self._outage.succeeded()
             if not isinstance(found, bytes):
@@ -96,7 +96,7 @@ class MissingTorrents:
                     self._answers[digest] = found
             return found
         except (DatabaseDown, SQLAlchemyError) as error:
-            # SQLAlchemyError: a missing table, say.
+            # SQLAlchemyError: for example a missing table.
             self._pause.failed()
             reason = str(error) if isinstance(error, DatabaseDown) else type(error).__name__
             self._outage.failed(f"layer {digest} of {scope} not queued: {reason}")
@@ -104,8 +104,8 @@ class MissingTorrents:
         finally:
             lock.release()
 
-    def is_there(self, digest: Digest) -> None:
-        """The layer's metainfo is in the store: forget what was found out before."""
+    def found(self, digest: Digest) -> None:
+        """Record that the layer's metainfo is in the store, and drop a cached answer."""
         if not (self._answers or self._queued):
             return
         with self._caches:
@@ -116,7 +116,7 @@ class MissingTorrents:
         with self._caches:
             return self._answers.get(digest)
 
-    def _find_out(self, scope: str, digest: Digest) -> bytes | Why:
+    def _determine(self, scope: str, digest: Digest) -> bytes | Why:
         with reading(self._engine) as connection:
             brewed = find_brewed_layer(connection, self._tables, digest)
             known = brewed or known_layers(connection, self._tables, [digest])
@@ -127,7 +127,7 @@ class MissingTorrents:
             return "not brewed"
         if not brewed.here:
             return "made elsewhere"
-        # Metainfo is stored before its layer is marked as brewed: if it is not there now, it is lost.
+        # Metainfo is stored before its layer is marked as brewed: if it is missing now, it is lost.
         with suppress(MetainfoMissing):
             return self._store.get(digest)
         return self._brew_again(scope, digest, brewed)
@@ -145,12 +145,12 @@ class MissingTorrents:
             log.warning("metainfo lost, layer queued digest=%s scope=%s", digest, scope)
         with self._caches:
             self._queued[digest] = True
-        # In a transaction of its own, for it may wait for one that removes the layer.
+        # In a separate transaction, as it may wait for one that removes the layer.
         self._enqueue(scope, digest)
         return "brewed again"
 
     def _enqueue(self, scope: str, digest: Digest) -> None:
-        """Have the layer brewed before pushed and scanned ones, unless it is brewed."""
+        """Queue the layer with priority over pushed and scanned ones, unless it is brewed."""
         layers = [Layer(digest, (scope,))]
         with transaction(self._engine) as connection:
             now = self._clock(connection)

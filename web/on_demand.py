@@ -1,7 +1,7 @@
-"""Layers that callers want and that have no torrent yet, on their way to the head of the queue.
+"""Requested layers without a torrent, on their way to the head of the queue.
 
 A thread writes them, so that no manifest waits for a write or fails because of one. Layers that cannot be
-written are dropped, logged and counted: the next request for their manifest puts them here again.
+written are dropped, logged and counted: the next request for their manifest adds them again.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MAX_WAITING = 20_000
 """Layers that wait to be written; further ones are dropped."""
 
 REPEAT_SECONDS = 60.0
-"""A layer is not written again for so long: many nodes ask for one image at once."""
+"""A layer is not written again for this long, as many nodes request one image at once."""
 
 _MAX_REMEMBERED = 100_000
 _CLOSE_SECONDS = 2.0
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 
 class OnDemandQueue:
-    """Takes layers from several threads."""
+    """Accepts layers from several threads."""
 
     def __init__(
         self,
@@ -59,9 +59,9 @@ class OnDemandQueue:
         self._thread = self._start()
 
     def put(self, scope: str, layers: Iterable[LayerDescriptor]) -> int:
-        """Have these layers of this repository brewed before all others.
+        """Request that these layers of this repository are brewed before all others.
 
-        Returns at once, with the number of those that will be written: not those that lately were.
+        Return at once the number of layers that will be written, without recently written ones.
         """
         dropped = taken = 0
         with self._changed:
@@ -85,7 +85,7 @@ class OnDemandQueue:
         return taken
 
     def close(self) -> None:
-        """Write what waits, and end the thread, unless the database blocks it."""
+        """Write the waiting layers, and end the thread, unless the database blocks it."""
         with self._changed:
             self._closing = True
             self._changed.notify()
@@ -111,7 +111,7 @@ class OnDemandQueue:
                 now = self._clock(connection)
                 enqueue_layers(connection, self._tables, layers, priority=Priority.ASKED, now=now)
         except (DatabaseDown, SQLAlchemyError) as error:
-            # SQLAlchemyError: a missing table, say. The thread goes on.
+            # SQLAlchemyError: for example a missing table. The thread continues.
             reason = str(error) if isinstance(error, DatabaseDown) else type(error).__name__
             with self._changed:
                 self.dropped += len(layers)

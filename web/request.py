@@ -1,4 +1,4 @@
-"""What a handler reads from the request: headers, path and body, without Bottle's decoding."""
+"""Headers, path and body of a request, without Bottle's decoding."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class RequestHeaders(Mapping[str, str]):
         return value
 
     def get(self, name: str, default: Any = None) -> Any:
-        """Return the value, or `default`. Faster than the inherited way, by an exception."""
+        """Return the value, or `default`. Faster than the inherited method, which raises an exception."""
         return self._environ.get(_key(name), default)
 
     def __iter__(self) -> Iterator[str]:
@@ -50,7 +50,7 @@ def request_headers() -> RequestHeaders:
 def path_after(prefix: str) -> str:
     """Return the rest of the current request's path, percent-decoded, one character per byte.
 
-    Bottle's own decoding drops bytes that are not UTF-8, so that another name could come out.
+    Bottle's own decoding drops bytes that are not UTF-8, which could result in another name.
     """
     path: str = bottle.request.environ["bottle.raw_path"]
     return path.removeprefix(prefix)
@@ -68,7 +68,7 @@ def read_body(environ: Mapping[str, Any], limit: int) -> bytes:
         raise error(400, "SIZE_INVALID", "Content-Length is not a number")
     if declared is None and not environ.get("wsgi.input_terminated"):
         if "HTTP_TRANSFER_ENCODING" in environ:
-            raise error(411, "SIZE_INVALID", "a Content-Length is needed")
+            raise error(411, "SIZE_INVALID", "a Content-Length is required")
         return b""
     if declared is not None and (len(declared) > 18 or int(declared) > limit):
         raise _too_large(limit)
@@ -81,7 +81,7 @@ def read_body(environ: Mapping[str, Any], limit: int) -> bytes:
                 break
             body += block
     except OSError:
-        raise error(400, "SIZE_INVALID", "the body broke off") from None
+        raise error(400, "SIZE_INVALID", "the body was cut off") from None
     if len(body) > limit:
         raise _too_large(limit)
     if declared is not None and len(body) < wanted:

@@ -1,4 +1,4 @@
-"""Which scopes have the rbtorrent role, without asking the database at each event."""
+"""A cache of the scopes with the rbtorrent role, to avoid a query for each event."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WAIT_SECONDS = 0.5
 
 
 class RoleCache:
-    """The roles, at most FRESH_SECONDS old. May be used from several threads."""
+    """The roles, at most FRESH_SECONDS old. Thread-safe."""
 
     def __init__(self, engine: Engine, tables: Tables, timer: Callable[[], float] = time.monotonic) -> None:
         self._engine = engine
@@ -35,7 +35,7 @@ class RoleCache:
         self._granted: tuple[frozenset[str], tuple[str, ...]] = (frozenset(), ())
 
     def has(self, scope: str) -> bool:
-        """Whether pushes to `scope` are brewed. Raises DatabaseDown soon, however long the database takes."""
+        """Return whether pushes to `scope` are brewed. Raises DatabaseDown soon if the database is slow."""
         if self._timer() >= self._fresh_until:
             self._read()
         exact, globs = self._granted

@@ -1,4 +1,4 @@
-"""The charts of the status page: the queue and what was brewed, over a range of time."""
+"""The charts of the status page: the queue and brewed layers over time."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def charts(recorded: Sequence[Sample], hours: int, now: int) -> list[Chart]:
             slots[slot].append(sample)
 
     def series(name: str, style: str, value: Callable[[Sample], float], *, largest: bool = False) -> Series:
-        """The largest or the mean value of each slot; minutes without a sample say nothing."""
+        """Return the largest or the mean value of each slot, ignoring minutes without a sample."""
         return Series(
             name,
             style,
@@ -71,7 +71,7 @@ def charts(recorded: Sequence[Sample], hours: int, now: int) -> list[Chart]:
         ),
         Chart(
             "Layers brewed a minute",
-            bar_chart("Layers brewed and failed tries a minute", axis, [brewed, failed], _decimal),
+            bar_chart("Layers brewed and failed attempts a minute", axis, [brewed, failed], _decimal),
             (("brewed", "accent"), ("failed", "bad")),
             per_slot,
         ),

@@ -1,4 +1,4 @@
-"""Who calls, and who may see the pages for operators: `/metrics` and the status page."""
+"""The address of a caller, and access to the pages for operators: `/metrics` and the status page."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ def caller_address(environ: Mapping[str, Any], trusted_proxies: Networks) -> Add
 
 
 def _hides_caller(environ: Mapping[str, Any]) -> bool:
-    """Return whether a proxy passes the request on without saying who calls."""
+    """Return whether a proxy has forwarded the request without the caller's address."""
     forwarded = "HTTP_X_FORWARDED_FOR" in environ or "HTTP_FORWARDED" in environ
     return forwarded and "HTTP_X_REAL_IP" not in environ
 
 
 def _denied() -> bottle.HTTPResponse:
-    return error(403, "DENIED", "this page is for the networks in application.status_networks")
+    return error(403, "DENIED", "this page is only for the networks in application.status_networks")

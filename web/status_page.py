@@ -1,4 +1,4 @@
-"""`GET /`: the status page. Plain HTML without scripts, made of templates/ and of what the database says."""
+"""`GET /`: the status page. Plain HTML without scripts, from templates/ and the database."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ from web.status_charts import RANGES, axis_of, charts
 from web.status_networks import StatusNetworks
 
 FRESH_SECONDS = 5.0
-"""What was read of the database, and what a search found, is shown again for so long."""
+"""How long the overview and the result of a search are cached."""
 
 WAIT_SECONDS = 10.0
 """How long a request waits while another one reads the database."""
 
 QUERY_SECONDS = 5.0
-"""How long PostgreSQL may take for all of it."""
+"""The time-out on PostgreSQL for all queries together."""
 
 _DEFAULT_HOURS = 6
 _REFRESH_SECONDS = 30
@@ -67,9 +67,9 @@ log = logging.getLogger(__name__)
 
 
 class StatusPage:
-    """Answers `/`. May be used from several threads.
+    """Answers `/`. Thread-safe.
 
-    `registry` has the service's credentials. `timer` returns seconds that pass evenly.
+    `registry` has the service's credentials. `timer` returns monotonic seconds.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class StatusPage:
         self._searching = threading.Lock()
 
     def show(self) -> bottle.HTTPResponse:
-        """Return the page: what `q` names, or else the overview of the last `hours`."""
+        """Return the page: the result for `q`, or else the overview of the last `hours`."""
         query = bottle.request.query
         text = (query.getunicode("q") or "").strip()
         hours = _hours(query.get("hours", ""))
@@ -147,7 +147,7 @@ class StatusPage:
         )
 
     def _read_overview(self) -> view.Overview:
-        """Return what is at most FRESH_SECONDS old. One thread reads, others wait. Raises DatabaseDown."""
+        """Return an overview, at most FRESH_SECONDS old, read by one thread. Raises DatabaseDown."""
         if not self._reading.acquire(timeout=WAIT_SECONDS):
             raise DatabaseDown("reading the status takes too long")
         try:
@@ -163,7 +163,7 @@ class StatusPage:
     def _query(self) -> view.Overview:
         try:
             with reading(self._engine) as connection, query_timeout(QUERY_SECONDS):
-                # Without right to create tables, those of an older version are all that there are.
+                # Without permission to create tables, only those of an older version exist.
                 tables = existing_tables(connection, self._tables)
                 now = self._clock(connection)
                 overview = view.Overview(
@@ -204,5 +204,5 @@ def _hours(text: str) -> int:
 def install(app: bottle.Bottle, page: StatusPage, networks: StatusNetworks) -> None:
     """Add the routes of this module."""
     turns = Turns("status pages", 16, waiting=16, seconds=WAIT_SECONDS)
-    # The first plugin is the outermost: callers from other networks wait for no turn.
+    # The first plugin is the outermost: callers from other networks do not wait for a turn.
     app.route("/", "GET", page.show, name="status_page", apply=[networks.limit, turns.limit])

@@ -1,4 +1,4 @@
-"""The status page's text: what the database says, as the words and figures of its templates."""
+"""The status page's texts and figures for its templates, from the database."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _DIGITS = 12
 
 @dataclass(frozen=True)
 class Overview:
-    """What the database says at `now` (Unix seconds). `samples` begin where the longest chart may."""
+    """The state of the database at `now` (Unix seconds). `samples` cover the longest chart."""
 
     now: int
     counts: QueueCounts
@@ -34,7 +34,7 @@ class Overview:
 
 @dataclass(frozen=True)
 class HealthLine:
-    """One line on how the service is, and what is wrong with it. `style` is ok, warn or bad."""
+    """One line on the health of the service, with its problems. `style` is ok, warn or bad."""
 
     style: str
     summary: str
@@ -43,7 +43,7 @@ class HealthLine:
 
 @dataclass(frozen=True)
 class Tile:
-    """A figure to be seen from afar."""
+    """A figure in large type."""
 
     label: str
     figure: str
@@ -53,7 +53,7 @@ class Tile:
 
 
 def health_line(health: Health, overview: Overview) -> HealthLine:
-    """Judge by the probes of `/healthz`, and by what was set aside."""
+    """Return the line for the probes of `/healthz`, and for layers and manifests set aside."""
     failed = _failed(health)
     counts = overview.counts
     if counts.set_aside or counts.set_aside_manifests:
@@ -70,7 +70,7 @@ def health_line(health: Health, overview: Overview) -> HealthLine:
 
 
 def database_down(reason: str, health: Health) -> HealthLine:
-    """Return the line of a page that is without its database."""
+    """Return the line of a page without its database."""
     others = [line for line in _failed(health) if not line.startswith("database:")]
     return HealthLine("bad", "The database does not answer", (reason, *others))
 
@@ -102,7 +102,7 @@ def tiles(overview: Overview) -> list[Tile]:
     failed = sum(one.failed for one in hour)
     waiting = counts.waiting
     if waiting >= MOST_COUNTED and overview.samples:
-        # The sample of the minute counts them all.
+        # The sample of the minute counts all of them.
         waiting = max(waiting, overview.samples[-1].waiting)
     oldest = counts.oldest_waiting
     figure, unit = _figure_and_unit(bytes_brewed)
@@ -163,7 +163,7 @@ def failure_rows(overview: Overview) -> list[FailureRow]:
 
 @dataclass(frozen=True)
 class ReasonRow:
-    """A reason of failures, and the command that retries what was set aside for it."""
+    """A reason of failures, and the command that retries the layers set aside for it."""
 
     reason: str
     set_aside: str
@@ -185,7 +185,7 @@ def reason_rows(overview: Overview) -> list[ReasonRow]:
 
 
 def retry_command(reason: str) -> str:
-    """Return the command for a shell; a quote within the reason is written as sh(1) wants it."""
+    """Return the command for a shell; a quote within the reason is escaped for sh(1)."""
     return "docker_torrents queue retry --reason '" + reason.replace("'", "'\\''") + "'"
 
 
@@ -268,7 +268,7 @@ def percent(share: float) -> str:
 
 
 def short(digest: str) -> str:
-    """Return the beginning of a digest, enough to tell layers apart."""
+    """Return the beginning of a digest, enough to distinguish layers."""
     return digest.removeprefix(Digest.PREFIX)[:_DIGITS] or digest
 
 

@@ -63,7 +63,7 @@ class SwarmHandler:
         )
 
     def announce(self) -> bottle.HTTPResponse:
-        """Answer a node that announces the layers that it has completely."""
+        """Answer a node that announces its complete layers."""
         environ = bottle.request.environ
         try:
             request = SeedsRequest.decode(read_body(environ, MAX_REQUEST))

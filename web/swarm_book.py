@@ -1,7 +1,6 @@
 """The one lease book of a service: in this process, or in the parent of several workers.
 
-Workers that each kept a book of their own would have the registry send as many copies of a layer as there are
-workers.
+If each worker had its own book, the registry would send as many copies of a layer as there are workers.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 class Book(Protocol):
-    """What handlers need of a book. May be used from several threads."""
+    """The interface of a book for handlers. Thread-safe."""
 
     def call(self, hex_digits: str, peer: Peer, request: SwarmRequest) -> Reply: ...
 
@@ -37,24 +36,24 @@ class LocalBook:
     """The book in this process."""
 
     def __init__(self, timer: Callable[[], float] = time.monotonic) -> None:
-        self._book = LeaseBook(Random())  # noqa: S311 - which peers are named is no secret
+        self._book = LeaseBook(Random())  # noqa: S311 - the choice of peers is no secret
         self._timer = timer
         self._lock = threading.Lock()
 
     def call(self, hex_digits: str, peer: Peer, request: SwarmRequest) -> Reply:
-        """Take a node's call (LeaseBook.call)."""
+        """Handle a node's call (LeaseBook.call)."""
         with self._lock:
             return self._book.call(self._timer(), hex_digits, peer, request)
 
     def announce(self, node: str, peer: Peer, layers: Sequence[tuple[str, int]]) -> float:
-        """Take a node's announcement of complete layers (LeaseBook.announce)."""
+        """Handle a node's announcement of complete layers (LeaseBook.announce)."""
         with self._lock:
             return self._book.announce(self._timer(), node, peer, layers)
 
 
 @dataclass(frozen=True)
 class BookAddress:
-    """Where workers find the book. Passed to them when they are started."""
+    """The address of the book, passed to workers when they are started."""
 
     path: str
     key: bytes = field(repr=False)
@@ -69,12 +68,12 @@ class RemoteBook:
         self._lock = threading.Lock()
 
     def call(self, hex_digits: str, peer: Peer, request: SwarmRequest) -> Reply:
-        """Take a node's call (LeaseBook.call). Raises Unavailable."""
+        """Handle a node's call (LeaseBook.call). Raises Unavailable."""
         reply: Reply = self._ask("call", hex_digits, peer, request)
         return reply
 
     def announce(self, node: str, peer: Peer, layers: Sequence[tuple[str, int]]) -> float:
-        """Take a node's announcement of complete layers (LeaseBook.announce). Raises Unavailable."""
+        """Handle a node's announcement of complete layers (LeaseBook.announce). Raises Unavailable."""
         again: float = self._ask("announce", node, peer, layers)
         return again
 
@@ -95,7 +94,7 @@ def serve_book(book: Book) -> Iterator[BookAddress]:
     """Let workers use `book` for the length of the block."""
     key = secrets.token_bytes(32)
     stopping = threading.Event()
-    # multiprocessing chooses a path in a folder that is this user's alone.
+    # multiprocessing chooses a path in a private folder of this user.
     with Listener(family="AF_UNIX", authkey=key) as listener:
         address = BookAddress(str(listener.address), key)
         accepting = threading.Thread(
@@ -106,7 +105,7 @@ def serve_book(book: Book) -> Iterator[BookAddress]:
             yield address
         finally:
             stopping.set()
-            # A connection ends the wait for one.
+            # A connection ends the wait in accept.
             Client(address.path, "AF_UNIX", authkey=key).close()
             accepting.join()
 

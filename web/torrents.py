@@ -98,12 +98,12 @@ class TorrentHandler:
             # The store, not the database: torrents are served while the database is down.
             metainfo = self._store.get(digest)
         except MetainfoMissing:
-            return self._missing.ask_for(scope, digest)
-        self._missing.is_there(digest)
+            return self._missing.request(scope, digest)
+        self._missing.found(digest)
         return metainfo
 
 
 def install(app: bottle.Bottle, torrents: TorrentHandler, turns: Turns) -> None:
-    """Add the route of this module. `turns` limits the requests that ask the registry."""
+    """Add the route of this module. `turns` limits the requests to the registry."""
     # Bottle answers HEAD with it too, and drops the body.
     app.route("/v0/torrents/<rest:re:.+>", "GET", torrents.get, name="torrents", apply=[turns.limit])

@@ -1,1 +1,1 @@
-"""Who may pull: the registry's verdict, or Blackbox's before it."""
+"""Authorisation of callers: by the registry, or by Blackbox in front of it."""

@@ -1,4 +1,4 @@
-"""Who decides who may pull: the registry, or Blackbox in front of it."""
+"""The authority that decides who may pull: the registry, or Blackbox in front of it."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from core.registry.client import RegistryClient
 
 
 class Access(Protocol):
-    """Judges callers. Methods may be called from several threads at once."""
+    """Authorises callers. Methods may be called from several threads at once."""
 
     def admit(self, headers: Mapping[str, str]) -> None:
-        """Let the request with these headers in to ask the registry, or raise AccessDenied.
+        """Admit the request with these headers to the registry, or raise AccessDenied.
 
-        `headers` finds `Authorization` and `X-Real-IP` by these names. Who is let in still has to
-        convince the registry.
+        `headers` finds `Authorization` and `X-Real-IP` by these names. The registry may still refuse an
+        admitted caller.
         """
         ...
 
     def may_pull(self, scope: str, digest: Digest, authorization: str | None) -> None:
-        """Return if the registry lets the holder of `authorization` pull this blob from this repository.
+        """Check that the registry lets the holder of `authorization` pull this blob from this repository.
 
         Raises AccessDenied with the registry's status and challenge if it does not, or does not have
         the blob there; RemoteError if it cannot be reached.
@@ -34,7 +34,7 @@ class Access(Protocol):
 
 
 def choose_access(config: Config, registry: RegistryClient, clock: Callable[[], float]) -> Access:
-    """Return the configured authority, which connects to nothing yet. `clock` never goes back."""
+    """Return the configured authority, without connecting. `clock` is monotonic."""
     access = RegistryAccess(registry)
     if config.authorization == "registry" or config.blackbox is None:
         return access

@@ -33,13 +33,13 @@ log = logging.getLogger(__name__)
 ANSWER_LIMIT = 64 * 1024
 MAX_VERDICTS = 100_000
 VALID = 0
-"""`status.id` of a token that is good; 1 to 5 are the ways in which one is not."""
+"""`status.id` of a valid token; 1 to 5 are the reasons why one is invalid."""
 
 _EXCEPTIONS = {
     2: "bad parameters: check blackbox.scopes",
     9: "its database does not answer, try again later",
     10: "its database does not answer, try again later",
-    21: "access denied for this host: have it added in Blackbox",
+    21: "access denied for this host: add it in Blackbox",
 }
 # Exceptions after which the same question may be answered.
 _ASK_AGAIN = (9, 10)
@@ -48,7 +48,7 @@ _AUTHORIZATION = re.compile(r"(?:OAuth|Bearer) +([A-Za-z0-9._~+/=-]{1,8192}) *\Z
 
 
 class NoVerdict(DockerTorrentsError):
-    """Blackbox does not say whether a token is good. `why` holds none."""
+    """Blackbox gives no verdict on a token. `why` does not contain it."""
 
     def __init__(self, why: str) -> None:
         self.why = why
@@ -56,8 +56,8 @@ class NoVerdict(DockerTorrentsError):
 
 
 class BlackboxAccess:
-    """`application.authorization: blackbox`. `clock` gives seconds, and never goes back; `http` has
-    Blackbox's time-outs.
+    """`application.authorization: blackbox`. `clock` returns monotonic seconds; `http` has Blackbox's
+    time-outs.
     """
 
     def __init__(
@@ -72,8 +72,8 @@ class BlackboxAccess:
         self._outage = OutageLog(log, "Blackbox")
 
     def admit(self, headers: Mapping[str, str]) -> None:
-        """See Access: 400 without the caller's address, 401 without a token that is good, 403 without the
-        scope, 503 if Blackbox does not say. A good verdict is remembered for `verdict_ttl`.
+        """See Access: 400 without the caller's address, 401 without a valid token, 403 without the scope,
+        503 without a verdict. A positive verdict is cached for `verdict_ttl`.
         """
         address = _address(headers.get("X-Real-IP"))
         token = self._token(headers.get("Authorization"))
@@ -89,11 +89,11 @@ class BlackboxAccess:
         self._verdicts.keep(token, address)
 
     def may_pull(self, scope: str, digest: Digest, authorization: str | None) -> None:
-        """See Access: once let in, the registry decides."""
+        """See Access: the registry decides about admitted callers."""
         self._registry.may_pull(scope, digest, authorization)
 
     def check(self) -> str:
-        """Return a line for the operator about a Blackbox that answers: it must refuse an invalid token.
+        """Check that Blackbox answers and refuses an invalid token, and return a line for the operator.
 
         Raises NoVerdict if it does not answer, or accepts an invalid token.
         """
@@ -109,7 +109,7 @@ class BlackboxAccess:
         return found[1]
 
     def _ask(self, token: str, address: str) -> tuple[int, frozenset[str]]:
-        """Blackbox's verdict: `status.id`, and the scopes that the token holds. Raises NoVerdict."""
+        """Return Blackbox's verdict: `status.id`, and the scopes of the token. Raises NoVerdict."""
         query = {
             "method": "oauth",
             "oauth_token": token,
@@ -133,7 +133,7 @@ class BlackboxAccess:
         try:
             answer = self._http.fetch("GET", url, limit=ANSWER_LIMIT, follow=False)
         except RemoteError as error:
-            # Its text shows no query, which is where the token is.
+            # Its text does not show the query, which has the token.
             raise NoVerdict(str(error)) from None
         try:
             verdict = json.loads(answer.body) if answer.status == 200 else None
@@ -144,12 +144,12 @@ class BlackboxAccess:
         return verdict
 
     def _judge(self, status: int, held: frozenset[str]) -> None:
-        """Return if the verdict is a yes. Raises AccessDenied."""
+        """Raise AccessDenied unless the verdict is positive."""
         if status != VALID:
             log.info("token refused status=%d", status)
             raise self._unauthorized("the token is not valid")
         if not self._scopes <= held:
-            log.info("token refused reason=%s", "it lacks the scope")
+            log.info("token refused reason=%s", "the scope is missing")
             raise AccessDenied(403, (), "DENIED", f"the token lacks the scope {self._scopes_text}")
 
     def _unauthorized(self, message: str) -> AccessDenied:
@@ -182,11 +182,10 @@ def _unavailable() -> AccessDenied:
 
 
 class GoodVerdicts:
-    """Callers with access, remembered for `lifetime` seconds (0: none are remembered).
+    """A cache of callers with access, for `lifetime` seconds (0: disabled).
 
-    A caller is kept as a keyed hash of his token and address; the key lives and dies with this object.
-    `clock` gives seconds, and never goes back. Once there are `limit` callers, the oldest verdict is
-    forgotten.
+    A caller is stored as a keyed hash of token and address; the key exists only in this object. `clock`
+    returns monotonic seconds. Beyond `limit` callers the oldest verdict is evicted.
     """
 
     def __init__(self, lifetime: float, clock: Callable[[], float], limit: int = MAX_VERDICTS) -> None:
@@ -195,15 +194,15 @@ class GoodVerdicts:
         self._lock = threading.Lock()
 
     def holds(self, token: str, address: str) -> bool:
-        """Whether this caller was let in lately."""
+        """Return whether this caller was admitted recently."""
         with self._lock:
             return self._hash(token, address) in self._good
 
     def keep(self, token: str, address: str) -> None:
-        """Remember that this caller was let in now."""
+        """Record that this caller was admitted now."""
         with self._lock:
             self._good[self._hash(token, address)] = True
 
     def _hash(self, token: str, address: str) -> bytes:
-        # A token holds no line break, so no two callers give the same text.
+        # A token contains no line break, so each caller has a distinct text.
         return hmac.digest(self._key, f"{token}\n{address}".encode(), hashlib.sha256)

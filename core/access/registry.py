@@ -1,4 +1,4 @@
-"""The registry's verdict alone: everybody may ask it, and its answer is what the caller gets."""
+"""The registry as the only authority: callers get its answer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SAYINGS = {
     404: ("BLOB_UNKNOWN", "blob unknown to registry"),
     429: ("TOOMANYREQUESTS", "too many requests"),
 }
-# What a client needs to make a better try.
+# Headers that a client needs for its next attempt.
 _PASSED_ON = ("WWW-Authenticate", "Retry-After")
 
 
@@ -31,10 +31,12 @@ class RegistryAccess:
         self._registry = registry
 
     def admit(self, headers: Mapping[str, str]) -> None:
-        """Everybody may ask the registry."""
+        """Admit every caller to the registry."""
 
     def may_pull(self, scope: str, digest: Digest, authorization: str | None) -> None:
-        """See Access. A redirect to the storage is a yes: the registry redirects only callers with access."""
+        """See Access. A redirect to the storage is permission: the registry redirects only callers with
+        access.
+        """
         headers = {} if authorization is None else {"Authorization": authorization}
         answer = self._registry.forward("HEAD", self._registry.urls.blob(scope, digest), headers)
         if (answer.status == 200 and not is_html(answer.headers)) or leads_to_storage(answer, digest):
@@ -49,11 +51,11 @@ class RegistryAccess:
 
 
 def leads_to_storage(answer: HttpAnswer, digest: Digest) -> bool:
-    """Whether it is docker/distribution's own redirect to the blob in its storage: 307, to another server, at
-    the blob's path in there (registry/storage/paths.go).
+    """Return whether the answer is docker/distribution's redirect to the blob in its storage: 307, to another
+    server, at the blob's path (registry/storage/paths.go).
 
-    What stands in front of registries redirects too, with 307 among others: to https, to a canonical name, to
-    a page where people log in. None of these has looked at whether this caller may have the blob.
+    Proxies in front of registries redirect too, with 307 among others: to https, to a canonical name, to a
+    login page. These redirects say nothing about access to the blob.
     """
     location = answer.headers.get("Location")
     if answer.status != 307 or not location:
@@ -65,6 +67,6 @@ def leads_to_storage(answer: HttpAnswer, digest: Digest) -> bool:
     elsewhere = onward.host != answer.target.host or (
         onward.port != answer.target.port and onward.scheme == answer.target.scheme
     )
-    # Azure's URLs have the slashes within the path escaped.
+    # Azure escapes the slashes within the path.
     path = unquote(onward.path.partition("?")[0])
     return elsewhere and path.endswith(f"/blobs/sha256/{digest.short}/{digest.hex}/data")

@@ -1,4 +1,4 @@
-"""Makes the configured backends: to read layers from, to list, to check for presence."""
+"""Creates the configured backends for reading, listing and checking layers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Kind = Literal["s3", "directory", "mds"]
 
 
 class BlobBackends:
-    """Makes backends from the configuration; nothing is connected yet.
+    """Creates backends from the configuration, without connecting.
 
     `candidate_scopes` returns the repositories to search for a layer of unknown repository; `find_file` and
     `read_page` read the tables of MDS.
@@ -77,7 +77,7 @@ class BlobBackends:
         raise ConfigInvalid(section, [f"{key} is required to read from {kind}"])
 
     def presence_checker(self) -> PresenceChecker:
-        """Return what checks whether layers still exist where they are read from."""
+        """Return a checker of whether layers still exist in their source."""
         if self._config.layers.source == "registry":
             return RegistryPresence(self._registry)
         return StoragePresence(self.storage(), self.layout.blobs)

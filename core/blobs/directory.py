@@ -66,11 +66,11 @@ class DirectoryBlobs:
             raise _refusal(error, self._folder) from error
 
     def files(self, folder: str, skipping: frozenset[str] = frozenset()) -> Iterator[StoredFile]:
-        """All files below `folder`, with the names of one folder a level in memory. See BlobStorage.
+        """Yield all files below `folder`, with the names of one folder per level in memory. See BlobStorage.
 
-        Links to directories are followed, but not in circles. A file that vanishes during the walk is left
-        out. The error of a folder that cannot be read is raised at the end. Raises Unavailable if the parent
-        of `folder` is missing: the disk may not be mounted.
+        Links to directories are followed, except cycles. A file that vanishes during the walk is left out.
+        The error of a folder that cannot be read is raised at the end. Raises Unavailable if the parent of
+        `folder` is missing: the disk may not be mounted.
         """
         top = self._root / folder
         try:
@@ -78,7 +78,7 @@ class DirectoryBlobs:
         except OSError as error:
             raise _refusal(error, top) from error
         nothing: frozenset[str] = frozenset()
-        # Where it is on its way down: what is left of each folder, and the links that led there.
+        # The path down: the remaining entries of each folder, and the links above it.
         way = [(folder, _entries(str(top)), nothing)]
         failed: RemoteError | None = None
         while way:
@@ -134,7 +134,7 @@ class FileReader(BlobReader):
 
     @property
     def file(self) -> io.FileIO:
-        """The file, positioned at the next byte, for a server that sends files by itself."""
+        """The file, positioned at the next byte, for a server that sends files itself."""
         return self._file
 
     def readinto(self, buffer: memoryview, /) -> int:
@@ -167,7 +167,7 @@ def _refusal(error: OSError, path: Path) -> RemoteError:
 
 
 def _entries(place: str) -> list[os.DirEntry[str]]:
-    """What is in a folder, the last name first."""
+    """Return the entries of a folder, in descending order."""
     try:
         with os.scandir(place) as entries:
             return sorted(entries, key=lambda entry: entry.name, reverse=True)

@@ -13,7 +13,7 @@ from core.errors import ConnectionCut, Interrupted, RangeIgnored
 from core.layer import Layer
 
 WINDOW_BYTES = 16 * 1024 * 1024
-"""The most that is read ahead of a layer, over all connections: 64 MiB for four layers at a time."""
+"""The maximum read-ahead of a layer, over all connections: 64 MiB for four layers at a time."""
 
 RANGE_BYTES = 4 * 1024 * 1024
 """The longest range requested: long enough that the time to its first byte hardly counts."""
@@ -40,8 +40,8 @@ def open_layer(
     reads and that connection is the bottleneck, it continues over `connections` of them, `window` bytes
     ahead, as long as that helps. A layer shorter than two ranges is read over one.
 
-    Reading raises ConnectionCut where resuming did not help, NotFound or Refused where a later
-    request fails so, and Interrupted if `interrupted` returns True during a pause.
+    Reading raises ConnectionCut if resuming did not help, NotFound or Refused if a later request fails
+    that way, and Interrupted if `interrupted` returns True during a pause.
     """
     first = source.open(layer, 0)
 
@@ -87,9 +87,9 @@ class AcceleratingReader(BlobReader):
 
     Ranges cost requests and copies: a source nearby is fastest over one connection, where hashing is the
     bottleneck. So the time spent in reads is measured in intervals of a tenth of a second. If reads take more
-    than half of two intervals in a row, and give less than 128 MiB/s, several connections are tried for
-    `trial` bytes. They are kept if they give at least 1.25 times as much, as they do if the source limits
-    each connection. If the processor or the network is the bottleneck, or ranges fail, one connection is used
+    than half of two intervals in a row, at less than 128 MiB/s, several connections are tried for `trial`
+    bytes. They are kept if they are at least 1.25 times as fast, as with a source that limits each
+    connection. If the processor or the network is the bottleneck, or ranges fail, one connection is used
     again.
 
     `size` is the layer's; with less than `worthwhile` bytes left nothing is tried. All are in bytes.
@@ -163,7 +163,7 @@ class AcceleratingReader(BlobReader):
             if self._size - self._reader.position < self._worthwhile:
                 self._settled = True
             elif slow and self._slow_before:
-                self._go_on(self._in_parallel)
+                self._continue_with(self._in_parallel)
             # Once is not enough: a source may be fast at first and slow from then on.
             self._slow_before = slow
             self._measure()
@@ -175,10 +175,10 @@ class AcceleratingReader(BlobReader):
 
     def _back_to_one(self, buffer: memoryview) -> int:
         self._settled = True
-        self._go_on(self._one_by_one)
+        self._continue_with(self._one_by_one)
         return self._reader.readinto(buffer)
 
-    def _go_on(self, kind: Callable[[int], ResumingReader] | Callable[[int], ParallelReader]) -> None:
+    def _continue_with(self, kind: Callable[[int], ResumingReader] | Callable[[int], ParallelReader]) -> None:
         """Replace the reader by another one at the same byte."""
         self._reader.close()
         with self._lock:

@@ -22,11 +22,11 @@ from core.registry.answers import is_html
 from core.registry.blob import BlobStream, range_header
 
 FindFile = Callable[[str], str | None]
-"""From a file's path to its `mdsfileinfo`, as it stands in the table; None if it is not there or deleted."""
+"""Returns the `mdsfileinfo` of a file's path, as in the table; None if it is absent or deleted."""
 
 ReadPage = Callable[[str, str | None], tuple[Sequence[tuple[str, int | None]], str | None]]
-"""From a folder's path and the path read last (None: from the beginning) to the next files, as paths and
-sizes in bytes, and the path read last, None at the end. It may raise what databases raise."""
+"""Takes a folder's path and the path read last (None: start); returns the next files, as paths and sizes in
+bytes, and the path read last, None at the end. May raise DatabaseError."""
 
 _PATH_SIGNS = "/!$&'()*+,:;=@~"
 _LONGEST_KEY = 1024
@@ -42,7 +42,7 @@ class MdsFile:
 
 
 def parse_mdsfileinfo(text: str) -> MdsFile:
-    """Return the file that a row's JSON names. Raises ValueError with the reason if it names none."""
+    """Return the file described by a row's JSON. Raises ValueError with the reason if it is invalid."""
     if len(text) > _LONGEST_INFO:
         raise ValueError(f"longer than {_LONGEST_INFO} characters")
     try:
@@ -60,16 +60,16 @@ def parse_mdsfileinfo(text: str) -> MdsFile:
 
 
 def _is_usable(key: str) -> bool:
-    """Whether a key stays below the namespace."""
+    """Return whether a key stays below the namespace."""
     return key.isprintable() and not {"", ".", ".."} & set(key.split("/")) and "\\" not in key
 
 
 class MdsBlobs:
     """Reads `url_template` with the payload `get-<namespace>/<key>` (a BlobSource).
 
-    `find_file` looks into the tables, and may raise what databases raise. Raises NotFound where they
-    have no such file, or MDS has not; Refused where the row is unusable or MDS refuses;
-    SizeMismatch where MDS has another size than the tables; TimedOut, Unavailable.
+    `find_file` queries the tables, and may raise DatabaseError. Raises NotFound if the file is missing in
+    the tables or in MDS; Refused if the row is unusable or MDS refuses; SizeMismatch if MDS has another
+    size than the tables; TimedOut, Unavailable.
     """
 
     parallel = True
@@ -109,7 +109,7 @@ class MdsBlobs:
             return self._open(layer, file, offset, length)
 
     def files(self, folder: str, skipping: frozenset[str] = frozenset()) -> Iterator[StoredFile]:
-        """Yield the files that the tables have below `folder`. See BlobStorage. Raises DatabaseDown too."""
+        """Yield the files in the tables below `folder`. See BlobStorage. Raises DatabaseDown too."""
         # The driver writes paths with a leading slash.
         page, last = self._read_page(f"/{folder}/", None)
         while last is not None:
@@ -118,11 +118,11 @@ class MdsBlobs:
             page, last = self._read_page(f"/{folder}/", last)
 
     def check(self) -> str:
-        """Return one line on the tables and on MDS, which is asked for a missing key."""
+        """Return one line on the tables and on MDS, after requesting a missing key."""
         self._find_file("/")
         url = self._url("ping")
         with self._http.open("GET", url) as answer:
-            # There is no such file: 404 is the right answer.
+            # The file does not exist: 404 is the correct answer.
             if answer.status != 404:
                 _check(answer)
             return f"{answer.target} answers {answer.status}, and the tables can be read"
@@ -157,7 +157,7 @@ class MdsBlobs:
 
 
 def _check(answer: HttpStream) -> None:
-    """Raise the error for an answer that is neither the file nor a part of it."""
+    """Raise the error for an answer that is neither the file nor a range of it."""
     where = str(answer.target)
     if is_html(answer.headers):
         # From a proxy, whatever its status.

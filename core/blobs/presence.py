@@ -1,4 +1,4 @@
-"""What there is to ask whether a layer is still there: a registry, or its storage."""
+"""Check whether layers still exist, in a registry or its storage."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ MAX_CONSECUTIVE_FAILURES = 20
 """Unanswered requests in a row after which the registry itself is probed."""
 
 Presence = Literal["there", "missing", "unanswered"]
-"""What was found out. "missing" takes an answer that says so; whatever else went wrong is "unanswered"."""
+"""The finding. "missing" requires an answer that says so; any failure is "unanswered"."""
 
 
 @dataclass(frozen=True, slots=True)
 class PresenceResult:
-    """The outcome of looking for a layer: `scope` holds it, where that was found out; `why` there was no
-    answer, and whether the server was silent (`silent`) rather than refusing.
+    """The outcome of a check: `scope` has the layer, if known; `why` there was no answer, and whether the
+    server was silent (`silent`) rather than refusing.
     """
 
     layer: Layer
@@ -42,22 +42,22 @@ class PresenceResult:
 
 
 class PresenceChecker(Protocol):
-    """A place to look for layers in."""
+    """Checks for layers in a registry or a storage."""
 
     def check(self) -> None:
-        """Raises DockerTorrentsError if the place is out of reach, or holds nothing at all: then it is not
-        the place that layers were brewed from, and its word on them is worth nothing.
+        """Raise DockerTorrentsError if it cannot be reached, or is empty: then it is not the place that
+        layers were brewed from, and its answers do not count.
         """
         ...
 
     def locate(self, layer: Layer) -> PresenceResult:
-        """A look at where the layer was. "missing" means no more than that it is not there."""
+        """Check the known places of the layer. "missing" means missing from these."""
         ...
 
     def locate_everywhere(
         self, layers: Sequence[Layer], over: Callable[[], bool]
     ) -> Iterator[PresenceResult]:
-        """A look wherever the layers could be, for as many of them, in their order, as one run may do.
+        """Check every possible place, for as many of the layers, in order, as one run allows.
 
         `over` is called before each request; once it returns true, the remaining layers are not checked.
         """
@@ -65,17 +65,15 @@ class PresenceChecker(Protocol):
 
 
 QUESTIONS = 100_000
-"""Questions to the registry, at most, for the layers of one run that have to be looked for everywhere:
-about ten minutes.
-"""
+"""The maximum number of requests for layers of one run that are checked everywhere: about ten minutes."""
 
 
 class RegistryPresence:
-    """Asks for a blob by HEAD, repository by repository (a PresenceChecker).
+    """Requests blobs by HEAD, repository by repository (a PresenceChecker).
 
-    A blob may be in repositories that are not known here. So one that is in none of the known ones counts
-    as missing only when the whole catalog was checked. A registry that does not give its catalog, names
-    a repository there by what is no name here, or does not answer for a single one, leaves it unanswered.
+    A blob may be in unknown repositories, so one that is in none of the known ones counts as missing only
+    when the whole catalog was checked. If the registry withholds its catalog, lists an invalid name in it,
+    or does not answer for one repository, the layer is unanswered.
     """
 
     def __init__(self, registry: RegistryClient, questions: int = QUESTIONS) -> None:
@@ -87,7 +85,7 @@ class RegistryPresence:
         self._registry.ping()
 
     def locate(self, layer: Layer) -> PresenceResult:
-        """See PresenceChecker. One without known repositories is in none of them."""
+        """See PresenceChecker. A layer without known repositories is missing."""
         unanswered = None
         for scope in layer.scopes:
             look = self._ask(layer, scope)
@@ -100,11 +98,11 @@ class RegistryPresence:
     def locate_everywhere(
         self, layers: Sequence[Layer], over: Callable[[], bool]
     ) -> Iterator[PresenceResult]:
-        """See PresenceChecker. At least one layer is looked for, however many repositories there are.
+        """See PresenceChecker. At least one layer is checked, whatever the number of repositories.
 
-        The catalog is listed again after the last request, and new repositories are checked as well, until it
-        has none: the requests take minutes, and a layer may be pushed meanwhile. When the registry
-        falls silent, those left are unanswered.
+        The catalog is listed again after the last request, and new repositories are checked too, until there
+        are none: the requests take minutes, and a layer may be pushed meanwhile. When the registry becomes
+        silent, the remaining layers are unanswered.
         """
         left: dict[int, Layer] = dict(enumerate(layers))
         unanswered: dict[int, PresenceResult] = {}
@@ -115,7 +113,7 @@ class RegistryPresence:
             left = dict(enumerate(layers[: max(1, self._questions // len(scopes))]))
             while new := [scope for scope in scopes if scope not in checked]:
                 for scope in new:
-                    # A repository after the other, and not a layer: each one costs a token.
+                    # Repository by repository, not layer by layer: each repository costs a token.
                     for number, layer in list(left.items()):
                         if over():
                             return
@@ -148,7 +146,7 @@ class RegistryPresence:
         """Return all repositories. Raises RemoteError, also for an empty list."""
         scopes = list(self._registry.list_repositories(complete=True))
         if not scopes:
-            raise BadAnswer("catalog", "it has no repository at all")
+            raise BadAnswer("catalog", "it has no repositories")
         return scopes
 
     def _ask(self, layer: Layer, scope: str) -> PresenceResult:
@@ -164,8 +162,8 @@ class RegistryPresence:
 class StoragePresence:
     """Checks in the registry's storage, whose blobs are in `folder` (a PresenceChecker).
 
-    A registry gives a blob if its storage has it, in whatever repository; one that is not in the storage
-    cannot be pulled.
+    A registry serves a blob from its storage, for any repository; a blob that is missing there cannot be
+    pulled.
     """
 
     def __init__(self, storage: BlobStorage, folder: str) -> None:
@@ -175,7 +173,7 @@ class StoragePresence:
     def check(self) -> None:
         """See PresenceChecker. Raises LayerError."""
         if next(iter(self._storage.files(self._folder)), None) is None:
-            raise Unavailable(self._folder, "it holds no blob at all")
+            raise Unavailable(self._folder, "it holds no blobs")
 
     def locate(self, layer: Layer) -> PresenceResult:
         """See PresenceChecker."""
@@ -191,7 +189,7 @@ class StoragePresence:
     def locate_everywhere(
         self, layers: Sequence[Layer], over: Callable[[], bool]
     ) -> Iterator[PresenceResult]:
-        """See PresenceChecker. There is nowhere else to look."""
+        """See PresenceChecker. There is no other place."""
         for layer in layers:
             if over():
                 return

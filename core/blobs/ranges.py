@@ -13,7 +13,7 @@ from core.blobs.source import BlobReader, BlobSource
 from core.errors import ConnectionCut, Interrupted
 from core.layer import Layer
 
-# The size of one read. Bytes are returned as they come; those of a read that fails are lost.
+# The size of one read. Bytes are returned as they arrive; those of a failed read are lost.
 _READ_BYTES = 256 * 1024
 
 # How often a waiting read checks whether it is interrupted, in seconds.
@@ -25,7 +25,7 @@ _GRACE = 2.0
 
 
 class _Range:
-    """A range in progress: `filled` bytes of `buffer` have come, `taken` of them were returned."""
+    """A range in progress: `filled` bytes of `buffer` have arrived, `taken` of them were returned."""
 
     def __init__(self, reader: ResumingReader, length: int, buffer: memoryview) -> None:
         self.reader = reader
@@ -40,7 +40,7 @@ class ParallelReader(BlobReader):
     """The bytes of a layer from `offset` to `end`, read over up to `connections` connections.
 
     At most `connections` ranges of `range_bytes` are being read or waiting to be returned, which bounds the
-    memory. Each is resumed by itself when it breaks. An error of a range is raised after all bytes before it:
+    memory. Each is resumed separately when it fails. An error of a range is raised after all bytes before it:
     ConnectionCut, NotFound, RangeIgnored ...
 
     `interrupted` is called while a read waits; Interrupted is raised if it returns True. Closing ends the
@@ -157,7 +157,7 @@ class ParallelReader(BlobReader):
             while not self._stopping and self._next < self._end:
                 if len(self._window) < self._connections:
                     length = min(self._range_bytes, self._end - self._next)
-                    # A buffer is used again: new memory costs more than filling it.
+                    # Buffers are reused: new memory costs more than filling it.
                     buffer = self._spare.pop() if self._spare else memoryview(bytearray(self._range_bytes))
                     reader = ResumingReader(
                         self._source,
@@ -187,7 +187,7 @@ class ParallelReader(BlobReader):
                         self._changed.notify_all()
 
     def _sleep(self, seconds: float) -> None:
-        """Pause before a range is tried again. Raises Interrupted as soon as the reader is closed."""
+        """Pause before a range is retried. Raises Interrupted as soon as the reader is closed."""
         with self._changed:
             if self._changed.wait_for(lambda: self._stopping, seconds):
                 raise Interrupted

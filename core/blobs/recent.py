@@ -22,12 +22,12 @@ class Recent(Generic[_Known]):
         self._lock = threading.Lock()
 
     def get(self, digest: Digest) -> _Known | None:
-        """Return what is known of this layer, None if nothing is."""
+        """Return the fact about this layer, or None."""
         with self._lock:
             return self._known.get(digest)
 
     def put(self, digest: Digest, known: _Known) -> None:
-        """Remember `known`, in place of what was known before."""
+        """Store a fact, replacing an earlier one."""
         with self._lock:
             self._known.pop(digest, None)
             self._known[digest] = known
@@ -35,6 +35,6 @@ class Recent(Generic[_Known]):
                 del self._known[next(iter(self._known))]
 
     def forget(self, digest: Digest) -> None:
-        """Drop what is known of this layer."""
+        """Drop the fact about this layer."""
         with self._lock:
             self._known.pop(digest, None)

@@ -1,4 +1,4 @@
-"""Reads a blob through cuts and time-outs, each time resuming at the byte where it broke."""
+"""Reads a blob through cuts and time-outs, resuming at the byte where it failed."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _SKIP_BYTES = 256 * 1024
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How often a broken read is resumed. Pauses are in seconds, `progress` is in bytes.
+    """How often a failed read is resumed. Pauses are in seconds, `progress` is in bytes.
 
-    `tries` consecutive failures end it. The count starts again when at least `progress` bytes came between
-    two failures, so a source that breaks after every byte is given up too.
+    `tries` consecutive failures end it. The count restarts when at least `progress` bytes arrived between
+    two failures, so a source that fails after every byte is abandoned too.
     """
 
     tries: int = 5
@@ -35,14 +35,12 @@ class RetryPolicy:
 class ResumingReader(BlobReader):
     """The bytes from `offset` to `end` of a layer, each exactly once.
 
-    `end` is the size of the blob. What the source sends beyond it is passed on, so that the caller notices
-    that the blob is too long. If the source ignores ranges, it is read from the beginning again, and what was
-    returned before is skipped. With `exact` only the range up to `end` is requested, and RangeIgnored is
-    raised.
+    `end` is the size of the blob. Bytes beyond it are passed on, so that the caller notices that the blob is
+    too long. If the source ignores ranges, it is read from the beginning again, and bytes that were returned
+    before are skipped. With `exact` only the range up to `end` is requested, and RangeIgnored is raised.
 
-    `first` is an open reader from `offset` on. Raises ConnectionCut when the retry is at its
-    end; what the source raises other than ConnectionCut, TimedOut and Unavailable, and what
-    `sleep` raises, at once.
+    `first` is an open reader from `offset` on. Raises ConnectionCut after the last attempt; other
+    errors of the source than ConnectionCut, TimedOut and Unavailable, and those of `sleep`, at once.
     """
 
     def __init__(
@@ -83,12 +81,12 @@ class ResumingReader(BlobReader):
                 reader = self._reader
                 count = (self._open() if reader is None else reader).readinto(buffer)
                 if not count and self.position < self._end:
-                    raise self._cut(f"it ended there, {self._end - self.position} bytes too early")
+                    raise self._cut(f"it ended {self._end - self.position} bytes too early")
             except (*NO_ANSWER, BadAnswer) as error:
                 if self._closed:
                     raise
                 if self.position >= self._end:
-                    return 0  # all bytes have come, only the end of the connection failed
+                    return 0  # all bytes have arrived, only the end of the connection failed
                 self._failed(error)
                 continue
             self.position += count
@@ -112,7 +110,7 @@ class ResumingReader(BlobReader):
         self._failed_at = self.position
         self._failures += 1
         if self._failures >= self._retry.tries:
-            raise self._cut(f"given up after {self._failures} tries, the last: {error}") from error
+            raise self._cut(f"gave up after {self._failures} attempts, the last error: {error}") from error
         self._sleep(self._retry.pause(self._failures))
 
     def _open(self) -> BlobReader:
@@ -139,7 +137,7 @@ class ResumingReader(BlobReader):
             while left:
                 count = reader.readinto(scratch[:left])
                 if not count or self._closed:
-                    raise self._cut("it broke off again before that byte")
+                    raise self._cut("it was cut again before that byte")
                 left -= count
         except BaseException:
             reader.close()

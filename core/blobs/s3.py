@@ -14,7 +14,7 @@ class S3Blobs:
     """Reads the keys `prefix` + `blob_path_template` of a bucket (a BlobStorage).
 
     `prefix` is the registry's `storage.s3.rootdirectory`. Keys are built as its driver builds them
-    (s3-aws/s3.go, s3Path): one slash between the two, none in front.
+    (s3-aws/s3.go, s3Path): one slash between the two, no leading slash.
     """
 
     parallel = True

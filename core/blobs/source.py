@@ -18,7 +18,7 @@ class BlobReader(Protocol):
     def readinto(self, buffer: memoryview, /) -> int:
         """Fill the front of `buffer`, which is never empty, and return the number of bytes; 0 at the end.
 
-        It may be fewer than there is room for. Raises TimedOut, ConnectionCut, Unavailable.
+        It may be fewer than fit. Raises TimedOut, ConnectionCut, Unavailable.
         """
         ...
 
@@ -60,7 +60,7 @@ class BlobSource(Protocol):
 class StoredFile:
     """A file in a storage: its path below the storage's root, without a leading slash, and its size in bytes.
 
-    `size` is None if it is not a regular file, but a symbolic link, say.
+    `size` is None for anything but a regular file, for example a symbolic link.
     """
 
     path: str
@@ -71,7 +71,7 @@ class BlobStorage(BlobSource, Protocol):
     """A registry's storage: a backend that can list its files. All of them pass the same conformance tests.
 
     A listing holds at most one page, or one folder on each level, in memory. It raises Refused, TimedOut,
-    ConnectionCut or Unavailable if it lacks something, so that a part never looks like the whole.
+    ConnectionCut or Unavailable if it is incomplete.
     """
 
     def files(self, folder: str, skipping: frozenset[str] = frozenset()) -> Iterator[StoredFile]:

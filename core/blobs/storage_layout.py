@@ -1,4 +1,4 @@
-"""Where a registry's storage keeps a blob: `blob_path_template` with a digest put in."""
+"""The path of a blob in a registry's storage: `blob_path_template` with a digest."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def common_folder(template: str) -> str:
 
 
 MANIFESTS = "_manifests"
-"""The folder of a repository with its tags and manifests: most of the files, and none of the layers."""
+"""The folder of a repository's tags and manifests: most of the files, and no layers."""
 
 _LINK = re.compile(r"(.+)/_layers/sha256/([0-9a-f]{64})/link\Z", re.DOTALL)
 _UPLOAD = re.compile(r"(.+/_uploads/[^/]+)/.+\Z", re.DOTALL)
@@ -33,27 +33,27 @@ _UPLOAD = re.compile(r"(.+/_uploads/[^/]+)/.+\Z", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class LayerLink:
-    """A repository's claim to a blob, which may be a layer or an image's config."""
+    """A repository's link to a blob, which may be a layer or an image's config."""
 
     scope: str
     digest: Digest
 
 
 class StorageLayout:
-    """Reads paths from the storage's root; a slash in front of them makes no difference."""
+    """Parses paths from the storage's root, with or without a leading slash."""
 
     def __init__(self, blob_path_template: str, blob_path_digest_index: int) -> None:
         self._template = blob_path_template
-        # Counted as the template is written: a slash in front is an empty element.
+        # Counted as in the template: a leading slash is an empty element.
         self._index = blob_path_digest_index - blob_path_template.startswith("/")
         self.blobs = common_folder(blob_path_template)
         """The folder below which all blobs are."""
         root, found, _ = f"/{self.blobs}/".partition("/blobs/")
         self.repositories = f"{root}/repositories".strip("/") if found else None
-        """The folder of all repositories; None where the template is not of distribution's making."""
+        """The folder of all repositories; None if the template is not distribution's."""
 
     def digest_of(self, path: str) -> Digest | None:
-        """The digest of the blob at `path`; None if no blob belongs there."""
+        """Return the digest of the blob at `path`, or None."""
         bare = path.strip("/")
         parts = bare.split("/")
         if self._index >= len(parts):
@@ -65,7 +65,7 @@ class StorageLayout:
         return digest if blob_path(self._template, digest).strip("/") == bare else None
 
     def link_at(self, path: str) -> LayerLink | None:
-        """What the file at `path` ties together, if it is a link to a blob."""
+        """Return the link at `path`, or None."""
         found = _LINK.match(self._in_repository(path))
         if found is None:
             return None
@@ -75,7 +75,7 @@ class StorageLayout:
             return None
 
     def upload_at(self, path: str) -> str | None:
-        """The upload that the file at `path` is a part of, by the path of its folder."""
+        """Return the folder of the upload that the file at `path` belongs to, or None."""
         found = _UPLOAD.match(self._in_repository(path))
         return found[1] if found else None
 
@@ -86,7 +86,7 @@ class StorageLayout:
 
 
 def position_of(digest: Digest) -> float:
-    """Where a digest stands among all there could be, from 0 to 1: blobs that are listed in order are
-    spread evenly, so this is the part of a listing that is done with.
+    """Return the position of a digest among all possible ones, from 0 to 1: blobs in order are spread evenly,
+    so this is the progress of a listing.
     """
     return int(digest.hex[:8], 16) / 0x100000000

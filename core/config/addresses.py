@@ -50,19 +50,19 @@ def check_password(value: str) -> str:
     authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
     port = authority.rpartition(":")[2] if ":" in authority else ""
     path = rest[len(authority) :].partition("?")[0]
-    # An @ behind what looks like the host: that is a user and the beginning of a password.
+    # An @ after what looks like the host: that is a user and the beginning of a password.
     hidden = "@" in rest and (not path or (port and not port.isdigit()))
     later = "@" in path or ("@" not in authority and hidden)
     if authority.count("@") > 1 or (authority and later):
         raise ValueError(
-            "a sign in the user name or password is not escaped: "
+            "a character in the user name or password is not escaped: "
             "write %40 for @, %2F for /, %23 for #, %3F for ?"
         )
     return value
 
 
 def check_proxy(value: str) -> str:
-    """Return `value` if it is the URL of a proxy, perhaps with a user and a password. Raises ValueError."""
+    """Return `value` if it is the URL of a proxy, optionally with user and password. Raises ValueError."""
     if not value.startswith(("http://", "https://")):
         raise ValueError("expected a URL that begins with http:// or https://")
     parse_url(check_password(value))
@@ -72,7 +72,7 @@ def check_proxy(value: str) -> str:
 def _registry_host(value: str) -> str:
     found = _HOST.match(value)
     if found is None or not 0 < int(found["port"] or 1) < 65536:
-        raise ValueError("expected host or host:port, without http:// before it or a path behind")
+        raise ValueError("expected host or host:port, without http:// and without a path")
     return value
 
 

@@ -1,4 +1,4 @@
-"""Validators that the composition root brings, and the folder that relative paths start at."""
+"""Validators from the composition root, and the folder at which relative paths start."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The configuration: sections and keys of config.yaml, their defaults, and what makes one valid.
+"""The configuration: sections and keys of config.yaml, their defaults and their validation.
 
-Times are seconds, sizes bytes. A secret `x` may be given in a file instead, as `x_file`. Reading the
+Times are seconds, sizes bytes. A secret `x` may be in a file instead, named by `x_file`. Reading the
 file, the environment and reporting problems is core/config/file.py.
 """
 
@@ -46,7 +46,7 @@ def _long_secret(value: SecretStr) -> SecretStr:
 
 
 def _none_if_empty(value: object) -> object:
-    """Return None for an empty text, such as an environment variable may hold."""
+    """Return None for an empty text, for example from an environment variable."""
     return None if value == "" else value
 
 
@@ -238,7 +238,7 @@ class Config(Section):
 
     @property
     def authorization(self) -> Literal["registry", "blackbox"]:
-        """What decides about callers: as configured, else Blackbox if it has a section, else the registry."""
+        """The authority for callers: as configured, else Blackbox if it has a section, else the registry."""
         return self.application.authorization or ("blackbox" if self.blackbox else "registry")
 
     @property

@@ -64,7 +64,7 @@ def parse_config(
 
 
 def _validate(raw: dict[str, Any], context: Context, problems: list[str]) -> Config | None:
-    """Return the Config of `raw`, or None, with all that is wrong added to `problems`.
+    """Return the Config of `raw`, or None, with all errors added to `problems`.
 
     Pydantic only compares sections when each of them is valid. So invalid keys are removed, and the rest is
     validated again.

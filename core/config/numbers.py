@@ -1,4 +1,4 @@
-"""Numbers in the configuration, each with the most that clocks, databases and the system can work with."""
+"""Numbers in the configuration, each with a maximum that clocks, databases and the system support."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 MOST = 1_000_000_000
-"""Seconds (some 30 years) or things: more than is needed, and a time plus that many is still a date."""
+"""Seconds (some 30 years) or items: ample, and a time plus this is still a valid date."""
 
 Timeout = Annotated[float, Field(gt=0, le=1_000_000)]
 """How long to wait for a network, in seconds: poll(2) counts milliseconds in 32 bits."""

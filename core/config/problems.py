@@ -1,4 +1,4 @@
-"""What is wrong with a value, in plain words: pydantic's errors as lines for the operator."""
+"""Pydantic's errors as plain lines for the operator."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 _WORDS = {
     "extra_forbidden": "unknown key",
-    "missing": "required, but not given",
+    "missing": "required, but missing",
     "model_type": "expected a section with keys",
     "model_attributes_type": "expected a section with keys",
     "dict_type": "expected a section with keys",
@@ -34,7 +34,7 @@ _WORDS = {
     "byte_size": "expected bytes, or a size such as 20GiB",
     "byte_size_unit": "expected bytes, or a size such as 20GiB",
 }
-"""What each type of pydantic's errors is called; fields are those of its context."""
+"""A message for each type of pydantic's errors; fields are those of its context."""
 
 
 def describe(detail: Mapping[str, Any]) -> list[str]:
@@ -51,12 +51,12 @@ def _message(kind: str, context: Mapping[str, Any], detail: Mapping[str, Any]) -
         return _expected_text(detail["input"])
     if kind == "literal_error":
         return f"expected {context['expected'].replace(chr(39), '')}"
-    return _WORDS[kind].format_map(context) if kind in _WORDS else "not a value that can be used here"
+    return _WORDS[kind].format_map(context) if kind in _WORDS else "an unusable value"
 
 
 def _expected_text(value: object) -> str:
     if value is None:
-        return "expected text, but nothing is given"
+        return "expected text, but the value is empty"
     if isinstance(value, (bool, int, float, date)):
         # A password of digits; `yes`, which is YAML's true; a date.
         return "expected text: put the value in quotes"

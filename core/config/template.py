@@ -12,7 +12,7 @@ def check_template(template: str, *, required: set[str], optional: frozenset[str
     """Return `template` if it has every `required` field, and no others but `optional` ones.
 
     Raises ValueError that names the field. Attributes, indexes, conversions and format specifications are
-    refused: they are of no use here, and reach into objects.
+    refused: they are not needed, and give access to objects.
     """
     try:
         parsed = list(Formatter().parse(template))

@@ -1,4 +1,4 @@
-"""YAML as a configuration may use it: no key twice, and no anchors that refer to themselves or multiply."""
+"""YAML for configurations: without repeated keys, and without recursive or multiplying anchors."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ _MAX_NODES = 10_000
 def parse_yaml(text: str) -> object:
     """Return the values of the document `text`.
 
-    Raises ValueError with a line that says what is wrong and where. It quotes no more of `text` than keys and
-    single characters, as `text` holds passwords.
+    Raises ValueError with one line on the error and its position. It quotes only keys and single characters,
+    as `text` may contain passwords.
     """
     if len(text) > MAX_BYTES:
         raise ValueError(f"longer than {MAX_BYTES} characters")
@@ -33,15 +33,15 @@ def parse_yaml(text: str) -> object:
         if isinstance(error, _Refused):
             raise
         # From the constructors: a date such as 2026-13-01, an integer such as 0x.
-        raise ValueError("a value is not what it looks like, put it in quotes") from None
+        raise ValueError("a value looks like a date or number but is none, put it in quotes") from None
 
 
 class _Refused(ValueError):
-    """A document that is YAML, but not for a configuration."""
+    """The document is valid YAML, but not allowed in a configuration."""
 
 
 def _check(root: yaml.Node) -> None:
-    """Look at every value as often as anchors repeat it. Raises ValueError."""
+    """Visit every value as often as anchors repeat it. Raises ValueError."""
     left = _MAX_NODES
     above: set[int] = set()
 

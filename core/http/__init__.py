@@ -1,1 +1,1 @@
-"""HTTP: the client that every question to another server goes through, and ranges of bytes."""
+"""HTTP: the client for all requests to other servers, and byte ranges."""

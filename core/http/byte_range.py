@@ -1,4 +1,4 @@
-"""Which bytes of a blob a request asks for: the Range and If-Range headers (RFC 9110, sections 13 and 14)."""
+"""The Range, If-Range and If-None-Match headers of a request (RFC 9110, sections 13 and 14)."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-# One range of bytes, with the empty list elements and the blanks that RFC 9110 (5.6.1) lets a sender add.
+# One range of bytes, with the empty list elements and blanks that RFC 9110 (5.6.1) allows.
 _ONE_RANGE = re.compile(r"bytes=[ \t,]*([0-9]*)-([0-9]*)[ \t,]*\Z", re.IGNORECASE)
 
-# No blob is that long; it saves building numbers of thousands of digits.
+# No blob is that long; it avoids numbers of thousands of digits.
 _MAX_DIGITS = 18
 
 
@@ -21,15 +21,15 @@ class Span:
     length: int
 
     def content_range(self, size: int) -> str:
-        """The Content-Range header of a 206 for a blob of `size` bytes (RFC 9110, 14.4)."""
+        """Return the Content-Range header of a 206 for a blob of `size` bytes (RFC 9110, 14.4)."""
         return f"bytes {self.start}-{self.start + self.length - 1}/{size}"
 
 
 def requested_span(header: str | None, size: int) -> Span | Literal["whole", "unsatisfiable"]:
-    """What `header`, the value of Range, asks of a blob of `size` bytes.
+    """Parse `header`, the value of Range, for a blob of `size` bytes.
 
-    "whole" is answered with 200 and everything: there is no header, it is malformed, its unit is not
-    bytes, or it names several ranges; a server may ignore all of these (RFC 9110, 14.2). "unsatisfiable"
+    "whole" is answered with 200 and everything: the header is absent or malformed, its unit is not bytes,
+    or it has several ranges; a server may ignore all of these (RFC 9110, 14.2). "unsatisfiable"
     is answered with 416.
     """
     matched = _ONE_RANGE.match(header) if header else None
@@ -50,22 +50,22 @@ def requested_span(header: str | None, size: int) -> Span | Literal["whole", "un
     if suffix == 0:
         return "unsatisfiable"
     if size == 0:
-        return "whole"  # Content-Range cannot name the bytes of nothing
+        return "whole"  # Content-Range cannot describe an empty range
     return Span(max(0, size - suffix), min(suffix, size))
 
 
 def range_holds(if_range: str | None, etag: str) -> bool:
-    """Whether Range counts beside this If-Range: strong comparison with `etag` (RFC 9110, 13.1.5).
+    """Return whether Range applies with this If-Range: strong comparison with `etag` (RFC 9110, 13.1.5).
 
-    A date never matches: a blob has no Last-Modified here.
+    A date never matches: blobs have no Last-Modified.
     """
     return if_range is None or if_range.strip() == etag
 
 
 def etag_matches(if_none_match: str | None, etag: str) -> bool:
-    """Whether If-None-Match names `etag`, so that the answer is 304 (RFC 9110, 13.1.2: weak comparison).
+    """Return whether If-None-Match contains `etag`, so that the answer is 304.
 
-    Quoted or not, as docker/distribution takes it.
+    The comparison is weak (RFC 9110, 13.1.2), quoted or not, as in docker/distribution.
     """
     named = [one.strip().removeprefix("W/").strip('"') for one in (if_none_match or "").split(",")]
     return named == ["*"] or etag.strip('"') in named

@@ -1,7 +1,7 @@
 """The HTTP client for every request to another server, over requests.
 
-It adds to requests: redirects followed by hand, so that credentials stay with their origin; limits on what
-is read into memory; deadlines; one small set of errors without secrets in them (core/errors.py). The
+It adds to requests: redirects followed here, so that credentials stay with their origin; limits on the
+memory for bodies; deadlines; one small set of errors without secrets (core/errors.py). The
 environment's proxies, certificates and .netrc are ignored: core/clients.py passes the configured ones.
 """
 
@@ -32,22 +32,22 @@ log = logging.getLogger(__name__)
 REDIRECTS = frozenset((301, 302, 303, 307, 308))
 MAX_REDIRECTS = 5
 BODY_LIMIT = 4 * 1024 * 1024
-"""What `fetch` reads into memory at most, in bytes, by default."""
+"""The default limit of `fetch` for a body, in bytes."""
 
 MAX_ORIGINS = 64
-"""How many servers connections are kept open to."""
+"""The number of servers to which connections are kept open."""
 
 _SAFE = frozenset(("GET", "HEAD"))
 _CREDENTIALS = frozenset(("authorization", "proxy-authorization", "cookie"))
 # Set by this client: they belong to the connection, or change how the body is sent.
 _OWN = frozenset(("accept-encoding", "connection", "content-length", "host", "te", "transfer-encoding"))
-# What Go's net/http and nginx answer to plain HTTP at a TLS port.
+# The answers of Go's net/http and nginx to plain HTTP at a TLS port.
 _TLS_PORT_ANSWERS = (b"HTTP request to an HTTPS server", b"plain HTTP request was sent to HTTPS port")
 
 
 @dataclass(frozen=True, slots=True)
 class HttpAnswer:
-    """A whole answer. `target` is where it came from, after redirects."""
+    """A complete answer. `target` is its origin, after redirects."""
 
     status: int
     headers: Headers
@@ -60,8 +60,8 @@ class HttpClient:
 
     Time-outs are in seconds: `connect_timeout` for the connection, `read_timeout` for the next bytes.
     `pool_size` is how many idle connections to one server are kept. `ca_bundle` is a file of the trusted
-    certificates, by default the system's; `proxy` the URL of a proxy for all requests. `resource` is what the
-    servers are in the metric of waiting, if it counts them.
+    certificates, by default the system's; `proxy` the URL of a proxy for all requests. `resource` is the
+    label of these servers in the metric of waiting, if any.
     """
 
     def __init__(
@@ -160,7 +160,7 @@ class HttpClient:
                     raise BadAnswer(str(target), f"more than {MAX_REDIRECTS} redirects")
                 stream.discard()
             if next_target.origin != target.origin:
-                # For good: a later redirect back to the first origin does not get them either.
+                # Permanently: a later redirect back to the first origin does not get them either.
                 sent = {name: value for name, value in sent.items() if name.lower() not in _CREDENTIALS}
             seen.add(next_target)
             target = next_target
@@ -191,7 +191,7 @@ class HttpClient:
     ) -> HttpStream:
         """Return the answer with its head read. Raises RemoteError."""
         begun = time.monotonic()
-        # By hand, as its `prepare` costs more than all the rest of a small request.
+        # Without `prepare`, which costs more than the rest of a small request.
         request = requests.PreparedRequest()
         request.method = method
         request.url = target.url
@@ -212,7 +212,7 @@ class HttpClient:
                 )
             except FAILURES as error:
                 # A server may close an idle connection at the moment in which it is used: a request that
-                # has no effect is sent once more (RFC 9110, 9.2.2).
+                # has no effect is repeated once (RFC 9110, 9.2.2).
                 if retry and is_hang_up(error):
                     retry = False
                     continue

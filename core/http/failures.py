@@ -1,4 +1,4 @@
-"""What requests and urllib3 raise, translated into RemoteError."""
+"""Translate errors of requests and urllib3 into RemoteError."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def as_remote_error(
 ) -> RemoteError:
     """Return the error for a request that got no answer.
 
-    What libraries say is passed on only where it cannot hold a header or a query.
+    Messages of libraries are passed on only where they cannot contain a header or a query.
     """
     where = str(target)
     causes = list(_causes(error))
@@ -54,7 +54,7 @@ def as_remote_error(
             return Unavailable(where, _of_tls(cause))
     cause = causes[-1]
     if "\\x15\\x03" in repr(cause) or "\x15\x03" in str(cause):
-        # The first bytes of a TLS alert in the place of a status line.
+        # The first bytes of a TLS alert instead of a status line.
         return Unavailable(where, SPEAKS_TLS)
     if isinstance(cause, OSError) and not isinstance(cause, RequestException):
         if any(isinstance(one, ProtocolError) for one in causes):
@@ -63,11 +63,11 @@ def as_remote_error(
     if any(isinstance(one, ProtocolError) for one in causes):
         return BadAnswer(where, f"{type(cause).__name__}: {_text(cause)}")
     # The libraries show the header or the URL that they refuse, which may hold a credential.
-    return BadAnswer(where, "the request cannot be put into HTTP")
+    return BadAnswer(where, "the request cannot be sent as HTTP")
 
 
 def as_body_error(error: Exception, where: str, seconds: float, received: int) -> RemoteError:
-    """Return the error for a body that broke off after `received` bytes."""
+    """Return the error for a body that failed after `received` bytes."""
     causes = list(_causes(error))
     if any(isinstance(cause, (ReadTimeoutError, TimeoutError)) for cause in causes):
         return TimedOut(where, seconds)
@@ -78,7 +78,7 @@ def as_body_error(error: Exception, where: str, seconds: float, received: int) -
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error, and the one inside it, down to the one that began it."""
+    """Yield the error and its causes, down to the first one."""
     seen: set[int] = set()
     current: BaseException | None = error
     while current is not None and id(current) not in seen:

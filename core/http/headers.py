@@ -1,4 +1,4 @@
-"""Headers of an answer: names without case, values in the order in which they came."""
+"""Headers of an answer: case-insensitive names, values in order."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 
 class Headers:
-    """Lines of a head, as (name, value) pairs; a name may stand in several of them."""
+    """Header lines as (name, value) pairs; a name may occur in several of them."""
 
     __slots__ = ("_pairs", "_values")
 
@@ -17,16 +17,16 @@ class Headers:
             self._values.setdefault(name.lower(), []).append(value)
 
     def all(self, name: str) -> list[str]:
-        """The values of every line of that name, which may be none."""
+        """Return the values of all lines of that name."""
         return list(self._values.get(name.lower(), ()))
 
     def get(self, name: str) -> str | None:
-        """The value of that name, several of them with commas between (RFC 9110, 5.3), or None."""
+        """Return the value of that name, several joined with commas (RFC 9110, 5.3), or None."""
         values = self._values.get(name.lower())
         return ", ".join(values) if values else None
 
     def number(self, name: str) -> int | None:
-        """The value, if it is a plain number of at most 18 digits, as lengths are; None otherwise."""
+        """Return the value as a number if it has at most 18 digits, as lengths do; otherwise None."""
         value = self.get(name)
         return int(value) if value and value.isascii() and value.isdigit() and len(value) <= 18 else None
 

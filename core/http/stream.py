@@ -1,4 +1,4 @@
-"""An answer whose body is still to be read."""
+"""An answer with a body that is not read yet."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from core.http.headers import Headers
 from core.http.url import Target
 
 LEAST_BYTES = 16 * 1024
-"""What has to arrive, at least, within each read time-out that is spent waiting."""
+"""The minimum that has to arrive within each read time-out of waiting."""
 
 MOST_BYTES = 128 * 1024
-"""What one read returns at most: more only costs memory that is copied out of the cache."""
+"""The maximum of one read: larger ones would not fit into the processor's cache."""
 
 DISCARDED_BYTES = 16 * 1024
-"""The longest body that is read for nothing, as a new connection costs more."""
+"""The longest body that is read only to reuse the connection, as a new one costs more."""
 
 
 class HttpStream:
     """Status, headers, and a body to be read once, in order, by one thread.
 
-    The bytes are those that were sent: nothing is decompressed. `received` counts them. `target` is where
-    the answer came from, after redirects. `close` frees the connection; it may be called twice, and by
+    The bytes are passed on as sent, without decompression. `received` counts them. `target` is the origin of
+    the answer, after redirects. `close` frees the connection; it may be called twice, and by
     another thread, whose reader then gets ConnectionCut.
     """
 
@@ -48,18 +48,18 @@ class HttpStream:
         self._closed = False
         self._ended = False
         self._lock = threading.RLock()
-        """Held while reading: what is below is not made for two threads."""
+        """Held while reading: the response is not thread-safe."""
         if self.headers.all("Content-Length") and self.length is None:
             self.close()
             raise BadAnswer(str(target), "its Content-Length is not a number")
 
     @property
     def length(self) -> int | None:
-        """The body's length in bytes as announced, also in an answer to HEAD; None if it is not."""
+        """The announced length of the body in bytes, also in an answer to HEAD; None without one."""
         return self.headers.number("Content-Length")
 
     def readinto(self, buffer: memoryview, /) -> int:
-        """Fill the front of `buffer` with what has arrived, at least one byte; return 0 at the end.
+        """Fill the front of `buffer` with arrived bytes, at least one; return 0 at the end.
 
         Raises TimedOut if nothing arrives within the read time-out, or less than LEAST_BYTES within
         a read time-out's worth of waiting; ConnectionCut before the announced end.
@@ -79,7 +79,7 @@ class HttpStream:
         return count
 
     def read(self, limit: int) -> bytes:
-        """Return the whole body, within the time that the request was given.
+        """Return the whole body, within the time of the request.
 
         Raises BadAnswer if it has more than `limit` bytes, and what `readinto` raises.
         """
@@ -108,14 +108,14 @@ class HttpStream:
         """Free the connection: for the next request if the body was read, else by closing it."""
         self._closed = True
         if not self._lock.acquire(blocking=False):
-            # Wakes the reader, unless it has just come to the end by itself.
+            # Wakes the reader, unless it has just reached the end.
             with suppress(OSError, ValueError, RuntimeError):
                 self._response.raw.shutdown()
             self._lock.acquire()
         try:
             if not self._ended:
                 self._ended = True
-                # Reads nothing: a body without bytes frees its connection in this way only.
+                # An empty read: the only way in which an empty body frees its connection.
                 with suppress(*FAILURES):
                     if self._response.raw.length_remaining == 0:
                         self._response.raw.read1(1, decode_content=False)

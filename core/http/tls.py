@@ -31,7 +31,7 @@ _CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE--
 
 @lru_cache(maxsize=1)
 def system_store() -> str:
-    """Return the file with the system's certificates; that of requests where the system has none.
+    """Return the file with the system's certificates, or that of requests if the system has none.
 
     Environment variables do not change it: SSL_CERT_FILE, REQUESTS_CA_BUNDLE and AWS_CA_BUNDLE are ignored.
     """
@@ -70,7 +70,7 @@ def trusted_bundle(ca_file: Path | None) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """What a server showed: who signed it, and until when it is valid (Unix time)."""
+    """A server's certificate: its issuer and its expiry (Unix time)."""
 
     issuer: str
     expires: float

@@ -1,4 +1,4 @@
-"""A URL taken apart: where to connect, what to ask for, and how to show it without its secrets."""
+"""A parsed URL, which can be shown without its secrets."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ MAX_SHOWN = 300
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a request goes. `host` is without brackets, `path` with the query and never empty.
+    """The target of a request. `host` is without brackets, `path` with the query and never empty.
 
-    `str()` is for logs and errors: no query, where signatures are, no user information, and no capability of
-    a layer, which web seeds and swarm calls have in their path.
+    `str()` is for logs and errors: without query, which may have signatures, without user information, and
+    without the capability in the path of web seeds and swarm calls.
     """
 
     scheme: str
@@ -38,21 +38,21 @@ class Target:
 
     @property
     def netloc(self) -> str:
-        """Host and port as they stand in a URL and in `Host`."""
+        """Host and port as in a URL and in `Host`."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
 
     @property
     def url(self) -> str:
-        """The whole URL, query included."""
+        """The whole URL, with the query."""
         return self._base() + self.path
 
     def join(self, location: str) -> Target:
-        """The target that a Location or Link, found in an answer of this target, leads to.
+        """Resolve a Location or Link in an answer of this target.
 
-        Raises BadAnswer if it leads nowhere, or to something that is not http or https.
+        Raises BadAnswer if it is invalid, or neither http nor https.
         """
-        # Headers are read as Latin-1: back to the bytes, with those escaped that a URL may not have.
+        # Headers are decoded as Latin-1: encode again, and escape bytes that are not allowed in a URL.
         escaped = quote(location.strip().encode("latin-1", "replace"), safe=_URL_SIGNS)
         try:
             return parse_url(urljoin(self.url, escaped))
@@ -68,11 +68,11 @@ class Target:
 
 
 def parse_url(url: str) -> Target:
-    """The target that `url` names; its fragment and user information are left out.
+    """Parse `url`, without its fragment and user information.
 
-    Raises ValueError, which does not show the URL, as it may hold secrets.
+    Raises ValueError, which does not show the URL, as it may contain secrets.
     """
-    # Queries are where tokens and signatures are: they are not kept in memory.
+    # Queries may have tokens and signatures: they are not cached.
     return _parse(url) if "?" in url else _parse_kept(url)
 
 
@@ -86,7 +86,7 @@ def target_of(url: str, where: str = "request") -> Target:
 
 def _parse(url: str) -> Target:
     if _NOT_PRINTABLE.search(url):
-        raise ValueError("it has characters that no URL may have")
+        raise ValueError("it has characters that are not allowed in a URL")
     parts = urlsplit(url)
     if parts.scheme not in DEFAULT_PORTS:
         raise ValueError("neither http nor https")
@@ -95,7 +95,7 @@ def _parse(url: str) -> Target:
     try:
         port = DEFAULT_PORTS[parts.scheme] if parts.port is None else parts.port
     except ValueError:
-        # Its text shows what may be the beginning of a password.
+        # Its text may show the beginning of a password.
         port = 0
     if port == 0:
         raise ValueError("its port is not a number from 1 to 65535")

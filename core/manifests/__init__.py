@@ -1,1 +1,1 @@
-"""Manifests: what they say, and putting rbtorrent ids into them."""
+"""Parse manifests, and augment them with rbtorrent ids."""

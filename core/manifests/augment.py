@@ -1,4 +1,4 @@
-"""Putting rbtorrent ids into a manifest's text, and finding in an index the image to put them into. Pure."""
+"""Augment a manifest with rbtorrent ids, and choose the image of an index. Pure."""
 
 from __future__ import annotations
 
@@ -20,14 +20,12 @@ _SPACED = re.compile(rb'\s*\{\s*"[^"]*": ')
 
 
 def augment(body: bytes, image: Image, ids: Mapping[Digest, str]) -> bytes:
-    """`body` with `rbtorrent_id` as the last field of each layer that `ids` has an id for; foreign layers
-    and others that are not for brewing get none.
+    """Return `body` with `rbtorrent_id` as the last field of each brewable layer that has an id in `ids`.
 
-    `image` is what was read from `body`. All else stays: the order of fields, and the way in which the
-    registry sets line breaks and spaces. An `rbtorrent_id` that came with the manifest is taken out:
-    the pusher of the image wrote it, and it may name any torrent. With nothing to put in or take out, or
-    where the manifest cannot be written again the way it came, `body` itself is given; but ManifestInvalid
-    is raised if something had to be taken out of that.
+    `image` is the parsed `body`. The order of fields and the formatting are kept. An `rbtorrent_id` in
+    `body` is removed: the pusher of the image wrote it, and it may name any torrent. Returns `body` itself
+    if nothing changes, or if the manifest cannot be serialised again in the same way. Raises ManifestInvalid
+    if an id would have to be removed from that.
     """
     before: list[dict[str, Any]] = image.document.get("layers") or []
     after = [
@@ -42,34 +40,34 @@ def augment(body: bytes, image: Image, ids: Mapping[Digest, str]) -> bytes:
     comma = ", " if colon == ": " and indent is None else ","
     manifest = {**image.document, "layers": after}
     try:
-        # 1e999 is a number in JSON, but not in here; and half a surrogate pair cannot be encoded.
+        # 1e999 is a number in JSON, but not in Python; half a surrogate pair cannot be encoded.
         text = json.dumps(
             manifest, ensure_ascii=False, allow_nan=False, indent=indent, separators=(comma, colon)
         )
         return text.encode()
     except (ValueError, RecursionError):
         if names_an_id(body):
-            raise ManifestInvalid(f"{FIELD} was pushed with it, and cannot be taken out") from None
+            raise ManifestInvalid(f"{FIELD} was pushed with it, and cannot be removed") from None
         return body
 
 
 def names_an_id(body: bytes) -> bool:
-    """Whether a field of `body`, which need not be JSON, may be taken for `rbtorrent_id` by some client:
-    letters may be escaped, and parsers in Go do not look at their case.
+    """Return whether a client may read a field of `body`, which need not be JSON, as `rbtorrent_id`: letters
+    may be escaped, and Go ignores their case.
     """
     return FIELD.encode() in _ESCAPED.sub(lambda sign: bytes.fromhex(sign[1].decode()), body).lower()
 
 
 def brewable(image: Image) -> list[LayerDescriptor]:
-    """The layers of the image that torrents are made of."""
+    """Return the layers of the image that are brewed."""
     return [layer for layer in image.layers if layer.brewable]
 
 
 def pick(index: Index, platform: Platform) -> list[ChildDescriptor]:
-    """The children that may hold the image for `platform`, the likeliest first.
+    """Return the children that may contain the image for `platform`, the likeliest first.
 
-    First the images for it, then those for another variant, where it names none; then indexes that may hold
-    one, at last images whose platform is not said.
+    First images for it, then those for another variant, if it names none; then indexes, then images without
+    a platform.
     """
     fitting = [
         child

@@ -1,4 +1,4 @@
-"""Which layers an image has, and how many of them are brewed."""
+"""The layers of an image, and how many of them are brewed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ NOT_BREWABLE = "not brewed here"
 
 @dataclass(frozen=True)
 class ImageContents:
-    """What a tag or digest leads to: the layers of all its platforms, each once, from the base up.
+    """The contents of a tag or digest: the layers of all its platforms, each once, from the base up.
 
     `missing` are manifests that the registry does not have. Of an index, `platforms` are those examined,
     `left_out` those not examined, and `absent` those that were requested but have no image. `cut` says that

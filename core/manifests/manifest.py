@@ -1,4 +1,4 @@
-"""What a manifest says: docker v2 and OCI images, manifest lists and indexes. Pure, and distrustful.
+"""Parse manifests: docker v2 and OCI images, manifest lists and indexes. Pure, for untrusted input.
 
 docker/distribution, docs/spec/manifest-v2-2.md; OCI image-spec, manifest.md and image-index.md. A manifest
 is accepted as a whole or not at all: one invalid digest, and nothing in it is trusted.
@@ -24,14 +24,14 @@ from core.manifests.media_types import (
 from core.manifests.platform import Platform
 
 MAX_SIZE = 2**63 - 1
-"""In bytes: what a signed 64-bit integer holds, as Go's registries and the database have it."""
+"""In bytes: the largest signed 64-bit integer, as in Go's registries and the database."""
 
 _SCHEMA1 = (DOCKER_SCHEMA1, DOCKER_SCHEMA1_SIGNED)
-# Content types that say no more than that there is something.
+# Content types that do not identify a manifest.
 _VAGUE = ("", "application/json", "application/octet-stream", "text/plain")
-# BuildKit's attestations: manifests of an index that are no images.
+# BuildKit's attestations: manifests of an index that are not images.
 _ATTESTATION = ("vnd.docker.reference.type", "attestation-manifest")
-# The fields that are read here, of manifests of any kind.
+# The fields that are read here, in any kind of manifest.
 _OF_MANIFESTS = ("schemaVersion", "mediaType", "config", "layers", "manifests", "fsLayers")
 _OF_DESCRIPTORS = ("mediaType", "digest", "size", "urls", "annotations", "platform")
 _OF_PLATFORMS = ("os", "architecture", "variant")
@@ -39,7 +39,7 @@ _OF_PLATFORMS = ("os", "architecture", "variant")
 
 @dataclass(frozen=True, slots=True)
 class BlobDescriptor:
-    """A blob that a manifest names; `size` is in bytes."""
+    """A blob in a manifest; `size` is in bytes."""
 
     digest: Digest
     size: int
@@ -65,7 +65,7 @@ class LayerDescriptor(BlobDescriptor):
 
 @dataclass(frozen=True, slots=True)
 class ChildDescriptor:
-    """A manifest that an index names. `platform` is None where none, or an unusable one, is said."""
+    """A manifest in an index. `platform` is None if absent or unusable."""
 
     digest: Digest
     media_type: str
@@ -76,9 +76,9 @@ class ChildDescriptor:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """An image: layers from the base up, the same one twice if the manifest says so.
+    """An image: its layers from the base up, repeated if the manifest repeats them.
 
-    `document` is the JSON object as it came, with its fields in their order; not to be changed.
+    `document` is the parsed JSON object, with its fields in order; do not change it.
     """
 
     media_type: str
@@ -98,17 +98,16 @@ class Index:
 
 @dataclass(frozen=True, slots=True)
 class Other:
-    """Something without layers to brew: schema 1, or a kind of manifest that is not known here."""
+    """A manifest without layers to brew: schema 1, or an unknown kind."""
 
     media_type: str
 
 
 def parse_manifest(body: bytes, content_type: str) -> Image | Index | Other:
-    """What `body` is, by the header's `content_type` and by what it says of itself.
+    """Parse `body`, whose kind is determined by the header's `content_type` and by its fields.
 
-    Registries return other things than asked for, and proxies change content types: where the header
-    is vague, or says nothing, the `mediaType` field decides, then the fields that are there. Raises
-    ManifestInvalid, and nothing else.
+    Registries may return other types than requested, and proxies change content types: if the header is
+    vague or empty, the `mediaType` field decides, then the other fields. Raises only ManifestInvalid.
     """
     said = content_type.partition(";")[0].strip().lower()
     if said in _SCHEMA1 or said not in (*ALL_MANIFESTS, *_VAGUE):
@@ -121,7 +120,7 @@ def parse_manifest(body: bytes, content_type: str) -> Image | Index | Other:
     if type(version) is not int or version != 2:
         raise ManifestInvalid("schemaVersion is not 2")
     if media_type in INDEXES:
-        # A body that is both was read as one thing here and as the other there (CVE-2021-41190).
+        # Clients disagree about the kind of a body that is both (CVE-2021-41190).
         if "layers" in document or "config" in document:
             raise ManifestInvalid("an index with layers")
         children = tuple(
@@ -138,7 +137,7 @@ def parse_manifest(body: bytes, content_type: str) -> Image | Index | Other:
 
 
 def digest_of(body: bytes) -> Digest:
-    """The digest of a manifest's bytes as they are."""
+    """Return the digest of a manifest's exact bytes."""
     return Digest(hashlib.sha256(body).hexdigest())
 
 
@@ -162,7 +161,7 @@ def _load(body: bytes) -> dict[str, Any]:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Parsers differ in which of two equal keys counts: what one client checks, another does not see."""
+    """Build an object. Repeated keys are refused: parsers differ in which of them counts."""
     loaded = dict(pairs)
     if len(loaded) != len(pairs):
         raise ManifestInvalid("a key appears twice in one object")
@@ -170,13 +169,15 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _check_spelling(said: dict[str, Any], fields: tuple[str, ...], where: str) -> None:
-    """Registries in Go take `Layers`, and even `layer\u017f`, for `layers`, and the last of them counts: what
-    they have checked must not be other layers than those that are read here.
+    """Refuse other spellings of known fields. Registries in Go accept `Layers`, and even `layer\u017f`, for
+    `layers`, and the last one counts: they may have checked other layers than those parsed here.
     """
     exact = {field.casefold(): field for field in fields}
     for key in said:
         if exact.get(key.casefold(), key) != key:
-            raise ManifestInvalid(f"{where} has a field that is {exact[key.casefold()]} but for its letters")
+            raise ManifestInvalid(
+                f"{where} has a field that differs from {exact[key.casefold()]} only in its letters"
+            )
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -184,24 +185,24 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def _media_type(document: dict[str, Any], said: str) -> str:
-    """The media type by the header, the field, and at last the fields that are there."""
+    """Return the media type: by the header, the field, or the other fields."""
     own = document.get("mediaType", "")
     if not isinstance(own, str) or len(own) > 255 or not _is_plain(own):
-        raise ManifestInvalid("mediaType is no media type")
+        raise ManifestInvalid("mediaType is not a media type")
     if said in ALL_MANIFESTS:
         if own and _kind(own) != _kind(said):
-            raise ManifestInvalid(f"it came as {said}, but says of itself {own}")
+            raise ManifestInvalid(f"its Content-Type is {said}, but its mediaType is {own}")
         return own or said
     if own:
         return own
     if document.get("schemaVersion") == 1:
         return DOCKER_SCHEMA1
-    # Docker's own always say their media type; OCI's need not.
+    # Docker's manifests always have a media type; OCI's need not.
     if "manifests" in document:
         return INDEXES[-1]
     if "layers" in document or "config" in document:
         return IMAGES[-1]
-    raise ManifestInvalid("neither layers nor manifests in it")
+    raise ManifestInvalid("it has neither layers nor manifests")
 
 
 def _kind(media_type: str) -> str:
@@ -219,7 +220,7 @@ def _list(document: dict[str, Any], name: str) -> list[Any]:
 
 
 def _blob(entry: object, where: str) -> tuple[Digest, int, str]:
-    """Digest, size and media type of a descriptor (OCI descriptor.md)."""
+    """Return digest, size and media type of a descriptor (OCI descriptor.md)."""
     if not isinstance(entry, dict):
         raise ManifestInvalid(f"{where} is not an object")
     _check_spelling(entry, _OF_DESCRIPTORS, where)
@@ -228,12 +229,12 @@ def _blob(entry: object, where: str) -> tuple[Digest, int, str]:
     except InvalidName as error:
         raise ManifestInvalid(f"{where}.digest: {error}") from None
     size = entry.get("size")
-    # bool is an int in Python, true is no number in JSON.
+    # bool is an int in Python, but true is not a number in JSON.
     if type(size) is not int or not 0 <= size <= MAX_SIZE:
         raise ManifestInvalid(f"{where}.size is not a number of bytes")
     media_type = entry.get("mediaType")
     if not isinstance(media_type, str) or not 0 < len(media_type) < 256 or not _is_plain(media_type):
-        raise ManifestInvalid(f"{where}.mediaType is no media type")
+        raise ManifestInvalid(f"{where}.mediaType is not a media type")
     return digest, size, media_type
 
 
@@ -246,11 +247,11 @@ def _layer(entry: object, where: str) -> LayerDescriptor:
 
 
 def _check_repeated(layers: tuple[LayerDescriptor, ...]) -> None:
-    """Images repeat layers (the empty one, most of all); but one digest has one size."""
+    """Raise ManifestInvalid if a repeated layer has different sizes."""
     sizes: dict[Digest, int] = {}
     for number, layer in enumerate(layers):
         if sizes.setdefault(layer.digest, layer.size) != layer.size:
-            raise ManifestInvalid(f"layers[{number}] is named before with another size")
+            raise ManifestInvalid(f"layers[{number}] was listed before with another size")
 
 
 def _child(entry: object, where: str) -> ChildDescriptor:

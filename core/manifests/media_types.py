@@ -12,4 +12,4 @@ DOCKER_SCHEMA1_SIGNED = "application/vnd.docker.distribution.manifest.v1+prettyj
 IMAGES = (DOCKER_MANIFEST, OCI_MANIFEST)
 INDEXES = (DOCKER_LIST, OCI_INDEX)
 ALL_MANIFESTS = (*IMAGES, *INDEXES)
-"""What jobs accept, and the default of `docker_registry.compatibility_header`."""
+"""The types that jobs accept, and the default of `docker_registry.compatibility_header`."""

@@ -1,4 +1,4 @@
-"""A platform, `os/arch[/variant]`, as manifest lists and image indexes name them (OCI image-index.md)."""
+"""A platform, `os/arch[/variant]`, as in manifest lists and image indexes (OCI image-index.md)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from core.errors import InvalidName
 
-# As containerd has it (platforms/database.go): other names, and variants that go without saying.
+# As in containerd (platforms/database.go): aliases, and default variants.
 _ARCHITECTURES = {"x86_64": "amd64", "x86-64": "amd64", "aarch64": "arm64", "i386": "386"}
 _VARIANTS = {
     ("amd64", "v1"): "",
@@ -21,7 +21,7 @@ _PART = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}\Z")
 
 @dataclass(frozen=True, slots=True)
 class Platform:
-    """`variant` is empty where none is named."""
+    """A platform. `variant` may be empty."""
 
     os: str
     architecture: str
@@ -37,13 +37,13 @@ class Platform:
 
     @property
     def normal(self) -> Platform:
-        """The same platform by the one name that containerd has for it: `linux/arm64/v8` is `linux/arm64`."""
+        """The normalised name of containerd: `linux/arm64/v8` is `linux/arm64`."""
         architecture = _ARCHITECTURES.get(self.architecture, self.architecture)
         variant = _VARIANTS.get((architecture, self.variant), self.variant)
         return Platform(self.os, architecture, variant)
 
     def takes(self, other: Platform) -> bool:
-        """Whether an image for `other` is one for this platform: an unnamed variant takes any."""
+        """Return whether an image for `other` is one for this platform: an empty variant matches any."""
         wanted, offered = self.normal, other.normal
         return (wanted.os, wanted.architecture) == (offered.os, offered.architecture) and (
             not self.variant or wanted.variant == offered.variant

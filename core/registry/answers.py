@@ -1,4 +1,4 @@
-"""What it means when a registry, or its token server, does not answer as hoped."""
+"""Errors for unexpected answers of a registry or its token server."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _LONGEST_RETRY_AFTER = 86_400.0
 
 
 def from_status(status: int, headers: Headers, body: bytes, where: str, what: str) -> RemoteError:
-    """The error that an answer of this status is, other than the 200 hoped for.
+    """Return the error for an answer whose status is not the expected one.
 
-    `where` is the URL for people, `what` names the thing that was asked for. `body` may be cut.
+    `where` is the URL to show, `what` names the requested resource. `body` may be truncated.
     """
     said = _said(body)
     if status == 404 and not is_html(headers):
@@ -44,18 +44,20 @@ def from_status(status: int, headers: Headers, body: bytes, where: str, what: st
 
 
 def refuse_page(headers: Headers, target: object) -> None:
-    """Raises BadAnswer if a web page came from `target`, which may have the right status."""
+    """Raise BadAnswer if `target` sent a web page, whatever its status."""
     if is_html(headers):
-        raise BadAnswer(str(target), "a web page where the registry should be")
+        raise BadAnswer(str(target), "a web page instead of the registry's answer")
 
 
 def is_html(headers: Headers) -> bool:
-    """Whether a web page came: a login portal, a proxy's excuse, but no registry."""
+    """Return whether the answer is a web page, as from a login portal or a proxy."""
     return (headers.get("Content-Type") or "").lower().lstrip().startswith(("text/html", "application/xhtml"))
 
 
 def _said(body: bytes) -> str:
-    """The code and message of a registry's error (distribution-spec, error codes), as `: CODE: message`."""
+    """Return the code and message of a registry's error (distribution-spec, error codes), as `: CODE:
+    message`.
+    """
     try:
         first = json.loads(body)["errors"][0]
         text = f"{first['code']}: {first.get('message', '')}"
@@ -66,7 +68,7 @@ def _said(body: bytes) -> str:
 
 
 def retry_after(headers: Headers) -> float | None:
-    """Seconds, from a number or a date (RFC 9110, 10.2.3); the server's own clock counts for dates."""
+    """Return Retry-After in seconds, from a number or a date by the server's clock (RFC 9110, 10.2.3)."""
     value = headers.get("Retry-After")
     if value is None:
         return None
@@ -80,7 +82,7 @@ def retry_after(headers: Headers) -> float | None:
 
 
 def parse_date(value: str) -> datetime | None:
-    """The moment that an HTTP date names (RFC 9110, 5.6.7), or None."""
+    """Parse an HTTP date (RFC 9110, 5.6.7); None if it is invalid."""
     try:
         moment = parsedate_to_datetime(value)
     except (ValueError, TypeError, IndexError, OverflowError):

@@ -1,8 +1,8 @@
 """Credentials for a registry: Basic, and Bearer tokens (docker/distribution, docs/spec/auth/token.md).
 
-The password goes to the registry and to the token server that the registry names, wherever that is:
-public registries keep theirs on hosts of their own. What is never done is to send it to a token server at
-plain http when the registry itself is at https: then a forged challenge would be enough to read it.
+The password goes to the registry and to the token server that the registry names, on any host: public
+registries have separate hosts for theirs. It is never sent to a token server at plain http when the registry
+itself is at https: then a forged challenge would be enough to read it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from core.registry.answers import from_status, parse_date
 
 TOKEN_LIMIT = 256 * 1024
 DEFAULT_LIFETIME = 60.0
-"""Seconds a token is good for if its server does not say (token.md)."""
+"""The validity of a token in seconds if its server does not state it (token.md)."""
 
 _MAX_TOKENS = 10_000
 _USABLE_TOKEN = re.compile(r"[\x21-\x7e]+\Z")
@@ -47,10 +47,10 @@ class _Kept:
 
 
 class RegistryAuth:
-    """Find out which authorization a registry wants, and keep it.
+    """Determines the authorization that a registry requires, and caches it.
 
-    Without a user, or without a password, tokens are asked for anonymously. `clock` gives seconds that
-    never go back. May be used from several threads; one of them fetches a token, the others wait for it.
+    Without a user or a password, tokens are requested anonymously. `clock` returns monotonic seconds.
+    Thread-safe: one thread fetches a token, the others wait for it.
     """
 
     def __init__(
@@ -69,10 +69,10 @@ class RegistryAuth:
         self._tokens: LRUCache[tuple[Origin, str], _Kept] = LRUCache(_MAX_TOKENS)
 
     def header(self, target: Target, scope: str) -> str | None:
-        """The Authorization to send to `target` at once, None if the registry has not asked for one yet.
+        """Return the Authorization for `target`, None if the registry has not required one yet.
 
-        `scope` is what a token has to be good for, such as `repository:library/ubuntu:pull`. Raises
-        RemoteError if a token is needed and cannot be had.
+        `scope` is that of a token, such as `repository:library/ubuntu:pull`. Raises RemoteError if a
+        required token cannot be fetched.
         """
         challenge = self._challenges.get(target.origin)
         if challenge is None:
@@ -82,15 +82,16 @@ class RegistryAuth:
         try:
             return self._bearer(challenge, target, self._kept(target.origin, scope), None)
         except RemoteError:
-            # Next time without it first: the registry may have another token server by now, or none.
+            # Next time without it first: the registry may have a different token server, or none.
             self._challenges.pop(target.origin, None)
             raise
 
     def answer(self, challenges: Iterable[str], target: Target, scope: str, used: str | None) -> str:
-        """The Authorization to try again with, after a 401 of the registry with these WWW-Authenticate lines.
+        """Return the Authorization for a retry, after a 401 of the registry with these WWW-Authenticate
+        lines.
 
-        `used` is what was sent. A token that another thread has renewed meanwhile is given without
-        asking for one more. Raises Refused if there is no answer to what the registry wants.
+        `used` is the one sent before. A token that another thread has renewed is returned without another
+        request. Raises Refused if no challenge can be answered.
         """
         offered = parse_challenges(challenges)
         by_scheme = {challenge.scheme: challenge for challenge in reversed(offered)}
@@ -102,13 +103,13 @@ class RegistryAuth:
             return self._bearer(bearer, target, kept, used)
         if basic is None:
             schemes = ", ".join(challenge.scheme for challenge in offered) or "none"
-            why = f"it offers no supported authentication scheme ({schemes[:100]}), only Basic and Bearer are"
+            why = f"it offers {schemes[:100]}, but only Basic and Bearer authentication are supported"
             raise Refused(str(target), 401, why)
         if self._basic is None:
             raise Refused(
                 str(target),
                 401,
-                "it asks for a user and a password: set brewer.brew_user and brewer.brew_password",
+                "it requires a user and a password: set brewer.brew_user and brewer.brew_password",
             )
         if used == self._basic:
             raise self.refused(target, used)
@@ -116,7 +117,7 @@ class RegistryAuth:
         return self._basic
 
     def refused(self, target: Target, used: str) -> Refused:
-        """The error for a 401 to what `answer` gave."""
+        """Return the error for a 401 to the Authorization from `answer`."""
         if self._basic is not None and used == self._basic:
             return Refused(str(target), 401, f"wrong password for user {self._user} (brewer.brew_password)")
         who = "anonymous callers" if self._basic is None else self._user
@@ -130,11 +131,12 @@ class RegistryAuth:
             return kept
 
     def _bearer(self, challenge: Challenge, registry: Target, kept: _Kept, refused: str | None) -> str:
-        """The header with a token that is still good and not the `refused` one."""
+        """Return the header with a valid token other than the `refused` one."""
         failures = kept.failures
         with kept.lock:
             if kept.failure is not None and kept.failures != failures:
-                # Another thread failed meanwhile: all would wait for one time-out after another.
+                # Another thread has just failed: otherwise the threads would wait for one time-out after
+                # another.
                 raise kept.failure.with_traceback(None)
             if kept.header is None or kept.header == refused or self._clock() >= kept.good_until:
                 kept.header, kept.failure = None, None
@@ -146,12 +148,12 @@ class RegistryAuth:
                     kept.failures += 1
                     raise
                 kept.header = f"Bearer {token}"
-                # A tenth less, so that it does not run out on the way.
+                # A tenth less, so that it does not expire in transit.
                 kept.good_until = requested + 0.9 * lifetime
             return kept.header
 
     def _fetch(self, challenge: Challenge, registry: Target, scope: str) -> tuple[str, float]:
-        """A new token, and for how many seconds it is good. Raises RemoteError."""
+        """Fetch a token; return it and its validity in seconds. Raises RemoteError."""
         realm = _realm(challenge, registry)
         headers = {}
         query = [("scope", one) for one in scope.split()]
@@ -173,7 +175,7 @@ class RegistryAuth:
 
 
 def _basic(user: str, password: str) -> str:
-    """The header for Basic authentication, in UTF-8 (RFC 7617)."""
+    """Return the header for Basic authentication, in UTF-8 (RFC 7617)."""
     return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
 
 
@@ -181,11 +183,11 @@ def _realm(challenge: Challenge, registry: Target) -> Target:
     try:
         return parse_url(challenge.parameters["realm"])
     except ValueError as error:
-        raise BadAnswer(str(registry), f"the realm of its challenge is no URL: {error}") from None
+        raise BadAnswer(str(registry), f"the realm of its challenge is not a URL: {error}") from None
 
 
 def _token(answer: HttpAnswer, where: str) -> tuple[str, float]:
-    """The token in a token server's answer, and for how many seconds it is good from now on."""
+    """Return the token in a token server's answer, and its remaining validity in seconds."""
     try:
         said = json.loads(answer.body)
     except (ValueError, RecursionError):
@@ -194,18 +196,18 @@ def _token(answer: HttpAnswer, where: str) -> tuple[str, float]:
         raise BadAnswer(where, "its answer is not a JSON object")
     token = said.get("token") or said.get("access_token")
     if not isinstance(token, str) or not _USABLE_TOKEN.match(token):
-        raise BadAnswer(where, "its answer holds no token")
+        raise BadAnswer(where, "its answer has no token")
     lifetime = said.get("expires_in")
-    # bool is an int in Python, true is no number in JSON.
+    # bool is an int in Python, but true is not a number in JSON.
     if isinstance(lifetime, bool) or not isinstance(lifetime, (int, float)) or not 0 <= lifetime < 1e9:
         lifetime = DEFAULT_LIFETIME
     return token, lifetime - min(_age(said.get("issued_at"), answer), lifetime)
 
 
 def _age(issued_at: Any, answer: HttpAnswer) -> float:
-    """For how many seconds the token has been out: it may come from a cache.
+    """Return the age of the token in seconds: it may come from a cache.
 
-    By the server's own clock, as its Date header gives it: ours may differ.
+    By the server's clock (its Date header), as ours may differ.
     """
     now = parse_date(answer.headers.get("Date") or "")
     try:
@@ -215,13 +217,13 @@ def _age(issued_at: Any, answer: HttpAnswer) -> float:
     return max((now - issued).total_seconds(), 0.0) if now and issued.tzinfo else 0.0
 
 
-# WWW-Authenticate: what a server wants to see before it answers (RFC 9110, 11.6.1).
+# WWW-Authenticate (RFC 9110, 11.6.1).
 _WORD = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _COMMAS = re.compile(r"[ \t,]*")
 _SCHEME = re.compile(rf"({_WORD})(?: +|(?=,)|\Z)")
-# A quoted string holds anything but quotes and backslashes, unless a backslash comes before.
+# A quoted string: quotes and backslashes in it are escaped by a backslash.
 _PARAMETER = re.compile(rf'({_WORD})[ \t]*=[ \t]*(?:"((?:[^"\\]|\\.)*)"|({_WORD})(?=[ \t,]|\Z))')
-# A token68 in the place of parameters.
+# A token68 instead of parameters.
 _SINGLE = re.compile(r"[A-Za-z0-9._~+/-]+=*[ \t]*(?=,|\Z)")
 _ESCAPED = re.compile(r"\\(.)")
 MAX_CHARACTERS = 16 * 1024
@@ -236,10 +238,10 @@ class Challenge:
 
 
 def parse_challenges(values: Iterable[str]) -> tuple[Challenge, ...]:
-    """The challenges in the values of all WWW-Authenticate lines, in order.
+    """Parse the challenges in the values of all WWW-Authenticate lines, in order.
 
-    One line may hold several, and commas stand between challenges as well as between the parameters of
-    one. A line is left at the first thing that is not in the grammar; what came before counts.
+    One line may have several: commas separate challenges as well as the parameters of one. Parsing of a line
+    stops at the first syntax error; challenges before it count.
     """
     return tuple(challenge for value in values for challenge in _line(value[:MAX_CHARACTERS]))
 
@@ -257,7 +259,7 @@ def _line(value: str) -> list[Challenge]:
 
 
 def _parameters(value: str, at: int) -> tuple[dict[str, str], int]:
-    """The parameters from `at` on, and where the next challenge, the nonsense, or the end begins."""
+    """Parse parameters at `at`; return them and the position of the next challenge, syntax error, or end."""
     parameters: dict[str, str] = {}
     while True:
         parameter = _PARAMETER.match(value, at)
@@ -265,7 +267,7 @@ def _parameters(value: str, at: int) -> tuple[dict[str, str], int]:
             single = None if parameters else _SINGLE.match(value, at)
             return parameters, _after_commas(value, single.end() if single else at)
         name, quoted, plain = parameter.groups()
-        # The first counts: a name given twice is an error (RFC 9110, 11.2).
+        # The first counts: a repeated name is an error (RFC 9110, 11.2).
         parameters.setdefault(name.lower(), _ESCAPED.sub(r"\1", quoted) if plain is None else plain)
         at = _after_commas(value, parameter.end())
 

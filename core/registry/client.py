@@ -1,8 +1,8 @@
 """The client of a docker/distribution registry: manifests, tags, repositories, blobs.
 
 The API is that of the OCI distribution-spec (spec.md#endpoints) and of docker/distribution
-(docs/spec/api.md). Two ways to ask: with credentials of our own, for the jobs; and passing a
-caller's request through (`forward`), for the web app.
+(docs/spec/api.md). Requests are sent with the service's own credentials, for the jobs, or
+pass a caller's request through (`forward`), for the web app.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from core.registry.urls import RegistryUrls, has_name
 log = logging.getLogger(__name__)
 
 MANIFEST_LIMIT = 4 * 1024 * 1024
-"""Bytes: what docker/distribution itself takes for a manifest at most."""
+"""In bytes: docker/distribution's own limit for manifests."""
 
 _ERROR_LIMIT = 64 * 1024
 _ACCEPT = {"Accept": ", ".join(ALL_MANIFESTS)}
@@ -45,10 +45,10 @@ Answer = TypeVar("Answer", HttpAnswer, HttpStream)
 
 @dataclass(frozen=True, slots=True)
 class FetchedManifest:
-    """A manifest's bytes as the registry gave them, and their digest.
+    """A manifest's bytes from the registry, and their digest.
 
-    `media_type` is what the registry said of them; core/manifests/manifest.py finds out what they are. Of
-    schema 1 manifests the digest is the registry's word: it leaves the signatures out.
+    `media_type` is the Content-Type; core/manifests/manifest.py determines the kind. The digest of a schema 1
+    manifest is the one in the registry's header, as it excludes the signatures.
     """
 
     digest: Digest
@@ -57,11 +57,11 @@ class FetchedManifest:
 
 
 class RegistryClient:
-    """Asks one registry, from any number of threads.
+    """The client of one registry. Thread-safe.
 
     Every method raises RemoteError: TimedOut, Unavailable, Refused, NotFound
     or BadAnswer; and InvalidName for an invalid scope or tag, before anything is sent. Without
-    user or password it asks anonymously. `http` is shared and stays the caller's to close.
+    user or password requests are anonymous. The caller closes `http`, which may be shared.
     """
 
     def __init__(
@@ -79,13 +79,13 @@ class RegistryClient:
         self._outage = OutageLog(log, "registry")
 
     def paced(self, pace: Pace) -> RegistryClient:
-        """This client, waiting for `pace` before each request to the registry; for one thread."""
+        """Return a copy that waits for `pace` before each request to the registry; for one thread."""
         paced = copy(self)
         paced._pace = pace  # noqa: SLF001 - a copy of this object
         return paced
 
     def fetch_manifest(self, scope: str, reference: str | Digest) -> FetchedManifest:
-        """The manifest that a tag or a digest names; by digest, its bytes are checked against it."""
+        """Fetch a manifest by tag or digest; by digest its bytes are verified."""
         what = _manifest_name(scope, reference)
         answer = self._ask("GET", self.urls.manifest(scope, reference), _pull(scope), what, _ACCEPT)
         where = str(answer.target)
@@ -99,7 +99,7 @@ class RegistryClient:
         return FetchedManifest(digest, media_type, answer.body)
 
     def head_manifest(self, scope: str, tag: str) -> Digest:
-        """The digest that a tag leads to now, without its manifest where the registry is able to."""
+        """Return the current digest of a tag, by HEAD if the registry supports it."""
         what = _manifest_name(scope, tag)
         try:
             answer = self._ask("HEAD", self.urls.manifest(scope, tag), _pull(scope), what, _ACCEPT)
@@ -113,7 +113,7 @@ class RegistryClient:
         return self.fetch_manifest(scope, tag).digest
 
     def list_tags(self, scope: str) -> Iterator[str]:
-        """The tags of a repository, page by page, in the registry's order. What is no tag is left out."""
+        """Yield the tags of a repository, page by page, in the registry's order. Invalid ones are omitted."""
 
         def fetch(url: str) -> HttpAnswer:
             return self._ask("GET", url, _pull(scope), f"repository {scope}", {}, PAGE_LIMIT)
@@ -121,9 +121,9 @@ class RegistryClient:
         return read_pages(self.urls.tags(scope), fetch, "tags", parse_tag)
 
     def list_repositories(self, *, complete: bool = False) -> Iterator[str]:
-        """The names of all repositories, page by page. Many registries refuse this (Refused).
+        """Yield the names of all repositories, page by page. Many registries refuse this (Refused).
 
-        What is no name is left out; where the list has to be `complete`, it raises BadAnswer.
+        Invalid names are left out; if the list has to be `complete`, they raise BadAnswer.
         """
 
         def fetch(url: str) -> HttpAnswer:
@@ -131,15 +131,15 @@ class RegistryClient:
                 limits = PAGE_LIMIT, self._catalog_timeout
                 return self._ask("GET", url, _CATALOG_SCOPE, "catalog of repositories", {}, *limits)
             except NotFound:
-                why = "it does not list its repositories, they have to be named"
+                why = "it does not list its repositories: name them"
                 raise Refused(url.partition("?")[0], 404, why) from None
 
         return read_pages(self.urls.catalog, fetch, "repositories", parse_scope, complete=complete)
 
     def open_blob(self, scope: str, digest: Digest, offset: int = 0, length: int | None = None) -> BlobStream:
-        """A blob's bytes from `offset` on, `length` of them or all; the caller closes the stream.
+        """Open a blob at `offset`, for `length` bytes or all; the caller closes the stream.
 
-        A redirect to the registry's storage is followed without credentials, each time anew: its URL
+        A redirect to the registry's storage is followed without credentials, and never cached, as its URL
         expires. Raises RangeIgnored if only the whole blob is sent.
         """
         headers = range_header(offset, length)
@@ -152,7 +152,7 @@ class RegistryClient:
             raise
 
     def blob_size(self, scope: str, digest: Digest) -> int:
-        """A blob's size in bytes."""
+        """Return a blob's size in bytes."""
         what = f"blob {digest} in {scope}"
         url = self.urls.blob(scope, digest)
         try:
@@ -166,24 +166,24 @@ class RegistryClient:
             with self.open_blob(scope, digest) as stream:
                 size = stream.size
         if size is None:
-            raise BadAnswer(url, "it does not say how long the blob is")
+            raise BadAnswer(url, "it does not state the size of the blob")
         return size
 
     def ping(self) -> str:
-        """One line for the operator on a registry that answers, and takes our credentials."""
+        """Return a line for the operator if the registry answers and accepts our credentials."""
         answer = self._ask("GET", self.urls.base, "", "API version 2", {})
-        version = answer.headers.get("Docker-Distribution-Api-Version") or "it does not say which API"
+        version = answer.headers.get("Docker-Distribution-Api-Version") or "unknown API version"
         return f"{answer.target} answers ({version[:80]})"
 
     def forward(
         self, method: str, url: str, headers: Mapping[str, str], *, seconds: float | None = None
     ) -> HttpAnswer:
-        """The registry's own answer, of any status, to a caller's GET or HEAD of `url`, one of `urls`.
+        """Return the registry's own answer, of any status, to a caller's GET or HEAD of `url`, one of `urls`.
 
-        The caller's `headers` go along, ours do not: no credentials of ours, and redirects are the caller's
-        to follow. A `Host` among them goes along to a registry that has no host name of its own
-        (core/registry/urls.py). The answer has to be here within `seconds` (by default both time-outs
-        together). A registry that does not answer is logged.
+        The caller's `headers` are sent, without credentials of ours; redirects are not followed. A `Host`
+        among them is sent to a registry without its own host name (core/registry/urls.py). The answer has to
+        arrive within `seconds` (by default both time-outs together). A registry that does not answer is
+        logged.
         """
         if "Host" in headers and has_name(target_of(url, "docker_registry.host").host):
             headers = {name: value for name, value in headers.items() if name != "Host"}
@@ -207,7 +207,7 @@ class RegistryClient:
         limit: int = MANIFEST_LIMIT,
         seconds: float | None = None,
     ) -> HttpAnswer:
-        """An answer of status 200, which may be trusted to be no web page. Raises RemoteError."""
+        """Return an answer of status 200 that is not a web page. Raises RemoteError."""
 
         def send(sent: Mapping[str, str]) -> HttpAnswer:
             return self._http.fetch(method, url, headers=sent, limit=limit, seconds=seconds)
@@ -218,11 +218,11 @@ class RegistryClient:
         refuse_page(answer.headers, answer.target)
         encoding = answer.headers.get("Content-Encoding")
         if encoding and encoding.lower() != "identity":
-            raise BadAnswer(str(answer.target), "its answer is compressed, which was not asked for")
+            raise BadAnswer(str(answer.target), "its answer is compressed, which was not requested")
         return answer
 
     def _open(self, url: str, token_scope: str, what: str, headers: Mapping[str, str]) -> HttpStream:
-        """An answer of status 200, or of 206 to a request for a range. Raises RemoteError."""
+        """Return an answer of status 200, or of 206 to a request for a range. Raises RemoteError."""
 
         def send(sent: Mapping[str, str]) -> HttpStream:
             return self._http.open("GET", url, headers=sent)
@@ -244,12 +244,12 @@ class RegistryClient:
         headers: Mapping[str, str],
         send: Callable[[Mapping[str, str]], Answer],
     ) -> Answer:
-        """What `send` gives, with the credentials that the registry wants; a 401 is answered once."""
+        """Call `send` with the credentials that the registry requires; a 401 is answered once."""
         registry = target_of(url, "docker_registry.host")
         used = self._auth.header(registry, token_scope)
         self._pace.wait()
         answer = send(_with(headers, used))
-        # Only the registry's own challenge is answered, not one of a host that it redirects to.
+        # Only the registry's own challenge is answered, not that of a redirect target.
         if answer.status != 401 or answer.target.origin != registry.origin:
             return answer
         if isinstance(answer, HttpStream):
@@ -270,7 +270,7 @@ def _with(headers: Mapping[str, str], authorization: str | None) -> Mapping[str,
 
 
 def _pull(scope: str) -> str:
-    """What a token has to be good for (docker/distribution, docs/spec/auth/scope.md)."""
+    """Return the scope of a token for pulling (docker/distribution, docs/spec/auth/scope.md)."""
     return f"repository:{scope}:pull"
 
 
@@ -288,13 +288,13 @@ def _digest_header(answer: HttpAnswer) -> Digest | None:
 def _refusal(answer: HttpAnswer | HttpStream, body: bytes, url: str, what: str) -> Exception:
     where = str(answer.target)
     if answer.status in (401, 403) and answer.target.origin != parse_url(url).origin:
-        # The URL that it was sent to has run out, or the clocks differ: a new one may do.
+        # The URL of the redirect has expired, or the clocks differ: a new one may work.
         return Unavailable(where, f"the registry's storage answers {answer.status}")
     return from_status(answer.status, answer.headers, body, where, what)
 
 
 def _beginning(stream: HttpStream) -> bytes:
-    """What an error's body says, as far as it can be read."""
+    """Return the beginning of an error's body, as far as it can be read."""
     try:
         return stream.read(_ERROR_LIMIT)
     except RemoteError:

@@ -1,4 +1,4 @@
-"""Read which layers an image has, or the images of an index for some platforms."""
+"""Read the layers of an image, or of the images of an index for some platforms."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from core.registry.client import RegistryClient
 from core.registry.image_tree import Known, TreeReader
 
 _MAX_CONFIG_BYTES = 4 * 1024 * 1024
-"""docker/distribution takes no larger manifest either."""
+"""docker/distribution's own limit for manifests."""
 
 
 def read_image_contents(
@@ -66,7 +66,7 @@ def read_image_contents(
         tuple(missing),
         tuple(platforms),
         tuple(left_out),
-        # An image whose platform is named nowhere may be for any of them.
+        # An image without a platform may be for any of them.
         () if unnamed or cut else _absent(requested, usual, tuple(platforms)),
         cut,
     )

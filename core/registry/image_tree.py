@@ -1,4 +1,4 @@
-"""Reads an image, or an index and every image below it, asking for each manifest once."""
+"""Reads an image, or an index and every image below it, requesting each manifest once."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ MAX_DEPTH = 4
 """Levels of indexes. They may be nested (OCI image-index.md), but no known tool nests more than two."""
 
 MAX_ENTRIES = 10_000
-"""Entries of indexes that are looked at below one tag."""
+"""The maximum number of entries of indexes below one tag."""
 
 
 @dataclass(frozen=True)
 class ReadManifest:
     """A manifest that was read.
 
-    `platform` is what an index names for it, if one does. `unread` are manifests below it that could not be
+    `platform` is the one in its index, if any. `unread` are manifests below it that could not be
     read; `left_out` are the platforms of those below it that were not wanted. It is read `in_part` if some
     below it were read in an earlier walk, for the wanted platforms only.
     """
@@ -50,11 +50,11 @@ def _ignore(digest: Digest, error: DockerTorrentsError) -> None:
 
 
 class TreeReader:
-    """Reads manifests of one repository, each once, however many indexes name it.
+    """Reads manifests of one repository, each once, even if several indexes list it.
 
     With `platforms`, only children for one of them are read, and of these not the `known` ones. Entries of an
-    index that are no manifests (BuildKit's cache lists blobs), and attestations, are left out. A child that
-    cannot be read is passed to `failed` and counts as unread wherever it is named; its siblings are read.
+    index that are not manifests (BuildKit's cache lists blobs), and attestations, are left out. A child that
+    cannot be read is passed to `failed` and counts as unread wherever it is listed; its siblings are read.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class TreeReader:
         """Yield the manifest at `reference` and those below it, children before their index.
 
         Yields nothing for a manifest that this reader has read already. Raises RemoteError or
-        ManifestInvalid if `reference` itself cannot be read, or if there is more below it than MAX_ENTRIES.
+        ManifestInvalid if `reference` itself cannot be read, or if it has more than MAX_ENTRIES below it.
         """
         if isinstance(reference, Digest) and reference in self._read:
             return
@@ -105,7 +105,7 @@ class TreeReader:
     def _children(
         self, read: ReadManifest, index: Index, depth: int
     ) -> Generator[ReadManifest, None, ReadManifest]:
-        """Yield what is read below `index`. Return `read` with what was found out about its children."""
+        """Yield the manifests below `index`. Return `read`, updated from its children."""
         unread: dict[Digest, None] = {}
         left_out: dict[Platform, None] = {}
         in_part = False
@@ -146,9 +146,9 @@ class TreeReader:
             raise _TooLarge(f"more than {MAX_ENTRIES} entries in the indexes down to {digest}")
 
     def _wants(self, platform: Platform) -> bool:
-        """Return whether a child for `platform` is read. A child that names none always is."""
+        """Return whether a child for `platform` is read. A child without a platform always is."""
         return not self._platforms or any(wanted.takes(platform) for wanted in self._platforms)
 
 
 class _TooLarge(ManifestInvalid):
-    """There is more below a tag than is read."""
+    """A tag has too many entries below it."""

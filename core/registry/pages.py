@@ -1,4 +1,4 @@
-"""Lists that a registry gives page by page (OCI distribution-spec, content discovery; RFC 8288)."""
+"""Paginated lists of a registry (OCI distribution-spec, content discovery; RFC 8288)."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from core.http.url import Target
 log = logging.getLogger(__name__)
 
 PAGE_LIMIT = 64 * 1024 * 1024
-"""Bytes of one page: registry 2.8 gives all tags in one, a million of them if there are so many."""
+"""Bytes of one page: registry 2.8 returns all tags in one, even a million."""
 
 PAGE_ENTRIES = 1000
-"""Entries to ask for: the most that distribution 3 allows by default."""
+"""Entries to request: distribution 3 allows no more by default."""
 
 MAX_PAGES = 10_000
 _LONGEST_LINK = 16 * 1024
@@ -35,11 +35,10 @@ def read_pages(
     *,
     complete: bool = False,
 ) -> Iterator[str]:
-    """The names in the list `key` of each page, from the one at `url` on; one page at a time in memory.
+    """Yield the names in the list `key` of each page, starting at `url`, with one page in memory.
 
-    What `parse` does not take for a name is left out, and logged; with `complete` it is no list then.
-    Raises BadAnswer where going on is impossible: ending early would pass off a part of the list as
-    all of it.
+    Names that `parse` refuses are left out and logged; with `complete` they are a BadAnswer. Raises BadAnswer
+    if it cannot continue: ending early would present a part of the list as the whole.
     """
     seen: set[str] = set()
     for _ in range(MAX_PAGES):
@@ -50,7 +49,7 @@ def read_pages(
         if onward is None:
             return
         if onward.path in seen:
-            raise BadAnswer(str(onward), "its pages lead back to one read before")
+            raise BadAnswer(str(onward), "its pages lead back to one that was read before")
         url = onward.url
     raise BadAnswer(url.partition("?")[0], f"more than {MAX_PAGES} pages")
 
@@ -100,7 +99,7 @@ def _load(answer: HttpAnswer, key: str) -> list[Any]:
 
 
 def _next_page(answer: HttpAnswer) -> Target | None:
-    """Where the Link with rel="next" leads, None if there is no such link."""
+    """Return the target of the Link with rel="next", or None."""
     value = answer.headers.get("Link")
     if value is None:
         return None
@@ -118,7 +117,7 @@ def _next_page(answer: HttpAnswer) -> Target | None:
 
 
 def _same_registry(where: Target, link: str) -> Target:
-    """The linked page. Of an absolute link only the path counts: proxies get scheme and port wrong."""
+    """Return the linked page. Only the path of an absolute link counts: proxies get scheme and port wrong."""
     try:
         onward = where.join(link)
     except BadAnswer as error:

@@ -1,1 +1,1 @@
-"""The swarm of one layer: chunks, leases of them, and what nodes and the service say to each other."""
+"""The swarm of one layer: chunks, leases, and the messages between nodes and the service."""

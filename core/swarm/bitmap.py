@@ -24,7 +24,7 @@ class Bitmap:
 
     @classmethod
     def of(cls, length: int, chunks: Iterable[int]) -> Bitmap:
-        """Make the bitmap of `chunks`. Raises ValueError if one of them is outside 0 to `length` - 1."""
+        """Return the bitmap of `chunks`. Raises ValueError if one of them is outside 0 to `length` - 1."""
         data = bytearray((length + 7) // 8)
         for chunk in chunks:
             if not 0 <= chunk < length:
@@ -34,7 +34,7 @@ class Bitmap:
 
     @classmethod
     def full(cls, length: int) -> Bitmap:
-        """Make the bitmap of all chunks."""
+        """Return the bitmap of all chunks."""
         width = (length + 7) // 8 * 8
         return cls(length, (((1 << length) - 1) << (width - length)).to_bytes(width // 8, "big"))
 
@@ -52,7 +52,7 @@ class Bitmap:
 
     @property
     def is_full(self) -> bool:
-        """Whether every chunk is in it."""
+        """Return whether every chunk is set."""
         return self.to_int() == (1 << self.length) - 1
 
     def to_int(self) -> int:

@@ -1,4 +1,4 @@
-"""How a layer is divided into chunks, the parts that nodes fetch from the origin on behalf of the swarm."""
+"""The division of a layer into chunks, which nodes fetch from the origin on behalf of the swarm."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Chunks:
         return -(-self.size // self.length)
 
     def span(self, chunk: int) -> tuple[int, int]:
-        """Return the offset of the chunk's first byte and the offset behind its last one."""
+        """Return the offsets of the chunk's first byte and after its last one."""
         self._check(chunk)
         return chunk * self.length, min((chunk + 1) * self.length, self.size)
 

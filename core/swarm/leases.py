@@ -1,10 +1,10 @@
-"""The lease book: decides which node fetches which chunk from the origin, and names the nodes to each other.
+"""The lease book: decides which node fetches which chunk from the origin, and introduces nodes to each other.
 
 The origin should be busy and send each chunk once. So about 16 chunks are under lease at a time, over the
 layers of all swarms, and a node that has fetched one gets the next. All state is in memory and bounded;
 losing it costs some chunks that are fetched twice.
 
-Pure code: callers pass the time, of a clock that is never set back, and call from one thread at a time.
+Pure code: callers pass a monotonic time, and call from one thread at a time.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from core.swarm.messages import MAX_PEERS, SEEDS_INTERVAL, Lease, Peer, SwarmReq
 from core.swarm.turns import Turns
 
 SLOTS = 16
-"""Leases at a time. Fewer leave the origin idle while nodes ask for the next chunk (4: twice the time)."""
+"""Leases at a time. Fewer leave the origin idle while nodes request the next chunk (4: twice the time)."""
 CALLS_PER_SECOND = 140.0
-"""Calls of nodes without a lease. Those with one come on top: about 200 together."""
+"""Calls per second of nodes without a lease. With those of lease holders it is about 200."""
 SHORTEST_INTERVAL = 0.4
 IDLE_INTERVAL = 1.0
-"""The shortest interval of a node that lacks nothing that its peers lack too."""
+"""The shortest interval of a node whose missing chunks its peers have."""
 HOLDERS_INTERVAL = 1.5
-"""Of a node with leases: it calls as soon as it has fetched a chunk, too."""
+"""The interval of a node with leases; it also calls when it has fetched a chunk."""
 SHORTEST_BELIEF = 5.0
-"""What a node has counts as held for two of its intervals, at least for so many seconds: nodes get busy."""
+"""A node's chunks count as held for two of its intervals, at least for so many seconds: it may be busy."""
 UNSPREAD_SHARES = 2
 """A node that has fetched more chunks that no peer has yet than so many times its share of leases has a slow
 line: it gets no lease while others want some, as the swarm would wait for what it fetched.
@@ -41,7 +41,7 @@ be gone for long: a node that does not get the layer from them in this time gets
 MAX_SWARMS = 10_000
 MAX_MEMBERS = 200_000
 MAX_SIZES = 4
-"""Numbers of chunks that nodes may state for one layer. A wrong one makes a swarm of its own."""
+"""How many different numbers of chunks nodes may state for one layer. Each has a separate swarm."""
 _SWEEP_EVERY = 1.0
 
 _Key = tuple[str, int]
@@ -50,7 +50,7 @@ _Key = tuple[str, int]
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a node is answered: peers, all leases that it holds, and the seconds until it calls again."""
+    """The answer to a node: peers, all its leases, and the seconds until it calls again."""
 
     peers: list[Peer]
     leases: list[Lease]
@@ -62,7 +62,7 @@ class _Swarm:
     turns: Turns
     members: Members = field(default_factory=Members)
     counted: int = 0
-    """How many members it has in the sum over all swarms."""
+    """Its share of the sum of members over all swarms."""
     seeded_until: float = float("-inf")
 
 
@@ -81,33 +81,33 @@ class LeaseBook:
         self._max_swarms = max_swarms
         self._max_members = max_members
         self._swarms: OrderedDict[_Key, _Swarm] = OrderedDict()
-        """The one called for longest ago first."""
+        """In the order of their last call, the oldest first."""
         self._sizes: dict[str, list[int]] = {}
-        """The numbers of chunks stated for each layer."""
+        """The stated numbers of chunks of each layer."""
         self._leasing: set[_Key] = set()
         """The swarms that may have live leases."""
         self._members = 0
         self._active: dict[tuple[_Key, str], float] = {}
-        """Incomplete nodes, and when each counts as lost."""
+        """Incomplete nodes, and when each expires."""
         self._wanting: dict[tuple[_Key, str], float] = {}
-        """Those of them that want chunks."""
+        """Those of them that want leases."""
         self._spreading: dict[tuple[_Key, str], float] = {}
         """Those that want chunks and pass on what they fetch."""
         self._swept_at = float("-inf")
 
     @property
     def swarms(self) -> int:
-        """How many swarms are remembered."""
+        """The number of swarms."""
         return len(self._swarms)
 
     @property
     def members(self) -> int:
-        """How many nodes are remembered, a node counted once for each of its layers."""
+        """The number of nodes, counted once for each of their layers."""
         return self._members
 
     @property
     def active(self) -> int:
-        """How many nodes are downloading, a node counted once for each of its layers."""
+        """The number of downloading nodes, counted once for each of their layers."""
         return len(self._active)
 
     def live_leases(self, now: float) -> int:
@@ -117,7 +117,7 @@ class LeaseBook:
         return sum(live.values())
 
     def call(self, now: float, hex_digits: str, peer: Peer, request: SwarmRequest) -> Reply:
-        """Take the call of a node, which is reached at `peer`, and return what it is answered."""
+        """Handle the call of a node, which is reached at `peer`, and return the answer."""
         self._sweep(now)
         key, node = (hex_digits, request.chunks), request.node
         swarm = self._swarm(key)
@@ -141,9 +141,9 @@ class LeaseBook:
         return Reply(swarm.members.peers(node, MAX_PEERS, self._random), leases, again)
 
     def announce(self, now: float, node: str, peer: Peer, layers: Iterable[tuple[str, int]]) -> float:
-        """Note that a node has `layers` (hex digest, number of chunks) completely.
+        """Record that a node has `layers` (hex digest, number of chunks) completely.
 
-        Returns the seconds after which it should announce them again.
+        Return the seconds after which it should announce them again.
         """
         self._sweep(now)
         for key in layers:
@@ -168,7 +168,7 @@ class LeaseBook:
         self._note_ended(key, node)
 
     def _leases(self, now: float, key: _Key, member: Member, request: SwarmRequest) -> list[Lease]:
-        """Lease the node as many chunks as are its share, and return all that it holds."""
+        """Lease the node its share of chunks, and return all its leases."""
         swarm = self._swarms[key]
         turns = swarm.turns
         turns.expire(now)
@@ -190,7 +190,7 @@ class LeaseBook:
         return min(request.want, max(1, self._slots // max(1, nodes)))
 
     def _note_active(self, now: float, key: _Key, request: SwarmRequest) -> float:
-        """Count the node among those that download. Returns the seconds until it calls again."""
+        """Record the node as downloading. Return the seconds until it calls again."""
         wants = request.want > 0 and not request.held_chunks.is_full
         self._active[key, request.node] = now
         again = self._jittered(
@@ -217,7 +217,7 @@ class LeaseBook:
         return seconds * self._random.uniform(0.8, 1.2)
 
     def _swarm(self, key: _Key) -> _Swarm:
-        """Return the swarm, a new one if it is not known, and make room for it."""
+        """Return the swarm; create it if necessary, evicting another one."""
         if (swarm := self._swarms.get(key)) is not None:
             self._swarms.move_to_end(key)
             return swarm
@@ -232,14 +232,14 @@ class LeaseBook:
         return swarm
 
     def _count(self, swarm: _Swarm) -> None:
-        """Bring the sum of members up to date after a change of `swarm`, the one called for last."""
+        """Update the sum of members after a change of `swarm`, the most recently called one."""
         self._members += len(swarm.members) - swarm.counted
         swarm.counted = len(swarm.members)
         while self._members > self._max_members and len(self._swarms) > 1:
             self._drop(self._oldest(but=next(reversed(self._swarms))))
 
     def _oldest(self, but: _Key | None = None) -> _Key:
-        """Return the swarm called for longest ago, if possible one without leases."""
+        """Return the least recently called swarm, if possible one without leases."""
         idle = (key for key in self._swarms if key not in self._leasing and key != but)
         return next(idle, next(iter(self._swarms)))
 
@@ -252,7 +252,7 @@ class LeaseBook:
             del self._sizes[key[0]]
 
     def _sweep(self, now: float) -> None:
-        """Forget, every second, who was not heard."""
+        """Remove silent nodes, once per second."""
         if now < self._swept_at + _SWEEP_EVERY:
             return
         self._swept_at = now
@@ -268,5 +268,5 @@ class LeaseBook:
 
 
 def _belief(interval: float) -> float:
-    """For how many seconds a node's word counts that calls every `interval` seconds."""
+    """Return for how many seconds the chunks of a node count as held that calls every `interval` seconds."""
     return max(SHORTEST_BELIEF, 2 * interval)

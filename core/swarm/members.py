@@ -1,4 +1,4 @@
-"""The nodes in the swarm of one layer: which are complete, when each was heard, and whom to name as peers."""
+"""The nodes in the swarm of one layer: complete ones, the times of their calls, and the choice of peers."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from core.swarm.messages import Peer
 MAX_NODES = 20_000
 """Incomplete nodes of one swarm."""
 MAX_SEEDS = 1_000
-"""Complete nodes of one swarm: enough for any number of others, as each is named 50 of them."""
+"""Complete nodes of one swarm: enough for any number of others, as each gets 50 of them."""
 FORGET_AFTER = 3600.0
-"""Seconds after which a node that was not heard is no longer named as a peer."""
+"""Seconds without a call after which a node is no longer listed as a peer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Member:
 
 
 class _Kind:
-    """Nodes in the order in which they were last heard, of which some can be drawn at random in no time."""
+    """Nodes in the order of their last call, with fast random draws."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -34,7 +34,7 @@ class _Kind:
         self._nodes: list[str] = []
         """The same nodes in no particular order."""
         self._index: dict[str, int] = {}
-        """Where each node stands in `_nodes`."""
+        """The index of each node in `_nodes`."""
 
     def __len__(self) -> int:
         return len(self._nodes)
@@ -85,7 +85,7 @@ class Members:
         return len(self._incomplete) + len(self._complete)
 
     def hear_node(self, node: str, peer: Peer, now: float) -> Member:
-        """Note that an incomplete node was heard."""
+        """Record a call of an incomplete node."""
         self._complete.remove(node)
         known = self._incomplete.get(node)
         member = Member(peer, known.joined if known else now, now)
@@ -93,17 +93,17 @@ class Members:
         return member
 
     def hear_seed(self, node: str, peer: Peer, now: float) -> None:
-        """Note that a complete node was heard."""
+        """Record a call of a complete node."""
         self._incomplete.remove(node)
         self._complete.put(node, Member(peer, now, now))
 
     def remove(self, node: str) -> None:
-        """Forget a node."""
+        """Remove a node."""
         self._incomplete.remove(node)
         self._complete.remove(node)
 
     def forget_silent(self, now: float) -> None:
-        """Forget the nodes that were not heard within the hour."""
+        """Remove the nodes that did not call within the hour."""
         self._incomplete.forget_silent(now)
         self._complete.forget_silent(now)
 

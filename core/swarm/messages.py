@@ -1,4 +1,4 @@
-"""What nodes and the service say to each other in swarm calls: strict, bounded JSON.
+"""The messages of swarm calls between nodes and the service: strict, bounded JSON.
 
 `POST /v0/swarm/<capability>/<hex>` takes a SwarmRequest and answers a SwarmAnswer: a node takes part in
 the swarm of one layer. `POST /v0/swarm` takes a SeedsRequest and answers a SeedsAnswer: a node announces
@@ -23,8 +23,8 @@ MAX_ANSWER = 64 * 1024
 """Bytes of an answer's body."""
 MAX_PEERS = 50
 MAX_OPENED = 25
-"""A node opens connections in a swarm while it has fewer than these, and takes as many more. If each opened
-50, the first 51 nodes would be connected to each other only, and the others never get what these have."""
+"""A node opens connections in a swarm while it has fewer than these, and accepts as many more. If each opened
+50, the first 51 nodes would be connected only to each other, and the others would get nothing from them."""
 MAX_LEASES = 64
 MAX_FETCHED = 1024
 MAX_SEEDS = 100
@@ -60,7 +60,7 @@ class Message(BaseModel):
 
     @classmethod
     def decode(cls, body: bytes) -> Self:
-        """Parse a message. Raises SwarmMessageInvalid if it is too long, not JSON, or breaks a rule."""
+        """Parse a message. Raises SwarmMessageInvalid if it is too long, not JSON, or invalid."""
         if len(body) > max(MAX_REQUEST, MAX_ANSWER):
             raise SwarmMessageInvalid(f"{len(body)} bytes, more than {max(MAX_REQUEST, MAX_ANSWER)}")
         try:
@@ -75,11 +75,11 @@ class SwarmRequest(Message):
     """A node that takes part in the swarm of a layer."""
 
     node: NodeId
-    """Tells nodes apart that share an address: random, chosen when the mirror starts, known to no peer."""
+    """Distinguishes nodes that share an address: random, chosen when the mirror starts, unknown to peers."""
     port: Port
-    """Where the node takes connections of peers. Its address is that of the connection."""
+    """The port at which the node accepts peers. Its address is that of the connection."""
     chunks: Annotated[int, Field(ge=1, le=MAX_CHUNKS)]
-    """How many chunks the layer has (core/swarm/chunks.py)."""
+    """The number of chunks of the layer (core/swarm/chunks.py)."""
     held: Annotated[str, Field(max_length=(MAX_CHUNKS // 8 + 2) // 3 * 4)]
     """The chunks that the node or a peer connected to it has, base64 of a Bitmap (core/swarm/bitmap.py)."""
     fetched: Annotated[list[Chunk], Field(max_length=MAX_FETCHED)] = []
@@ -87,9 +87,9 @@ class SwarmRequest(Message):
     complete: bool = False
     """Whether the node itself has the whole layer."""
     stopped: bool = False
-    """Whether the node leaves the swarm: its leases end, and it is no longer given out as a peer."""
+    """Whether the node leaves the swarm: its leases end, and it is no longer listed as a peer."""
     want: Annotated[int, Field(ge=0, le=MAX_LEASES)] = 16
-    """How many leases, with those that it holds, the node can use. 0: it asks for peers alone."""
+    """How many leases, including current ones, the node can use. 0: it requests only peers."""
     unspread: Annotated[int, Field(ge=0, le=MAX_CHUNKS)] = 0
     """How many chunks the node fetched from the origin that no peer connected to it has yet."""
 
@@ -111,7 +111,7 @@ class Lease(Message):
 
     chunk: Chunk
     seconds: Seconds
-    """How long it lasts, from the answer on."""
+    """Its duration, from the answer on."""
 
 
 class Peer(Message):
@@ -122,13 +122,13 @@ class Peer(Message):
 
 
 class SwarmAnswer(Message):
-    """What the service answers to a SwarmRequest."""
+    """The answer to a SwarmRequest."""
 
     peers: Annotated[list[Peer], Field(max_length=MAX_PEERS)]
     leases: Annotated[list[Lease], Field(max_length=MAX_LEASES)]
-    """All leases that the node holds now, the new ones among them. A chunk missing here was taken back."""
+    """All current leases of the node, including new ones. A lease that is missing here was revoked."""
     again: Seconds
-    """When to ask again, in seconds. Sooner asks only a node that has fetched leased chunks, or leaves."""
+    """When to call again, in seconds. A node calls earlier only if it fetched leased chunks, or leaves."""
     capability: Capability
     """The capability for the next call and for the web seed."""
 
@@ -142,7 +142,7 @@ class Seed(Message):
 
 
 class SeedsRequest(Message):
-    """A node that has layers completely and announces those used last."""
+    """A node announces its complete layers, the most recently used ones."""
 
     node: NodeId
     port: Port
@@ -150,7 +150,7 @@ class SeedsRequest(Message):
 
 
 class SeedsAnswer(Message):
-    """What the service answers to a SeedsRequest."""
+    """The answer to a SeedsRequest."""
 
     again: Seconds
     capabilities: Annotated[list[Capability | None], Field(max_length=MAX_SEEDS)]

@@ -1,4 +1,4 @@
-"""Whose turn it is to fetch which chunk of one layer, and which chunks its swarm already has."""
+"""The leases of one layer's chunks, and the chunks that its swarm already has."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Turn:
 class Turns:
     """The leases of one layer's chunks.
 
-    Sets of chunks are numbers in which the first chunk is the highest of `chunks` bits: so a layer of 65,536
-    chunks costs a few microseconds a call.
+    Sets of chunks are numbers in which the first chunk is the highest of `chunks` bits, so a call for a layer
+    of 65,536 chunks takes a few microseconds.
     """
 
     def __init__(self, chunks: int) -> None:
@@ -36,18 +36,18 @@ class Turns:
         self._never_leased = self._all
         self._live: dict[int, Turn] = {}
         self._last: dict[int, Turn | None] = {}
-        """Each chunk that was ever leased, the one leased longest ago first; None once it was fetched."""
+        """Each chunk that was ever leased, in the order of its last lease; None once it was fetched."""
         self._held: dict[int, int] = {}
-        """By the second until which nodes are believed to have them: chunks."""
+        """Held chunks, by the second of their expiry."""
         self._seconds: deque[float] = deque(maxlen=_REMEMBERED_FETCHES)
 
     def hold(self, chunks: Bitmap, until: float) -> None:
-        """Note that the swarm has `chunks`; forget it after `until`."""
+        """Record that the swarm has `chunks` until `until`."""
         second = math.ceil(until)
         self._held[second] = self._held.get(second, 0) | chunks.to_int()
 
     def fetched(self, chunk: int, node: str, now: float) -> None:
-        """Note that `node` has fetched `chunk`; if it was its turn, this tells how long chunks take."""
+        """Record that `node` has fetched `chunk`; if it held the lease, its duration counts."""
         last = self._last.get(chunk)
         if last is not None and last.node == node:
             self._seconds.append(now - last.since)
@@ -63,7 +63,7 @@ class Turns:
                 del self._live[chunk]
 
     def expire(self, now: float) -> int:
-        """Forget what is past its time. Return the number of live leases."""
+        """Remove expired leases and chunks. Return the number of live leases."""
         for chunk in [chunk for chunk, turn in self._live.items() if turn.expires <= now]:
             del self._live[chunk]
         for second in [second for second in self._held if second <= now]:
@@ -75,9 +75,9 @@ class Turns:
         return {chunk: turn for chunk, turn in self._live.items() if turn.node == node}
 
     def lease(self, node: str, now: float) -> int | None:
-        """Lease a chunk to `node`: the lowest one never leased, else the one leased longest ago.
+        """Lease a chunk to `node`: the lowest one never leased, else the least recently leased one.
 
-        None if every chunk is under lease or is held by the swarm. Call `expire` before.
+        Return None if every chunk is leased or held by the swarm. Call `expire` before.
         """
         chunk = self._next()
         if chunk is None:
@@ -90,7 +90,7 @@ class Turns:
 
     @property
     def lease_seconds(self) -> float:
-        """How long a new lease lasts: four times what chunks took lately."""
+        """Return the duration of a new lease: four times that of recent chunks."""
         if not self._seconds:
             return SHORTEST_LEASE
         return min(max(SHORTEST_LEASE, 4 * statistics.median(self._seconds)), LONGEST_LEASE)

@@ -19,7 +19,7 @@ from core.torrents.store import MetainfoStore
 
 @dataclass(frozen=True, slots=True)
 class Brewed:
-    """A layer whose metainfo is in the store: size in bytes, number of pieces, seconds it took."""
+    """A layer whose metainfo is in the store: size in bytes, number of pieces, duration in seconds."""
 
     digest: Digest
     size: int
@@ -40,7 +40,7 @@ def brew_layer(
     """Brew `layer` from `source`, over at most `connections`, into `store`. It is idempotent.
 
     Nothing is stored unless the bytes match the digest and the size. Raises LayerEmpty, SizeMismatch,
-    DigestMismatch; Interrupted soon after `interrupted` returns True; and what source and store raise.
+    DigestMismatch; Interrupted soon after `interrupted` returns True; and the errors of source and store.
     """
     begun = time.monotonic()
     size = _size(source, layer)
@@ -50,7 +50,7 @@ def brew_layer(
         with open_layer(source, layer, size, connections, interrupted=interrupted) as reader:
             hashes = hash_layer(reader, size, piece_length(size), interrupted=interrupted)
     except (ConnectionCut, Refused):
-        # A blob shorter than its descriptor says looks like one that was cut off.
+        # A blob shorter than its descriptor looks like one that was cut.
         if (there := source.size(layer)) != size:
             raise SizeMismatch(size, there) from None
         raise
@@ -63,9 +63,9 @@ def brew_layer(
 
 
 def _size(source: BlobSource, layer: Layer) -> int:
-    """Return the layer's size in bytes: that of its descriptor, which the source has to confirm.
+    """Return the layer's size in bytes: that of its descriptor, which the source must confirm.
 
-    A small layer is not confirmed: that saves a request, and hashing notices soon enough.
+    That of a small layer is not confirmed, to save a request: hashing detects a difference soon enough.
     """
     if layer.size is not None and layer.size < INLINE_SIZE:
         return layer.size

@@ -1,9 +1,9 @@
-"""A capability: permission to read one layer for a while, as one element of a URL's path.
+"""A capability: permission to read one layer for a limited time, as one element of a URL's path.
 
-Torrent clients send no headers, and some drop query strings, so the permission is part of the
-path. A capability is the expiry (Unix seconds, 8 bytes, big-endian), the scope in UTF-8 and an HMAC-SHA256
-(RFC 2104) over these, the purpose and the layer, all in URL-safe base64 without padding (RFC 4648, 5). It
-is not encrypted, but cannot be made or changed without the secret.
+Torrent clients send no custom headers, and some drop query strings, so the permission is part of the path. A
+capability is the expiry (Unix seconds, 8 bytes, big-endian), the scope in UTF-8 and an HMAC-SHA256 (RFC 2104)
+over these, the purpose and the layer, all in URL-safe base64 without padding (RFC 4648, 5). It is not
+encrypted, but cannot be created or changed without the secret.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from core.digest import Digest
 from core.errors import CapabilityInvalid, InvalidName
 from core.names import MAX_SCOPE, parse_scope
 
-# Part of what is signed, so that a token signed for another use or version grants nothing here.
+# Part of the signed message, so that a token for another purpose or version is invalid here.
 _PURPOSE = b"docker-torrents layer 1"
 _EXPIRY_BYTES = 8
 _MAC_BYTES = 32
@@ -27,7 +27,7 @@ _LONGEST = (_EXPIRY_BYTES + MAX_SCOPE + _MAC_BYTES) * 4 // 3 + 4
 
 @dataclass(frozen=True, slots=True)
 class Capability:
-    """What a valid capability grants: the layer as the repository `scope` has it, until `expires`."""
+    """A valid capability: access to the layer in the repository `scope`, until `expires`."""
 
     scope: str
     expires: int
@@ -40,9 +40,9 @@ def mint(secret: bytes, digest: Digest, scope: str, expires: int) -> str:
 
 
 def verify(secret: bytes, token: str, digest: Digest, now: float) -> Capability:
-    """Return what `token` grants on `digest` at `now`, in Unix seconds.
+    """Verify `token` for `digest` at `now`, in Unix seconds.
 
-    Raises CapabilityInvalid if it was not made with this secret for this layer, was changed or cut, or has
+    Raises CapabilityInvalid if it was not created with this secret for this layer, was modified, or has
     expired.
     """
     if len(token) > _LONGEST:
@@ -51,7 +51,7 @@ def verify(secret: bytes, token: str, digest: Digest, now: float) -> Capability:
         raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
     except (binascii.Error, ValueError):
         raise CapabilityInvalid("malformed") from None
-    # The decoder ignores the spare bits of the last digit: a token must have one spelling.
+    # The decoder ignores the spare bits of the last digit: a token must have one encoding.
     if base64.urlsafe_b64encode(raw).decode().rstrip("=") != token or len(raw) < _EXPIRY_BYTES + _MAC_BYTES:
         raise CapabilityInvalid("malformed")
     grant, mac = raw[:-_MAC_BYTES], raw[-_MAC_BYTES:]
@@ -68,6 +68,6 @@ def verify(secret: bytes, token: str, digest: Digest, now: float) -> Capability:
 
 
 def _mac(secret: bytes, digest: Digest, grant: bytes) -> bytes:
-    # Every part but the last has a fixed length: no two different grants give the same message.
+    # Every part but the last has a fixed length: different grants give different messages.
     message = _PURPOSE + bytes.fromhex(digest.hex) + grant
     return hmac.new(secret, message, hashlib.sha256).digest()

@@ -27,7 +27,7 @@ INLINE_SIZE = 1024 * 1024
 
 
 class Readable(Protocol):
-    """What can be hashed: a core.blobs.source.BlobReader, an unbuffered file."""
+    """A source of bytes: a core.blobs.source.BlobReader, an unbuffered file."""
 
     def readinto(self, buffer: memoryview, /) -> int | None: ...
 
@@ -47,7 +47,7 @@ class LayerHashes:
 
 
 class PieceHasher:
-    """Computes the SHA-1 of each piece of a stream, which comes in parts of any length (BEP 3, `pieces`)."""
+    """Computes the SHA-1 of each piece of a stream, in parts of any length (BEP 3, `pieces`)."""
 
     def __init__(self, piece_length: int) -> None:
         self._length = piece_length
@@ -84,8 +84,8 @@ def hash_layer(
     """Read all of `reader`, which should hold `size` bytes, and hash it.
 
     `interrupted` is called before each read. Raises Interrupted; SizeMismatch as soon as there are fewer
-    bytes than `size`, or one more (`got` is then size + 1, however many would follow); and whatever the
-    reader raises. No thread is left behind in any case.
+    bytes than `size`, or one more (`got` is then size + 1, even if more would follow); and the errors of
+    the reader. All threads end in any case.
     """
     whole = hashlib.sha256()
     pieces = PieceHasher(piece_length)
@@ -96,7 +96,7 @@ def hash_layer(
             whole.update(part)
             pieces.update(part)
     else:
-        _hash_beside(filling, [whole.update, pieces.update], buffer_size)
+        _hash_in_threads(filling, [whole.update, pieces.update], buffer_size)
     return LayerHashes(filling.total, whole.hexdigest(), piece_length, pieces.digests())
 
 
@@ -110,9 +110,9 @@ class _Filling:
         self.total = 0
 
     def fill(self, buffer: memoryview) -> memoryview:
-        """Fill `buffer`, and return the part that was filled: all of it but at the end, where it is empty.
+        """Fill `buffer`, and return the filled part, which is shorter or empty at the end.
 
-        At most one byte more than the layer should have is read: an endless body ends here.
+        At most one byte beyond the layer's size is read, which ends an endless body.
         """
         wanted = min(len(buffer), self._size + 1 - self.total)
         filled = 0
@@ -148,7 +148,7 @@ class _Lane:
         self._parts.put(part)
 
     def wait(self) -> None:
-        """Wait until the next HALF parts are hashed. Raises what hashing raised."""
+        """Wait until the next HALF parts are hashed. Raises the errors of hashing."""
         if not self._tokens.get():
             self.check()
 
@@ -158,7 +158,7 @@ class _Lane:
         self._thread.join()
 
     def check(self) -> None:
-        """Raises what hashing raised."""
+        """Raise the errors of hashing."""
         if self._error is not None:
             raise self._error
 
@@ -176,8 +176,10 @@ class _Lane:
             self._tokens.put(False)
 
 
-def _hash_beside(filling: _Filling, updates: list[Callable[[memoryview], None]], buffer_size: int) -> None:
-    """Fill the ring's buffers in turn; a half is filled again when every lane has hashed it."""
+def _hash_in_threads(
+    filling: _Filling, updates: list[Callable[[memoryview], None]], buffer_size: int
+) -> None:
+    """Fill the ring's buffers in turn; a half is filled again when every thread has hashed it."""
     ring = [memoryview(bytearray(buffer_size)) for _ in range(2 * HALF)]
     lanes: list[_Lane] = []
     try:

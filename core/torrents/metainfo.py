@@ -1,7 +1,7 @@
 """A layer's .torrent (BEP 3, single file) and its rbtorrent id. Only this module imports torf.
 
 The info dictionary depends only on the layer's bytes and on `private`, so every brewer of a layer gets the
-same id. Trackers and web seeds stand outside of it, and are added when the metainfo is served.
+same id. Trackers and web seeds are outside of it, and are added when the metainfo is served.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from core.torrents.hashing import LayerHashes
 
 ID_PREFIX = "rbtorrent:"
 
-# Used for every layer, as making one takes longer than all the rest. Without `created by`, which differs
+# Used for every layer, as creating one takes longer than the rest. Without `created by`, which differs
 # between versions of the library.
 _torrent = torf.Torrent(created_by=None)
 _lock = threading.Lock()
@@ -57,7 +57,7 @@ def build_metainfo(hex_digest: str, hashes: LayerHashes, private: bool) -> Metai
         }
         if private:
             _torrent.metainfo["info"]["private"] = True
-        # torf validates and encodes again at each access to `infohash`: one access, and no second validation.
+        # torf validates and encodes on each access to `infohash`: only one access, and no further validation.
         return Metainfo(ID_PREFIX + _torrent.infohash, _torrent.dump(validate=False))
 
 
@@ -90,7 +90,7 @@ def info_of(data: bytes) -> Info:
 
 @contextmanager
 def _errors_translated() -> Iterator[None]:
-    """Turn what torf raises for invalid metainfo and URLs into ValueError."""
+    """Turn torf's errors for invalid metainfo and URLs into ValueError."""
     try:
         yield
     except torf.URLError as error:

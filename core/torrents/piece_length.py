@@ -1,4 +1,4 @@
-"""The piece length of a torrent: fixed for ever, as every rbtorrent id depends on it."""
+"""The piece length of a torrent. It must never change, as every rbtorrent id depends on it."""
 
 from __future__ import annotations
 

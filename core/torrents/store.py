@@ -20,21 +20,21 @@ from core.s3 import Bucket
 class MetainfoStore(Protocol):
     """Keeps one .torrent for each layer, under the layer's digest. Both stores pass one conformance suite.
 
-    Methods may be called from several threads and processes at once. A reader sees a whole metainfo, the old
-    or the new one, never a part. When `put` has returned, the metainfo survives a crash, so the layer's row
-    may be marked brewed. All raise StoreFailed when the store itself fails.
+    Methods may be called from several threads and processes at once. A reader sees a complete metainfo, the
+    old or the new one. When `put` has returned, the metainfo survives a crash, so the layer's row may be
+    marked brewed. All raise StoreFailed when the store itself fails.
     """
 
     def put(self, digest: Digest, data: bytes) -> None:
-        """Store `data` for this layer, in place of what was stored before."""
+        """Store `data` for this layer, replacing earlier metainfo."""
         ...
 
     def get(self, digest: Digest) -> bytes:
-        """Return what was stored for this layer, byte for byte. Raises MetainfoMissing."""
+        """Return the stored metainfo of this layer. Raises MetainfoMissing."""
         ...
 
     def delete(self, digest: Digest) -> None:
-        """Delete the layer's metainfo, if there is any."""
+        """Delete the layer's metainfo, if it exists."""
         ...
 
     def check(self) -> str:
@@ -42,13 +42,13 @@ class MetainfoStore(Protocol):
         ...
 
 
-# Metainfo of 1024 pieces has 21 KB: where the probe fits, so does a layer's.
+# Metainfo of 1024 pieces has 21 KB: if the probe fits, a layer's does too.
 _PROBE = b"docker-torrents check\n" * 1024
 
-# A permission that is taken away is noticed after as many seconds.
+# A revoked permission is noticed after this many seconds.
 _READABLE_SECONDS = 5.0
 
-# A writer takes milliseconds: a file that has been in `incoming` for this long, in seconds, was abandoned.
+# Writing takes milliseconds: a file that has been in `incoming` for this many seconds was abandoned.
 LEFTOVER_AGE = 3600
 
 
@@ -57,8 +57,8 @@ class DirectoryStore:
     `<root>/<2 hex>/<64 hex>.torrent`.
 
     A file is written under `root/incoming`, on the same file system, and renamed to its final name. It is
-    synced before and its folder after, so that no crash leaves an empty file under the final name, or a layer
-    marked brewed without metainfo.
+    synced before that and its folder after it, so that no crash leaves an empty file under the final name, or
+    a layer marked brewed without metainfo.
     """
 
     def __init__(self, root: Path) -> None:
@@ -102,14 +102,14 @@ class DirectoryStore:
         return self._root / digest.short / f"{digest.hex}.torrent"
 
     def _prepare(self) -> None:
-        """Create the folders; once, remove what killed writers left."""
+        """Create the folders; the first time, remove leftovers of killed writers."""
         self._incoming.mkdir(parents=True, exist_ok=True)
         if self._swept:
             return
         _sync(self._root.parent)
         oldest = time.time() - LEFTOVER_AGE
         for entry in os.scandir(self._incoming):
-            # Another process may remove it as well.
+            # Another process may remove it too.
             with suppress(FileNotFoundError):
                 if entry.stat().st_mtime < oldest:
                     os.unlink(entry)
@@ -146,7 +146,7 @@ def _sync(folder: Path) -> None:
         os.close(descriptor)
 
 
-# The media type of BEP 3's metainfo, for browsers that fetch an object.
+# The media type of BEP 3's metainfo, for browsers.
 CONTENT_TYPE = "application/x-bittorrent"
 
 # Metainfo of an 8 TiB layer has 10 MB; anything larger was not written by this service.
@@ -165,7 +165,7 @@ class S3Store:
         self._bucket = bucket
         self._prefix = prefix
         self._where = f"s3://{bucket.name}/{prefix}"
-        # Of its own, as another process may probe at the same time.
+        # A unique key, as another process may probe at the same time.
         self._probe_key = f"{prefix}check-{secrets.token_hex(8)}"
         self._probing = threading.Lock()
         self._readable_until = float("-inf")
@@ -195,11 +195,11 @@ class S3Store:
             try:
                 self._bucket.check()
             except Refused as error:
-                return f"bucket {self._where} takes metainfo, but grant what is refused here: {error.why}"
+                return f"bucket {self._where} takes metainfo, but a permission is missing: {error.why}"
         return f"bucket {self._where} takes metainfo"
 
     def _readable(self) -> bool:
-        """Whether objects of this store can be read, by an object that certainly exists."""
+        """Return whether objects of this store can be read, by reading one that certainly exists."""
         with self._probing:
             if time.monotonic() < self._readable_until:
                 return True

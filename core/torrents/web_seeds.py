@@ -11,7 +11,7 @@ from core.torrents.capability import mint
 
 
 def web_seed_urls(config: Config, secret: bytes, scope: str, digest: Digest, now: float) -> list[str]:
-    """Return the layer's URLs by the configured templates. The capability in them opens it, for a while."""
+    """Return the layer's URLs from the configured templates, with a capability of limited validity."""
     fields = {
         "public_url": (config.application.public_url or "").rstrip("/"),
         "scope": scope,
@@ -24,13 +24,13 @@ def web_seed_urls(config: Config, secret: bytes, scope: str, digest: Digest, now
 
 
 def capability_secret(config: Config) -> bytes:
-    """Return the key of capabilities: as configured, else one made at first use. Raises ConfigInvalid."""
+    """Return the key of capabilities: as configured, else one created at first use. Raises ConfigInvalid."""
     secret = config.torrents.web_seed_secret
     return secret.get_secret_value().encode() if secret else own_secret(_secret_file(config))
 
 
 def has_capability_secret(config: Config) -> bool:
-    """Return whether the key is configured, or made already."""
+    """Return whether the key is configured or already created."""
     return config.torrents.web_seed_secret is not None or _secret_file(config).exists()
 
 

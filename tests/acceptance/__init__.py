@@ -1,1 +1,1 @@
-"""Tests of the whole, from the command line, with clients that are not ours."""
+"""Tests of the whole program, from the command line, with third-party clients."""

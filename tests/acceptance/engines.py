@@ -1,4 +1,4 @@
-"""The container engines that pull: each gives the digest that it has recorded for what it pulled."""
+"""Container engines that pull; each returns the digest that it recorded."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class Login:
 
 
 class PullFailed(Exception):
-    """The engine's command ended with an error. Says what it printed."""
+    """The engine's command failed. The message is its output."""
 
 
 class Engine(Protocol):
-    """One engine. `reference` is `host:port/repository:tag` or `…@digest`; it is pulled anew each time."""
+    """One engine. `reference` is `host:port/repository:tag` or `…@digest`; it is pulled again each time."""
 
     def pull(self, reference: str, login: Login | None) -> str:
-        """The digest recorded for the reference. Raises PullFailed."""
+        """Pull, and return the digest recorded for the reference. Raises PullFailed."""
         ...
 
 

@@ -26,7 +26,7 @@ TAGS = [f"{arity}-{media}" for arity in ("single", "multi") for media in ("docke
 
 @dataclass(frozen=True)
 class GuardedRegistry:
-    """A registry whose repository SCOPE is for who has `login`, or for everybody. `auth` may push."""
+    """A registry whose repository SCOPE requires `login`, or none. `auth` may push."""
 
     registry: Registry
     login: Login | None
@@ -55,14 +55,14 @@ def start_guarded_registry(kind: Kind, folder: Path, host: str = "127.0.0.1") ->
 
 @dataclass(frozen=True)
 class Pushed:
-    """An image or an index, and the images of its platforms. `digest` is what engines record."""
+    """An image or an index, and the images of its platforms. Engines record `digest`."""
 
     digest: str
     images: tuple[PushedImage, ...]
 
 
 def push_all(guarded: GuardedRegistry, sizes: Sequence[int], tags: Sequence[str] = TAGS) -> dict[str, Pushed]:
-    """Push an image, and an index of two platforms, as docker's and as OCI's: those of `tags`.
+    """Push those of `tags`: an image and an index of two platforms, each in docker's and OCI's format.
 
     Each image has layers of about `sizes` bytes.
     """

@@ -29,7 +29,7 @@ from tests.servers.process import ServerProcess, free_port, listening
 
 @dataclass(frozen=True)
 class Site:
-    """What runs on the registry's machine. `netloc` is how engines name the registry."""
+    """The servers on the registry's machine. `netloc` is the registry's name for engines."""
 
     machine: Machine
     kind: Kind
@@ -41,11 +41,11 @@ class Site:
     web: ServerProcess
 
     def sent(self, digest: str) -> int:
-        """How many bytes of a layer have left the registry so far."""
+        """Return how many bytes of a layer the registry has sent."""
         return self.machine.call(self.guarded.registry.sent, digest)
 
     def asked(self, digest: str) -> int:
-        """How often mirrors have asked whether a caller may pull a layer: by HEAD, or for its torrent."""
+        """Return how often mirrors have requested a verdict on a caller: by HEAD, or for a torrent."""
         return sum(
             request.path.endswith(digest) and (request.method == "HEAD" or "/v0/torrents/" in request.path)
             for request in self.nginx.requests()
@@ -74,7 +74,7 @@ def start_site(
 ) -> Iterator[Site]:
     """Run a registry of this kind on `machine`, with its images brewed; see push_all for `sizes` and `tags`.
 
-    nginx stands before it and before two workers of the web app, with TLS.
+    nginx stands in front of it and of two workers of the web app, with TLS.
     """
     web, front = free_port(), free_port()
     netloc = f"{machine.address}:{front}"
@@ -117,7 +117,7 @@ def start_nodes(network: Network, site: Site, engines: Sequence[str], folder: Pa
         for number, name in enumerate(engines):
             machine = network.connect()
             own = stack.enter_context(ExitStack())
-            # podman and dockerd take only short paths.
+            # podman and dockerd accept only short paths.
             home = Path(own.enter_context(TemporaryDirectory(prefix="node-")))
             owned.append((machine, own))
             begun.append(machine.begin(_start_node, machine, site, name, own, folder / f"node{number}", home))

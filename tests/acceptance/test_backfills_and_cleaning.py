@@ -1,4 +1,4 @@
-"""The program, as operators run it: backfills that are killed and go on, cleaning, a tracker's whitelist."""
+"""The program, as operators run it: killed and resumed backfills, pruning, a tracker's whitelist."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def db(request: pytest.FixtureRequest) -> dict[str, str]:
 
 
 def mapping_of(installation: Installation) -> dict[str, tuple[str | None, int]]:
-    """Ids and times added, by digest."""
+    """Return ids and times added, by digest."""
     url = installation.sections["db"].get("url") or f"sqlite:///{installation.state}/docker_torrents.sqlite"
     engine = create_engine_for(url=url)
     try:
@@ -48,7 +48,7 @@ def mapping_of(installation: Installation) -> dict[str, tuple[str | None, int]]:
 
 
 def kill_again_and_again(installation: Installation, *words: str) -> int:
-    """Starts a command some times, and kills it a little later each time. Returns how often it was killed."""
+    """Start a command several times, killing it a little later each time. Return how often it was killed."""
     killed = 0
     for number in range(6):
         process = installation.process(*words, name=f"killed{number}")
@@ -59,7 +59,7 @@ def kill_again_and_again(installation: Installation, *words: str) -> int:
     return killed
 
 
-def test_a_backfill_of_a_storage_that_is_killed_and_started_again_does_nothing_twice(
+def test_a_killed_and_restarted_backfill_of_a_storage_does_nothing_twice(
     tmp_path: Path, db: dict[str, str]
 ) -> None:
     place = DirectoryStoragePlace(tmp_path / "storage")
@@ -73,7 +73,7 @@ def test_a_backfill_of_a_storage_that_is_killed_and_started_again_does_nothing_t
     words = ("backfill", "storage")
     assert "known 0" in installation.last_line(*words, "--dry-run")
 
-    # Slow enough that all of them together cannot come to the end.
+    # Slow enough that all of them together do not finish.
     assert kill_again_and_again(installation, *words, "--rate", "400") == 6
     before = mapping_of(installation)
     last = installation.last_line(*words)
@@ -84,8 +84,8 @@ def test_a_backfill_of_a_storage_that_is_killed_and_started_again_does_nothing_t
     after = mapping_of(installation)
     assert set(after) == digests
     assert before.items() <= after.items()
-    assert installation.asked("queue", "status")["waiting"]["backfilled"] == LAYERS
-    assert installation.asked("show", min(digests))["scopes"]
+    assert installation.json("queue", "status")["waiting"]["backfilled"] == LAYERS
+    assert installation.json("show", min(digests))["scopes"]
     assert installation.last_line(*words).startswith("queued 0 layers (0.0 MB), known 3000")
 
 
@@ -112,7 +112,7 @@ def test_a_killed_and_restarted_takeover_adopts_each_id_once(tmp_path: Path, db:
     assert last == f"took over {300 - len(before)} of 300 ids, had {len(before)} already, not taken 0"
     assert {digest: id_ for digest, (id_, _) in mapping_of(installation).items()} == expected
 
-    # Nobody is there to give the layers' bytes.
+    # No server has the layers' bytes.
     verified = installation.run("backfill", "legacy", "--verify", "2", check=False)
     assert verified.returncode == 1
     assert "verified 2 layers: sound 0, missing 0, damaged 0, unread 2" in verified.stdout
@@ -130,7 +130,7 @@ def test_a_backfill_of_a_bucket_and_a_brew_from_it(tmp_path: Path, moto: Moto, b
         assert "name the storage to list with --from" in refused.stderr
         assert installation.last_line("backfill", "storage", "--from", "s3").startswith("queued 2 layers")
         assert installation.last_line("run", "brew") == "brewed 2, failed 0, waiting 0"
-        whole = installation.asked("show", "team/app:v1")
+        whole = installation.json("show", "team/app:v1")
     assert whole["layers_brewed"] == len(image.layers) == 2
 
 
@@ -148,7 +148,7 @@ def test_a_storage_that_cannot_be_listed_is_a_failure(tmp_path: Path) -> None:
 
 @pytest.fixture
 def deleting(tmp_path: Path) -> Iterator[tuple[Registry, Installation, Any]]:
-    """A registry that tells a daemon what is pushed and deleted, and the daemon's installation."""
+    """A registry that notifies a daemon of pushes and deletions, and the daemon's installation."""
     port = free_port()
     endpoint = {
         "url": f"http://127.0.0.1:{port}/v0/event",
@@ -187,14 +187,14 @@ def test_a_deleted_layer_is_forgotten_and_found_when_pushed_again(
     registry, installation, _ = deleting
     contents = [layer_bytes(5000, seed) for seed in range(3)]
     image = push_image(registry, "team/app", "v1", contents)
-    gone, *others = (layer.digest for layer in image.layers)
-    assert comes_true(lambda: installation.asked("queue", "status")["waiting_count"] == 3)
+    missing, *others = (layer.digest for layer in image.layers)
+    assert comes_true(lambda: installation.json("queue", "status")["waiting_count"] == 3)
     assert installation.last_line("run", "brew").startswith("brewed 3")
-    torrent = installation.torrent(gone)
-    # Another repository has a layer of it, too: deleting it here does not make it gone.
+    torrent = installation.torrent(missing)
+    # Another repository has one of its layers too: deleting it here does not remove it.
     push_image(registry, "team/other", "v1", contents[1:2])
 
-    for digest in (gone, others[0]):
+    for digest in (missing, others[0]):
         url = f"{registry.url}/v2/team/app/blobs/{digest}"
         requests.delete(url, timeout=10).raise_for_status()
 
@@ -206,7 +206,7 @@ def test_a_deleted_layer_is_forgotten_and_found_when_pushed_again(
     dry = installation.last_line("run", "prune", "--dry-run")
     assert dry.startswith("would forget 0, missed for the first time 1, there 2")
     assert installation.last_line("run", "prune").startswith("forgot 0, missed for the first time 1, there 2")
-    # The grace ends.
+    # The grace period ends.
     assert comes_true(
         lambda: installation.last_line("run", "prune", "--dry-run").startswith("would forget 1")
     )
@@ -214,12 +214,12 @@ def test_a_deleted_layer_is_forgotten_and_found_when_pushed_again(
     assert installation.last_line("run", "prune").startswith("forgot 1, missed for the first time 0, there 2")
 
     assert not torrent.exists()
-    unknown = installation.run("show", gone, check=False)
+    unknown = installation.run("show", missing, check=False)
     assert unknown.returncode == 1
-    assert {installation.asked("show", digest)["state"] for digest in others} == {"brewed"}
+    assert {installation.json("show", digest)["state"] for digest in others} == {"brewed"}
 
     push_image(registry, "team/app", "v1", contents)
-    assert comes_true(lambda: installation.asked("queue", "status")["waiting_count"] == 1)
+    assert comes_true(lambda: installation.json("queue", "status")["waiting_count"] == 1)
     assert installation.last_line("run", "brew").startswith("brewed 1")
     assert torrent.exists()
 
@@ -229,7 +229,7 @@ def test_prune_leaves_everything_while_the_registry_is_down(
 ) -> None:
     registry, installation, _ = deleting
     push_image(registry, "team/app", "v1", [layer_bytes(5000, 1)])
-    assert comes_true(lambda: installation.asked("queue", "status")["waiting_count"] == 1)
+    assert comes_true(lambda: installation.json("queue", "status")["waiting_count"] == 1)
     installation.run("run", "brew")
     registry.stop()
 
@@ -244,7 +244,7 @@ def layer_digest(size: int, seed: int) -> str:
     return str(layer_of(layer_bytes(size, seed)).digest)
 
 
-def test_a_tracker_serves_what_was_brewed_since_its_last_word(
+def test_a_tracker_serves_layers_brewed_since_its_last_reload(
     tmp_path: Path, registry: Registry, scope: str
 ) -> None:
     with start_opentracker(tmp_path / "tracker") as tracker:
@@ -256,12 +256,12 @@ def test_a_tracker_serves_what_was_brewed_since_its_last_word(
         push_image(registry, scope, "v1", [layer_bytes(5000, 1)])
         installation.run("backfill", "repository", scope)
         installation.run("run", "brew")
-        info_hash = installation.asked("show", layer_digest(5000, 1))["rbtorrent_id"].partition(":")[2]
+        info_hash = installation.json("show", layer_digest(5000, 1))["rbtorrent_id"].partition(":")[2]
         assert not tracker.serves(info_hash)
 
-        told = installation.last_line("run", "publish-whitelist")
+        line = installation.last_line("run", "publish-whitelist")
 
-        assert told == "published 1 info-hashes, changed, tracker reload done"
+        assert line == "published 1 info-hashes, changed, tracker reload done"
         assert comes_true(lambda: tracker.serves(info_hash))
         assert not tracker.serves("f" * 40)
         again = installation.last_line("run", "publish-whitelist")

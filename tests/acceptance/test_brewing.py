@@ -1,4 +1,4 @@
-"""From a repository in a real registry to a torrent that clients nobody here wrote can use."""
+"""From a repository in a real registry to a torrent for third-party clients."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.servers.layers import layer_bytes
 from tests.servers.push import push_blob, push_image, push_index
 from tests.servers.registry import Registry
 
-SEED_DDL = """
+ORIGINAL_DDL = """
 CREATE TABLE IF NOT EXISTS rbtorrent_mapping (
     digest varchar(128) PRIMARY KEY,  --layer digest
     rbtorrent_id varchar(64),          --layer rbtorrent, main point of service
@@ -42,7 +42,7 @@ def test_from_a_repository_to_a_download(installation: Installation, registry: R
     assert installation.last_line("backfill", "repository", scope).startswith("queued 3 layers")
     assert installation.last_line("run", "brew") == "brewed 3, failed 0, waiting 0"
 
-    coverage = installation.asked("show", f"{scope}:v1")
+    coverage = installation.json("show", f"{scope}:v1")
     assert coverage["whole"] is True
     assert coverage["bytes_brewed"] == 5_300_003
     ids = {layer["digest"]: layer["rbtorrent_id"] for layer in coverage["layers"]}
@@ -67,7 +67,7 @@ def test_lists_and_indexes_are_brewed_with_all_their_images(
     installation.run("backfill", "repository", scope)
 
     assert installation.last_line("run", "brew") == "brewed 2, failed 0, waiting 0"
-    assert installation.asked("show", f"{scope}:multi")["layers_brewed"] == 2
+    assert installation.json("show", f"{scope}:multi")["layers_brewed"] == 2
 
 
 def test_a_dry_run_counts_and_queues_nothing(
@@ -78,8 +78,8 @@ def test_a_dry_run_counts_and_queues_nothing(
 
     said = installation.last_line("backfill", "repository", "--dry-run", scope)
 
-    assert said.startswith("would queue 3 layers (0.0 MB), known already 0, tags 2")
-    assert installation.asked("queue", "status")["waiting_count"] == 0
+    assert said.startswith("would queue 3 layers (0.0 MB), already known 0, tags 2")
+    assert installation.json("queue", "status")["waiting_count"] == 0
 
 
 def test_a_backfill_run_again_finds_nothing_new(
@@ -93,7 +93,7 @@ def test_a_backfill_run_again_finds_nothing_new(
     )
 
 
-def test_a_missing_repository_is_reported_and_the_others_go_on(
+def test_a_missing_repository_is_reported_and_others_are_queued(
     installation: Installation, registry: Registry, scope: str
 ) -> None:
     push_image(registry, scope, "v1", [layer_bytes(1000, 1)])
@@ -105,21 +105,21 @@ def test_a_missing_repository_is_reported_and_the_others_go_on(
     assert ended.stdout.startswith("queued 1 layers")
 
 
-def test_a_database_made_by_hand_with_rows_put_in_by_hand_is_brewed(
+def test_a_database_and_rows_created_by_hand_are_brewed(
     installation: Installation, registry: Registry, scope: str
 ) -> None:
     content = layer_bytes(1000, 7)
-    # The registry must know the layer in a repository, and nobody tells which one.
+    # The layer must exist in some repository, which the row does not name.
     layer = push_blob(registry, scope, content)
     push_image(registry, scope, "v1", [content])
     installation.state.mkdir()
     with sqlite3.connect(installation.state / "docker_torrents.sqlite") as database:
-        database.executescript(SEED_DDL)
+        database.executescript(ORIGINAL_DDL)
         database.execute("INSERT INTO rbtorrent_mapping (digest, added) VALUES (?, 1)", (layer.digest,))
     database.close()
 
     assert installation.last_line("run", "brew") == "brewed 1, failed 0, waiting 0"
-    assert installation.asked("show", layer.digest)["state"] == "brewed"
+    assert installation.json("show", layer.digest)["state"] == "brewed"
 
 
 def test_a_blob_missing_from_the_registry_is_retried_then_set_aside_with_its_reason(
@@ -133,19 +133,17 @@ def test_a_blob_missing_from_the_registry_is_retried_then_set_aside_with_its_rea
     ended = installation.run("run", "brew", check=False)
 
     assert (ended.returncode, ended.stdout) == (1, "brewed 1, failed 1, waiting 1\n")
-    layer = installation.asked("show", image.layers[0].digest)
+    layer = installation.json("show", image.layers[0].digest)
     assert layer["state"] == "delayed"
     assert "not found" in layer["reason"]
 
     again = Installation(tmp_path, registry, brewer={"max_attempts": 1})
     assert again.last_line("queue", "retry", "--reason", "not found") == "queued again 1, manifests 0"
     assert again.run("run", "brew", check=False).stdout == "brewed 0, failed 1, waiting 0\n"
-    assert again.asked("show", image.layers[0].digest)["state"] == "set aside"
+    assert again.json("show", image.layers[0].digest)["state"] == "set aside"
 
 
-def test_a_blob_whose_bytes_were_changed_gets_no_id(
-    installation: Installation, registry: Registry, scope: str
-) -> None:
+def test_a_damaged_blob_gets_no_id(installation: Installation, registry: Registry, scope: str) -> None:
     image = push_image(registry, scope, "v1", [layer_bytes(100_000, 21)])
     installation.run("backfill", "repository", scope)
     registry.blob_file(image.layers[0].digest).write_bytes(layer_bytes(100_000, 22))
@@ -153,7 +151,7 @@ def test_a_blob_whose_bytes_were_changed_gets_no_id(
     ended = installation.run("run", "brew", check=False)
 
     assert ended.stdout == "brewed 0, failed 1, waiting 0\n"
-    layer = installation.asked("show", image.layers[0].digest)
+    layer = installation.json("show", image.layers[0].digest)
     assert (layer["state"], layer["rbtorrent_id"]) == ("set aside", None)
 
 
@@ -169,6 +167,6 @@ def test_a_blob_shorter_or_longer_than_its_descriptor_gets_no_id(
 
     installation.run("run", "brew", check=False)
 
-    layer = installation.asked("show", image.layers[0].digest)
+    layer = installation.json("show", image.layers[0].digest)
     assert (layer["state"], layer["rbtorrent_id"]) == ("delayed", None)
     assert str(size) in layer["reason"]

@@ -20,14 +20,14 @@ KEY = "key-of-the-events"
 
 
 def lines_of(installation: Installation) -> dict[str, list[str]]:
-    """What each probe says, by its name."""
+    """Return the line of each probe, by its name."""
     said: dict[str, list[str]] = {}
     for line in installation.run("check", check=False).stdout.splitlines()[:-1]:
         said.setdefault(line[8:18].strip(), []).append(f"{line[:8].strip()}: {line[19:].strip()}")
     return said
 
 
-def test_check_names_what_torrents_still_need(
+def test_check_reports_missing_prerequisites_of_torrents(
     tmp_path: Path, registry: Registry, scope: str, moto: Moto
 ) -> None:
     pem = certificate(tmp_path)
@@ -91,7 +91,7 @@ def test_check_names_what_torrents_still_need(
                 assert why in line
                 assert "set jobs.publish-whitelist.file" in line
 
-            info_hash = installation.asked("show", digest)["rbtorrent_id"].partition(":")[2]
+            info_hash = installation.json("show", digest)["rbtorrent_id"].partition(":")[2]
             tracker.allow(info_hash)
             said = lines_of(installation)
             assert [line.partition(":")[0] for line in said["tracker"]] == ["ok", "ok"]

@@ -1,4 +1,4 @@
-"""Jobs with an interval go on when the system's clock is set back or forward."""
+"""Jobs with an interval continue when the system's clock is set back or forward."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What deploy/compose.yaml runs, run without containers: only addresses and folders are changed."""
+"""The services of deploy/compose.yaml without containers: only addresses and folders are changed."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Stack:
         return f"http://127.0.0.1:{self.ports[name]}"
 
     def command(self, name: str) -> list[str | Path]:
-        """The command of a service with its configuration."""
+        """Return the command of a service with its configuration."""
         program, *words = SERVICES[name]["command"]
         assert program == PROGRAM.name
         return [PROGRAM, "-c", self.files[name], *words]

@@ -1,4 +1,4 @@
-"""`make demo`, as somebody who tries it sees it."""
+"""`make demo`, run as a user would."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ID = r"rbtorrent:[0-9a-f]{40}"
 
 
 def marked(mark: str) -> list[str]:
-    """The processes that have this in their environment, as whoever was started by one that has it."""
+    """Return the processes with this in their environment, which children inherit."""
     found = []
     for process in psutil.process_iter():
         try:
@@ -30,7 +30,7 @@ def marked(mark: str) -> list[str]:
     return found
 
 
-def test_the_demo_shows_the_whole_way_and_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_the_demo_runs_completely_and_leaves_nothing_behind(tmp_path: Path) -> None:
     for binary, package in (("docker-registry", "docker-registry"), ("aria2c", "aria2")):
         require(binary, package)
     mark = uuid.uuid4().hex
@@ -69,7 +69,7 @@ def test_the_demo_shows_the_whole_way_and_leaves_nothing_behind(tmp_path: Path) 
     assert float(by_second[0]) > 20
     assert said.splitlines()[-1] == "-- done, nothing is left running"
 
-    # What was killed may take a moment to be gone.
+    # A killed process may take a moment to disappear.
     assert comes_true(lambda: not marked(mark)), marked(mark)
     assert list(tmp_path.iterdir()) == []
 

@@ -26,7 +26,7 @@ EVERYWHERE = {"le", "instance"}
 
 
 def expressions() -> list[str]:
-    """All expressions of both files."""
+    """Return all expressions of both files."""
     rules = [rule for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]]
     panels = json.loads(DASHBOARD.read_text())["panels"]
     targets = [target for panel in panels for target in panel.get("targets", ())]
@@ -40,7 +40,7 @@ def samples_of(metric: Metric) -> list[str]:
     return [name] if metric.kind == "gauge" else [f"{name}_{part}" for part in ("bucket", "sum", "count")]
 
 
-# That the service shows all of its metrics: tests/acceptance/test_metrics.py.
+# tests/acceptance/test_metrics.py checks that the service exposes all of its metrics.
 LABELS = {sample: set(metric.labels) for metric in ALL for sample in samples_of(metric)}
 
 
@@ -66,20 +66,20 @@ def test_an_expression_uses_labels_that_its_metrics_have(expression: str) -> Non
         assert {label.strip() for label in grouped.split(",")} <= known
 
 
-def test_promtool_takes_the_alerts() -> None:
+def test_promtool_accepts_the_alerts() -> None:
     promtool = require("promtool", "prometheus")
     subprocess.run([promtool, "check", "rules", ALERTS], check=True, timeout=60, capture_output=True)
 
 
 def fires(folder: Path, alert: str, series: dict[str, str], expected: list[dict[str, str]]) -> None:
-    """Assert that, after four hours of these values a minute, the alert fires with these labels alone."""
+    """Assert that, after four hours of these values a minute, the alert fires with exactly these labels."""
     [rule] = [
         rule
         for group in yaml.safe_load(ALERTS.read_text())["groups"]
         for rule in group["rules"]
         if rule["alert"] == alert
     ]
-    # Its text is not what is tested here.
+    # Its text is not tested here.
     del rule["annotations"]
     rules, cases = folder / "rules.yaml", folder / "cases.yaml"
     rules.write_text(yaml.safe_dump({"groups": [{"name": "tested", "rules": [rule]}]}))
@@ -95,7 +95,7 @@ def fires(folder: Path, alert: str, series: dict[str, str], expected: list[dict[
     assert tested.returncode == 0, tested.stdout + tested.stderr
 
 
-def test_a_job_that_keeps_failing_raises_an_alert_however_seldom_it_runs(tmp_path: Path) -> None:
+def test_a_job_that_keeps_failing_raises_an_alert_even_if_it_runs_rarely(tmp_path: Path) -> None:
     runs = "docker_torrents_job_runs_total"
     series = {
         f'{runs}{{job_name="brew",outcome="failed"}}': "0+1x240",
@@ -108,7 +108,7 @@ def test_a_job_that_keeps_failing_raises_an_alert_however_seldom_it_runs(tmp_pat
     fires(tmp_path, "DockerTorrentsJobFails", series, [{"job_name": "brew"}, {"job_name": "prune"}])
 
 
-def test_a_mirror_whose_downloads_fail_again_and_again_raises_an_alert(tmp_path: Path) -> None:
+def test_a_mirror_whose_downloads_keep_failing_raises_an_alert(tmp_path: Path) -> None:
     downloads = "docker_torrents_mirror_downloads"
     series = {
         f'{downloads}{{state="failed",instance="full"}}': " ".join(["1x4 0x2"] * 31),

@@ -1,4 +1,4 @@
-"""The examples of docs/http-api.md, run as they stand, one after the other, against a real registry."""
+"""The examples of docs/http-api.md, run unchanged and in order, against a real registry."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ _SCOPE = "library/ubuntu"
 
 @dataclass(frozen=True)
 class Example:
-    """What a reader types, and what the page says comes out of it; `…` stands for anything in a line."""
+    """A command of the page and its documented output; `…` stands for anything in a line."""
 
     commands: str
     output: str
 
     def agrees(self, got: str) -> bool:
-        """Whether this is the output that the page shows. Headers may have any case, order and number."""
+        """Return whether this matches the documented output. Headers may have any case, order and number."""
         shown, got = self.output.strip(), got.strip().replace("\r", "")
         if "HTTP/1.1 " not in shown:
             return re.fullmatch(_pattern(shown), got) is not None
@@ -49,13 +49,13 @@ def _pattern(shown: str) -> str:
 
 
 def _lower_name(line: str) -> str:
-    """A header with its name in lower case."""
+    """Return a header with its name in lower case."""
     name, colon, value = line.partition(":")
     return f"{name.lower()}{colon}{value}"
 
 
 def examples(page: str) -> list[Example]:
-    """All examples of the page, in its order."""
+    """Return all examples of the page, in order."""
     found = []
     for block in _BLOCK.findall(page):
         lines = block.splitlines()
@@ -66,7 +66,7 @@ def examples(page: str) -> list[Example]:
 
 
 def _event(page: str) -> str:
-    """The event that the page shows."""
+    """Return the event shown on the page."""
     shown = re.findall(r"^```json\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     [event] = [text for text in shown if '"events"' in text]
     return str(event)
@@ -82,7 +82,7 @@ class Shell:
         self._path = f"{PROGRAM.parent}:{os.environ['PATH']}"
 
     def run(self, commands: str) -> str:
-        """What the commands write to the terminal. Raises CalledProcessError if one of them fails."""
+        """Run commands, and return their output. Raises CalledProcessError if one of them fails."""
         environment = child_environment({"CURL_HOME": str(self.folder), "PATH": self._path})
         bash = ["bash", "-e", "-o", "pipefail", "-c", commands]
         ended = subprocess.run(
@@ -120,7 +120,7 @@ def terminal(folder: Path) -> Iterator[Shell]:
             web.stop()
 
 
-def test_every_example_gives_what_the_page_shows(tmp_path: Path) -> None:
+def test_every_example_has_the_documented_output(tmp_path: Path) -> None:
     shown = examples(PAGE.read_text(encoding="utf-8"))
     assert len(shown) > 10
     with terminal(tmp_path) as shell:
@@ -129,7 +129,7 @@ def test_every_example_gives_what_the_page_shows(tmp_path: Path) -> None:
             assert example.agrees(got), f"$ {example.commands}\n{got}\nbut the page shows\n{example.output}"
 
 
-def test_the_page_names_every_call_of_the_description_and_no_other() -> None:
+def test_the_page_has_exactly_the_calls_of_the_description() -> None:
     described = yaml.safe_load((REPOSITORY / "docs" / "openapi.yaml").read_text(encoding="utf-8"))
     called = {
         (method.upper(), re.sub(r"\{(\w+)\}", r"<\1>", path))

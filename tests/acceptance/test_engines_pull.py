@@ -1,4 +1,4 @@
-"""Container engines pull, and push, through nginx and the app: the digests are the registry's own."""
+"""Container engines pull and push through nginx and the app, and get the registry's digests."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.web_server import front_of, served
 
 @dataclass(frozen=True)
 class Site:
-    """A registry with nginx and the app before it. Its tags are `single-` and `multi-` with docker or oci."""
+    """A registry with nginx and the app in front. Its tags are `single-` and `multi-` with docker or oci."""
 
     nginx: Nginx
     login: Login | None
@@ -89,9 +89,7 @@ def test_without_the_password_no_engine_pulls(site: Site, engine: Engine) -> Non
         engine.pull(f"{site.repository}:single-docker", None)
 
 
-def test_docker_pushes_through_the_front_what_it_then_pulls(
-    site: Site, dockerd: Dockerd, tmp_path: Path
-) -> None:
+def test_docker_pushes_and_pulls_through_the_front(site: Site, dockerd: Dockerd, tmp_path: Path) -> None:
     archive, tag = tmp_path / "archive.tar", "made-here:latest"
     Skopeo(tmp_path).archive(f"{site.repository}:single-docker", archive, tag, site.login)
     pushed, docker = f"{site.repository}-pushed:latest", Docker(dockerd, tmp_path)
@@ -100,7 +98,7 @@ def test_docker_pushes_through_the_front_what_it_then_pulls(
 
 
 @pytest.mark.parametrize("site", ["public"], indirect=True)
-def test_meanwhile_the_seeds_client_gets_ids(site: Site) -> None:
+def test_a_client_without_lists_in_accept_gets_ids(site: Site) -> None:
     [image] = site.pushed["single-oci"].images
     with requests.Session() as session:
         session.trust_env = False

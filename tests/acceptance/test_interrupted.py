@@ -1,4 +1,4 @@
-"""Brewers that are stopped, killed or cut off from their database: nothing is lost, nothing brewed twice."""
+"""Brewers that are stopped, killed or cut off from the database: no layer is lost or brewed twice."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ SIZE = 400_000
 
 @pytest.fixture
 def slow(registry: Registry) -> Iterator[HttpServer]:
-    """A registry that gives its blobs a few bytes at a time."""
+    """A registry that sends its blobs a few bytes at a time."""
     with start_http_server() as server:
         yield server
 
 
 def brewed_in(*logs: Path) -> list[str]:
-    """The digests that these brewers say to have brewed, in order."""
+    """Return the digests that these brewers have logged as brewed, in order."""
     return [digest for log in logs for digest in re.findall(r"layer brewed digest=(\S+)", log.read_text())]
 
 
 def queued(installation: Installation, registry: Registry, scope: str, number: int, seed: int) -> list[str]:
-    """Digests of `number` new layers, pushed and queued."""
+    """Push and queue `number` new layers, and return their digests."""
     layers = [layer_bytes(SIZE, seed + index) for index in range(number)]
     image = push_image(registry, scope, "v1", layers)
     installation.run("backfill", "repository", scope)
@@ -51,7 +51,7 @@ def dripping_installation(
     seconds: float,
     brew_discard_timeout: int = 3,
 ) -> Installation:
-    """An installation with the queue of `folder`, to whom one blob drips in over about `seconds`."""
+    """An installation with the queue of `folder`, which receives one blob slowly, over about `seconds`."""
     content = registry.blob_file(digest).read_bytes()
     drip = dripping(content, size=SIZE // 20, seconds=seconds / 20, headers={"Docker-Content-Digest": digest})
     slow.on(f"/v2/{scope}/blobs/{digest}", drip)
@@ -74,14 +74,14 @@ def test_a_layer_whose_brewer_is_killed_is_brewed_by_another_once(
     doomed = dripping_installation(tmp_path / "doomed", registry, slow, scope, digest, seconds=60)
     brewer = doomed.process("run", "brew")
     brewer.start()
-    assert comes_true(lambda: sound.asked("queue", "status")["locked_count"] == 1)
+    assert comes_true(lambda: sound.json("queue", "status")["locked_count"] == 1)
     brewer.kill()
 
     assert patient.last_line("run", "brew") == "brewed 0, failed 0, waiting 0"
     assert patient.last_line("run", "release-locks") == "released 0"
     assert comes_true(lambda: sound.last_line("run", "brew") == "brewed 1, failed 0, waiting 0")
 
-    layer = sound.asked("show", digest)
+    layer = sound.json("show", digest)
     assert (layer["state"], layer["attempts"]) == ("brewed", 1)
     assert brewed_in(doomed.folder / "program.log") == []
 
@@ -94,12 +94,12 @@ def test_a_brewer_that_is_stopped_releases_its_layers_at_once(
     doomed = dripping_installation(tmp_path / "doomed", registry, slow, scope, digest, seconds=60)
     brewer = doomed.process("run", "brew")
     brewer.start()
-    assert comes_true(lambda: sound.asked("queue", "status")["locked_count"] == 1)
+    assert comes_true(lambda: sound.json("queue", "status")["locked_count"] == 1)
     brewer.send_signal(signal.SIGTERM)
-    # Not all of it was done.
+    # Not everything was done.
     assert brewer.exit_status() == 1
 
-    layer = sound.asked("show", digest)
+    layer = sound.json("show", digest)
     assert (layer["state"], layer["attempts"]) == ("waiting", 0)
     assert "returned 1" in (doomed.folder / "program.log").read_text()
     brewer.stop()
@@ -121,7 +121,7 @@ def test_a_layer_brewed_for_longer_than_the_time_out_is_not_stolen(
     )
     brewer = patient.process("run", "brew")
     brewer.start()
-    assert comes_true(lambda: sound.asked("queue", "status")["locked_count"] == 1)
+    assert comes_true(lambda: sound.json("queue", "status")["locked_count"] == 1)
 
     said = set()
     while brewer.alive:
@@ -130,7 +130,7 @@ def test_a_layer_brewed_for_longer_than_the_time_out_is_not_stolen(
 
     assert said <= {"released 0", "brewed 0, failed 0, waiting 0"}
     assert brewed_in(patient.folder / "program.log") == [digest]
-    assert sound.asked("show", digest)["state"] == "brewed"
+    assert sound.json("show", digest)["state"] == "brewed"
 
 
 def test_the_daemons_scheduler_releases_its_layers_and_ends_on_a_signal(
@@ -141,12 +141,12 @@ def test_the_daemons_scheduler_releases_its_layers_and_ends_on_a_signal(
     doomed = dripping_installation(tmp_path / "doomed", registry, slow, scope, digest, seconds=60)
     scheduler = doomed.process("scheduler")
     scheduler.start()
-    assert comes_true(lambda: sound.asked("queue", "status")["locked_count"] == 1)
+    assert comes_true(lambda: sound.json("queue", "status")["locked_count"] == 1)
     scheduler.send_signal(signal.SIGTERM)
     assert comes_true(lambda: not scheduler.alive)
     scheduler.stop()
 
-    assert sound.asked("show", digest)["state"] == "waiting"
+    assert sound.json("show", digest)["state"] == "waiting"
 
 
 @pytest.fixture
@@ -161,39 +161,39 @@ def test_a_database_stopped_and_started_during_a_chunk_loses_nothing(
     tmp_path: Path, registry: Registry, slow: HttpServer, scope: str, fragile: PostgresServer
 ) -> None:
     url = fragile.create_database("torrents")
-    # It is down for longer than that; but nobody has freed the locks.
+    # It is down for longer than that, but the locks were not released.
     sections = {"db": {"url": url}, "brewer": {"brew_discard_timeout": 3, "sleep_time": 0.5}}
     sound = Installation(tmp_path / "sound", registry, **sections)
     digests = queued(sound, registry, scope, 6, seed=500)
-    gone = threading.Event()
+    down = threading.Event()
 
-    def when_it_is_gone(request: Request, connection: Connection) -> None:
-        while not gone.is_set():
+    def when_it_is_down(request: Request, connection: Connection) -> None:
+        while not down.is_set():
             connection.pause(0.05)
         connection.reply(200, registry.blob_file(request.path.rpartition("/")[2]).read_bytes())
 
-    slow.on(f"/v2/{scope}/blobs/*", when_it_is_gone)
+    slow.on(f"/v2/{scope}/blobs/*", when_it_is_down)
     brewing = Installation(tmp_path / "brewing", slow.netloc, **sections, layers={"connections": 1})
     brewer = brewing.process("run", "brew")
     brewer.start()
-    assert comes_true(lambda: sound.asked("queue", "status")["locked_count"] == 6)
+    assert comes_true(lambda: sound.json("queue", "status")["locked_count"] == 6)
     fragile.stop()
-    gone.set()
+    down.set()
     log = brewing.folder / "program.log"
     assert comes_true(lambda: any(request.sent > SIZE for request in slow.requests))
-    # The brewer finishes a layer in vain, again and again.
+    # The brewer keeps trying to finish a layer.
     assert not comes_true(lambda: not brewer.alive, timeout=5)
     fragile.start()
     assert comes_true(lambda: not brewer.alive, timeout=60)
     brewer.stop()
 
     assert sorted(brewed_in(log)) == sorted(digests)
-    assert {sound.asked("show", digest)["state"] for digest in digests} == {"brewed"}
-    assert {sound.asked("show", digest)["attempts"] for digest in digests} == {0}
+    assert {sound.json("show", digest)["state"] for digest in digests} == {"brewed"}
+    assert {sound.json("show", digest)["attempts"] for digest in digests} == {0}
 
 
 @pytest.mark.parametrize("engine", ["sqlite", "postgresql"])
-def test_brewers_in_processes_of_their_own_brew_every_layer_once(
+def test_brewers_in_several_processes_brew_every_layer_once(
     tmp_path: Path, registry: Registry, scope: str, engine: str, request: pytest.FixtureRequest
 ) -> None:
     sections = {"db": {"url": request.getfixturevalue("postgres_url")}} if engine == "postgresql" else {}
@@ -228,10 +228,10 @@ def test_a_backfill_killed_at_any_point_and_started_again_misses_nothing(
 
     installation.run("backfill", "repository", scope)
 
-    assert installation.asked("queue", "status")["waiting_count"] == len(digests)
+    assert installation.json("queue", "status")["waiting_count"] == len(digests)
 
 
-def test_a_command_that_is_interrupted_says_how_to_go_on(
+def test_an_interrupted_command_explains_how_to_resume(
     tmp_path: Path, registry: Registry, scope: str
 ) -> None:
     installation = Installation(tmp_path, registry)

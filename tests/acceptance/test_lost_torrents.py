@@ -1,4 +1,4 @@
-"""Torrents that went missing, as an operator meets them: told by the web app, mended by it or by hand."""
+"""Lost torrents: reported by the web app, and brewed again by it or by an operator."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from tests.servers.registry import Registry
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def installation(request: pytest.FixtureRequest, tmp_path: Path, registry: Registry) -> Installation:
-    """One on each engine in turn."""
+    """An installation on each engine in turn."""
     db = {"url": request.getfixturevalue("postgres_url")} if request.param == "postgresql" else {}
     return Installation(tmp_path, registry, application={"port": free_port()}, db=db)
 
 
 @pytest.fixture
 def url(installation: Installation) -> Iterator[str]:
-    """Where the web app of the installation is."""
+    """The URL of the installation's web app."""
     port = installation.sections["application"]["port"]
     web = installation.process("web", ready=listening(port), name="web")
     web.start()
@@ -43,7 +43,7 @@ def brewed(installation: Installation, registry: Registry, scope: str, number: i
     return image
 
 
-def test_the_web_app_has_a_lost_torrent_brewed_again(
+def test_the_web_app_queues_a_lost_torrent(
     installation: Installation, registry: Registry, scope: str, url: str
 ) -> None:
     [layer] = brewed(installation, registry, scope, 1).layers
@@ -61,7 +61,7 @@ def test_the_web_app_has_a_lost_torrent_brewed_again(
     assert requests.get(f"{url}/v0/torrents/{scope}/{layer.digest}", timeout=20).status_code == 200
 
 
-def test_an_operator_has_lost_torrents_looked_for(
+def test_an_operator_searches_for_lost_torrents(
     installation: Installation, registry: Registry, scope: str
 ) -> None:
     image = brewed(installation, registry, scope, 5)
@@ -73,7 +73,7 @@ def test_an_operator_has_lost_torrents_looked_for(
     assert (
         installation.last_line("queue", "retry", "--lost") == "queued again 2, looked up 5 torrents, failed 0"
     )
-    assert installation.asked("queue", "status")["waiting"]["backfilled"] == 2
+    assert installation.json("queue", "status")["waiting"]["backfilled"] == 2
     assert installation.last_line("run", "brew") == "brewed 2, failed 0, waiting 0"
     assert {digest: torrent.read_bytes() for digest, torrent in torrents.items()} == contents
 
@@ -84,13 +84,13 @@ def test_a_brewed_layer_is_brewed_again_by_its_digest(
     [layer] = brewed(installation, registry, scope, 1).layers
     torrent = installation.torrent(layer.digest)
     content = torrent.read_bytes()
-    # A disk that was full once may have left this.
+    # A disk that was full may have left this.
     torrent.write_bytes(content[:-5])
 
     words = ("queue", "retry", "--digest", layer.digest)
     assert installation.last_line(*words) == "queued again 1, manifests 0"
-    assert installation.asked("show", layer.digest)["state"] == "waiting"
-    # One that waits is not queued once more.
+    assert installation.json("show", layer.digest)["state"] == "waiting"
+    # A waiting layer is not queued again.
     assert installation.run(*words, check=False).returncode == 1
     assert installation.last_line("run", "brew") == "brewed 1, failed 0, waiting 0"
     assert torrent.read_bytes() == content
@@ -103,13 +103,13 @@ def test_an_id_of_the_older_service_is_kept(installation: Installation, scope: s
     digest = OldService(Database(engine, build_tables())).add("a layer")
     engine.dispose()
     assert installation.last_line("backfill", "legacy").startswith("took over 1 of 1 ids")
-    known = installation.asked("show", digest)
+    known = installation.json("show", digest)
 
     ended = installation.run("queue", "retry", "--digest", digest, check=False)
 
     assert ended.returncode == 1
-    assert "keeps the id that the older service gave it" in ended.stderr
+    assert "keeps its id from the older service" in ended.stderr
     assert (
         installation.last_line("queue", "retry", "--lost") == "queued again 0, looked up 0 torrents, failed 0"
     )
-    assert installation.asked("show", digest) == known
+    assert installation.json("show", digest) == known

@@ -1,4 +1,4 @@
-"""`/metrics` of the real commands: of all their processes, whatever dies."""
+"""`/metrics` of the real commands includes all their processes, even those that died."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def post(port: int, body: bytes, key: str = KEY) -> int:
 
 
 def pushed(registry: Registry, scope: str, tag: str = "v1") -> tuple[PushedImage, bytes]:
-    """An image of two layers, and the notification of its push."""
+    """Push an image of two layers, and return it with the notification."""
     image = push_image(registry, scope, tag, [layer_bytes(2000, 1), layer_bytes(3000, 2)])
     references = [reference(layer.digest, size=layer.size) for layer in image.layers]
     return image, envelope(event(digest=image.digest, repository=scope, references=references))
@@ -78,11 +78,11 @@ def is_worker(child: psutil.Process) -> bool:
     try:
         return "spawn_main" in " ".join(child.cmdline())
     except psutil.NoSuchProcess:
-        # Dead, and perhaps not yet buried.
+        # A zombie.
         return False
 
 
-def test_the_daemon_shows_jobs_and_requests_at_one_address_and_loses_nothing_with_a_worker(
+def test_the_daemon_has_metrics_of_jobs_and_requests_and_keeps_those_of_a_dead_worker(
     tmp_path: Path, registry: Registry, scope: str, start: Start
 ) -> None:
     port = free_port()
@@ -126,14 +126,14 @@ def test_the_daemon_shows_jobs_and_requests_at_one_address_and_loses_nothing_wit
     assert second.value("brews_total", outcome="brewed") == 2
 
     shared = (installation.state / f"metrics-{port}").resolve()
-    # Of the parent and the worker; the dead one's were taken over.
+    # Files of the parent and the worker; those of the dead one were merged.
     assert len(list(shared.glob("counter_*.db"))) == 2
     process.stop()
     assert not shared.exists()
     assert not os.path.lexists(installation.state / f"metrics-{port}")
 
 
-def test_several_workers_show_the_sum_and_a_database_that_is_down_is_told(
+def test_several_workers_show_the_sum_and_report_a_database_that_is_down(
     tmp_path: Path, registry: Registry, scope: str, start: Start
 ) -> None:
     port = free_port()
@@ -145,23 +145,23 @@ def test_several_workers_show_the_sum_and_a_database_that_is_down_is_told(
     )
     process = start(installation, "web", "--workers", "2", port=port)
     assert comes_true(lambda: len(workers(process)) == 2)
-    asked = 0
+    count = 0
     shared = installation.state / f"metrics-{port}"
 
-    def asked_of_both() -> bool:
-        nonlocal asked
-        asked += 1
+    def both_have_answered() -> bool:
+        nonlocal count
+        count += 1
         assert get(port, "/ping").status_code == 200
         return len(list(shared.glob("counter_*.db"))) == 3
 
-    assert comes_true(asked_of_both)
+    assert comes_true(both_have_answered)
     now = scrape(port)
-    assert now.value("http_requests_total", route="ping") == asked
+    assert now.value("http_requests_total", route="ping") == count
     assert now.value("database_up") == 0
     assert f"{PREFIX}queue_layers" not in now.names()
 
 
-def test_a_killed_service_leaves_nothing_to_its_successor(
+def test_a_restart_after_a_kill_starts_with_empty_metrics(
     tmp_path: Path, registry: Registry, scope: str, start: Start
 ) -> None:
     port = free_port()
@@ -186,9 +186,7 @@ def test_a_killed_service_leaves_nothing_to_its_successor(
     assert not before.exists()
 
 
-def test_the_scheduler_has_a_port_of_its_own(
-    tmp_path: Path, registry: Registry, scope: str, start: Start
-) -> None:
+def test_the_scheduler_has_its_own_port(tmp_path: Path, registry: Registry, scope: str, start: Start) -> None:
     port = free_port()
     installation = installed(tmp_path, registry, free_port(), metrics_port=port)
     push_image(registry, scope, "v1", [layer_bytes(2000, 1)])
@@ -201,7 +199,7 @@ def test_the_scheduler_has_a_port_of_its_own(
     start(installation, "scheduler", port=port)
 
     assert comes_true(shows(port, lambda now: now.value("brews_total", outcome="brewed") == 1))
-    # The registry has no layer with the lock of a brewer that vanished.
+    # The layer, whose brewer died, is not in the registry.
     assert comes_true(shows(port, lambda now: now.value("brews_total", outcome="failed") == 1))
     now = scrape(port)
     assert now.value("locks_released_total") == 1

@@ -1,4 +1,4 @@
-"""The commands of `mirror`, its end, and what it tells operators."""
+"""The commands of `mirror`, stopping it, and its status for operators."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def terminal() -> Iterator[tuple[int, bytearray]]:
         os.close(ours)
 
 
-def test_prefetch_brings_an_images_layers_into_the_cache_and_shows_a_bar_on_a_terminal(
+def test_prefetch_puts_an_images_layers_into_the_cache_and_shows_a_bar_on_a_terminal(
     registry: Registry, mirror: MirrorProcess, scope: str
 ) -> None:
     image = image_of(registry, scope, "v1", 100)
@@ -144,11 +144,11 @@ def test_drop_removes_a_layer(registry: Registry, mirror: MirrorProcess, scope: 
     assert (again.returncode, again.stdout) == (1, "dropped 0\n")
 
 
-def test_status_says_where_bytes_came_from(registry: Registry, mirror: MirrorProcess, scope: str) -> None:
+def test_status_shows_where_bytes_came_from(registry: Registry, mirror: MirrorProcess, scope: str) -> None:
     image_of(registry, scope, "v1", 150)
     mirror.installation.run("mirror", "prefetch", f"{scope}:v1")
     assert comes_true(lambda: len(cached(mirror)) == 2)
-    status = mirror.installation.asked("mirror", "status")
+    status = mirror.installation.json("mirror", "status")
     assert status["registry"] == registry.netloc
     assert status["origins"]["registry"] == 2_001_000
     assert status["cache"]["bytes"] == 2_001_000
@@ -164,7 +164,7 @@ def test_status_says_where_bytes_came_from(registry: Registry, mirror: MirrorPro
 
 
 @pytest.mark.parametrize("words", [("status",), ("drop", "sha256:" + "0" * 64), ("prefetch", "a:b")])
-def test_a_mirror_that_does_not_run_is_named(
+def test_a_mirror_that_is_not_running_is_reported(
     registry: Registry, tmp_path: Path, words: tuple[str, ...]
 ) -> None:
     installation = Installation(tmp_path, registry, application=None, mirror={"port": free_port()})
@@ -173,7 +173,7 @@ def test_a_mirror_that_does_not_run_is_named(
     assert "is the mirror running (docker_torrents mirror)?" in failed.stderr
 
 
-def test_it_ends_with_0_on_sigterm_and_starts_again(
+def test_it_exits_with_0_on_sigterm_and_starts_again(
     registry: Registry, mirror: MirrorProcess, scope: str
 ) -> None:
     image = image_of(registry, scope, "v1", 160)
@@ -186,7 +186,7 @@ def test_it_ends_with_0_on_sigterm_and_starts_again(
     assert cached(mirror).keys() == {layer.digest for layer in image.layers}
 
 
-def test_it_serves_on_after_sighup(registry: Registry, mirror: MirrorProcess) -> None:
+def test_it_keeps_serving_after_sighup(registry: Registry, mirror: MirrorProcess) -> None:
     mirror.process.send_signal(signal.SIGHUP)
     assert comes_true(lambda: "SIGHUP ignored" in mirror.process.log.read_text())
     assert mirror.get("/ping").text == "pong"
@@ -195,7 +195,7 @@ def test_it_serves_on_after_sighup(registry: Registry, mirror: MirrorProcess) ->
     assert "another process uses it" not in mirror.process.log.read_text()
 
 
-def test_a_second_mirror_with_the_same_cache_says_so(mirror: MirrorProcess, registry: Registry) -> None:
+def test_a_second_mirror_with_the_same_cache_is_refused(mirror: MirrorProcess, registry: Registry) -> None:
     section = {**mirror.installation.sections["mirror"], "port": free_port(), "peer_port": free_port()}
     other = Installation(mirror.installation.folder / "other", registry, application=None, mirror=section)
     ended = other.run("mirror", check=False)
@@ -204,7 +204,7 @@ def test_a_second_mirror_with_the_same_cache_says_so(mirror: MirrorProcess, regi
 
 
 @pytest.mark.parametrize("taken", ["port", "peer_port"])
-def test_a_port_that_is_taken_is_named(
+def test_a_port_in_use_is_reported(
     mirror: MirrorProcess, registry: Registry, tmp_path: Path, taken: str
 ) -> None:
     section = {
@@ -227,7 +227,7 @@ def test_health_follows_the_registry(tmp_path: Path) -> None:
     ):
         assert mirror.get("/healthz").status_code == 200
         registry.stop()
-        # What was found before is kept for some seconds.
+        # Results are kept for some seconds.
         assert comes_true(lambda: mirror.get("/healthz").status_code == 503)
         found = mirror.get("/healthz").json()
         assert found["status"] == "down"
@@ -244,14 +244,14 @@ def test_the_metrics_of_the_documentation_exist(
     shown = mirror.get("/metrics").text
     named = set(re.findall(r"`(docker_torrents_mirror_[a-z_]+)", NODE_PAGE.read_text()))
     assert len(named) >= 7
-    # Nothing has fallen back yet: the metric is announced, and has no values.
+    # No download has fallen back yet: the metric is declared, and has no values.
     assert {
         name for name in named if f"# TYPE {name.removesuffix('_total')}" not in shown.replace("_total ", " ")
     } == set()
 
 
 class Answering:
-    """A registry and a service whose answer about torrents a test sets."""
+    """A registry and a service whose answer about torrents tests set."""
 
     def __init__(self, server: HttpServer) -> None:
         self.netloc = server.netloc
@@ -280,7 +280,7 @@ def answering() -> Iterator[Answering]:
         ((503, b"{}", {}), 1, "cannot reach who judges callers"),
     ],
 )
-def test_check_says_whether_engines_get_torrents(
+def test_check_reports_whether_engines_get_torrents(
     answering: Answering, tmp_path: Path, torrents: Any, status: int, said: str
 ) -> None:
     answering.torrents = torrents

@@ -118,7 +118,7 @@ def test_engines_record_the_registrys_digests_by_tag_and_by_digest(
     assert pulled.by_tag == [digests] * len(nodes)
     assert pulled.by_digest == [digests] * len(nodes)
     for node in nodes:
-        assert node.machine.call(node.mirror.layer_requests) > 0, "no layer was asked for at the mirror"
+        assert node.machine.call(node.mirror.layer_requests) > 0, "no layer was requested from the mirror"
 
 
 def test_each_layer_leaves_the_registry_about_once(site: Site, pulled: Pulled) -> None:
@@ -135,7 +135,7 @@ def test_the_registry_judges_a_layer_once_a_machine_at_most(nodes: list[Node], p
 
 
 @pytest.mark.parametrize("site", ["token", "htpasswd"], indirect=True)
-def test_without_the_password_no_engine_pulls_what_is_cached(
+def test_without_the_password_no_engine_pulls_a_cached_image(
     site: Site, nodes: list[Node], pulled: Pulled
 ) -> None:
     for pull in [node.machine.begin(node.engine.pull, f":{PULLED[site.kind][0]}", None) for node in nodes]:
@@ -183,7 +183,7 @@ def test_a_killed_mirror_and_a_restarted_service_cost_the_others_little(
 
 
 def test_an_image_larger_than_the_cache_is_pulled(tmp_path: Path) -> None:
-    size = 3_000_000  # of two layers of 2 MB one is kept
+    size = 3_000_000  # one of two layers of 2 MB is cached
     with start_guarded_registry("public", tmp_path) as guarded:
         pushed = push_all(guarded, [2_000_000], ["multi-oci"])["multi-oci"]
         with start_mirror(tmp_path / "mirror", guarded.registry, cache_size=size) as mirror:

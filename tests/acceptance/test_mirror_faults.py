@@ -1,4 +1,4 @@
-"""The running mirror when engines, the registry or the mirror itself break off."""
+"""The running mirror when engines, the registry or the mirror itself fail."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ BROKEN = (requests.exceptions.ChunkedEncodingError, requests.exceptions.Connecti
 
 @pytest.fixture
 def proxy(registry: Registry) -> Iterator[CuttingProxy]:
-    """What stands between the mirror and the registry."""
+    """The proxy between the mirror and the registry."""
     with start_cutting_proxy(registry.netloc) as proxy:
         yield proxy
 
@@ -54,7 +54,7 @@ def path(registry: Registry, scope: str, content: bytes) -> str:
 
 @pytest.fixture
 def content(scope: str) -> bytes:
-    """A layer that no other test has."""
+    """A layer that is unique to the test."""
     return layer_bytes(SIZE, seed=int(hashlib.sha256(scope.encode()).hexdigest()[:8], 16))
 
 
@@ -71,14 +71,14 @@ def is_cached(mirror: MirrorProcess, path: str) -> bool:
 
 
 def read_until_broken(answer: requests.Response) -> bytes:
-    """What comes of a body that must not come whole."""
+    """Return the part of a body that must be incomplete."""
     received = b""
     try:
         for part in answer.iter_content(64 * 1024):
             received += part
     except BROKEN:
         return received
-    raise AssertionError("the body ended as if it were whole")
+    raise AssertionError("the body ended as if it were complete")
 
 
 def test_a_registry_that_dies_after_the_headers_breaks_the_connection(
@@ -95,7 +95,7 @@ def test_a_registry_that_dies_after_the_headers_breaks_the_connection(
     assert content.startswith(received)
 
 
-def test_a_mirror_that_was_killed_goes_on_from_what_it_had(
+def test_a_killed_mirror_resumes_its_download(
     proxy: CuttingProxy, tmp_path: Path, path: str, content: bytes, session: requests.Session
 ) -> None:
     kept = tmp_path / "mirror/cache/parts" / path.rpartition(":")[2]
@@ -140,7 +140,7 @@ def test_an_engine_whose_mirror_is_killed_pulls_from_the_registry(
         assert pull.result() == image.digest
 
 
-def test_a_reader_resumes_where_the_mirror_broke_off(
+def test_a_reader_resumes_where_the_mirror_failed(
     proxy: CuttingProxy, tmp_path: Path, path: str, content: bytes, session: requests.Session
 ) -> None:
     with start_mirror(tmp_path / "mirror", proxy.netloc) as mirror:
@@ -174,7 +174,7 @@ def test_two_engines_make_one_download(
     assert [request[:2] for request in registry.requests()].count(("GET", path)) == 1
 
 
-def test_many_pulls_leave_no_descriptor_open_and_take_no_memory(
+def test_many_pulls_leak_neither_descriptors_nor_memory(
     registry: Registry, mirror: MirrorProcess, scope: str, session: requests.Session
 ) -> None:
     size = 3 * MIB
@@ -200,7 +200,7 @@ def test_many_pulls_leave_no_descriptor_open_and_take_no_memory(
     for _ in range(100):
         pull()
     assert comes_true(lambda: worker.num_fds() <= descriptors + 5), f"{descriptors}, now {worker.num_fds()}"
-    # A tenth of what was pulled.
+    # A tenth of the bytes pulled.
     assert worker.memory_info().rss - memory <= 10 * size
 
 
@@ -287,7 +287,7 @@ def test_an_expired_token_breaks_the_connection_and_a_new_one_resumes(
             assert received + answer.content == content
 
 
-def test_a_token_that_has_expired_before_the_first_byte_is_a_401(tmp_path: Path, content: bytes) -> None:
+def test_a_token_that_expired_before_the_first_byte_is_401(tmp_path: Path, content: bytes) -> None:
     with start_http_server() as server:
         upstream = ExpiringRegistry(server, content, -1)
         with start_mirror(tmp_path / "mirror", server.netloc) as mirror:
@@ -297,7 +297,7 @@ def test_a_token_that_has_expired_before_the_first_byte_is_a_401(tmp_path: Path,
                 assert (
                     session.head(mirror.url + upstream.path, headers=headers, timeout=60).status_code == 200
                 )
-            # The mirror remembers the verdict, and the registry does not.
+            # The mirror remembers the verdict, the registry refuses.
             upstream.good.clear()
             answer = mirror.get(upstream.path, headers=headers)
     assert answer.status_code == 401
@@ -305,9 +305,7 @@ def test_a_token_that_has_expired_before_the_first_byte_is_a_401(tmp_path: Path,
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
-def test_a_refusal_is_passed_on_though_the_layer_is_cached(
-    tmp_path: Path, content: bytes, status: int
-) -> None:
+def test_a_refusal_is_passed_on_for_a_cached_layer(tmp_path: Path, content: bytes, status: int) -> None:
     reader = {"Authorization": "Basic " + base64.b64encode(b"reader:password").decode()}
     with start_http_server() as server:
         upstream = ExpiringRegistry(server, content, -1)

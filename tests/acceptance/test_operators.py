@@ -1,4 +1,4 @@
-"""What operators type: roles, the queue, waiting for an image, checks, the database's schema."""
+"""Commands of operators: roles, the queue, waiting for an image, checks, the database's schema."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def installation(tmp_path: Path, registry: Registry) -> Installation:
 
 
 def test_roles_are_granted_listed_and_revoked(installation: Installation) -> None:
-    assert installation.last_line("role", "grant", "library/*", "team/app") == "granted 2, had it already 0"
-    assert installation.last_line("role", "grant", "team/app") == "granted 0, had it already 1"
-    assert [role["pattern"] for role in installation.asked("role", "list")] == ["library/*", "team/app"]
+    assert installation.last_line("role", "grant", "library/*", "team/app") == "granted 2, already granted 0"
+    assert installation.last_line("role", "grant", "team/app") == "granted 0, already granted 1"
+    assert [role["pattern"] for role in installation.json("role", "list")] == ["library/*", "team/app"]
     revoked = installation.run("role", "revoke", "team/app", "nobody", check=False)
     assert (revoked.returncode, revoked.stdout) == (1, "revoked 1, did not have it 1\n")
     assert revoked.stderr.endswith("nobody does not have the role: role list shows what has\n")
@@ -45,7 +45,7 @@ def test_failures_are_listed_by_reason_and_retried_once_repaired(
     blob.unlink()
     installation.run("run", "brew", check=False)
 
-    status = installation.asked("queue", "status")
+    status = installation.json("queue", "status")
     assert (status["set_aside_count"], status["brewed_last_hour"]) == (1, 1)
     [reason] = status["set_aside"]
     assert "not found" in reason
@@ -53,9 +53,9 @@ def test_failures_are_listed_by_reason_and_retried_once_repaired(
 
     blob.write_bytes(content)
     for action in ("retry", "drop"):
-        nothing = installation.run("queue", action, "--reason", "nothing like it", check=False)
+        nothing = installation.run("queue", action, "--reason", "no such reason", check=False)
         assert nothing.returncode == 1
-        assert "nothing failed for a reason with 'nothing like it'" in nothing.stderr
+        assert "no failure has a reason with 'no such reason'" in nothing.stderr
     assert installation.last_line("queue", "retry", "--reason", "NOT FOUND") == "queued again 1, manifests 0"
     assert installation.last_line("run", "brew") == "brewed 1, failed 0, waiting 0"
 
@@ -68,7 +68,7 @@ def test_a_dropped_layer_is_found_again_by_a_backfill(
 
     assert installation.last_line("queue", "drop", "--digest", layer.digest) == "dropped 1, manifests 0"
     assert installation.run("queue", "drop", "--digest", layer.digest, check=False).returncode == 1
-    assert installation.asked("queue", "status")["waiting_count"] == 0
+    assert installation.json("queue", "status")["waiting_count"] == 0
     assert installation.last_line("backfill", "repository", scope).startswith("queued 1 layers")
 
 
@@ -77,36 +77,36 @@ def test_manifests_set_aside_are_listed_by_reason_retried_and_dropped(
 ) -> None:
     installation = Installation(tmp_path, registry, brewer={"max_attempts": 1})
     installation.run("init-db")
-    gone = f"sha256:{'0123456789abcdef' * 4}"
+    missing = f"sha256:{'0123456789abcdef' * 4}"
     database = sqlite3.connect(installation.state / "docker_torrents.sqlite")
     with database:
         database.execute(
             "INSERT INTO rbtorrent_mapping_manifest (scope, digest, priority, added, next_try) "
             "VALUES (?, ?, 1, 1, 1)",
-            (scope, gone),
+            (scope, missing),
         )
     database.close()
     fails = installation.run("run", "resolve-manifests", check=False)
-    assert fails.stdout.splitlines()[-1].endswith("put off 0, set aside 1, waiting 0")
+    assert fails.stdout.splitlines()[-1].endswith("delayed 0, set aside 1, waiting 0")
 
-    manifests = installation.asked("queue", "status")["manifests"]
+    manifests = installation.json("queue", "status")["manifests"]
     assert (manifests["waiting"], manifests["set_aside_count"]) == (0, 1)
     [reason] = manifests["set_aside"]
     assert reason.endswith(": not found")
-    told = installation.run("queue", "status").stdout
-    assert "manifests  0 to resolve, 1 set aside\n" in told
-    assert f"        1 {reason}\n" in told
+    status_text = installation.run("queue", "status").stdout
+    assert "manifests  0 to resolve, 1 set aside\n" in status_text
+    assert f"        1 {reason}\n" in status_text
 
     tried = {"queued": 0, "manifests": 1, "kept": False}
-    assert installation.asked("queue", "retry", "--reason", "NOT FOUND") == tried
-    assert installation.asked("queue", "status")["manifests"]["waiting"] == 1
+    assert installation.json("queue", "retry", "--reason", "NOT FOUND") == tried
+    assert installation.json("queue", "status")["manifests"]["waiting"] == 1
     installation.run("run", "resolve-manifests", check=False)
-    assert installation.last_line("queue", "retry", "--digest", gone) == "queued again 0, manifests 1"
+    assert installation.last_line("queue", "retry", "--digest", missing) == "queued again 0, manifests 1"
     assert installation.last_line("queue", "retry", "--all") == "queued again 0, manifests 0"
     installation.run("run", "resolve-manifests", check=False)
-    assert installation.asked("queue", "drop", "--reason", "not found") == {"dropped": 0, "manifests": 1}
-    assert installation.run("queue", "drop", "--digest", gone, check=False).returncode == 1
-    assert installation.asked("queue", "status")["manifests"]["set_aside"] == {}
+    assert installation.json("queue", "drop", "--reason", "not found") == {"dropped": 0, "manifests": 1}
+    assert installation.run("queue", "drop", "--digest", missing, check=False).returncode == 1
+    assert installation.json("queue", "status")["manifests"]["set_aside"] == {}
 
 
 def test_an_image_is_shown_for_the_configured_or_requested_platforms(
@@ -120,9 +120,9 @@ def test_an_image_is_shown_for_the_configured_or_requested_platforms(
     push_index(registry, scope, "multi", children)
     image = f"{scope}:multi"
 
-    shown = limited.asked("show", image)
+    shown = limited.json("show", image)
     assert (shown["platforms"], shown["platforms_left_out"]) == (["linux/arm64"], ["linux/amd64"])
-    shown = limited.asked("show", image, "--platform", "linux/amd64", "--platform", "linux/arm64")
+    shown = limited.json("show", image, "--platform", "linux/amd64", "--platform", "linux/arm64")
     assert (shown["platforms"], shown["layers_total"]) == (["linux/amd64", "linux/arm64"], 2)
 
     limited.run("role", "grant", scope)
@@ -136,7 +136,7 @@ def test_an_image_is_shown_for_the_configured_or_requested_platforms(
     assert "no image for linux/s390x" in ended.stdout
 
 
-def test_waiting_for_an_image_ends_when_it_is_wholly_brewed(
+def test_waiting_for_an_image_ends_when_it_is_completely_brewed(
     installation: Installation, registry: Registry, scope: str
 ) -> None:
     push_image(registry, scope, "v1", [layer_bytes(1000, 1004)])
@@ -202,7 +202,7 @@ def test_a_platform_that_an_image_lacks_is_reported(
     assert installation.run("show", "--platform", "linux/arm64", f"{scope}:v1").returncode == 0
 
 
-def test_a_digest_of_which_nothing_can_be_done_is_answered_with_why(
+def test_a_digest_that_is_left_unchanged_is_explained(
     installation: Installation, registry: Registry, scope: str
 ) -> None:
     [layer] = push_image(registry, scope, "v1", [layer_bytes(1000, 1011)]).layers
@@ -320,7 +320,7 @@ def test_printing_the_schema_touches_nothing(installation: Installation) -> None
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("", "the file is empty"),
         ("docker_registry: [", "not YAML"),
@@ -333,7 +333,9 @@ def test_printing_the_schema_touches_nothing(installation: Installation) -> None
         ("docker_registry: {host: a}\ndb: {url: 'mysql://host/name'}", "db.url: mysql:// is not supported"),
     ],
 )
-def test_an_unusable_configuration_is_reported_and_exits_with_2(tmp_path: Path, text: str, told: str) -> None:
+def test_an_unusable_configuration_is_reported_and_exits_with_2(
+    tmp_path: Path, text: str, message: str
+) -> None:
     config = tmp_path / "config.yaml"
     config.write_text(text)
 
@@ -346,7 +348,7 @@ def test_an_unusable_configuration_is_reported_and_exits_with_2(tmp_path: Path, 
     )
 
     assert ended.returncode == 2
-    assert told in ended.stderr
+    assert message in ended.stderr
     assert "Traceback" not in ended.stderr
 
 

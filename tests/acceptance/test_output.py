@@ -1,4 +1,4 @@
-"""Where commands answer: a pipe that nobody reads, a full disk, a terminal that knows no `…`, Ctrl-C."""
+"""Output of commands: a closed pipe, a full disk, a terminal without `…`; Ctrl-C."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def installation(tmp_path: Path) -> Installation:
 
 
 def into(output: int, installation: Installation, *words: str, **environment: str) -> tuple[int, str]:
-    """Status and standard error of a command whose standard output goes to this descriptor."""
+    """Run a command with standard output to this descriptor; return its status and standard error."""
     ended = subprocess.run(
         [PROGRAM, "-c", installation.config, *words],
         env={**child_environment(), **environment},
@@ -41,27 +41,27 @@ def into(output: int, installation: Installation, *words: str, **environment: st
 
 
 @pytest.mark.parametrize("words", [("queue", "status"), ("run", "release-locks"), ("role", "list", "--json")])
-def test_waking_without_a_listener_is_not_a_failure(
-    installation: Installation, words: tuple[str, ...]
-) -> None:
+def test_a_closed_pipe_is_not_a_failure(installation: Installation, words: tuple[str, ...]) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     try:
-        status, told = into(writing, installation, *words)
+        status, errors = into(writing, installation, *words)
     finally:
         os.close(writing)
 
-    assert (status, told) == (0, "")
+    assert (status, errors) == (0, "")
 
 
-def test_a_full_disk_under_the_output_is_reported_as_such(installation: Installation) -> None:
+def test_a_full_disk_is_reported(installation: Installation) -> None:
     with open("/dev/full", "wb") as full:
-        status, told = into(full.fileno(), installation, "queue", "status")
+        status, errors = into(full.fileno(), installation, "queue", "status")
 
-    assert (status, told) == (1, "docker_torrents: standard output: No space left on device\n")
+    assert (status, errors) == (1, "docker_torrents: standard output: No space left on device\n")
 
 
-def test_signs_that_the_encoding_lacks_are_question_marks(installation: Installation, tmp_path: Path) -> None:
+def test_characters_that_the_encoding_lacks_are_question_marks(
+    installation: Installation, tmp_path: Path
+) -> None:
     database = sqlite3.connect(installation.state / "docker_torrents.sqlite")
     with database:
         database.execute(
@@ -72,15 +72,15 @@ def test_signs_that_the_encoding_lacks_are_question_marks(installation: Installa
     database.close()
 
     with (tmp_path / "output").open("wb") as output:
-        status, told = into(output.fileno(), installation, "queue", "status", PYTHONIOENCODING="ascii")
+        status, errors = into(output.fileno(), installation, "queue", "status", PYTHONIOENCODING="ascii")
 
-    assert (status, told) == (0, "")
+    assert (status, errors) == (0, "")
     assert "no blob sha256:?" in (tmp_path / "output").read_text()
 
 
 @pytest.fixture
 def hanging(tmp_path: Path) -> Iterator[Installation]:
-    """An installation whose registry says nothing."""
+    """An installation whose registry never answers."""
     with start_http_server() as server:
         server.on("*", silent())
         yield Installation(tmp_path, server.netloc)
@@ -96,7 +96,7 @@ def running(installation: Installation, *words: str) -> Iterator[ServerProcess]:
         process.stop()
 
 
-def test_ctrl_c_ends_a_check_without_more_ado(hanging: Installation) -> None:
+def test_ctrl_c_ends_a_check_at_once(hanging: Installation) -> None:
     log = hanging.folder / "program.log"
     with running(hanging, "check") as check:
         assert comes_true(lambda: "database" in log.read_text())
@@ -107,7 +107,7 @@ def test_ctrl_c_ends_a_check_without_more_ado(hanging: Installation) -> None:
     assert "Traceback" not in log.read_text()
 
 
-def test_the_first_ctrl_c_says_that_a_second_one_ends_it_at_once(hanging: Installation) -> None:
+def test_the_first_ctrl_c_explains_the_second(hanging: Installation) -> None:
     log = hanging.folder / "program.log"
     with running(hanging, "backfill", "repository", "library/ubuntu") as walk:
         assert comes_true(lambda: "database prepared" in log.read_text())

@@ -40,7 +40,7 @@ def test_on_a_new_installation_it_answers_and_creates_nothing(
     assert not installation.state.exists()
 
 
-def test_a_command_that_writes_says_in_one_line_that_it_prepared_the_database(tmp_path: Path) -> None:
+def test_a_command_that_writes_logs_one_line_about_the_new_database(tmp_path: Path) -> None:
     installation = Installation(tmp_path, "127.0.0.1:1")
 
     ended = installation.run("role", "grant", "library/*")

@@ -1,4 +1,4 @@
-"""The first use in the README, typed as it is written, against a real registry and a real torrent client."""
+"""The README's first use, run as written, with a real registry and a real torrent client."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ INSTALLED = "/opt/docker-torrents/.venv/bin"
 
 
 def blocks(language: str) -> list[str]:
-    """Return the blocks in this language that the section on first use shows."""
+    """Return the blocks in this language of the section on first use."""
     section = README.read_text().partition("\n## First use")[2].partition("\n## ")[0]
     return re.findall(rf"^```{language}\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
 
@@ -93,7 +93,7 @@ def test_the_commands_of_the_first_use_work_as_written(tmp_path: Path) -> None:
         try:
             digests = typed(download).splitlines()[-1].split()
             assert digests[0] == digests[1] == str(image.layers[0].digest).removeprefix("sha256:")
-            assert typed(grant).splitlines()[-1] == "granted 1, had it already 0"
+            assert typed(grant).splitlines()[-1] == "granted 1, already granted 0"
 
             assert mirror.strip() == "docker_torrents -c config.yaml mirror"
             with mirror_of(tmp_path, registry.netloc, here, blocks("yaml")[2]):

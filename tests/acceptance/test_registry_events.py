@@ -1,4 +1,4 @@
-"""A real registry notifies the daemon's web app of pushes: whatever happens on the way, layers get queued."""
+"""A real registry notifies the daemon's web app of pushes: despite failures, layers are queued."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_pushed_image_is_resolved_and_its_layers_queued(receiver: Receiver, me
     assert comes_true(lambda: receiver.waiting() == {("demo/app", image.digest)})
     assert receiver.queued() == set()
 
-    assert receiver.resolve() == ("resolved 1 manifests, queued 2 layers, put off 0, set aside 0, waiting 0")
+    assert receiver.resolve() == ("resolved 1 manifests, queued 2 layers, delayed 0, set aside 0, waiting 0")
     assert receiver.queued() == layers_of(image)
     assert receiver.installation.last_line("run", "brew") == "brewed 2, failed 0, waiting 0"
 
@@ -80,7 +80,7 @@ def test_a_role_granted_and_revoked_counts_for_the_next_push(receiver: Receiver)
 
 
 def _takes_nothing(receiver: Receiver) -> bool:
-    """Whether a push of a new image, and an event after it that was taken, left nothing behind."""
+    """Return whether a push, followed by an accepted event, wrote nothing."""
     before = receiver.waiting()
     body = '{"action":"push","target":{"mediaType":"%s","digest":"sha256:%064x","repository":"demo/app"}}'
     event = body % (MANIFEST["docker"], random.getrandbits(256))
@@ -122,12 +122,12 @@ def test_a_multi_arch_image_is_queued_with_all_its_platforms(
         assert receiver.waiting() == set()
 
 
-def test_children_that_come_later_than_their_index_are_found_when_they_come(receiver: Receiver) -> None:
+def test_children_pushed_after_their_index_are_found(receiver: Receiver) -> None:
     there, late = push(receiver, seed=1), push(receiver, seed=2, platform="linux/arm64")
     index = push_index(receiver.registry, "demo/app", "multi", [late.descriptor, there.descriptor])
     assert comes_true(lambda: ("demo/app", index.digest) in receiver.waiting())
-    gone = f"{receiver.registry.url}/v2/demo/app/manifests/{late.digest}"
-    requests.delete(gone, timeout=10).raise_for_status()
+    manifest_url = f"{receiver.registry.url}/v2/demo/app/manifests/{late.digest}"
+    requests.delete(manifest_url, timeout=10).raise_for_status()
     ended = receiver.installation.run("run", "resolve-manifests", check=False)
     assert ended.returncode == 1
     assert receiver.queued() == layers_of(there)
@@ -186,12 +186,12 @@ def test_events_repeated_or_out_of_order_change_nothing(tmp_path: Path, includer
                 assert receiver.post(body).text == "OK"
             receiver.resolve()
             after = receiver.everything()
-    # When a manifest was seen last may be told anew; which ones were, may not.
+    # The time at which a manifest was last seen may change; the set of manifests may not.
     assert after[:-1] == before[:-1]
     assert [row[:2] for row in after[-1]] == [row[:2] for row in before[-1]]
 
 
-def test_pushes_during_a_down_time_arrive_afterwards(receiver: Receiver) -> None:
+def test_pushes_during_an_outage_arrive_afterwards(receiver: Receiver) -> None:
     receiver.web.stop()
     images = [push(receiver, seed=seed) for seed in range(3)]
     receiver.web.start()

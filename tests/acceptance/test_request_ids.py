@@ -1,4 +1,4 @@
-"""The id of a request or job run: the same in each line of the log and in what the registry is sent."""
+"""The id of a request or job run is the same in each log line and in requests to the registry."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _ID = re.compile(r"request_id=(\S+)")
 
 @pytest.fixture
 def upstream() -> Iterator[HttpServer]:
-    """Something in the registry's place."""
+    """A stand-in for the registry."""
     with start_http_server() as server:
         yield server
 
 
 def ids_sent(upstream: HttpServer) -> set[str | None]:
-    """The ids of all requests that came."""
+    """Return the ids of all requests."""
     return {request.headers.get("X-Request-Id") for request in upstream.requests}
 
 

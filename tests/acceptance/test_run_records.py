@@ -1,4 +1,4 @@
-"""Runs of jobs leave a record and samples in the database, and fail for lack of neither."""
+"""Job runs write a record and samples to the database, and work without these tables too."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Busy:
 
 
 def recorded(installation: Installation) -> tuple[dict[str, JobRun], list[Sample]]:
-    """The last runs by job, and all samples."""
+    """Return the last runs by job, and all samples."""
     service = Service(load_config(installation.config, checks=CHECKS))
     try:
         with reading(service.reader) as connection:
@@ -60,7 +60,7 @@ def test_runs_from_cron_leave_their_record_and_add_up(tmp_path: Path, registry: 
     assert "prune" not in recorded(installation)[0]
 
 
-def test_a_job_that_is_off_leaves_no_failure_behind(tmp_path: Path, registry: Registry) -> None:
+def test_a_disabled_job_leaves_no_failure(tmp_path: Path, registry: Registry) -> None:
     installation = Installation(tmp_path, registry)
     installation.run("run", "release-locks")
 
@@ -93,7 +93,7 @@ def test_the_scheduler_records_each_job_and_why_one_failed(
     assert nowhere in brew.reason
 
 
-def test_a_run_that_goes_on_is_recorded_as_running(tmp_path: Path) -> None:
+def test_a_run_in_progress_is_recorded_as_running(tmp_path: Path) -> None:
     installation = Installation(tmp_path, "127.0.0.1:1")
     now = 4_000_000_000.0
     service = Service(load_config(installation.config, checks=CHECKS), clock=lambda _: int(now))

@@ -1,4 +1,4 @@
-"""The status page in Chromium, served by the real server: what an operator sees, and what nobody can make it do."""
+"""The status page in Chromium, served by the real server: its content, and attacks on it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HOSTILE = "<script>document.title = 'taken'</script><img src=x onerror=\"documen
 
 @dataclass
 class Scene:
-    """The page's address, its database, and all that pages asked for or complained about."""
+    """The page's address, its database, and all requests and console messages of pages."""
 
     url: str
     database: Database
@@ -95,7 +95,7 @@ def scene(browser: Browser, filled: tuple[str, Database]) -> Iterator[Scene]:
 
 
 def tile(page: Page, label: str) -> str:
-    """The figure below this label, with its unit."""
+    """Return the figure below this label, with its unit."""
     return page.locator(".tile", has_text=label).locator(".figure").inner_text().strip()
 
 
@@ -117,7 +117,7 @@ def test_it_follows_the_colours_of_the_system(scene: Scene) -> None:
     page = scene.open_page()
 
     def colours(scheme: Literal["light", "dark"]) -> tuple[int, int]:
-        """Lightness of the page and of its text."""
+        """Return the lightness of the page and of its text."""
         page.emulate_media(color_scheme=scheme)
         style = "getComputedStyle(document.body)"
         found = page.evaluate(f"[{style}.backgroundColor, {style}.color]")
@@ -170,7 +170,7 @@ def test_ranges_and_reloading_are_links(scene: Scene) -> None:
     assert page.locator("nav b").inner_text() == "24 hours"
 
 
-def test_what_others_wrote_does_nothing_and_nothing_is_fetched_from_elsewhere(scene: Scene) -> None:
+def test_hostile_text_has_no_effect_and_nothing_is_fetched_from_elsewhere(scene: Scene) -> None:
     for path in ("/", f"/?q={digest_of('a')}", f"/?q={HOSTILE}"):
         page = scene.open_page(path)
         page.wait_for_load_state("load")
@@ -179,7 +179,7 @@ def test_what_others_wrote_does_nothing_and_nothing_is_fetched_from_elsewhere(sc
         assert page.locator("script, img, iframe").count() == 0
 
     assert all(url.startswith((scene.url, "data:")) for url in scene.requested)
-    # Nothing was refused by the policy either: the page needs nothing that it forbids.
+    # The policy blocked nothing: the page complies with it.
     assert [text for text in scene.complaints if "status of 404" not in text] == []
 
 

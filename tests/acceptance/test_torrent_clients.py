@@ -1,6 +1,6 @@
-"""aria2, Transmission and libtorrent download what `/v0/torrents` gives: from web seeds, and from each other.
+"""aria2, Transmission and libtorrent download torrents of `/v0/torrents` from web seeds and from each other.
 
-Everything stays on 127.0.0.1: the torrents are private, and the clients search for nobody.
+Everything stays on 127.0.0.1: the torrents are private, and the clients do not search for peers.
 """
 
 from __future__ import annotations
@@ -85,19 +85,19 @@ class Shop:
 
     @contextmanager
     def torrent(self, **torrents: object) -> Iterator[bytes]:
-        """The .torrent as an app so configured hands it out; the app runs during the block."""
+        """The .torrent from an app with this configuration, which runs during the block."""
         with self.app(**torrents) as url:
             yield self.torrent_of(url)
 
     def is_whole(self, file: Path) -> bool:
-        """Whether this file is the layer; not yet, if it is not there."""
+        """Return whether this file exists and is the layer."""
         if not file.exists():
             return False
         with file.open("rb") as content:
             return hashlib.file_digest(content, "sha256").hexdigest() == self.hex
 
     def put_layer(self, folder: Path) -> None:
-        """The layer in a folder that a client is to seed from."""
+        """Write the layer into a folder that a client will seed from."""
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(self.registry.blob_file(self.digest), folder / self.hex)
 
@@ -136,7 +136,7 @@ def by_transmission(torrent: bytes, shop: Shop, folder: Path) -> bool:
     with start_transmission(folder / "transmission") as client:
         number = client.add(torrent)
         assert comes_true(lambda: client.done(number), timeout=PATIENCE), client.state(number)
-        # What it has, it may still be writing.
+        # It may still be writing.
         return comes_true(lambda: shop.is_whole(client.folder / shop.hex))
 
 
@@ -180,7 +180,7 @@ def test_the_torrent_of_a_private_registry_needs_the_password(private_shop: Shop
     web.start()
     try:
         url = f"http://127.0.0.1:{port}/v0/torrents/{SCOPE}/{private_shop.digest}"
-        for auth in (None, ("puller", "wrong"), ("nobody", USER[1])):
+        for auth in (None, ("puller", "wrong"), ("other", USER[1])):
             answer = requests.get(url, auth=auth, timeout=20)
             assert answer.status_code == 401
             assert answer.headers["WWW-Authenticate"].startswith("Basic realm=")
@@ -197,7 +197,7 @@ def tracker(tmp_path: Path) -> Iterator[Tracker]:
 
 @contextmanager
 def tracked(shop: Shop, tracker: Tracker) -> Iterator[tuple[bytes, str]]:
-    """A torrent with a tracker and no web seed at all, and its info-hash, which the tracker serves."""
+    """A torrent with a tracker and without web seeds, and its info-hash, which the tracker serves."""
     with shop.torrent(trackers=[tracker.announce_url], web_seeds=[]) as torrent:
         parameters = libtorrent.load_torrent_buffer(torrent)
         assert parameters.url_seeds == []
@@ -207,7 +207,7 @@ def tracked(shop: Shop, tracker: Tracker) -> Iterator[tuple[bytes, str]]:
 
 
 def seeded(tracker: Tracker, info_hash: str) -> Callable[[], bool]:
-    """Whether the tracker knows of one who has it all."""
+    """Return whether the tracker has a complete peer."""
     return lambda: tracker.peers(info_hash)[0] == 1
 
 
@@ -269,9 +269,7 @@ def test_from_a_mirror_to_each_client_through_the_tracker(
             assert comes_true(lambda: mirror.status()["uploaded"] >= 3 * SIZE)
 
 
-def test_a_tracker_that_does_not_know_the_torrent_gives_no_peers(
-    shop: Shop, tracker: Tracker, tmp_path: Path
-) -> None:
+def test_a_tracker_without_the_torrent_returns_no_peers(shop: Shop, tracker: Tracker, tmp_path: Path) -> None:
     with shop.torrent(trackers=[tracker.announce_url], web_seeds=[]) as torrent:
         info_hash = str(libtorrent.load_torrent_buffer(torrent).ti.info_hashes().v1)
         shop.put_layer(tmp_path / "seed")
@@ -282,7 +280,7 @@ def test_a_tracker_that_does_not_know_the_torrent_gives_no_peers(
 
 @contextmanager
 def start_libtorrent_on(folder: Path, torrent: bytes) -> Iterator[Callable[[], str]]:
-    """A client that has the layer, and what it has said so far."""
+    """A client that has the layer, and a function that returns its messages."""
     said: list[str] = []
     with start_libtorrent(folder) as client:
         client.add(torrent)

@@ -41,9 +41,9 @@ class ThroughMirror:
             self.engine = Skopeo(folder) if name == "skopeo" else Podman(folder)
 
     def pull(self, tag_or_digest: str, login: Login | None) -> str:
-        """The digest recorded for `:tag` or `@digest`. Raises PullFailed."""
+        """Pull, and return the digest recorded for `:tag` or `@digest`. Raises PullFailed."""
         if isinstance(self.engine, Skopeo | Podman):
-            # Credentials that are given for a pull are the registry's: the mirror gets its own, or none.
+            # Credentials of a pull are those of the registry: the mirror gets its own, or none.
             self._keep(login)
             login = None
         return self.engine.pull(self.repository + tag_or_digest, login)

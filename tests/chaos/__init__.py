@@ -1,1 +1,1 @@
-"""Everything at work at once while its parts fail at random: `make chaos`, and a minute of it in `make test`."""
+"""The whole system under load while its parts fail at random: `make chaos`, and a minute of it in `make test`."""

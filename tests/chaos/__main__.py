@@ -20,7 +20,7 @@ def main() -> int:
     parser.add_argument("--storage", choices=("s3", "disk"), help="where metainfo is (default: by the seed)")
     parser.add_argument("--logs", type=Path, help="a new folder for all logs and data, which stays")
     arguments = parser.parse_args()
-    # Everything that runs is ended on the way out.
+    # All processes are ended on the way out.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     seed = random.SystemRandom().randrange(1_000_000) if arguments.seed is None else arguments.seed

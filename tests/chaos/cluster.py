@@ -1,4 +1,4 @@
-"""The cluster that chaos is let loose on: all the processes of a large installation, on 127.0.0.1."""
+"""The cluster under test: all the processes of a large installation, on 127.0.0.1."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
 
 
 class Serving:
-    """Whether the web app and the registry are meant to answer now. A failure is excused while they are not.
+    """Whether the web app and the registry should answer now. Otherwise a failure is excused.
 
     `url` is that of the web app.
     """
@@ -73,16 +73,16 @@ class Serving:
                 self._up.set()
 
     def disturb(self) -> None:
-        """A request that is being made may fail, one that is made after it may not."""
+        """Excuse requests in progress, but not those that start later."""
         with self._lock:
             self.changes += 1
 
     def wait(self, timeout: float) -> bool:
-        """Wait until all are meant to answer; return whether they are."""
+        """Wait until all should answer; return whether they should."""
         return self._up.wait(timeout) and comes_true(self._answers, timeout)
 
     def _answers(self) -> bool:
-        # That it listens would say nothing: it does for a moment before it starts, to see whether its port is free.
+        # Listening is not enough: it does so for a moment before it starts, to check that its port is free.
         try:
             return requests.get(f"{self._url}/ping", timeout=PING_SECONDS).ok
         except requests.RequestException:
@@ -213,7 +213,7 @@ def _common(port: int, database_url: str) -> dict[str, Any]:
             "layers_per_chunk": 4,
             "workers": 2,
         },
-        # Much more often than anyone would, so that each of them meets each fault.
+        # Much more often than in production, so that each of them meets each fault.
         "jobs": {
             "release-locks": {"interval": 2},
             "resolve-manifests": {"interval": 2},
@@ -224,7 +224,7 @@ def _common(port: int, database_url: str) -> dict[str, Any]:
 
 
 def _places(storage: Storage, moto: Moto, proxy: FaultProxy, disk: Path | None) -> dict[str, Any]:
-    """Where layers are read from and metainfo is kept."""
+    """Return the sections on where layers are read from and metainfo is kept."""
     keys = {"access_key": moto.access_key, "secret_key": moto.secret_key, "region": moto.region}
     s3 = {"endpoint_url": proxy.url, **keys}
     seed = {"web_seed_secret": SECRET}

@@ -1,4 +1,4 @@
-"""An HTTP proxy in front of one server, slow by nature, that fails as it is told: 503, delays, cut bodies."""
+"""A slow HTTP proxy in front of one server that can be made to fail: 503, delays, truncated bodies."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _HOP_BY_HOP = frozenset(("connection", "keep-alive", "transfer-encoding", "te", 
 class FaultProxy:
     """Passes requests on to the server at `target` (`host:port`), bodies at `rate` bytes a second each.
 
-    `fault` holds for requests that begin from now on: `unavailable` answers 503, `slow` waits `delay` seconds
+    `fault` applies to requests that start after it is set: `unavailable` answers 503, `slow` waits `delay` seconds
     before it passes a request on, `cut` ends each answer in the middle of its body.
     """
 
@@ -99,7 +99,7 @@ class FaultProxy:
                 self._closing.wait(max(0.0, began + sent / self._rate - time.monotonic()))
 
     def close(self) -> None:
-        """Stop accepting. Requests in progress end by themselves."""
+        """Stop accepting. Requests in progress continue."""
         self._closing.set()
         self._server.shutdown()
         self._thread.join()

@@ -1,4 +1,4 @@
-"""The faults: what may happen to the cluster, and a plan of when, made from a seed."""
+"""The faults of the cluster, and a schedule of them, made from a seed."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from tests.servers.process import ServerProcess
 from tests.servers.waiting import comes_true
 
 MOST_AT_ONCE = 3
-"""Faults that last at the same time."""
+"""The number of simultaneous faults."""
 
 Act = Callable[[], object]
 
 
 def _nothing() -> None:
-    """The end of a fault that is over at once."""
+    """End a fault that is over at once."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Planned:
 
 
 def plan(faults: list[Fault], duration: float, chance: random.Random) -> list[Planned]:
-    """Return faults that begin and end within `duration` seconds. Every kind comes before one comes again."""
+    """Return faults that begin and end within `duration` seconds. Every kind occurs before one is repeated."""
     planned: list[Planned] = []
     deck: list[Fault] = []
     now = 2.0
@@ -92,7 +92,7 @@ def _brewer_faults(cluster: Cluster) -> Iterator[Fault]:
         name = f"brewer {number}"
         yield Fault(f"{name} is killed", name, brewer.kill, brewer.start, (0.2, 4.0))
         yield Fault(f"{name} is killed and started at once", name, partial(_restart, brewer))
-        yield Fault(f"{name} is asked to end", name, *_ending(brewer), (0.2, 8.0))
+        yield Fault(f"{name} is stopped", name, *_ending(brewer), (0.2, 8.0))
         yield Fault(f"{name} is frozen past its locks' time-out", name, *_freezing(brewer), past)
 
 
@@ -119,7 +119,7 @@ def _web_faults(cluster: Cluster, chance: random.Random) -> Iterator[Fault]:
         os.kill(frozen[-1], signal.SIGSTOP)
 
     yield Fault("the web app is killed", "web", partial(down, web.kill), up, (0.2, 3.0))
-    yield Fault("the web app is asked to end", "web", partial(down, web.stop), up, (0.2, 3.0))
+    yield Fault("the web app is stopped", "web", partial(down, web.stop), up, (0.2, 3.0))
 
     def kill_worker() -> None:
         os.kill(worker(), signal.SIGKILL)
@@ -179,7 +179,7 @@ def _clock_faults(clocks: list[Path]) -> Iterator[Fault]:
         for step in ("+1h", "-1h", "+400d", "+7", "-7"):
 
             def turn(offset: str, clock: Path = clock) -> None:
-                # Replaced whole: the process reads it at every moment.
+                # Replaced atomically: the process may read it at any moment.
                 new = clock.with_suffix(".new")
                 new.write_text(f"{offset}\n")
                 new.replace(clock)
@@ -220,7 +220,7 @@ def _workers(web: ServerProcess) -> list[int]:
 
 
 def cut_connections(cluster: Cluster) -> None:
-    """Have PgBouncer drop every client's and server's connection, then go on (pgbouncer(1), KILL, RESUME)."""
+    """Make PgBouncer drop every client's and server's connection, then go on (pgbouncer(1), KILL, RESUME)."""
     console = psycopg2.connect(
         host=cluster.pgbouncer.host, port=cluster.pgbouncer.port, dbname="pgbouncer", user="postgres"
     )
@@ -234,7 +234,7 @@ def cut_connections(cluster: Cluster) -> None:
 
 
 def fill(filler: Path) -> None:
-    """Write a file that takes all that is left on its disk."""
+    """Write a file that takes all remaining space of its disk."""
     with filler.open("wb", buffering=0) as file:
         try:
             while True:

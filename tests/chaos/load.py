@@ -25,14 +25,14 @@ PUSHERS = 1
 CLIENTS = 2
 SMALLEST, LARGEST = 1_000, 1_500_000
 REQUEST_SECONDS = 60
-"""Longer than anything is frozen: a request that takes its time is answered in the end."""
+"""Longer than any process is frozen: a slow request is answered eventually."""
 DOWNLOAD_SECONDS = 30
 _PAUSE_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
 class Tagged:
-    """A tag that was pushed, and the image that it leads to: the index's child for linux/amd64, if an index."""
+    """A pushed tag, and its image: of an index the child for linux/amd64."""
 
     scope: str
     tag: str
@@ -42,7 +42,7 @@ class Tagged:
 
 @dataclass
 class Load:
-    """What the threads below share. `ids` are the right ids of all pushed layers, by digest."""
+    """The shared state of the threads below. `ids` are the correct ids of all pushed layers, by digest."""
 
     cluster: Cluster
     seed: int
@@ -69,24 +69,24 @@ class Load:
             self.threads[-1].start()
 
     def finish(self) -> None:
-        """Let every thread finish what it has begun, and wait for it."""
+        """Let every thread finish its work, and wait for it."""
         self.stop.set()
         for thread in self.threads:
             thread.join()
 
     def interrupt(self) -> None:
-        """Let every thread end without waiting for servers that may never come back."""
+        """Let every thread end without waiting for servers that may never recover."""
         self.interrupted.set()
         self.stop.set()
 
     def violate(self, what: str) -> None:
-        """Note that something happened that must not."""
+        """Record a violation."""
         with self.lock:
             self.violations.append(what)
         self.report(f"VIOLATION {what}")
 
     def pause(self, chance: random.Random, longest: float) -> bool:
-        """Wait up to `longest` seconds; return whether the load goes on."""
+        """Wait up to `longest` seconds; return whether the load continues."""
         return not self.stop.wait(chance.uniform(0, longest))
 
     def count(self, what: str) -> None:
@@ -108,7 +108,7 @@ class Load:
 
 
 def push_images(load: Load, chance: random.Random) -> None:
-    """Push images, and now and then an index of two; each again and again until the registry has it."""
+    """Push images, and sometimes an index of two; repeat each push until the registry has it."""
     number = 0
     while load.pause(chance, 2.0):
         number += 1
@@ -127,7 +127,7 @@ def push_images(load: Load, chance: random.Random) -> None:
 
 
 def _layers(load: Load, chance: random.Random) -> list[bytes]:
-    """Up to four layers, some of them pushed before."""
+    """Return up to four layers, some of them pushed before."""
     contents = []
     for _ in range(chance.randint(1, 4)):
         with load.lock:
@@ -182,11 +182,11 @@ def request_manifests(load: Load, chance: random.Random) -> None:
 
 
 Ask = Callable[["Load", requests.Session, Tagged], str | None]
-"""Returns why there was no answer, None if there was; notes a wrong one as a violation."""
+"""Returns why there was no answer, or None; records a wrong answer as a violation."""
 
 
 def _ask_twice(load: Load, session: requests.Session, tagged: Tagged, ask: Ask) -> None:
-    """Ask, and after a failure once more. A second failure counts if the registry itself answers all the time.
+    """Ask, and repeat once after a failure. A second failure counts if the registry itself answers throughout.
 
     It is excused while the web app or the registry was ended on purpose.
     """
@@ -221,7 +221,7 @@ def _registry_answers(load: Load, session: requests.Session, tagged: Tagged) -> 
 
 
 def _fetch(session: requests.Session, method: str, url: str, **headers: str) -> requests.Response | str:
-    """Return the answer, or why there is none."""
+    """Return the answer, or the reason for its absence."""
     try:
         answer = session.request(method, url, headers=headers, timeout=REQUEST_SECONDS)
     except requests.RequestException as error:
@@ -241,7 +241,7 @@ def _ask_with_ids(load: Load, session: requests.Session, tagged: Tagged) -> str 
 
 
 def wrong_ids(load: Load, tagged: Tagged, answer: requests.Response) -> str | None:
-    """Return what is wrong with an augmented manifest; None if nothing is, though ids may be absent."""
+    """Return the error in an augmented manifest, or None. Ids may be absent."""
     manifest = answer.json()
     for layer in manifest["layers"]:
         found = layer.pop("rbtorrent_id", None)
@@ -286,7 +286,7 @@ def _accept() -> dict[str, str]:
 
 
 def download_layers(load: Load, chance: random.Random) -> None:
-    """Download layers by their .torrent, from the web seed that it names. What breaks off is tried again."""
+    """Download layers by their .torrent, from the web seed that it names. A download that fails is repeated."""
     number = 0
     with requests.Session() as session:
         session.trust_env = False
@@ -298,7 +298,7 @@ def download_layers(load: Load, chance: random.Random) -> None:
 
 
 def fetch_torrent(load: Load, session: requests.Session, scope: str, digest: str) -> bytes | str:
-    """Return the .torrent of a layer, or why there is none. A wrong one is noted as a violation."""
+    """Return the .torrent of a layer, or the reason for its absence. Records a wrong one as a violation."""
     answer = _fetch(session, "GET", f"{load.cluster.url}/v0/torrents/{scope}/{digest}")
     if isinstance(answer, str):
         return answer
@@ -311,7 +311,7 @@ def fetch_torrent(load: Load, session: requests.Session, scope: str, digest: str
 def _download(load: Load, session: requests.Session, scope: str, layer: Descriptor, number: int) -> None:
     torrent = fetch_torrent(load, session, scope, layer.digest)
     if isinstance(torrent, str):
-        load.count("torrents not there yet")
+        load.count("torrents not available yet")
         return
     file = load.cluster.folder / f"download-{number}.torrent"
     file.write_bytes(torrent)

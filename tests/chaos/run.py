@@ -14,7 +14,7 @@ from tests.chaos.verdict import judge
 
 
 def run_chaos(folder: Path, *, seconds: float, seed: int, storage: Storage) -> list[str]:
-    """Let chaos loose for `seconds`. Return what happened that must not. Call it from the main thread.
+    """Run load and faults for `seconds`. Return the violations. Call it from the main thread.
 
     Raises ServerMissing, ServerFailed.
     """
@@ -45,13 +45,13 @@ def run_chaos(folder: Path, *, seconds: float, seed: int, storage: Storage) -> l
 
 
 def _carry_out(planned: list[Planned], cluster: Cluster, load: Load, report: Callable[[str], None]) -> int:
-    """Begin and end the faults at their times. Return how many there were."""
+    """Begin and end the faults at their times. Return their number."""
     steps = [(one.begins, 0, one) for one in planned] + [(one.ends, 1, one) for one in planned]
     began = time.monotonic()
     for at, ends, one in sorted(steps, key=lambda step: step[:2]):
         late = time.monotonic() - began - at
         if late > 0:
-            # All that follows is put off too: a fault that found no time to last would be none.
+            # All later ones are delayed too: otherwise a fault might have no time to last.
             began += late
         else:
             time.sleep(-late)
@@ -67,7 +67,7 @@ def _carry_out(planned: list[Planned], cluster: Cluster, load: Load, report: Cal
 
 
 def _check_alive(cluster: Cluster, load: Load, target: str | None = None) -> None:
-    """Note a process that ended by itself; it is started again."""
+    """Record a process that exited unexpectedly, and start it again."""
     named = {"web": cluster.web, **{f"brewer {n}": one for n, one in enumerate(cluster.brewers, 1)}}
     for name, process in named.items():
         if target in (None, name) and not process.alive:

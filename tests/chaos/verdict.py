@@ -1,4 +1,4 @@
-"""The verdict: after the faults the cluster settles, then all of it is compared with what was pushed."""
+"""The verdict: after the faults the cluster settles, then everything is compared with what was pushed."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from tests.chaos.cluster import BREW_DISCARD_TIMEOUT
 from tests.chaos.load import Load, fetch_torrent, wrong_ids
 
 STANDSTILL_SECONDS = 180.0
-"""How long nothing may be brewed until it is said that nothing will be: longer than the first delay of a retry."""
+"""How long without a brewed layer counts as stuck: longer than the first delay of a retry."""
 LOCK_SLACK_SECONDS = 30.0
-"""How much longer than the time-out a lock may stand, for a machine that is busy with other things."""
+"""How much longer than the time-out a lock may be held on a busy machine."""
 _POLL_SECONDS = 0.5
 
 _ROWS = """
@@ -25,7 +25,7 @@ FROM rbtorrent_mapping AS mapping LEFT JOIN rbtorrent_mapping_queue AS queue ON 
 
 
 def judge(load: Load) -> None:
-    """Wait until everything is brewed, then compare. What is wrong is noted as a violation."""
+    """Wait until everything is brewed, then compare. Differences are recorded as violations."""
     cluster = load.cluster
     engine = sa.create_engine(cluster.database_url, poolclass=sa.NullPool)
     for row in _set_aside(_rows(engine)):
@@ -68,7 +68,7 @@ def _settle(load: Load, engine: sa.Engine) -> list[Any]:
 
 
 def _read_logs(load: Load) -> None:
-    """Whatever fails, a line of the log says so. A traceback is of a failure that was not foreseen."""
+    """Search the logs for tracebacks: expected failures are logged in a line."""
     cluster = load.cluster
     for process in (cluster.web, *cluster.brewers):
         number = process.log.read_text(errors="replace").count("Traceback (most recent call last)")

@@ -1,4 +1,4 @@
-"""Blackbox before the registry: whom it lets in, and that nobody gets in while it does not say so."""
+"""Blackbox as the authority: it admits callers, and without its verdict no caller is admitted."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ HEADERS = {"X-Real-IP": ADDRESS, "Authorization": f"OAuth {TOKEN}"}
 
 
 class Clock:
-    """Seconds that pass when told to."""
+    """A clock that tests set."""
 
     def __init__(self) -> None:
         self.now = 1_700_000_000.0
@@ -47,7 +47,7 @@ def clock() -> Clock:
 @pytest.fixture
 def blackbox() -> Iterator[Blackbox]:
     with start_blackbox() as server:
-        server.accounts[TOKEN] = Account("somebody", scopes="login:email registry:use")
+        server.accounts[TOKEN] = Account("reader", scopes="login:email registry:use")
         yield server
 
 
@@ -67,24 +67,24 @@ def access_of(chosen: Settings, http: HttpClient, clock: Clock) -> BlackboxAcces
 
 
 def refused(access: BlackboxAccess, **headers: str | None) -> AccessDenied:
-    """Why a request with these headers, on top of good ones, is not let in; None takes one away."""
-    asked = {**HEADERS, **{name.replace("_", "-"): value for name, value in headers.items()}}
+    """Return why a request with these headers, merged with valid ones, is refused; None removes one."""
+    sent = {**HEADERS, **{name.replace("_", "-"): value for name, value in headers.items()}}
     with pytest.raises(AccessDenied) as raised:
-        access.admit({name: value for name, value in asked.items() if value is not None})
+        access.admit({name: value for name, value in sent.items() if value is not None})
     return raised.value
 
 
 @pytest.mark.parametrize("kind", ["OAuth", "Bearer", "oauth", "BEARER"])
 def test_a_valid_token_with_the_scope_gets_in(blackbox: Blackbox, access: BlackboxAccess, kind: str) -> None:
     access.admit({**HEADERS, "Authorization": f"{kind} {TOKEN}"})
-    asked = {
+    question = {
         "method": "oauth",
         "oauth_token": TOKEN,
         "userip": ADDRESS,
         "scopes": "registry:use",
         "format": "json",
     }
-    assert blackbox.questions == [asked]
+    assert blackbox.questions == [question]
 
 
 @pytest.mark.parametrize("status", [status for status in Status if status is not Status.VALID])
@@ -99,7 +99,7 @@ def test_an_unknown_token_is_401(access: BlackboxAccess) -> None:
     assert refused(access, Authorization="OAuth another").status == 401
 
 
-def test_a_token_from_another_address_than_its_own_is_401(blackbox: Blackbox, access: BlackboxAccess) -> None:
+def test_a_token_of_another_address_is_401(blackbox: Blackbox, access: BlackboxAccess) -> None:
     blackbox.accounts[TOKEN].address = "198.51.100.1"
     assert refused(access).status == 401
 
@@ -113,7 +113,7 @@ def test_a_valid_token_without_the_scope_is_403(
 
 
 @pytest.mark.parametrize("configured", ["registry:use registry:pull", "registry:use,registry:pull"])
-def test_several_configured_scopes_are_all_needed(blackbox: Blackbox, clock: Clock, configured: str) -> None:
+def test_all_configured_scopes_are_required(blackbox: Blackbox, clock: Clock, configured: str) -> None:
     with HttpClient(1.0, 2.0) as http:
         access = access_of(settings(blackbox, scopes=configured), http, clock)
         assert refused(access).status == 403
@@ -124,7 +124,7 @@ def test_several_configured_scopes_are_all_needed(blackbox: Blackbox, clock: Clo
 @pytest.mark.parametrize(
     "address", [None, "", "example.com", "192.0.2.7, 198.51.100.1", "1.2.3", "1.2.3.4&a=b"]
 )
-def test_without_the_callers_address_it_is_400_without_a_request(
+def test_a_missing_address_is_400_without_a_request(
     blackbox: Blackbox, access: BlackboxAccess, address: str | None
 ) -> None:
     assert refused(access, X_Real_IP=address).status == 400
@@ -132,7 +132,7 @@ def test_without_the_callers_address_it_is_400_without_a_request(
 
 
 @pytest.mark.parametrize("address", ["2001:db8::7", "::ffff:192.0.2.7", " 192.0.2.7 "])
-def test_addresses_of_both_kinds_are_taken(access: BlackboxAccess, address: str) -> None:
+def test_ipv4_and_ipv6_addresses_are_accepted(access: BlackboxAccess, address: str) -> None:
     access.admit({**HEADERS, "X-Real-IP": address})
 
 
@@ -152,7 +152,7 @@ def test_addresses_of_both_kinds_are_taken(access: BlackboxAccess, address: str)
         "OAuth " + "x" * 9000,
     ],
 )
-def test_without_a_token_it_is_401_without_a_request(
+def test_a_missing_token_is_401_without_a_request(
     blackbox: Blackbox, access: BlackboxAccess, authorization: str | None
 ) -> None:
     assert refused(access, Authorization=authorization).status == 401
@@ -170,8 +170,8 @@ def test_an_exception_of_blackbox_admits_no_caller(
 
 
 def verdict(**more: object) -> Answer:
-    told = {"status": {"value": "VALID", "id": 0}, "oauth": {"scope": "registry:use"}, **more}
-    return replying(200, json.dumps(told).encode())
+    body = {"status": {"value": "VALID", "id": 0}, "oauth": {"scope": "registry:use"}, **more}
+    return replying(200, json.dumps(body).encode())
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ def test_with_blackbox_down_no_caller_is_admitted(blackbox: Blackbox, access: Bl
     assert refused(access).status == 503
 
 
-def test_a_good_verdict_is_kept_for_its_time(blackbox: Blackbox, clock: Clock) -> None:
+def test_a_positive_verdict_is_cached_for_its_time(blackbox: Blackbox, clock: Clock) -> None:
     with HttpClient(1.0, 2.0) as http:
         access = access_of(settings(blackbox, verdict_ttl=30), http, clock)
         access.admit(HEADERS)
@@ -245,7 +245,7 @@ def test_a_verdict_is_for_one_token_from_one_address(blackbox: Blackbox, access:
     assert refused(access, Authorization="OAuth another").status == 401
 
 
-def test_a_time_of_zero_keeps_no_verdict(blackbox: Blackbox, clock: Clock) -> None:
+def test_a_time_of_zero_disables_the_cache(blackbox: Blackbox, clock: Clock) -> None:
     with HttpClient(1.0, 2.0) as http:
         access = access_of(settings(blackbox, verdict_ttl=0), http, clock)
         for _ in range(3):
@@ -253,14 +253,14 @@ def test_a_time_of_zero_keeps_no_verdict(blackbox: Blackbox, clock: Clock) -> No
     assert len(blackbox.questions) == 3
 
 
-def test_a_bad_verdict_is_not_kept(blackbox: Blackbox, access: BlackboxAccess) -> None:
+def test_a_negative_verdict_is_not_cached(blackbox: Blackbox, access: BlackboxAccess) -> None:
     blackbox.accounts[TOKEN].status = Status.EXPIRED
     assert refused(access).status == 401
     blackbox.accounts[TOKEN].status = Status.VALID
     access.admit(HEADERS)
 
 
-def test_the_token_is_in_no_log_and_in_no_error(
+def test_logs_and_errors_do_not_contain_the_token(
     blackbox: Blackbox, access: BlackboxAccess, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -270,14 +270,12 @@ def test_the_token_is_in_no_log_and_in_no_error(
         denied.append(refused(access))
     blackbox.server.close()
     denied.append(refused(access))
-    told = caplog.text + "".join(f"{one} {one.headers} {one.message}" for one in denied)
-    assert TOKEN not in told
+    shown = caplog.text + "".join(f"{one} {one.headers} {one.message}" for one in denied)
+    assert TOKEN not in shown
     assert "blackbox" in caplog.text
 
 
-def test_through_the_app_the_registry_sees_the_callers_header_once_he_is_let_in(
-    blackbox: Blackbox, tmp_path: Path
-) -> None:
+def test_the_registry_gets_the_header_of_an_admitted_caller(blackbox: Blackbox, tmp_path: Path) -> None:
     box = {"url_template": blackbox.url_template, "read_timeout": 20}
     with (
         start_http_server() as registry,
@@ -298,7 +296,7 @@ def test_through_the_app_the_registry_sees_the_callers_header_once_he_is_let_in(
         assert json.loads(answer.body)["errors"][0]["code"] == "UNAVAILABLE"
 
 
-def test_a_clock_that_is_set_back_keeps_no_verdict(
+def test_a_clock_that_is_set_back_does_not_extend_a_verdict(
     blackbox: Blackbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monotonic, passed = time.monotonic, [0.0]

@@ -1,4 +1,4 @@
-"""The registry's own verdict on callers: its challenge reaches them, and their credentials reach it."""
+"""The registry as the authority: callers get its challenge, and it gets their credentials."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def token_front(
 
 @pytest.mark.parametrize("path", ["/v2/", "/v2/team/a/manifests/latest"])
 @pytest.mark.parametrize("authorization", [None, basic("reader", "wrong"), "Bearer x", "Basic !!!", ""])
-def test_without_a_password_the_registrys_challenge_comes_back(
+def test_without_a_password_the_registrys_challenge_is_passed_back(
     front: Front, path: str, authorization: str | None
 ) -> None:
     sent = {} if authorization is None else {"Authorization": authorization}
@@ -100,7 +100,7 @@ def test_without_a_password_the_registrys_challenge_comes_back(
     assert head.headers["WWW-Authenticate"] == 'Basic realm="tests"'
 
 
-def test_with_the_password_the_manifest_comes(front: Front, image: PushedImage) -> None:
+def test_with_the_password_the_manifest_is_returned(front: Front, image: PushedImage) -> None:
     sent = {"Authorization": basic("reader")}
     assert front.get("/v2/", **sent).status == 200
     answer = front.get("/v2/team/a/manifests/latest", **sent)
@@ -118,7 +118,7 @@ def test_an_answer_for_one_caller_is_not_reused_for_another(front: Front) -> Non
 
 
 def test_two_authorization_headers_admit_no_caller(front: Front) -> None:
-    # As servers join two lines of one header (RFC 9110, 5.3).
+    # The form in which servers join two lines of one header (RFC 9110, 5.3).
     joined = f"{basic('reader')}, {basic('reader')}"
     assert front.get("/v2/team/a/manifests/latest", Authorization=joined).status in (400, 401)
 
@@ -135,7 +135,7 @@ def test_the_realm_of_a_token_challenge_stays_the_registrys(
     assert ping.startswith(f'Bearer realm="{token_server.realm}",')
 
 
-def test_a_token_for_one_repository_does_not_open_another(
+def test_a_token_for_one_repository_is_refused_for_another(
     token_front: Front, token_server: TokenServer, token_images: dict[str, PushedImage]
 ) -> None:
     with requests.Session() as session:
@@ -194,8 +194,8 @@ BLOB = Digest("a" * 64)
 STORED = f"docker/registry/v2/blobs/sha256/aa/{BLOB.hex}/data"
 
 
-def may_anybody_pull(folder: Path, location: str, status: int) -> bool:
-    """Whether the registry's answer lets anybody in, if it is a redirect to `location`."""
+def admits_everyone(folder: Path, location: str, status: int) -> bool:
+    """Return whether a redirect to `location` counts as permission."""
     asked = f"/v2/team/a/blobs/{BLOB}"
     with start_http_server() as registry, front_of(registry.netloc, folder) as front:
         registry.on(asked, redirecting(location.format(netloc=registry.netloc, asked=asked), status))
@@ -213,14 +213,14 @@ def may_anybody_pull(folder: Path, location: str, status: int) -> bool:
         f"https://bucket.s3.example.com/{STORED}?X-Amz-Signature=x",
         f"https://s3.example.com/bucket/prefix/{STORED}?X-Amz-Signature=x",
         f"https://account.blob.example.com/container/{STORED.replace('/', '%2F')}?sig=x",
-        # A storage on the registry's own machine.
+        # A storage on the registry's machine.
         f"http://127.0.0.1:9000/bucket/{STORED}?X-Amz-Signature=x",
     ],
 )
-def test_to_be_sent_to_the_storage_is_a_yes(tmp_path: Path, location: str) -> None:
-    assert may_anybody_pull(tmp_path, location, 307)
+def test_a_redirect_to_the_storage_is_permission(tmp_path: Path, location: str) -> None:
+    assert admits_everyone(tmp_path, location, 307)
     for status in (301, 302, 303, 308):
-        assert not may_anybody_pull(tmp_path / str(status), location, status)
+        assert not admits_everyone(tmp_path / str(status), location, status)
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
@@ -241,7 +241,7 @@ def test_to_be_sent_to_the_storage_is_a_yes(tmp_path: Path, location: str) -> No
     ],
 )
 def test_any_other_redirect_admits_no_caller(tmp_path: Path, status: int, location: str) -> None:
-    assert not may_anybody_pull(tmp_path, location, status)
+    assert not admits_everyone(tmp_path, location, status)
 
 
 def test_a_registry_with_blobs_in_s3_admits_permitted_callers(tmp_path: Path, moto: Moto) -> None:

@@ -1,4 +1,4 @@
-"""Ids of an older service: taken over by the keys of MDS, none overwritten, each other one with its reason."""
+"""Ids of an older service: imported by the keys of MDS, never overwriting, with a reason for each skipped one."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_every_id_goes_to_the_layer_whose_file_has_its_key(database: Database, o
     assert database.claim() == []
 
 
-def test_a_row_may_have_the_drivers_own_key(database: Database, old: OldService) -> None:
+def test_a_row_may_have_the_key_of_the_driver(database: Database, old: OldService) -> None:
     digest = old.add("a", mds_key=old.driver_key("a"))
     unreadable = old.add("b", mds_key=old.driver_key("b"), info="no JSON")
 
@@ -82,7 +82,7 @@ def test_a_row_may_have_the_drivers_own_key(database: Database, old: OldService)
     assert ids_in(database) == {digest: old_id_of("a"), unreadable: old_id_of("b")}
 
 
-def test_an_id_that_is_there_is_never_overwritten(database: Database, old: OldService) -> None:
+def test_an_existing_id_is_never_overwritten(database: Database, old: OldService) -> None:
     brewed, same = old.add("brewed"), old.add("same")
     database.enqueue(brewed, same)
     for claim in database.claim(2):
@@ -100,19 +100,19 @@ def test_an_id_that_is_there_is_never_overwritten(database: Database, old: OldSe
 def test_a_layer_that_waits_or_was_set_aside_gets_its_id_and_leaves_the_queue(
     database: Database, old: OldService
 ) -> None:
-    aside, waiting = old.add("aside"), old.add("waiting")
-    database.enqueue(aside, now=NOW - 9)
+    failed, waiting = old.add("failed"), old.add("waiting")
+    database.enqueue(failed, now=NOW - 9)
     database.set_aside(database.claim_one())
     database.enqueue(waiting, now=NOW - 9)
 
     assert take_over(database).taken == 2
 
-    assert ids_in(database) == {aside: old_id_of("aside"), waiting: old_id_of("waiting")}
+    assert ids_in(database) == {failed: old_id_of("failed"), waiting: old_id_of("waiting")}
     assert {row.added for row in database.mapping().values()} == {NOW - 9}
     assert database.claim() == []
     status = database.status()
     assert (status.waiting_count, status.set_aside_count) == (0, 0)
-    assert database.layer(aside).reason is None
+    assert database.layer(failed).reason is None
 
 
 def test_a_layer_that_is_being_brewed_is_left_to_its_brewer(database: Database, old: OldService) -> None:
@@ -142,7 +142,7 @@ def test_a_layer_that_is_being_brewed_is_left_to_its_brewer(database: Database, 
         "x" * 10_000,
     ],
 )
-def test_a_malformed_id_is_not_taken(database: Database, old: OldService, malformed: str | None) -> None:
+def test_a_malformed_id_is_not_imported(database: Database, old: OldService, malformed: str | None) -> None:
     old.add("a", rbtorrent_id=malformed)
     good = old.add("b")
 
@@ -175,7 +175,7 @@ def test_an_id_in_use_is_not_assigned_to_another_layer(database: Database, old: 
     assert ids_in(database) == {str(owner): old_id_of("a")}
 
 
-def test_a_key_with_two_ids_gives_neither(database: Database, old: OldService) -> None:
+def test_of_a_key_with_two_ids_neither_is_imported(database: Database, old: OldService) -> None:
     old.add("a")
     old.add_id("a", rbtorrent_id=old_id_of("another"))
 
@@ -183,7 +183,7 @@ def test_a_key_with_two_ids_gives_neither(database: Database, old: OldService) -
     assert ids_in(database) == {}
 
 
-def test_a_row_that_is_there_twice_counts_once(database: Database, old: OldService) -> None:
+def test_a_repeated_row_counts_once(database: Database, old: OldService) -> None:
     digest = old.add("a")
     old.add_id("a")
 
@@ -221,17 +221,17 @@ def test_invalid_json_hides_the_key_and_is_counted(database: Database, old: OldS
     assert ids_in(database) == {good: old_id_of("b")}
 
 
-def test_each_row_that_matches_no_layer_says_why(
+def test_each_unmatched_row_has_a_reason(
     database: Database, old: OldService, caplog: pytest.LogCaptureFixture
 ) -> None:
     old.add("deleted", deleted=True)
-    old.add("deleted and gone", deleted=True)
-    old.forget_path("deleted and gone")
+    old.add("deleted and removed", deleted=True)
+    old.forget_path("deleted and removed")
     old.add("missing")
     old.forget_path("missing")
     old.add("a tag", path="/docker/registry/v2/repositories/a/_manifests/tags/v1/current/link")
     old.add("no digest", path="/docker/registry/v2/blobs/sha256/ab/abcd/data")
-    old.add_id("unheard of")
+    old.add_id("unknown")
     old.add_id("without a key", mds_key=" ")
     kept = old.add("not marked", deleted=None)
 
@@ -246,7 +246,7 @@ def test_each_row_that_matches_no_layer_says_why(
         "key not in MDS": 2,
     }
     assert (summary.rows, summary.taken, summary.unmatched.total()) == (8, 1, 7)
-    for name in ("deleted", "missing", "a tag", "no digest", "unheard of"):
+    for name in ("deleted", "missing", "a tag", "no digest", "unknown"):
         assert repr(old.mds_key(name)) in caplog.text
 
 
@@ -261,7 +261,7 @@ def test_of_many_rows_of_a_kind_only_some_are_logged_and_all_are_counted(
     assert all(len(record.getMessage()) < 500 for record in caplog.records)
 
 
-def test_a_dry_run_says_the_same_and_writes_nothing(database: Database, old: OldService) -> None:
+def test_a_dry_run_reports_the_same_and_writes_nothing(database: Database, old: OldService) -> None:
     for name in range(10):
         old.add(name)
     old.add("bad", rbtorrent_id="none")
@@ -274,9 +274,9 @@ def test_a_dry_run_says_the_same_and_writes_nothing(database: Database, old: Old
     assert str(take_over(database)) == str(dry).replace("would take over", "took over")
 
 
-def test_the_limit_is_kept_and_another_run_goes_on(database: Database, old: OldService) -> None:
+def test_the_limit_is_kept_and_another_run_continues(database: Database, old: OldService) -> None:
     digests = {old.add(name) for name in range(20)}
-    old.add_id("unheard of")
+    old.add_id("unknown")
 
     first = take_over(database, limit=9)
     assert (first.taken, len(ids_in(database)), first.unmatched.total()) == (9, 9, 0)
@@ -285,7 +285,7 @@ def test_the_limit_is_kept_and_another_run_goes_on(database: Database, old: OldS
     assert set(ids_in(database)) == digests
 
 
-def test_a_stopped_run_says_how_to_resume(database: Database, old: OldService) -> None:
+def test_a_stopped_run_explains_how_to_resume(database: Database, old: OldService) -> None:
     old.add("a")
     stop = threading.Event()
     stop.set()
@@ -297,11 +297,11 @@ def test_a_stopped_run_says_how_to_resume(database: Database, old: OldService) -
 def test_a_slow_rate_makes_small_steps(database: Database, old: OldService) -> None:
     for name in range(5):
         old.add(name)
-    # A step for each five rows, the first at once.
+    # A step per five rows, the first at once.
     assert take_over(database, rate=5.0).taken == 5
 
 
-def test_two_at_once_take_each_id_over_once(database: Database, old: OldService) -> None:
+def test_two_concurrent_runs_import_each_id_once(database: Database, old: OldService) -> None:
     expected = {old.add(name): old_id_of(name) for name in range(150)}
     for name in range(150, 160):
         old.add(name, rbtorrent_id=old_id_of("shared"))
@@ -323,7 +323,7 @@ def test_a_database_without_the_tables_of_mds_is_reported(database: Database) ->
         take_over(database)
 
 
-def test_a_file_info_of_a_json_type_is_read_as_well(postgres_url: str) -> None:
+def test_file_info_in_a_json_column_is_read(postgres_url: str) -> None:
     engine = create_engine_for(url=postgres_url)
     database = Database.created(engine)
     old = OldService(database)
@@ -352,7 +352,7 @@ def test_it_works_through_pgbouncer_in_transaction_mode(postgres: PostgresServer
         postgres.drop_database(name)
 
 
-def test_the_sample_is_of_layers_with_their_old_ids_new_or_known(database: Database, old: OldService) -> None:
+def test_the_sample_has_layers_with_new_and_known_old_ids(database: Database, old: OldService) -> None:
     expected = {old.add(name): old_id_of(name) for name in range(20)}
     old.add("bad", rbtorrent_id="none")
 
@@ -378,9 +378,9 @@ def test_a_sample_is_checked_against_its_bytes() -> None:
     taken = [TakenOver(layer.digest, None, old_id_of(layer.digest)) for layer in layers]
     taken[3] = replace(taken[3], size=999)
 
-    told = verified(taken, source)
+    report = verified(taken, source)
 
-    assert told == (
+    assert report == (
         "verified 5 layers: sound 2, missing 1, damaged 2, unread 0; BitTorrent ids 0, other ids 2"
     )
 
@@ -392,9 +392,9 @@ def test_an_id_that_this_service_would_assign_is_recognised(tmp_path: Path) -> N
     store = DirectoryStore(tmp_path)
     ours = brew_layer(source, store, layer, private=True, connections=1, interrupted=lambda: False)
 
-    told = verified([TakenOver(layer.digest, len(content), ours.rbtorrent_id)], source)
+    report = verified([TakenOver(layer.digest, len(content), ours.rbtorrent_id)], source)
 
-    assert told.endswith("sound 1, missing 0, damaged 0, unread 0; BitTorrent ids 1, other ids 0")
+    assert report.endswith("sound 1, missing 0, damaged 0, unread 0; BitTorrent ids 1, other ids 0")
 
 
 def test_a_source_that_does_not_answer_leaves_the_layer_unread() -> None:
@@ -414,7 +414,7 @@ def test_known_rows_do_not_use_up_the_limit_of_another_run(database: Database, o
     assert sum(value is not None for value in ids_in(database).values()) == 12
 
 
-def test_only_new_rows_are_paced_and_they_are_committed_along_the_way(
+def test_only_new_rows_are_paced_and_commits_are_frequent(
     database: Database, old: OldService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in range(20):

@@ -1,4 +1,4 @@
-"""Layers found in a registry's storage: all of them queued, once, and nothing that is no layer."""
+"""Layers in a registry's storage: all of them are queued once, and nothing else."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def backfill(database: Database, place: StoragePlace | Registry, **how: Any) -> 
 
 
 class ListedBefore(DirectoryBlobs):
-    """Something that happens before the file of a number is listed: a failure, a signal, a deletion."""
+    """Calls a function before the file of a number is listed: a failure, a signal, a deletion."""
 
     def __init__(self, root: Path, number: int, happening: Callable[[], object]) -> None:
         super().__init__(root, TEMPLATE)
@@ -78,7 +78,7 @@ class ListedBefore(DirectoryBlobs):
 
 
 class CountingSource(DirectoryBlobs):
-    """Counts what is read."""
+    """Counts the blobs read."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(root, TEMPLATE)
@@ -90,7 +90,7 @@ class CountingSource(DirectoryBlobs):
 
 
 class StoppingSource(CountingSource):
-    """Tells the run to end once some blobs were read."""
+    """Stops the run after some blobs."""
 
     def __init__(self, root: Path, stop: threading.Event, after: int) -> None:
         super().__init__(root)
@@ -104,7 +104,7 @@ class StoppingSource(CountingSource):
 
 
 class FailingSource(DirectoryBlobs):
-    """Does not give some blobs, or any."""
+    """Fails to read some or all blobs."""
 
     def __init__(self, root: Path, error: Exception, only: frozenset[str] | None = None) -> None:
         super().__init__(root, TEMPLATE)
@@ -124,7 +124,7 @@ def raising(error: Exception) -> Callable[[], None]:
     return happen
 
 
-def test_of_a_real_registrys_blobs_the_layers_are_queued_with_size_and_repositories(
+def test_layers_of_a_real_registry_are_queued_with_size_and_repositories(
     tmp_path: Path, database: Database
 ) -> None:
     layers = [layer_tar({"a": layer_bytes(3000, 1)}), layer_bytes(5000, 2), layer_tar({"b": b"b"})]
@@ -165,8 +165,8 @@ def test_layers_in_the_tables_of_mds_are_found(database: Database) -> None:
     with mds_storage_place(database.engine, database.tables) as place:
         layer = put_blob(place, layer_bytes(2000, 1), "team/one", "team/two")
         put_blob(place, json.dumps({"architecture": "amd64"}).encode(), "team/one")
-        gone = put_blob(place, layer_bytes(2000, 2), "team/one")
-        place.remove(blob_path_of(gone[7:]))
+        missing = put_blob(place, layer_bytes(2000, 2), "team/one")
+        place.remove(blob_path_of(missing[7:]))
         place.put(f"{REPOSITORIES}/team/one/_uploads/1/data", b"1")
 
         summary = backfill(database, place)
@@ -176,7 +176,7 @@ def test_layers_in_the_tables_of_mds_are_found(database: Database) -> None:
     assert (summary.queued, summary.others, summary.uploads) == (1, 1, 1)
 
 
-def test_partial_uploads_and_foreign_files_are_counted_and_let_be(
+def test_partial_uploads_and_foreign_files_are_counted_and_skipped(
     database: Database, place: DirectoryStoragePlace
 ) -> None:
     layer = put_blob(place, layer_bytes(2000, 1), "team/one")
@@ -205,13 +205,15 @@ def test_a_dry_run_counts_and_writes_nothing(database: Database, place: Director
 
     summary = backfill(database, place, dry_run=True)
 
-    assert str(summary).startswith("would queue 1 layers (0.0 MB), known 1, no layers 1,")
+    assert str(summary).startswith("would queue 1 layers (0.0 MB), known 1, other blobs 1,")
     assert summary.bytes == 2000
     assert set(database.mapping()) == {known}
     assert database.layer(known).scopes == ()
 
 
-def test_the_limit_is_kept_and_the_next_run_goes_on(database: Database, place: DirectoryStoragePlace) -> None:
+def test_the_limit_is_kept_and_the_next_run_continues(
+    database: Database, place: DirectoryStoragePlace
+) -> None:
     digests = {put_blob(place, layer_bytes(1000, seed), "team/one") for seed in range(25)}
 
     first = backfill(database, place, limit=10)
@@ -235,7 +237,7 @@ def test_known_manifests_are_not_read_again(database: Database, place: Directory
 
     summary = backfill(database, place, storage=source)
 
-    # Configs are not remembered: nothing is kept of what is no layer.
+    # Configs are read again: blobs that are not layers are not recorded.
     assert sorted(source.opened) == sorted([config, new])
     assert (summary.queued, summary.known) == (1, 5)
 
@@ -254,18 +256,18 @@ def test_brewed_or_more_urgent_layers_do_not_change(database: Database, place: D
     assert "team/one" in database.layer(brewed).scopes
 
 
-def test_a_listing_that_breaks_half_way_keeps_what_was_queued_and_says_so(
+def test_a_listing_that_fails_half_way_keeps_what_was_queued_and_reports_it(
     database: Database, place: DirectoryStoragePlace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("jobs.backfill_storage._BATCH", 4)
     digests = {put_blob(place, layer_bytes(1000, seed), "team/one") for seed in range(20)}
-    breaking = ListedBefore(place.root, 10, raising(Unavailable("s3://bucket/", "gone away")))
+    breaking = ListedBefore(place.root, 10, raising(Unavailable("s3://bucket/", "connection lost")))
 
     broken = backfill(database, place, storage=breaking)
 
     assert (broken.queued, broken.failed) == (10, 1)
     assert str(broken).endswith(
-        "the storage failed, run it again to continue: s3://bucket/: unavailable: gone away"
+        "the storage failed, run it again to continue: s3://bucket/: unavailable: connection lost"
     )
     assert len(database.mapping()) == 10
     whole = backfill(database, place)
@@ -273,7 +275,7 @@ def test_a_listing_that_breaks_half_way_keeps_what_was_queued_and_says_so(
     assert set(database.mapping()) == digests
 
 
-def test_a_stopped_run_ends_and_the_next_goes_on(
+def test_a_stopped_run_ends_and_the_next_continues(
     database: Database, place: DirectoryStoragePlace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("jobs.backfill_storage._BATCH", 4)
@@ -289,7 +291,7 @@ def test_a_stopped_run_ends_and_the_next_goes_on(
     assert set(database.mapping()) == digests
 
 
-def test_a_blob_that_vanishes_between_listing_and_reading_is_passed_over(
+def test_a_blob_that_vanishes_between_listing_and_reading_is_skipped(
     database: Database, place: DirectoryStoragePlace
 ) -> None:
     digests = sorted(put_blob(place, layer_bytes(1000, seed)) for seed in range(3))
@@ -301,7 +303,7 @@ def test_a_blob_that_vanishes_between_listing_and_reading_is_passed_over(
     assert summary.failed == 0
 
 
-def test_a_blob_that_cannot_be_read_is_counted_and_the_others_go_on(
+def test_an_unreadable_blob_is_counted_and_others_are_queued(
     database: Database, place: DirectoryStoragePlace
 ) -> None:
     digests = {put_blob(place, layer_bytes(1000, seed)) for seed in range(30)}

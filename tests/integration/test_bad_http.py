@@ -1,4 +1,4 @@
-"""The scripted HTTP server misbehaves in just the way that it was told to."""
+"""The scripted HTTP server misbehaves exactly as scripted."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def server() -> Iterator[HttpServer]:
 
 
 def _raw(server: HttpServer, request: bytes) -> bytes:
-    """All that the server sends in answer to these bytes, until it closes."""
+    """Return everything that the server sends in answer to these bytes, until it closes."""
     with socket.create_connection((server.host, server.port), timeout=10) as client:
         client.sendall(request)
         answer = b""
@@ -34,11 +34,11 @@ def _raw(server: HttpServer, request: bytes) -> bytes:
 
 
 def _threads(server: HttpServer) -> int:
-    """How many threads the server has: one that accepts, and one for each connection."""
+    """Return the number of threads of the server: one that accepts, and one for each connection."""
     return sum(thread.name.endswith(f"-{server.port}") for thread in threading.enumerate())
 
 
-def test_paths_have_their_own_answers_and_requests_are_kept(server: HttpServer) -> None:
+def test_paths_have_their_own_answers_and_requests_are_recorded(server: HttpServer) -> None:
     server.on("/v2/*", bad_http.replying(200, b"below"))
     server.on("/v2/exact", bad_http.replying(429, b"later", {"Retry-After": "3"}))
     assert (
@@ -75,8 +75,8 @@ def test_ranges_are_served(server: HttpServer) -> None:
     server.on("/file", bad_http.serving(BODY))
     server.on("/whole", bad_http.serving(BODY, ranges=False))
 
-    def get(path: str, asked: str) -> tuple[int, str | None, bytes]:
-        answer = requests.get(f"{server.url}{path}", headers={"Range": asked}, timeout=10)
+    def get(path: str, span: str) -> tuple[int, str | None, bytes]:
+        answer = requests.get(f"{server.url}{path}", headers={"Range": span}, timeout=10)
         return answer.status_code, answer.headers.get("Content-Range"), answer.content
 
     assert get("/file", "bytes=10-19") == (206, f"bytes 10-19/{len(BODY)}", BODY[10:20])
@@ -108,7 +108,7 @@ def test_a_body_is_cut_and_resumed(server: HttpServer) -> None:
     ],
     ids=["cut", "closed", "reset", "not HTTP", "short", "loop", "silence", "endless head", "drip"],
 )
-def test_a_client_gets_into_trouble(server: HttpServer, answer: Answer, error: type[Exception]) -> None:
+def test_a_client_gets_an_error(server: HttpServer, answer: Answer, error: type[Exception]) -> None:
     server.on("/", answer)
     with pytest.raises(error):
         requests.get(server.url, timeout=2)
@@ -123,26 +123,26 @@ def test_an_endless_body_ends_when_its_reader_leaves(server: HttpServer) -> None
     assert comes_true(lambda: _threads(server) == 1)
 
 
-def test_a_web_page_comes_instead_of_json(server: HttpServer) -> None:
+def test_a_web_page_is_sent_instead_of_json(server: HttpServer) -> None:
     server.on("/v2/", bad_http.html())
     answer = requests.get(f"{server.url}/v2/", timeout=10)
     assert (answer.status_code, answer.headers["Content-Type"]) == (200, "text/html; charset=utf-8")
 
 
-def test_a_slow_drip_is_read_to_its_end(server: HttpServer) -> None:
+def test_a_slow_body_is_read_to_its_end(server: HttpServer) -> None:
     server.on("/", bad_http.dripping(b"abcd", size=2, seconds=0.1))
     began = time.monotonic()
     assert requests.get(server.url, timeout=10).content == b"abcd"
     assert time.monotonic() - began >= 0.1
 
 
-def test_closing_breaks_off_what_is_under_way() -> None:
+def test_closing_ends_requests_in_progress() -> None:
     began = time.monotonic()
     with start_http_server() as server:
         server.on("/", bad_http.silent())
         with socket.create_connection((server.host, server.port), timeout=10) as asking:
             asking.sendall(b"GET / HTTP/1.1\r\n\r\n")
-            with socket.create_connection((server.host, server.port), timeout=10):  # says nothing at all
+            with socket.create_connection((server.host, server.port), timeout=10):  # sends nothing
                 assert comes_true(lambda: server.requests)
                 server.close()
                 assert asking.recv(1) == b""

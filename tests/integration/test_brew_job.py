@@ -1,4 +1,4 @@
-"""The brew job on both engines: everything is brewed once, failures are told apart, nothing is lost."""
+"""The brew job on both engines: every layer is brewed once, failures are classified, nothing is lost."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def layers_of(number: int, size: int = 1000) -> dict[Digest, bytes]:
 
 @pytest.fixture
 def settings(database_url: str, tmp_path: Path) -> Iterator[BrewSettings]:
-    """A settings whose source is empty and whose chunks are of three layers."""
+    """Settings with an empty source and chunks of three layers."""
     engine = create_engine_for(url=database_url)
     tables = build_tables()
     with transaction(engine) as connection:
@@ -94,7 +94,7 @@ def locks(settings: BrewSettings) -> int:
         ).one()
 
 
-def test_everything_that_waits_is_brewed_chunk_after_chunk(settings: BrewSettings) -> None:
+def test_all_waiting_layers_are_brewed_chunk_after_chunk(settings: BrewSettings) -> None:
     layers = layers_of(20)
     settings = replace(settings, source=MemorySource(layers))
     queue(settings, layers)
@@ -123,7 +123,7 @@ def test_no_more_than_a_chunk_is_locked_at_once(settings: BrewSettings) -> None:
     assert 0 < most <= settings.layers_per_chunk
 
 
-def test_a_row_put_into_the_table_by_hand_is_brewed(settings: BrewSettings) -> None:
+def test_a_row_inserted_by_hand_is_brewed(settings: BrewSettings) -> None:
     layers = layers_of(2)
     with transaction(settings.engine) as connection:
         for digest in layers:
@@ -205,7 +205,7 @@ def test_a_layer_whose_id_another_row_has_is_set_aside_without_delaying_others(
     first, other = list(layers)[:2]
     mapping = settings.tables.mapping
     with transaction(settings.engine) as connection:
-        # Somebody gave the first layer's id to another row, and the layer is to be brewed anew.
+        # The first layer's id was assigned to another row by hand, and the layer is queued again.
         connection.execute(sa.delete(mapping).where(mapping.c.digest.in_([str(first), str(other)])))
         connection.execute(sa.delete(settings.tables.queue))
         connection.execute(
@@ -235,7 +235,7 @@ def test_a_missing_layer_is_retried_then_set_aside(settings: BrewSettings) -> No
     assert record(settings, gone).state == "set aside"
 
 
-def test_transient_failures_are_retried_and_set_aside_in_the_end(settings: BrewSettings) -> None:
+def test_transient_failures_are_retried_and_finally_set_aside(settings: BrewSettings) -> None:
     layers = layers_of(1)
     [digest] = layers
     now = time.time()
@@ -248,7 +248,7 @@ def test_transient_failures_are_retried_and_set_aside_in_the_end(settings: BrewS
         brew(settings, threading.Event())
         layer = record(settings, digest)
         states.append((layer.state, layer.attempts))
-        # Not before its time has come:
+        # Not before it is due:
         assert brew(settings, threading.Event()).failed == 0
         now += 7 * 3600
 
@@ -340,7 +340,7 @@ def test_a_lock_lost_to_another_brewer_is_not_completed(settings: BrewSettings) 
     taken = threading.Event()
 
     def take_over(offset: int) -> None:
-        """Another brewer holds the layer from now on, with a token of its own."""
+        """From now on another brewer holds the layer, with its own token."""
         if taken.is_set():
             return
         taken.set()
@@ -358,7 +358,7 @@ def test_a_lock_lost_to_another_brewer_is_not_completed(settings: BrewSettings) 
 
 
 @pytest.mark.parametrize("brewers", [2, 4])
-def test_brewers_side_by_side_brew_every_layer_once(settings: BrewSettings, brewers: int) -> None:
+def test_concurrent_brewers_brew_every_layer_once(settings: BrewSettings, brewers: int) -> None:
     layers = layers_of(60)
     source = MemorySource(layers)
     queue(settings, layers)
@@ -382,7 +382,7 @@ def test_brewers_side_by_side_brew_every_layer_once(settings: BrewSettings, brew
 
 
 class InOrder(MemorySource):
-    """Notes which layer is asked for after which."""
+    """Records the order in which layers are requested."""
 
     order: list[Digest]
 
@@ -391,7 +391,7 @@ class InOrder(MemorySource):
         return super().size(layer)
 
 
-def test_urgent_layers_go_first(settings: BrewSettings) -> None:
+def test_urgent_layers_are_brewed_first(settings: BrewSettings) -> None:
     layers = layers_of(9)
     digests = list(layers)
     source = InOrder(layers)
@@ -405,7 +405,7 @@ def test_urgent_layers_go_first(settings: BrewSettings) -> None:
 
 
 class Outage:
-    """A store and a source that can be made to fail, as a whole or in part."""
+    """A store and a source that can be made to fail, completely or in part."""
 
     def __init__(self, settings: BrewSettings, layers: dict[Digest, bytes]) -> None:
         self.store_down = self.source_down = False
@@ -477,9 +477,9 @@ def test_with_a_full_store_nothing_is_read_and_no_attempt_is_spent(
     assert outage.settings.source.opened == []  # type: ignore[attr-defined]
     assert attempts(settings, layers) == {("waiting", 0)}
     assert locks(settings) == 0
-    told = [line for line in caplog.messages if "metainfo store" in line]
-    assert len(told) == 1
-    assert told[0].startswith("metainfo store failed reason=brewing is paused: ")
+    lines = [line for line in caplog.messages if "metainfo store" in line]
+    assert len(lines) == 1
+    assert lines[0].startswith("metainfo store failed reason=brewing is paused: ")
 
     outage.store_down = False
     summary = outage.brew()
@@ -506,9 +506,7 @@ def test_a_registry_whose_storage_is_down_costs_no_attempts(settings: BrewSettin
 
 
 @pytest.mark.parametrize("what", ["store", "source"])
-def test_an_outage_amid_a_run_pauses_it_with_every_layer_waiting_again(
-    settings: BrewSettings, what: str
-) -> None:
+def test_an_outage_during_a_run_pauses_it_and_requeues_every_layer(settings: BrewSettings, what: str) -> None:
     layers = layers_of(20)
     outage = Outage(settings, layers)
     queue(settings, layers)
@@ -548,7 +546,7 @@ def test_failures_of_single_layers_are_not_an_outage(settings: BrewSettings, wha
 
 
 class LowUser:
-    """A PostgreSQL user who may brew, until his rights are revoked."""
+    """A PostgreSQL user who may brew, until the rights are revoked."""
 
     def __init__(self, server: PostgresServer, url: str) -> None:
         self.name = f"low_{secrets.token_hex(4)}"
@@ -575,7 +573,7 @@ def low_user(postgres: PostgresServer, postgres_url: str) -> Iterator[LowUser]:
     user.drop()
 
 
-def test_a_database_that_refuses_amid_a_run_pauses_it_until_it_no_longer_does(
+def test_a_database_that_refuses_during_a_run_pauses_it_until_it_accepts_again(
     low_user: LowUser, postgres_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     layers = layers_of(20)
@@ -618,7 +616,7 @@ def test_a_database_that_refuses_amid_a_run_pauses_it_until_it_no_longer_does(
         run.join()
         brewer.dispose()
 
-    # One line says why and what to do; nothing counts as the layers' own failure; all are brewed afterwards.
+    # One line names the cause and the remedy; no attempt is counted; all layers are brewed afterwards.
     lines = [line for line in caplog.messages if line.startswith("database failed")]
     assert len(lines) == 1
     assert "permission denied for table rbtorrent_mapping: GRANT " in lines[0]

@@ -1,4 +1,4 @@
-"""`check` asks Blackbox about a token that is none: does it answer, and does it refuse it?"""
+"""`check` sends Blackbox an invalid token, which it should refuse."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def access(blackbox: Blackbox) -> Iterator[BlackboxAccess]:
         yield BlackboxAccess(settings, http, RegistryAccess(registry), clock=lambda: 0.0)
 
 
-def test_one_that_refuses_an_invented_token_is_working(blackbox: Blackbox, access: BlackboxAccess) -> None:
-    told = access.check()
+def test_refusing_an_invalid_token_is_ok(blackbox: Blackbox, access: BlackboxAccess) -> None:
+    result = access.check()
 
-    assert told == f"{blackbox.server.url}/blackbox answers, and refuses an invalid token"
+    assert result == f"{blackbox.server.url}/blackbox answers, and refuses an invalid token"
     [asked] = blackbox.questions
-    assert asked["oauth_token"] not in told
+    assert asked["oauth_token"] not in result
     assert (asked["method"], asked["scopes"], asked["format"]) == ("oauth", "registry:use", "json")
 
 
@@ -52,7 +52,7 @@ VALID = b'{"status": {"value": "VALID", "id": 0}, "oauth": {"scope": "registry:u
 
 
 @pytest.mark.parametrize(
-    ("answer", "told"),
+    ("answer", "reason"),
     [
         (reply_fault(Fault.INVALID_PARAMS), "exception 2, bad parameters: check blackbox.scopes"),
         (reply_fault(Fault.DB_EXCEPTION), "exception 10, its database does not answer"),
@@ -64,8 +64,8 @@ VALID = b'{"status": {"value": "VALID", "id": 0}, "oauth": {"scope": "registry:u
         (hanging_up(), ""),
     ],
 )
-def test_one_that_does_not_judge_fails_and_says_why(
-    blackbox: Blackbox, access: BlackboxAccess, answer: Answer, told: str
+def test_a_missing_verdict_is_a_failure_with_its_reason(
+    blackbox: Blackbox, access: BlackboxAccess, answer: Answer, reason: str
 ) -> None:
     blackbox.answer(answer)
 
@@ -73,11 +73,11 @@ def test_one_that_does_not_judge_fails_and_says_why(
         access.check()
 
     assert str(caught.value).startswith("Blackbox gives no verdict: ")
-    assert told in str(caught.value)
+    assert reason in str(caught.value)
     assert blackbox.questions[-1]["oauth_token"] not in str(caught.value)
 
 
-def test_one_that_is_down_fails(blackbox: Blackbox, access: BlackboxAccess) -> None:
+def test_an_outage_is_a_failure(blackbox: Blackbox, access: BlackboxAccess) -> None:
     blackbox.server.close()
 
     with pytest.raises(NoVerdict, match=r"refused|reached"):

@@ -1,4 +1,4 @@
-"""What `mirror configure` writes, read by the engines themselves."""
+"""The engines accept the files that `mirror configure` writes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_podman_reads_the_mirror_from_the_drop_in(tmp_path: Path) -> None:
     ]
 
 
-def test_containerd_says_where_it_looks_for_mirrors(tmp_path: Path) -> None:
+def test_containerd_reports_its_config_path(tmp_path: Path) -> None:
     require("containerd", "containerd")
     file = tmp_path / "config.toml"
     table = '[plugins."io.containerd.grpc.v1.cri".registry]'

@@ -1,4 +1,4 @@
-"""The directory store on a file system that is really full, and on one that takes no writes."""
+"""The directory store, the database and metrics on a full or read-only file system."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ DIGEST = Digest(hashlib.sha256(CONTENT).hexdigest())
 
 @contextmanager
 def small_disk(folder: Path, size: str = "256k") -> Iterator[Path]:
-    """A file system of this size at `folder`; skips where this user may not mount one."""
+    """Mount a file system of this size at `folder`; skip the test if this user may not."""
     if os.geteuid():
         pytest.skip("mounting a file system needs root")
     folder.mkdir()
@@ -46,7 +46,7 @@ def small_disk(folder: Path, size: str = "256k") -> Iterator[Path]:
 
 
 def fill(folder: Path) -> Path:
-    """A file that takes all that is left there."""
+    """Create a file that takes all remaining space."""
     filler = folder / "filler"
     with filler.open("wb", buffering=0) as file:
         try:
@@ -67,7 +67,7 @@ def brew(store: DirectoryStore) -> str:
     return brewed.rbtorrent_id
 
 
-def test_a_full_disk_fails_the_layer_for_now_and_leaves_no_part(tmp_path: Path) -> None:
+def test_on_a_full_disk_the_layer_is_retried_later_and_no_part_is_left(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk") as disk:
         store = DirectoryStore(disk / "metainfo")
         store.check()
@@ -83,7 +83,7 @@ def test_a_full_disk_fails_the_layer_for_now_and_leaves_no_part(tmp_path: Path) 
         assert rbtorrent_id.removeprefix("rbtorrent:") == info_hash(store.get(DIGEST))
 
 
-def test_a_full_disk_leaves_what_was_kept_before_as_it_was(tmp_path: Path) -> None:
+def test_a_full_disk_does_not_change_stored_metainfo(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk") as disk:
         store = DirectoryStore(disk / "metainfo")
         store.put(DIGEST, b"kept before")
@@ -93,7 +93,7 @@ def test_a_full_disk_leaves_what_was_kept_before_as_it_was(tmp_path: Path) -> No
         assert store.get(DIGEST) == b"kept before"
 
 
-def test_a_read_only_disk_is_found_by_the_check(tmp_path: Path) -> None:
+def test_the_check_reports_a_read_only_disk(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk") as disk:
         store = DirectoryStore(disk / "metainfo")
         store.put(DIGEST, b"kept before")
@@ -104,12 +104,12 @@ def test_a_read_only_disk_is_found_by_the_check(tmp_path: Path) -> None:
 
 
 def info_hash(data: bytes) -> str:
-    """The SHA-1 of the info dictionary, cut out by its known place in `data`."""
+    """Return the SHA-1 of the info dictionary, at its known position in `data`."""
     assert data.startswith(b"d4:info")
     return hashlib.sha1(data[7:-1]).hexdigest()
 
 
-def test_a_database_on_a_full_disk_is_down_although_it_can_be_read(tmp_path: Path) -> None:
+def test_a_readable_database_on_a_full_disk_counts_as_down(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", size="2m") as disk:
         engine = create_engine_for(file=disk / "queue.sqlite")
         tables = build_tables()
@@ -119,7 +119,10 @@ def test_a_database_on_a_full_disk_is_down_although_it_can_be_read(tmp_path: Pat
             probe_writable(connection, tables)
         filler = fill(disk)
 
-        with reading(engine) as connection, pytest.raises(DatabaseDown, match="left on its disk: make room"):
+        with (
+            reading(engine) as connection,
+            pytest.raises(DatabaseDown, match="left on its disk: free some space"),
+        ):
             probe_writable(connection, tables)
 
         filler.unlink()
@@ -128,7 +131,7 @@ def test_a_database_on_a_full_disk_is_down_although_it_can_be_read(tmp_path: Pat
         engine.dispose()
 
 
-def test_metrics_are_not_kept_in_a_memory_that_is_too_small(tmp_path: Path) -> None:
+def test_metrics_are_not_kept_in_a_shm_that_is_too_small(tmp_path: Path) -> None:
     link = tmp_path / "metrics"
     for size, expected in (("256k", tmp_path), ("16m", tmp_path / "16m")):
         with small_disk(tmp_path / size, size=size) as memory:

@@ -1,4 +1,4 @@
-"""`GET /healthz` against real dependencies, as they fail and come back."""
+"""`GET /healthz` with real dependencies that fail and recover."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from web.health import Dependencies
 
 
 class Clock:
-    """A clock that is set by a test; also the timer, by which results grow old."""
+    """A clock that tests set; also the timer for the age of results."""
 
     now = float(NOON)
 
@@ -34,13 +34,13 @@ def clock() -> Clock:
 
 
 def asked(front: Front, clock: Clock) -> tuple[int, dict[str, Any]]:
-    """What is found afresh."""
+    """Return the result of a new probe."""
     clock.now += 60
     answer = front.get("/healthz")
     return answer.status, json.loads(answer.body)
 
 
-def test_what_serves_decides_and_the_rest_is_reported(
+def test_only_required_parts_lead_to_503_and_all_are_reported(
     tmp_path: Path, clock: Clock, postgres_url: str
 ) -> None:
     with (
@@ -94,7 +94,7 @@ def test_a_dead_database_is_a_503_and_jobs_are_unknown(tmp_path: Path, clock: Cl
     front.app.close()
 
 
-def test_strangers_get_the_status_alone(tmp_path: Path) -> None:
+def test_other_callers_get_only_the_status(tmp_path: Path) -> None:
     with front_of(f"127.0.0.1:{free_port()}", tmp_path) as front:
         here, there = front.get("/healthz"), front.get("/healthz", X_Real_IP="198.51.100.7")
     assert (here.status, there.status) == (503, 503)
@@ -102,7 +102,7 @@ def test_strangers_get_the_status_alone(tmp_path: Path) -> None:
     assert "parts" in json.loads(here.body)
 
 
-def test_jobs_that_failed_or_are_late_are_named(tmp_path: Path, clock: Clock) -> None:
+def test_failed_and_late_jobs_are_reported(tmp_path: Path, clock: Clock) -> None:
     parts = web_parts(tmp_path, clock=clock)
     pauses = {"brew": 10.0, "prune": 3600.0, "scan-tags": 3600.0}
     found = Dependencies(

@@ -1,4 +1,4 @@
-"""The HTTP client against servers that answer well and badly."""
+"""The HTTP client with correct and faulty servers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def client() -> Iterator[HttpClient]:
 
 
 def saying(request: Request, connection: Connection) -> None:
-    """Says back what it was sent."""
+    """Echo the request."""
     text = f"{request.method} {request.path} {request.query}".encode() + b"\n" + request.body
     connection.reply(200, text, {"X-Twice": "a"})
 
@@ -72,7 +72,7 @@ class TestAnAnswer:
         assert client.fetch("GET", f"{server.url}/chunks").body == b"hello world"
         assert client.fetch("GET", f"{server.url}/end").body == b"hello world"
 
-    def test_is_not_unpacked(self, server: HttpServer, client: HttpClient) -> None:
+    def test_is_not_decompressed(self, server: HttpServer, client: HttpClient) -> None:
         server.on("/", bad_http.replying(200, b"not really", {"Content-Encoding": "gzip"}))
         assert client.fetch("GET", server.url).body == b"not really"
         assert server.requests[0].headers["Accept-Encoding"] == "identity"
@@ -122,7 +122,7 @@ class TestARequest:
         assert "secret" not in str(caught.value)
         assert server.requests == []
 
-    def test_does_not_look_at_the_environment(
+    def test_ignores_the_environment(
         self, server: HttpServer, client: HttpClient, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")

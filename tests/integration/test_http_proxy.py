@@ -1,4 +1,4 @@
-"""`http.proxy`: every client goes through it, and no proxy of the environment counts."""
+"""`http.proxy`: every client uses it, and proxies of the environment are ignored."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from node.check import check_node
 from tests.servers.http_server import HttpServer, start_http_server
 from tests.servers.process import free_port
 
-# No name server knows it: only a proxy can give an answer.
+# It cannot be resolved: only a proxy can answer.
 HOST = "elsewhere.invalid"
 
 

@@ -1,4 +1,4 @@
-"""Redirects, and what must not go along with them."""
+"""Redirects, and the credentials that must not follow them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def client() -> Iterator[HttpClient]:
 
 
 def secrets_of(server: HttpServer) -> list[str]:
-    """Every credential that `server` was ever shown."""
+    """Return every credential that `server` has received."""
     return [
         value
         for request in server.requests
@@ -68,7 +68,7 @@ def test_are_followed_with_the_same_headers(
 
 
 class TestCredentials:
-    def test_stay_with_the_host_and_port_that_they_are_for(
+    def test_are_sent_only_to_their_host_and_port(
         self, server: HttpServer, other: HttpServer, client: HttpClient
     ) -> None:
         server.on("/", bad_http.redirecting(f"{other.url}/there"))
@@ -76,13 +76,13 @@ class TestCredentials:
         assert sorted(secrets_of(server)) == sorted(SECRETS.values())
         assert secrets_of(other) == []
 
-    def test_go_along_within_the_origin(self, server: HttpServer, client: HttpClient) -> None:
+    def test_follow_a_redirect_within_the_origin(self, server: HttpServer, client: HttpClient) -> None:
         server.on("/", bad_http.redirecting("/next"))
         server.on("/next", bad_http.replying(200))
         client.fetch("GET", server.url, headers=SECRETS)
         assert server.requests[1].headers["Authorization"] == SECRETS["Authorization"]
 
-    def test_do_not_come_back_when_a_later_redirect_does(
+    def test_stay_dropped_after_a_redirect_back(
         self, server: HttpServer, other: HttpServer, client: HttpClient
     ) -> None:
         server.on("/", bad_http.redirecting(f"{other.url}/back"))
@@ -138,18 +138,18 @@ class TestAreNotFollowed:
             client.fetch("GET", f"{server.url}/4")
 
     @pytest.mark.parametrize("to", ["file:///etc/passwd", "ftp://127.0.0.1/", "http://:1/", "http://[/", ""])
-    def test_to_what_is_not_http(self, server: HttpServer, client: HttpClient, to: str) -> None:
+    def test_to_another_scheme(self, server: HttpServer, client: HttpClient, to: str) -> None:
         server.on("/", bad_http.redirecting(to))
         with pytest.raises(BadAnswer):
             client.fetch("GET", server.url)
 
-    def test_to_nowhere(self, server: HttpServer, client: HttpClient) -> None:
+    def test_without_a_location(self, server: HttpServer, client: HttpClient) -> None:
         server.on("/", bad_http.replying(302))
         with pytest.raises(BadAnswer, match="without a Location"):
             client.fetch("GET", server.url)
 
 
-def test_a_redirect_with_an_endless_body_is_not_waited_for(
+def test_the_endless_body_of_a_redirect_is_not_read(
     server: HttpServer, other: HttpServer, client: HttpClient
 ) -> None:
     server.on("/", lambda request, connection: _endless_redirect(connection, f"{other.url}/there"))

@@ -1,4 +1,4 @@
-"""Bodies that are read as they come."""
+"""Streaming response bodies."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def hasty() -> Iterator[HttpClient]:
 
 
 def read_all(stream: HttpStream, size: int = 1 << 20) -> bytes:
-    """The rest of the body, read into a buffer of `size` bytes."""
+    """Return the rest of the body, read into a buffer of `size` bytes."""
     buffer = memoryview(bytearray(size))
     body = bytearray()
     while count := stream.readinto(buffer):
@@ -49,7 +49,7 @@ def read_all(stream: HttpStream, size: int = 1 << 20) -> bytes:
 
 
 def own_ports(registry: Registry) -> set[int]:
-    """Of this process's connections to `registry`."""
+    """Return the local ports of this process's connections to `registry`."""
     opened = psutil.Process().net_connections("tcp")
     return {one.laddr.port for one in opened if one.raddr and one.raddr.port == registry.port}
 
@@ -85,12 +85,12 @@ def test_bytes_on_disk_are_returned_at_once(server: HttpServer, client: HttpClie
 
 
 @pytest.mark.parametrize("reset", [False, True])
-def test_a_cut_body_is_not_taken_for_a_whole_one(server: HttpServer, client: HttpClient, reset: bool) -> None:
+def test_a_truncated_body_is_an_error(server: HttpServer, client: HttpClient, reset: bool) -> None:
     server.on("/", bad_http.serving(BODY, cut_after=1_000_000, reset=reset))
     with client.open("GET", server.url) as stream, pytest.raises(ConnectionCut) as caught:
         read_all(stream)
     assert caught.value.offset == stream.received
-    if not reset:  # a reset may overtake what was sent before it
+    if not reset:  # a reset may overtake bytes sent before it
         assert caught.value.offset == 1_000_000
 
 
@@ -107,7 +107,7 @@ def test_silence_in_the_middle_ends_after_the_read_timeout(server: HttpServer, h
     assert caught.value.seconds == 1
 
 
-def test_a_drip_ends_too(server: HttpServer, hasty: HttpClient) -> None:
+def test_a_dripping_body_times_out_too(server: HttpServer, hasty: HttpClient) -> None:
     server.on("/", bad_http.dripping(BODY, size=100, seconds=0.05))
     with hasty.open("GET", server.url) as stream, pytest.raises(TimedOut):
         read_all(stream)
@@ -129,7 +129,7 @@ def test_a_slow_reader_loses_nothing(server: HttpServer, client: HttpClient) -> 
         assert read_all(stream) == BODY
 
 
-def test_an_endless_body_takes_no_memory(server: HttpServer, client: HttpClient) -> None:
+def test_an_endless_body_is_read_in_constant_memory(server: HttpServer, client: HttpClient) -> None:
     server.on("/", bad_http.endless())
     buffer = memoryview(bytearray(1 << 16))
     with client.open("GET", server.url) as stream:
@@ -137,7 +137,7 @@ def test_an_endless_body_takes_no_memory(server: HttpServer, client: HttpClient)
             assert stream.readinto(buffer) > 0
 
 
-def test_closing_frees_the_connection_and_may_be_done_twice(server: HttpServer, client: HttpClient) -> None:
+def test_closing_twice_is_allowed_and_frees_the_connection(server: HttpServer, client: HttpClient) -> None:
     server.on("/", bad_http.endless())
     stream = client.open("GET", server.url)
     stream.close()
@@ -149,15 +149,15 @@ def test_closing_frees_the_connection_and_may_be_done_twice(server: HttpServer, 
 
 @pytest.mark.parametrize("headers", [{"Content-Length": "100"}, {}], ids=["with a length", "without"])
 def test_closing_wakes_a_reader_in_another_thread(server: HttpServer, headers: dict[str, str]) -> None:
-    def say_no_more(request: Request, connection: Connection) -> None:
+    def stop_sending(request: Request, connection: Connection) -> None:
         connection.send_head(200, headers)
         connection.pause()
 
-    server.on("/", say_no_more)
+    server.on("/", stop_sending)
     with HttpClient(1, 60) as client, client.open("GET", server.url) as stream:
         closing = threading.Timer(0.2, stream.close)
         closing.start()
-        # By itself it would end in a time-out.
+        # Otherwise it would end in a time-out.
         with pytest.raises(ConnectionCut):
             stream.readinto(memoryview(bytearray(100)))
         closing.join()
@@ -177,7 +177,7 @@ def test_a_connection_that_was_freed_twice_serves_one_request_at_a_time(registry
             assert read_all(one) == read_all(other)
 
 
-def test_a_connection_is_used_again_whatever_was_answered(registry: Registry) -> None:
+def test_a_connection_is_reused_after_any_answer(registry: Registry) -> None:
     seen: set[int] = set()
     before = own_ports(registry)
     with HttpClient(1, 20, pool_size=1) as client:

@@ -1,4 +1,4 @@
-"""HTTP over TLS: whom the client believes, and what it does not carry out into the open."""
+"""HTTP over TLS: which certificates are trusted, and that credentials are not sent in cleartext."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from tests.servers.http_server import start_http_server
 
 @contextmanager
 def tls_server(pem: Path, answer: bytes) -> Iterator[tuple[str, list[bytes]]]:
-    """A server that says `answer` to each connection and closes it; its URL, and what it was sent."""
+    """Run a server that sends `answer` on each connection and closes it. Yields its URL and the received bytes."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(pem)
-    asked: list[bytes] = []
+    received: list[bytes] = []
 
     def serve() -> None:
         while True:
@@ -34,14 +34,14 @@ def tls_server(pem: Path, answer: bytes) -> Iterator[tuple[str, list[bytes]]]:
             except OSError:
                 return
             with plain, suppress(OSError), context.wrap_socket(plain, server_side=True) as connection:
-                asked.append(connection.recv(65_536))
+                received.append(connection.recv(65_536))
                 connection.sendall(answer)
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=serve)
         thread.start()
         try:
-            yield f"https://127.0.0.1:{listener.getsockname()[1]}", asked
+            yield f"https://127.0.0.1:{listener.getsockname()[1]}", received
         finally:
             listener.shutdown(socket.SHUT_RDWR)
             thread.join()
@@ -75,41 +75,41 @@ def test_the_certificates_of_ca_file_are_trusted_in_addition_to_the_systems(
 
 
 def test_an_unknown_certificate_is_refused_with_the_remedy(tmp_path: Path) -> None:
-    with tls_server(certificate(tmp_path), HELLO) as (url, asked), HttpClient(1, 20) as client:
+    with tls_server(certificate(tmp_path), HELLO) as (url, received), HttpClient(1, 20) as client:
         with pytest.raises(
             Unavailable, match=r"TLS certificate not trusted .*the system's store or into tls\.ca_file"
         ):
             client.fetch("GET", url, headers={"Authorization": "Bearer secret"})
-        assert asked == []
+        assert received == []
 
 
 @pytest.mark.parametrize("name", ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "AWS_CA_BUNDLE"])
-def test_environment_variables_change_no_trust(
+def test_environment_variables_do_not_change_trust(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     own = certificate(tmp_path)
     monkeypatch.setenv(name, str(own))
-    with tls_server(own, HELLO) as (url, asked), HttpClient(1, 20) as client:
+    with tls_server(own, HELLO) as (url, received), HttpClient(1, 20) as client:
         with pytest.raises(Unavailable, match="not trusted"):
             client.fetch("GET", url)
-        assert asked == []
+        assert received == []
         s3 = s3_client(url, "us-east-1", "tests", "not a secret", 1, 5)
         with pytest.raises(Unavailable, match=r"tls\.ca_file"):
             Bucket(s3, "bucket").check()
-        assert asked == []
+        assert received == []
 
 
 def test_s3_trusts_the_certificates_of_ca_file(trusted: Path) -> None:
     with tls_server(trusted, b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n") as (
         url,
-        asked,
+        received,
     ):
         s3 = s3_client(url, "us-east-1", "tests", "not a secret", 1, 5, ca_bundle=trusted_bundle(trusted))
         Bucket(s3, "bucket").check()
-    assert len(asked) == 1
+    assert len(received) == 1
 
 
-def test_s3_names_an_unknown_certificate_and_the_remedy(tmp_path: Path) -> None:
+def test_s3_reports_an_unknown_certificate_with_the_remedy(tmp_path: Path) -> None:
     with tls_server(certificate(tmp_path), b"") as (url, _):
         client = s3_client(url, "eu-west-1", "key", "secret", 1, 20)
         with pytest.raises(Unavailable, match=r"not trusted \(self-signed certificate\).*tls\.ca_file"):
@@ -119,18 +119,16 @@ def test_s3_names_an_unknown_certificate_and_the_remedy(tmp_path: Path) -> None:
 def test_a_certificate_for_another_host_is_refused(tmp_path: Path) -> None:
     other = certificate(tmp_path, "127.0.0.2")
     with (
-        tls_server(other, HELLO) as (url, asked),
+        tls_server(other, HELLO) as (url, received),
         HttpClient(1, 20, ca_bundle=trusted_bundle(other)) as client,
     ):
         with pytest.raises(Unavailable, match="TLS"):
             client.fetch("GET", url)
-        assert asked == []
+        assert received == []
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no certificate", b"-----BEGIN CERTIFICATE-----\nAAAA\n"])
-def test_a_ca_file_that_cannot_be_used_is_a_mistake_in_the_configuration(
-    tmp_path: Path, content: bytes | None
-) -> None:
+def test_an_unusable_ca_file_is_a_configuration_error(tmp_path: Path, content: bytes | None) -> None:
     file = tmp_path / "ca.pem"
     if content is not None:
         file.write_bytes(content)
@@ -149,8 +147,8 @@ def test_credentials_do_not_follow_a_redirect_to_plain_http(trusted: Path, clien
         away = (
             f"HTTP/1.1 307 Away\r\nLocation: {plain.url}/\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
         )
-        with tls_server(trusted, away.encode()) as (url, asked):
+        with tls_server(trusted, away.encode()) as (url, received):
             answer = client.fetch("GET", url, headers={"Authorization": "Bearer secret"})
         assert answer.body == b"there"
-        assert b"Authorization: Bearer secret" in asked[0]
+        assert b"Authorization: Bearer secret" in received[0]
         assert "Authorization" not in plain.requests[0].headers

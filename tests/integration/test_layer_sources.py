@@ -1,4 +1,4 @@
-"""What every layer source does alike, whatever place it reads from: one suite for all of them."""
+"""The conformance suite of all layer sources."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ REMOTE = ["registry", "registry on S3", "S3", "MDS"]
 
 @pytest.fixture
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
-    """A place of the kind that the test names."""
+    """The place named by the test's parameter."""
     shared = request.getfixturevalue
     made: AbstractContextManager[Any]
     match request.param:
@@ -100,7 +100,7 @@ def no_thread_is_left() -> bool:
 
 
 @everywhere
-def test_a_layer_is_read_whole(place: Place) -> None:
+def test_a_layer_is_read_completely(place: Place) -> None:
     layer = place.put(CONTENT)
 
     assert place.source.size(layer) == SIZE
@@ -151,7 +151,7 @@ def test_a_layer_that_vanishes_between_its_size_and_its_bytes_is_missing(place: 
 
 @everywhere
 @pytest.mark.parametrize("wrong", [SIZE - 1, SIZE // 2, SIZE + 1, 2 * SIZE])
-def test_a_layer_of_another_size_than_announced_is_never_taken_for_whole(place: Place, wrong: int) -> None:
+def test_a_layer_of_another_size_than_announced_is_an_error(place: Place, wrong: int) -> None:
     layer = place.put(CONTENT)
     place.replace(layer, (CONTENT + CONTENT)[:wrong])
 
@@ -218,7 +218,7 @@ def test_a_layer_that_stalls_in_the_middle_is_resumed_after_the_time_out(place: 
 
 
 @over_a_connection
-def test_a_layer_without_progress_is_given_up(place: Place) -> None:
+def test_a_layer_without_progress_is_abandoned(place: Place) -> None:
     layer = place.put(CONTENT)
     proxy_of(place).break_after(100_000, times=1000)
 
@@ -242,7 +242,7 @@ def test_a_throttled_layer_is_read_over_several_connections_at_once(place: Place
 
 
 @over_a_connection
-def test_ranges_read_side_by_side_are_resumed_each(place: Place) -> None:
+def test_parallel_ranges_are_resumed_separately(place: Place) -> None:
     layer = place.put(CONTENT)
     proxy_of(place).throttle(2_000_000)
     proxy_of(place).break_after(150_000, times=6)
@@ -295,7 +295,7 @@ def test_refused_credentials_set_the_layer_aside(place: Place) -> None:
 
 
 @over_a_connection
-def test_a_server_that_is_down_is_tried_again_later(place: Place) -> None:
+def test_a_server_that_is_down_is_retried_later(place: Place) -> None:
     layer = place.put(CONTENT)
     source = place.unreachable()
 

@@ -1,4 +1,4 @@
-"""`-d` logs each request, without what must not be logged."""
+"""`-d` logs each request without its secrets."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def test_a_request_is_logged_with_its_status_and_time(caplog: pytest.LogCaptureF
     assert "hush-hush" not in caplog.text
 
 
-def test_one_without_an_answer_is_reported_with_its_reason(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_request_without_an_answer_is_logged_with_the_reason(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, logger="core.http.client")
     with HttpClient(1.0, 20.0) as http, pytest.raises(RemoteError):
         http.fetch("GET", f"http://user:hush-hush@127.0.0.1:{free_port()}/?hush-hush")
 
-    [told] = caplog.messages
-    assert told.startswith("no answer method=GET ms=")
-    assert "hush-hush" not in told
+    [line] = caplog.messages
+    assert line.startswith("no answer method=GET ms=")
+    assert "hush-hush" not in line

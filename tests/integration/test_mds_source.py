@@ -1,4 +1,4 @@
-"""Layers in MDS: found through the driver's tables, under keys that need not be what one hopes for."""
+"""Layers in MDS: found through the driver's tables, whose keys may be hostile."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def read(source: BlobSource, layer: Layer, offset: int = 0, length: int | None =
     return bytes(got)
 
 
-def test_a_file_is_requested_as_the_driver_requests_it(place: MdsPlace) -> None:
+def test_a_file_is_requested_in_the_way_of_the_driver(place: MdsPlace) -> None:
     layer = place.put(CONTENT)
     key = json.loads(place.row(layer))["key"]
 
@@ -47,7 +47,7 @@ def test_a_file_is_requested_as_the_driver_requests_it(place: MdsPlace) -> None:
     assert request.headers["Range"] == "bytes=1000-1499"
 
 
-def test_a_redirect_to_where_the_bytes_are_is_followed(place: MdsPlace) -> None:
+def test_a_redirect_to_the_bytes_is_followed(place: MdsPlace) -> None:
     layer = place.put(CONTENT)
     place.change(layer, mdsfileinfo=place.mds.put("elsewhere", CONTENT, redirect=True))
 
@@ -84,7 +84,7 @@ def test_a_file_uploaded_again_is_found_under_its_new_key(place: MdsPlace) -> No
 
 
 @pytest.mark.parametrize("info", ["", "not JSON", "{}", '{"key": "../../admin", "size": 10}'])
-def test_a_row_that_names_no_file_is_refused_without_asking_mds(place: MdsPlace, info: str) -> None:
+def test_a_row_without_a_valid_key_is_refused_without_a_request(place: MdsPlace, info: str) -> None:
     layer = place.put(CONTENT)
     place.change(layer, mdsfileinfo=info)
 
@@ -93,7 +93,7 @@ def test_a_row_that_names_no_file_is_refused_without_asking_mds(place: MdsPlace,
     assert not place.mds.server.requests
 
 
-def test_a_key_with_signs_that_mean_something_in_a_url_stays_one_path(place: MdsPlace) -> None:
+def test_special_characters_of_a_key_are_escaped_in_the_path(place: MdsPlace) -> None:
     layer = place.put(CONTENT)
     key = "30001/a b?c#d%2e%2e;e"
     place.change(layer, mdsfileinfo=json.dumps({"key": key, "size": len(CONTENT)}))
@@ -102,7 +102,7 @@ def test_a_key_with_signs_that_mean_something_in_a_url_stays_one_path(place: Mds
     assert read(place.source, layer) == CONTENT
 
 
-def test_a_file_of_another_size_than_the_tables_say_is_not_taken(place: MdsPlace) -> None:
+def test_a_file_of_another_size_than_in_the_tables_is_refused(place: MdsPlace) -> None:
     layer = place.put(CONTENT)
     place.replace(layer, CONTENT[:-1])
 

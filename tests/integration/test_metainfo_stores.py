@@ -1,4 +1,4 @@
-"""What both metainfo stores keep to: one suite for the directory and for S3."""
+"""The conformance suite of the metainfo stores: directory and S3."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from tests.servers.moto import Moto
 MIB = 1024 * 1024
 DIGEST = Digest(hashlib.sha256(b"a layer").hexdigest())
 OTHER = Digest(hashlib.sha256(b"another layer").hexdigest())
-# The first two digits as DIGEST's.
+# The first two digits are those of DIGEST.
 NEIGHBOUR = Digest(DIGEST.short + OTHER.hex[2:])
 
 
 @pytest.fixture(params=["directory", "s3"])
 def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], MetainfoStore]]:
-    """Makes stores, each with what it needs of its own, on one and the same place."""
+    """A function that creates independent stores on the same place."""
     if request.param == "directory":
-        yield lambda: DirectoryStore(tmp_path / "not there yet" / "metainfo")
+        yield lambda: DirectoryStore(tmp_path / "not created yet" / "metainfo")
         return
     moto: Moto = request.getfixturevalue("moto")
     bucket: str = request.getfixturevalue("bucket")
@@ -98,10 +98,10 @@ def test_another_store_on_the_same_place_sees_it(make_store: Callable[[], Metain
 
 
 def test_a_check_names_the_place_and_changes_nothing(store: MetainfoStore) -> None:
-    store.put(DIGEST, b"as it was")
+    store.put(DIGEST, b"unchanged")
     assert "takes metainfo" in store.check()
     assert "\n" not in store.check()
-    assert store.get(DIGEST) == b"as it was"
+    assert store.get(DIGEST) == b"unchanged"
 
 
 def test_threads_may_share_it(store: MetainfoStore) -> None:

@@ -1,4 +1,4 @@
-"""Layers through the mirror: the registry's verdict first, then bytes from the cache or a download."""
+"""Layers through the mirror: the registry authorises, then bytes come from the cache or a download."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def wait_until_cached(mirror: TestedMirror, path: str) -> None:
     assert comes_true(lambda: is_cached(mirror, path)), "the layer does not get into the cache"
 
 
-def test_a_layer_is_whole_on_its_way_in_and_from_the_cache(
+def test_a_layer_is_complete_while_downloaded_and_from_the_cache(
     registry: Registry, mirror: TestedMirror, layer: tuple[str, bytes]
 ) -> None:
     path, content = layer
@@ -119,7 +119,7 @@ def test_a_layer_that_the_client_has_is_304(mirror: TestedMirror, layer: tuple[s
     assert mirror.get(f"/v2/another/blobs/{digest_of_path(path)}", If_None_Match="*").status == 404
 
 
-def test_several_ranges_are_the_registrys_to_answer(mirror: TestedMirror, layer: tuple[str, bytes]) -> None:
+def test_several_ranges_are_passed_to_the_registry(mirror: TestedMirror, layer: tuple[str, bytes]) -> None:
     path, content = layer
     answer = mirror.get(path, Range="bytes=0-3,100-103")
     assert answer.status == 206
@@ -143,7 +143,7 @@ def test_an_empty_blob_is_an_empty_answer(registry: Registry, mirror: TestedMirr
     assert (answer.status, answer.body, answer.headers["Content-Length"]) == (200, b"", "0")
 
 
-def test_a_blob_that_the_repository_lacks_is_404_though_it_is_cached(
+def test_a_cached_blob_that_the_repository_lacks_is_404(
     mirror: TestedMirror, layer: tuple[str, bytes]
 ) -> None:
     path, _ = layer
@@ -158,7 +158,7 @@ def private(tmp_path: Path) -> Iterator[Registry]:
         yield registry
 
 
-def test_a_cached_private_layer_is_for_its_readers_alone(private: Registry, tmp_path: Path) -> None:
+def test_a_cached_private_layer_is_only_for_authorised_readers(private: Registry, tmp_path: Path) -> None:
     content = layer_bytes(SIZE)
     path = f"/v2/private/blobs/{push_blob(private, 'private', content, auth=READER).digest}"
     with mirror_of(private.netloc, tmp_path) as mirror:
@@ -173,7 +173,7 @@ def test_a_cached_private_layer_is_for_its_readers_alone(private: Registry, tmp_
         assert mirror.get(path, Authorization=READERS_HEADER).body == content
 
 
-def test_a_verdict_is_requested_once_a_minute_and_caller(
+def test_a_verdict_is_requested_once_a_minute_per_caller(
     registry: Registry, tmp_path: Path, scope: str
 ) -> None:
     path = f"/v2/{scope}/blobs/{push_blob(registry, scope, layer_bytes(1000)).digest}"
@@ -202,7 +202,7 @@ def proxy(registry: Registry) -> Iterator[CuttingProxy]:
         yield proxy
 
 
-def test_a_registry_that_breaks_off_at_every_try_gives_no_whole_body(
+def test_if_every_attempt_at_the_registry_fails_the_body_is_incomplete(
     registry: Registry, proxy: CuttingProxy, tmp_path: Path, scope: str
 ) -> None:
     content = layer_bytes(SIZE, seed=2)

@@ -42,7 +42,7 @@ def upstream() -> Iterator[HttpServer]:
         "/v2/{scope}/referrers/{digest}",
     ],
 )
-def test_the_answer_is_the_registrys_to_the_byte(
+def test_the_answer_is_the_registrys_byte_for_byte(
     registry: Registry, mirror: TestedMirror, scope: str, method: str, path: str
 ) -> None:
     image = push_image(registry, scope, "latest", [layer_bytes(1000)])
@@ -77,9 +77,7 @@ def test_paging_of_tags_reaches_the_registry(upstream: HttpServer, tmp_path: Pat
     assert upstream.requests[0].query == {"n": ["10"], "last": ["b"]}
 
 
-def test_credentials_go_to_the_registry_and_its_challenge_comes_back(
-    upstream: HttpServer, tmp_path: Path
-) -> None:
+def test_credentials_and_challenges_are_passed_through(upstream: HttpServer, tmp_path: Path) -> None:
     def refuse(request: Request, connection: Connection) -> None:
         challenge = 'Bearer realm="http://t/token",service="s"'
         connection.reply(401, b"{}", {**JSON, "WWW-Authenticate": challenge})
@@ -94,7 +92,7 @@ def test_credentials_go_to_the_registry_and_its_challenge_comes_back(
 
 
 @pytest.mark.parametrize("status", [408, 429])
-def test_what_engines_would_repeat_here_becomes_503(
+def test_statuses_that_engines_would_retry_become_503(
     upstream: HttpServer, tmp_path: Path, status: int
 ) -> None:
     blob = f"/v2/a/blobs/sha256:{'0' * 64}"
@@ -111,12 +109,10 @@ def test_what_engines_would_repeat_here_becomes_503(
             assert (answer.status, answer.headers["Retry-After"]) == (503, "7")
 
 
-def test_credentials_are_sent_in_cleartext_to_this_machine_alone(
-    upstream: HttpServer, tmp_path: Path
-) -> None:
+def test_credentials_are_sent_in_cleartext_only_to_this_machine(upstream: HttpServer, tmp_path: Path) -> None:
     challenge = {**JSON, "WWW-Authenticate": 'Basic realm="registry"'}
     upstream.on("/*", lambda request, connection: connection.reply(401, b"{}", challenge))
-    # Leads to this machine, and is not a loopback address.
+    # It resolves to this machine, but not to a loopback address.
     outside = f"0.0.0.0:{upstream.port}"
     blob = f"/v2/a/blobs/sha256:{'0' * 64}"
     with mirror_of(outside, tmp_path / "registry") as mirror:
@@ -146,7 +142,7 @@ def test_a_registry_that_is_down_is_503(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("ns", "status"), [("{registry}", 200), ("Docker.Example.com", 200), ("other.example.com", 404)]
 )
-def test_only_this_registrys_names_are_served(
+def test_only_names_of_this_registry_are_served(
     registry: Registry, tmp_path: Path, scope: str, ns: str, status: int
 ) -> None:
     push_image(registry, scope, "latest", [layer_bytes(1000)])

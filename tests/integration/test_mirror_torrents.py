@@ -1,4 +1,4 @@
-"""How the mirror asks the service for torrents, and for layers to be brewed."""
+"""The mirror's requests to the service: torrents, and layers to brew."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ CONTENT = layer_bytes(100_000, seed=11)
 
 @pytest.fixture
 def service() -> Iterator[HttpServer]:
-    """A service whose answers a test sets."""
+    """A service whose answers tests set."""
     with start_http_server() as server:
         yield server
 
 
-def test_a_torrent_is_a_verdict_and_holds_the_size(
+def test_a_torrent_counts_as_permission_and_contains_the_size(
     registry: Registry, service: HttpServer, tmp_path: Path, scope: str
 ) -> None:
     digest = push_blob(registry, scope, CONTENT).digest
@@ -56,7 +56,7 @@ def test_a_torrent_is_a_verdict_and_holds_the_size(
     ],
     ids=["404", "401", "500", "a web page", "another layer's torrent"],
 )
-def test_without_a_torrent_of_this_layer_the_registry_decides(
+def test_without_a_torrent_the_registry_decides(
     registry: Registry, service: HttpServer, tmp_path: Path, scope: str, reply: tuple[int, bytes | None]
 ) -> None:
     digest = push_blob(registry, scope, CONTENT).digest
@@ -91,10 +91,10 @@ def test_layers_of_torrents_off_have_no_torrent(
 def test_brewing_a_layer_without_a_torrent_is_requested_once(
     registry: Registry, service: HttpServer, tmp_path: Path, scope: str
 ) -> None:
-    asked: list[Request] = []
+    manifest_requests: list[Request] = []
 
     def manifest(request: Request, connection: Connection) -> None:
-        asked.append(request)
+        manifest_requests.append(request)
         connection.reply(200, b"{}")
 
     service.on("/v2/*", manifest)
@@ -104,8 +104,8 @@ def test_brewing_a_layer_without_a_torrent_is_requested_once(
         assert mirror.get(f"/v2/{scope}/manifests/latest", **headers).status == 200
         for layer in image.layers:
             assert mirror.get(f"/v2/{scope}/blobs/{layer.digest}", **headers).status == 200
-        assert comes_true(lambda: bool(asked))
-    [request] = asked
+        assert comes_true(lambda: bool(manifest_requests))
+    [request] = manifest_requests
     assert request.path == f"/v2/{scope}/manifests/{image.digest}"
     assert request.query == {"rbtorrent": ["true"]}
     assert request.headers["Authorization"] == "Bearer a"
@@ -139,6 +139,6 @@ def test_no_token_capability_or_info_hash_is_in_the_log(
 
 
 def torrent_of(digest: str) -> bytes:
-    """A .torrent that claims to be of the layer, as long as CONTENT is."""
+    """Return a .torrent for the layer, with the length of CONTENT."""
     hashes = LayerHashes(size=len(CONTENT), sha256="0" * 64, piece_length=65536, pieces=bytes(40))
     return build_metainfo(digest.removeprefix("sha256:"), hashes, True).data

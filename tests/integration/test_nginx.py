@@ -1,4 +1,4 @@
-"""deploy/nginx.conf in a real nginx: what goes where, who is said to call, and pushes through it."""
+"""deploy/nginx.conf in a real nginx: routing, callers' addresses, and pushes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def session() -> Iterator[requests.Session]:
 
 @pytest.fixture
 def both() -> Iterator[dict[str, HttpServer]]:
-    """Two servers that say who they are."""
+    """Two servers that answer with their name."""
     with start_http_server() as app, start_http_server() as registry:
         app.on("/*", replying(200, b"app"))
         registry.on("/*", replying(200, b"registry"))
@@ -90,7 +90,7 @@ def nginx(registry: Registry, front: Front, tmp_path: Path) -> Iterator[Nginx]:
         ("GET", "/v0/layers/capability/" + "a" * 64, "app"),
     ],
 )
-def test_each_request_goes_where_it_belongs_as_it_was_written(
+def test_each_request_is_routed_unchanged(
     signpost: Nginx,
     both: dict[str, HttpServer],
     session: requests.Session,
@@ -105,7 +105,7 @@ def test_each_request_goes_where_it_belongs_as_it_was_written(
 
 
 @pytest.mark.parametrize("path", ["/v2/a/manifests/b", "/v2/a/blobs/b", "/v0/event"])
-def test_the_callers_address_is_the_connections_whatever_the_client_sends(
+def test_the_callers_address_is_that_of_the_connection(
     signpost: Nginx, both: dict[str, HttpServer], session: requests.Session, path: str
 ) -> None:
     said = {"X-Real-IP": "203.0.113.9", "X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "gopher"}
@@ -118,7 +118,7 @@ def test_the_callers_address_is_the_connections_whatever_the_client_sends(
 
 
 @pytest.mark.parametrize(("path", "status"), [("/v0/event", 413), ("/v2/a/blobs/uploads/1", 200)])
-def test_only_what_goes_to_the_app_has_a_limit(signpost: Nginx, path: str, status: int) -> None:
+def test_only_requests_to_the_app_have_a_limit(signpost: Nginx, path: str, status: int) -> None:
     with socket.create_connection((signpost.host, signpost.port), timeout=20) as client:
         size = 41 * 1024 * 1024 + 1
         client.sendall(f"POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: {size}\r\n\r\n".encode())
@@ -138,7 +138,7 @@ def test_only_what_goes_to_the_app_has_a_limit(signpost: Nginx, path: str, statu
         "POST /v0/event HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked",
     ],
 )
-def test_nginx_refuses_what_the_app_s_server_would_take(
+def test_nginx_refuses_requests_that_granian_accepts(
     signpost: Nginx, both: dict[str, HttpServer], head: str
 ) -> None:
     with socket.create_connection((signpost.host, signpost.port), timeout=20) as client:
@@ -226,18 +226,14 @@ def test_an_upload_continues_at_the_front(nginx: Nginx, session: requests.Sessio
     assert started.headers["Location"].startswith(f"{nginx.url}/v2/{scope}/blobs/uploads/")
 
 
-def test_a_blob_in_chunks_of_unknown_length_is_taken(
-    nginx: Nginx, session: requests.Session, scope: str
-) -> None:
+def test_a_chunked_blob_is_accepted(nginx: Nginx, session: requests.Session, scope: str) -> None:
     where = session.post(f"{nginx.url}/v2/{scope}/blobs/uploads/", timeout=20).headers["Location"]
     sent = session.patch(where, data=iter([b"x" * 100_000] * 50), timeout=20)
     assert sent.status_code == 202
     assert sent.headers["Range"] == "0-4999999"
 
 
-def test_several_accept_lines_count_as_one(
-    nginx: Nginx, registry: Registry, front: Front, scope: str
-) -> None:
+def test_several_accept_lines_are_joined(nginx: Nginx, registry: Registry, front: Front, scope: str) -> None:
     image = image_of(registry, scope, media="oci")
     brew(front, *image.layers)
     lines = [f"Accept: {kind}" for kind in (DOCKER_MANIFEST, OCI_MANIFEST, DOCKER_LIST, OCI_INDEX)]
@@ -247,7 +243,7 @@ def test_several_accept_lines_count_as_one(
         assert client.makefile("rb").read().endswith(image.manifest)
 
 
-def test_blackbox_gets_the_address_that_nginx_saw(
+def test_blackbox_gets_the_address_from_nginx(
     registry: Registry, session: requests.Session, scope: str, tmp_path: Path
 ) -> None:
     image = image_of(registry, scope)
@@ -266,7 +262,7 @@ def test_blackbox_gets_the_address_that_nginx_saw(
         assert {asked["userip"] for asked in blackbox.questions} == {"127.0.0.1"}
 
 
-def test_without_the_app_blobs_still_come_and_with_the_fallback_manifests_too(
+def test_without_the_app_blobs_are_served_and_with_the_fallback_manifests_too(
     registry: Registry, session: requests.Session, scope: str, tmp_path: Path
 ) -> None:
     image = image_of(registry, scope)
@@ -279,7 +275,7 @@ def test_without_the_app_blobs_still_come_and_with_the_fallback_manifests_too(
         assert session.get(nginx.url + manifest, timeout=20).content == image.manifest
 
 
-def test_a_realm_built_of_the_host_is_the_one_that_clients_called(
+def test_a_realm_made_of_the_host_has_the_host_that_clients_use(
     session: requests.Session, tmp_path: Path
 ) -> None:
     with start_token_server(tmp_path / "tokens", {}) as tokens:
@@ -290,7 +286,7 @@ def test_a_realm_built_of_the_host_is_the_one_that_clients_called(
             served(front) as app,
             nginx_front(tmp_path, registry=registry.netloc, app=app) as nginx,
         ):
-            # Tags are the registry's own answer, past the app.
+            # Tags come from the registry directly.
             for path in ("/v2/team/app/tags/list", "/v2/", f"/v2/team/app/manifests/{DIGEST}"):
                 answer = session.get(nginx.url + path, headers={"Host": "hub.example:5000"}, timeout=20)
                 assert answer.status_code == 401

@@ -1,4 +1,4 @@
-"""Downloads without a swarm: layers streamed from the registry into the cache, and what readers see."""
+"""Downloads without a swarm: layers are streamed from the registry to readers and into the cache."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def cached(node: Node, layer: Layer) -> bool:
 
 
 class GatedBody(BytesBody):
-    """Gives the first `free` bytes, the rest once `gate` is set."""
+    """Returns the first `free` bytes, and the rest once `gate` is set."""
 
     gate: threading.Event
     free = 0
@@ -56,7 +56,7 @@ def gated(free: int = 0) -> type[GatedBody]:
     return type("Gated", (GatedBody,), {"gate": threading.Event(), "free": free})
 
 
-def test_a_layer_without_a_torrent_is_streamed_and_kept(node: Node) -> None:
+def test_a_layer_without_a_torrent_is_streamed_and_cached(node: Node) -> None:
     data, layer = make_layer(300_000)
     origin = BytesOrigin(data)
     with node.downloads.open(layer, origin) as reader:
@@ -77,10 +77,10 @@ def test_a_small_layer_is_not_requested_from_the_swarm(tmp_path: Path) -> None:
     origin = BytesOrigin(data, make_torrent(data))
     with start_node(tmp_path, min_size=10_001) as node, node.downloads.open(layer, origin) as reader:
         assert read_all(reader) == data
-    assert origin.asked == 0
+    assert origin.requested == 0
 
 
-def test_an_empty_layer_is_kept(node: Node) -> None:
+def test_an_empty_layer_is_cached(node: Node) -> None:
     data, layer = make_layer(0)
     with node.downloads.open(layer, BytesOrigin(data)) as reader:
         assert reader.read(0, 10, 5) == b""
@@ -109,7 +109,7 @@ def test_a_reader_that_leaves_does_not_end_the_download(node: Node) -> None:
     assert comes_true(lambda: cached(node, layer))
 
 
-def test_a_reader_far_ahead_gets_a_request_of_its_own(node: Node) -> None:
+def test_a_reader_far_ahead_gets_its_own_request(node: Node) -> None:
     data, layer = make_layer(100 * BLOCK)
     body = gated()
     origin = BytesOrigin(data, body=lambda view: body(view) if len(view) == len(data) else BytesBody(view))
@@ -123,7 +123,7 @@ def test_a_reader_far_ahead_gets_a_request_of_its_own(node: Node) -> None:
     assert comes_true(lambda: cached(node, layer))
 
 
-def test_wrong_bytes_are_never_kept(node: Node) -> None:
+def test_wrong_bytes_are_never_cached(node: Node) -> None:
     data, layer = make_layer(3 * BLOCK)
     wrong = bytes(BLOCK) + data[BLOCK:]
     with node.downloads.open(layer, BytesOrigin(wrong)):
@@ -153,7 +153,7 @@ def test_the_registrys_refusal_reaches_the_reader(node: Node) -> None:
         reader.read(0, 10, 30)
 
 
-def test_after_an_expired_token_the_next_caller_goes_on_from_there(node: Node) -> None:
+def test_after_an_expired_token_the_next_caller_resumes_the_download(node: Node) -> None:
     data, layer = make_layer(10 * BLOCK)
 
     def cut_and_expire(view: memoryview) -> BytesBody:
@@ -213,7 +213,7 @@ def test_a_layer_larger_than_the_cache_is_passed_through(tmp_path: Path) -> None
         assert not cached(node, layer)
 
 
-def test_an_unavailable_registry_is_an_error_and_no_short_body(node: Node) -> None:
+def test_an_unavailable_registry_is_an_error_not_a_short_body(node: Node) -> None:
     data, layer = make_layer(3 * BLOCK)
     origin = BytesOrigin(data, error=Unavailable("registry", "status 503"))
     with node.downloads.open(layer, origin) as reader, pytest.raises(Unavailable):
@@ -223,7 +223,7 @@ def test_an_unavailable_registry_is_an_error_and_no_short_body(node: Node) -> No
     assert "503" in str(status.error)
 
 
-def test_a_part_whose_file_was_removed_is_not_gone_on_from(tmp_path: Path) -> None:
+def test_a_part_whose_file_was_removed_is_not_resumed(tmp_path: Path) -> None:
     data, layer = make_layer(10 * BLOCK)
 
     def cut_and_expire(view: memoryview) -> BytesBody:

@@ -85,7 +85,7 @@ def handshake(node: Node, origin: BytesOrigin) -> bytes:
             return b""
 
 
-def test_four_nodes_take_each_chunk_from_the_origin_once(
+def test_four_nodes_fetch_each_chunk_from_the_origin_once(
     service: SwarmService, start: Callable[..., Node], data: bytes, layer: Layer
 ) -> None:
     nodes = [start() for _ in range(4)]
@@ -136,14 +136,14 @@ def test_a_web_seed_that_fails_is_replaced_by_the_registry(
     assert service.reads <= 16
 
 
-def test_wrong_bytes_from_the_web_seed_are_thrown_away(
+def test_wrong_bytes_from_the_web_seed_are_discarded(
     service: SwarmService, start: Callable[..., Node], data: bytes, layer: Layer
 ) -> None:
     service.wrong_bytes = True
     node = start()
     assert pull(node, layer, BytesOrigin(data, torrent(service))) == data
     assert node.downloads.totals().origins == {"peers": 0, "web_seed": 0, "registry": SIZE, "cache": 0}
-    assert service.reads <= 16  # then it is not asked again
+    assert service.reads <= 16  # it is not used again
 
 
 def test_a_web_seed_that_drips_is_left_for_the_registry(
@@ -177,7 +177,7 @@ def test_a_web_seed_that_is_down_is_replaced_by_the_next(
     assert service.sent >= SIZE
 
 
-def test_a_tracker_that_is_down_changes_nothing(
+def test_a_tracker_that_is_down_does_not_matter(
     service: SwarmService, start: Callable[..., Node], data: bytes, layer: Layer
 ) -> None:
     tracker = f"http://127.0.0.1:{free_port()}/announce"
@@ -188,7 +188,7 @@ def test_a_tracker_that_is_down_changes_nothing(
     assert service.sent <= 1.5 * SIZE
 
 
-def test_a_tracker_hears_when_a_node_starts_and_when_its_layer_goes(
+def test_start_and_eviction_are_announced_to_a_tracker(
     service: SwarmService, start: Callable[..., Node], data: bytes, layer: Layer
 ) -> None:
     with start_http_server() as tracker:
@@ -206,14 +206,14 @@ def test_a_tracker_hears_when_a_node_starts_and_when_its_layer_goes(
         assert comes_true(lambda: "stopped" in events())
 
 
-def test_a_reader_gets_the_beginning_while_the_rest_is_still_to_come(
+def test_a_reader_gets_the_beginning_before_the_rest_has_arrived(
     service: SwarmService,
     start: Callable[..., Node],
     data: bytes,
     layer: Layer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # containerd gives a pull up that makes no progress for five minutes.
+    # containerd aborts a pull that makes no progress for five minutes.
     monkeypatch.setattr("node.fallback.PATIENCE", float("inf"))
     half_sent = threading.Event()
     service.on_read = lambda offset, length: service.sent > SIZE // 2 and half_sent.wait(60) and None
@@ -273,7 +273,7 @@ def test_the_chunks_of_a_killed_node_are_leased_again(
     assert origin.sent == 0
 
 
-def test_what_a_killed_node_had_is_used_after_its_restart(
+def test_pieces_of_a_killed_node_are_used_after_its_restart(
     service: SwarmService, tmp_path: Path, data: bytes, layer: Layer
 ) -> None:
     gate = threading.Event()
@@ -341,7 +341,7 @@ def test_an_address_outside_the_configured_networks_is_not_a_peer(
     assert handshake(second, origin) == b""
 
 
-def test_a_stalled_reader_is_helped_by_the_registry(
+def test_a_stalled_reader_falls_back_to_the_registry(
     service: SwarmService,
     start: Callable[..., Node],
     data: bytes,
@@ -361,7 +361,7 @@ def test_a_stalled_reader_is_helped_by_the_registry(
     assert totals.origins["registry"] >= SIZE
 
 
-def test_a_reader_gets_the_registrys_error_when_nothing_else_helps(
+def test_a_reader_gets_the_registrys_error_as_a_last_resort(
     service: SwarmService,
     start: Callable[..., Node],
     data: bytes,
@@ -422,7 +422,7 @@ def test_a_layer_that_could_not_be_kept_is_shared_by_the_next_pull(
     assert (service.sent, origin.sent) == (before, 0)
 
 
-def test_a_layer_that_is_brewed_meanwhile_is_joined(
+def test_a_swarm_that_appears_during_the_download_is_joined(
     service: SwarmService, start: Callable[..., Node], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("node.registry_download.LARGE", 1)

@@ -1,4 +1,4 @@
-"""docs/openapi.yaml against the app as it runs, in front of a real registry: schemathesis tries what it says."""
+"""docs/openapi.yaml describes the running app: schemathesis tests it in front of a real registry."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.web_server import Front, front_of, served
 
 DESCRIPTION = Path(__file__).parents[2] / "docs" / "openapi.yaml"
 KEY = "secretkey"
-# The registry makes a schema 1 manifest for whoever does not say that he understands more.
+# The registry creates a schema 1 manifest for clients that accept nothing newer.
 ACCEPT = {"Accept": DOCKER_MANIFEST}
 HEADERS = {"/v0/event": {"Authorization": KEY}, "/v2/{scope}/manifests/{reference}": ACCEPT}
 SCOPE = "ubuntu"
@@ -42,7 +42,7 @@ described: set[tuple[str, str]] = set()
 
 @dataclass(frozen=True)
 class Running:
-    """The app, one layer of whose image is brewed."""
+    """The app, with one brewed layer."""
 
     url: str
     image: PushedImage
@@ -75,7 +75,7 @@ def brew(front: Front, layer: Digest) -> None:
 
 
 def answers_as_described(method: str, path: str) -> Callable[..., None]:
-    """A test of one operation: each has to have a name of its own for tests to be run side by side."""
+    """Return the test of one operation: in parallel runs each needs a distinct name."""
     described.add((method, path))
 
     @schema.include(method=method, path=path).parametrize()
@@ -102,26 +102,26 @@ test_joining_a_swarm_is_as_described = answers_as_described("POST", "/v0/swarm/{
 test_announcing_seeds_is_as_described = answers_as_described("POST", "/v0/swarm")
 
 
-def test_no_operation_is_missing() -> None:
+def test_all_operations_are_described() -> None:
     operations = [operation.ok() for operation in schema.get_all_operations()]
     assert {(operation.method.upper(), operation.path) for operation in operations} == described
 
 
 @pytest.mark.parametrize("scope", ["ubuntu", "library/ubuntu", "a__b", "a--b", "lib/a---b", "a.b_c-d/e"])
-def test_every_scope_that_is_taken_is_described(scope: str) -> None:
+def test_every_accepted_scope_matches_the_pattern(scope: str) -> None:
     pattern = schema.raw_schema["components"]["parameters"]["scope"]["schema"]["pattern"]
     assert re.search(pattern, parse_scope(scope))
 
 
 @pytest.mark.parametrize("scope", ["a..b", "a___b", "a._b", "-a", "a-", "a//b", "A"])
-def test_no_scope_that_is_refused_is_described(scope: str) -> None:
+def test_no_refused_scope_matches_the_pattern(scope: str) -> None:
     pattern = schema.raw_schema["components"]["parameters"]["scope"]["schema"]["pattern"]
     assert not re.search(pattern, scope)
     with pytest.raises(InvalidName):
         parse_scope(scope)
 
 
-def test_an_existing_blob_comes_as_described(running: Running) -> None:
+def test_an_existing_blob_is_served_as_described(running: Running) -> None:
     manifest = {"scope": SCOPE, "reference": "22.04"}
     by_digest = {"scope": SCOPE, "reference": running.image.digest}
     torrent = {"scope": SCOPE, "digest": running.layer}
@@ -159,7 +159,7 @@ def test_a_node_s_calls_are_answered_as_described(running: Running) -> None:
 
 
 def web_seed(running: Running) -> dict[str, str]:
-    """The two parts of the web seed's path, out of the torrent."""
+    """Return the two parts of the web seed's path, from the torrent."""
     torrent = requests.get(f"{running.url}/v0/torrents/{SCOPE}/{running.layer}", timeout=20)
     [url] = libtorrent.load_torrent_buffer(torrent.content).url_seeds
     *_, capability, hex_digits = urlsplit(url).path.split("/")

@@ -1,4 +1,4 @@
-"""Layers gone from the registry are forgotten; nothing that is still there ever is."""
+"""Layers missing from the registry are removed; existing layers never are."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ BLOBS = StorageLayout(TEMPLATE, 7).blobs
 
 @dataclass
 class Brewed:
-    """Layers in a storage, brewed, with their metainfo; and the time, which tests move on."""
+    """Brewed layers in a storage, with their metainfo, and a clock that tests set."""
 
     database: Database
     place: DirectoryStoragePlace
@@ -112,23 +112,23 @@ def counts(summary: PruneSummary) -> dict[str, int]:
 
 
 def test_a_layer_missing_twice_is_forgotten_with_its_metainfo(brewed: Brewed) -> None:
-    gone, *others = brewed.layers(5)
-    brewed.delete(gone)
+    missing, *others = brewed.layers(5)
+    brewed.delete(missing)
 
     assert counts(brewed.prune()) == {"there": 4, "missed": 1}
-    assert gone in brewed.known()
+    assert missing in brewed.known()
     brewed.now += DAY - 1
     assert counts(brewed.prune()) == {"there": 4}
-    assert gone in brewed.known()
+    assert missing in brewed.known()
     brewed.now += 1
     assert counts(brewed.prune()) == {"there": 4, "forgotten": 1}
 
     assert brewed.known() == set(others)
-    assert not brewed.has_metainfo(gone)
+    assert not brewed.has_metainfo(missing)
     assert all(brewed.has_metainfo(digest) for digest in others)
 
 
-def test_a_layer_that_is_back_in_time_stays(brewed: Brewed) -> None:
+def test_a_layer_that_reappears_in_time_stays(brewed: Brewed) -> None:
     digests = brewed.layers(3)
     brewed.delete(digests[0])
     assert brewed.prune().missed == 1
@@ -136,19 +136,19 @@ def test_a_layer_that_is_back_in_time_stays(brewed: Brewed) -> None:
         brewed.restore(seed)
     brewed.now += DAY
     assert counts(brewed.prune()) == {"there": 3}
-    # And its time begins anew.
+    # And its grace period starts again.
     brewed.delete(digests[0])
     brewed.now += DAY
     assert counts(brewed.prune()) == {"there": 2, "missed": 1}
     assert brewed.known() == set(digests)
 
 
-def test_a_dry_run_says_what_would_be_forgotten_and_changes_nothing(
+def test_a_dry_run_reports_what_would_be_forgotten_and_changes_nothing(
     brewed: Brewed, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    gone, *_ = brewed.layers(3)
-    brewed.delete(gone)
+    missing, *_ = brewed.layers(3)
+    brewed.delete(missing)
     assert counts(brewed.prune(dry_run=True)) == {"there": 2, "missed": 1}
     assert counts(brewed.prune(dry_run=True)) == {"there": 2, "missed": 1}
     brewed.prune()
@@ -156,15 +156,15 @@ def test_a_dry_run_says_what_would_be_forgotten_and_changes_nothing(
 
     dry = brewed.prune(dry_run=True)
 
-    [told] = [line for line in caplog.messages if line.startswith("layer would be forgotten")]
-    assert str(gone) in told
+    [message] = [line for line in caplog.messages if line.startswith("layer would be forgotten")]
+    assert str(missing) in message
     assert str(dry).startswith("would forget 1, missed for the first time 0, there 2, unanswered 0")
-    assert gone in brewed.known()
-    assert brewed.has_metainfo(gone)
+    assert missing in brewed.known()
+    assert brewed.has_metainfo(missing)
     assert brewed.prune().forgotten == 1
 
 
-def test_a_run_stops_at_its_limit_and_the_next_goes_on(brewed: Brewed) -> None:
+def test_a_run_stops_at_its_limit_and_the_next_continues(brewed: Brewed) -> None:
     digests = brewed.layers(25)
     brewed.delete(*digests)
     put_blob(brewed.place, b"something else")
@@ -177,7 +177,7 @@ def test_a_run_stops_at_its_limit_and_the_next_goes_on(brewed: Brewed) -> None:
     assert brewed.known() == set()
 
 
-def test_the_round_goes_on_while_suspects_pile_up(brewed: Brewed) -> None:
+def test_the_round_continues_despite_many_suspects(brewed: Brewed) -> None:
     digests = brewed.layers(20)
     brewed.delete(digests[-1])
     missed = 0
@@ -233,7 +233,7 @@ def test_a_forgotten_layer_pushed_again_is_found_by_the_next_scan(brewed: Brewed
 
 
 class LookingAt:
-    """A presence that has something happen right after it has looked everywhere for a layer."""
+    """A presence checker that calls a function right after it has checked everywhere."""
 
     def __init__(self, presence: PresenceChecker, happening: Callable[[str], object]) -> None:
         self._presence = presence
@@ -253,7 +253,7 @@ class LookingAt:
             yield look
 
 
-def test_a_push_between_the_last_look_and_the_forgetting_is_not_lost(brewed: Brewed) -> None:
+def test_a_push_between_the_last_check_and_the_removal_is_not_lost(brewed: Brewed) -> None:
     digests = brewed.layers(2)
     put_blob(brewed.place, b"something else")
     brewed.delete(*digests)
@@ -263,7 +263,7 @@ def test_a_push_between_the_last_look_and_the_forgetting_is_not_lost(brewed: Bre
 
     def push(digest: str) -> None:
         if digest == digests[0]:
-            # The same layer to the same repository: there is nothing new to write about it.
+            # The same layer to the same repository: nothing new is written.
             brewed.database.enqueue(digest, scope="team/app", now=brewed.now)
 
     brewed.presence = LookingAt(presence, push)
@@ -291,39 +291,39 @@ class BrokenStore:
         return "broken"
 
 
-def test_a_layer_whose_metainfo_cannot_be_deleted_stays_whole_until_it_can(brewed: Brewed) -> None:
-    [gone, other] = brewed.layers(2)
-    brewed.delete(gone)
+def test_a_layer_stays_until_its_metainfo_can_be_deleted(brewed: Brewed) -> None:
+    [missing, other] = brewed.layers(2)
+    brewed.delete(missing)
     brewed.prune()
     brewed.now += DAY
 
     assert counts(brewed.prune(store=BrokenStore(brewed.store))) == {"there": 1, "failed": 1}
-    assert brewed.database.layer(gone).state == "brewed"
-    assert brewed.has_metainfo(gone)
+    assert brewed.database.layer(missing).state == "brewed"
+    assert brewed.has_metainfo(missing)
     assert counts(brewed.prune()) == {"there": 1, "forgotten": 1}
     assert brewed.known() == {other}
 
 
 def test_a_run_killed_after_storing_the_metainfo_is_completed_by_the_next(brewed: Brewed) -> None:
-    [gone, other] = brewed.layers(2)
-    brewed.delete(gone)
+    [missing, other] = brewed.layers(2)
+    brewed.delete(missing)
     brewed.prune()
     brewed.now += DAY
-    # As it is then: the metainfo is deleted, and nothing is committed.
-    brewed.store.delete(gone)
+    # The state then: the metainfo is deleted, and nothing is committed.
+    brewed.store.delete(missing)
 
     assert brewed.prune().forgotten == 1
     assert brewed.known() == {other}
 
 
-def test_a_storage_that_holds_nothing_is_not_believed(brewed: Brewed) -> None:
+def test_an_empty_storage_does_not_count(brewed: Brewed) -> None:
     digests = brewed.layers(3)
     brewed.delete(*digests)
-    with pytest.raises(RemoteError, match="no blob at all"):
+    with pytest.raises(RemoteError, match="no blobs"):
         brewed.prune()
 
 
-def test_a_storage_that_is_not_there_is_not_believed(brewed: Brewed) -> None:
+def test_a_missing_storage_does_not_count(brewed: Brewed) -> None:
     digests = brewed.layers(3)
     brewed.place.root.rename(brewed.place.root.with_name("unmounted"))
     with pytest.raises(RemoteError):
@@ -341,7 +341,7 @@ class NoAnswers:
 
     def check(self) -> None:
         self.checked += 1
-        # The first check is the run's own: it goes down afterwards.
+        # The first check is that of the run: the registry goes down afterwards.
         if self.down and self.checked > 1:
             raise Unavailable("registry", "status 503")
 
@@ -355,7 +355,7 @@ class NoAnswers:
         return map(self.locate, layers)
 
 
-def test_a_registry_that_goes_down_ends_the_run_and_nothing_is_forgotten(brewed: Brewed) -> None:
+def test_a_registry_that_goes_down_ends_the_run_without_removals(brewed: Brewed) -> None:
     digests = brewed.layers(60)
     brewed.delete(digests[0])
     brewed.prune()
@@ -382,9 +382,9 @@ def test_layers_without_an_answer_do_not_hide_the_others_while_the_registry_is_u
     assert (summary.unanswered, unanswering.looked, summary.missed) == (60, 60, 0)
 
 
-def test_a_longer_grace_holds_for_layers_missed_before(brewed: Brewed) -> None:
-    gone, *_ = brewed.layers(2)
-    brewed.delete(gone)
+def test_a_longer_grace_applies_to_layers_missed_before(brewed: Brewed) -> None:
+    missing, *_ = brewed.layers(2)
+    brewed.delete(missing)
     brewed.prune()
     brewed.now += DAY
     assert brewed.prune(grace=2 * DAY).forgotten == 0
@@ -448,7 +448,7 @@ def test_a_layer_in_an_unknown_repository_is_not_forgotten(brewed: Brewed, tmp_p
             brewed.now += DAY
             assert counts(brewed.prune()) == {"there": 1}
             assert brewed.database.layer(digest).scopes == ("team/known", "team/unknown")
-            # It is known now where it is.
+            # Its repository is known now.
             brewed.now += DAY
             assert counts(brewed.prune()) == {"there": 1}
 
@@ -467,7 +467,7 @@ def test_a_layer_in_a_repository_with_an_invalid_name_is_not_forgotten(
     digest = layer_of(content).digest
     with start_registry(tmp_path / "registry", delete=True) as registry:
         push_image(registry, "team/known", "v1", [content])
-        # The registry takes it: a first part with capitals may be a host's name.
+        # The registry accepts it: a first part with capitals may be a host name.
         push_image(registry, "Mirror/app", "v1", [content])
         brewed.brew(digest, scope="team/known")
         delete_blob(registry, "team/known", digest)
@@ -482,7 +482,7 @@ def test_a_layer_in_a_repository_with_an_invalid_name_is_not_forgotten(
 
 @dataclass
 class Unanswering:
-    """A presence that gets no answer for some layers, or is refused."""
+    """A presence checker that gets no answer for some layers, or is refused."""
 
     digests: set[str]
     silent: bool
@@ -531,7 +531,7 @@ def test_the_last_check_ends_when_the_run_is_stopped(brewed: Brewed, tmp_path: P
 
 @dataclass
 class StoppedMeanwhile:
-    """A registry that is asked for a few blobs when the run is told to end."""
+    """A registry that stops the run after a few requests."""
 
     registry: RegistryClient
     stop: threading.Event
@@ -551,7 +551,7 @@ class StoppedMeanwhile:
         return self.registry.blob_size(scope, digest)
 
 
-def test_a_layer_pushed_to_a_repository_made_during_the_last_look_is_not_forgotten(
+def test_a_layer_pushed_to_a_repository_created_during_the_last_check_is_not_forgotten(
     brewed: Brewed, tmp_path: Path
 ) -> None:
     content = layer_bytes(1000, 1)
@@ -565,7 +565,7 @@ def test_a_layer_pushed_to_a_repository_made_during_the_last_look_is_not_forgott
             brewed.presence = RegistryPresence(asker)
             assert counts(brewed.prune()) == {"missed": 1}
             brewed.now += DAY
-            # Nobody tells of the push, and the catalog was read before it.
+            # The push causes no event, and the catalog was read before it.
             assert counts(brewed.prune()) == {"there": 1}
     assert brewed.database.layer(digest).scopes == ("team/known", "team/new")
     assert brewed.has_metainfo(digest)
@@ -573,7 +573,7 @@ def test_a_layer_pushed_to_a_repository_made_during_the_last_look_is_not_forgott
 
 @dataclass
 class PushedMeanwhile:
-    """A registry to which something is pushed when its catalog has just been read for the first time."""
+    """A registry with a push right after its catalog was first read."""
 
     client: RegistryClient
     push: Callable[[], object]
@@ -597,7 +597,7 @@ def seen_in(brewed: Brewed, *digests: Digest) -> set[str]:
         return seen_manifests(connection, brewed.database.tables, "team/app", digests)
 
 
-def test_manifests_read_long_ago_are_read_again_some_a_run(
+def test_manifests_read_long_ago_are_read_again_in_batches(
     brewed: Brewed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("jobs.prune._MOST_READ_AGAIN", 2)
@@ -629,7 +629,7 @@ def test_a_registry_that_is_down_ends_the_run(brewed: Brewed, tmp_path: Path) ->
     assert brewed.known() == set(digests)
 
 
-def test_another_and_empty_registry_makes_nothing_be_forgotten(brewed: Brewed, tmp_path: Path) -> None:
+def test_an_empty_registry_causes_no_removals(brewed: Brewed, tmp_path: Path) -> None:
     digests = brewed.layers(3)
     with start_registry(tmp_path / "registry") as registry, client_of(registry.netloc) as client:
         brewed.presence = RegistryPresence(client)
@@ -639,7 +639,7 @@ def test_another_and_empty_registry_makes_nothing_be_forgotten(brewed: Brewed, t
     assert brewed.known() == set(digests)
 
 
-def test_a_registry_that_refuses_the_credentials_causes_no_forgetting(brewed: Brewed, tmp_path: Path) -> None:
+def test_a_registry_that_refuses_the_credentials_causes_no_removals(brewed: Brewed, tmp_path: Path) -> None:
     digests = brewed.layers(3)
     with (
         start_registry(tmp_path / "registry", htpasswd={"brewer": "right"}) as registry,
@@ -664,7 +664,7 @@ def test_a_failing_storage_does_not_mean_that_a_layer_is_missing(brewed: Brewed)
 
 
 class FailingSizes:
-    """A storage that lists its files, and cannot read one."""
+    """A storage that lists its files but cannot read them."""
 
     parallel = False
 

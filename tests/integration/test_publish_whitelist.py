@@ -1,4 +1,4 @@
-"""The whitelist of a tracker: all that is brewed and nothing else, replaced whole, and only if it changed."""
+"""The whitelist of a tracker: exactly the brewed layers, replaced atomically, and only if it changed."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def brew(database: Database, *names: object) -> list[str]:
-    """Brews layers. Returns their info-hashes."""
+    """Brew layers, and return their info-hashes."""
     digests = [digest_of(str(name)) for name in names]
     database.enqueue(*digests)
     for claim in database.claim(len(digests)):
@@ -49,11 +49,11 @@ def publish(database: Database, file: Path, *command: str) -> WhitelistSummary:
 
 
 def noting(notes: Path, status: int = 0) -> tuple[str, ...]:
-    """A command that adds a line to a file, and ends with this status."""
-    return ("sh", "-c", f"echo told >> '{notes}'; exit {status}")
+    """Return a command that appends a line to a file and exits with this status."""
+    return ("sh", "-c", f"echo reloaded >> '{notes}'; exit {status}")
 
 
-def test_every_brewed_layer_is_on_it_and_nothing_else(
+def test_it_has_exactly_the_brewed_layers(
     database: Database, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jobs.publish_whitelist, "_BATCH", 7)
@@ -69,14 +69,14 @@ def test_every_brewed_layer_is_on_it_and_nothing_else(
     assert sorted(lines) == sorted(f"{one}\n" for one in hashes)
 
 
-def test_nothing_brewed_is_an_empty_file(database: Database, file: Path) -> None:
+def test_without_brewed_layers_it_is_empty(database: Database, file: Path) -> None:
     assert publish(database, file).changed
     assert file.read_bytes() == b""
     assert not publish(database, file).changed
 
 
 @pytest.mark.parametrize("what", ["more", "fewer", "others", "cut"])
-def test_the_file_is_replaced_when_it_is_another_and_only_then(
+def test_the_file_is_replaced_only_when_it_changes(
     database: Database, file: Path, tmp_path: Path, what: str
 ) -> None:
     brew(database, *range(10))
@@ -99,7 +99,7 @@ def test_the_file_is_replaced_when_it_is_another_and_only_then(
     other = publish(database, file, *noting(tmp_path / "notes"))
     assert (other.changed, other.reloaded) == (True, True)
     assert not publish(database, file).changed
-    assert (tmp_path / "notes").read_text() == "told\n"
+    assert (tmp_path / "notes").read_text() == "reloaded\n"
 
 
 def test_a_new_file_can_be_read_by_all_and_an_old_one_keeps_its_mode(database: Database, file: Path) -> None:
@@ -115,7 +115,7 @@ def test_a_new_file_can_be_read_by_all_and_an_old_one_keeps_its_mode(database: D
         os.umask(before)
 
 
-def test_a_link_stays_one(database: Database, file: Path, tmp_path: Path) -> None:
+def test_a_link_stays_a_link(database: Database, file: Path, tmp_path: Path) -> None:
     target = tmp_path / "elsewhere.txt"
     target.write_text("old\n")
     file.symlink_to(target)
@@ -136,10 +136,10 @@ def test_a_tracker_that_missed_a_signal_gets_it_from_the_next_run(
     assert str(second) == "published 1 info-hashes, unchanged, tracker reload done"
     third = publish(database, file, *noting(notes))
     assert str(third) == "published 1 info-hashes, unchanged, tracker reload not needed"
-    assert notes.read_text() == "told\ntold\n"
+    assert notes.read_text() == "reloaded\nreloaded\n"
 
 
-def test_a_command_that_is_not_there_or_does_not_end_is_a_failure(
+def test_a_missing_or_endless_command_is_a_failure(
     database: Database, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jobs.publish_whitelist, "RELOAD_SECONDS", 0.2)
@@ -153,7 +153,7 @@ def test_an_unwritable_folder_is_reported(database: Database, tmp_path: Path) ->
         publish(database, tmp_path / "no/such/folder/whitelist.txt")
 
 
-def test_a_run_beside_another_leaves_the_work_to_it(database: Database, file: Path) -> None:
+def test_a_concurrent_run_leaves_the_work_to_the_first(database: Database, file: Path) -> None:
     brew(database, 1)
     with file.with_name("whitelist.txt.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -162,7 +162,7 @@ def test_a_run_beside_another_leaves_the_work_to_it(database: Database, file: Pa
     assert publish(database, file).changed
 
 
-def test_runs_at_once_leave_one_whole_file(database: Database, file: Path) -> None:
+def test_concurrent_runs_leave_one_complete_file(database: Database, file: Path) -> None:
     hashes = brew(database, *range(50))
     runs = [threading.Thread(target=publish, args=(database, file)) for _ in range(4)]
     for run in runs:
@@ -187,7 +187,7 @@ if where == "the file":
     Path.replace = killed
 else:
     job._reload = killed
-command = ("sh", "-c", "echo told >> '" + notes + "'")
+command = ("sh", "-c", "echo reloaded >> '" + notes + "'")
 job.publish_whitelist(create_engine_for(url=url), build_tables(), Path(file), command)
 """
 
@@ -207,10 +207,10 @@ def test_a_killed_run_is_completed_by_the_next(
     assert publish(database, file, *noting(notes)).reloaded
 
     assert sorted(file.read_text().split()) == sorted(hashes)
-    assert notes.read_text() == "told\n"
+    assert notes.read_text() == "reloaded\n"
 
 
-def test_opentracker_serves_what_is_brewed_and_refuses_the_rest(database: Database, tmp_path: Path) -> None:
+def test_opentracker_serves_brewed_layers_and_refuses_others(database: Database, tmp_path: Path) -> None:
     [early] = brew(database, "early")
     foreign = rbtorrent_id_of("a foreign torrent").partition(":")[2]
     with start_opentracker(tmp_path / "tracker") as tracker:

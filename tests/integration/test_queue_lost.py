@@ -1,4 +1,4 @@
-"""Brewed layers whose metainfo is lost are found and queued; nothing else is."""
+"""Brewed layers whose metainfo is lost are found and queued, and no others."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.services import service_of
 
 @dataclass
 class Brewed:
-    """Layers that were brewed, and the store that has their metainfo."""
+    """Brewed layers, and the store of their metainfo."""
 
     database: Database
     store: DirectoryStore

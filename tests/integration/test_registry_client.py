@@ -45,7 +45,7 @@ class TestAManifest:
         assert [str(layer.digest) for layer in parsed.layers] == [one.digest for one in image.layers]
 
     @pytest.mark.parametrize("media", ["docker", "oci"])
-    def test_of_several_platforms_is_fetched_as_what_it_is(
+    def test_of_several_platforms_is_fetched_as_a_list(
         self, registry: Registry, scope: str, client: RegistryClient, media: Media
     ) -> None:
         images = [
@@ -81,10 +81,10 @@ class TestAManifest:
         assert isinstance(parsed, Image)
         assert len(parsed.layers) == 10_000
 
-    def test_that_was_damaged_in_the_storage_is_not_believed(
+    def test_that_was_damaged_in_the_storage_is_refused(
         self, registry: Registry, scope: str, client: RegistryClient
     ) -> None:
-        # Of a scope's own content: the storage holds equal blobs once, for all tests.
+        # With content of its own: equal blobs are stored once, for all tests.
         image = push_image(registry, scope, "latest", [scope.encode()])
         registry.blob_file(image.digest).write_bytes(image.manifest + b" ")
         for reference in ("latest", Digest.parse(image.digest)):
@@ -93,7 +93,7 @@ class TestAManifest:
 
 
 class TestATag:
-    def test_leads_to_a_digest_that_costs_one_head(
+    def test_is_resolved_to_a_digest_by_one_head(
         self, registry: Registry, scope: str, client: RegistryClient
     ) -> None:
         image = push_image(registry, scope, "latest", [b"layer"], media="oci")
@@ -102,7 +102,7 @@ class TestATag:
         path = f"/v2/{scope}/manifests/latest"
         assert registry.requests()[before:] == [("HEAD", path, 200)]
 
-    def test_may_not_be_there(self, registry: Registry, scope: str, client: RegistryClient) -> None:
+    def test_may_be_missing(self, registry: Registry, scope: str, client: RegistryClient) -> None:
         with pytest.raises(NotFound, match=f"{scope}:latest"):
             client.head_manifest(scope, "latest")
         push_image(registry, scope, "latest", [b"layer"])
@@ -118,7 +118,7 @@ class TestLists:
             push_image(registry, scope, tag, [b"layer"])
         assert sorted(client.list_tags(scope)) == ["1.0", "latest", "v2_rc-1"]
 
-    def test_a_repository_that_is_not_there_has_no_list(self, client: RegistryClient) -> None:
+    def test_a_missing_repository_has_no_list(self, client: RegistryClient) -> None:
         with pytest.raises(NotFound, match="repository no/such"):
             list(client.list_tags("no/such"))
 
@@ -156,7 +156,7 @@ class TestABlob:
         end = None if length is None else offset + length
         assert read_blob(stream) == self.CONTENT[offset:end]
 
-    def test_ends_somewhere(self, scope: str, digest: Digest, client: RegistryClient) -> None:
+    def test_has_an_end(self, scope: str, digest: Digest, client: RegistryClient) -> None:
         with pytest.raises(Refused) as caught:
             client.open_blob(scope, digest, len(self.CONTENT))
         assert caught.value.status == 416
@@ -176,13 +176,13 @@ class TestABlob:
         assert client.blob_size(scope, digest) == 0
         assert read_blob(client.open_blob(scope, digest)) == b""
 
-    def test_may_not_be_there(
+    def test_may_be_missing(
         self, registry: Registry, scope: str, digest: Digest, client: RegistryClient
     ) -> None:
         for ask in (client.open_blob, client.blob_size):
             with pytest.raises(NotFound, match=f"blob {NOWHERE} in {scope}"):
                 ask(scope, NOWHERE)
-            with pytest.raises(NotFound):  # a blob is a repository's, not everybody's
+            with pytest.raises(NotFound):  # a blob belongs to a repository
                 ask("no/such", digest)
         lost = push_blob(registry, scope, scope.encode()).digest
         registry.blob_file(lost).unlink()
@@ -231,7 +231,7 @@ class TestTheRegistry:
                 with pytest.raises(Unavailable, match="Connection refused"):
                     ask()
 
-    def test_may_be_anywhere_the_templates_say(self, registry: Registry, scope: str) -> None:
+    def test_may_be_at_the_paths_of_the_templates(self, registry: Registry, scope: str) -> None:
         image = push_image(registry, scope, "latest", [b"layer"])
         with client_of(
             "nowhere.invalid",

@@ -1,4 +1,4 @@
-"""Every way in which a registry may answer other than hoped for."""
+"""Unusual and invalid answers of a registry."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_a_bad_answer_is_named_in_the_message(
 
 
 @pytest.mark.parametrize("what", ASKING)
-def test_when_to_come_back_is_kept(registry: HttpServer, client: RegistryClient, what: str) -> None:
+def test_retry_after_is_kept(registry: HttpServer, client: RegistryClient, what: str) -> None:
     registry.on("/*", bad_http.replying(429, errors("TOOMANYREQUESTS"), {"Retry-After": "7"}))
     with pytest.raises(Unavailable, match="status 429") as caught:
         ASKING[what](client)
@@ -104,7 +104,7 @@ def test_a_missing_path(registry: HttpServer, client: RegistryClient, what: str)
 
 
 @pytest.mark.parametrize("status", [401, 404, 405])
-def test_a_catalog_that_is_kept_back(registry: HttpServer, client: RegistryClient, status: int) -> None:
+def test_a_catalog_that_is_withheld(registry: HttpServer, client: RegistryClient, status: int) -> None:
     registry.on("/v2/_catalog", bad_http.replying(status, errors("UNSUPPORTED"), JSON))
     with pytest.raises(Refused) as caught:
         list(client.list_repositories())
@@ -145,9 +145,7 @@ class TestAManifest:
             with pytest.raises(BadAnswer, match=r"bytes"):
                 client.fetch_manifest("a", tag)
 
-    def test_must_have_the_digest_that_it_is_said_to_have(
-        self, registry: HttpServer, client: RegistryClient
-    ) -> None:
+    def test_must_have_the_digest_in_the_header(self, registry: HttpServer, client: RegistryClient) -> None:
         registry.on(
             "/v2/a/manifests/*", bad_http.replying(200, MANIFEST, {"Docker-Content-Digest": str(DIGEST)})
         )
@@ -168,9 +166,7 @@ class TestAManifest:
         assert client.head_manifest("a", "b") == digest_of(MANIFEST)
         assert [request.method for request in registry.requests] == ["GET", "HEAD", "GET"]
 
-    def test_may_be_of_a_registry_that_does_not_know_head(
-        self, registry: HttpServer, client: RegistryClient
-    ) -> None:
+    def test_may_be_of_a_registry_without_head(self, registry: HttpServer, client: RegistryClient) -> None:
         registry.on("/v2/a/*", bad_http.in_turn(bad_http.replying(405), bad_http.replying(200, MANIFEST)))
         assert client.head_manifest("a", "b") == digest_of(MANIFEST)
 

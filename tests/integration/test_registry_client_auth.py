@@ -1,4 +1,4 @@
-"""The registry client's credentials, at a registry with htpasswd and at one with a token server."""
+"""The registry client's credentials, with htpasswd and with a token server."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def tokens(tmp_path: Path) -> Iterator[TokenServer]:
 
 @pytest.fixture
 def guarded(tokens: TokenServer, tmp_path: Path) -> Iterator[Registry]:
-    """A registry that takes the token server's tokens, with an image in a private and a public scope."""
+    """A registry that accepts the token server's tokens, with an image in a private and a public scope."""
     with start_registry(tmp_path / "registry", token=tokens.registry_auth()) as server:
         for scope in (SCOPE, "public/app"):
             access = [{"type": "repository", "name": scope, "actions": ["pull", "push"]}]
@@ -78,7 +78,7 @@ class TestBasic:
             ("brewer", None, "set brewer.brew_user and brewer.brew_password"),
         ],
     )
-    def test_keeps_others_out_and_says_why(
+    def test_refuses_others_with_a_reason(
         self, closed: Registry, closed_image: PushedImage, user: str | None, password: str | None, why: str
     ) -> None:
         with client_of(closed.netloc, user, password) as client:
@@ -98,14 +98,14 @@ class TestTokens:
             check_pulls(client, SCOPE)
             client.ping()
 
-    def test_let_anybody_pull_what_is_public(self, guarded: Registry) -> None:
+    def test_allow_anonymous_pulls_of_public_images(self, guarded: Registry) -> None:
         with client_of(guarded.netloc) as client:
             check_pulls(client, "public/app")
             with pytest.raises(Refused, match="does not let anonymous callers do this") as caught:
                 client.fetch_manifest(SCOPE, "latest")
             assert caught.value.status == 401
 
-    def test_are_requested_once_a_scope(self, guarded: Registry, tokens: TokenServer) -> None:
+    def test_are_requested_once_per_scope(self, guarded: Registry, tokens: TokenServer) -> None:
         with client_of(guarded.netloc, "brewer", BREWER.password) as client:
             for _ in range(3):
                 check_pulls(client, SCOPE)
@@ -127,13 +127,13 @@ class TestTokens:
             client.fetch_manifest(SCOPE, "latest")
             assert [status for _, _, status in guarded.requests()[before:]] == [200]
 
-    def test_that_run_out_are_replaced(self, guarded: Registry, tokens: TokenServer) -> None:
+    def test_that_expire_are_replaced(self, guarded: Registry, tokens: TokenServer) -> None:
         tokens.lifetime = 0
         with client_of(guarded.netloc, "brewer", BREWER.password) as client:
             check_pulls(client, SCOPE)
             assert len(tokens.requests) > 1
 
-    def test_open_the_catalog_to_who_may_see_it(self, guarded: Registry, tokens: TokenServer) -> None:
+    def test_open_the_catalog_to_authorised_users(self, guarded: Registry, tokens: TokenServer) -> None:
         with client_of(guarded.netloc, "brewer", BREWER.password) as client:
             assert sorted(client.list_repositories()) == ["public/app", SCOPE]
         assert tokens.requests[-1].query["scope"] == ["registry:catalog:*"]
@@ -150,7 +150,7 @@ class TestTokens:
                 thread.join()
         assert len(tokens.requests) == 1
 
-    def test_are_not_had_with_a_wrong_password(self, guarded: Registry, tokens: TokenServer) -> None:
+    def test_are_refused_with_a_wrong_password(self, guarded: Registry, tokens: TokenServer) -> None:
         with client_of(guarded.netloc, "brewer", "wrong") as client:
             with pytest.raises(Refused, match="token server") as caught:
                 client.fetch_manifest("public/app", "latest")
@@ -159,7 +159,7 @@ class TestTokens:
 
 
 def check_pulls(client: RegistryClient, scope: str) -> None:
-    """Everything that pulling needs works."""
+    """Check everything that a pull needs."""
     fetched = client.fetch_manifest(scope, "latest")
     assert client.head_manifest(scope, "latest") == fetched.digest
     assert client.fetch_manifest(scope, fetched.digest).body == fetched.body

@@ -1,4 +1,4 @@
-"""A caller's requests, passed through to the registry as they are."""
+"""A caller's requests, passed through to the registry unchanged."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.servers.registry import Registry, start_registry
 
 SCOPE = "team/app"
 CALLER = ("caller", "pass word")
-# Those that differ from one answer to the next.
+# Headers that differ between answers.
 PASSING = {"Date"}
 
 
@@ -38,7 +38,7 @@ def image(closed: Registry) -> PushedImage:
 
 @pytest.fixture
 def client(closed: Registry) -> Iterator[RegistryClient]:
-    """With a password of its own, which must not help the caller."""
+    """A client with its own password, which must not be used for the caller."""
     with client_of(closed.netloc, *CALLER) as running:
         running.ping()
         yield running
@@ -51,7 +51,7 @@ def header_of(user: str, password: str) -> str:
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 @pytest.mark.parametrize("what", ["ping", "tag", "digest", "missing", "not accepted", "not allowed"])
-def test_the_registry_s_answer_comes_back_to_the_byte_and_header_for_header(
+def test_the_registrys_answer_is_returned_byte_for_byte_with_its_headers(
     closed: Registry, image: PushedImage, client: RegistryClient, method: str, what: str
 ) -> None:
     headers = {"Accept": OCI_MANIFEST, "Authorization": header_of(*CALLER), "Accept-Encoding": "identity"}
@@ -89,7 +89,7 @@ def test_the_caller_s_own_headers_decide(
     assert wrong.headers.all("WWW-Authenticate") == ['Basic realm="tests"']
 
 
-def test_a_layer_is_there_for_who_may_have_it(
+def test_a_layer_exists_only_for_authorised_callers(
     closed: Registry, image: PushedImage, client: RegistryClient
 ) -> None:
     digest = Digest.parse(image.layers[0].digest)

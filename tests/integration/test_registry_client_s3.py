@@ -1,4 +1,4 @@
-"""Blobs of a registry that keeps them in S3, and sends readers there."""
+"""Blobs of a registry that stores them in S3 and redirects readers there."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_an_image_is_read_through_redirects(in_s3: Registry) -> None:
     assert len(redirects) == 3
 
 
-def test_each_read_queries_the_registry_again(in_s3: Registry) -> None:
+def test_each_read_requests_a_new_redirect(in_s3: Registry) -> None:
     digest = Digest.parse(push_blob(in_s3, SCOPE, CONTENT, auth=BREWER).digest)
     with client_of(in_s3.netloc, *BREWER) as client:
         for _ in range(3):
@@ -54,7 +54,7 @@ def test_each_read_queries_the_registry_again(in_s3: Registry) -> None:
     assert [status for _, asked, status in in_s3.requests() if asked == path].count(307) == 3
 
 
-def test_a_registry_may_pass_the_bytes_on_itself(moto: Moto, bucket: str, tmp_path: Path) -> None:
+def test_a_registry_may_proxy_the_bytes(moto: Moto, bucket: str, tmp_path: Path) -> None:
     storage = moto.registry_storage(bucket)
     with (
         start_registry(tmp_path, s3=storage, redirect=False) as registry,
@@ -67,14 +67,14 @@ def test_a_registry_may_pass_the_bytes_on_itself(moto: Moto, bucket: str, tmp_pa
 
 @pytest.fixture
 def gate() -> Iterator[HttpServer]:
-    """Something in front of storage, which stands for the registry and keeps what it is shown."""
+    """A stand-in for a registry in front of storage, which records requests."""
     with start_http_server() as server:
         yield server
 
 
 @pytest.fixture
 def s3() -> Iterator[HttpServer]:
-    """A storage that keeps what it is shown."""
+    """A storage that records requests."""
     with start_http_server() as server:
         yield server
 
@@ -84,7 +84,7 @@ PATH = f"/v2/{SCOPE}/blobs/{DIGEST}"
 
 
 def guard(gate: HttpServer, to: str, status: int = 307) -> None:
-    """Has the gate ask for a password, and then lead to `to`."""
+    """Make the gate require a password, and then redirect to `to`."""
     asking = bad_http.replying(401, headers={"WWW-Authenticate": 'Basic realm="a"'})
     leading = bad_http.redirecting(to, status)
 
@@ -95,7 +95,7 @@ def guard(gate: HttpServer, to: str, status: int = 307) -> None:
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_the_storage_is_never_shown_the_credentials(gate: HttpServer, s3: HttpServer, status: int) -> None:
+def test_the_storage_never_gets_the_credentials(gate: HttpServer, s3: HttpServer, status: int) -> None:
     guard(gate, f"{s3.url}/bucket/key?X-Amz-Signature=abc", status)
     s3.on("/bucket/key", bad_http.serving(CONTENT))
     with client_of(gate.netloc, *BREWER) as client:
@@ -110,7 +110,7 @@ def test_the_storage_is_never_shown_the_credentials(gate: HttpServer, s3: HttpSe
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_a_url_that_has_run_out_is_worth_another_try(gate: HttpServer, s3: HttpServer, status: int) -> None:
+def test_an_expired_url_is_retried(gate: HttpServer, s3: HttpServer, status: int) -> None:
     guard(gate, f"{s3.url}/bucket/key?X-Amz-Signature=secret")
     s3.on("/bucket/key", bad_http.replying(status, b"<Error><Code>AccessDenied</Code></Error>"))
     with client_of(gate.netloc, *BREWER) as client:
@@ -121,7 +121,7 @@ def test_a_url_that_has_run_out_is_worth_another_try(gate: HttpServer, s3: HttpS
             assert "secret" not in str(caught.value)
 
 
-def test_a_blob_that_the_storage_has_lost_is_not_there(gate: HttpServer, s3: HttpServer) -> None:
+def test_a_blob_that_the_storage_lost_is_missing(gate: HttpServer, s3: HttpServer) -> None:
     guard(gate, f"{s3.url}/bucket/key")
     missing = b"<Error><Code>NoSuchKey</Code></Error>"
     s3.on("/bucket/key", bad_http.replying(404, missing, {"Content-Type": "application/xml"}))

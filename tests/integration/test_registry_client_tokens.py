@@ -1,4 +1,4 @@
-"""Token servers and challenges, good, odd and hostile, made by hand."""
+"""Hand-written token servers and challenges: valid, unusual and hostile."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PASSWORD = "pass word"
 
 
 class GuardedRegistry:
-    """Takes only the token given out last, and challenges with `challenge` otherwise."""
+    """Accepts only the last issued token, and answers `challenge` otherwise."""
 
     def __init__(self, registry: HttpServer, realm: HttpServer) -> None:
         self.registry, self.realm = registry, realm
@@ -36,7 +36,7 @@ class GuardedRegistry:
         realm.on("/token", self.give)
 
     def give(self, request: Request, connection: Connection) -> None:
-        """Gives out a token, with the fields in `more` beside it."""
+        """Issue a token, with the fields in `more`."""
         self.last = f"token{next(self._numbers)}"
         connection.reply(200, json.dumps({"token": self.last, **self.more}).encode())
 
@@ -84,14 +84,14 @@ class TestAToken:
             client.ping()
 
     @pytest.mark.parametrize("lifetime", [None, 60, 3600, "soon", True, -5, 1e400, 10**400, [], {}])
-    def test_is_kept_while_it_is_good(self, guarded: GuardedRegistry, lifetime: object) -> None:
+    def test_is_cached_while_it_is_valid(self, guarded: GuardedRegistry, lifetime: object) -> None:
         guarded.more = {"expires_in": lifetime, "issued_at": "not a date"}
         with client_of(guarded.registry.netloc) as client:
             client.ping()
             client.ping()
         assert len(guarded.realm.requests) == 1
 
-    def test_is_renewed_before_it_runs_out(self, guarded: GuardedRegistry) -> None:
+    def test_is_renewed_before_it_expires(self, guarded: GuardedRegistry) -> None:
         now = 1000.0
         guarded.more = {"expires_in": 100}
         target = parse_url(f"{guarded.registry.url}/v2/")
@@ -103,8 +103,10 @@ class TestAToken:
             now += 2
             assert auth.header(target, "x") == "Bearer token2"
 
-    def test_that_has_lain_in_a_cache_is_not_kept_as_long(self, guarded: GuardedRegistry) -> None:
-        """By the token server's clock, which may be far from ours."""
+    def test_from_an_intermediate_cache_is_kept_for_the_remaining_time(
+        self, guarded: GuardedRegistry
+    ) -> None:
+        """By the clock of the token server, which may differ from ours."""
         issued = datetime(2001, 2, 3, 4, 5, 6, tzinfo=UTC)
         body = {"token": "cached", "expires_in": 300, "issued_at": "2001-02-03T04:05:06.123456789Z"}
         date = format_datetime(issued + timedelta(seconds=200), usegmt=True)
@@ -245,7 +247,7 @@ class TestAChallenge:
         guarded.challenge = challenge
         with (
             client_of(guarded.registry.netloc, "brewer", PASSWORD) as client,
-            pytest.raises(Refused, match="no supported authentication scheme") as caught,
+            pytest.raises(Refused, match="only Basic and Bearer authentication are supported") as caught,
         ):
             client.ping()
         assert caught.value.status == 401
@@ -259,14 +261,16 @@ class TestAChallenge:
         with client_of(guarded.registry.netloc) as client, pytest.raises(BadAnswer, match="realm"):
             client.ping()
 
-    def test_for_a_token_goes_before_one_for_the_password(self, guarded: GuardedRegistry) -> None:
+    def test_for_a_token_precedes_one_for_a_password(self, guarded: GuardedRegistry) -> None:
         guarded.challenge = f'Basic realm="a", {guarded.challenge}'
         with client_of(guarded.registry.netloc, "brewer", PASSWORD) as client:
             client.ping()
         sent = [request.headers.get("Authorization") for request in guarded.registry.requests]
         assert sent == [None, "Bearer token1"]
 
-    def test_of_a_host_that_the_registry_led_to_is_not_answered(self, guarded: GuardedRegistry) -> None:
+    def test_of_a_host_that_the_registry_redirected_to_is_not_answered(
+        self, guarded: GuardedRegistry
+    ) -> None:
         with start_http_server() as elsewhere:
             asking = {"WWW-Authenticate": f'Basic realm="a", {guarded.challenge}'}
             elsewhere.on("/*", bad_http.replying(401, headers=asking))

@@ -1,4 +1,4 @@
-"""Which repository a layer is read from: the known ones in their order, else whatever holds it."""
+"""The repository that a layer is read from: the known ones in order, otherwise any that has it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LAYER = layer_of(CONTENT)
 
 @pytest.fixture(scope="module")
 def quiet_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
-    """A registry that nobody else asks anything: its log shows what a source asked."""
+    """A registry without other clients: its log has only requests of the source."""
     with start_registry(tmp_path_factory.mktemp("quiet")) as registry:
         push_blob(registry, "team/app", CONTENT)
         push_blob(registry, "team/base", CONTENT)
@@ -66,7 +66,7 @@ def read(source: RegistryBlobs, layer: Layer, offset: int = 0, length: int | Non
     return bytes(got)
 
 
-def asked_since(registry: Registry, before: int) -> list[tuple[str, str, int]]:
+def requests_since(registry: Registry, before: int) -> list[tuple[str, str, int]]:
     """Method, repository and status of the requests after the first `before`."""
     return [
         (method, path.removeprefix("/v2/").partition("/blobs/")[0], status)
@@ -77,13 +77,13 @@ def asked_since(registry: Registry, before: int) -> list[tuple[str, str, int]]:
 def test_the_first_known_repository_that_has_it_is_read(quiet_registry: Registry, http: HttpClient) -> None:
     source = source_of(http, quiet_registry.netloc)
     before = len(quiet_registry.requests())
-    layer = known_in("gone/away", "other", "team/app", "team/base")
+    layer = known_in("deleted/app", "other", "team/app", "team/base")
 
     assert source.size(layer) == len(CONTENT)
     assert read(source, layer) == CONTENT
 
-    assert asked_since(quiet_registry, before) == [
-        ("HEAD", "gone/away", 404),
+    assert requests_since(quiet_registry, before) == [
+        ("HEAD", "deleted/app", 404),
         ("HEAD", "other", 404),
         ("HEAD", "team/app", 200),
         ("GET", "team/app", 200),
@@ -93,11 +93,11 @@ def test_the_first_known_repository_that_has_it_is_read(quiet_registry: Registry
 def test_a_layer_in_none_of_its_repositories_is_missing(quiet_registry: Registry, http: HttpClient) -> None:
     source = source_of(http, quiet_registry.netloc, candidates=["team/app"])
 
-    with pytest.raises(NotFound, match="gone/away, other"):
-        source.size(known_in("gone/away", "other"))
+    with pytest.raises(NotFound, match="deleted/app, other"):
+        source.size(known_in("deleted/app", "other"))
 
 
-def test_a_layer_without_repositories_is_looked_for_with_one_request_each(
+def test_a_layer_without_repositories_is_searched_with_one_request_each(
     quiet_registry: Registry, http: HttpClient
 ) -> None:
     source = source_of(http, quiet_registry.netloc, candidates=["other", "team/base", "team/app"])
@@ -107,7 +107,7 @@ def test_a_layer_without_repositories_is_looked_for_with_one_request_each(
     assert read(source, LAYER) == CONTENT
     assert read(source, LAYER, 1000, 500) == CONTENT[1000:1500]
 
-    assert asked_since(quiet_registry, before) == [
+    assert requests_since(quiet_registry, before) == [
         ("HEAD", "other", 404),
         ("HEAD", "team/base", 200),
         ("GET", "team/base", 200),
@@ -115,7 +115,7 @@ def test_a_layer_without_repositories_is_looked_for_with_one_request_each(
     ]
 
 
-def test_the_catalog_may_be_what_is_looked_through(quiet_registry: Registry, http: HttpClient) -> None:
+def test_the_catalog_may_be_searched(quiet_registry: Registry, http: HttpClient) -> None:
     client = RegistryClient(DockerRegistry(host=quiet_registry.netloc, proto="http"), http)
     source = RegistryBlobs(client, client.list_repositories)
 
@@ -131,7 +131,7 @@ def test_a_layer_in_no_repository_is_missing_and_the_number_checked_is_reported(
         source.size(LAYER)
 
 
-def test_a_layer_that_moved_is_looked_for_again(http: HttpClient) -> None:
+def test_a_layer_that_moved_is_searched_again(http: HttpClient) -> None:
     with start_http_server() as server:
         blob = {"Content-Length": str(len(CONTENT))}
         server.on("/v2/old/blobs/*", in_turn(replying(200, CONTENT, blob), replying(404)))
@@ -149,7 +149,7 @@ def test_invalid_scopes_are_skipped(quiet_registry: Registry, http: HttpClient) 
     assert source.size(known_in("../../etc", "UPPER", "", "team/app")) == len(CONTENT)
 
 
-def test_a_repository_that_may_not_be_read_is_passed_over(tmp_path: Path, http: HttpClient) -> None:
+def test_a_forbidden_repository_is_skipped(tmp_path: Path, http: HttpClient) -> None:
     users = {"brewer": User("right", {"open/*": {"pull"}})}
     with (
         start_token_server(tmp_path, users) as tokens,
@@ -165,7 +165,7 @@ def test_a_repository_that_may_not_be_read_is_passed_over(tmp_path: Path, http: 
             source.size(replace(layer_of(b"another"), scopes=("closed/app",)))
 
 
-def test_a_catalog_that_is_refused_says_so(http: HttpClient) -> None:
+def test_a_refused_catalog_is_reported(http: HttpClient) -> None:
     with start_http_server() as server:
         server.on("/v2/_catalog", replying(401))
         client = RegistryClient(DockerRegistry(host=server.netloc, proto="http"), http)

@@ -28,17 +28,17 @@ def port(tmp_path: Path) -> Iterator[int]:
 
 
 def answer_to(port: int, head: str, body: bytes = b"") -> tuple[int, str]:
-    """Status, and code or text, of what comes back."""
+    """Return the status and the code or text of the answer."""
     with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
         connection.sendall(f"{head}\r\nHost: a\r\n\r\n".encode())
         with suppress(ConnectionError):
             connection.sendall(body)
         answer = HTTPResponse(connection)
         answer.begin()
-        told = answer.read()
+        content = answer.read()
     if answer.getheader("Content-Type", "").startswith("application/json"):
-        return answer.status, json.loads(told)["errors"][0]["code"]
-    return answer.status, told.decode()
+        return answer.status, json.loads(content)["errors"][0]["code"]
+    return answer.status, content.decode()
 
 
 @pytest.mark.parametrize(

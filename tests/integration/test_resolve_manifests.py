@@ -1,4 +1,4 @@
-"""What events left unresolved, read from a real registry."""
+"""Manifests left unresolved by events, read from a real registry."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def desk(database_url: str, registry: Registry, scope: str) -> Iterator[Desk]:
 
 @pytest.fixture
 def push(registry: Registry, scope: str) -> Callable[..., PushedImage]:
-    """Pushes an image of two layers that no other test has, by digest."""
+    """A function that pushes an image of two unique layers by digest."""
     seeds = iter(range(1000, 2000))
 
     def pushed(media: Any = "docker", platform: str = "linux/amd64", tag: str | None = None) -> PushedImage:
@@ -72,7 +72,7 @@ def test_an_images_layers_are_queued_as_pushed_and_its_config_is_not(
     assert desk.queued() == dict.fromkeys(digests(image), Priority.PUSHED)
     assert desk.waiting() == {}
     assert desk.seen(image.digest) == {image.digest}
-    assert str(summary) == "resolved 1 manifests, queued 2 layers, put off 0, set aside 0, waiting 0"
+    assert str(summary) == "resolved 1 manifests, queued 2 layers, delayed 0, set aside 0, waiting 0"
 
 
 @pytest.mark.parametrize("media", ["docker", "oci"])
@@ -115,7 +115,7 @@ def test_an_image_resolved_before_is_not_fetched_again_for_its_index(
     assert desk.waiting() == {}
 
 
-def test_children_that_come_later_than_their_index_are_waited_for(
+def test_children_pushed_after_their_index_are_waited_for(
     desk: Desk, registry: Registry, push: Callable[..., PushedImage]
 ) -> None:
     there, late = push("oci"), push("oci", "linux/arm64")
@@ -124,7 +124,7 @@ def test_children_that_come_later_than_their_index_are_waited_for(
     desk.put_down(index.digest)
     summary = desk.run()
     assert desk.queued().keys() == digests(there)
-    assert (summary.put_off, summary.resolved, summary.waiting) == (1, 0, 1)
+    assert (summary.delayed, summary.resolved, summary.waiting) == (1, 0, 1)
     row = desk.waiting()[index.digest]
     assert (row.attempts, row.reason) == (1, f"1 of its manifests cannot be read, first {late.digest}")
     assert desk.seen(index.digest) == set()
@@ -137,7 +137,7 @@ def test_children_that_come_later_than_their_index_are_waited_for(
     assert desk.waiting() == {}
 
 
-def test_tries_come_further_and_further_apart_and_end(desk: Desk) -> None:
+def test_delays_between_attempts_grow_and_attempts_end(desk: Desk) -> None:
     desk.put_down(NOWHERE)
     delays = []
     for _ in range(2):
@@ -172,11 +172,11 @@ def test_an_unresolvable_manifest_does_not_block_others(
     desk.put_down(image.digest)
     summary = desk.run()
     assert desk.queued().keys() == digests(image)
-    assert (summary.resolved, summary.put_off, summary.set_aside) == (1, 1, 1)
+    assert (summary.resolved, summary.delayed, summary.set_aside) == (1, 1, 1)
 
 
 def test_foreign_empty_and_attested_layers_are_not_queued(desk: Desk) -> None:
-    # A registry takes a foreign layer only if it is set up for it, so this one is played.
+    # A registry accepts foreign layers only if configured to, so this one is simulated.
     names = iter("abcdef")
 
     def blob(media_type: str, size: int = 10, urls: tuple[str, ...] = ()) -> Descriptor:
@@ -208,7 +208,7 @@ def test_a_manifest_that_contradicts_itself_is_set_aside_at_once(desk: Desk) -> 
     assert "layers is not a list" in desk.waiting()[digest].reason
 
 
-def test_indexes_that_never_end_are_given_up(desk: Desk) -> None:
+def test_endless_indexes_are_abandoned(desk: Desk) -> None:
     bodies: dict[str, bytes] = {}
     inner = NOWHERE
     for _ in range(20):
@@ -227,24 +227,22 @@ def test_indexes_that_never_end_are_given_up(desk: Desk) -> None:
 
         server.on("/v2/*", answer)
         desk.put_down(inner)
-        assert desk.run(registry=client(server.url)).put_off == 1
+        assert desk.run(registry=client(server.url)).delayed == 1
     assert len(asked) < 10
 
 
 @pytest.mark.parametrize("answer", [html(), html(500)], ids=["a web page", "a web page with 500"])
-def test_a_manifest_without_a_usable_answer_queues_nothing_and_is_tried_again(
-    desk: Desk, answer: Any
-) -> None:
+def test_a_manifest_without_a_usable_answer_is_retried(desk: Desk, answer: Any) -> None:
     with start_http_server() as server:
         server.on("/v2/*", answer)
         server.on("/v2/", replying(200))
         desk.put_down(NOWHERE)
         summary = desk.run(registry=client(server.url))
-    assert (summary.put_off, desk.queued()) == (1, {})
+    assert (summary.delayed, desk.queued()) == (1, {})
 
 
 @pytest.mark.parametrize("answer", [silent(), html(503)], ids=["silent", "503"])
-def test_a_registry_that_is_down_ends_the_run_and_costs_no_tries(
+def test_a_registry_that_is_down_ends_the_run_without_counting_attempts(
     desk: Desk, caplog: pytest.LogCaptureFixture, answer: Any
 ) -> None:
     with start_http_server() as server:
@@ -252,16 +250,14 @@ def test_a_registry_that_is_down_ends_the_run_and_costs_no_tries(
         desk.put_down(*(f"sha256:{number:064}" for number in range(20)))
         summary = desk.run(registry=client(server.url, read_timeout=0.2))
         desk.run(registry=client(server.url, read_timeout=0.2))
-    assert (summary.put_off, summary.waiting, exit_status(summary)) == (0, 20, 1)
+    assert (summary.delayed, summary.waiting, exit_status(summary)) == (0, 20, 1)
     assert {row.attempts for row in desk.waiting().values()} == {0}
     assert len([line for line in caplog.messages if line.startswith("registry failed")]) == 1
     desk.run()
     assert "registry works again" in caplog.text
 
 
-def test_manifests_that_the_registry_cannot_read_do_not_hold_up_the_others(
-    desk: Desk, push: Callable[..., PushedImage]
-) -> None:
+def test_unreadable_manifests_do_not_delay_others(desk: Desk, push: Callable[..., PushedImage]) -> None:
     good = push()
     with start_http_server() as server:
         server.on("/v2/*", html(500))
@@ -272,7 +268,7 @@ def test_manifests_that_the_registry_cannot_read_do_not_hold_up_the_others(
         )
         desk.put_down(*(f"sha256:{number:064}" for number in range(20)), good.digest)
         summary = desk.run(registry=client(server.url))
-    assert (summary.put_off, summary.resolved) == (20, 1)
+    assert (summary.delayed, summary.resolved) == (20, 1)
     assert desk.queued().keys() == digests(good)
 
 

@@ -1,4 +1,4 @@
-"""Layers in the bucket of a real registry: found where its S3 driver puts them."""
+"""Layers in the bucket of a real registry, at the paths of its S3 driver."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LAYER = layer_of(CONTENT)
 
 
 @pytest.mark.parametrize("rootdirectory", ["/", "", "/some/where", "some/where/", "/some/where/"])
-def test_the_prefix_is_the_registrys_rootdirectory_to_the_letter(
+def test_the_prefix_equals_the_registrys_rootdirectory(
     moto: Moto, bucket: str, tmp_path: Path, rootdirectory: str
 ) -> None:
     storage = moto.registry_storage(bucket)
@@ -58,7 +58,7 @@ def test_a_missing_bucket_sets_no_layer_aside(moto: Moto) -> None:
             source.check()
 
 
-def test_a_key_that_is_not_there_is_named(moto: Moto, bucket: str) -> None:
+def test_the_error_names_a_missing_key(moto: Moto, bucket: str) -> None:
     with making_sources() as sources:
         source = sources.s3(moto.endpoint, bucket)
 

@@ -1,4 +1,4 @@
-"""The S3 store: where things are in the bucket, and what trouble with S3 becomes."""
+"""The S3 store: object keys, and errors for failures of S3."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ READ_TIMEOUT = 2.0
 
 @pytest.fixture
 def store_at() -> Iterator[Callable[[str, str], S3Store]]:
-    """Makes a store at an endpoint, in a bucket."""
+    """A function that creates a store."""
     with ExitStack() as clients:
 
         def make(endpoint: str, bucket: str) -> S3Store:
@@ -63,7 +63,7 @@ def test_a_layers_metainfo_is_an_object_named_after_it(
         assert kept["Body"].read() == b"d4:infodee"
 
 
-def test_a_bucket_that_is_not_there_is_a_failure_and_no_missing_metainfo(
+def test_a_missing_bucket_is_a_failure_not_missing_metainfo(
     moto: Moto, store_at: Callable[[str, str], S3Store]
 ) -> None:
     store = store_at(moto.endpoint, "no-such-bucket")
@@ -79,7 +79,7 @@ def test_an_unreachable_server_is_a_failure(store_at: Callable[[str, str], S3Sto
             call()
 
 
-def test_a_server_that_says_nothing_costs_the_time_outs_of_two_tries(
+def test_a_silent_server_costs_two_time_outs(
     server: HttpServer, store_at: Callable[[str, str], S3Store]
 ) -> None:
     answers_everything(server, silent())
@@ -111,9 +111,7 @@ def test_an_error_answer_is_quoted(
         assert SECRET not in str(caught.value)
 
 
-def test_metainfo_that_breaks_off_is_a_failure(
-    server: HttpServer, store_at: Callable[[str, str], S3Store]
-) -> None:
+def test_truncated_metainfo_is_a_failure(server: HttpServer, store_at: Callable[[str, str], S3Store]) -> None:
     answers_everything(server, misstating_length(b"d4:inf", stated=1000))
     with pytest.raises(StoreFailed):
         store_at(server.url, "bucket").get(DIGEST)
@@ -137,7 +135,7 @@ def calls(store: S3Store) -> list[Callable[[], object]]:
 
 
 class LimitedS3:
-    """An S3 whose credentials have some permissions only: what they may not list is refused, not missing."""
+    """An S3 with limited permissions: without permission to list, missing objects are refused (403)."""
 
     def __init__(self, permissions: set[str]) -> None:
         self.permissions = permissions
@@ -180,7 +178,7 @@ def limited(server: HttpServer) -> LimitedS3:
 
 
 @pytest.mark.parametrize("listing", [True, False], ids=["with ListBucket", "without ListBucket"])
-def test_what_is_served_does_not_depend_on_the_permission_to_list(
+def test_reading_does_not_require_permission_to_list(
     server: HttpServer, limited: LimitedS3, store_at: Callable[[str, str], S3Store], listing: bool
 ) -> None:
     if not listing:
@@ -196,7 +194,7 @@ def test_what_is_served_does_not_depend_on_the_permission_to_list(
 
 
 @pytest.mark.parametrize("permission", ["GetObject", "PutObject", "DeleteObject"])
-def test_a_missing_permission_is_named_and_not_taken_for_missing_metainfo(
+def test_a_missing_permission_is_reported_not_taken_for_missing_metainfo(
     server: HttpServer, limited: LimitedS3, store_at: Callable[[str, str], S3Store], permission: str
 ) -> None:
     store = store_at(server.url, "bucket")

@@ -1,4 +1,4 @@
-"""A scan that was interrupted is gone on with; one that is paced asks no faster than it may."""
+"""Interrupted scans are resumed; the rate of requests is limited."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SCOPES = ("a", "b", "c", "d")
 
 @pytest.fixture
 def four() -> Iterator[HttpServer]:
-    """Stands for a registry of four repositories, each with one tag and an image of its own."""
+    """A stand-in for a registry with four repositories, each with one tag and a different image."""
     with start_http_server() as server:
         for number, scope in enumerate(SCOPES):
             server.on(f"/v2/{scope}/tags/list*", replying(200, json.dumps({"tags": ["v1"]}).encode()))
@@ -40,13 +40,13 @@ def scan(database_url: str, four: HttpServer) -> Iterator[Scan]:
 
 
 def listed(server: HttpServer, before: int = 0) -> list[str]:
-    """The repositories whose tags were asked for, in that order."""
+    """Return the repositories whose tags were listed, in order."""
     paths = [request.path for request in server.requests[before:]]
     return [path.split("/")[2] for path in paths if "/tags/list" in path]
 
 
 def stopping_at(server: HttpServer, scope: str, scan: Scan) -> None:
-    """Whoever reads the manifests of `scope` is told to end."""
+    """Stop the scan when it reads a manifest of `scope`."""
     answer = image(SCOPES.index(scope))
 
     def stop(request: Request, connection: Connection) -> None:
@@ -56,9 +56,7 @@ def stopping_at(server: HttpServer, scope: str, scan: Scan) -> None:
     server.on(f"/v2/{scope}/manifests/*", stop)
 
 
-def test_an_interrupted_scan_goes_on_with_the_repository_in_which_it_was(
-    scan: Scan, four: HttpServer
-) -> None:
+def test_an_interrupted_scan_resumes_with_its_repository(scan: Scan, four: HttpServer) -> None:
     grant(scan, *SCOPES)
     stopping_at(four, "c", scan)
 
@@ -77,9 +75,7 @@ def test_an_interrupted_scan_goes_on_with_the_repository_in_which_it_was(
     assert listed(four, before) == [*SCOPES]
 
 
-def test_a_place_that_has_lost_its_role_leads_back_to_the_first_repository(
-    scan: Scan, four: HttpServer
-) -> None:
+def test_a_cursor_whose_repository_lost_the_role_restarts_at_the_first(scan: Scan, four: HttpServer) -> None:
     grant(scan, *SCOPES)
     stopping_at(four, "c", scan)
     assert scan_tags(scan).interrupted
@@ -187,17 +183,17 @@ def test_every_request_of_a_walk_is_paced(scan: Scan, four: HttpServer) -> None:
     walk_repositories(replace(scan, registry=scan.registry.paced(pace)), ["deep", "a"], "test")
 
     assert len(queued(scan)) == 3
-    # Nobody waits before the first request.
+    # There is no wait before the first request.
     assert len(slept) == len(four.requests) - 1
 
 
 def test_a_stop_interrupts_the_wait_for_the_pace(scan: Scan, four: HttpServer) -> None:
-    def told_to_end(seconds: float) -> None:
+    def stop_during_wait(seconds: float) -> None:
         assert seconds == 3600
         scan.service.stop.set()
         scan.service.stop.wait(seconds)
 
-    hourly = Pace(1 / 3600, clock=lambda: 0.0, sleep=told_to_end)
+    hourly = Pace(1 / 3600, clock=lambda: 0.0, sleep=stop_during_wait)
 
     assert walk_repositories(replace(scan, registry=scan.registry.paced(hourly)), SCOPES, "test").interrupted
     assert len(four.requests) == 2
@@ -209,5 +205,5 @@ def test_a_dry_run_reports_what_is_known_below_unchanged_tags(scan: Scan, four: 
     summary = walk_repositories(replace(scan, dry_run=True), [*SCOPES, "a"], "test")
 
     assert (summary.queued, summary.known) == (2, 2)
-    assert str(summary).startswith("would queue 2 layers (0.0 MB), known already 2, tags 5")
+    assert str(summary).startswith("would queue 2 layers (0.0 MB), already known 2, tags 5")
     assert len(queued(scan)) == 2

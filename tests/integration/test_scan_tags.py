@@ -1,4 +1,4 @@
-"""Scans and backfills: what a registry holds is queued, cheaply the second time, whatever goes wrong."""
+"""Scans and backfills queue the layers of a registry, with few requests the second time, despite failures."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.servers.registry import Registry, start_registry
 
 @pytest.fixture(scope="module")
 def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
-    """A registry of this file's own, so that its catalog holds nothing else."""
+    """A registry for this file only, so that its catalog has nothing else."""
     with start_registry(tmp_path_factory.mktemp("shelf"), delete=True) as server:
         yield server
 
@@ -64,7 +64,7 @@ def test_without_a_role_the_registry_gets_no_request(scan: Scan, shelf: Registry
     assert asked(shelf, before) == []
 
 
-def test_a_second_scan_costs_one_head_a_tag(scan: Scan, shelf: Registry, scope: str) -> None:
+def test_a_second_scan_costs_one_head_per_tag(scan: Scan, shelf: Registry, scope: str) -> None:
     for number in range(5):
         push_image(shelf, scope, f"v{number}", [layer_bytes(500, 10), layer_bytes(500, 20 + number)])
     push_image(shelf, scope, "same-as-v0", [layer_bytes(500, 10), layer_bytes(500, 20)])
@@ -92,9 +92,7 @@ def test_a_moved_tag_is_read_again_and_its_old_layers_are_not_queued_twice(
     assert summary.queued == 1
 
 
-def test_only_the_wanted_platforms_of_an_index_are_read_and_others_later_if_wanted_then(
-    scan: Scan, shelf: Registry, scope: str
-) -> None:
+def test_only_the_configured_platforms_of_an_index_are_read(scan: Scan, shelf: Registry, scope: str) -> None:
     amd64 = push_image(shelf, scope, None, [layer_bytes(500, 40)], media="oci", platform="linux/amd64")
     arm64 = push_image(shelf, scope, None, [layer_bytes(500, 41)], media="oci", platform="linux/arm64")
     push_index(shelf, scope, "v1", [amd64.descriptor, arm64.descriptor], media="oci")
@@ -109,7 +107,7 @@ def test_only_the_wanted_platforms_of_an_index_are_read_and_others_later_if_want
     assert set(queued(scan)) == {amd64.layers[0].digest, arm64.layers[0].digest}
 
 
-def test_an_index_whose_child_is_missing_gives_the_others_and_is_read_again(
+def test_other_children_of_an_incomplete_index_are_queued_and_it_is_read_again(
     scan: Scan, shelf: Registry, scope: str
 ) -> None:
     there = push_image(shelf, scope, None, [layer_bytes(500, 50)], media="oci")
@@ -126,7 +124,9 @@ def test_an_index_whose_child_is_missing_gives_the_others_and_is_read_again(
     assert scan_tags(scan).queued == 1
 
 
-def test_an_index_with_a_child_that_is_not_a_manifest_yields_the_others(scan: Scan, liar: HttpServer) -> None:
+def test_an_index_with_a_child_that_is_not_a_manifest_yields_the_others(
+    scan: Scan, stand_in: HttpServer
+) -> None:
     broken = b'{"schemaVersion": 2, "layers": [{"digest": "../../etc"}]}'
     children = [
         {"mediaType": DOCKER_MANIFEST, "digest": digest_of(body), "size": len(body)}
@@ -134,16 +134,16 @@ def test_an_index_with_a_child_that_is_not_a_manifest_yields_the_others(scan: Sc
     ]
     index = json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": children}).encode()
     index_headers = {"Content-Type": OCI_INDEX, "Docker-Content-Digest": digest_of(index)}
-    liar.on("/v2/odd/tags/list*", replying(200, b'{"name":"odd","tags":["v1"]}'))
+    stand_in.on("/v2/odd/tags/list*", replying(200, b'{"name":"odd","tags":["v1"]}'))
     for name, body, headers in (
         ("v1", index, index_headers),
         (digest_of(index), index, index_headers),
         (digest_of(broken), broken, {"Content-Type": DOCKER_MANIFEST}),
         (digest_of(manifest_of(5)), manifest_of(5), {"Content-Type": DOCKER_MANIFEST}),
     ):
-        liar.on(f"/v2/odd/manifests/{name}", replying(200, body, headers))
+        stand_in.on(f"/v2/odd/manifests/{name}", replying(200, body, headers))
 
-    walk_repositories(replace(scan, registry=client(liar.netloc)), ["odd"], "test")
+    walk_repositories(replace(scan, registry=client(stand_in.netloc)), ["odd"], "test")
 
     assert set(queued(scan)) == {f"sha256:{5:064x}"}
 
@@ -173,7 +173,7 @@ def test_two_scans_at_once_queue_everything_once(scan: Scan, shelf: Registry, sc
     assert set(queued(scan)) == digests
 
 
-def test_a_walk_ends_at_its_limit_and_goes_on_from_there(scan: Scan, shelf: Registry, scope: str) -> None:
+def test_a_walk_stops_at_its_limit_and_resumes_there(scan: Scan, shelf: Registry, scope: str) -> None:
     for number in range(10):
         push_image(shelf, scope, f"v{number}", [layer_bytes(500, 90 + number)])
 
@@ -183,7 +183,7 @@ def test_a_walk_ends_at_its_limit_and_goes_on_from_there(scan: Scan, shelf: Regi
     assert (first.queued, second.queued) == (4, 6)
 
 
-def test_a_stopped_walk_says_so(scan: Scan, shelf: Registry, scope: str) -> None:
+def test_a_stopped_walk_is_reported(scan: Scan, shelf: Registry, scope: str) -> None:
     push_image(shelf, scope, "v1", [layer_bytes(500, 110)])
     scan.service.stop.set()
 
@@ -195,54 +195,54 @@ def test_a_stopped_walk_says_so(scan: Scan, shelf: Registry, scope: str) -> None
 
 
 @pytest.fixture
-def liar() -> Iterator[HttpServer]:
-    """Something in a registry's place."""
+def stand_in() -> Iterator[HttpServer]:
+    """A stand-in for a registry."""
     with start_http_server() as server:
         yield server
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 405])
 def test_a_forbidden_catalog_is_reported_and_exact_names_still_work(
-    scan: Scan, liar: HttpServer, status: int, caplog: pytest.LogCaptureFixture
+    scan: Scan, stand_in: HttpServer, status: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    liar.on("/v2/_catalog*", replying(status, b'{"errors":[]}'))
-    liar.on("/v2/exact/name/tags/list*", replying(200, b'{"name":"exact/name","tags":["v1"]}'))
-    liar.on("/v2/exact/name/manifests/*", image(1))
+    stand_in.on("/v2/_catalog*", replying(status, b'{"errors":[]}'))
+    stand_in.on("/v2/exact/name/tags/list*", replying(200, b'{"name":"exact/name","tags":["v1"]}'))
+    stand_in.on("/v2/exact/name/manifests/*", image(1))
     grant(scan, "exact/name", "glob/*")
 
-    summary = scan_tags(replace(scan, registry=client(liar.netloc)))
+    summary = scan_tags(replace(scan, registry=client(stand_in.netloc)))
 
     assert (summary.queued, summary.failed) == (1, 1)
     assert "only exact names can be walked" in caplog.text
     assert str(status) in caplog.text or status == 404
 
-    liar.on("/v2/exact/name/manifests/*", image(2))
-    assert scan_tags(replace(scan, registry=client(liar.netloc))).queued == 1
-    again = scan_tags(replace(scan, registry=client(liar.netloc)))
+    stand_in.on("/v2/exact/name/manifests/*", image(2))
+    assert scan_tags(replace(scan, registry=client(stand_in.netloc))).queued == 1
+    again = scan_tags(replace(scan, registry=client(stand_in.netloc)))
     assert (again.repositories, again.failed) == (1, 1)
 
 
-def test_a_catalog_that_is_forbidden_later_keeps_no_exact_name_from_being_scanned(
-    scan: Scan, liar: HttpServer
+def test_exact_names_are_scanned_after_the_catalog_becomes_forbidden(
+    scan: Scan, stand_in: HttpServer
 ) -> None:
     names = [f"glob/{number}" for number in range(5)]
-    liar.on("/v2/_catalog*", replying(200, json.dumps({"repositories": names}).encode()))
+    stand_in.on("/v2/_catalog*", replying(200, json.dumps({"repositories": names}).encode()))
     for number, scope in enumerate(["exact/name", *names]):
         body = json.dumps({"name": scope, "tags": ["v1"]}).encode()
-        liar.on(f"/v2/{scope}/tags/list*", replying(200, body))
-        liar.on(f"/v2/{scope}/manifests/*", image(number))
+        stand_in.on(f"/v2/{scope}/tags/list*", replying(200, body))
+        stand_in.on(f"/v2/{scope}/manifests/*", image(number))
     grant(scan, "exact/name", "glob/*")
-    scan = replace(scan, registry=client(liar.netloc))
-    # It ends at its limit, in the middle of the catalog.
+    scan = replace(scan, registry=client(stand_in.netloc))
+    # It stops at its limit, in the middle of the catalog.
     assert scan_tags(replace(scan, limit=3)).queued == 3
 
-    liar.on("/v2/_catalog*", replying(403, b'{"errors":[]}'))
-    liar.on("/v2/exact/name/manifests/*", image(10))
+    stand_in.on("/v2/_catalog*", replying(403, b'{"errors":[]}'))
+    stand_in.on("/v2/exact/name/manifests/*", image(10))
     assert scan_tags(scan).queued == 1
-    liar.on("/v2/exact/name/manifests/*", image(11))
+    stand_in.on("/v2/exact/name/manifests/*", image(11))
     assert scan_tags(scan).queued == 1
 
-    liar.on("/v2/_catalog*", replying(200, json.dumps({"repositories": names}).encode()))
+    stand_in.on("/v2/_catalog*", replying(200, json.dumps({"repositories": names}).encode()))
     assert scan_tags(scan).queued == 3
 
 
@@ -278,7 +278,7 @@ def test_an_index_read_for_some_platforms_is_read_for_all_when_its_parent_change
     assert set(queued(scan)) == {amd64.layers[0].digest, arm64.layers[0].digest}
 
 
-def test_one_repository_that_fails_does_not_end_the_walk(scan: Scan, liar: HttpServer) -> None:
+def test_one_repository_that_fails_does_not_end_the_walk(scan: Scan, stand_in: HttpServer) -> None:
     for scope, answer in {
         "a/html": replying(200, b"<html>", {"Content-Type": "text/html"}),
         "b/broken": replying(200, b'{"tags": 7}'),
@@ -286,15 +286,15 @@ def test_one_repository_that_fails_does_not_end_the_walk(scan: Scan, liar: HttpS
         "d/gone": replying(404, b'{"errors":[{"code":"NAME_UNKNOWN"}]}'),
         "e/good": replying(200, b'{"name":"e/good","tags":["v1","bad tag","v2"]}'),
     }.items():
-        liar.on(f"/v2/{scope}/tags/list*", answer)
-    liar.on("/v2/e/good/manifests/v1", image(1))
-    liar.on(
+        stand_in.on(f"/v2/{scope}/tags/list*", answer)
+    stand_in.on("/v2/e/good/manifests/v1", image(1))
+    stand_in.on(
         "/v2/e/good/manifests/v2", replying(200, b'{"schemaVersion": 2, "layers": [{"digest": "../../etc"}]}')
     )
-    liar.on("/v2/e/good/manifests/*", image(1))
+    stand_in.on("/v2/e/good/manifests/*", image(1))
 
     summary = walk_repositories(
-        replace(scan, registry=client(liar.netloc)),
+        replace(scan, registry=client(stand_in.netloc)),
         ["a/html", "b/broken", "c/none", "d/gone", "e/good"],
         "test",
     )
@@ -304,31 +304,33 @@ def test_one_repository_that_fails_does_not_end_the_walk(scan: Scan, liar: HttpS
     assert set(queued(scan)) == {f"sha256:{1:064x}"}
 
 
-def test_a_registry_that_stops_answering_ends_the_walk(scan: Scan, liar: HttpServer) -> None:
-    liar.on("/v2/*", replying(503, b"", {"Retry-After": "1"}))
+def test_a_registry_that_stops_answering_ends_the_walk(scan: Scan, stand_in: HttpServer) -> None:
+    stand_in.on("/v2/*", replying(503, b"", {"Retry-After": "1"}))
 
     summary = walk_repositories(
-        replace(scan, registry=client(liar.netloc)), (f"scope/{number}" for number in range(1000)), "test"
+        replace(scan, registry=client(stand_in.netloc)), (f"scope/{number}" for number in range(1000)), "test"
     )
 
     assert summary.failed == 5
 
 
-def test_a_registry_that_goes_down_within_a_repository_ends_the_walk(scan: Scan, liar: HttpServer) -> None:
+def test_a_registry_that_goes_down_within_a_repository_ends_the_walk(
+    scan: Scan, stand_in: HttpServer
+) -> None:
     tags = [f"build-{number}" for number in range(1000)]
-    liar.on("/v2/big/tags/list*", replying(200, json.dumps({"name": "big", "tags": tags}).encode()))
-    liar.on("/v2/big/manifests/*", replying(503))
-    liar.on("/v2/", replying(503))
-    registry = client(liar.netloc)
+    stand_in.on("/v2/big/tags/list*", replying(200, json.dumps({"name": "big", "tags": tags}).encode()))
+    stand_in.on("/v2/big/manifests/*", replying(503))
+    stand_in.on("/v2/", replying(503))
+    registry = client(stand_in.netloc)
 
     summary = walk_repositories(replace(scan, registry=registry), ["big", "behind"], "test")
 
     assert (summary.failed, summary.repositories) == (5, 1)
 
 
-def test_tags_without_a_manifest_do_not_hide_later_ones(scan: Scan, liar: HttpServer) -> None:
+def test_tags_without_a_manifest_do_not_hide_later_ones(scan: Scan, stand_in: HttpServer) -> None:
     tags = [f"build-{number:02}" for number in range(20)]
-    liar.on("/v2/big/tags/list*", replying(200, json.dumps({"name": "big", "tags": tags}).encode()))
+    stand_in.on("/v2/big/tags/list*", replying(200, json.dumps({"name": "big", "tags": tags}).encode()))
 
     def only_heads(request: Request, connection: Connection) -> None:
         digest = digest_of(request.path.encode())
@@ -339,35 +341,35 @@ def test_tags_without_a_manifest_do_not_hide_later_ones(scan: Scan, liar: HttpSe
         else:
             connection.reply(500, b"")
 
-    liar.on("/v2/", replying(200))
-    liar.on("/v2/big/manifests/*", only_heads)
+    stand_in.on("/v2/", replying(200))
+    stand_in.on("/v2/big/manifests/*", only_heads)
 
-    summary = walk_repositories(replace(scan, registry=client(liar.netloc)), ["big"], "test")
+    summary = walk_repositories(replace(scan, registry=client(stand_in.netloc)), ["big"], "test")
 
     assert (summary.failed, summary.tags, summary.queued) == (19, 20, 1)
 
 
-def test_a_repository_behind_broken_ones_is_walked(scan: Scan, liar: HttpServer) -> None:
+def test_a_repository_after_broken_ones_is_walked(scan: Scan, stand_in: HttpServer) -> None:
     broken = [f"broken{number}" for number in range(8)]
     for name in broken:
-        liar.on(f"/v2/{name}/tags/list*", replying(500))
-    liar.on("/v2/", replying(200))
-    liar.on("/v2/good/tags/list*", replying(200, b'{"name": "good", "tags": ["v1"]}'))
-    liar.on("/v2/good/manifests/*", image(1))
+        stand_in.on(f"/v2/{name}/tags/list*", replying(500))
+    stand_in.on("/v2/", replying(200))
+    stand_in.on("/v2/good/tags/list*", replying(200, b'{"name": "good", "tags": ["v1"]}'))
+    stand_in.on("/v2/good/manifests/*", image(1))
 
-    summary = walk_repositories(replace(scan, registry=client(liar.netloc)), [*broken, "good"], "test")
+    summary = walk_repositories(replace(scan, registry=client(stand_in.netloc)), [*broken, "good"], "test")
 
     assert (summary.failed, summary.queued) == (8, 1)
 
 
 def test_a_repository_with_100_000_tags_is_walked_to_its_end(
-    scan: Scan, liar: HttpServer, monkeypatch: pytest.MonkeyPatch
+    scan: Scan, stand_in: HttpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tags = [f"build-{number}" for number in range(100_000)]
-    liar.on("/v2/big/tags/list*", replying(200, json.dumps({"name": "big", "tags": tags}).encode()))
-    liar.on("/v2/big/manifests/*", image(1))
-    registry = client(liar.netloc)
-    # The tags' digests come without a request each, which would take minutes.
+    stand_in.on("/v2/big/tags/list*", replying(200, json.dumps({"name": "big", "tags": tags}).encode()))
+    stand_in.on("/v2/big/manifests/*", image(1))
+    registry = client(stand_in.netloc)
+    # The tags' digests come without requests, which would take minutes.
     head = registry.head_manifest("big", "build-0")
     walked: list[str] = []
     monkeypatch.setattr(registry, "head_manifest", lambda scope, tag: walked.append(tag) or head)
@@ -376,14 +378,14 @@ def test_a_repository_with_100_000_tags_is_walked_to_its_end(
 
     assert walked == tags
     assert (summary.tags, summary.queued, summary.failed) == (100_000, 1, 0)
-    # The first batch had it new.
+    # It was new in the first batch.
     assert summary.unchanged == 100_000 - 100
 
 
-def test_a_walk_of_many_tags_can_be_stopped(scan: Scan, liar: HttpServer) -> None:
+def test_a_walk_of_many_tags_can_be_stopped(scan: Scan, stand_in: HttpServer) -> None:
     tags = [f"build-{number}" for number in range(1000)]
     same = image(1)
-    liar.on("/v2/big/tags/list*", replying(200, json.dumps({"name": "big", "tags": tags}).encode()))
+    stand_in.on("/v2/big/tags/list*", replying(200, json.dumps({"name": "big", "tags": tags}).encode()))
     walked = 0
 
     def count(request: Request, connection: Connection) -> None:
@@ -393,21 +395,21 @@ def test_a_walk_of_many_tags_can_be_stopped(scan: Scan, liar: HttpServer) -> Non
             scan.service.stop.set()
         same(request, connection)
 
-    liar.on("/v2/big/manifests/*", count)
+    stand_in.on("/v2/big/manifests/*", count)
 
-    summary = walk_repositories(replace(scan, registry=client(liar.netloc)), ["big"], "test")
+    summary = walk_repositories(replace(scan, registry=client(stand_in.netloc)), ["big"], "test")
 
     assert summary.interrupted
     assert 200 <= summary.tags < 400
     assert summary.queued == 1
 
 
-def test_a_tag_deleted_during_the_scan_is_not_a_failure(scan: Scan, liar: HttpServer) -> None:
-    liar.on("/v2/moving/tags/list*", replying(200, b'{"name":"moving","tags":["missing","v1"]}'))
-    liar.on("/v2/moving/manifests/gone", replying(404, b'{"errors":[{"code":"MANIFEST_UNKNOWN"}]}'))
-    liar.on("/v2/moving/manifests/*", image(1))
+def test_a_tag_deleted_during_the_scan_is_not_a_failure(scan: Scan, stand_in: HttpServer) -> None:
+    stand_in.on("/v2/moving/tags/list*", replying(200, b'{"name":"moving","tags":["missing","v1"]}'))
+    stand_in.on("/v2/moving/manifests/gone", replying(404, b'{"errors":[{"code":"MANIFEST_UNKNOWN"}]}'))
+    stand_in.on("/v2/moving/manifests/*", image(1))
 
-    summary = walk_repositories(replace(scan, registry=client(liar.netloc)), ["moving"], "test")
+    summary = walk_repositories(replace(scan, registry=client(stand_in.netloc)), ["moving"], "test")
 
     assert (summary.queued, summary.failed) == (1, 0)
 

@@ -1,4 +1,4 @@
-"""A server of the tests ends with its block, with its parent, and when it does not get ready."""
+"""A test server ends with its block, with its parent, and when it does not become ready."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.servers.process import (
     ServerMissing,
     ServerProcess,
     free_port,
-    gone,
+    has_ended,
     listening,
     require,
     running,
@@ -45,7 +45,7 @@ def test_a_process_is_ended_when_the_body_raises(tmp_path: Path) -> None:
     pids: list[int] = []
     with pytest.raises(RuntimeError, match="the body"):
         _raise_while_running(port, tmp_path / "log", pids)
-    assert gone(pids[0])
+    assert has_ended(pids[0])
     assert not listening(port)()
 
 
@@ -73,8 +73,8 @@ def test_a_process_that_ignores_sigterm_is_killed_with_its_children(tmp_path: Pa
     process.start()
     pid = process.pid
     process.stop()
-    assert gone(pid)
-    assert comes_true(lambda: gone(int(child.read_text())))
+    assert has_ended(pid)
+    assert comes_true(lambda: has_ended(int(child.read_text())))
 
 
 def test_a_process_dies_with_the_one_that_started_it(tmp_path: Path) -> None:
@@ -97,10 +97,10 @@ def test_a_process_dies_with_the_one_that_started_it(tmp_path: Path) -> None:
         pid = int(parent.stdout.readline())
         assert comes_true(lambda: psutil.Process(pid).name() == "sleep")
         parent.send_signal(signal.SIGKILL)
-    assert comes_true(lambda: gone(pid))
+    assert comes_true(lambda: has_ended(pid))
 
 
-def test_a_server_that_ends_at_once_says_the_end_of_its_log(tmp_path: Path) -> None:
+def test_a_server_that_ends_at_once_reports_the_end_of_its_log(tmp_path: Path) -> None:
     process = ServerProcess(
         ["sh", "-c", "echo no such luck; exit 3"], ready=lambda: False, log=tmp_path / "log"
     )
@@ -119,7 +119,7 @@ def test_a_server_that_is_not_ready_in_time_is_ended(tmp_path: Path) -> None:
     process = ServerProcess(["sleep", "1000"], ready=never, log=tmp_path / "log", start_timeout=0.3)
     with pytest.raises(ServerFailed, match=r"not ready after 0\.3 s"):
         process.start()
-    assert gone(pids[0])
+    assert has_ended(pids[0])
 
 
 def test_a_server_does_not_see_the_certificates_of_python(
@@ -182,11 +182,14 @@ def test_free_ports_are_all_different() -> None:
     assert len({free_port() for _ in range(50)}) == 50
 
 
-def test_test_processes_that_run_side_by_side_share_no_free_port(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTEST_XDIST_WORKER_COUNT", "3")
-    given = []
-    for number in range(3):
-        monkeypatch.setenv("PYTEST_XDIST_WORKER", f"gw{number}")
-        given.append({free_port() % 3 for _ in range(20)})
-    assert [len(ports) for ports in given] == [1, 1, 1]
-    assert len(set.union(*given)) == 3
+def test_processes_that_run_at_the_same_time_share_no_free_port() -> None:
+    ours = [free_port() for _ in range(20)]
+    code = f"""
+from tests.servers import process
+process._PORTS = [*{ours * 50}, *range(31_000, 31_200)]
+print(*(process.free_port() for _ in range(20)))
+"""
+    ended = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True)
+    theirs = [int(port) for port in ended.stdout.split()]
+    assert len(theirs) == 20
+    assert not set(theirs) & set(ours)

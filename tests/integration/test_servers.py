@@ -63,7 +63,7 @@ def test_a_server_leaves_no_process_when_the_body_raises(name: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize("media", ["docker", "oci"])
-def test_a_pushed_image_is_in_the_registry_to_the_byte(media: Any, registry: Registry, scope: str) -> None:
+def test_a_pushed_image_is_in_the_registry_byte_for_byte(media: Any, registry: Registry, scope: str) -> None:
     layers = [layer_tar({"etc/motd": b"hello\n"}), layer_bytes(300_000, seed=1)]
     image = push_image(registry, scope, "latest", layers, media=media)
     url = f"{registry.url}/v2/{scope}"
@@ -81,9 +81,9 @@ def test_the_registry_has_logged_every_answered_request(registry: Registry, scop
     blob = push_blob(registry, scope, layer_bytes(300_000, seed=2))
     path = f"/v2/{scope}/blobs/{blob.digest}"
     before = len(registry.requests())
-    for asked in range(1, 51):
+    for count in range(1, 51):
         requests.get(registry.url + path, timeout=10)
-        assert registry.requests()[before:] == [("GET", path, 200)] * asked
+        assert registry.requests()[before:] == [("GET", path, 200)] * count
 
 
 @pytest.mark.parametrize("media", ["docker", "oci"])
@@ -112,7 +112,7 @@ def test_a_layer_is_pushed_from_a_file_and_mounted(registry: Registry, scope: st
     assert not mount_blob(registry, f"{scope}-mounted", f"sha256:{'0' * 64}", scope)
 
 
-def test_a_registry_keeps_its_port_and_blobs_over_a_crash(tmp_path: Path) -> None:
+def test_a_registry_keeps_its_port_and_blobs_after_a_crash(tmp_path: Path) -> None:
     with start_registry(tmp_path, htpasswd={"robot": "secret"}) as server:
         blob = push_blob(server, "library/x", b"some bytes", auth=("robot", "secret"))
         url = f"{server.url}/v2/library/x/blobs/{blob.digest}"
@@ -123,7 +123,7 @@ def test_a_registry_keeps_its_port_and_blobs_over_a_crash(tmp_path: Path) -> Non
         assert requests.get(url, timeout=10).headers["WWW-Authenticate"] == 'Basic realm="tests"'
 
 
-def test_a_registry_on_s3_sends_its_readers_there(tmp_path: Path, moto: Moto, bucket: str) -> None:
+def test_a_registry_on_s3_redirects_readers_there(tmp_path: Path, moto: Moto, bucket: str) -> None:
     with start_registry(tmp_path, s3=moto.registry_storage(bucket)) as server:
         blob = push_blob(server, "library/x", b"some bytes")
         url = f"{server.url}/v2/library/x/blobs/{blob.digest}"
@@ -222,7 +222,7 @@ def test_pgbouncer_hands_connections_from_client_to_client(tmp_path: Path) -> No
         assert engine.url.port != server.port
 
 
-def test_nginx_holds_to_its_rate_and_counts_what_it_sends(tmp_path: Path) -> None:
+def test_nginx_keeps_its_rate_and_logs_bytes_sent(tmp_path: Path) -> None:
     files = tmp_path / "files"
     files.mkdir()
     content = write_layer(files / "layer", 1_000_000).read_bytes()
@@ -245,7 +245,7 @@ def test_nginx_stands_in_front_of_another_server(tmp_path: Path, registry: Regis
 
 
 def _torrent(file: Path, path: Path, **outside: Any) -> str:
-    """Write the torrent of a file to `path`. Returns its info-hash."""
+    """Write the torrent of a file to `path`, and return its info-hash."""
     torrent = torf.Torrent(file, private=True, **outside)
     torrent.generate(threads=1)
     torrent.write(path)

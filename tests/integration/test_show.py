@@ -1,4 +1,4 @@
-"""How much of an image is brewed: which of its platforms are looked at, and what counts as whole."""
+"""Coverage of an image: which platforms are examined, and what counts as complete."""
 
 from __future__ import annotations
 
@@ -84,13 +84,13 @@ def test_only_named_platforms_are_examined_and_missing_ones_reported(
     *_, platforms, last = coverage_lines(coverage)
     assert platforms == "platforms linux/amd64, left out linux/arm64 linux/arm/v7"
     assert last.startswith(f"{scope}:multi: brewed 1 of 1 layers, ")
-    told = coverage_json(coverage)
-    assert told["platforms"] == ["linux/amd64"]
-    assert told["platforms_left_out"] == ["linux/arm64", "linux/arm/v7"]
-    assert (told["platforms_absent"], told["whole"]) == ([], True)
+    shown = coverage_json(coverage)
+    assert shown["platforms"] == ["linux/amd64"]
+    assert shown["platforms_left_out"] == ["linux/arm64", "linux/arm/v7"]
+    assert (shown["platforms_absent"], shown["whole"]) == ([], True)
 
 
-def test_requested_platforms_go_before_the_usual_ones(
+def test_requested_platforms_override_the_configured_ones(
     database: Database, registry: Registry, scope: str, images: dict[Platform, PushedImage]
 ) -> None:
     coverage = look(database, registry, (scope, "multi"), requested=(ARM64,), usual=(AMD64,))
@@ -118,7 +118,7 @@ def test_an_index_without_a_requested_platform_is_incomplete(
     assert coverage_json(coverage)["platforms_absent"] == ["windows/amd64"]
 
 
-def test_of_the_usual_platforms_at_least_one_is_required(
+def test_at_least_one_of_the_configured_platforms_is_required(
     database: Database, registry: Registry, scope: str, images: dict[Platform, PushedImage]
 ) -> None:
     some = look(database, registry, (scope, "multi"), usual=(AMD64, WINDOWS))
@@ -141,7 +141,7 @@ def test_an_image_of_an_index_within_an_index_is_left_out_too(
     assert coverage.whole
 
 
-def test_an_image_that_is_in_no_index_is_for_the_platform_that_its_configuration_names(
+def test_the_platform_of_an_image_outside_an_index_is_that_of_its_config(
     database: Database, registry: Registry, scope: str
 ) -> None:
     push_image(registry, scope, "v1", [layer_bytes(1000, 1210)], platform="linux/arm64")

@@ -1,4 +1,4 @@
-"""The status page without a browser: who may see it, what it says, and that nothing in it becomes markup."""
+"""The status page without a browser: access, content and escaping."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def ran(front: Front, *runs: JobRun) -> None:
 
 
 def text_of(answer: Answer) -> str:
-    """What a reader sees, spaces made one; without the style sheet."""
+    """Return the visible text, with single spaces and without the style sheet."""
     body = re.sub(r"(?s)<style>.*?</style>|<title>[^<]*</title>", "", answer.body.decode())
     return " ".join(unescape(re.sub(r"<[^>]+>", " ", body)).split())
 
@@ -69,18 +69,18 @@ def test_only_this_machine_sees_the_page_by_default(
     for path in ("/", "/?q=library/ubuntu:22.04"):
         answer = call(front.app, "GET", path, headers=headers, environ={"REMOTE_ADDR": address})
         assert answer.status == (404 if status == 200 and "q=" in path else status)
-    # A search asks the registry with the service's own credentials.
+    # A search uses the service's own credentials at the registry.
     assert (len(registry.requests()) > before) == (status == 200)
 
 
-def test_other_networks_may_be_let_in(registry: Registry, tmp_path: Path) -> None:
+def test_other_networks_may_be_admitted(registry: Registry, tmp_path: Path) -> None:
     settings = {"application": {"status_networks": ["10.0.0.0/8"]}}
     with front_of(registry.netloc, tmp_path, settings=settings) as front:
         assert call(front.app, "GET", "/", environ={"REMOTE_ADDR": "10.1.2.3"}).status == 200
         assert call(front.app, "GET", "/", environ={"REMOTE_ADDR": "127.0.0.1"}).status == 403
 
 
-def test_a_new_installation_says_what_comes_next(front: Front) -> None:
+def test_a_new_installation_explains_the_next_steps(front: Front) -> None:
     text = text_of(front.get("/"))
 
     assert "Nothing failed" in text
@@ -105,7 +105,7 @@ def test_a_failed_job_and_layers_that_were_set_aside_need_attention(front: Front
     assert "job brew: failed: S3 is down 1 layer set aside after failures, see below" in text
 
 
-def test_failures_are_shown_with_what_to_do(front: Front) -> None:
+def test_failures_are_shown_with_the_remedy(front: Front) -> None:
     database = database_of(front)
     database.enqueue(digest_of("a"), size=2_500_000, scope="library/ubuntu", now=NOON - 500)
     database.set_aside(database.claim_one(now=NOON), reason="it's gone", now=NOON - 120)
@@ -134,7 +134,7 @@ def test_text_from_outside_never_becomes_markup(front: Front) -> None:
         assert "&lt;script&gt;" in body
 
 
-def test_nothing_but_the_page_itself_is_allowed(front: Front) -> None:
+def test_the_policy_allows_only_the_page_itself(front: Front) -> None:
     answer = front.get("/")
 
     policy = answer.headers["Content-Security-Policy"]
@@ -168,7 +168,7 @@ def test_without_the_tables_of_a_newer_version_the_rest_is_shown(front: Front) -
     assert "Layers waiting 1 " in text_of(answer)
 
 
-def test_without_its_database_the_page_says_so(front: Front) -> None:
+def test_the_page_reports_a_missing_database(front: Front) -> None:
     database_of(front).execute(f"ALTER TABLE {front.parts.tables.history.name} RENAME COLUMN minute TO away")
 
     answer = front.get("/")
@@ -178,7 +178,7 @@ def test_without_its_database_the_page_says_so(front: Front) -> None:
     assert answer.headers["Retry-After"] == "5"
 
 
-def test_requests_meanwhile_do_not_put_off_the_next_try_of_the_database(
+def test_further_requests_do_not_delay_the_next_connection_to_the_database(
     registry: Registry, tmp_path: Path
 ) -> None:
     now = float(NOON)
@@ -201,11 +201,11 @@ def test_requests_meanwhile_do_not_put_off_the_next_try_of_the_database(
         ("sha256:abc", 404, "is not a digest"),
         ("ü:%00x", 404, "is not a scope"),
         ("x" * 600, 404, "expected at most 512 characters"),
-        (str(digest_of("unknown")), 404, "This layer is unknown here"),
+        (str(digest_of("unknown")), 404, "This layer is unknown"),
         ("library/no-such:latest", 404, "The registry has no such image"),
     ],
 )
-def test_a_search_that_finds_nothing_says_why(front: Front, text: str, status: int, said: str) -> None:
+def test_a_search_without_a_result_explains_why(front: Front, text: str, status: int, said: str) -> None:
     answer = front.get(f"/?q={quote(text, safe='%:/')}")
 
     assert answer.status == status
@@ -274,4 +274,4 @@ def test_a_registry_that_is_down_is_named(tmp_path: Path) -> None:
         answer = front.get("/?q=library/ubuntu:22.04")
 
     assert answer.status == 502
-    assert "The registry does not give this image" in text_of(answer)
+    assert "The registry does not return this image" in text_of(answer)

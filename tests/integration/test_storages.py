@@ -1,4 +1,4 @@
-"""The files of a registry's storage, listed alike from a directory, from S3 and from the tables of MDS."""
+"""Listing the files of a registry's storage: a directory, S3 and the tables of MDS."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_files_outside_the_folder_are_not_listed(place: StoragePlace) -> None:
     assert paths(place) == [f"{FOLDER}/aa/data"]
 
 
-def test_names_with_signs_that_databases_and_urls_give_a_meaning_are_listed_as_they_are(
+def test_names_with_special_characters_are_listed_unchanged(
     place: StoragePlace,
 ) -> None:
     folder = "a_b%c"
@@ -125,7 +125,7 @@ def test_folders_in_the_tables_of_mds_are_not_files(mds: MdsStoragePlace) -> Non
     assert paths(mds) == [f"{FOLDER}/aa/data"]
 
 
-def test_a_missing_tree_is_a_failure_and_not_empty(tmp_path: Path) -> None:
+def test_a_missing_tree_is_a_failure_not_an_empty_list(tmp_path: Path) -> None:
     (tmp_path / "not-mounted").mkdir()
     with pytest.raises(Unavailable, match="blobs"):
         list(DirectoryBlobs(tmp_path / "not-mounted", TEMPLATE).files(FOLDER))
@@ -167,7 +167,7 @@ def test_a_folder_that_may_not_be_read_is_raised_behind_all_others(
     scan = os.scandir
 
     def forbidding(place: str) -> object:
-        # The tests may run as root, whom no mode keeps out.
+        # The tests may run as root, whom no mode restricts.
         if place.endswith("/bb"):
             raise PermissionError(13, "Permission denied")
         return scan(place)
@@ -201,7 +201,7 @@ BREAKS = {
 
 
 @pytest.mark.parametrize("broken", BREAKS)
-def test_a_listing_of_s3_that_breaks_between_pages_never_looks_like_its_end(broken: str) -> None:
+def test_a_failure_between_pages_of_s3_is_not_taken_for_the_end(broken: str) -> None:
     first = replying(200, page(f"{FOLDER}/a", onward="two"), XML)
 
     def listing(request: Request, connection: Connection) -> None:
@@ -218,12 +218,12 @@ def test_a_listing_of_s3_that_breaks_between_pages_never_looks_like_its_end(brok
             list(files)
 
 
-def test_a_bucket_that_is_not_there_is_a_failure(moto: Moto) -> None:
+def test_a_missing_bucket_is_a_failure(moto: Moto) -> None:
     with s3_storage_place(moto, "no-such-bucket") as place, pytest.raises(Unavailable, match="no such"):
         list(place.storage.files(FOLDER))
 
 
-def test_s3_out_of_reach_is_a_failure(s3: S3StoragePlace) -> None:
+def test_an_unreachable_s3_is_a_failure(s3: S3StoragePlace) -> None:
     s3.proxy.close()
     with pytest.raises(Unavailable):
         list(s3.storage.files(FOLDER))

@@ -1,4 +1,4 @@
-"""Announces to a real tracker, by HTTP and UDP, and to addresses where no tracker is."""
+"""Announces to a real tracker, by HTTP and UDP, and to addresses without a tracker."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_an_error_shows_no_passkey(announcer: Announcer, registry: Registry) -> 
         assert "passkey" not in str(caught.value)
 
 
-def test_a_udp_tracker_s_lost_answers_and_others_packets_are_survived(announcer: Announcer) -> None:
+def test_lost_and_foreign_udp_packets_are_tolerated(announcer: Announcer) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
         server.bind(("127.0.0.1", 0))
         server.settimeout(30)

@@ -1,4 +1,4 @@
-"""Walks meet what real registries hold: caches, broken manifests, deep and incomplete trees."""
+"""Walks of unusual trees: caches, broken manifests, deep and incomplete trees."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def scan(database_url: str, registry: Registry) -> Iterator[Scan]:
 def push_index_of(
     registry: Registry, scope: str, tag: str | None, children: list[dict[str, object]]
 ) -> dict[str, object]:
-    """Push an index of `children`; returns its own descriptor."""
+    """Push an index of `children`, and return its descriptor."""
     body = json.dumps(
         {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": children, "annotations": {"tag": tag}}
     ).encode()
@@ -70,7 +70,7 @@ def test_the_cache_of_buildkit_counts_as_read_and_hides_no_image(
     assert walk_repositories(scan, [scope], "test").unchanged == 9
 
 
-def test_broken_manifests_fail_alone(scan: Scan, registry: Registry, scope: str) -> None:
+def test_a_broken_manifest_does_not_affect_others(scan: Scan, registry: Registry, scope: str) -> None:
     for number in range(12):
         image = push_image(registry, scope, f"a{number:02}", [layer_bytes(500, 100 + number)], media="oci")
         break_manifest(registry, image.digest)
@@ -82,7 +82,7 @@ def test_broken_manifests_fail_alone(scan: Scan, registry: Registry, scope: str)
     assert set(queued(scan)) == {good.layers[0].digest}
 
 
-def test_a_broken_child_of_an_index_fails_alone_and_the_index_is_read_again(
+def test_a_broken_child_does_not_affect_others_and_the_index_is_read_again(
     scan: Scan, registry: Registry, scope: str
 ) -> None:
     images = [push_image(registry, scope, None, [layer_bytes(500, number)], media="oci") for number in (1, 2)]
@@ -99,7 +99,7 @@ def test_a_broken_child_of_an_index_fails_alone_and_the_index_is_read_again(
     assert set(queued(scan)) == {image.layers[0].digest for image in images}
 
 
-def test_an_index_is_read_again_while_an_image_below_it_is_missing_by_whatever_path(
+def test_an_index_is_read_again_while_any_image_below_it_is_missing(
     scan: Scan, registry: Registry, scope: str
 ) -> None:
     image = push_image(registry, scope, None, [layer_bytes(500, 5)], media="oci")
@@ -117,7 +117,7 @@ def test_an_index_is_read_again_while_an_image_below_it_is_missing_by_whatever_p
 def test_each_manifest_of_a_tree_is_requested_once(scan: Scan, registry: Registry, scope: str) -> None:
     image = push_image(registry, scope, None, [layer_bytes(500, 6)])
     layer = image.layers[0].as_json()
-    # The registry takes it; here it is refused (two spellings of one field), and so it is never "seen".
+    # The registry accepts it; here it is refused (two spellings of one field), and so it is never "seen".
     body = json.dumps(
         {
             "schemaVersion": 2,

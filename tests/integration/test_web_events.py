@@ -1,4 +1,4 @@
-"""Events that are taken: what each leaves in the queue, on both engines."""
+"""Accepted events and their effect on the queue, on both engines."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def table(app: Receiving, name: str, *columns: str) -> list[tuple[Any, ...]]:
     return rows(app.parts, found, *(columns or found.c.keys()))
 
 
-def test_the_example_gives_ok_and_queues_its_layer_as_pushed(app: Receiving) -> None:
+def test_the_example_is_ok_and_queues_its_layer_as_pushed(app: Receiving) -> None:
     answer = app.post(EXAMPLE.read_bytes(), kind="application/x-www-form-urlencoded")
     assert (answer.status, answer.body) == (200, b"OK")
     assert table(app, "queue", "digest", "priority", "added") == [(EXAMPLE_LAYER, Priority.PUSHED, NOON)]
@@ -97,7 +97,7 @@ def test_a_layer_brewed_before_is_not_queued_by_a_new_push(app: Receiving) -> No
     assert app.queued() == []
 
 
-def test_one_odd_event_does_not_keep_the_others_back(
+def test_an_invalid_event_does_not_affect_the_others(
     app: Receiving, caplog: pytest.LogCaptureFixture
 ) -> None:
     odd = [event("rename"), event(digest="../../etc"), event(repository="../x"), 7, {"action": "push"}] * 3
@@ -108,7 +108,7 @@ def test_one_odd_event_does_not_keep_the_others_back(
 
 
 @pytest.mark.parametrize("body", [envelope(), envelope(event("pull")), envelope(event("delete"))])
-def test_nothing_to_do_is_ok(app: Receiving, body: bytes) -> None:
+def test_events_without_effect_are_ok(app: Receiving, body: bytes) -> None:
     assert app.post(body).body == b"OK"
     assert table(app, "mapping") == []
     assert table(app, "manifest") == []

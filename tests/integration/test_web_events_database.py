@@ -1,4 +1,4 @@
-"""Events and a database that is busy, slow or away: `OK` is only said of what is committed."""
+"""Events with a busy, slow or unavailable database: `OK` means committed."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_several_apps_on_one_database_lose_nothing(tmp_path: Path, postgres_url:
     answers: list[bytes] = []
 
     def run(app: int) -> None:
-        # The same layers in other orders: whoever comes second waits for, or passes, the first.
+        # The same layers in other orders: the second request waits for, or overtakes, the first.
         with receiving(tmp_path / str(app), database_url=postgres_url) as running:
             numbers = range(100) if app % 2 else range(99, -1, -1)
             for start in range(0, 100, 10):
@@ -68,7 +68,7 @@ def test_several_apps_on_one_database_lose_nothing(tmp_path: Path, postgres_url:
         assert app.queued() == [numbered(number) for number in range(100)]
 
 
-def test_with_postgresql_stopped_events_are_503_and_come_through_when_it_is_back(tmp_path: Path) -> None:
+def test_with_postgresql_stopped_events_are_503_and_accepted_after_its_restart(tmp_path: Path) -> None:
     with start_postgres(tmp_path / "postgres") as postgres:
         url = postgres.create_database("events")
         now = [float(NOON)]
@@ -113,7 +113,7 @@ def plan(digest: str) -> Plan:
 
 
 class Blocked:
-    """A table that nobody can write to for the length of the block."""
+    """Locks a table against writes for the length of the block."""
 
     def __init__(self, parts: Parts) -> None:
         self._transaction = transaction(parts.engine)
@@ -127,7 +127,7 @@ class Blocked:
         self._transaction.__exit__(None, None, None)
 
 
-def test_plans_that_come_during_a_transaction_share_the_next_one(parts: Parts) -> None:
+def test_plans_that_arrive_during_a_transaction_share_the_next_one(parts: Parts) -> None:
     commits: list[int] = []
     sa.event.listen(parts.engine, "commit", lambda connection: commits.append(1))
     writer = EventWriter(parts.engine, parts.tables)
@@ -153,7 +153,7 @@ def test_a_hanging_database_does_not_block_later_requests(
         first = threading.Thread(target=writer.write, args=(plan(A),))
         first.start()
         assert comes_true(lambda: writer._writing.locked())
-        # The first holds on until the table is free.
+        # The first waits until the table is free.
         with pytest.raises(DatabaseDown):
             writer.write(plan(B))
     first.join()

@@ -1,4 +1,4 @@
-"""Events under load, taken by one process, beside a brewer that claims from the same SQLite file in another."""
+"""Events under load, and a brewer in another process that claims from the same SQLite file."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ while claimed < int(sys.argv[2]):
 """
 
 
-def test_events_under_load_do_not_keep_a_brewer_of_another_process_from_claiming(tmp_path: Path) -> None:
+def test_events_under_load_do_not_starve_a_brewer_in_another_process(tmp_path: Path) -> None:
     settings = {"application": {"event_authorization": SECRET}}
     ended = threading.Event()
     refused: list[int] = []

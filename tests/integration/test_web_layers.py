@@ -1,4 +1,4 @@
-"""Web seeds: the bytes of a layer and nothing else, to whoever holds a capability for it."""
+"""Web seeds: exactly the bytes of a layer, to holders of a capability for it."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def get(app: bottle.Bottle, path: str, method: str = "GET", **headers: str) -> A
     return call(app, method, path, headers={name.replace("_", "-"): value for name, value in headers.items()})
 
 
-def test_the_whole_layer_comes_with_its_length_and_a_strong_etag(app: bottle.Bottle) -> None:
+def test_the_whole_layer_is_sent_with_its_length_and_a_strong_etag(app: bottle.Bottle) -> None:
     answer = get(app, url())
     assert (answer.status, answer.body == CONTENT) == (200, True)
     assert answer.headers["Content-Length"] == "1000000"
@@ -65,7 +65,7 @@ def test_the_whole_layer_comes_with_its_length_and_a_strong_etag(app: bottle.Bot
 
 
 @pytest.mark.parametrize(
-    ("asked", "start", "end"),
+    ("span", "start", "end"),
     [
         ("bytes=0-0", 0, 1),
         ("bytes=0-65535", 0, 65536),
@@ -77,8 +77,8 @@ def test_the_whole_layer_comes_with_its_length_and_a_strong_etag(app: bottle.Bot
         ("bytes=0-9999999", 0, 1_000_000),
     ],
 )
-def test_a_range_gives_206_and_just_these_bytes(app: bottle.Bottle, asked: str, start: int, end: int) -> None:
-    answer = get(app, url(), Range=asked)
+def test_a_range_is_206_with_exactly_these_bytes(app: bottle.Bottle, span: str, start: int, end: int) -> None:
+    answer = get(app, url(), Range=span)
     assert (answer.status, answer.body == CONTENT[start:end]) == (206, True)
     assert answer.headers["Content-Range"] == f"bytes {start}-{end - 1}/1000000"
     assert answer.headers["Content-Length"] == str(end - start)
@@ -89,19 +89,19 @@ def test_only_the_range_is_read_from_the_source(app: bottle.Bottle, source: Memo
     assert source.opened == [(300_000, 10)]
 
 
-@pytest.mark.parametrize("asked", ["bytes=1000000-", "bytes=-0", "bytes=99999999999999999999-"])
-def test_a_range_that_is_not_there_gives_416_and_the_size(app: bottle.Bottle, asked: str) -> None:
-    answer = get(app, url(), Range=asked)
+@pytest.mark.parametrize("span", ["bytes=1000000-", "bytes=-0", "bytes=99999999999999999999-"])
+def test_a_range_beyond_the_end_is_416_with_the_size(app: bottle.Bottle, span: str) -> None:
+    answer = get(app, url(), Range=span)
     assert answer.status == 416
     assert answer.headers["Content-Range"] == "bytes */1000000"
     assert json.loads(answer.body)["errors"][0]["code"] == "RANGE_INVALID"
 
 
 @pytest.mark.parametrize(
-    "asked", ["bytes=5-4", "bytes=a-", "pieces=0-1", "bytes=0-1,4-5", "bytes", "\xff\xfe", "bytes=\xb2-3"]
+    "span", ["bytes=5-4", "bytes=a-", "pieces=0-1", "bytes=0-1,4-5", "bytes", "\xff\xfe", "bytes=\xb2-3"]
 )
-def test_several_ranges_and_malformed_ones_give_the_whole(app: bottle.Bottle, asked: str) -> None:
-    answer = get(app, url(), Range=asked)
+def test_several_and_malformed_ranges_return_the_whole_layer(app: bottle.Bottle, span: str) -> None:
+    answer = get(app, url(), Range=span)
     assert (answer.status, answer.body == CONTENT) == (200, True)
 
 
@@ -119,7 +119,7 @@ def test_a_client_with_the_layer_gets_304_and_nothing_is_read(
     assert source.opened == []
 
 
-def test_head_gives_the_headers_of_the_whole_and_reads_nothing(
+def test_head_returns_the_headers_of_the_whole_layer_without_reading(
     app: bottle.Bottle, source: MemorySource
 ) -> None:
     answer = get(app, url(), "HEAD")
@@ -160,7 +160,7 @@ def test_an_empty_layer_is_an_empty_answer(app: bottle.Bottle) -> None:
     ],
 )
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_without_a_valid_capability_for_this_layer_there_is_nothing(
+def test_without_a_valid_capability_the_layer_is_refused(
     app: bottle.Bottle, source: MemorySource, path: str, method: str
 ) -> None:
     answer = get(app, path, method)
@@ -193,16 +193,16 @@ def test_a_source_that_fails_at_once_is_reported(tmp_path: Path, fault: Fault, s
     assert get(app, url()).status == 200
 
 
-def test_a_source_that_fails_in_the_middle_breaks_the_answer_off(tmp_path: Path) -> None:
+def test_a_source_that_fails_in_the_middle_truncates_the_answer(tmp_path: Path) -> None:
     source = MemorySource({LAYER: CONTENT}, faults=[Fault("cut", after=600_000)])
     answer = get(app_of(web_parts(tmp_path, source=source)), url())
     assert answer.headers["Content-Length"] == "1000000"
-    # The server cuts the connection of an answer that is shorter than its Content-Length.
+    # The server closes the connection of an answer that is shorter than its Content-Length.
     assert len(answer.body) < 1_000_000
     assert source.open_readers == set()
 
 
-def test_a_source_that_ends_too_early_breaks_the_answer_off(tmp_path: Path) -> None:
+def test_a_source_that_ends_too_early_truncates_the_answer(tmp_path: Path) -> None:
     source = MemorySource({LAYER: CONTENT}, faults=[Fault("early end", after=600_000)])
     answer = get(app_of(web_parts(tmp_path, source=source)), url())
     assert answer.headers["Content-Length"] == "1000000"
@@ -260,7 +260,7 @@ def test_the_whole_layer_comes_from_a_registry_that_ignores_ranges(tmp_path: Pat
 
 @pytest.mark.parametrize("kind", [MemorySource, DirectoryBlobs])
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_a_source_that_hangs_before_its_headers_holds_a_bounded_number(
+def test_a_source_that_hangs_before_its_headers_blocks_a_bounded_number(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, kind: type[MemorySource | DirectoryBlobs]
 ) -> None:
     class Hanging(kind):  # type: ignore[misc, valid-type]

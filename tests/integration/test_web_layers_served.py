@@ -1,4 +1,4 @@
-"""Web seeds through the real server: clients that leave, stall or come in hundreds."""
+"""Web seeds through the real server: clients that leave or stall, and hundreds at once."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ PATH = f"/v0/layers/{CAPABILITY}/{LAYER.hex}"
 def seeding(
     folder: Path, *, registry: str = "127.0.0.1:1", constants: Mapping[str, Any] | None = None, **layers: Any
 ) -> Iterator[int]:
-    """An app with this section `layers`; its port."""
+    """Serve an app with this section `layers`, and yield its port."""
     settings = {"torrents": {"web_seed_secret": SECRET.decode()}, "layers": layers}
     with front_of(registry, folder, settings=settings) as front, served(front, constants) as netloc:
         yield int(netloc.partition(":")[2])
@@ -55,7 +55,7 @@ def blob(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def port(tmp_path: Path, blob: Path) -> Iterator[int]:
-    """An app that reads from that tree."""
+    """The port of an app that reads from that tree."""
     with seeding(tmp_path / "app", source="directory", directory=str(tmp_path)) as port:
         yield port
 
@@ -69,7 +69,7 @@ def registry() -> Iterator[HttpServer]:
 
 
 def open_files(path: Path) -> int:
-    """How many descriptors the processes that this one started have of a file."""
+    """Return the number of descriptors of a file in child processes."""
     links: list[Path] = []
     for child in psutil.Process().children(recursive=True):
         try:
@@ -86,7 +86,7 @@ def get(port: int, path: str = PATH, **headers: str) -> requests.Response:
 
 
 def ask(port: int, path: str = PATH, *, receive_buffer: int = 4096, headers: str = "") -> socket.socket:
-    """A connection on which the layer was asked for, and nothing is read."""
+    """Return a connection on which the layer was requested, without reading."""
     connection = socket.socket()
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
     connection.settimeout(60)
@@ -96,7 +96,7 @@ def ask(port: int, path: str = PATH, *, receive_buffer: int = 4096, headers: str
 
 
 def read_all(connection: socket.socket) -> tuple[bytes, bytes]:
-    """Head and body of all that comes until the connection ends."""
+    """Return head and body of everything until the connection ends."""
     received = b""
     while part := connection.recv(1 << 18):
         received += part
@@ -104,7 +104,7 @@ def read_all(connection: socket.socket) -> tuple[bytes, bytes]:
     return head.lower(), body
 
 
-def test_the_layer_arrives_whole_and_connections_are_kept(port: int) -> None:
+def test_the_layer_arrives_completely_and_connections_are_kept(port: int) -> None:
     with requests.Session() as session:
         session.trust_env = False
         for _ in range(3):
@@ -155,7 +155,7 @@ def test_a_slow_client_gets_all(port: int, blob: Path) -> None:
     assert comes_true(lambda: open_files(blob) == 0)
 
 
-def test_a_source_that_breaks_off_ends_the_connection(tmp_path: Path, registry: HttpServer) -> None:
+def test_a_source_that_fails_ends_the_connection(tmp_path: Path, registry: HttpServer) -> None:
     registry.on(f"/v2/{SCOPE}/blobs/{LAYER}", serving(CONTENT, cut_after=1_000_000, ranges=False))
     with seeding(tmp_path, registry=registry.netloc) as port:
         with ask(port, headers="Connection: close\r\n") as connection:
@@ -167,12 +167,12 @@ def test_a_source_that_breaks_off_ends_the_connection(tmp_path: Path, registry: 
         registry.on(f"/v2/{SCOPE}/blobs/{LAYER}", serving(CONTENT))
         assert get(port).content == CONTENT
         log = (tmp_path / "served.log").read_text()
-    assert "layer broke off" in log
+    assert "layer cut off" in log
     assert "Traceback" not in log
     assert CAPABILITY not in log
 
 
-def test_a_file_that_is_cut_off_while_it_is_sent_ends_its_connection(
+def test_truncating_a_file_while_it_is_sent_ends_the_connection(
     port: int, blob: Path, tmp_path: Path
 ) -> None:
     with ask(port, headers="Range: bytes=0-7999999\r\nConnection: close\r\n") as connection:
@@ -191,7 +191,7 @@ def test_a_missing_file_is_not_found(port: int, blob: Path) -> None:
     assert get(port, Range="bytes=0-9").status_code == 404
 
 
-def test_slow_downloads_keep_no_others_waiting(port: int, blob: Path) -> None:
+def test_slow_downloads_delay_no_others(port: int, blob: Path) -> None:
     slow = [ask(port) for _ in range(web.layers.DOWNLOADS + 100)]
     assert comes_true(lambda: open_files(blob) == web.layers.DOWNLOADS)
     for _ in range(20):

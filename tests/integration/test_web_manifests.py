@@ -1,4 +1,4 @@
-"""Manifests with rbtorrent ids, out of a real registry: what is in them, and what is put into the queue."""
+"""Augmented manifests of a real registry, and the layers that they queue."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_by_tag_each_brewed_layer_has_its_id_as_the_last_field(
     assert answer.headers["Content-Type"] == image.descriptor.media_type
 
 
-def test_the_seeds_example_is_answered_to_the_letter(tmp_path: Path) -> None:
+def test_the_original_example_is_answered_exactly(tmp_path: Path) -> None:
     example = (Path(__file__).parents[1] / "fixtures/manifest.json").read_text().rstrip()
     manifest = json.loads(example)
     found = {layer["digest"]: layer.pop(FIELD) for layer in manifest["layers"]}
@@ -120,7 +120,7 @@ def test_a_client_with_the_registrys_bytes_still_gets_the_augmented_ones(
 def test_an_accept_without_a_list_yields_ids(
     front: Front, registry: Registry, scope: str, accept: str
 ) -> None:
-    # An OCI image, which the registry hides from those who accept only docker's: it is asked for all kinds.
+    # An OCI image, which the registry hides from clients that accept only docker's: the app accepts all kinds.
     image = image_of(registry, scope, media="oci")
     brew(front, *image.layers)
     assert None not in ids(front.get(f"/v2/{scope}/manifests/latest", Accept=accept))

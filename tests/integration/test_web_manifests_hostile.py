@@ -1,4 +1,4 @@
-"""Manifests that somebody pushed to a real registry to get at layers, or at nodes, that are not his."""
+"""Manifests pushed to a real registry to gain access to layers or nodes of others."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def front(registry: Registry, tmp_path: Path) -> Iterator[Front]:
 
 
 def queued(front: Front) -> list[tuple[Any, ...]]:
-    """What is in the queue once everything that was asked for is."""
+    """Return the queue once all requested layers are in it."""
     front.app.close()
     return rows(front.parts, front.parts.tables.scope, "digest", "scope")
 
@@ -58,7 +58,7 @@ def test_layers_that_the_registry_did_not_check_get_no_id(
     document = json.loads(mine.manifest)
     document[field] = document["layers"]
     document["layers"] = [secret.layers[0].as_json()]
-    # The registry takes it: it has checked what comes last.
+    # The registry accepts it: it has checked the last one.
     body = push(registry, mine, media, json.dumps(document, ensure_ascii=False))
     if brewed:
         brew(front, *secret.layers, *mine.layers)
@@ -83,7 +83,7 @@ def test_a_digest_that_the_registry_did_not_check_gets_no_id(
 
 
 def spoiled(image: PushedImage, more: str, field: str = FIELD) -> str:
-    """The image's manifest with an id on its first layer, and `more` at its end."""
+    """Return the image's manifest with an id on its first layer, and `more` at its end."""
     document = json.loads(image.manifest)
     document["layers"][0]["pushed"] = PUSHED
     return json.dumps(document)[:-1].replace('"pushed"', f'"{field}"') + f", {more}}}"
@@ -100,7 +100,7 @@ def spoiled(image: PushedImage, more: str, field: str = FIELD) -> str:
     ],
 )
 @pytest.mark.parametrize("field", [FIELD, "\\u0072btorrent_id", "RBTORRENT_ID"])
-def test_a_pushed_id_is_refused_where_it_cannot_be_taken_out(
+def test_a_pushed_id_that_cannot_be_removed_is_refused(
     front: Front, registry: Registry, scope: str, more: str, field: str
 ) -> None:
     image = image_of(registry, scope)
@@ -108,11 +108,11 @@ def test_a_pushed_id_is_refused_where_it_cannot_be_taken_out(
     answer = front.get(f"/v2/{scope}/manifests/evil")
     assert (answer.status, code_of(answer)) == (502, "UNAVAILABLE")
     assert PUSHED.encode() not in answer.body
-    # Who wants no ids does not look for them.
+    # Clients that want no ids ignore them.
     assert front.get(f"/v2/{scope}/manifests/evil?rbtorrent=false", Accept=DOCKER_MANIFEST).body == body
 
 
-def test_the_same_without_an_id_comes_unchanged(front: Front, registry: Registry, scope: str) -> None:
+def test_the_same_manifest_without_an_id_is_unchanged(front: Front, registry: Registry, scope: str) -> None:
     image = image_of(registry, scope)
     body = push(registry, image, "docker", spoiled(image, '"x": 1e999', "note"))
     brew(front, *image.layers)

@@ -1,4 +1,4 @@
-"""Hostile names, paths and methods: none of them reaches the registry."""
+"""Hostile names, paths and methods do not reach the registry."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_an_unknown_path_is_404(front: Front, path: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["PUT", "POST", "PATCH", "DELETE", "OPTIONS"])
-def test_a_method_that_is_not_for_manifests_is_405(front: Front, upstream: HttpServer, method: str) -> None:
+def test_other_methods_are_405(front: Front, upstream: HttpServer, method: str) -> None:
     answer = front.ask(method, PATH)
     assert (answer.status, code_of(answer)) == (405, "UNSUPPORTED")
     assert sorted((answer.headers["Allow"] or "").split(",")) == ["GET", "HEAD"]

@@ -1,4 +1,4 @@
-"""Manifests that are the registry's own answer, byte for byte and header for header."""
+"""Manifests passed through unchanged, with all headers."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_ns_as_containerd_adds_it_changes_nothing(front: Front, registry: Regist
     assert_untouched(answer, registry, "GET", path, varies=True, Accept=ENGINE)
 
 
-def test_a_304_of_the_registry_goes_through(front: Front, registry: Registry, scope: str) -> None:
+def test_a_304_of_the_registry_is_passed_through(front: Front, registry: Registry, scope: str) -> None:
     image = image_of(registry, scope)
     for method, reference in [("GET", image.digest), ("HEAD", "latest")]:
         path = f"/v2/{scope}/manifests/{reference}"
@@ -90,7 +90,7 @@ def test_a_missing_manifest_is_the_registrys_own_404(front: Front, registry: Reg
         assert_untouched(front.get(path), registry, "GET", path, varies=True, Accept=DOCKER_MANIFEST)
 
 
-def test_neither_head_nor_an_untouched_get_puts_anything_down(
+def test_neither_head_nor_an_untouched_get_writes_anything(
     front: Front, registry: Registry, scope: str
 ) -> None:
     image = image_of(registry, scope)
@@ -108,7 +108,7 @@ def test_the_ping_is_the_registrys(front: Front, registry: Registry, path: str) 
 
 
 def test_schema_1_is_passed_through(registry: Registry, scope: str, tmp_path: Path) -> None:
-    # docker-registry 2.8 no longer takes schema 1 unless told to; what one that does would say is enough.
+    # docker-registry 2.8 accepts schema 1 only if configured to, so its answer is simulated.
     body = b'{"schemaVersion": 1, "name": "a", "fsLayers": [], "layers": []}'
     with start_http_server() as old, front_of(old.netloc, tmp_path / "old") as front:
         old.on("/v2/a/manifests/b", replying(200, body, {"Content-Type": DOCKER_SCHEMA1_SIGNED}))
@@ -118,7 +118,7 @@ def test_schema_1_is_passed_through(registry: Registry, scope: str, tmp_path: Pa
         assert answer.headers["Rbtorrent-Image-Digest"] is None
 
 
-def test_the_query_decides_whatever_accept_says(front: Front, registry: Registry, scope: str) -> None:
+def test_the_query_overrides_accept(front: Front, registry: Registry, scope: str) -> None:
     image = image_of(registry, scope)
     brew(front, *image.layers)
     path = f"/v2/{scope}/manifests/latest"

@@ -1,4 +1,4 @@
-"""The server that runs the apps: addresses, workers, how it stops, and what happens when a part of it dies."""
+"""The server of the apps: addresses, workers, stopping, and crashed processes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import requests
 from core.errors import CannotListen
 from core.server import check_free, resolve_host, serve
 from tests.served_app import LARGE, build
-from tests.servers.process import ServerProcess, free_port, gone, listening
+from tests.servers.process import ServerProcess, free_port, has_ended, listening
 from tests.servers.waiting import comes_true
 
 ROOT = Path(__file__).parents[2]
@@ -35,12 +35,12 @@ def get(port: int, path: str = "/", host: str = "127.0.0.1") -> requests.Respons
 
 
 def worker(port: int) -> int:
-    """The process that answers."""
+    """Return the id of the process that answers."""
     return int(get(port).text.split()[0])
 
 
 def in_background(work: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
-    """A thread that does `work`, and what comes of it."""
+    """Start `work` in a thread, and return the thread and the list for its result."""
     results: list[Any] = []
 
     def run() -> None:
@@ -147,7 +147,7 @@ def test_the_server_refuses_malformed_requests(start: Start, head: str) -> None:
         assert client.recv(1000).startswith(b"HTTP/1.1 400 ")
 
 
-def test_idle_connections_keep_no_other_waiting(start: Start) -> None:
+def test_idle_connections_delay_no_other(start: Start) -> None:
     _, port = start()
     idle = [socket.create_connection(("127.0.0.1", port), 60) for _ in range(1000)]
     for one in idle:
@@ -167,7 +167,7 @@ def test_a_signal_ends_the_server_after_requests_in_flight(
     seen: set[int] = set()
     assert comes_true(lambda: len(seen) == workers or seen.add(worker(port)))
     asking, answers = in_background(lambda: get(port, "/slow").status_code)
-    assert comes_true(lambda: "asked" in process.log.read_text())
+    assert comes_true(lambda: "requested" in process.log.read_text())
     process.send_signal(number)
     asking.join(60)
     assert answers == [200]
@@ -175,7 +175,7 @@ def test_a_signal_ends_the_server_after_requests_in_flight(
     assert process.log.read_text().count("closed") == workers
 
 
-def test_an_answer_that_is_being_sent_is_sent_to_its_end(start: Start) -> None:
+def test_an_answer_in_progress_is_sent_completely(start: Start) -> None:
     process, port = start()
     with closing(HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
         connection.request("GET", "/large")
@@ -192,7 +192,7 @@ def test_an_answer_that_is_being_sent_is_sent_to_its_end(start: Start) -> None:
 def test_a_request_that_does_not_finish_is_cut_off_after_the_grace(start: Start) -> None:
     process, port = start(grace=1)
     asking, answers = in_background(lambda: get(port, "/stuck"))
-    assert comes_true(lambda: "asked" in process.log.read_text())
+    assert comes_true(lambda: "requested" in process.log.read_text())
     process.send_signal(signal.SIGTERM)
     assert process.exit_status() == 0
     asking.join(60)
@@ -237,7 +237,7 @@ def test_a_hangup_replaces_the_worker_and_no_request_fails(start: Start) -> None
     first = worker(port)
     process.send_signal(signal.SIGHUP)
     assert comes_true(lambda: worker(port) != first)
-    assert comes_true(lambda: gone(first))
+    assert comes_true(lambda: has_ended(first))
     assert get(port).ok
 
 
@@ -262,7 +262,7 @@ def test_workers_end_with_the_process_that_started_them(start: Start, workers: i
     assert comes_true(lambda: len(psutil.Process(process.pid).children(recursive=True)) >= workers)
     children = [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
     os.kill(process.pid, signal.SIGKILL)
-    assert comes_true(lambda: all(map(gone, children)))
+    assert comes_true(lambda: all(map(has_ended, children)))
     assert not listening(port)()
 
 

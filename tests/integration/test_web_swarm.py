@@ -1,4 +1,4 @@
-"""Swarm calls: mirrors find each other, and get leases of chunks, from one book however many workers answer."""
+"""Swarm calls: mirrors find each other, and get leases of chunks, from one book whatever the number of workers."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def join(front: Front, node: int = 1, address: str = "10.0.0.1", **fields: Any) 
     return SwarmAnswer.decode(answer.body)
 
 
-def test_nodes_are_leased_different_chunks_and_named_each_other(front: Front) -> None:
+def test_nodes_get_leases_of_different_chunks_and_each_others_address(front: Front) -> None:
     first = join(front, 1, "10.0.0.1", want=2)
     second = join(front, 2, "10.0.0.2", want=2)
 
@@ -98,7 +98,7 @@ def test_without_a_valid_capability_a_node_is_refused(front: Front, path: str) -
     assert json.loads(answer.body)["errors"][0]["code"] == "DENIED"
 
 
-def test_the_refusal_does_not_repeat_the_capability(front: Front, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_refusal_does_not_quote_the_capability(front: Front, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("DEBUG")
     expired = capability(expires=NOON)
     answer = post(front, f"/v0/swarm/{expired}/{LAYER.hex}", message())
@@ -141,7 +141,7 @@ def test_only_posts_are_answered(front: Front) -> None:
         ("2001:db8::2", "10.9.9.9", "2001:db8::2"),
     ],
 )
-def test_a_node_s_address_is_the_connection_s_unless_a_trusted_proxy_names_it(
+def test_a_nodes_address_is_that_of_the_connection_or_from_a_trusted_proxy(
     front: Front, connection: str, header: str | None, address: str
 ) -> None:
     environ = {"REMOTE_ADDR": connection, **({"HTTP_X_REAL_IP": header} if header else {})}
@@ -150,7 +150,7 @@ def test_a_node_s_address_is_the_connection_s_unless_a_trusted_proxy_names_it(
 
 
 @pytest.mark.parametrize("header", ["", "example.com", "10.0.0.1, 10.0.0.2", "10.0.0.1:80"])
-def test_a_trusted_proxy_that_names_no_address_is_refused(front: Front, header: str) -> None:
+def test_a_trusted_proxy_without_an_address_is_refused(front: Front, header: str) -> None:
     with pytest.raises(SwarmMessageInvalid):
         peer_address(
             {"REMOTE_ADDR": "127.0.0.1", "HTTP_X_REAL_IP": header},
@@ -158,7 +158,7 @@ def test_a_trusted_proxy_that_names_no_address_is_refused(front: Front, header: 
         )
 
 
-def test_which_proxies_are_trusted_is_configured(tmp_path: Path) -> None:
+def test_trusted_proxies_are_configured(tmp_path: Path) -> None:
     settings = {"application": {"trusted_proxies": ["10.0.0.0/24"]}}
     path = f"/v0/swarm/{capability()}/{LAYER.hex}"
     with front_of("127.0.0.1:1", tmp_path, settings=settings) as front:
@@ -199,7 +199,7 @@ def test_two_workers_share_one_book(tmp_path: Path) -> None:
     assert len(leased) == SLOTS
 
 
-def test_the_command_swarm_answers_swarm_calls_alone(tmp_path: Path) -> None:
+def test_the_command_swarm_answers_only_swarm_calls(tmp_path: Path) -> None:
     port = free_port()
     installation = Installation(tmp_path, "127.0.0.1:1", application={"swarm_port": port})
     swarm = installation.process("swarm", ready=listening(port), name="swarm")
@@ -217,7 +217,7 @@ def test_the_command_swarm_answers_swarm_calls_alone(tmp_path: Path) -> None:
 
 
 def listeners(pid: int, port: int) -> list[int]:
-    """The descendants of this process that accept connections at the port."""
+    """Return the descendants of this process that listen at the port."""
     return [
         child.pid
         for child in psutil.Process(pid).children(recursive=True)
@@ -229,7 +229,7 @@ def listeners(pid: int, port: int) -> list[int]:
 
 
 def leases_of_many_connections(port: int, installation: Installation) -> list[int]:
-    """The chunks leased to 40 nodes, each with connections of its own, so that any worker may answer."""
+    """Return the chunks leased to 40 nodes with separate connections, so that any worker may answer."""
     secret = own_secret(installation.state / "web_seed_secret")
     path = f"{capability(expires=int(time.time()) + 600, secret=secret)}/{LAYER.hex}"
 
@@ -245,7 +245,7 @@ def leases_of_many_connections(port: int, installation: Installation) -> list[in
         return [chunk for leased in pool.map(node, range(40)) for chunk in leased]
 
 
-def test_the_book_of_several_workers_lies_in_a_folder_of_this_user_alone(tmp_path: Path) -> None:
+def test_the_folder_of_the_shared_book_is_private(tmp_path: Path) -> None:
     from web.swarm_book import LocalBook, serve_book
 
     with serve_book(LocalBook()) as address:

@@ -1,4 +1,4 @@
-"""The .torrent of a layer: for who may pull it, with the trackers and web seeds of the hour."""
+"""The .torrent of a layer: for authorised callers, with the current trackers and web seeds."""
 
 from __future__ import annotations
 
@@ -73,11 +73,11 @@ def test_the_torrent_is_of_the_layer_and_private(app: bottle.Bottle) -> None:
     assert (torrent.name(), torrent.total_size(), torrent.priv()) == (LAYER.hex, 300_000, True)
 
 
-def test_it_names_the_configured_trackers_in_their_order(app: bottle.Bottle) -> None:
+def test_it_has_the_configured_trackers_in_order(app: bottle.Bottle) -> None:
     assert libtorrent.load_torrent_buffer(get(app).body).trackers == TORRENTS["trackers"]
 
 
-def test_it_names_the_configured_web_seeds_with_everything_filled_in(app: bottle.Bottle) -> None:
+def test_it_has_the_configured_web_seeds_with_all_fields_filled_in(app: bottle.Bottle) -> None:
     seeds = libtorrent.load_torrent_buffer(get(app).body).url_seeds
     here = [seed for seed in seeds if seed.startswith("http://torrents.example/v0/layers/")]
     assert len(here) == 1
@@ -91,7 +91,7 @@ def test_it_names_the_configured_web_seeds_with_everything_filled_in(app: bottle
     assert len(seeds) == 3
 
 
-def test_its_id_does_not_depend_on_what_is_filled_in(tmp_path: Path, app: bottle.Bottle) -> None:
+def test_its_id_does_not_depend_on_the_fields(tmp_path: Path, app: bottle.Bottle) -> None:
     (tmp_path / "bare").mkdir()
     bare = app_of(brewed_parts(tmp_path / "bare", settings={"torrents": {"trackers": [], "web_seeds": []}}))
     plain = libtorrent.load_torrent_buffer(get(bare).body)
@@ -99,13 +99,13 @@ def test_its_id_does_not_depend_on_what_is_filled_in(tmp_path: Path, app: bottle
     assert plain.ti.info_hash() == libtorrent.torrent_info(get(app).body).info_hash()
 
 
-def test_it_is_kept_by_no_cache(app: bottle.Bottle) -> None:
+def test_it_must_not_be_cached(app: bottle.Bottle) -> None:
     answer = get(app)
     assert answer.headers["Cache-Control"] == "private, no-store"
     assert "ETag" not in answer.headers
 
 
-def test_head_gives_the_headers_alone(app: bottle.Bottle) -> None:
+def test_head_returns_only_the_headers(app: bottle.Bottle) -> None:
     answer = get(app, method="HEAD")
     assert (answer.status, answer.body) == (200, b"")
     assert answer.headers["Content-Length"] == get(app).headers["Content-Length"]
@@ -164,7 +164,7 @@ def test_with_the_database_down_torrents_are_still_served(tmp_path: Path) -> Non
     assert get(app_of(parts), digest=UNBREWED).status == 404
 
 
-def test_a_store_out_of_reach_is_503(tmp_path: Path) -> None:
+def test_an_unreachable_store_is_503(tmp_path: Path) -> None:
     class BrokenStore:
         def get(self, digest: Digest) -> bytes:
             raise StoreFailed("here", "out of reach")
@@ -180,9 +180,7 @@ def test_a_store_out_of_reach_is_503(tmp_path: Path) -> None:
     assert (answer.status, answer.headers["Retry-After"]) == (503, "5")
 
 
-def test_metainfo_that_was_damaged_is_not_handed_out(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_damaged_metainfo_is_not_served(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     parts = brewed_parts(tmp_path)
     parts.store.put(LAYER, parts.store.get(LAYER)[:-20])
     answer = get(app_of(parts))

@@ -1,4 +1,4 @@
-"""Torrents that are not in the store: lost ones are brewed again, those of an older service are not."""
+"""Torrents missing from the store: lost ones are brewed again, those of an older service are not."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ ELSEWHERE = "the torrent is served by the older service that made it"
 
 @dataclass
 class Here:
-    """An app, a brewer beside it, and the time, which tests move on."""
+    """An app, a brewer, and a clock that tests set."""
 
     app: bottle.Bottle
     parts: Parts
@@ -58,7 +58,7 @@ class Here:
         self.database.enqueue(str(digest), scope="library/test", priority=Priority.BACKFILLED, now=NOON - 10)
 
     def brew(self) -> int:
-        """One run of the brewer; how many layers it brewed."""
+        """Run the brewer, and return the number of brewed layers."""
         parts = self.parts
         clock = lambda connection: int(self.now)  # noqa: E731
         settings = BrewSettings(parts.engine, parts.tables, parts.source, parts.store, "host:1", clock=clock)
@@ -92,10 +92,10 @@ def here(tmp_path: Path, database_url: str) -> Iterator[Here]:
 
 
 def message(answer: Answer) -> str:
-    [told] = json.loads(answer.body)["errors"]
-    assert told["detail"] == {"digest": str(LAYER)}
-    assert told["code"] == ("TORRENT_UNKNOWN" if answer.status == 404 else "UNAVAILABLE")
-    text: str = told["message"]
+    [error] = json.loads(answer.body)["errors"]
+    assert error["detail"] == {"digest": str(LAYER)}
+    assert error["code"] == ("TORRENT_UNKNOWN" if answer.status == 404 else "UNAVAILABLE")
+    text: str = error["message"]
     return text
 
 
@@ -116,7 +116,7 @@ def test_a_lost_torrent_is_brewed_again_and_served(here: Here) -> None:
     assert (again.status, len(again.body)) == (200, len(whole.body))
 
 
-def test_while_it_is_brewed_again_manifests_do_not_name_it(here: Here) -> None:
+def test_while_it_is_brewed_again_manifests_have_no_id(here: Here) -> None:
     def ids() -> dict[str, str]:
         with reading(here.parts.engine) as connection:
             return find_rbtorrent_ids(connection, here.parts.tables, [str(LAYER)])
@@ -131,7 +131,7 @@ def test_while_it_is_brewed_again_manifests_do_not_name_it(here: Here) -> None:
     assert ids() == before != {}
 
 
-def test_many_who_ask_at_once_queue_it_once_and_keep_the_database_quiet(here: Here) -> None:
+def test_many_concurrent_requests_queue_it_once_with_few_queries(here: Here) -> None:
     here.enqueue()
     here.brew()
     here.lose()
@@ -143,7 +143,7 @@ def test_many_who_ask_at_once_queue_it_once_and_keep_the_database_quiet(here: He
     with ThreadPoolExecutor(20) as pool:
         answers = list(pool.map(lambda _: here.get(), range(200)))
 
-    # What one request asks for, and not 200 times that.
+    # The queries of one request, not of 200.
     assert 0 < len(statements) < 20
     assert {(answer.status, answer.headers["Retry-After"]) for answer in answers} == {(404, "30")}
     assert here.database.status(now=NOON).waiting_count == 1
@@ -163,7 +163,7 @@ def test_a_result_is_checked_again_after_a_while(here: Here) -> None:
     assert message(here.get()) == "the torrent was lost and is being brewed again"
 
 
-def test_a_store_that_the_brewers_do_not_share_does_not_make_them_brew_for_ever(
+def test_with_a_different_store_the_brewers_do_not_brew_forever(
     here: Here, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     here.enqueue()
@@ -185,7 +185,7 @@ def test_a_store_that_the_brewers_do_not_share_does_not_make_them_brew_for_ever(
     assert here.brew() == 1
 
 
-def test_one_that_was_there_meanwhile_may_be_lost_again_at_once(here: Here) -> None:
+def test_a_torrent_that_reappeared_may_be_lost_again_at_once(here: Here) -> None:
     here.enqueue()
     for _ in range(3):
         assert here.brew() == 1
@@ -195,7 +195,7 @@ def test_one_that_was_there_meanwhile_may_be_lost_again_at_once(here: Here) -> N
 
 
 class LateStore:
-    """A store whose metainfo is put there between a request's look at it and its look at the database."""
+    """A store into which metainfo is put between a request's read of it and its read of the database."""
 
     def __init__(self, store: MetainfoStore, late: bytes) -> None:
         self._store = store
@@ -219,7 +219,7 @@ class LateStore:
         return "late"
 
 
-def test_one_stored_during_the_check_is_not_taken_for_lost(here: Here) -> None:
+def test_a_torrent_stored_during_the_check_is_not_lost(here: Here) -> None:
     here.enqueue()
     here.brew()
     late = here.parts.store.get(LAYER)
@@ -247,7 +247,7 @@ def test_an_adopted_id_is_reported_and_nothing_is_queued(here: Here, before: str
     else:
         here.take_over()
 
-    for scope in ("library/test", "somebody/else", "library/test"):
+    for scope in ("library/test", "other/app", "library/test"):
         answer = here.get(method=method, scope=scope)
         assert answer.status == 404
         assert "Retry-After" not in answer.headers
@@ -263,7 +263,7 @@ def test_a_stored_torrent_is_served_also_for_an_adopted_id(here: Here) -> None:
     assert here.get().status == 200
 
 
-def test_with_the_database_down_the_answer_is_the_same_and_it_is_not_queried_at_each_request(
+def test_with_the_database_down_the_answer_is_the_same_without_a_query_per_request(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with start_postgres(tmp_path / "postgres") as postgres:
@@ -295,7 +295,7 @@ def test_without_tables_the_answer_is_the_same(here: Here) -> None:
     assert (answer.status, answer.headers["Retry-After"]) == (404, "30")
 
 
-def test_many_who_ask_do_not_queue_up_for_a_database_that_hangs(tmp_path: Path) -> None:
+def test_many_requests_do_not_queue_up_for_a_database_that_hangs(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=100) as silent:
         url = f"postgresql://user@127.0.0.1:{silent.getsockname()[1]}/app"
         app = app_of(replace(web_parts(tmp_path), engine=create_engine_for(url=url, connect_timeout=2.0)))

@@ -1,4 +1,4 @@
-"""aria2, a BitTorrent client that is not ours: to download with, and to seed."""
+"""aria2, a third-party BitTorrent client, for downloads and seeding."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.servers.process import ServerProcess, free_port, listening, require, run
 
-# Whom a torrent names is whom aria2 talks to: no DHT, no exchange of peers, no search of the local net.
+# aria2 uses only the peers and URLs of the torrent: no DHT, no peer exchange, no local discovery.
 ALONE = (
     "--no-conf=true",
     "--enable-dht=false",
@@ -39,8 +39,8 @@ def download(
 ) -> Path:
     """Download a single-file torrent into the new folder `folder`. Returns the file.
 
-    `web_seeds` and `trackers` (URLs) are added to those in the torrent. aria2 has compared every piece by
-    the time it ends. Raises ServerMissing; ServerFailed if it gives up, or needs more than `timeout` seconds.
+    `web_seeds` and `trackers` (URLs) are added to those in the torrent. aria2 has verified every piece
+    when it exits. Raises ServerMissing; ServerFailed if it fails, or needs more than `timeout` seconds.
     """
     binary = require("aria2c", "aria2")
     folder.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Answers that a client must survive, to be given to `HttpServer.on`; and a few honest ones."""
+"""Faulty answers for `HttpServer.on` that a client must handle, and some correct ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _RANGE = re.compile(r"bytes=(\d+)-(\d*)\Z")
 
 
 def replying(status: int, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Answer:
-    """The same whole, honest answer to every request: a 429 with Retry-After, a manifest of 5 MB …"""
+    """The same complete answer to every request: a 429 with Retry-After, a manifest of 5 MB …"""
 
     def answer(request: Request, connection: Connection) -> None:
         connection.reply(status, body, headers)
@@ -22,7 +22,7 @@ def replying(status: int, body: bytes = b"", headers: Mapping[str, str] | None =
 
 
 def html(status: int = 200) -> Answer:
-    """A web page, as a proxy or a login portal in front of the real server would say it."""
+    """A web page, as from a proxy or a login portal in front of the real server."""
     page = b"<!DOCTYPE html><html><body><h1>Please log in</h1></body></html>"
     return replying(status, page, {"Content-Type": "text/html; charset=utf-8"})
 
@@ -33,7 +33,7 @@ def redirecting(to: str, status: int = 302) -> Answer:
 
 
 def silent() -> Answer:
-    """Takes the request and never says a word."""
+    """Reads the request and never answers."""
 
     def answer(request: Request, connection: Connection) -> None:
         connection.pause()
@@ -42,7 +42,7 @@ def silent() -> Answer:
 
 
 def hanging_up(*, reset: bool = False) -> Answer:
-    """Takes the request and closes the connection, with a TCP reset if so asked."""
+    """Reads the request and closes the connection, with a TCP reset if `reset`."""
     return sending(b"", reset=reset)
 
 
@@ -58,7 +58,7 @@ def sending(raw: bytes, *, reset: bool = False) -> Answer:
 
 
 def endless(headers: Mapping[str, str] | None = None, block: bytes = BLOCK) -> Answer:
-    """A body without length that goes on for as long as somebody reads it."""
+    """A body without length that is sent while the client reads it."""
 
     def answer(request: Request, connection: Connection) -> None:
         connection.send_head(200, headers or {})
@@ -69,7 +69,7 @@ def endless(headers: Mapping[str, str] | None = None, block: bytes = BLOCK) -> A
 
 
 def endless_head() -> Answer:
-    """Headers without end."""
+    """Endless headers."""
 
     def answer(request: Request, connection: Connection) -> None:
         connection.send(b"HTTP/1.1 200 OK\r\n")
@@ -80,7 +80,7 @@ def endless_head() -> Answer:
 
 
 def misstating_length(body: bytes, stated: int, headers: Mapping[str, str] | None = None) -> Answer:
-    """A body with a Content-Length that is not its own, then the end of the connection."""
+    """A body with a wrong Content-Length, then the end of the connection."""
 
     def answer(request: Request, connection: Connection) -> None:
         connection.send_head(200, {"Content-Length": str(stated), **(headers or {})})

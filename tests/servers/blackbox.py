@@ -39,7 +39,7 @@ class Fault(IntEnum):
 
 @dataclass
 class Account:
-    """Whose token it is, what it is good for, and from which address (None: any)."""
+    """The user of a token, its scopes, and the address from which it is valid (None: any)."""
 
     login: str
     scopes: str = "registry:use"
@@ -65,7 +65,7 @@ class Blackbox:
         return [{name: values[0] for name, values in asked.query.items()} for asked in self.server.requests]
 
     def answer(self, answer: Answer) -> None:
-        """Answer like this from now on, whatever is asked."""
+        """Give this answer to every request from now on."""
         self.server.on(PATH, answer)
 
     def judge(self) -> None:
@@ -92,11 +92,11 @@ class Blackbox:
 
 
 def reply_fault(fault: Fault) -> Answer:
-    """An answer that is an exception of Blackbox: HTTP 200 all the same."""
+    """Return an answer with an exception of Blackbox, with HTTP 200."""
 
     def answer(request: Request, connection: Connection) -> None:
-        told = {"exception": {"value": fault.name, "id": fault}, "error": f"BlackBox error: {fault.name}"}
-        _reply_json(connection, told)
+        body = {"exception": {"value": fault.name, "id": fault}, "error": f"BlackBox error: {fault.name}"}
+        _reply_json(connection, body)
 
     return answer
 
@@ -107,7 +107,7 @@ def _reply_json(connection: Connection, answer: object) -> None:
 
 @contextmanager
 def start_blackbox() -> Iterator[Blackbox]:
-    """Run a Blackbox that knows no token yet."""
+    """Run a Blackbox without accounts."""
     with start_http_server() as server:
         blackbox = Blackbox(server)
         blackbox.judge()

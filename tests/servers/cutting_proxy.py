@@ -30,10 +30,10 @@ class _Fault:
 
 
 class CuttingProxy:
-    """Passes bytes on between its clients and one server, until it is told otherwise.
+    """Passes bytes on between its clients and one server, until a fault is set.
 
-    What is told it holds for open connections too. `connections` counts those that came, `broken` those
-    that a fault ended.
+    Faults apply to open connections too. `connections` counts the accepted ones, `broken` those that a
+    fault ended.
     """
 
     def __init__(self, listener: socket.socket, target: tuple[str, int]) -> None:
@@ -70,11 +70,11 @@ class CuttingProxy:
             self._fault = _Fault(how, count, times)
 
     def be_silent(self, silent: bool = True) -> None:
-        """Take connections, and pass nothing on from the server."""
+        """Accept connections, and pass nothing on from the server."""
         self._silent = silent
 
     def throttle(self, bytes_per_second: float | None) -> None:
-        """Pass on so much a second over each connection, evenly; None for no limit."""
+        """Limit the rate of each connection; None removes the limit."""
         self._rate = bytes_per_second
 
     def close(self) -> None:
@@ -103,7 +103,7 @@ class CuttingProxy:
             passage.start()
 
     def _takes_fault(self, passed: int, coming: int) -> tuple[How, int] | None:
-        """How to break a connection over which `passed` bytes went, and how many of the next to pass on."""
+        """Return how to break a connection after `passed` bytes, and how many of the next to pass on."""
         with self._lock:
             fault = self._fault
             if fault is None or fault.times == 0 or passed + coming < fault.after:
@@ -175,7 +175,7 @@ class _Passage:
             passed += len(block)
             rate, now = proxy._rate, time.monotonic()
             if rate is not None:
-                # No credit for the time before, when nothing was asked for.
+                # No credit for idle time.
                 due = max(due, now) + len(block) / rate
                 proxy._closing.wait(due - now)
 
@@ -189,7 +189,7 @@ class _Passage:
 
 @contextmanager
 def start_cutting_proxy(target: str, *, host: str = "127.0.0.1", port: int = 0) -> Iterator[CuttingProxy]:
-    """Run a proxy in front of the server at `target` (`host:port`, or a URL of it). Port 0 takes a free one."""
+    """Run a proxy in front of the server at `target` (`host:port`, or a URL of it). Port 0 selects a free one."""
     server, _, server_port = target.rpartition("//")[2].partition(":")
     proxy = CuttingProxy(socket.create_server((host, port), backlog=128), (server, int(server_port)))
     try:
@@ -200,7 +200,7 @@ def start_cutting_proxy(target: str, *, host: str = "127.0.0.1", port: int = 0) 
 
 @contextmanager
 def start_throttling_process(folder: Path, target: str, bytes_per_second: int) -> Iterator[str]:
-    """Run a throttling proxy as a process of its own, which leaves the caller its interpreter. Gives its URL."""
+    """Run a throttling proxy in a separate process, for the sake of the caller's interpreter. Yields its URL."""
     port = free_port()
     argv = [sys.executable, "-m", "tests.servers.cutting_proxy", target, str(port), str(bytes_per_second)]
     with running(

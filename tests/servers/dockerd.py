@@ -23,7 +23,7 @@ class Dockerd:
 
 @contextmanager
 def start_dockerd(folder: Path) -> Iterator[Dockerd]:
-    """Run a dockerd that keeps everything in `folder` and leaves the machine's network alone.
+    """Run a dockerd that keeps everything in `folder` and does not change the machine's network.
 
     The paths of its sockets are limited to some 100 characters, so `folder` has to be short. Raises
     ServerMissing, also where this process is not root; ServerFailed.

@@ -1,6 +1,6 @@
 """An HTTP server over real sockets, in threads of the test, whose every answer is a callable.
 
-One request a connection: whatever an answer does to the connection, the next request gets a new one.
+One request per connection: the next request always gets a new one.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ IDLE_SECONDS = 60
 
 @dataclass
 class Request:
-    """A request that came in. `path` is without the query, still percent-encoded.
+    """A received request. `path` is without the query, still percent-encoded.
 
-    `headers` finds names whatever their case. `sent` counts the bytes sent in answer so far, head and all.
+    `headers` ignores the case of names. `sent` counts the bytes of the answer sent so far, with its head.
     """
 
     method: str
@@ -45,14 +45,14 @@ class Connection:
     closing: threading.Event = field(repr=False)
 
     def send(self, data: bytes) -> None:
-        """Send bytes as they are. Raises OSError when the client has left."""
+        """Send bytes unchanged. Raises OSError when the client has left."""
         for start in range(0, len(data), 1 << 16):
             part = data[start : start + (1 << 16)]
             self.socket.sendall(part)
             self.request.sent += len(part)
 
     def send_head(self, status: int, headers: Mapping[str, str]) -> None:
-        """Send the status line and these headers, and none besides but `Connection: close`."""
+        """Send the status line, these headers and `Connection: close`."""
         lines = [
             f"HTTP/1.1 {status} {_phrase(status)}",
             *(f"{name}: {value}" for name, value in headers.items()),
@@ -60,18 +60,18 @@ class Connection:
         self.send(("\r\n".join([*lines, "Connection: close"]) + "\r\n\r\n").encode("latin-1"))
 
     def reply(self, status: int, body: bytes = b"", headers: Mapping[str, str] | None = None) -> None:
-        """Send a whole, honest answer; to HEAD without its body."""
+        """Send a complete answer; to HEAD without its body."""
         self.send_head(status, {"Content-Length": str(len(body)), **(headers or {})})
         if self.request.method != "HEAD":
             self.send(body)
 
     def pause(self, seconds: float | None = None) -> None:
-        """Say nothing for so long, or until the server closes. Raises ConnectionAbortedError then."""
+        """Wait that long, or until the server closes. Raises ConnectionAbortedError then."""
         if self.closing.wait(seconds):
             raise ConnectionAbortedError
 
     def reset(self) -> None:
-        """Have the connection end with a TCP reset instead of an orderly close."""
+        """End the connection with a TCP reset instead of an orderly close."""
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
@@ -111,7 +111,7 @@ class HttpServer:
             self._exact[path] = answer
 
     def requests_of(self, path: str) -> list[Request]:
-        """The requests of one path, in the order in which they came."""
+        """Return the requests of one path, in order."""
         return [request for request in self.requests if request.path == path]
 
     def close(self) -> None:
@@ -140,7 +140,7 @@ class HttpServer:
             thread.start()
 
     def _serve(self, connection: socket.socket) -> None:
-        # A client that leaves early is what many of these answers are for.
+        # Many of these answers make the client leave early.
         try:
             with connection, suppress(ConnectionError, TimeoutError):
                 connection.settimeout(IDLE_SECONDS)
@@ -163,7 +163,7 @@ class HttpServer:
 
 @contextmanager
 def start_http_server(*, host: str = "127.0.0.1", port: int = 0) -> Iterator[HttpServer]:
-    """Run a server that knows no path yet; tell it with `on`. Port 0 takes a free one."""
+    """Run a server without paths; add them with `on`. Port 0 selects a free one."""
     server = HttpServer(socket.create_server((host, port), backlog=512))
     try:
         yield server
@@ -176,7 +176,7 @@ def _not_found(request: Request, connection: Connection) -> None:
 
 
 def _read_request(connection: socket.socket) -> Request | None:
-    """The request; None if the client closes without one, or sends something else."""
+    """Return the request; None if the client closes without one, or sends something else."""
     with connection.makefile("rb") as stream:
         words = stream.readline(MAX_LINE_BYTES).decode("latin-1").split()
         if len(words) != 3:

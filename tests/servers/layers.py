@@ -1,4 +1,4 @@
-"""Layers to push: bytes that are the same at each run, and real gzipped tars."""
+"""Layers to push: bytes that are the same in each run, and real gzipped tars."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Layer = bytes | Path
 
 
 def layer_bytes(size: int, seed: int = 0) -> bytes:
-    """`size` bytes that do not compress, always the same for one `seed`."""
+    """Return `size` incompressible bytes, always the same for one `seed`."""
     return b"".join(_blocks(size, seed))
 
 
@@ -31,7 +31,7 @@ def write_layer(path: Path, size: int, seed: int = 0) -> Path:
 
 
 def layer_tar(files: Mapping[str, bytes]) -> bytes:
-    """A gzipped tar of `files`, as an image's layer is; the same files always give the same bytes."""
+    """Return a gzipped tar of `files`, like an image's layer; the same files always give the same bytes."""
     packed = io.BytesIO()
     # Level 1: the tests' files hardly compress. mtime 0: gzip would put the time of day into the bytes.
     with (
@@ -57,7 +57,7 @@ def size_of(layer: Layer) -> int:
 
 
 def diff_id_of(layer: Layer) -> str:
-    """`sha256:<hex>` of the layer unpacked, which an image's config names; of itself if it is not gzipped."""
+    """Return `sha256:<hex>` of the uncompressed layer, which an image's config names."""
     if next(_read(layer), b"")[:2] != _GZIP_MAGIC:
         return digest_of(layer)
     unpack = zlib.decompressobj(wbits=31)
@@ -65,7 +65,7 @@ def diff_id_of(layer: Layer) -> str:
 
 
 def _blocks(size: int, seed: int) -> Iterator[bytes]:
-    # Random bytes cost more than hashing them: one block of them, told apart by its number in front.
+    # Random bytes cost more than hashing them: one block is repeated, with its number in front.
     noise = random.Random(seed).randbytes(min(BLOCK_BYTES, size))
     for start in range(0, size, BLOCK_BYTES):
         number = (start // BLOCK_BYTES).to_bytes(8, "big") if start else b""

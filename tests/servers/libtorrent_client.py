@@ -12,8 +12,8 @@ import libtorrent
 
 from tests.servers.process import free_port
 
-# Whom a torrent names is whom it talks to: no DHT, no search, nothing beyond 127.0.0.1. Its protection
-# against being sent to private addresses (ssrf_mitigation) stays as it is by default: on.
+# It uses only the peers and URLs of the torrent, on 127.0.0.1: no DHT, no discovery. Its protection against
+# redirects to private addresses (ssrf_mitigation) keeps its default: on.
 ALONE = {
     "enable_dht": False,
     "enable_lsd": False,
@@ -36,20 +36,20 @@ class Client:
     folder: Path
 
     def add(self, torrent: bytes) -> Any:
-        """Start a torrent; what of it is in the folder already is checked first. Returns its handle."""
+        """Start a torrent; existing files are checked first. Return its handle."""
         parameters = libtorrent.load_torrent_buffer(torrent)
         parameters.save_path = str(self.folder)
-        # Started now, whatever else runs.
+        # Started now, whatever the queue.
         parameters.flags &= ~(libtorrent.torrent_flags.paused | libtorrent.torrent_flags.auto_managed)
         return self.session.add_torrent(parameters)
 
     def messages(self) -> list[str]:
-        """What went on since the last call, for a test that fails."""
+        """Return the messages since the last call, for a test that fails."""
         return [alert.message() for alert in self.session.pop_alerts()]
 
 
 def done(handle: Any) -> bool:
-    """Whether every piece is here, and was compared with its hash."""
+    """Return whether every piece is present and verified."""
     return bool(handle.status().is_seeding)
 
 

@@ -1,4 +1,4 @@
-"""A stand-in for MDS over real HTTP: `GET /get-<namespace>/<key>`, with Range, and redirects if told to."""
+"""A stand-in for MDS over real HTTP: `GET /get-<namespace>/<key>`, with Range, and optional redirects."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from tests.servers.http_server import Answer, Connection, HttpServer, Request, s
 
 @dataclass
 class Mds:
-    """A running MDS. Files are found in it by the keys that it gives them, not by their names.
+    """A running MDS. Files are found by the keys that it assigns, not by their names.
 
-    While it is `refusing`, whoever asks for a file gets a 403.
+    While it is `refusing`, requests for files are answered with 403.
     """
 
     server: HttpServer
@@ -29,11 +29,11 @@ class Mds:
 
     @property
     def url_template(self) -> str:
-        """What `mds.url_template` is for it."""
+        """The setting `mds.url_template`."""
         return f"{self.server.url}/{{payload}}/"
 
     def put(self, name: str, content: bytes, *, redirect: bool = False) -> str:
-        """Keep a file. Returns what its row in the table `mds` holds: `mdsfileinfo`."""
+        """Store a file. Return the `mdsfileinfo` of its row in the table `mds`."""
         key = f"{next(self._numbers)}/{name}"
         if redirect:
             self.server.on(f"/storage/{key}", serving(content))
@@ -47,7 +47,7 @@ class Mds:
         self.server.on(self.path(json.loads(mdsfileinfo)["key"]), replying(404))
 
     def path(self, key: str) -> str:
-        """The path of a file's URL."""
+        """Return the path of a file's URL."""
         return f"/get-{self.namespace}/{key}/"
 
     def _unless_refusing(self, honest: Answer) -> Answer:
@@ -59,6 +59,6 @@ class Mds:
 
 @contextmanager
 def start_mds(namespace: str = "docker-registry") -> Iterator[Mds]:
-    """Run an MDS that holds nothing."""
+    """Run an empty MDS."""
     with start_http_server() as server:
         yield Mds(server, namespace)

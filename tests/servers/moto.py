@@ -20,7 +20,7 @@ from tests.servers.registry import S3Storage
 
 @dataclass(frozen=True)
 class Moto:
-    """A running S3. It takes any keys; `endpoint` is its URL without a slash at the end."""
+    """A running S3. It accepts any credentials; `endpoint` is its URL without a slash at the end."""
 
     endpoint: str
     process: ServerProcess
@@ -30,14 +30,14 @@ class Moto:
     _numbers: Iterator[int] = field(default_factory=itertools.count, repr=False)
 
     def create_bucket(self, name: str | None = None) -> str:
-        """Make a bucket, by default one of a name not used yet. Returns its name."""
+        """Create a bucket, by default with an unused name. Return its name."""
         name = name or f"bucket-{next(self._numbers)}"
         requests.put(f"{self.endpoint}/{name}", timeout=10).raise_for_status()
         return name
 
     @contextmanager
     def client(self) -> Iterator[Any]:
-        """A boto3 client of it, closed at the end of the block."""
+        """A boto3 client, closed at the end of the block."""
         client = boto3.client(
             "s3",
             endpoint_url=self.endpoint,
@@ -60,7 +60,7 @@ class Moto:
         }
 
     def stop(self) -> None:
-        """Stop it; what it held is lost."""
+        """Stop it; its contents are lost."""
         self.process.stop()
 
     def start(self) -> None:

@@ -43,7 +43,7 @@ _ACCESS = re.compile(r"^(\S+) (\S+) (\d{3}) (\d+)$", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Served:
-    """One request that nginx has answered; `sent` is the body's bytes that left."""
+    """One request that nginx has answered; `sent` are the bytes of the body sent."""
 
     method: str
     path: str
@@ -66,7 +66,7 @@ class Nginx:
         return f"http://{self.host}:{self.port}"
 
     def requests(self) -> list[Served]:
-        """What it has answered so far. A request is written down only when its last byte has left."""
+        """Return the answered requests so far. A request is logged only when its last byte was sent."""
         log = (self.folder / "access.log").read_text()
         return [
             Served(method, path, int(status), int(sent))
@@ -91,14 +91,14 @@ def start_nginx(
     port: int | None = None,
     workers: int = 1,
 ) -> Iterator[Nginx]:
-    """Run nginx with `http(port)`, `server` blocks and their like, in the `http` block of its configuration.
+    """Run nginx with `http(port)`, `server` blocks and similar, in the `http` block of its configuration.
 
     `folder` takes its configuration and logs. Raises ServerMissing, ServerFailed.
     """
     binary = require("nginx", "nginx")
     folder.mkdir(parents=True, exist_ok=True)
     port = port or free_port()
-    # The workers of root's nginx would be www-data, who may not read pytest's folders.
+    # By default root's nginx runs its workers as www-data, who may not read pytest's folders.
     user = "user root;" if os.geteuid() == 0 else ""
     config = folder / "nginx.conf"
     config.write_text(_MAIN.format(folder=folder, workers=workers, user=user, http=http(port)))
@@ -120,7 +120,7 @@ def serve_folder(
 ) -> Iterator[Nginx]:
     """Serve the files of `root`, Range and all, to each connection at `limit_rate` bytes/s; 0 is no limit.
 
-    nginx lets a second's worth leave at once, at the start of every answer.
+    nginx sends the first second's worth at once, at the start of every answer.
     """
 
     def http(port: int) -> str:

@@ -14,7 +14,7 @@ import requests
 from tests.servers.process import ServerFailed, ServerProcess, free_port, require
 from tests.servers.waiting import comes_true
 
-# opentracker, as root, shuts itself into its folder and becomes this user; here it is so from the start.
+# opentracker, as root, changes its root to its folder and becomes this user; here it starts as that user.
 USER = "nobody"
 SETTLE_SECONDS = 30
 
@@ -30,7 +30,7 @@ class Tracker:
 
     @property
     def announce_url(self) -> str:
-        """What a torrent names in `announce`."""
+        """The URL for `announce` in a torrent."""
         return f"http://{self.host}:{self.port}/announce"
 
     def allow(self, *info_hashes: str) -> None:
@@ -42,20 +42,20 @@ class Tracker:
             raise ServerFailed(self.process.argv, "does not take its whitelist", self.process.log)
 
     def reload(self) -> None:
-        """Have it read its whitelist again; it does so a moment later."""
+        """Make it read its whitelist again, which happens a moment later."""
         self.process.send_signal(signal.SIGHUP)
 
     def serves(self, info_hash: str) -> bool:
-        """Whether it takes announces of an info-hash: asks as a peer that comes and leaves at once.
+        """Return whether it accepts announces of an info-hash: announces a peer that leaves at once.
 
-        A leaving peer alone tells nothing: opentracker looks at its whitelist only when one comes.
+        A leaving peer alone does not suffice: opentracker checks its whitelist only for starting ones.
         """
         came = self._announce(info_hash, "started")
         self._announce(info_hash, "stopped")
         return b"failure reason" not in came
 
     def peers(self, info_hash: str) -> tuple[int, int]:
-        """How many peers have the whole of a torrent, and how many are still at it (BEP 48)."""
+        """Return how many peers of a torrent are complete, and how many are downloading (BEP 48)."""
         answer = requests.get(
             f"http://{self.host}:{self.port}/scrape?info_hash={quote(bytes.fromhex(info_hash))}", timeout=10
         )
@@ -95,7 +95,7 @@ def start_opentracker(
 
 
 def _answers(host: str, port: int) -> bool:
-    """Whether it answers a request. It listens from the first, but until then SIGHUP would end it."""
+    """Return whether it answers a request. It listens before, but then SIGHUP would still end it."""
     try:
         requests.get(f"http://{host}:{port}/scrape", timeout=10)
     except requests.RequestException:

@@ -36,14 +36,14 @@ server_login_retry = 0
 
 @dataclass(frozen=True)
 class PgBouncer:
-    """A running PgBouncer that leads to every database of its server."""
+    """A running PgBouncer in front of every database of its server."""
 
     host: str
     port: int
     process: ServerProcess
 
     def url(self, database: str) -> str:
-        """The SQLAlchemy URL of a database by way of PgBouncer; it asks for no password."""
+        """Return the SQLAlchemy URL of a database through PgBouncer, which requires no password."""
         return sa.URL.create(
             "postgresql+psycopg2", "postgres", host=self.host, port=self.port, database=database
         ).render_as_string()
@@ -84,7 +84,7 @@ def start_pgbouncer(
 
 
 def _upstream(url: sa.URL) -> str:
-    """How PgBouncer's configuration names a server (pgbouncer.ini, section databases)."""
+    """Return the connection string of a server for pgbouncer.ini, section databases."""
     words = {
         "host": url.host or "127.0.0.1",
         "port": str(url.port or 5432),

@@ -18,7 +18,7 @@ from tests.servers.process import ServerMissing, ServerProcess, free_port, run
 # PostgreSQL refuses to run as root.
 USER = "nobody"
 
-# Throw-away data: no wait for the disk. Commits still go to the kernel, so they outlive the server's crash.
+# Temporary data: no wait for the disk. Commits still reach the kernel, so they survive a crash of the server.
 FAST = {"fsync": "off", "full_page_writes": "off"}
 SETTINGS = {
     "listen_addresses": "127.0.0.1",
@@ -30,21 +30,21 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class PostgresServer:
-    """A server to make databases on. `root_url` is of its administrator, in the database `postgres`."""
+    """A server to create databases on. `root_url` is for its administrator, in the database `postgres`."""
 
     root_url: sa.URL
 
     def url(self, database: str = "postgres") -> str:
-        """The SQLAlchemy URL of a database, with the password if it has one."""
+        """Return the SQLAlchemy URL of a database, with the password if there is one."""
         return self.root_url.set(database=database).render_as_string(hide_password=False)
 
     def create_database(self, name: str) -> str:
-        """Make an empty database. Returns its URL."""
+        """Create an empty database, and return its URL."""
         self.execute(f'CREATE DATABASE "{name}"')
         return self.url(name)
 
     def drop_database(self, name: str) -> None:
-        """Remove a database, whoever is still connected to it."""
+        """Drop a database, disconnecting its clients."""
         self.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
 
     def execute(self, statement: str, database: str = "postgres") -> None:
@@ -56,7 +56,7 @@ class PostgresServer:
 
 @dataclass(frozen=True)
 class OwnPostgres(PostgresServer):
-    """A server of ours: it may be stopped, started again on its port, crashed, and copied."""
+    """A server of the tests: it may be stopped, restarted on its port, crashed, and copied."""
 
     process: ServerProcess
 
@@ -82,8 +82,8 @@ class OwnPostgres(PostgresServer):
         self.process.stop()
 
 
-def given_postgres() -> PostgresServer | None:
-    """The server that TEST_DATABASE_URL names, if it is set; its user must be allowed CREATE DATABASE."""
+def configured_postgres() -> PostgresServer | None:
+    """Return the server of TEST_DATABASE_URL, if set; its user must be allowed CREATE DATABASE."""
     given = os.environ.get("TEST_DATABASE_URL")
     return PostgresServer(sa.make_url(given)) if given else None
 
@@ -95,7 +95,7 @@ def start_postgres(
     """Run a server with its data and log in `folder`; user `postgres`, no password.
 
     `settings` are of postgresql.conf. `durable` waits for the disk as a real server does, for benches.
-    `read_only` refuses writes as a standby does, in every transaction that does not ask otherwise.
+    `read_only` refuses writes as a standby does, in every transaction that is not set to read-write.
     Raises ServerMissing, ServerFailed.
     """
     data = _new_data_folder(folder)

@@ -1,7 +1,9 @@
-"""A server as a child process: started, waited for until it is ready, and ended whatever happens."""
+"""A server as a child process: it is started, waited for until it is ready, and always ended."""
 
 from __future__ import annotations
 
+import fcntl
+import functools
 import os
 import pwd
 import random
@@ -16,7 +18,7 @@ from pathlib import Path
 
 from tests.servers.waiting import POLL_SECONDS, comes_true
 
-# Set for Python's own downloads on some machines; docker-registry panics on the first of them.
+# Set for Python's downloads on some machines; docker-registry panics on the first of them.
 NOT_FOR_CHILDREN = (
     "AWS_CA_BUNDLE",
     "REQUESTS_CA_BUNDLE",
@@ -30,7 +32,7 @@ _PORTS = range(20_000, 32_000)
 """Below those that Linux takes for outgoing connections: a server that a test stops finds its port free when it
 is started again."""
 
-_given_ports: set[int] = set()
+_reserved_ports: set[int] = set()
 
 
 class ServerMissing(Exception):
@@ -43,7 +45,7 @@ class ServerMissing(Exception):
 
 
 class ServerFailed(Exception):
-    """The server did not start, or the program did not do its work. Says the end of its log."""
+    """The server did not start, or the program failed. The message has the end of its log."""
 
     def __init__(self, argv: Sequence[str], why: str, log: Path) -> None:
         self.why = why
@@ -52,8 +54,8 @@ class ServerFailed(Exception):
 
 
 def require(binary: str, package: str) -> Path:
-    """Where the program `binary` is. Raises ServerMissing, which names the Debian package to install."""
-    # Debian keeps daemons in the sbin folders, which are not in everybody's PATH.
+    """Return the path of the program `binary`. Raises ServerMissing, which names the Debian package to install."""
+    # Debian keeps daemons in the sbin folders, which are not in every user's PATH.
     path = shutil.which(binary, path=os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/sbin:/sbin")
     if path is None:
         raise ServerMissing(binary, package)
@@ -61,24 +63,33 @@ def require(binary: str, package: str) -> Path:
 
 
 def free_port() -> int:
-    """A TCP port on 127.0.0.1 where nobody listens, another one at each call, also beside other test processes."""
-    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    own = _PORTS[number :: int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))]
+    """Return a port of 127.0.0.1 without a listener, reserved for this process until it ends.
+
+    A port is reserved by a lock on its byte of a file that all runs of the tests share (fcntl(2)).
+    """
+    locks = _port_locks()
     while True:
-        port = random.choice(own)
-        if port in _given_ports:
+        port = random.choice(_PORTS)
+        if port in _reserved_ports:
             continue
-        with socket.socket() as probe:
-            try:
+        try:
+            fcntl.lockf(locks, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+            with socket.socket() as probe:
                 probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        _given_ports.add(port)
+        except OSError:
+            continue
+        _reserved_ports.add(port)
         return port
 
 
+@functools.cache
+def _port_locks() -> int:
+    """Open the file of port locks, for the life of this process: closing it would release them."""
+    return os.open(f"/tmp/docker-torrents-ports-{os.geteuid()}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
 def listening(port: int, host: str = "127.0.0.1") -> Callable[[], bool]:
-    """A readiness test: does somebody accept TCP connections there?"""
+    """Return a readiness test: are TCP connections accepted there?"""
 
     def ready() -> bool:
         with socket.socket() as probe:
@@ -88,8 +99,8 @@ def listening(port: int, host: str = "127.0.0.1") -> Callable[[], bool]:
     return ready
 
 
-def gone(pid: int) -> bool:
-    """Whether the process has ended, reaped or not."""
+def has_ended(pid: int) -> bool:
+    """Return whether the process has ended, reaped or not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except (FileNotFoundError, ProcessLookupError):
@@ -97,11 +108,11 @@ def gone(pid: int) -> bool:
 
 
 class ServerProcess:
-    """One child in a process group of its own, which can be stopped and started again.
+    """One child in its own process group, which can be stopped and started again.
 
     It dies with the thread that started it (PR_SET_PDEATHSIG counts threads, prctl(2)): start it from
-    the main thread. `user` is a user name to run as, where this process is root. `end_signal` asks it
-    to end; SIGKILL follows after `grace` seconds. All output is appended to the file `log`.
+    the main thread. `user` is a user name to run as, where this process is root. `end_signal` stops
+    it; SIGKILL follows after `grace` seconds. All output is appended to the file `log`.
     """
 
     def __init__(
@@ -137,18 +148,18 @@ class ServerProcess:
 
     @property
     def alive(self) -> bool:
-        """Whether the child runs: neither stopped by us nor gone by itself."""
+        """Whether the child runs: it was neither stopped nor has it exited."""
         return self._child is not None and not _has_ended(self._child.pid, 0)
 
     def exit_status(self) -> int:
-        """The status with which it ends by itself, -15 for SIGTERM's; `stop` is still to be called."""
-        assert comes_true(lambda: not self.alive), f"{self.argv} goes on"
+        """Wait until the child exits, and return its status, -15 for SIGTERM; `stop` must still be called."""
+        assert comes_true(lambda: not self.alive), f"{self.argv} is still running"
         ended = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
         assert ended is not None
         return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
 
     def start(self) -> None:
-        """Start the child and wait until it is ready. Raises ServerFailed; then nothing is left running."""
+        """Start the child and wait until it is ready. Raises ServerFailed, after ending the child."""
         if self._child is not None:
             raise ServerFailed(self.argv, "it is running already", self.log)
         with self.log.open("ab") as output:
@@ -168,12 +179,12 @@ class ServerProcess:
             raise
 
     def stop(self) -> None:
-        """Ask the child to end, insist after `grace` seconds. Nothing to do if it is stopped."""
+        """Stop the child, by SIGKILL after `grace` seconds. Does nothing if it is stopped."""
         if self._child is not None:
             self._end(self._child, self._end_signal)
 
     def kill(self) -> None:
-        """End the child with SIGKILL, as a crash would. Nothing to do if it is stopped."""
+        """End the child with SIGKILL, like a crash. Does nothing if it is stopped."""
         if self._child is not None:
             self._end(self._child, signal.SIGKILL)
 
@@ -198,7 +209,7 @@ class ServerProcess:
             if not _has_ended(child.pid, self._grace):
                 os.kill(child.pid, signal.SIGKILL)
         finally:
-            # Until the child is reaped its id is nobody else's, so the group is still ours.
+            # Until the child is reaped its id is not reused, so the group is still ours.
             os.killpg(child.pid, signal.SIGKILL)
             child.wait()
             self._child = None
@@ -258,17 +269,17 @@ def run(argv: Sequence[str | Path], *, log: Path, timeout: float = 60.0, user: s
 
 
 def child_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """This process's environment without NOT_FOR_CHILDREN, and `extra` on top."""
+    """Return this process's environment without NOT_FOR_CHILDREN, updated with `extra`."""
     environment = {name: value for name, value in os.environ.items() if name not in NOT_FOR_CHILDREN}
     environment.update(extra or {})
     return environment
 
 
 def _as_user(user: str | None) -> list[str]:
-    """What to put before a command to run it as `user`: nothing, unless this process is root.
+    """Return the prefix of a command that runs it as `user`: empty unless this process is root.
 
-    The user keeps root's way into folders (CAP_DAC_OVERRIDE): pytest's folders are its owner's alone,
-    and the checkout may lie in somebody's home.
+    The user keeps root's access to folders (CAP_DAC_OVERRIDE): pytest's folders are private, and the
+    checkout may be in a home directory.
     """
     if user is None or os.geteuid() != 0:
         return []
@@ -279,9 +290,9 @@ def _as_user(user: str | None) -> list[str]:
 
 
 def _wrapper(user: str | None, death_signal: signal.Signals) -> list[str]:
-    """What to put before a command so that it dies with its parent, and runs as `user`.
+    """Return the prefix of a command that makes it die with its parent, and run as `user`.
 
-    A program in between instead of Popen's preexec_fn, which may deadlock where threads run. The user
+    A wrapper program instead of Popen's preexec_fn, which may deadlock with threads. The user
     changes first: a change of user afterwards makes the kernel forget the death signal.
     """
     setpriv = require("setpriv", "util-linux")
@@ -290,7 +301,7 @@ def _wrapper(user: str | None, death_signal: signal.Signals) -> list[str]:
 
 
 def _has_ended(pid: int, timeout: float) -> bool:
-    """Whether our child ends within `timeout` seconds. Leaves it to be reaped by `wait`."""
+    """Return whether our child ends within `timeout` seconds, without reaping it."""
     return comes_true(lambda: os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT), timeout)
 
 

@@ -41,7 +41,7 @@ TIMEOUT_SECONDS = 60
 
 @dataclass(frozen=True)
 class Descriptor:
-    """What a manifest says of a blob, or an index of a manifest. `platform` is `os/arch[/variant]`."""
+    """The descriptor of a blob or manifest. `platform` is `os/arch[/variant]`."""
 
     media_type: str
     digest: str
@@ -50,7 +50,7 @@ class Descriptor:
     platform: str | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """The descriptor as it stands in a manifest (OCI image-spec, descriptor.md)."""
+        """Return the descriptor as in a manifest (OCI image-spec, descriptor.md)."""
         described: dict[str, Any] = {"mediaType": self.media_type, "size": self.size, "digest": self.digest}
         if self.urls:
             described["urls"] = list(self.urls)
@@ -62,7 +62,7 @@ class Descriptor:
 
 @dataclass(frozen=True)
 class PushedImage:
-    """An image in a registry. `manifest` is the body to the byte, `descriptor` what an index says of it."""
+    """An image in a registry. `manifest` is the exact body, `descriptor` its entry in an index."""
 
     scope: str
     tag: str | None
@@ -114,14 +114,14 @@ def push_blob(
 ) -> Descriptor:
     """Push bytes, or a file as a stream. A blob that the repository has is not sent again.
 
-    `registry` is a Registry or the URL of what stands in front of one. Raises requests.HTTPError.
+    `registry` is a Registry or a URL, such as that of a proxy in front of one. Raises requests.HTTPError.
     """
     with _session(auth) as session:
         return _push_blob(session, _url(registry), scope, content, media_type)
 
 
 def mount_blob(registry: Registry | str, scope: str, digest: str, source: str, *, auth: Auth = None) -> bool:
-    """Take a blob over from the repository `source`; False if the registry wants it uploaded instead."""
+    """Mount a blob from the repository `source`; return False if the registry requires an upload instead."""
     with _session(auth) as session:
         answer = session.post(
             f"{_url(registry)}/v2/{scope}/blobs/uploads/",
@@ -150,7 +150,7 @@ def push_image(
     platform: str = "linux/amd64",
     auth: Auth = None,
 ) -> PushedImage:
-    """Push an image of these layers, bottom first, with a config that a container engine takes."""
+    """Push an image of these layers, bottom first, with a config that container engines accept."""
     url = _url(registry)
     with _session(auth) as session:
         pushed = [_push_blob(session, url, scope, layer, LAYER[media]) for layer in layers]
@@ -170,7 +170,7 @@ def push_index(
     media: Media = "docker",
     auth: Auth = None,
 ) -> PushedIndex:
-    """Push a list or index of manifests that are there already: `[image.descriptor, …]`."""
+    """Push a list or index of manifests that were pushed before: `[image.descriptor, …]`."""
     body = _json(
         {
             "schemaVersion": 2,
@@ -183,7 +183,7 @@ def push_index(
 
 
 def image_manifest(config: Descriptor, layers: Sequence[Descriptor], *, media: Media = "docker") -> bytes:
-    """An image manifest's body, laid out as engines lay it out."""
+    """Return the body of an image manifest, formatted as by engines."""
     return _json(
         {
             "schemaVersion": 2,

@@ -16,16 +16,16 @@ import requests
 from tests.servers.process import ServerProcess, free_port, listening, require
 from tests.servers.waiting import comes_true
 
-# What the stack of a request that is not in the access log yet has in it.
+# Part of the stack of a request that is not in the access log yet.
 _IN_WORK = "handlers.loggingHandler.ServeHTTP("
 # An access log's line: `… "GET /v2/ubuntu/tags/list HTTP/1.1" 200 …`.
 _ACCESS = re.compile(r'"([A-Z]+) (\S+) HTTP/[0-9.]+" (\d{3}) (\d+)')
 
 
 class S3Storage(TypedDict):
-    """Where a registry with S3 storage keeps its blobs. `endpoint` is a URL such as moto's.
+    """The S3 storage of a registry. `endpoint` is a URL such as moto's.
 
-    `rootdirectory` is where in the bucket, `/` if it is left out.
+    `rootdirectory` is the prefix in the bucket, `/` by default.
     """
 
     endpoint: str
@@ -36,9 +36,9 @@ class S3Storage(TypedDict):
 
 
 class TokenAuth(TypedDict):
-    """Whose tokens a registry takes (distribution's `auth.token`). `certbundle` is a PEM file.
+    """The token server that a registry trusts (distribution's `auth.token`). `certbundle` is a PEM file.
 
-    With `autoredirect` the realm is made of the Host that the registry is called by.
+    With `autoredirect` the realm is made of the request's Host.
     """
 
     realm: str
@@ -49,7 +49,7 @@ class TokenAuth(TypedDict):
 
 
 class Endpoint(TypedDict, total=False):
-    """A receiver of push notifications (distribution's `notifications.endpoints`); `url` is a must.
+    """A receiver of push notifications (distribution's `notifications.endpoints`); `url` is required.
 
     `timeout` and `backoff` are Go durations such as `500ms`.
     """
@@ -64,9 +64,9 @@ class Endpoint(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Registry:
-    """A running registry. `storage` is its root directory, empty where it stores in S3.
+    """A running registry. `storage` is its root directory, empty if it stores in S3.
 
-    At `debug_port` it tells what its goroutines do (Go's net/http/pprof).
+    `debug_port` serves the stacks of its goroutines (Go's net/http/pprof).
     """
 
     host: str
@@ -77,7 +77,7 @@ class Registry:
 
     @property
     def netloc(self) -> str:
-        """`host:port`, as image names and the setting `docker_registry.host` have it."""
+        """`host:port`, as in image names and the setting `docker_registry.host`."""
         return f"{self.host}:{self.port}"
 
     @property
@@ -86,7 +86,7 @@ class Registry:
         return f"http://{self.netloc}"
 
     def start(self) -> None:
-        """Start it again on the same port, with what it had stored."""
+        """Start it again on the same port, with its storage."""
         self.process.start()
 
     def stop(self) -> None:
@@ -94,21 +94,21 @@ class Registry:
         self.process.stop()
 
     def kill(self) -> None:
-        """End it as a crash would: the events it still had to send are lost."""
+        """End it like a crash: unsent events are lost."""
         self.process.kill()
 
     def blob_file(self, digest: str) -> Path:
-        """The file in which it stores the blob `digest` (`sha256:<hex>`), for tests that damage it."""
+        """Return the file of the blob `digest` (`sha256:<hex>`), for tests that damage it."""
         hex_digits = digest.removeprefix("sha256:")
         blobs = self.storage / "docker/registry/v2/blobs/sha256"
         return blobs / hex_digits[:2] / hex_digits / "data"
 
     def requests(self) -> list[tuple[str, str, int]]:
-        """Method, path with query, and status of every request that it has answered so far."""
+        """Return method, path with query, and status of every answered request."""
         return [(method, path, int(status)) for method, path, status, _ in self._answered()]
 
     def sent(self, digest: str) -> int:
-        """How many bytes of a blob it has sent so far."""
+        """Return how many bytes of a blob it has sent."""
         end = f"/blobs/{digest}"
         return sum(
             int(size) for method, path, _, size in self._answered() if method == "GET" and path.endswith(end)
@@ -145,9 +145,9 @@ def start_registry(
 ) -> Iterator[Registry]:
     """Run a registry whose configuration, log and storage are in `folder`.
 
-    `htpasswd` maps users to passwords; `delete` allows deleting; `redirect` sends readers of blobs on to
-    S3; `cache` keeps blob descriptors in memory, as most registries do (then a blob whose file was taken
-    away still seems to be there). Raises ServerMissing, ServerFailed.
+    `htpasswd` maps users to passwords; `delete` allows deleting; `redirect` redirects readers of blobs to
+    S3; `cache` keeps blob descriptors in memory, as most registries do (then a blob whose file was removed
+    still seems to exist). Raises ServerMissing, ServerFailed.
     """
     binary = require("docker-registry", "docker-registry")
     storage = folder / "storage"
@@ -215,7 +215,7 @@ def _storage_driver(storage: Path, s3: S3Storage | None) -> dict[str, Any]:
 
 
 def _htpasswd_file(folder: Path, passwords: Mapping[str, str]) -> Path:
-    """The registry takes bcrypt only. The least rounds there are: each request pays for them."""
+    """Write the file, and return its path. The registry requires bcrypt; few rounds, as each request pays for them."""
     lines = [
         f"{user}:{bcrypt.hashpw(password.encode(), bcrypt.gensalt(rounds=4)).decode()}\n"
         for user, password in passwords.items()

@@ -19,16 +19,16 @@ _LEASES = 16
 
 @dataclass
 class SwarmService:
-    """Serves `layer`, cut into the chunks of pieces of `piece_length` bytes. Its behaviour may be changed anytime."""
+    """Serves `layer` in chunks of pieces of `piece_length` bytes. Its behaviour may be changed at any time."""
 
     layer: bytes
     piece_length: int
     url: str = ""
     web_seed_status: int = 0
-    """A status to answer web seed requests with instead of bytes."""
+    """The status for web seed requests, instead of bytes."""
     wrong_bytes: bool = False
     swarm_status: int = 0
-    """A status to answer swarm calls with instead of an answer."""
+    """The status for swarm calls, instead of an answer."""
     lease_seconds: float = 5.0
     drip: float = 0.0
     """Seconds between two KiB of a web seed's answer."""
@@ -40,7 +40,7 @@ class SwarmService:
     announced: list[SeedsRequest] = field(default_factory=list)
     members: dict[str, tuple[str, SwarmRequest]] = field(default_factory=dict)
     named: dict[str, int] = field(default_factory=dict)
-    """How many peers each node was named last."""
+    """How many peers each node got last."""
     leases: dict[int, tuple[str, float]] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -86,12 +86,12 @@ class SwarmService:
             )
 
     def completed(self) -> set[str]:
-        """Which nodes say that they have everything."""
+        """Return the nodes that have reported completeness."""
         with self.lock:
             return {node for node, (_, request) in self.members.items() if request.complete}
 
     def forget(self) -> None:
-        """Forget all, as a restart would."""
+        """Forget everything, like a restart."""
         with self.lock:
             self.members.clear()
             self.leases.clear()
@@ -152,7 +152,7 @@ def start_swarm_service(layer: bytes, piece_length: int) -> Iterator[SwarmServic
         request_queue_size = 512
 
         def handle_error(self, request: object, client_address: object) -> None:
-            """A node that leaves in the middle is no error."""
+            """Ignore nodes that leave in the middle."""
 
     server = Server(("127.0.0.1", 0), Handler)
     server.daemon_threads = True

@@ -1,4 +1,4 @@
-"""A token server as docker/distribution's spec/auth/token describes it, whose tokens a registry takes."""
+"""A token server (docker/distribution, spec/auth/token)."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ SERVICE = "tests' registry"
 
 @dataclass(frozen=True)
 class User:
-    """Who may ask for tokens. `rights` maps patterns of repository names to actions: {"team/*": {"pull"}}."""
+    """A user who may request tokens. `rights` maps patterns of repository names to actions: {"team/*": {"pull"}}."""
 
     password: str
     rights: Mapping[str, set[str]] = field(default_factory=dict)
 
     def allowed(self, repository: str) -> set[str]:
-        """The actions that the user has on a repository."""
+        """Return the actions that the user has on a repository."""
         return {
             action
             for pattern, actions in self.rights.items()
@@ -46,10 +46,10 @@ class User:
 
 
 class TokenServer:
-    """Gives out tokens for `users`, and for `anonymous` to who brings no credentials.
+    """Issues tokens for `users`, and for `anonymous` without credentials.
 
-    `lifetime` is how long its tokens are good, in seconds; a registry takes them 60 s longer. Both may be
-    changed while it runs. `requests` are all that came in, `certbundle` is what its registry trusts.
+    `lifetime` is the validity of tokens in seconds; a registry accepts them 60 s longer. Both may be
+    changed while it runs. `requests` are all requests, `certbundle` is the certificate for its registry.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class TokenServer:
 
     @property
     def realm(self) -> str:
-        """The URL where tokens are asked for, as a registry's challenge names it."""
+        """The URL for token requests, as in a registry's challenge."""
         return f"{self._http.url}/token"
 
     @property
@@ -75,7 +75,7 @@ class TokenServer:
         return self._http.requests_of("/token")
 
     def registry_auth(self) -> TokenAuth:
-        """The `token` argument of start_registry for a registry that takes these tokens."""
+        """The `token` argument of start_registry for a registry that accepts these tokens."""
         return {
             "realm": self.realm,
             "service": SERVICE,
@@ -86,7 +86,7 @@ class TokenServer:
     def token(
         self, name: str, access: list[dict[str, Any]], *, lifetime: int | None = None, service: str = SERVICE
     ) -> str:
-        """A signed token for the user `name` (spec/auth/jwt), whatever the user's rights."""
+        """Return a signed token for the user `name` (spec/auth/jwt), regardless of rights."""
         now = int(time.time())
         expires = now + (self.lifetime if lifetime is None else lifetime)
         claims = {
@@ -102,13 +102,13 @@ class TokenServer:
         header = {"typ": "JWT", "alg": "ES256", "kid": _key_id(self._key)}
         signed = f"{_base64url(_compact(header))}.{_base64url(_compact(claims))}"
         der = self._key.sign(signed.encode(), ec.ECDSA(hashes.SHA256()))
-        # JWS wants the two numbers side by side (RFC 7518, 3.4), not ASN.1.
+        # JWS requires the two numbers concatenated (RFC 7518, 3.4), not ASN.1.
         signature = b"".join(number.to_bytes(32, "big") for number in decode_dss_signature(der))
         return f"{signed}.{_base64url(signature)}"
 
     def _answer(self, request: Request, connection: Connection) -> None:
         if request.method != "GET":
-            # The OAuth 2 flavour by POST is optional; engines that try it first go on with GET.
+            # OAuth 2 by POST is optional; engines that try it first continue with GET.
             connection.reply(405)
             return
         name, user = self._who(request)
@@ -154,7 +154,7 @@ def start_token_server(
 
 
 def _granted(user: User, scope: str) -> dict[str, Any]:
-    """What the user gets of a scope `repository:<name>:<actions>`: fewer actions, or none, but no refusal."""
+    """Return the granted part of a scope `repository:<name>:<actions>`: fewer actions or none, but no refusal."""
     kind, _, rest = scope.partition(":")
     name, _, actions = rest.rpartition(":")
     allowed = user.allowed(name if kind == "repository" else kind)
@@ -178,7 +178,7 @@ def _certificate(key: ec.EllipticCurvePrivateKey) -> bytes:
 
 
 def _key_id(key: ec.EllipticCurvePrivateKey) -> str:
-    """The key's name as libtrust makes it: 240 bits of its SHA-256 in base 32, in groups of four."""
+    """Return the key id of libtrust: 240 bits of the key's SHA-256 in base 32, in groups of four."""
     der = key.public_key().public_bytes(
         serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
     )

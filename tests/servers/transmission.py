@@ -1,4 +1,4 @@
-"""Transmission, a BitTorrent client that is not ours: its daemon, spoken to by its RPC (docs/rpc-spec.md)."""
+"""Transmission, a third-party BitTorrent client: its daemon, through RPC (docs/rpc-spec.md)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.servers.process import ServerProcess, free_port, listening, require
 
 _SESSION_ID = "X-Transmission-Session-Id"
 
-# Whom a torrent names is whom it talks to: no DHT, no exchange of peers, no search, nothing beyond 127.0.0.1.
+# It uses only the peers and URLs of the torrent, on 127.0.0.1: no DHT, no peer exchange, no discovery.
 ALONE = {
     "bind-address-ipv4": "127.0.0.1",
     "bind-address-ipv6": "::1",
@@ -41,19 +41,19 @@ class Transmission:
     _session: str = field(default="", repr=False)
 
     def add(self, torrent: bytes) -> int:
-        """Start a torrent; what of it is in the folder already is checked first. Returns its number."""
+        """Start a torrent; existing files are checked first. Return its number."""
         arguments = {"metainfo": base64.b64encode(torrent).decode()}
         added: int = self._call("torrent-add", arguments)["torrent-added"]["id"]
         return added
 
     def state(self, number: int) -> dict[str, Any]:
-        """What the daemon says of a torrent."""
+        """Return the daemon's state of a torrent."""
         fields = ["percentDone", "leftUntilDone", "errorString", "status", "trackerStats", "webseeds"]
         found: dict[str, Any] = self._call("torrent-get", {"ids": [number], "fields": fields})["torrents"][0]
         return found
 
     def done(self, number: int) -> bool:
-        """Whether every piece is here, and was compared with its hash."""
+        """Return whether every piece is present and verified."""
         state = self.state(number)
         return bool(state["percentDone"] == 1 and state["leftUntilDone"] == 0)
 
@@ -66,13 +66,13 @@ class Transmission:
                 answer = session.post(url, body, headers={_SESSION_ID: self._session}, timeout=20)
             if answer.status_code != requests.codes.conflict:
                 break
-            # Its way of telling its pages from others': the first call learns the id that it wants.
+            # Protection against CSRF: the first call learns the required session id.
             self._session = answer.headers[_SESSION_ID]
         answer.raise_for_status()
-        told = answer.json()
-        if told["result"] != "success":
-            raise ValueError(f"Transmission refuses {method}: {told['result']}")
-        arguments_back: dict[str, Any] = told["arguments"]
+        reply = answer.json()
+        if reply["result"] != "success":
+            raise ValueError(f"Transmission refuses {method}: {reply['result']}")
+        arguments_back: dict[str, Any] = reply["arguments"]
         return arguments_back
 
 

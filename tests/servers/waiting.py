@@ -1,4 +1,4 @@
-"""Waiting for what another process or thread does, never longer than said."""
+"""Waiting for other processes or threads, with a time-out."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ POLL_SECONDS = 0.01
 
 
 def comes_true(condition: Callable[[], object], timeout: float = 30.0) -> bool:
-    """Whether `condition` holds now or within `timeout` seconds: `assert comes_true(lambda: …)`.
+    """Return whether `condition` holds now or within `timeout` seconds: `assert comes_true(lambda: …)`.
 
-    Where it is to hold, the default is ample: a busy machine takes its time.
+    The default is ample, as the machine may be busy.
     """
     give_up = time.monotonic() + timeout
     while not condition():

@@ -1,4 +1,4 @@
-"""rbtorrent ids in manifests: what is put in, what stays, and which image of a list is taken."""
+"""Augmenting manifests with rbtorrent ids, and choosing the image of a list."""
 
 import json
 from typing import Any
@@ -81,7 +81,7 @@ def without_ids(text: str) -> str:
     return json.dumps(stripped, indent=2)
 
 
-def test_the_seeds_example_comes_out_byte_for_byte() -> None:
+def test_the_original_example_is_reproduced_byte_for_byte() -> None:
     assert augmented(without_ids(SEED), SEED_IDS) == SEED
 
 
@@ -105,17 +105,17 @@ def test_the_id_is_the_last_field_after_fields_of_any_name() -> None:
     assert list(descriptor) == ["mediaType", "size", "digest", "zebra", "annotations", FIELD]
 
 
-def test_without_anything_to_put_in_the_bytes_are_the_registrys() -> None:
+def test_without_ids_the_bytes_are_the_registrys() -> None:
     text = json.dumps(manifest(layer(A))).replace(", ", " ,\n  ").replace(": ", " :")
     assert augmented(text, {B: ID_B}) == text
 
 
-def test_an_id_that_was_pushed_with_the_manifest_is_taken_out() -> None:
+def test_an_id_that_was_pushed_with_the_manifest_is_removed() -> None:
     text = json.dumps(manifest(layer(A, rbtorrent_id="rbtorrent:" + "f" * 40), layer(B)))
     assert augmented(text, {}) == json.dumps(manifest(layer(A), layer(B)))
 
 
-def test_an_id_that_was_pushed_with_the_manifest_gives_way_to_ours() -> None:
+def test_an_id_that_was_pushed_with_the_manifest_is_replaced() -> None:
     pushed = {FIELD: "rbtorrent:" + "f" * 40, **layer(A)}
     assert augmented(json.dumps(manifest(pushed)), {A: ID_A}) == json.dumps(
         manifest(layer(A, rbtorrent_id=ID_A))
@@ -123,12 +123,12 @@ def test_an_id_that_was_pushed_with_the_manifest_gives_way_to_ours() -> None:
 
 
 @pytest.mark.parametrize("field", ["Rbtorrent_ID", "RBTORRENT_ID"])
-def test_an_id_that_was_pushed_in_other_letters_is_taken_out_too(field: str) -> None:
+def test_a_pushed_id_in_another_case_is_removed_too(field: str) -> None:
     text = json.dumps(manifest(layer(A, **{field: "rbtorrent:" + "f" * 40})))
     assert augmented(text, {}) == json.dumps(manifest(layer(A)))
 
 
-def test_a_layer_that_is_there_twice_gets_its_id_twice() -> None:
+def test_a_repeated_layer_gets_its_id_each_time() -> None:
     layers = json.loads(augmented(json.dumps(manifest(layer(A), layer(A))), {A: ID_A}))["layers"]
     assert [descriptor[FIELD] for descriptor in layers] == [ID_A, ID_A]
 
@@ -140,7 +140,7 @@ def test_texts_beyond_ascii_and_large_numbers_stay() -> None:
     assert str(10**40) in after
 
 
-def test_foreign_and_empty_layers_and_statements_are_not_for_brewing_and_get_no_id() -> None:
+def test_layers_that_are_not_brewed_get_no_id() -> None:
     others = [
         layer(B, size=0),
         layer(C, urls=["https://example.com/"]),
@@ -159,16 +159,16 @@ UNWRITABLE = ["1e999", '"\\ud800"']
 
 @pytest.mark.parametrize("note", UNWRITABLE)
 @pytest.mark.parametrize("field", [FIELD, "rb\\u0074orrent\\u005Fid", "RBTORRENT_ID"])
-def test_a_pushed_id_that_cannot_be_taken_out_makes_the_manifest_invalid(note: str, field: str) -> None:
+def test_a_pushed_id_that_cannot_be_removed_makes_the_manifest_invalid(note: str, field: str) -> None:
     text = json.dumps(manifest(layer(A, pushed="rbtorrent:" + "f" * 40), note=0))
     text = text.replace('"pushed"', f'"{field}"').replace('"note": 0', f'"note": {note}')
     for ids in ({}, {A: ID_A}):
-        with pytest.raises(ManifestInvalid, match="cannot be taken out"):
+        with pytest.raises(ManifestInvalid, match="cannot be removed"):
             augmented(text, ids)
 
 
 @pytest.mark.parametrize("body", [b'{"rbtorrent_id": 1', b'\xff"RbTorrent_Id"', rb'"\u0072btorrent\u005fid"'])
-def test_an_id_is_found_also_outside_json(body: bytes) -> None:
+def test_an_id_is_found_outside_json_too(body: bytes) -> None:
     assert names_an_id(body)
     assert not names_an_id(body.replace(b"o", b"0"))
 
@@ -264,7 +264,7 @@ def test_another_variant_is_another_platform(wanted: str, offered: dict[str, str
     assert picked(index(entry(A, offered)), Platform.parse(wanted)) == []
 
 
-def test_of_several_variants_the_usual_one_comes_first() -> None:
+def test_the_usual_variant_comes_first() -> None:
     body = index(entry(A, on("amd64", "v3")), entry(B, on("amd64")), entry(C, mediaType=OCI_INDEX))
     assert picked(body, AMD64) == [B, A, C]
 
@@ -274,12 +274,12 @@ def test_an_index_within_an_index_comes_after_the_images() -> None:
     assert picked(body, AMD64) == [B, A]
 
 
-def test_an_image_that_does_not_say_its_platform_comes_last() -> None:
+def test_an_image_without_a_platform_comes_last() -> None:
     body = index(entry(A), entry(B, mediaType=DOCKER_LIST), entry(C, on("amd64")))
     assert picked(body, AMD64) == [C, B, A]
 
 
-def test_an_index_for_another_platform_is_not_looked_into() -> None:
+def test_an_index_for_another_platform_is_skipped() -> None:
     assert picked(index(entry(A, on("arm"), mediaType=OCI_INDEX)), AMD64) == []
 
 

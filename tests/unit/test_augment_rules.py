@@ -1,4 +1,4 @@
-"""What a request for a manifest asks for: its path, whether it wants ids, what it has already."""
+"""How a manifest request is read: its path, whether it wants ids, and its conditions."""
 
 import pytest
 from hypothesis import given
@@ -63,19 +63,19 @@ def test_a_list_with_weight_zero_is_not_accepted(weight: str) -> None:
 
 
 @pytest.mark.parametrize(("said", "expected"), [("true", True), ("1", True), ("FALSE", False), ("no", False)])
-def test_the_query_decides(said: str, expected: bool) -> None:
+def test_the_query_overrides_accept(said: str, expected: bool) -> None:
     for reference in ("latest", DIGEST):
         for accept in (None, OCI_INDEX):
             assert wants_ids(reference, accept, said) is expected
 
 
-def test_a_query_that_says_neither_is_refused() -> None:
+def test_another_value_in_the_query_is_refused() -> None:
     with pytest.raises(InvalidName, match="rbtorrent"):
         wants_ids("latest", None, "perhaps")
 
 
 @given(st.text())
-def test_no_accept_breaks_the_reading(accept: str) -> None:
+def test_any_accept_header_can_be_parsed(accept: str) -> None:
     assert wants_ids("latest", accept, None) in (True, False)
 
 

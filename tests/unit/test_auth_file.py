@@ -34,7 +34,7 @@ def test_podmans_file_comes_before_dockers(tmp_path: Path) -> None:
     assert find_login(REGISTRY, environ, tmp_path) == Login("podman", "2")
 
 
-def test_without_a_login_there_is_none(tmp_path: Path) -> None:
+def test_an_absent_login_is_none(tmp_path: Path) -> None:
     keep(tmp_path / ".docker/config.json", "registry.example.com", "x:y")
     assert find_login(REGISTRY, {}, tmp_path) is None
 
@@ -57,7 +57,7 @@ def test_a_file_named_by_the_environment_counts(tmp_path: Path) -> None:
     ],
     ids=["not JSON", "a list of logins", "a list of helpers", "an empty entry", "not base64"],
 )
-def test_a_login_that_cannot_be_used_is_an_error(tmp_path: Path, content: str) -> None:
+def test_an_unusable_login_is_an_error(tmp_path: Path, content: str) -> None:
     (tmp_path / ".docker").mkdir()
     (tmp_path / ".docker/config.json").write_text(content)
     with pytest.raises(ConfigInvalid):
@@ -78,7 +78,7 @@ esac
 
 @pytest.fixture
 def environ(tmp_path: Path) -> dict[str, str]:
-    """What a user has who keeps logins in the helper `safe`."""
+    """The environment of a user who keeps logins in the helper `safe`."""
     helper = tmp_path / "bin/docker-credential-safe"
     helper.parent.mkdir()
     helper.write_text(HELPER % REGISTRY)
@@ -94,14 +94,14 @@ def environ(tmp_path: Path) -> dict[str, str]:
         {"credsStore": "other", "credHelpers": {REGISTRY: "safe"}},
     ],
 )
-def test_a_login_is_taken_from_a_credential_helper(
+def test_a_login_is_read_from_a_credential_helper(
     tmp_path: Path, environ: dict[str, str], config: dict[str, Any]
 ) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert find_login(REGISTRY, environ, tmp_path) == Login("reader", "kept")
 
 
-def test_a_helper_without_a_login_is_no_error(tmp_path: Path, environ: dict[str, str]) -> None:
+def test_a_helper_without_a_login_is_not_an_error(tmp_path: Path, environ: dict[str, str]) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"credsStore": "safe"}))
     assert find_login("other.example.com", environ, tmp_path) is None
 
@@ -115,7 +115,7 @@ def test_a_helper_without_a_login_is_no_error(tmp_path: Path, environ: dict[str,
         ("token.example.com", "safe", "identity token"),
     ],
 )
-def test_a_helper_that_cannot_be_used_is_named(
+def test_the_error_names_an_unusable_helper(
     tmp_path: Path, environ: dict[str, str], registry: str, helper: str, problem: str
 ) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"credHelpers": {registry: helper}}))

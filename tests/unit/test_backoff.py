@@ -1,4 +1,4 @@
-"""Failed tries wait longer and longer, but not for ever."""
+"""Delays between attempts grow up to a limit."""
 
 from __future__ import annotations
 
@@ -20,5 +20,5 @@ def test_the_default_of_eight_attempts_outlasts_a_night() -> None:
 
 
 @pytest.mark.parametrize("attempts", [-5, 0, 10**9])
-def test_edited_counts_do_no_harm(attempts: int) -> None:
+def test_out_of_range_counts_are_accepted(attempts: int) -> None:
     assert FIRST_DELAY <= delay_after(attempts) <= LONGEST_DELAY

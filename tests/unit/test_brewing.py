@@ -1,4 +1,4 @@
-"""Brewing one layer: the id of the right bytes is published, and none for any other."""
+"""Brewing one layer: an id is published for the right bytes only."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ LAYER = Layer(DIGEST, ("library/test",), len(CONTENT))
 
 
 @dataclass
-class Liar(MemorySource):
-    """A source that gives another size than the layer has."""
+class WrongSize(MemorySource):
+    """A source that reports a wrong size."""
 
     claimed: int = 0
 
@@ -84,7 +84,7 @@ def test_a_brewed_layer_has_its_metainfo_in_the_store(store: DirectoryStore) -> 
     ]
 
 
-def test_it_is_the_same_whoever_brews_it_and_however_it_was_read(tmp_path: Path) -> None:
+def test_metainfo_depends_only_on_the_bytes(tmp_path: Path) -> None:
     blob = tmp_path / "blobs" / DIGEST.hex
     blob.parent.mkdir()
     blob.write_bytes(CONTENT)
@@ -108,7 +108,7 @@ def test_private_and_public_torrents_differ(store: DirectoryStore) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 1000, 3 * MIB])
-def test_other_bytes_than_the_digest_names_are_never_published(store: DirectoryStore, size: int) -> None:
+def test_bytes_with_another_digest_are_never_published(store: DirectoryStore, size: int) -> None:
     content = bytes(size)
     layer = Layer(DIGEST, (), size)
     with pytest.raises(DigestMismatch) as caught:
@@ -119,7 +119,7 @@ def test_other_bytes_than_the_digest_names_are_never_published(store: DirectoryS
     assert nothing_is_kept(store)
 
 
-def test_a_layer_brewed_before_keeps_its_metainfo_when_its_bytes_go_bad(store: DirectoryStore) -> None:
+def test_a_brewed_layer_keeps_its_metainfo_when_its_bytes_become_damaged(store: DirectoryStore) -> None:
     brew(MemorySource({DIGEST: CONTENT}), store)
     before = store.get(DIGEST)
     with pytest.raises(DigestMismatch):
@@ -128,9 +128,7 @@ def test_a_layer_brewed_before_keeps_its_metainfo_when_its_bytes_go_bad(store: D
 
 
 @pytest.mark.parametrize("difference", [-1, 1, MIB])
-def test_a_layer_of_another_size_than_its_descriptor_says_is_refused_unread(
-    store: DirectoryStore, difference: int
-) -> None:
+def test_a_layer_of_a_wrong_size_is_refused_before_it_is_read(store: DirectoryStore, difference: int) -> None:
     source = MemorySource({DIGEST: CONTENT})
     with pytest.raises(SizeMismatch) as caught:
         brew(source, store, Layer(DIGEST, (), len(CONTENT) + difference))
@@ -147,20 +145,20 @@ def test_the_size_of_a_small_layer_is_checked_without_a_request(store: Directory
     assert nothing_is_kept(store)
 
 
-def test_a_source_with_fewer_bytes_than_it_says_publishes_nothing(
+def test_nothing_is_published_if_the_source_has_fewer_bytes_than_reported(
     store: DirectoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(core.blobs.resume, "RetryPolicy", lambda: RetryPolicy(tries=2, first_pause=0.01))
-    source = Liar({DIGEST: CONTENT}, claimed=len(CONTENT) + 1)
+    source = WrongSize({DIGEST: CONTENT}, claimed=len(CONTENT) + 1)
     with pytest.raises(ConnectionCut) as caught:
         brew(source, store, Layer(DIGEST))
     assert caught.value.verdict == "try again"
     assert nothing_is_kept(store)
 
 
-def test_a_source_with_more_bytes_than_it_says_publishes_nothing(store: DirectoryStore) -> None:
-    # What comes first has the right digest; what follows makes it another blob.
-    source = Liar({DIGEST: CONTENT + b"more"}, claimed=len(CONTENT))
+def test_nothing_is_published_if_the_source_has_more_bytes_than_reported(store: DirectoryStore) -> None:
+    # The first bytes have the right digest; the rest makes it another blob.
+    source = WrongSize({DIGEST: CONTENT + b"more"}, claimed=len(CONTENT))
     with pytest.raises(SizeMismatch) as caught:
         brew(source, store)
     assert (caught.value.expected, caught.value.got) == (len(CONTENT), len(CONTENT) + 1)
@@ -176,7 +174,7 @@ def test_an_empty_layer_is_refused(store: DirectoryStore, size: int | None) -> N
     assert nothing_is_kept(store, empty)
 
 
-def test_a_layer_that_is_not_there_is_missing(store: DirectoryStore) -> None:
+def test_an_absent_layer_is_missing(store: DirectoryStore) -> None:
     with pytest.raises(NotFound):
         brew(MemorySource({}), store)
     assert nothing_is_kept(store)
@@ -201,7 +199,7 @@ def test_an_interrupted_layer_is_released_and_its_reader_closed(store: Directory
     assert nothing_is_kept(store)
 
 
-def test_a_store_that_fails_is_tried_again_later(tmp_path: Path) -> None:
+def test_a_failing_store_is_retried_later(tmp_path: Path) -> None:
     (tmp_path / "metainfo").write_text("not a directory")
     source = MemorySource({DIGEST: CONTENT})
     with pytest.raises(StoreFailed) as caught:

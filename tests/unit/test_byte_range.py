@@ -30,7 +30,7 @@ ETAG = '"sha256:' + "a" * 64 + '"'
         ("bytes=5-" + "9" * 5000, Span(5, 95)),
     ],
 )
-def test_a_single_range_gives_its_bytes(header: str, expected: Span) -> None:
+def test_a_single_range_is_parsed(header: str, expected: Span) -> None:
     assert requested_span(header, 100) == expected
 
 
@@ -62,7 +62,7 @@ def test_a_range_beyond_the_end_is_unsatisfiable(header: str) -> None:
         "bytes=0-1\n",
     ],
 )
-def test_malformed_or_several_ranges_are_answered_with_everything(header: str | None) -> None:
+def test_malformed_or_several_ranges_select_everything(header: str | None) -> None:
     assert requested_span(header, 100) == "whole"
 
 
@@ -72,7 +72,7 @@ def test_an_empty_blob_has_no_ranges() -> None:
     assert requested_span(None, 0) == "whole"
 
 
-def test_content_range_names_the_last_byte_not_the_one_after() -> None:
+def test_content_range_ends_with_the_last_byte() -> None:
     assert Span(0, 1).content_range(100) == "bytes 0-0/100"
     assert Span(90, 10).content_range(100) == "bytes 90-99/100"
 
@@ -88,7 +88,7 @@ def test_a_span_always_lies_within_the_blob(header: str, size: int) -> None:
 
 
 @given(st.integers(0, 200), st.integers(0, 200))
-def test_first_and_last_position_mean_what_slicing_means(first: int, last: int) -> None:
+def test_positions_match_slicing(first: int, last: int) -> None:
     blob = bytes(range(100))
     span = requested_span(f"bytes={first}-{last}", len(blob))
     if isinstance(span, Span):
@@ -97,7 +97,7 @@ def test_first_and_last_position_mean_what_slicing_means(first: int, last: int) 
         assert (span == "whole") == (last < first)
 
 
-def test_if_range_counts_only_with_the_very_etag() -> None:
+def test_if_range_requires_the_exact_etag() -> None:
     assert range_holds(None, ETAG)
     assert range_holds(ETAG, ETAG)
     assert not range_holds("W/" + ETAG, ETAG)

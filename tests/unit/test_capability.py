@@ -1,4 +1,4 @@
-"""Capabilities: minted here for one layer and one scope, for a while."""
+"""Capabilities: created for one layer and one scope, for a limited time."""
 
 from __future__ import annotations
 
@@ -18,35 +18,35 @@ OTHER_LAYER = Digest("b" * 64)
 NOON = 1_700_000_000
 
 
-def test_a_capability_opens_its_layer_until_it_expires() -> None:
+def test_a_capability_is_valid_for_its_layer_until_it_expires() -> None:
     token = mint(SECRET, LAYER, "library/ubuntu", NOON)
     assert verify(SECRET, token, LAYER, NOON - 0.001) == Capability("library/ubuntu", NOON)
 
 
 @pytest.mark.parametrize("now", [NOON, NOON + 1, 2 * NOON])
-def test_an_expired_capability_opens_nothing(now: int) -> None:
+def test_an_expired_capability_is_refused(now: int) -> None:
     with pytest.raises(CapabilityInvalid, match="expired"):
         verify(SECRET, mint(SECRET, LAYER, "ubuntu", NOON), LAYER, now)
 
 
-def test_a_capability_for_one_layer_does_not_open_another() -> None:
+def test_a_capability_for_another_layer_is_refused() -> None:
     with pytest.raises(CapabilityInvalid):
         verify(SECRET, mint(SECRET, LAYER, "ubuntu", NOON), OTHER_LAYER, 0)
 
 
-def test_a_capability_of_another_secret_opens_nothing() -> None:
+def test_a_capability_signed_with_another_secret_is_refused() -> None:
     with pytest.raises(CapabilityInvalid):
         verify(b"other" + SECRET, mint(SECRET, LAYER, "ubuntu", NOON), LAYER, 0)
 
 
-def test_a_capability_cut_anywhere_opens_nothing() -> None:
+def test_a_truncated_capability_is_refused() -> None:
     token = mint(SECRET, LAYER, "ubuntu", NOON)
     for length in range(len(token)):
         with pytest.raises(CapabilityInvalid):
             verify(SECRET, token[:length], LAYER, 0)
 
 
-def test_a_capability_changed_in_any_one_character_opens_nothing() -> None:
+def test_a_capability_with_a_changed_character_is_refused() -> None:
     token = mint(SECRET, LAYER, "ubuntu", NOON)
     for place, sign in enumerate(token):
         for other in "Aw-_9=/+.":
@@ -56,20 +56,20 @@ def test_a_capability_changed_in_any_one_character_opens_nothing() -> None:
 
 
 @pytest.mark.parametrize("added", ["=", "==", "A", "AAAA", "\n", " ", "%3D"])
-def test_a_capability_with_something_added_opens_nothing(added: str) -> None:
+def test_a_capability_with_an_addition_is_refused(added: str) -> None:
     with pytest.raises(CapabilityInvalid):
         verify(SECRET, mint(SECRET, LAYER, "ubuntu", NOON) + added, LAYER, 0)
 
 
 @given(st.text(max_size=600))
-def test_no_text_opens_anything_or_fails_in_another_way(token: str) -> None:
+def test_any_other_text_is_refused(token: str) -> None:
     with pytest.raises(CapabilityInvalid) as caught:
         verify(SECRET, token, LAYER, 0)
     assert len(token) < 12 or token not in str(caught.value)
 
 
 @given(st.from_regex(r"[a-z0-9]{1,60}(/[a-z0-9]{1,60}){0,3}", fullmatch=True), st.integers(1, 2**40))
-def test_a_capability_is_one_element_of_a_path_and_gives_its_scope_back(scope: str, expires: int) -> None:
+def test_a_capability_is_one_path_element_and_contains_its_scope(scope: str, expires: int) -> None:
     token = mint(SECRET, LAYER, scope, expires)
     assert re.fullmatch(r"[A-Za-z0-9_-]+", token)
     assert verify(SECRET, token, LAYER, expires - 1) == Capability(scope, expires)

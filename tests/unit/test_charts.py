@@ -1,4 +1,4 @@
-"""Charts: what is drawn is the values, each at its time, and nothing of them is taken for markup."""
+"""Charts: values are drawn at their times and escaped."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ AXIS = TimeAxis(start=1_796_112_000, step=60, slots=5)
 
 
 def drawn(chart: str) -> ElementTree.Element:
-    """The chart, parsed as XML: an unclosed element, or text taken for one, fails."""
+    """Parse the chart as XML: unclosed elements and unescaped text fail."""
     return ElementTree.fromstring(chart)
 
 
@@ -22,11 +22,11 @@ def tooltips(chart: str) -> list[str]:
 
 
 def numbers(chart: ElementTree.Element) -> list[str | None]:
-    """Those at the axis, from the top down."""
+    """Return the numbers at the axis, from the top down."""
     return [text.text for text in chart.findall("svg[@class='ticks']/text")]
 
 
-def test_each_slot_that_has_values_says_them_with_its_time() -> None:
+def test_each_slot_with_values_has_a_tooltip_with_its_time() -> None:
     waiting = Series("waiting", "accent", [1200, None, 7, 0, None])
     failed = Series("set aside", "bad", [1, None, None, 0, None])
 
@@ -48,7 +48,7 @@ def test_bars_are_as_high_as_their_share_of_the_axis_and_stacked() -> None:
     assert numbers(chart) == ["100", "50", "0"]
 
 
-def test_a_line_breaks_where_nothing_is_known() -> None:
+def test_a_line_has_gaps_where_values_are_missing() -> None:
     chart = drawn(area_chart("the queue", AXIS, [Series("waiting", "accent", [2, 2, None, 1, None])]))
 
     lines = [path.get("d") for path in chart.findall("svg/svg/path") if path.get("class") == "accent line"]
@@ -77,7 +77,7 @@ def test_round_times_are_labelled() -> None:
     assert labels(week) == ["2 Dec", "3 Dec", "4 Dec", "5 Dec", "6 Dec", "7 Dec", "8 Dec"]
 
 
-def test_a_time_belongs_to_its_slot_or_to_none() -> None:
+def test_a_time_belongs_to_at_most_one_slot() -> None:
     assert [AXIS.slot(AXIS.start + seconds) for seconds in (-1, 0, 59, 60, 299, 300)] == [
         None, 0, 0, 1, 4, None,
     ]  # fmt: skip
@@ -92,7 +92,7 @@ def test_names_are_escaped() -> None:
         assert any(hostile in title for title in tooltips(chart))
 
 
-def test_a_meter_is_full_to_its_share() -> None:
+def test_a_meter_shows_its_share() -> None:
     widths = [drawn(meter(share, "x")).findall("rect")[1].get("width") for share in (-1, 0, 0.333, 1, 7)]
 
     assert widths == ["0.0%", "0.0%", "33.3%", "100.0%", "100.0%"]

@@ -1,4 +1,4 @@
-"""`check`: a line for each dependency, whatever the others give, and at last how many failed."""
+"""`check` prints a line for each dependency, whatever the others raise, and a summary."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which commands exist, what they accept and refuse, and their help."""
+"""Commands, their arguments and their help."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from docker_torrents import parse_arguments
 from jobs.scheduled_jobs import JOBS
 
 DIGEST = "sha256:" + "0123456789abcdef" * 4
-SEED_USAGE = "usage: docker_torrents [-h] [-c CONFIG] [-d [DEBUG]]"
+ORIGINAL_USAGE = "usage: docker_torrents [-h] [-c CONFIG] [-d [DEBUG]]"
 
 
 def help_of(*words: str) -> str:
@@ -30,7 +30,7 @@ def help_of(*words: str) -> str:
 
 
 def commands(*words: str) -> Iterator[tuple[str, ...]]:
-    """Yield every command that can be run, with the words that lead to it."""
+    """Yield every command, as the words that select it."""
     inner = re.findall(r"^    ([a-z][a-z-]*)(?= |$)", help_of(*words), re.MULTILINE)
     for name in inner:
         yield from commands(*words, name)
@@ -47,10 +47,10 @@ def test_all_commands_are_found_by_their_help() -> None:
     assert ("queue", "retry") in ALL
 
 
-def test_the_help_begins_with_the_seeds_usage() -> None:
+def test_the_help_begins_with_the_original_usage() -> None:
     shown = help_of()
 
-    assert shown.startswith(SEED_USAGE)
+    assert shown.startswith(ORIGINAL_USAGE)
     assert "Config file (default /etc/docker-registry-\n" in shown
 
 
@@ -71,14 +71,14 @@ def test_every_job_can_be_run_and_is_in_the_help(job: str) -> None:
 
 
 @pytest.mark.parametrize("words", ["queue status", "run brew", "check"])
-def test_config_and_debug_may_stand_before_a_command_or_behind_it(words: str) -> None:
+def test_config_and_debug_may_precede_or_follow_a_command(words: str) -> None:
     for typed in (["-c", "a.yaml", "-d", *words.split()], [*words.split(), "-c", "a.yaml", "-d"]):
         arguments = parse_arguments(typed)
         assert (str(arguments.config), arguments.debug) == ("a.yaml", True)
     assert parse_arguments([*words.split()]).config == parse_arguments([]).config
 
 
-def test_without_a_command_it_is_the_daemon() -> None:
+def test_the_default_command_is_the_daemon() -> None:
     arguments = parse_arguments([])
 
     assert arguments.command is None
@@ -140,7 +140,7 @@ def test_debug_accepts_a_word_but_not_the_command(typed: list[str], debug: bool,
     ],
     ids=" ".join,
 )
-def test_wrong_usage_ends_with_status_2(typed: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_usage_exits_with_2(typed: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         parse_arguments(typed)
 
@@ -156,7 +156,7 @@ def test_wrong_usage_ends_with_status_2(typed: list[str], capsys: pytest.Capture
         (["show", "a:b", "--timeout", "5"], "show"),
     ],
 )
-def test_arguments_that_exclude_each_other_are_answered_with_the_usage_of_the_command(
+def test_mutually_exclusive_arguments_print_the_usage_of_the_command(
     typed: list[str], command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
@@ -181,8 +181,6 @@ def test_several_platforms_may_be_named() -> None:
     assert parse_arguments(typed[:2]).platforms == []
 
 
-def test_a_missing_configuration_ends_with_status_2(
-    capsys: pytest.CaptureFixture[str], tmp_path: object
-) -> None:
+def test_a_missing_configuration_exits_with_2(capsys: pytest.CaptureFixture[str], tmp_path: object) -> None:
     assert docker_torrents.main(["-c", f"{tmp_path}/nothing.yaml", "run", "brew"]) == 2
     assert "no such file" in capsys.readouterr().err

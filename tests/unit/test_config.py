@@ -1,4 +1,4 @@
-"""The configuration: the seed's example loads, and everything wrong is told at once."""
+"""The configuration: the original example loads, and all errors are reported at once."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def problems_of(text: str, environ: dict[str, str] | None = None) -> list[str]:
     return caught.value.problems
 
 
-def test_the_original_example_loads_and_means_what_it_says() -> None:
+def test_the_original_example_loads() -> None:
     config = parse_config(SEED, "seed", {})
 
     assert config.authorization == "blackbox"
@@ -87,8 +87,8 @@ def test_the_original_example_loads_and_means_what_it_says() -> None:
     assert config.brewer.brew_user == "robot-qloud-client"
 
 
-def test_the_least_configuration_is_a_host_and_everything_else_is_embedded() -> None:
-    config = parse_config("docker_registry: {host: 'localhost:5000', proto: http}", "least", {})
+def test_the_minimal_configuration_is_a_host() -> None:
+    config = parse_config("docker_registry: {host: 'localhost:5000', proto: http}", "minimal", {})
 
     assert config.authorization == "registry"
     assert config.db.host is None
@@ -100,7 +100,7 @@ def test_the_example_file_loads() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("", "the file is empty"),
         ("# only a comment\n", "the file is empty"),
@@ -120,7 +120,7 @@ def test_the_example_file_loads() -> None:
         ("docker_registry: {host: a}\ns3: {endpoint_url: 'https://u:hush-hush@host'}", "s3.endpoint_url: a user name"),
         ("docker_registry: {host: a}\ns3: {endpoint_url: 'https://u:hush/hush@host'}", "s3.endpoint_url: a user name"),
         ("!!python/object/apply:os.system ['true']", "not YAML"),
-        ("application: {port: 1}", "docker_registry: required, but not given"),
+        ("application: {port: 1}", "docker_registry: required, but missing"),
         ("docker_registry:\n", "docker_registry: expected a section with keys"),
         ("docker_registry: {host: a, hots: b}", "docker_registry.hots: unknown key"),
         ("docker_registry: {host: a}\nbrewers: {}", "brewers: unknown key"),
@@ -193,14 +193,14 @@ def test_the_example_file_loads() -> None:
         ("docker_registry: {host: '${NOT_SET}'}", "docker_registry.host: environment variable NOT_SET is not set"),
     ],
 )  # fmt: skip
-def test_problems_are_reported_with_the_path_of_the_key(text: str, told: str) -> None:
+def test_problems_are_reported_with_the_path_of_the_key(text: str, message: str) -> None:
     problems = problems_of(text)
 
-    assert any(told in problem for problem in problems), problems
+    assert any(message in problem for problem in problems), problems
     assert "hush" not in " ".join(problems)
 
 
-def test_all_problems_are_reported_at_once_also_those_between_sections() -> None:
+def test_all_problems_are_reported_at_once_including_those_between_sections() -> None:
     problems = problems_of(
         "docker_registry: {host: a, read_timeout: -1, port: 3}\n"
         "brewer: {workers: many}\n"
@@ -217,7 +217,7 @@ def test_all_problems_are_reported_at_once_also_those_between_sections() -> None
     ]
 
 
-def test_one_problem_of_a_section_hides_no_other() -> None:
+def test_a_problem_does_not_hide_others_of_its_section() -> None:
     assert problems_of("docker_registry: {host: a}\ndb: {host: h, blob_path_digest_index: 3}") == [
         "db.blob_path_digest_index is 3, but element 3 of db.blob_path_template (split at /) is not {full_digest}",
         "db.host is set, but db.database is missing",
@@ -227,12 +227,12 @@ def test_one_problem_of_a_section_hides_no_other() -> None:
     ]
 
 
-def test_what_a_host_may_look_like() -> None:
+def test_valid_hosts_are_accepted() -> None:
     for host in ("registry", "registry.example.com:5000", "127.0.0.1:1", "[::1]:5000", "[fe80::1]", "a_b"):
         assert parse_config(f"docker_registry: {{host: '{host}'}}", "c", {}).docker_registry.host == host
 
 
-def test_relative_paths_begin_at_the_folder_of_the_file(tmp_path: Path) -> None:
+def test_relative_paths_start_at_the_folder_of_the_file(tmp_path: Path) -> None:
     (tmp_path / "password").write_text("secret")
     (tmp_path / "config.yaml").write_text(
         "docker_registry: {host: a}\napplication: {state_dir: ./state}\ntorrents: {directory: /metainfo}\n"
@@ -248,7 +248,7 @@ def test_relative_paths_begin_at_the_folder_of_the_file(tmp_path: Path) -> None:
     assert config.db.password.get_secret_value() == "secret"
 
 
-def test_the_environment_fills_values_in_and_two_dollars_are_one() -> None:
+def test_environment_variables_are_substituted_and_two_dollars_are_one() -> None:
     config = parse_config(
         "docker_registry: {host: '${HOST}:5000'}\nbrewer: {brew_user: u, brew_password: 'a$$b', workers: '${N}'}",
         "config.yaml",
@@ -261,7 +261,7 @@ def test_the_environment_fills_values_in_and_two_dollars_are_one() -> None:
     assert config.brewer.brew_password.get_secret_value() == "a$b"
 
 
-def test_a_secret_may_come_from_a_file(tmp_path: Path) -> None:
+def test_a_secret_may_be_in_a_file(tmp_path: Path) -> None:
     (tmp_path / "password").write_text("from the file\n")
     text = f"docker_registry: {{host: a}}\ndb: {{host: b, database: d, password_file: {tmp_path}/password}}"
 
@@ -285,12 +285,12 @@ def test_no_secret_appears_in_a_problem_or_in_the_shown_configuration() -> None:
     assert "P@ssw0rd" not in repr(parse_config(SEED, "seed", {}))
 
 
-def test_a_missing_file_says_how_to_name_one(tmp_path: Path) -> None:
+def test_the_error_for_a_missing_file_names_the_option(tmp_path: Path) -> None:
     with pytest.raises(ConfigInvalid, match="no such file: name one with -c"):
         load_config(tmp_path / "config.yaml")
 
 
-def test_a_folder_or_binary_in_place_of_the_file_is_a_clear_error(tmp_path: Path) -> None:
+def test_a_folder_or_binary_file_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
 
     for path in (tmp_path, tmp_path / "binary"):
@@ -314,7 +314,7 @@ def test_a_folder_or_binary_in_place_of_the_file_is_a_clear_error(tmp_path: Path
     ],
     ids=["a list in itself", "a section in itself", "itself below", "laughs", "unclosed", "deep", "long"],
 )
-def test_a_file_that_would_never_end_is_refused_in_a_line(text: str) -> None:
+def test_recursive_and_exploding_yaml_is_refused_in_one_line(text: str) -> None:
     [problem] = problems_of(text)
 
     assert "\n" not in problem

@@ -1,4 +1,4 @@
-"""Database URLs and cron expressions that cannot be used are told with all else that is wrong."""
+"""Unusable database URLs and cron expressions are reported with all other problems."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def load(text: str) -> Config:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("db: {url: 'no url'}", "db.url: an invalid URL is not supported"),
-        ("db: {url: 'mysql://host/name'}", "db.url: mysql:// is not supported: give postgresql:// or sqlite"),
+        ("db: {url: 'mysql://host/name'}", "db.url: mysql:// is not supported: use postgresql:// or sqlite"),
         ("db: {url: 'sqlite://'}", "db.url: sqlite:// in memory is not supported"),
         ("db: {url: 'postgresql://u:hush-hush@a b/name'}", "db.url: the host is invalid"),
         ("db: {url: 'postgresql://u:hush-hush@host:port/name'}", "db.url: an invalid URL"),
@@ -37,12 +37,12 @@ def load(text: str) -> Config:
         ("jobs: {prune: {cron: '0 3 31 2 *'}}", "jobs.prune.cron: that date never comes: '0 3 31 2 *'"),
     ],
 )
-def test_an_unusable_value_is_reported_with_the_path_of_its_key(text: str, told: str) -> None:
+def test_an_unusable_value_is_reported_with_the_path_of_its_key(text: str, message: str) -> None:
     with pytest.raises(ConfigInvalid) as caught:
         load(text)
 
     [problem] = caught.value.problems
-    assert problem.startswith(told)
+    assert problem.startswith(message)
     assert "hush-hush" not in problem
 
 
@@ -61,7 +61,7 @@ def test_a_usable_value_is_accepted(text: str) -> None:
     assert load(text)
 
 
-def test_the_command_ends_with_2_and_a_line_for_each_problem(
+def test_the_command_exits_with_2_and_prints_a_line_for_each_problem(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = tmp_path / "config.yaml"
@@ -74,9 +74,9 @@ def test_the_command_ends_with_2_and_a_line_for_each_problem(
 
     assert docker_torrents.main(["-c", str(config), "check"]) == 2
 
-    told = capsys.readouterr()
-    assert told.out == ""
-    lines = [line.removeprefix(f"docker_torrents: {config}: ") for line in told.err.splitlines()]
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    lines = [line.removeprefix(f"docker_torrents: {config}: ") for line in printed.err.splitlines()]
     assert sorted(line.partition(":")[0] for line in lines) == [
         "brewers",
         "db.max_pool_size",

@@ -1,4 +1,4 @@
-"""The section `mirror`: what is valid in it, and what it means."""
+"""The section `mirror` of the configuration."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def load(mirror: str) -> Config:
     return parse_config(f"{REGISTRY}mirror: {mirror}", "config.yaml", {}, folder=Path("/etc/mirror"))
 
 
-def test_a_node_needs_the_registry_only() -> None:
+def test_a_node_needs_only_the_registry() -> None:
     mirror = parse_config(REGISTRY, "config.yaml", {}).mirror
     assert (mirror.host, mirror.port) == ("127.0.0.1", 5050)
     assert mirror.torrents_url is None
@@ -35,7 +35,7 @@ def test_peers_are_networks_or_single_addresses() -> None:
     assert mirror.peers == [ip_network("10.0.0.0/8"), ip_network("fd00::/8"), ip_network("192.0.2.7/32")]
 
 
-def test_a_relative_cache_dir_begins_at_the_folder_of_the_file() -> None:
+def test_a_relative_cache_dir_starts_at_the_folder_of_the_file() -> None:
     assert load("{cache_dir: cache}").mirror.cache_dir == Path("/etc/mirror/cache")
 
 

@@ -1,4 +1,4 @@
-"""URLs with a password: what is not escaped is refused, and nothing of it is shown."""
+"""URLs with an unescaped password are refused without showing it."""
 
 from __future__ import annotations
 
@@ -51,9 +51,7 @@ def test_a_url_that_is_not_for_users_shows_no_part_of_a_password(key: str) -> No
 
 @pytest.mark.parametrize("password", PASSWORDS)
 @pytest.mark.parametrize("key", ["db.url", "http.proxy"])
-def test_a_password_that_is_not_escaped_is_refused_and_not_shown(
-    tmp_path: Path, key: str, password: str
-) -> None:
+def test_an_unescaped_password_is_refused_and_not_shown(tmp_path: Path, key: str, password: str) -> None:
     section, _, name = key.partition(".")
     scheme = "postgresql" if section == "db" else "http"
     file = tmp_path / "config.yaml"
@@ -85,5 +83,5 @@ def test_a_password_that_is_not_escaped_is_refused_and_not_shown(
         "http://proxy.example.com:3128",
     ],
 )
-def test_urls_without_a_mistake_pass(url: str) -> None:
+def test_correct_urls_are_accepted(url: str) -> None:
     assert check_password(url) == url

@@ -1,4 +1,4 @@
-"""`mirror configure`: writes the files of the engines that are installed, and takes its own out again."""
+"""`mirror configure` writes and removes the files of the installed engines."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_writing_twice_changes_nothing_and_says_so(
     assert (tmp_path / DROP_IN).stat() == before
 
 
-def test_removing_deletes_only_our_own_part(tmp_path: Path) -> None:
+def test_removing_deletes_only_what_was_written(tmp_path: Path) -> None:
     (tmp_path / HOSTS).parent.mkdir(parents=True)
     (tmp_path / HOSTS).write_text('[host."https://cache"]\n')
     chosen = [word for engine in ENGINES for word in ("--engine", engine)]
@@ -100,9 +100,9 @@ def test_a_file_that_cannot_be_extended_is_reported_and_the_others_are_written(
     (tmp_path / HOSTS).write_text("not TOML")
 
     assert configure(tmp_path, "--engine", "containerd", "--engine", "podman") == FAILED
-    told = capsys.readouterr()
-    assert HOSTS in told.err
-    assert told.out.splitlines()[-1] == "changed 1, unchanged 0, failed 1"
+    printed = capsys.readouterr()
+    assert HOSTS in printed.err
+    assert printed.out.splitlines()[-1] == "changed 1, unchanged 0, failed 1"
     assert (tmp_path / HOSTS).read_text() == "not TOML"
 
 
@@ -170,7 +170,7 @@ def test_containerds_config_path_is_found(dump: str, path: str | None) -> None:
     assert config_path(dump) == path
 
 
-def test_files_go_where_containerd_looks_and_nothing_is_missing_then() -> None:
+def test_files_are_written_to_containerds_config_path() -> None:
     engines = Engines(run=lambda *command: DUMP_1 if command == ("containerd", "config", "dump") else "")
     plan = engines.plan("containerd", Mirror.of(config_of()))
 
@@ -178,13 +178,13 @@ def test_files_go_where_containerd_looks_and_nothing_is_missing_then() -> None:
     assert plan.notes == []
 
 
-def test_a_containerd_without_config_path_needs_a_setting_that_is_named(tmp_path: Path) -> None:
+def test_the_setting_that_containerd_needs_is_named(tmp_path: Path) -> None:
     plan = Engines(tmp_path).plan("containerd", Mirror.of(config_of()))
 
     assert ['config_path = "/etc/containerd/certs.d"' in note for note in plan.notes] == [True]
 
 
-def test_an_old_docker_is_not_configured_and_the_user_learns_what_to_pull() -> None:
+def test_an_old_docker_is_not_configured_and_the_user_is_advised_what_to_pull() -> None:
     engines = Engines(run=lambda *command: "Docker version 20.10.24+dfsg1, build 5d6db84")
     plan = engines.plan("docker", Mirror.of(config_of()))
 

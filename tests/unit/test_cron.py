@@ -1,4 +1,4 @@
-"""Cron expressions mean on APScheduler what they mean to cron."""
+"""Cron expressions have the same meaning in APScheduler as in cron."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SUNDAY = datetime(2026, 11, 22, tzinfo=UTC)
 
 
 def days_fired(expression: str, days: int = 14) -> list[str]:
-    """The days, of the `days` from a Sunday on, on which a job with this expression runs."""
+    """Return the days on which a job with this expression runs, of `days` days from a Sunday."""
     at = cron_trigger(expression)
     fired = []
     moment: datetime | None = SUNDAY - timedelta(seconds=1)
@@ -35,18 +35,18 @@ def days_fired(expression: str, days: int = 14) -> list[str]:
         ("0 3 25 * *", ["Wed 25"]),
     ],
 )
-def test_weekdays_are_crons(expression: str, days: list[str]) -> None:
+def test_weekdays_are_numbered_as_in_cron(expression: str, days: list[str]) -> None:
     assert days_fired(expression) == days
 
 
-def test_with_both_days_restricted_either_will_do_as_in_cron() -> None:
+def test_with_both_days_restricted_either_matches_as_in_cron() -> None:
     assert days_fired("0 3 25 * 1", days=7) == ["Mon 23", "Wed 25"]
 
 
 @pytest.mark.parametrize(
     ("expression", "days"),
     [
-        ("0 3 */2 * mon", ["Mon 23"]),  # the odd days that are Mondays: 30 is none
+        ("0 3 */2 * mon", ["Mon 23"]),  # odd days that are Mondays
         ("0 3 23-25 * */2", ["Tue 24"]),
         ("0 3 *,5 * mon", ["Mon 23", "Mon 30"]),
     ],

@@ -1,4 +1,4 @@
-"""crontab.example is one that cron takes, and it runs jobs that there are."""
+"""crontab.example is valid and runs existing jobs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jobs.scheduler import cron_trigger
 
 LINES = (Path(__file__).resolve().parents[2] / "crontab.example").read_text().splitlines()
 ENTRIES = [line.split(None, 6) for line in LINES if re.match(r"[*0-9]", line)]
-# What is off until somebody sets what it needs.
+# Entries that are commented out until their settings are made.
 OFF = [line.removeprefix("# ").split(None, 6) for line in LINES if re.match(r"# [*0-9]", line)]
 
 
@@ -25,12 +25,12 @@ def test_every_line_is_a_setting_a_comment_or_an_entry() -> None:
         )
 
 
-def test_times_are_times() -> None:
+def test_times_are_valid() -> None:
     for entry in ENTRIES:
         assert cron_trigger(" ".join(entry[:5]))
 
 
-def test_commands_are_ours_and_every_job_is_run() -> None:
+def test_commands_exist_and_every_job_is_run() -> None:
     ran = []
     for entry in ENTRIES + OFF:
         command, _, log = entry[6].partition(" 2>&1 | ")

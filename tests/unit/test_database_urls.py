@@ -8,7 +8,7 @@ from sql.engine import check_url
 
 
 @pytest.mark.parametrize(
-    ("query", "told"),
+    ("query", "message"),
     [
         ("timeout=soon", "expected a number of seconds"),
         ("timeout=-1", "expected a number of seconds"),
@@ -16,8 +16,8 @@ from sql.engine import check_url
         ("mode=ro", "mode= has no effect on SQLite"),
     ],
 )
-def test_what_has_no_effect_on_a_sqlite_file_is_refused(query: str, told: str) -> None:
+def test_an_option_without_effect_on_sqlite_is_refused(query: str, message: str) -> None:
     check_url("sqlite:///queue.sqlite?timeout=2.5")
 
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         check_url(f"sqlite:///queue.sqlite?{query}")

@@ -1,4 +1,4 @@
-"""deploy/Dockerfile and deploy/compose.yaml: in step with each other, the commands and the configuration."""
+"""deploy/Dockerfile and deploy/compose.yaml match each other, the commands and the configuration."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ROOMS = ("core", "jobs", "node", "sql", "web")
 
 
 def copied(dockerfile: Path) -> list[str]:
-    """What the instruction COPY takes from the folder that the image is built in."""
+    """Return what the instruction COPY copies from the build context."""
     lines = re.findall(r"^COPY (?!--from)(.+)$", dockerfile.read_text(), re.MULTILINE)
     return [source for line in lines for source in line.split()[:-1]]
 
@@ -38,7 +38,7 @@ def load(name: str) -> Config:
 
 
 def mounts(service: str) -> dict[str, str]:
-    """What is mounted where, by the place in the container."""
+    """Return the mounts of a service by their path in the container."""
     return {line.split(":")[1]: line.split(":")[0] for line in SERVICES[service]["volumes"]}
 
 
@@ -49,7 +49,7 @@ def tracked() -> list[str]:
     return listed.stdout.splitlines()
 
 
-def test_the_image_gets_all_that_is_installed() -> None:
+def test_the_image_contains_all_installed_files() -> None:
     wanted = {*ROOMS, *(f"{name}.py" for name in PROJECT["tool"]["setuptools"]["py-modules"])}
 
     assert set(copied(DEPLOY / "Dockerfile")) == wanted | {"pyproject.toml", PROJECT["project"]["readme"]}
@@ -60,7 +60,7 @@ def test_the_image_gets_all_that_is_installed() -> None:
         assert (DEPLOY / "compose" / source).exists()
 
 
-def test_files_beside_the_code_are_installed() -> None:
+def test_data_files_are_installed() -> None:
     setuptools = PROJECT["tool"]["setuptools"]
     installed = [f"{room}/{glob}" for room, globs in setuptools["package-data"].items() for glob in globs]
     beside = [path for path in tracked() if path.startswith(tuple(f"{room}/" for room in ROOMS))]
@@ -77,7 +77,7 @@ def test_images_are_of_this_version() -> None:
     assert images.pop() in (DEPLOY / "Dockerfile").read_text()
 
 
-def test_commands_are_ours_and_use_the_mounted_configuration() -> None:
+def test_commands_exist_and_use_the_mounted_configuration() -> None:
     commands = {}
     for name in OURS:
         program, *words = SERVICES[name]["command"]
@@ -96,7 +96,7 @@ def test_commands_are_ours_and_use_the_mounted_configuration() -> None:
     }
 
 
-def test_folders_that_are_written_are_volumes_of_the_user_of_the_image() -> None:
+def test_written_folders_are_volumes_owned_by_the_user_of_the_image() -> None:
     config, mirror = load("config.yaml"), load("mirror.yaml")
     made = (DEPLOY / "Dockerfile").read_text()
     for name in ("setup", "web", "brewer"):
@@ -121,7 +121,7 @@ def test_the_whitelist_is_where_the_tracker_reads_it() -> None:
     assert f"-o 10050 -g 10050 {whitelist.parent}\n" in tracker
 
 
-def test_services_call_each_other_by_their_names_and_ports() -> None:
+def test_services_use_each_others_names_and_ports() -> None:
     config, mirror = load("config.yaml"), load("mirror.yaml")
     registry = yaml.safe_load((DEPLOY / "compose" / "registry.yml").read_text())
     [endpoint] = registry["notifications"]["endpoints"]
@@ -148,7 +148,7 @@ def test_addresses_are_those_of_the_network() -> None:
     assert [str(one) for one in application.status_networks] == [f"{network['gateway']}/32"]
 
 
-def test_published_ports_are_served_and_on_this_machine_only() -> None:
+def test_published_ports_are_served_and_bound_to_this_machine() -> None:
     config, mirror = load("config.yaml"), load("mirror.yaml")
     published = {name: SERVICES[name]["ports"] for name in SERVICES if "ports" in SERVICES[name]}
 

@@ -1,4 +1,4 @@
-"""deploy/kubernetes, the side of the registry: in step with itself, the commands and the configuration."""
+"""deploy/kubernetes, except mirror.yaml, matches itself, the commands and the configuration."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FOLDER = ROOT / "deploy" / "kubernetes"
 OBJECTS: list[dict[str, Any]] = [
     found for path in sorted(FOLDER.glob("*.yaml")) for found in yaml.safe_load_all(path.read_text())
 ]
-# What an operator makes of files of his own, as nginx.yaml and docs/operations.md say.
+# Created by the operator, as nginx.yaml and docs/operations.md describe.
 MADE_BY_HAND = {("ConfigMap", "docker-torrents-nginx"), ("Secret", "docker-torrents-tls")}
 
 
@@ -54,7 +54,7 @@ def container(found: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
-    """The configuration, its secrets mounted in a folder of the test."""
+    """The configuration, with its secrets in a folder of the test."""
     for name, value in object_of("Secret", "docker-torrents")["stringData"].items():
         (tmp_path / name).write_text(value)
     text = object_of("ConfigMap", "docker-torrents")["data"]["config.yaml"]
@@ -115,7 +115,7 @@ def test_commands_images_and_folders(config: Config) -> None:
     }
 
 
-def test_all_images_are_one_of_ours_and_nginx() -> None:
+def test_images_are_ours_or_nginx() -> None:
     images = set(re.findall(r"image: (\S+)", "".join(path.read_text() for path in FOLDER.glob("*.yaml"))))
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     compose = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text())["services"]
@@ -123,7 +123,7 @@ def test_all_images_are_one_of_ours_and_nginx() -> None:
     assert images == {f"registry.example.com/docker-torrents:{version}", compose["nginx"]["image"]}
 
 
-def test_each_job_is_run_by_brewers_or_at_the_times_of_the_crontab(config: Config) -> None:
+def test_jobs_are_run_by_brewers_or_at_the_times_of_the_crontab(config: Config) -> None:
     jobs = [job for job in JOBS.values() if job.enabled(config)]
     brewers = {job.name for job in jobs if job.settings(config.jobs).interval != 0}
     times = {next(job for job in JOBS if f"run {job} " in entry[6]): " ".join(entry[:5]) for entry in ENTRIES}
@@ -181,7 +181,7 @@ def test_swarm_calls_are_answered_by_one_pod(config: Config) -> None:
     assert (swarm["replicas"], swarm["strategy"]) == (1, {"type": "Recreate"})
 
 
-def test_nginx_takes_its_configuration_and_leads_to_the_services(tmp_path: Path, config: Config) -> None:
+def test_nginx_accepts_its_configuration_and_routes_to_the_services(tmp_path: Path, config: Config) -> None:
     nginx = container(object_of("Deployment", "docker-torrents-nginx"))
     shell, option, script = nginx["command"]
     made = script.partition(" && exec ")[0].replace("/etc/nginx/conf.d/default.conf", str(tmp_path / "made"))
@@ -219,7 +219,7 @@ def test_nginx_takes_its_configuration_and_leads_to_the_services(tmp_path: Path,
     assert tried.returncode == 0, tried.stderr
 
 
-def test_what_is_made_by_hand_is_documented() -> None:
+def test_objects_created_by_hand_are_documented() -> None:
     pages = (FOLDER / "nginx.yaml").read_text() + (ROOT / "docs" / "operations.md").read_text()
     for kind, name in MADE_BY_HAND:
         assert pages.count(f"create {'configmap' if kind == 'ConfigMap' else 'secret tls'} {name}") == 2

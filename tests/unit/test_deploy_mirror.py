@@ -1,4 +1,4 @@
-"""deploy/kubernetes/mirror.yaml: valid, and in step with commands and configuration."""
+"""deploy/kubernetes/mirror.yaml is valid and matches the commands and the configuration."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_ports_and_paths_are_those_of_the_configuration() -> None:
         assert (asked["host"], asked["port"]) == (mirror.host, mirror.port)
 
 
-def test_what_is_mounted_is_a_volume() -> None:
+def test_every_mount_is_a_volume() -> None:
     mounted = {mount["name"] for name in CONTAINERS for mount in container(name).get("volumeMounts", [])}
 
     assert mounted == set(volumes())

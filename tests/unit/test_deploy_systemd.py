@@ -1,4 +1,4 @@
-"""deploy/systemd: valid units, in step with the commands, the jobs and the default configuration."""
+"""deploy/systemd: the units are valid and match the commands, the jobs and the default configuration."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ COMMANDS = {
 
 
 def settings(unit: Path) -> dict[str, str]:
-    """The last value of each key of a unit."""
+    """Return the last value of each key of a unit."""
     return dict(re.findall(r"^(\w+)=(.*)$", unit.read_text(), re.MULTILINE))
 
 
@@ -60,7 +60,7 @@ def test_each_unit_runs_its_command_with_the_default_configuration() -> None:
 
 
 @pytest.mark.parametrize("unit", SERVICES, ids=lambda unit: unit.name)
-def test_state_is_written_where_the_configuration_has_it_by_default(unit: Path) -> None:
+def test_the_state_directory_is_the_default_one(unit: Path) -> None:
     fields = Config.model_fields
     mirror = unit.name == "docker-torrents-mirror.service"
     folder = fields["mirror"].default.cache_dir if mirror else fields["application"].default.state_dir
@@ -68,14 +68,14 @@ def test_state_is_written_where_the_configuration_has_it_by_default(unit: Path) 
     assert f"/var/lib/{settings(unit)['StateDirectory']}" == str(folder)
 
 
-def test_all_but_the_mirror_run_as_the_user_that_cron_has() -> None:
+def test_all_but_the_mirror_run_as_the_user_of_the_crontab() -> None:
     users = {unit.name: settings(unit)["User"] for unit in SERVICES}
 
     assert users.pop("docker-torrents-mirror.service") == "docker-torrents-mirror"
     assert set(users.values()) == {entry[5] for entry in ENTRIES}
 
 
-def test_what_the_daemon_contains_does_not_run_beside_it() -> None:
+def test_parts_of_the_daemon_conflict_with_it() -> None:
     parts = {unit.name for unit in SERVICES if settings(unit).get("Conflicts") == "docker-torrents.service"}
 
     assert parts == {"docker-torrents-web.service", "docker-torrents-scheduler.service"}

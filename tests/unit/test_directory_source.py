@@ -1,4 +1,4 @@
-"""A storage tree as operators have them: moved, linked, half-written, not mounted."""
+"""Storage trees of operators: moved, linked, half-written, unmounted."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def read(source: DirectoryBlobs, offset: int = 0, length: int | None = None) -> 
 
 @contextmanager
 def as_an_ordinary_user() -> Iterator[None]:
-    """Permissions do not hold root up."""
+    """Drop root's privileges: permissions do not restrict root."""
     before = os.geteuid()
     if before == 0:
         os.seteuid(NOBODY)
@@ -100,7 +100,7 @@ def test_a_blob_that_is_not_a_regular_file_is_refused_without_blocking(root: Pat
         read(source_at(root))
 
 
-def test_a_file_that_may_not_be_read_is_refused(root: Path) -> None:
+def test_an_unreadable_file_is_refused(root: Path) -> None:
     # Not below tmp_path, which is closed to the ordinary user as a whole.
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
@@ -111,7 +111,7 @@ def test_a_file_that_may_not_be_read_is_refused(root: Path) -> None:
             read(source_at(moved))
 
 
-def test_a_folder_without_its_blob_is_a_missing_layer(root: Path) -> None:
+def test_an_empty_folder_is_a_missing_layer(root: Path) -> None:
     blob_file(root).unlink()
 
     with pytest.raises(NotFound):
@@ -130,7 +130,7 @@ def test_an_unmounted_storage_sets_no_layer_aside(tmp_path: Path) -> None:
             source.check()
 
 
-def test_the_root_may_stand_in_the_template(root: Path) -> None:
+def test_the_template_may_include_the_root(root: Path) -> None:
     source = DirectoryBlobs(Path("/"), f"{root}{TEMPLATE}")
 
     assert source.size(LAYER) == len(CONTENT)
@@ -159,7 +159,7 @@ def test_an_upload_in_progress_is_not_a_layer(root: Path) -> None:
         source_at(root).size(Layer(OTHER.digest, ("app",)))
 
 
-def test_a_disk_that_fails_is_an_unavailable_source() -> None:
+def test_a_failing_disk_is_an_unavailable_source() -> None:
     # A file whose first byte cannot be read: that address is never mapped (proc(5)).
     source = DirectoryBlobs(Path("/"), "/proc/self/mem")
 

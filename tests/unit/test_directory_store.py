@@ -1,4 +1,4 @@
-"""The directory store: whole files or none, through crashes, failing writes and many hands at once."""
+"""The directory store: files are complete or absent, despite crashes, failed writes and concurrency."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def files_in(root: Path) -> list[str]:
 
 
 def run_writer(code: str, root: Path) -> subprocess.CompletedProcess[str]:
-    """Run Python `code` in a process of its own, with `store` on `root`, DIGEST and DATA."""
+    """Run Python `code` in a separate process, with `store` on `root`, DIGEST and DATA."""
     setup = f"""
 import os, resource, signal
 from pathlib import Path
@@ -48,7 +48,7 @@ def test_a_layers_metainfo_is_a_file_named_after_it(root: Path) -> None:
     assert (root / "ab" / f"{DIGEST.hex}.torrent").read_bytes() == DATA
 
 
-def test_other_users_may_read_it_if_the_umask_lets_them(root: Path) -> None:
+def test_the_umask_decides_whether_other_users_may_read_it(root: Path) -> None:
     before = os.umask(0o027)
     try:
         DirectoryStore(root).put(DIGEST, DATA)
@@ -80,9 +80,9 @@ def test_files_of_killed_writers_are_removed_once_they_are_old(root: Path) -> No
     assert files_in(root) == [f"ab/{DIGEST.hex}.torrent", "incoming/being written"]
 
 
-def test_a_write_that_fails_says_why_and_leaves_no_part(root: Path) -> None:
+def test_a_failed_write_reports_the_reason_and_leaves_no_part(root: Path) -> None:
     DirectoryStore(root).put(DIGEST, DATA)
-    told = run_writer(
+    ended = run_writer(
         """
 from core.errors import StoreFailed
 resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))
@@ -93,12 +93,12 @@ except StoreFailed as error:
 """,
         root,
     )
-    assert told.stdout == f"try again: metainfo store {root} failed: File too large\n", told.stderr
+    assert ended.stdout == f"try again: metainfo store {root} failed: File too large\n", ended.stderr
     assert files_in(root) == [f"ab/{DIGEST.hex}.torrent"]
     assert DirectoryStore(root).get(DIGEST) == DATA
 
 
-def test_a_folder_removed_under_a_running_store_is_made_again(root: Path) -> None:
+def test_a_folder_removed_under_a_running_store_is_created_again(root: Path) -> None:
     store = DirectoryStore(root)
     store.put(DIGEST, DATA)
     for folder in (root / "ab", root):
@@ -107,7 +107,7 @@ def test_a_folder_removed_under_a_running_store_is_made_again(root: Path) -> Non
         assert store.get(DIGEST) == DATA
 
 
-def test_a_place_that_cannot_be_a_directory_is_a_failure_of_the_store(root: Path) -> None:
+def test_a_path_that_cannot_be_a_directory_is_a_failure_of_the_store(root: Path) -> None:
     root.write_text("a file")
     store = DirectoryStore(root)
     for call in (lambda: store.put(DIGEST, DATA), lambda: store.get(DIGEST), store.check):

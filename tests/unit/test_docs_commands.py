@@ -1,4 +1,4 @@
-"""Every command of ours that the documentation shows is one that the program takes."""
+"""Every docker_torrents command in the documentation is valid."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 
 
 def shown(page: Path) -> list[str]:
-    """Lines of shell that begin with our program, and what stands in `docker_torrents …` in prose."""
+    """Yield the shell lines that start with the program, and `docker_torrents …` in prose."""
     text = page.read_text()
     blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
     # Indented blocks in lists, too.
@@ -27,18 +27,18 @@ COMMANDS = [pytest.param(line, id=f"{page.name}: {line}") for page in PAGES for 
 
 
 @pytest.mark.parametrize("line", COMMANDS)
-def test_a_command_that_is_shown_is_understood(line: str) -> None:
+def test_a_documented_command_is_valid(line: str) -> None:
     words = shlex.split(line.partition("|")[0], comments=True)
 
     assert parse_arguments(words[1:])
 
 
-def test_commands_are_shown() -> None:
+def test_commands_are_found() -> None:
     assert len(COMMANDS) > 10
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_within_the_project_lead_somewhere(page: Path) -> None:
+def test_links_within_the_project_exist(page: Path) -> None:
     targets = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text())
 
     for target in targets:

@@ -1,4 +1,4 @@
-"""The table of metrics in docs/operations.md against those that are declared."""
+"""The table of metrics in docs/operations.md lists the declared ones."""
 
 from __future__ import annotations
 

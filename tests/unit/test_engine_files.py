@@ -1,4 +1,4 @@
-"""The files that point container engines at the mirror: what others wrote stays, and ours can be taken out."""
+"""Files that point container engines at the mirror: other content is kept, and the mirror's can be removed."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ configs:
 """
 
 
-def test_hosts_toml_names_the_mirror_first_and_the_registry_behind_it() -> None:
+def test_hosts_toml_lists_the_mirror_before_the_registry() -> None:
     parsed = tomllib.loads(hosts_toml.add_mirror("", MIRROR, REGISTRY))
 
     assert parsed == {"server": REGISTRY, "host": {MIRROR: {"capabilities": ["pull", "resolve"]}}}
 
 
-def test_hosts_toml_of_others_is_kept_behind_the_mirror() -> None:
+def test_an_existing_hosts_toml_is_kept_after_the_mirror() -> None:
     text = hosts_toml.add_mirror(OTHERS_HOSTS, MIRROR, REGISTRY)
     parsed = tomllib.loads(text)
 
@@ -113,7 +113,7 @@ def test_a_registry_without_tls_is_insecure_in_the_drop_in() -> None:
     assert registry["insecure"] is True
 
 
-def test_the_drop_in_repeats_what_others_say_of_the_registry() -> None:
+def test_the_drop_in_repeats_existing_settings_of_the_registry() -> None:
     others = [
         'unqualified-search-registries = ["docker.io"]\n[[registry]]\nprefix = "a"\nlocation = "first"\n',
         (
@@ -136,7 +136,7 @@ def test_the_drop_in_repeats_what_others_say_of_the_registry() -> None:
     }
 
 
-def test_invalid_files_of_others_are_reported() -> None:
+def test_invalid_existing_files_are_reported() -> None:
     with pytest.raises(EngineConfigInvalid, match="TOML"):
         registries_conf.render(["a"], "127.0.0.1:5050", ["[[registry"], insecure=False)
 
@@ -147,7 +147,7 @@ def test_registries_yaml_names_the_mirror_as_endpoint() -> None:
     assert parsed == {"mirrors": {"registry.example.com:5000": {"endpoint": [MIRROR]}}}
 
 
-def test_registries_yaml_of_others_is_kept() -> None:
+def test_an_existing_registries_yaml_is_kept() -> None:
     text = k3s_registries.add_mirror(OTHERS_K3S, ["a.example.com"], MIRROR)
     parsed = yaml.safe_load(text)
     before = yaml.safe_load(OTHERS_K3S)

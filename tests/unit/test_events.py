@@ -1,4 +1,4 @@
-"""Notifications: what each asks for."""
+"""Notifications: which layers and manifests each event queues."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_the_example_queues_nothing_for_a_scope_without_the_role() -> None:
     assert not plan(notification, lambda scope: False)
 
 
-def test_of_a_real_registrys_events_only_the_pushed_manifest_counts() -> None:
+def test_of_a_real_registrys_events_only_the_pushed_manifest_is_used() -> None:
     lines = (FIXTURES / "registry-2.8.2-events.jsonl").read_bytes().splitlines()
     plans = [plan(parse_events(line), lambda scope: True) for line in lines]
     manifest = Digest.parse("sha256:8a49458ea4dad7f7d17c1454ea92fece474d8df2e5b7d62b27f1acc9bf484ab6")
@@ -85,7 +85,7 @@ def test_a_list_with_references_is_still_resolved(media_type: str) -> None:
     assert wanted == Plan((), (("library/test", Digest.parse(A)),), ())
 
 
-def test_a_reference_that_cannot_be_read_sends_the_manifest_to_be_resolved() -> None:
+def test_a_manifest_with_an_invalid_reference_is_queued_for_resolving() -> None:
     for broken in [reference(C) | {"digest": "../../etc"}, 7, None, {}]:
         wanted = planned(event(references=[reference(B, DOCKER_CONFIG), broken]))
         assert wanted == Plan((), (("library/test", Digest.parse(A)),), ())
@@ -108,7 +108,7 @@ def test_layers_that_cannot_or_need_not_be_brewed_are_skipped(left_out: dict[str
     assert [layer.digest for layer in wanted.layers] == [Digest.parse(D)]
 
 
-def test_layers_of_a_media_type_of_their_own_are_layers() -> None:
+def test_layers_of_custom_media_types_are_layers() -> None:
     chart = "application/vnd.cncf.helm.chart.content.v1.tar+gzip"
     config = "application/vnd.cncf.helm.config.v1+json"
     wanted = planned(event(mediaType=OCI_MANIFEST, references=[reference(B, config), reference(C, chart)]))
@@ -120,7 +120,7 @@ def test_layers_of_a_media_type_of_their_own_are_layers() -> None:
     [DOCKER_LAYER, OCI_LAYER, "application/vnd.docker.container.image.rootfs.diff+x-gtar"],
 )
 @pytest.mark.parametrize("action", ["push", "mount"])
-def test_a_blob_that_says_it_is_a_layer_is_queued(action: str, media_type: str) -> None:
+def test_a_blob_with_the_media_type_of_a_layer_is_queued(action: str, media_type: str) -> None:
     wanted = planned(event(action, mediaType=media_type, size=7))
     assert wanted == Plan((Layer(Digest.parse(A), ("library/test",), 7),), (), ())
 
@@ -128,7 +128,7 @@ def test_a_blob_that_says_it_is_a_layer_is_queued(action: str, media_type: str) 
 @pytest.mark.parametrize(
     "media_type", ["application/octet-stream", DOCKER_CONFIG, DOCKER_SCHEMA1, "", "text/html", ..., 7, None]
 )
-def test_a_blob_that_does_not_is_ignored(media_type: Any) -> None:
+def test_a_blob_with_another_media_type_is_ignored(media_type: Any) -> None:
     assert not planned(event(mediaType=media_type))
 
 
@@ -156,7 +156,7 @@ def test_deletions_name_only_what_was_deleted() -> None:
         (),
         (Digest.parse(A), Digest.parse(B)),
     )
-    # Whoever has the role: it is for layers that are known here, and those may be in many places.
+    # Whatever the role: known layers may be in many repositories.
     wanted = plan(notification, lambda scope: False)
     assert wanted
     assert (wanted.deleted, wanted.layers, wanted.manifests) == ((Digest.parse(A), Digest.parse(B)), (), ())

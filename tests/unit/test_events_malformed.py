@@ -1,4 +1,4 @@
-"""Bodies that are no notifications, or hardly: they are refused as a whole, or queue nothing that is wrong."""
+"""Malformed notifications are refused as a whole, or their invalid events are skipped."""
 
 from __future__ import annotations
 

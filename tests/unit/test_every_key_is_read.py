@@ -1,4 +1,4 @@
-"""No key of the configuration is there for nothing: each is read, at the start or later."""
+"""Every key of the configuration is read, at the start or later."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> set[tuple[str, str]]:
-    """Which keys of which sections were looked at."""
+    """The keys of each section that were read."""
     seen: set[tuple[str, str]] = set()
     look = Section.__getattribute__
 
@@ -57,7 +57,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> set[tuple[str, str]]:
 
 
 def put_together(config: Config) -> None:
-    """Builds everything that this configuration asks for; jobs run on a queue that is empty."""
+    """Build everything that this configuration requires, and run the jobs on an empty queue."""
     service = Service(config)
     assert config.trackers == ["http://tracker/announce"]
     assert service.engine
@@ -78,7 +78,7 @@ def put_together(config: Config) -> None:
     service.engine.dispose()
 
 
-def test_a_key_that_only_something_else_has_by_that_name_counts_as_unread() -> None:
+def test_an_attribute_of_the_same_name_elsewhere_does_not_count() -> None:
     class Torrents(Section):
         splitlines: bool = False
 
@@ -106,12 +106,12 @@ def looked_up_in_the_code() -> set[tuple[str, str]]:
 
 
 def sections(root: type[Section] = Section) -> set[type[Section]]:
-    """All classes of sections, those that build on others too."""
+    """Return all classes of sections, including subclasses."""
     return {inner for section in root.__subclasses__() for inner in {section} | sections(section)}
 
 
 def found_as(section: type[Section], key: str) -> set[tuple[str, str]]:
-    """How code reads this key: from its section, or from the configuration, which may know a default."""
+    """Return how code reads this key: from its section, or from a property of the configuration."""
     names = {name for name, field in Config.model_fields.items() if section.__name__ in str(field.annotation)}
     names |= {"config"} if section is Config or key in vars(Config) else set()
     return {(name, key) for name in names}
@@ -135,7 +135,7 @@ def test_every_key_is_read(
     ):
         text = EVERYTHING.format(state=tmp_path, source=source, store=store, database=database)
         config = parse_config(text, "config.yaml", {})
-        read.clear()  # what only the checks have looked at does not count
+        read.clear()  # keys read only by the checks do not count
         put_together(config)
         put_to_use |= read
 
@@ -143,7 +143,7 @@ def test_every_key_is_read(
     unread = {
         f"{section.__name__}.{key}"
         for section in sections()
-        if section.__module__ != __name__  # the one of the test above
+        if section.__module__ != __name__  # defined in the test above
         for key in section.model_fields
         if (section.__name__, key) not in put_to_use
         and key not in SECRET_FILES

@@ -1,4 +1,4 @@
-"""config.example.yaml holds every key that the configuration knows, each with its default or said so."""
+"""config.example.yaml has every key, with its default or a note that the value is not the default."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def keys_of(value: object, path: str = "") -> set[str]:
 
 
 def test_every_key_is_in_the_example_and_nothing_else() -> None:
-    # Keys that exclude one another stand there as comments.
+    # Mutually exclusive keys are comments there.
     shown = yaml.safe_load(re.sub(r"^(\s+)# ([a-z_]+_file|url): ", r"\1\2: ", EXAMPLE, flags=re.MULTILINE))
 
     in_example = {re.sub(r"^(jobs\.[^.]+)\.(interval|cron)$", r"\1", key) for key in keys_of(shown)}

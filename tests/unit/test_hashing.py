@@ -1,4 +1,4 @@
-"""Hashing a layer: the same result whatever the reads, and an end to every stream."""
+"""Hashing a layer: the result does not depend on the reads, and every stream ends."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LARGE = RING + 3 * MIB + 12345
 
 
 class Dribble:
-    """Gives `content` in reads of at most these lengths, in turn."""
+    """Returns `content` in reads of at most these lengths, in turn."""
 
     def __init__(self, content: bytes, lengths: Iterable[int]) -> None:
         self._content = content
@@ -42,7 +42,7 @@ class Dribble:
 
 
 class Zeros:
-    """Gives zeros without end, or up to `size` bytes; `breaks_at` is the byte at which it raises."""
+    """Returns endless zeros, or `size` of them; raises at byte `breaks_at`."""
 
     def __init__(self, size: float = float("inf"), breaks_at: float = float("inf")) -> None:
         self._size = size
@@ -58,7 +58,7 @@ class Zeros:
 
 
 def hashed_plainly(content: bytes, piece_length: int) -> LayerHashes:
-    """What it should be, written as BEP 3 says it."""
+    """Return the expected hashes, computed as in BEP 3."""
     pieces = [content[start : start + piece_length] for start in range(0, len(content), piece_length)]
     digests = b"".join(hashlib.sha1(piece).digest() for piece in pieces)
     return LayerHashes(len(content), hashlib.sha256(content).hexdigest(), piece_length, digests)
@@ -74,7 +74,7 @@ def threads_end() -> Iterator[None]:
 
 @pytest.fixture(params=["in one thread", "in three threads"])
 def threads(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Has even the smallest layer hashed in that many threads."""
+    """Hash even the smallest layer in that many threads."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(core.torrents.hashing, "INLINE_SIZE", 2**60 if request.param == "in one thread" else 0)
         yield
@@ -98,7 +98,7 @@ def test_pieces_do_not_depend_on_how_the_stream_was_cut(
 
 @pytest.mark.usefixtures("threads")
 class TestInOneThreadAndInThree:
-    # One example of hypothesis is as good as another with the same fixture.
+    # The fixture does not depend on the example.
     @given(
         content=st.binary(min_size=1, max_size=500),
         reads=st.lists(st.integers(min_value=1, max_value=90)),
@@ -131,7 +131,7 @@ class TestInOneThreadAndInThree:
         buffer_size=st.integers(min_value=1, max_value=100),
         surplus=st.integers(min_value=1, max_value=100),
     )
-    def test_of_a_stream_too_long_one_byte_too_many_is_read(
+    def test_a_stream_too_long_is_read_one_byte_past_the_limit(
         self, content: bytes, reads: list[int], buffer_size: int, surplus: int
     ) -> None:
         size = max(0, len(content) - surplus)
@@ -161,7 +161,7 @@ class TestInOneThreadAndInThree:
         assert reader.given == reads * BUFFER_SIZE
 
     @pytest.mark.parametrize("parts_before", [0, 1, HALF, HALF + 5])
-    def test_an_error_in_a_hash_comes_out_too(
+    def test_an_error_in_a_hash_is_raised_too(
         self, parts_before: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(PieceHasher, "update", failing_after(parts_before, PieceHasher.update))
@@ -203,7 +203,7 @@ def failing_after(
 
 @pytest.mark.parametrize("size", [1, INLINE_SIZE - 1, INLINE_SIZE, INLINE_SIZE + 1, RING, LARGE])
 @pytest.mark.parametrize("piece_length", [64 * 1024, 16 * MIB])
-def test_layers_of_any_size_are_hashed_as_they_should_be(size: int, piece_length: int) -> None:
+def test_layers_of_any_size_are_hashed_correctly(size: int, piece_length: int) -> None:
     content = os.urandom(4097) * (size // 4097 + 1)
     hashes = hash_layer(io.BytesIO(content[:size]), size, piece_length)
     assert hashes == hashed_plainly(content[:size], piece_length)

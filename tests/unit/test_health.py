@@ -1,4 +1,4 @@
-"""Health is probed once for all callers, and never waits for a dependency that hangs."""
+"""Health is probed once for all callers, and never blocks on a dependency that hangs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.servers.waiting import comes_true
 
 
 class Timer:
-    """Seconds that pass when a test says so."""
+    """A clock that tests set."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -28,7 +28,7 @@ def broken() -> str:
     raise ZeroDivisionError("with a secret in it")
 
 
-def test_a_required_part_decides_about_503() -> None:
+def test_only_a_required_part_leads_to_503() -> None:
     good, bad = Part(True, "", 0), Part(False, "", 0)
     required = Part(False, "", 0, required=True)
 
@@ -71,7 +71,7 @@ def test_each_part_comes_with_its_time_and_reason() -> None:
     assert check.health().summary() == {"status": "down"}
 
 
-def test_callers_share_what_was_found_for_some_seconds() -> None:
+def test_callers_share_a_result_for_some_seconds() -> None:
     timer, runs, go_on = Timer(), [], threading.Event()
 
     def probe() -> str:

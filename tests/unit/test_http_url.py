@@ -1,4 +1,4 @@
-"""Where a request goes, and what of it may be shown."""
+"""Parsing URLs, and what may be shown of them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from core.errors import BadAnswer
 from core.http.url import parse_url
 
 
-def test_a_url_is_taken_apart() -> None:
+def test_a_url_is_parsed() -> None:
     target = parse_url("https://registry.example.com:5000/v2/a/b?n=1&last=c")
     assert target.scheme == "https"
     assert target.host == "registry.example.com"
@@ -29,12 +29,12 @@ def test_a_url_is_taken_apart() -> None:
         ("http://[::1]:5000/", ("http", "::1", 5000)),
     ],
 )
-def test_an_origin_has_a_port_also_without_an_explicit_one(url: str, origin: tuple[str, str, int]) -> None:
+def test_an_origin_has_the_default_port(url: str, origin: tuple[str, str, int]) -> None:
     assert parse_url(url).origin == origin
     assert parse_url(url).path == "/"
 
 
-def test_shown_are_neither_the_query_nor_who_asks() -> None:
+def test_neither_query_nor_user_is_shown() -> None:
     target = parse_url("https://user:secret@s3.example.com/bucket/key?X-Amz-Signature=secret#secret")
     assert str(target) == "https://s3.example.com/bucket/key"
     assert "secret" not in repr(target)
@@ -73,7 +73,7 @@ def test_a_long_url_is_shown_short() -> None:
     ],
 )
 def test_an_invalid_url_is_reported_without_showing_it(url: str) -> None:
-    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the message is looked at below
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the message is checked below
         parse_url(url)
     assert "secret" not in str(caught.value)
 

@@ -1,4 +1,4 @@
-"""Each third-party library is imported by its owner alone, and used through its documented interface."""
+"""Each third-party library is imported only by its owner, and used through its documented interface."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ FILES = [
 
 
 def imported(file: Path) -> set[str]:
-    """The top-level names of all packages that `file` imports, for types only or in earnest."""
+    """Return the top-level names of all packages that `file` imports, including those for types only."""
     names = set()
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
@@ -56,15 +56,15 @@ def imported(file: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("library", OWNERS)
-def test_a_library_is_imported_by_its_owner_alone(library: str) -> None:
+def test_a_library_is_imported_only_by_its_owner(library: str) -> None:
     importers = {str(file.relative_to(ROOT)) for file in FILES if library in imported(file)}
 
-    assert importers, f"nobody imports {library}"
+    assert importers, f"{library} is not imported"
     assert {one for one in importers if not one.startswith(tuple(OWNERS[library]))} == set()
 
 
 def full_names(tree: ast.Module) -> dict[str, str]:
-    """What each imported name of a module stands for, with its package."""
+    """Return the full name of each imported name of a module."""
     names = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):

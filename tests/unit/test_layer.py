@@ -58,7 +58,7 @@ def test_json_objects_and_empty_input_are_refused(kind: str) -> None:
 
 
 @given(st.dictionaries(st.text(), st.integers() | st.text()), st.none() | st.integers(0, 9))
-def test_no_json_object_is_taken_for_a_layer_however_it_is_written(value: object, indent: int | None) -> None:
+def test_json_objects_in_any_format_are_not_layers(value: object, indent: int | None) -> None:
     text = json.dumps(value, indent=indent, ensure_ascii=False).encode("utf-8", "replace")
     assert not looks_like_layer(text[:HEAD_BYTES])
 

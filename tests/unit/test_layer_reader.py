@@ -1,4 +1,4 @@
-"""One connection while that is fast, several when it is not, one again where ranges do not work."""
+"""One connection while it is fast, several when it is slow, one again if ranges do not work."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ AT_ONCE = RetryPolicy(progress=1, first_pause=0.0)
 
 
 class Clock:
-    """Time that passes when told to."""
+    """A clock that tests set."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -100,13 +100,13 @@ def test_a_fast_source_is_read_over_one_connection() -> None:
         buffer = memoryview(bytearray(997))
         while count := reader.readinto(buffer):
             got += buffer[:count]
-            clock.now += 0.11  # who reads takes its time, the source takes none
+            clock.now += 0.11  # the reader is slow, not the source
         assert got == CONTENT
 
     assert source.opened == [(0, None)]
 
 
-def test_a_source_that_grows_slow_later_is_found_out() -> None:
+def test_a_source_that_becomes_slow_is_detected() -> None:
     clock = Clock()
     source = MemorySource({DIGEST: CONTENT})
 
@@ -146,7 +146,7 @@ def test_one_slow_moment_changes_nothing() -> None:
 
 
 class TimedReader(ParallelReader):
-    """Reads in parallel, as fast as a test says."""
+    """Reads in parallel, at a speed that tests set."""
 
     clock: Clock
     seconds: float
@@ -157,7 +157,7 @@ class TimedReader(ParallelReader):
 
 
 @pytest.mark.parametrize("times_faster", [0.8, 1.0, 1.1, 1.6, 8.0])
-def test_several_connections_stay_only_if_they_are_faster(times_faster: float) -> None:
+def test_several_connections_are_kept_only_if_they_are_faster(times_faster: float) -> None:
     clock = Clock()
     source = slow(clock)
     TimedReader.clock, TimedReader.seconds = clock, 0.11 / times_faster
@@ -169,7 +169,7 @@ def test_several_connections_stay_only_if_they_are_faster(times_faster: float) -
     if times_faster > 1.25:
         assert ranges_end == len(CONTENT)
     else:
-        # What had been read ahead was used: the one connection begins where the ranges end.
+        # Bytes that were read ahead are used: the single connection starts where the ranges end.
         assert source.opened[-1] == (ranges_end, None)
         assert TRIAL <= ranges_end < 2 * TRIAL
 
@@ -193,7 +193,7 @@ def test_a_slow_source_that_ignores_ranges_is_read_over_one_connection() -> None
         assert not reader.parallel
 
 
-def test_a_source_that_does_not_take_several_connections_is_read_over_one() -> None:
+def test_a_source_that_refuses_several_connections_is_read_over_one() -> None:
     clock = Clock()
     source = slow(clock)
     refused = threading.Event()
@@ -215,7 +215,7 @@ def test_a_source_that_does_not_take_several_connections_is_read_over_one() -> N
     faults=st.lists(st.none() | st.builds(Fault, st.sampled_from(KINDS), st.integers(0, 3000)), max_size=20),
     at_once=st.integers(300, 9000),
 )
-def test_cuts_anywhere_leave_no_trace_in_the_bytes(faults: list[Fault | None], at_once: int) -> None:
+def test_cuts_anywhere_do_not_change_the_bytes(faults: list[Fault | None], at_once: int) -> None:
     clock = Clock()
     source = slow(clock)
     source.faults = [None, *faults]
@@ -223,7 +223,7 @@ def test_cuts_anywhere_leave_no_trace_in_the_bytes(faults: list[Fault | None], a
         assert read_all(reader, at_once) == CONTENT
 
 
-def test_a_layer_that_is_not_there_is_missing_when_it_is_opened() -> None:
+def test_opening_an_absent_layer_raises_not_found() -> None:
     with pytest.raises(NotFound):
         open_layer(MemorySource({}), LAYER, 10, connections=4)
 

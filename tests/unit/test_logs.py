@@ -1,4 +1,4 @@
-"""Log lines can be parsed, and an outage is not logged at every failure."""
+"""Log lines can be parsed, and an outage is not logged on every failure."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_other_text_is_not_a_field() -> None:
     assert line("100% %s").endswith("100% %s")
 
 
-def test_a_call_with_the_wrong_arguments_is_an_error_as_without_this_formatter() -> None:
+def test_wrong_arguments_are_an_error_as_with_the_standard_formatter() -> None:
     with pytest.raises(TypeError):
         line("size=%d", "text")
     with pytest.raises(TypeError):

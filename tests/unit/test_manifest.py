@@ -1,4 +1,4 @@
-"""What is believed of a manifest, and what makes it unbelievable."""
+"""Parsing manifests: valid ones, and their media types."""
 
 from __future__ import annotations
 
@@ -111,8 +111,8 @@ class TestAnIndex:
         assert [one.size for one in parsed.children] == [500, 500]
 
     def test_knows_its_attestations(self) -> None:
-        told = {"vnd.docker.reference.type": "attestation-manifest"}
-        parsed = parse(index(manifests=[child(1), child(2, annotations=told)]), OCI_INDEX)
+        annotations = {"vnd.docker.reference.type": "attestation-manifest"}
+        parsed = parse(index(manifests=[child(1), child(2, annotations=annotations)]), OCI_INDEX)
         assert isinstance(parsed, Index)
         assert [one.attestation for one in parsed.children] == [False, True]
 
@@ -138,7 +138,7 @@ class TestAnIndex:
         assert parsed.children[0].media_type == OCI_INDEX
 
 
-class TestWhatItIs:
+class TestItsMediaType:
     @pytest.mark.parametrize("said", ["", "application/json", "text/plain; charset=utf-8"])
     def test_is_taken_from_its_own_media_type_where_the_header_is_vague(self, said: str) -> None:
         assert isinstance(parse(image(), said), Image)
@@ -152,7 +152,7 @@ class TestWhatItIs:
         assert untold_image.media_type == OCI_MANIFEST
         assert isinstance(untold_index, Index)
         assert untold_index.media_type == OCI_INDEX
-        assert why_not_document({"schemaVersion": 2}, said) == "neither layers nor manifests in it"
+        assert why_not_document({"schemaVersion": 2}, said) == "it has neither layers nor manifests"
 
     def test_is_taken_from_the_header_where_it_has_none(self) -> None:
         parsed = parse(without(image(), "mediaType"), OCI_MANIFEST)
@@ -161,15 +161,15 @@ class TestWhatItIs:
     def test_does_not_depend_on_parameters_or_case_of_the_header(self) -> None:
         assert isinstance(parse(image(), OCI_MANIFEST.upper() + ' ; charset="utf-8"'), Image)
 
-    def test_follows_its_own_word_between_docker_and_oci(self) -> None:
+    def test_is_its_own_between_docker_and_oci(self) -> None:
         assert parse(image(mediaType=DOCKER_MANIFEST), OCI_MANIFEST).media_type == DOCKER_MANIFEST
 
     def test_must_not_be_an_index_sent_as_an_image_or_the_reverse(self) -> None:
-        assert "it came as" in why_not_document(index(), OCI_MANIFEST)
-        assert "it came as" in why_not_document(image(), DOCKER_LIST)
-        assert "it came as" in why_not_document(image(mediaType="application/x-other"), OCI_MANIFEST)
+        assert "its Content-Type is" in why_not_document(index(), OCI_MANIFEST)
+        assert "its Content-Type is" in why_not_document(image(), DOCKER_LIST)
+        assert "its Content-Type is" in why_not_document(image(mediaType="application/x-other"), OCI_MANIFEST)
 
-    def test_must_not_be_both_at_once(self) -> None:
+    def test_must_not_be_ambiguous(self) -> None:
         assert why_not_document(image(manifests=[])) == "an image with manifests"
         assert why_not_document(index(layers=[]), OCI_INDEX) == "an index with layers"
         both = without(image(manifests=[child()]), "mediaType")
@@ -187,7 +187,7 @@ class TestWhatItIs:
         assert parse({"mediaType": "application/x-own"}, "application/json") == Other("application/x-own")
 
 
-def test_a_digest_is_that_of_the_bytes_as_they_are() -> None:
+def test_a_digest_is_that_of_the_exact_bytes() -> None:
     body = b'{ "schemaVersion": 2 }\n'
     digest = Digest(hashlib.sha256(body).hexdigest())
     assert digest_of(body) == digest

@@ -1,4 +1,4 @@
-"""What makes a manifest unbelievable, as a whole."""
+"""Manifests that are refused as a whole."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def why_not_document(document: object, content_type: str = OCI_MANIFEST) -> str:
     return why_not(json.dumps(document).encode(), content_type)
 
 
-class TestNothingIsBelieved:
+class TestAManifestIsInvalid:
     @pytest.mark.parametrize(
         "digest",
         [
@@ -80,7 +80,7 @@ class TestNothingIsBelieved:
 
     def test_where_one_layer_has_two_sizes(self) -> None:
         assert why_not_document(image(layers=[layer(1), layer(1, size=5)])) == (
-            "layers[1] is named before with another size"
+            "layers[1] was listed before with another size"
         )
 
     @pytest.mark.parametrize("document", [None, 5, "text", [], [image()], True])
@@ -126,33 +126,33 @@ class TestNothingIsBelieved:
         ],
     )
     def test_where_a_field_is_spelled_in_a_way_that_go_accepts(self, field: str) -> None:
-        assert "but for its letters" in why_not_document(image(**{field: []}))
-        assert "but for its letters" in why_not_document(index(**{field: []}), OCI_INDEX)
+        assert "only in its letters" in why_not_document(image(**{field: []}))
+        assert "only in its letters" in why_not_document(index(**{field: []}), OCI_INDEX)
 
     @pytest.mark.parametrize(
         "field", ["Digest", "DIGEST", "Size", "\u017fize", "Urls", "url\u017f", "mediatype"]
     )
     def test_where_a_field_of_a_descriptor_is_spelled_in_a_way_that_go_accepts(self, field: str) -> None:
-        assert "but for its letters" in why_not_document(image(layers=[layer(1), layer(2, **{field: 5})]))
-        assert "but for its letters" in why_not_document(image(config=layer(0, **{field: 5})))
-        assert "but for its letters" in why_not_document(index(manifests=[child(1, **{field: 5})]), OCI_INDEX)
+        assert "only in its letters" in why_not_document(image(layers=[layer(1), layer(2, **{field: 5})]))
+        assert "only in its letters" in why_not_document(image(config=layer(0, **{field: 5})))
+        assert "only in its letters" in why_not_document(index(manifests=[child(1, **{field: 5})]), OCI_INDEX)
 
     @pytest.mark.parametrize("field", ["Platform", "Annotations", "annotation\u017f"])
     def test_where_a_field_of_a_child_is_spelled_in_a_way_that_go_accepts(self, field: str) -> None:
-        assert "but for its letters" in why_not_document(
+        assert "only in its letters" in why_not_document(
             index(manifests=[child(1, **{field: {}})]), OCI_INDEX
         )
 
     @pytest.mark.parametrize("field", ["OS", "o\u017f", "Architecture", "Variant"])
     def test_where_a_field_of_a_platform_is_spelled_in_a_way_that_go_accepts(self, field: str) -> None:
         platform = {"os": "linux", "architecture": "amd64", field: "arm64"}
-        assert "but for its letters" in why_not_document(
+        assert "only in its letters" in why_not_document(
             index(manifests=[child(1, platform=platform)]), OCI_INDEX
         )
 
 
 @pytest.mark.parametrize("field", ["Note", "\u212aind", "layer", "Labels", "ß"])
-def test_fields_that_mean_nothing_here_may_be_spelled_anyhow(field: str) -> None:
+def test_unused_fields_may_have_any_spelling(field: str) -> None:
     annotations = {"Digest": "text", "Size": "text"}
     document = image(**{field: 1}, layers=[layer(1, **{field: 1}, annotations=annotations)])
     assert isinstance(parse_manifest(json.dumps(document).encode(), OCI_MANIFEST), Image)

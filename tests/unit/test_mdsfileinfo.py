@@ -1,4 +1,4 @@
-"""What stands in the tables of MDS is other people's JSON: it is taken for what it is, or refused."""
+"""The JSON in the tables of MDS is foreign input: it is validated or refused."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from core.blobs.mds import MdsFile, parse_mdsfileinfo
 
 
-def test_key_and_size_are_taken_and_the_rest_is_left() -> None:
+def test_only_key_and_size_are_read() -> None:
     text = '{"key": "30001/blob-3f", "size": 67108864, "id": "0:5d", "more": [1, {}]}'
 
     assert parse_mdsfileinfo(text) == MdsFile("30001/blob-3f", 67_108_864)

@@ -1,4 +1,4 @@
-"""Metainfo: one id for one layer for ever, and a torrent that libtorrent takes for what it should be."""
+"""Metainfo: a layer's id never changes, and libtorrent accepts the torrent."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TRACKERS = ["http://tracker.example/announce", "udp://other.example:6969"]
 WEB_SEED = "http://torrents.example/v0/layers/capability/" + "ab" * 32
 
 # Layers of the bytes 0 to 255 over and over. Size, piece length, pieces, and the id's 40 digits, private
-# and not. Made by libtorrent's create_torrent out of the same bytes, with none of our code.
+# and public. Created by libtorrent's create_torrent from the same bytes, without our code.
 GOLDEN = [
     line.split()
     for line in """\
@@ -52,14 +52,14 @@ def brewed(content: bytes, private: bool = True) -> Metainfo:
 
 
 def hashes_of_size(size: int) -> LayerHashes:
-    """Made-up hashes of a layer too large to be made for a test."""
+    """Return arbitrary hashes for a layer that is too large for a test."""
     count = -(-size // piece_length(size))
     pieces = b"".join(hashlib.sha1(str(number).encode()).digest() for number in range(count))
     return LayerHashes(size, hashlib.sha256(b"large").hexdigest(), piece_length(size), pieces)
 
 
 def loaded(data: bytes) -> Any:
-    """`data` as libtorrent has it after its own checks."""
+    """Return `data` as parsed and checked by libtorrent."""
     return libtorrent.load_torrent_buffer(data).ti
 
 
@@ -71,7 +71,7 @@ SMALL = brewed(content_of(200_000)).data
 
 
 @pytest.mark.parametrize(("size", "length", "pieces", "private_id", "public_id"), GOLDEN)
-def test_a_layer_has_this_id_for_ever(
+def test_the_id_of_a_layer_is_pinned(
     size: str, length: str, pieces: str, private_id: str, public_id: str
 ) -> None:
     content = content_of(int(size))
@@ -103,7 +103,7 @@ def test_the_metainfo_holds_exactly_what_bep_3_requires(private: bool) -> None:
     }
 
 
-def test_a_small_metainfo_is_this_to_the_byte() -> None:
+def test_the_bytes_of_a_small_metainfo_are_pinned() -> None:
     assert brewed(b"docker").data == (
         b"d4:infod6:lengthi6e"
         b"4:name64:" + hashlib.sha256(b"docker").hexdigest().encode() + b"12:piece lengthi65536e"
@@ -129,7 +129,7 @@ def test_libtorrent_loads_it_and_finds_the_layers_bytes_in_it(size: int, private
 
 
 @pytest.mark.parametrize("size", [16 * GIB, 16 * GIB + 1, 500 * GIB, 2048 * GIB])
-def test_layers_of_many_gibibytes_have_metainfo_that_libtorrent_takes(size: int) -> None:
+def test_libtorrent_accepts_the_metainfo_of_layers_of_many_gibibytes(size: int) -> None:
     hashes = hashes_of_size(size)
     metainfo = build_metainfo(hashes.sha256, hashes, True)
     assert loaded(metainfo.data).total_size() == size
@@ -149,12 +149,12 @@ def test_layers_of_many_gibibytes_have_metainfo_that_libtorrent_takes(size: int)
     ],
     ids=["no bytes", "a piece missing", "a piece too many", "half a piece", "an odd piece length"],
 )
-def test_hashes_that_do_not_fit_together_give_no_metainfo(hashes: LayerHashes) -> None:
+def test_inconsistent_hashes_are_refused(hashes: LayerHashes) -> None:
     with pytest.raises(ValueError, match="not metainfo"):
         build_metainfo("ab" * 32, hashes, True)
 
 
-def test_trackers_and_web_seeds_are_put_in_and_leave_the_id_alone() -> None:
+def test_trackers_and_web_seeds_do_not_change_the_id() -> None:
     served = with_sources(SMALL, TRACKERS, [WEB_SEED])
     decoded = libtorrent.bdecode(served)
     assert decoded == {
@@ -174,7 +174,7 @@ def test_one_tracker_needs_no_list() -> None:
     assert set(decoded) == {b"announce", b"info"}
 
 
-def test_the_sources_last_set_are_those_that_hold() -> None:
+def test_setting_sources_replaces_earlier_ones() -> None:
     served = with_sources(SMALL, TRACKERS, [WEB_SEED])
     assert with_sources(served, TRACKERS[1:], []) == with_sources(SMALL, TRACKERS[1:], [])
     assert with_sources(served, [], []) == SMALL
@@ -201,7 +201,7 @@ def test_invalid_metainfo_is_refused(read: Callable[[bytes], object], data: byte
 
 
 @given(position=st.integers(0, 170), byte=st.integers(0, 255), end=st.integers(0, len(SMALL)))
-def test_damaged_metainfo_is_refused_or_read_and_never_trips_us(position: int, byte: int, end: int) -> None:
+def test_damaged_metainfo_is_parsed_or_refused(position: int, byte: int, end: int) -> None:
     damaged = bytearray(SMALL)
     damaged[position] = byte
     for data in (bytes(damaged), bytes(damaged[:end])):
@@ -209,4 +209,4 @@ def test_damaged_metainfo_is_refused_or_read_and_never_trips_us(position: int, b
             try:
                 read(data)
             except ValueError as error:
-                assert "not metainfo" in str(error)  # reading is as good an outcome
+                assert "not metainfo" in str(error)  # parsing it is fine too

@@ -1,4 +1,4 @@
-"""The node's cache of layers on disk."""
+"""The mirror's cache of layers on disk."""
 
 from __future__ import annotations
 
@@ -72,9 +72,9 @@ def test_it_survives_a_restart_with_uses_and_pins(tmp_path: Path) -> None:
     again.close()
 
 
-def test_the_least_recently_used_goes_first(cache: Cache) -> None:
+def test_the_least_recently_used_layer_is_evicted_first(cache: Cache) -> None:
     layers = [fill(cache, bytes([number]) * 3 * MIB) for number in range(3)]
-    assert content(cache, layers[0]) is not None  # now the last used one
+    assert content(cache, layers[0]) is not None  # now the most recently used one
     removed: list[Digest] = []
     cache.on_removed = removed.append
     fill(cache, b"x" * 3 * MIB)
@@ -107,7 +107,7 @@ def test_an_impossible_reservation_evicts_nothing(cache: Cache) -> None:
     assert content(cache, kept) is not None
 
 
-def test_free_disk_is_kept(tmp_path: Path) -> None:
+def test_disk_space_is_kept_free(tmp_path: Path) -> None:
     cache = Cache(tmp_path, 10 * MIB, keep_free=1 << 60)
     with pytest.raises(CacheFailed, match="are kept free"):
         cache.reserve(digest_of(b"n"), 1)
@@ -148,7 +148,7 @@ def test_one_process_owns_it(cache: Cache) -> None:
     assert "another process uses it" in other.stderr
 
 
-def test_a_crash_before_the_record_leaves_nothing_that_is_served(tmp_path: Path) -> None:
+def test_after_a_crash_before_the_record_the_layer_is_not_served(tmp_path: Path) -> None:
     program = """
 import hashlib, os, sys
 from pathlib import Path
@@ -180,7 +180,7 @@ def test_a_smaller_cache_after_a_restart_evicts_at_once(tmp_path: Path) -> None:
     again.close()
 
 
-def test_files_are_the_owners_alone(cache: Cache) -> None:
+def test_only_the_owner_may_read_the_files(cache: Cache) -> None:
     layer = fill(cache, b"private")
     cache.note(layer, b"capability")
     cache.pin(layer)
@@ -188,7 +188,7 @@ def test_files_are_the_owners_alone(cache: Cache) -> None:
         assert path.stat().st_mode & 0o077 == 0, path
 
 
-def test_a_directory_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+def test_the_error_names_an_unusable_directory(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(CacheFailed, match=str(tmp_path / "file")):
         Cache(tmp_path / "file", 1, 0)
@@ -206,7 +206,7 @@ def test_dropping_a_layer_removes_its_record_and_pin(cache: Cache) -> None:
     assert not list(cache.directory.rglob(layer.hex))
 
 
-def test_the_least_recently_used_goes_first_though_the_clock_was_set_back(
+def test_eviction_order_survives_a_clock_that_was_set_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second, third = (bytes([number]) * (4 * MIB) for number in range(3))

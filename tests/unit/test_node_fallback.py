@@ -1,4 +1,4 @@
-"""When a node turns to the registry, for what, and after which pause."""
+"""When a node falls back to the registry, for which chunks, and after which pause."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ def test_a_reader_is_stalled_after_five_seconds_without_a_byte() -> None:
     assert is_stalled(reader, 100.0 + PATIENCE, None)
 
 
-def test_a_reader_that_does_not_wait_is_never_stalled() -> None:
+def test_a_reader_that_is_not_waiting_is_never_stalled() -> None:
     assert not is_stalled(Progress(started=0.0, helped=True), 1000.0, 1e9)
 
 
-def test_a_reader_that_was_helped_is_not_left_waiting_again() -> None:
+def test_a_reader_that_fell_back_once_does_not_wait_as_long_again() -> None:
     assert is_stalled(Progress(started=0.0, waiting_since=9.0, helped=True), 9.0, None)
 
 
 @pytest.mark.parametrize(
     ("received", "elapsed", "rate", "stalled"),
     [
-        (1_000_000, 10.0, 1_000_000.0, True),  # plain HTTP would have had 10 MB
+        (1_000_000, 10.0, 1_000_000.0, True),  # plain HTTP would have delivered 10 MB
         (4_000_000, 10.0, 1_000_000.0, False),
         (0, PATIENCE - 1, 1_000_000.0, False),  # too early to say
-        (1_000_000, 10.0, None, False),  # plain HTTP was not tried
+        (1_000_000, 10.0, None, False),  # the speed of plain HTTP is unknown
     ],
 )
 def test_a_reader_far_behind_plain_http_is_stalled(
@@ -74,7 +74,7 @@ def test_nodes_without_the_service_choose_different_chunks() -> None:
     assert chunk_without_service([], 0, 10, generator) is None
 
 
-def test_a_node_that_is_alone_goes_on_from_its_reader() -> None:
+def test_a_lone_node_continues_from_its_reader() -> None:
     generator = random.Random(1)
     assert chunk_without_service([0, 5, 9], 4, 0, generator) == 5
     assert chunk_without_service([0, 5, 9], 10, 0, generator) == 0

@@ -1,4 +1,4 @@
-"""Which of the peers that the service names a node connects to."""
+"""Which of the peers from the service a node connects to."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from node.swarm_download import peers_to_connect
 NAMED = [Peer(ip=f"10.0.0.{number}", port=6881) for number in range(MAX_PEERS)]
 
 
-def test_a_node_opens_half_of_its_connections_and_leaves_the_others_to_nodes_that_come_later() -> None:
+def test_a_node_opens_half_of_its_connections_itself() -> None:
     assert len(peers_to_connect(NAMED, {}, 0, 0.0)) == MAX_OPENED
     assert len(peers_to_connect(NAMED, {}, 20, 0.0)) == MAX_OPENED - 20
     assert peers_to_connect(NAMED, {}, 40, 0.0) == []

@@ -18,7 +18,7 @@ DATA = [bytes([number]) * SIZE for number in range(3)]
 
 
 class Handle:
-    """Takes everything and answers nothing."""
+    """Accepts every call and returns None."""
 
     def __getattr__(self, name: str) -> Any:
         return lambda *arguments: None
@@ -33,15 +33,15 @@ def pieces_of_three() -> Pieces:
     return pieces
 
 
-def test_a_piece_handed_in_is_not_missing_while_libtorrent_takes_it() -> None:
+def test_an_added_piece_is_not_missing_while_libtorrent_processes_it() -> None:
     pieces = pieces_of_three()
     pieces.on_checked([False] * 3)
     pieces.add(1, DATA[1], from_registry=False, helps=False)
     assert pieces.missing([]) == [0, 2]
 
 
-def test_a_piece_handed_in_before_the_file_was_checked_is_fetched_again() -> None:
-    """Libtorrent drops it without a word."""
+def test_a_piece_added_before_the_file_was_checked_is_fetched_again() -> None:
+    """Libtorrent drops it silently."""
     pieces = pieces_of_three()
     pieces.add(1, DATA[1], from_registry=False, helps=False)
     pieces.on_checked([True, False, False])

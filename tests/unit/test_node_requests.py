@@ -1,4 +1,4 @@
-"""What paths below /v2/ ask the mirror for."""
+"""How the mirror parses paths below /v2/."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A pace keeps steps apart."""
+"""A pace limits the rate of steps."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from core.pace import Pace
 
 
 class Time:
-    """A clock that moves only when somebody sleeps or works."""
+    """A clock that advances only by sleep and by tests."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -15,7 +15,7 @@ class Time:
         self.now += seconds
 
 
-def test_steps_come_no_faster_than_the_rate() -> None:
+def test_steps_do_not_exceed_the_rate() -> None:
     time = Time()
     pace = Pace(4, clock=lambda: time.now, sleep=time.sleep)
 
@@ -25,7 +25,7 @@ def test_steps_come_no_faster_than_the_rate() -> None:
     assert time.now == 102.0
 
 
-def test_time_spent_working_earns_no_burst() -> None:
+def test_slow_work_does_not_lead_to_a_burst() -> None:
     time = Time()
     pace = Pace(2, clock=lambda: time.now, sleep=time.sleep)
     pace.wait()

@@ -1,4 +1,4 @@
-"""Piece lengths. They are pinned: another length for a layer is another rbtorrent id for it."""
+"""Piece lengths. They are pinned: another length changes the rbtorrent id."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ GOLDEN = [
 
 
 @pytest.mark.parametrize(("size", "length"), GOLDEN)
-def test_a_size_has_this_piece_length_for_ever(size: int, length: int) -> None:
+def test_the_piece_length_of_a_size_is_pinned(size: int, length: int) -> None:
     assert piece_length(size) == length
 
 

@@ -1,4 +1,4 @@
-"""One-off jobs tell how far they are: a terminal gets a bar, anything else lines in the log."""
+"""One-off jobs report their progress: as a bar on a terminal, otherwise as log lines."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MARK = b"\x1e"
 
 @dataclass
 class Clock:
-    """A clock that goes only when it is told to."""
+    """A clock that tests set."""
 
     now: float = 1000.0
 
@@ -41,8 +41,8 @@ class Terminal:
         self._written = b""
 
     def line(self) -> str:
-        """What stands in the line that was written last."""
-        # The kernel hands it over in its own time: after this mark there is no more to come.
+        """Return the current line of the screen."""
+        # The kernel may delay it: everything written before this mark has arrived with it.
         self.stream.write(_MARK.decode())
         self.stream.flush()
         while not self._written.endswith(_MARK):
@@ -58,7 +58,7 @@ class Terminal:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    # The bar takes no clock of its own.
+    # tqdm has no parameter for its clock.
     monkeypatch.setattr("tqdm.std.time", clock)
     return clock
 
@@ -74,7 +74,7 @@ def terminal() -> Iterator[Terminal]:
 
 @contextmanager
 def no_terminal(caplog: pytest.LogCaptureFixture) -> Iterator[StringIO]:
-    """Standard error is none."""
+    """Standard error is not a terminal."""
     caplog.set_level(logging.INFO, logger="jobs.progress")
     with redirect_stderr(StringIO()) as written:
         yield written
@@ -96,7 +96,7 @@ def test_a_terminal_gets_a_bar_with_the_remaining_time(
     assert caplog.messages == []
 
 
-def test_the_bar_grows_with_what_is_to_come(clock: Clock) -> None:
+def test_the_bar_grows_with_the_total(clock: Clock) -> None:
     with terminal() as screen, Progress("backfill", "tags", clock=clock) as progress:
         progress.expect(10)
         clock.tick(10)
@@ -139,7 +139,7 @@ def test_a_short_job_logs_nothing(clock: Clock, caplog: pytest.LogCaptureFixture
     assert caplog.messages == []
 
 
-def test_the_unknown_is_reported_as_unknown(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unknown_total_is_reported_as_unknown(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     with no_terminal(caplog), Progress("backfill", "tags", clock=clock) as progress:
         clock.tick(EVERY)
         progress.step(0)
@@ -152,6 +152,6 @@ def test_the_unknown_is_reported_as_unknown(clock: Clock, caplog: pytest.LogCapt
     assert caplog.messages == [
         "progress what=backfill done=0 total=? unit=tags eta=? note=-",
         "progress what=backfill done=20 total=? unit=tags eta=? note=-",
-        # More was done than was foreseen: it is over, as far as anybody knows.
+        # More was done than expected: nothing is known to remain.
         "progress what=backfill done=25 total=5 unit=tags eta=00:00 note=-",
     ]

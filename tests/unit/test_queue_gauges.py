@@ -1,4 +1,4 @@
-"""No scrape hangs with the database, or fails with it."""
+"""A scrape neither hangs nor fails with the database."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ VALUES: Readings = {QUEUE_LAYERS: {("waiting", "pushed"): 3.0}}
 
 
 class Database:
-    """Answers, fails or hangs, as a test says. Its clock stands still until a test moves it."""
+    """Answers, fails or hangs, as tests set it. Its clock is set by tests too."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -51,7 +51,7 @@ def test_values_are_kept_for_a_while(database: Database) -> None:
     assert database.reads == 2
 
 
-def test_a_database_that_is_down_is_told_and_asked_again(database: Database) -> None:
+def test_a_database_that_is_down_is_reported_and_queried_again(database: Database) -> None:
     gauges = QueueGauges(database.read, database.timer)
     database.down = True
     assert gauges.readings() == {DATABASE_UP: {(): 0.0}}
@@ -60,9 +60,7 @@ def test_a_database_that_is_down_is_told_and_asked_again(database: Database) -> 
     assert gauges.readings() == {DATABASE_UP: {(): 1.0}, **VALUES}
 
 
-def test_a_database_that_hangs_holds_up_no_scrape(
-    database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_database_that_hangs_delays_no_scrape(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     gauges = QueueGauges(database.read, database.timer)
     gauges.readings()
     monkeypatch.setattr(core.queue_gauges, "WAIT_SECONDS", 0.01)

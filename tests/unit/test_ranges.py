@@ -1,4 +1,4 @@
-"""Reading ahead in parallel: bytes in order, memory within bounds, and no thread left behind."""
+"""Parallel read-ahead: bytes are in order, memory is bounded, and threads end."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def range_threads() -> list[threading.Thread]:
     at_once=st.integers(300, 9000),
     most_per_read=st.integers(200, 9000),
 )
-def test_cuts_anywhere_leave_no_trace_in_the_bytes(
+def test_cuts_anywhere_do_not_change_the_bytes(
     faults: list[Fault | None],
     span: list[int],
     connections: int,
@@ -108,7 +108,7 @@ def test_ranges_are_requested_in_parallel() -> None:
         assert read_all(reader) == CONTENT
 
 
-def test_ranges_are_read_under_the_id_of_the_run() -> None:
+def test_ranges_are_requested_with_the_id_of_the_run() -> None:
     seen = set()
     with (
         request_id("brew-1"),
@@ -157,7 +157,7 @@ def test_closing_early_ends_threads_that_read_wait_or_pause() -> None:
             reading.set()
             closed.wait(60)
 
-    # The second range breaks and would be tried again in an hour; the third and fourth never come.
+    # The second range fails and would be retried in an hour; the third and fourth never arrive.
     source = source_with(before_read=never_comes)
     reader = parallel(source, retry=RetryPolicy(first_pause=3600, longest_pause=3600))
     assert reader.readinto(memoryview(bytearray(10))) == 10
@@ -189,7 +189,7 @@ def test_closing_from_another_thread_wakes_a_read() -> None:
     assert not range_threads()
 
 
-def test_an_interruption_is_noticed_while_nothing_comes() -> None:
+def test_an_interruption_is_noticed_while_no_bytes_arrive() -> None:
     stop = threading.Event()
     closed = threading.Event()
     source = source_with(before_read=lambda _offset: closed.wait(60))
@@ -202,7 +202,7 @@ def test_an_interruption_is_noticed_while_nothing_comes() -> None:
     assert not range_threads()
 
 
-def test_a_range_that_fails_for_good_does_so_after_all_bytes_before_it() -> None:
+def test_a_range_that_fails_permanently_raises_after_all_bytes_before_it() -> None:
     source = MemorySource({DIGEST: CONTENT})
 
     def vanish(offset: int) -> None:
@@ -227,7 +227,7 @@ def test_a_range_that_fails_for_good_does_so_after_all_bytes_before_it() -> None
     assert not range_threads()
 
 
-def test_a_range_that_cannot_be_resumed_says_where_it_broke() -> None:
+def test_a_range_that_cannot_be_resumed_reports_its_position() -> None:
     source = source_with(None, Fault("cut", 300), *[Fault("refused connection")] * 100)
     with (
         parallel(source, retry=RetryPolicy(tries=3, first_pause=0.0)) as reader,
@@ -238,7 +238,7 @@ def test_a_range_that_cannot_be_resumed_says_where_it_broke() -> None:
     assert cut.value.offset == reader.position
 
 
-def test_a_source_that_ignores_ranges_is_found_out_at_the_second() -> None:
+def test_a_source_that_ignores_ranges_is_detected_at_the_second() -> None:
     with parallel(source_with(ignores_ranges=True)) as reader:
         with pytest.raises(RangeIgnored):
             read_all(reader)

@@ -1,4 +1,4 @@
-"""What a registry's refusals and failures amount to."""
+"""Errors for the refusals and failures of a registry."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_refusals_keep_their_status(status: int) -> None:
     assert WHERE in str(error)
 
 
-def test_each_refusal_says_something_else() -> None:
+def test_each_refusal_has_its_own_message() -> None:
     said = {str(from_status(status, NOTHING, b"", WHERE, "a:b")) for status in (400, 401, 403, 405)}
     assert len(said) == 4
 
@@ -52,7 +52,7 @@ def test_a_web_page_is_not_a_registrys_404() -> None:
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504, 507, 599])
-def test_what_may_be_better_later(status: int) -> None:
+def test_temporary_failures_are_retried(status: int) -> None:
     error = from_status(status, NOTHING, b"", WHERE, "a:b")
     assert isinstance(error, Unavailable)
     assert error.verdict == "try again"
@@ -60,7 +60,7 @@ def test_what_may_be_better_later(status: int) -> None:
 
 
 @pytest.mark.parametrize("status", [201, 204, 206, 302, 304, 700, 999])
-def test_what_no_registry_answers(status: int) -> None:
+def test_unexpected_statuses_are_bad_answers(status: int) -> None:
     assert isinstance(from_status(status, NOTHING, b"", WHERE, "a:b"), BadAnswer)
 
 
@@ -85,11 +85,11 @@ def test_the_registrys_message_is_passed_on_without_the_detail() -> None:
         b"[" * 100_000,
     ],
 )
-def test_unknown_words_are_skipped(body: bytes) -> None:
+def test_unusable_messages_are_skipped(body: bytes) -> None:
     assert str(from_status(403, NOTHING, body, WHERE, "a:b")).endswith("(403): access denied")
 
 
-def test_long_words_are_cut() -> None:
+def test_long_messages_are_truncated() -> None:
     assert len(str(from_status(500, NOTHING, error_body("UNKNOWN", "x" * 9000), WHERE, "a:b"))) < 400
 
 
@@ -113,7 +113,7 @@ def test_long_words_are_cut() -> None:
         ({"Retry-After": "Fri, 99 Dec 1999 23:59:59 GMT"}, None),
     ],
 )
-def test_when_to_come_back_is_kept(headers: dict[str, str], seconds: float | None) -> None:
+def test_retry_after_is_parsed(headers: dict[str, str], seconds: float | None) -> None:
     error = from_status(429, Headers(list(headers.items())), b"", WHERE, "a:b")
     assert isinstance(error, Unavailable)
     assert error.retry_after == seconds

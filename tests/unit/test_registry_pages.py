@@ -1,4 +1,4 @@
-"""Lists page by page, from answers made by hand."""
+"""Paginated lists, from hand-written answers."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_a_list_may_be_empty_or_null_and_have_a_next_page() -> None:
     assert list(pages.read()) == ["a"]
 
 
-def test_a_link_to_something_else_ends_the_list() -> None:
+def test_a_link_with_another_relation_ends_the_list() -> None:
     assert list(Pages({f"{BASE}?n=1000": (["a"], '</v2/>; rel="first"')}).read()) == ["a"]
 
 
@@ -100,7 +100,7 @@ def test_an_endless_list_is_a_bad_answer() -> None:
         next(reading)
 
 
-def test_another_host_gets_no_request() -> None:
+def test_a_link_to_another_host_is_refused() -> None:
     link = '<https://elsewhere.example.com/v2/a/tags/list?last=b>; rel="next"'
     with pytest.raises(BadAnswer, match="another host"):
         list(Pages({f"{BASE}?n=1000": (["a"], link)}).read())
@@ -116,7 +116,7 @@ def test_another_host_gets_no_request() -> None:
         "<" + "a" * 60_000 + ">; rel=next",
     ],
 )
-def test_a_broken_link_does_not_pass_a_part_off_as_all(link: str) -> None:
+def test_a_broken_link_is_an_error_not_the_end(link: str) -> None:
     with pytest.raises(BadAnswer):
         list(Pages({f"{BASE}?n=1000": (["a"], link)}).read())
 
@@ -130,7 +130,7 @@ def test_invalid_names_are_skipped_and_logged(caplog: pytest.LogCaptureFixture) 
     assert "'../../etc' is not a tag" in record.getMessage()
 
 
-def test_a_list_that_has_to_be_complete_has_no_invalid_names() -> None:
+def test_an_invalid_name_in_a_list_that_must_be_complete_is_an_error() -> None:
     pages = Pages({f"{BASE}?n=1000": (["good", "Upper/case:tag"], None)})
     with pytest.raises(BadAnswer, match="Upper/case:tag"):
         list(pages.read(complete=True))
@@ -156,7 +156,7 @@ def test_a_page_that_is_not_a_list_is_a_bad_answer(body: bytes, why: str) -> Non
         list(one_page(body))
 
 
-def test_a_registry_with_a_lower_limit_may_choose_it_itself() -> None:
+def test_a_registry_with_a_lower_limit_may_choose_the_page_size() -> None:
     def fetch(url: str) -> HttpAnswer:
         if "n=" in url:
             raise Refused(url, 400, "invalid number of results requested")

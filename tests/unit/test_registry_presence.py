@@ -1,4 +1,4 @@
-"""Looking for layers in a registry: gone takes a clear no of every repository there is."""
+"""Checking for layers in a registry: a layer is missing only if every repository answers 404."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ TROUBLE: dict[str, RemoteError] = {
     "500": Unavailable("r", "it answers 500"),
     "429": Unavailable("r", "it answers 429", 30),
     "time-out": TimedOut("r", 30),
-    "a web page": BadAnswer("r", "a web page where the registry should be"),
+    "a web page": BadAnswer("r", "a web page instead of the registry's answer"),
 }
 
 
 class Blobs:
-    """A registry's blobs by repository; asking for some repositories, or the catalog, fails."""
+    """A registry's blobs by repository; some repositories, or the catalog, fail."""
 
     def __init__(self, blobs: dict[str, set[Digest]], catalog: RemoteError | None = None) -> None:
         self.blobs = blobs
@@ -66,7 +66,7 @@ class Blobs:
         yield from list(self.blobs)[2:]
 
     def before_listing(self, number: int, push: Callable[[], object]) -> None:
-        """Have something happen when the catalog is about to be listed for the `number`th time."""
+        """Call `push` before the catalog is listed for the `number`th time."""
         self.pushed[number] = push
 
 
@@ -76,20 +76,20 @@ def everywhere(registry: Blobs, *digests: Digest, questions: int = 1000) -> dict
     return {look.layer.digest: look.presence for look in looks}
 
 
-def test_a_layer_is_there_if_one_of_its_repositories_has_it() -> None:
+def test_a_layer_is_present_if_one_of_its_repositories_has_it() -> None:
     registry = Blobs({"one": set(), "two": {A}, "three": {A}})
     look = RegistryPresence(registry).locate(Layer(A, ("one", "two", "three")))
     assert (look.presence, look.scope) == ("there", "two")
     assert registry.asked == [("one", A), ("two", A)]
 
 
-def test_a_layer_is_absent_if_all_its_repositories_say_no() -> None:
+def test_a_layer_is_absent_if_all_its_repositories_answer_404() -> None:
     registry = Blobs({"one": set(), "two": set(), "other": {A}})
     assert RegistryPresence(registry).locate(Layer(A, ("one", "two", "deleted"))).presence == "missing"
 
 
 @pytest.mark.parametrize("trouble", TROUBLE)
-def test_one_repository_that_does_not_answer_leaves_it_open(trouble: str) -> None:
+def test_one_repository_that_does_not_answer_makes_it_unknown(trouble: str) -> None:
     registry = Blobs({"one": set(), "two": set(), "three": set()})
     registry.broken["two"] = TROUBLE[trouble]
     look = RegistryPresence(registry).locate(Layer(A, ("one", "two", "three")))
@@ -97,7 +97,7 @@ def test_one_repository_that_does_not_answer_leaves_it_open(trouble: str) -> Non
     assert look.why == str(TROUBLE[trouble])
 
 
-def test_a_yes_counts_more_than_no_answer() -> None:
+def test_present_overrides_a_repository_that_does_not_answer() -> None:
     registry = Blobs({"one": set(), "two": {A}})
     registry.broken["one"] = TROUBLE["500"]
     assert RegistryPresence(registry).locate(Layer(A, ("one", "two"))).presence == "there"
@@ -116,7 +116,7 @@ def test_a_repository_that_has_it_is_named() -> None:
 
 @pytest.mark.parametrize("trouble", TROUBLE)
 def test_without_the_whole_catalog_no_layer_counts_as_missing(trouble: str) -> None:
-    # It breaks off behind the first page.
+    # It fails after the first page.
     registry = Blobs({"one": set(), "two": set(), "three": {A}}, catalog=TROUBLE[trouble])
     assert everywhere(registry, A, B) == {A: "unanswered", B: "unanswered"}
 
@@ -138,12 +138,12 @@ def test_a_run_makes_no_more_requests_than_its_budget() -> None:
     assert len(registry.asked) == 20
 
 
-def test_one_layer_is_looked_for_however_many_repositories_there_are() -> None:
+def test_one_layer_is_checked_even_beyond_the_budget() -> None:
     registry = Blobs({f"scope{number}": set() for number in range(10)})
     assert everywhere(registry, A, B, questions=3) == {A: "missing"}
 
 
-def test_a_layer_pushed_to_a_repository_made_during_the_look_is_there() -> None:
+def test_a_layer_pushed_to_a_repository_created_during_the_check_is_present() -> None:
     registry = Blobs({"one": set(), "two": set()})
     registry.before_listing(2, lambda: registry.blobs.update(new={B}))
     assert everywhere(registry, A, B, C) == {A: "missing", B: "there", C: "missing"}
@@ -165,7 +165,7 @@ def test_a_layer_that_was_found_needs_no_second_listing() -> None:
 
 
 @pytest.mark.parametrize("trouble", TROUBLE)
-def test_a_catalog_that_cannot_be_listed_again_leaves_it_open(trouble: str) -> None:
+def test_a_catalog_that_cannot_be_listed_again_makes_it_unknown(trouble: str) -> None:
     registry = Blobs({"one": set(), "two": {B}})
     registry.before_listing(2, lambda: setattr(registry, "catalog", TROUBLE[trouble]))
     assert everywhere(registry, A, B) == {A: "unanswered", B: "there"}
@@ -177,7 +177,7 @@ def test_a_catalog_that_is_empty_the_second_time_does_not_count() -> None:
     assert everywhere(registry, A) == {A: "unanswered"}
 
 
-def test_a_new_repository_that_does_not_answer_leaves_it_open() -> None:
+def test_a_new_repository_that_does_not_answer_makes_it_unknown() -> None:
     registry = Blobs({"one": set()})
     registry.broken["new"] = TROUBLE["500"]
     registry.before_listing(2, lambda: registry.blobs.update(new=set()))
@@ -202,14 +202,14 @@ def test_broken_repositories_in_a_row_do_not_hide_the_next_one() -> None:
     assert everywhere(registry, A, B) == {A: "there", B: "unanswered"}
 
 
-def test_refusals_are_answers_however_many() -> None:
+def test_refusals_count_as_answers() -> None:
     registry = Blobs({f"scope{number}": set() for number in range(50)})
     registry.broken = dict.fromkeys(list(registry.blobs)[:40], TROUBLE["403"])
     registry.blobs["scope49"] = {A}
     assert everywhere(registry, A, B) == {A: "there", B: "unanswered"}
 
 
-def test_a_look_ends_when_it_is_over() -> None:
+def test_a_check_ends_when_stopped() -> None:
     registry = Blobs({f"scope{number}": set() for number in range(10)})
     layers = [Layer(digest) for digest in (A, B)]
     looks = list(RegistryPresence(registry).locate_everywhere(layers, lambda: len(registry.asked) == 5))

@@ -1,4 +1,4 @@
-"""Bodies of requests: read whole, never more than allowed, and never believed when they lie."""
+"""Request bodies: read completely, within the limit, and checked against their length."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from web.request import read_body
 
 
 class Reading(io.BytesIO):
-    """A body that counts what is read of it, and takes no read without an end."""
+    """A body that counts the bytes read, and refuses unlimited reads."""
 
     taken = 0
 
@@ -28,29 +28,29 @@ def environ(content: bytes, **more: Any) -> dict[str, Any]:
     return {"wsgi.input": Reading(content), **more}
 
 
-def refusal(given: dict[str, Any], limit: int = 100) -> int:
+def refusal(request: dict[str, Any], limit: int = 100) -> int:
     with pytest.raises(bottle.HTTPResponse) as caught:
-        read_body(given, limit)
+        read_body(request, limit)
     status: int = caught.value.status_code
     return status
 
 
 @pytest.mark.parametrize("size", [0, 1, 99, 100])
-def test_a_body_up_to_the_limit_is_read_whole(size: int) -> None:
+def test_a_body_up_to_the_limit_is_read_completely(size: int) -> None:
     assert read_body(environ(b"x" * size, CONTENT_LENGTH=str(size)), 100) == b"x" * size
 
 
 def test_bytes_after_the_body_stay_on_the_connection() -> None:
-    given = environ(b"bodyGET / HTTP/1.1", CONTENT_LENGTH="4")
-    assert read_body(given, 100) == b"body"
-    assert given["wsgi.input"].taken == 4
+    request = environ(b"bodyGET / HTTP/1.1", CONTENT_LENGTH="4")
+    assert read_body(request, 100) == b"body"
+    assert request["wsgi.input"].taken == 4
 
 
 @pytest.mark.parametrize("length", ["101", "50000000", "9" * 5000])
 def test_a_longer_one_is_413_before_any_of_it_is_read(length: str) -> None:
-    given = environ(b"x" * 200, CONTENT_LENGTH=length)
-    assert refusal(given) == 413
-    assert given["wsgi.input"].taken == 0
+    request = environ(b"x" * 200, CONTENT_LENGTH=length)
+    assert refusal(request) == 413
+    assert request["wsgi.input"].taken == 0
 
 
 def test_one_without_a_length_is_read_to_its_end_where_the_server_marks_that() -> None:
@@ -58,15 +58,15 @@ def test_one_without_a_length_is_read_to_its_end_where_the_server_marks_that() -
 
 
 def test_one_without_a_length_is_413_one_byte_beyond_the_limit() -> None:
-    given = environ(b"x" * 1_000_000, **{"wsgi.input_terminated": True})
-    assert refusal(given) == 413
-    assert given["wsgi.input"].taken == 101
+    request = environ(b"x" * 1_000_000, **{"wsgi.input_terminated": True})
+    assert refusal(request) == 413
+    assert request["wsgi.input"].taken == 101
 
 
-def test_one_without_a_length_needs_one_where_the_server_does_not_mark_the_end() -> None:
-    given = environ(b"5\r\nhello\r\n0\r\n\r\n", HTTP_TRANSFER_ENCODING="chunked")
-    assert refusal(given) == 411
-    assert given["wsgi.input"].taken == 0
+def test_a_length_is_required_where_the_server_does_not_mark_the_end() -> None:
+    request = environ(b"5\r\nhello\r\n0\r\n\r\n", HTTP_TRANSFER_ENCODING="chunked")
+    assert refusal(request) == 411
+    assert request["wsgi.input"].taken == 0
 
 
 def test_a_request_without_a_body_has_an_empty_one() -> None:
@@ -74,7 +74,7 @@ def test_a_request_without_a_body_has_an_empty_one() -> None:
     assert read_body(environ(b"GET / HTTP/1.1", CONTENT_LENGTH=""), 100) == b""
 
 
-def test_a_body_that_is_shorter_than_promised_is_400() -> None:
+def test_a_body_shorter_than_its_length_is_400() -> None:
     assert refusal(environ(b"x" * 50, CONTENT_LENGTH="51")) == 400
 
 
@@ -83,7 +83,7 @@ def test_a_content_length_that_is_not_a_number_is_400(length: str) -> None:
     assert refusal(environ(b"x" * 50, CONTENT_LENGTH=length)) == 400
 
 
-def test_a_connection_that_breaks_off_is_400() -> None:
+def test_a_lost_connection_is_400() -> None:
     class Broken(io.BytesIO):
         def read(self, size: int | None = -1, /) -> bytes:
             raise ConnectionResetError

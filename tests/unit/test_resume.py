@@ -1,4 +1,4 @@
-"""A reader that goes on where the source broke: no byte twice, none left out, and an end to retry."""
+"""A reader resumes where the source failed: no byte is repeated or lost, and retries are limited."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def read_all(reader: BlobReader, at_once: int = 997) -> bytes:
     at_once=st.integers(1, 6000),
     most_per_read=st.integers(1, 6000),
 )
-def test_cuts_anywhere_leave_no_trace_in_the_bytes(
+def test_cuts_anywhere_do_not_change_the_bytes(
     faults: list[Fault], offset: int, at_once: int, most_per_read: int
 ) -> None:
     source = source_with(*faults)
@@ -95,7 +95,7 @@ def test_an_exact_range_returns_exactly_its_bytes(faults: list[Fault], span: lis
 def test_a_source_that_ignores_ranges_is_read_again_and_its_beginning_skipped(
     faults: list[Fault], offset: int
 ) -> None:
-    # Each try to resume opens twice there: once for the range, once for the whole.
+    # Each attempt opens it twice: once for the range, once for the whole layer.
     source = source_with(*faults, ignores_ranges=True)
 
     with resuming(source, offset, retry=RetryPolicy(tries=len(faults) + 1)) as reader:
@@ -122,19 +122,19 @@ def test_an_exact_range_leaves_a_source_that_ignores_ranges_to_the_caller() -> N
 
 
 @pytest.mark.parametrize("kind", BREAKS)
-def test_a_source_without_progress_is_given_up_at_that_byte(kind: Kind) -> None:
+def test_a_source_without_progress_is_abandoned_at_that_byte(kind: Kind) -> None:
     source = source_with(Fault(kind, 1234), *[Fault(kind, 0)] * 20)
 
     with resuming(source, retry=RetryPolicy(tries=4)) as reader, pytest.raises(ConnectionCut) as raised:
         read_all(reader)
 
     assert raised.value.offset == 1234
-    assert "4 tries" in str(raised.value)
+    assert "4 attempts" in str(raised.value)
     assert len(source.opened) == 4
     assert not source.open_readers
 
 
-def test_a_source_that_gives_a_byte_at_a_time_is_hopeless_too() -> None:
+def test_a_source_that_returns_a_byte_at_a_time_is_abandoned_too() -> None:
     source = source_with(*[Fault("cut", 1)] * 1000)
 
     with (
@@ -146,7 +146,7 @@ def test_a_source_that_gives_a_byte_at_a_time_is_hopeless_too() -> None:
     assert raised.value.offset == 5
 
 
-def test_progress_renews_the_patience() -> None:
+def test_progress_resets_the_retries() -> None:
     source = source_with(*[Fault("cut", 100)] * 40)
 
     with resuming(source, retry=RetryPolicy(tries=2, progress=100)) as reader:
@@ -188,7 +188,7 @@ def test_bytes_beyond_the_end_are_passed_on() -> None:
 
 
 @pytest.mark.parametrize("kind", BREAKS)
-def test_a_source_that_breaks_when_all_has_come_is_at_its_end(kind: Kind) -> None:
+def test_a_source_that_fails_after_the_last_byte_has_ended(kind: Kind) -> None:
     source = source_with(Fault(kind, len(CONTENT)))
 
     with resuming(source) as reader:
@@ -198,11 +198,11 @@ def test_a_source_that_breaks_when_all_has_come_is_at_its_end(kind: Kind) -> Non
 
 
 def test_an_error_raised_by_the_pause_ends_the_read() -> None:
-    def told_to_stop(_seconds: float) -> None:
+    def interrupt(_seconds: float) -> None:
         raise KeyboardInterrupt
 
     source = source_with(Fault("cut", 1000))
-    with resuming(source, sleep=told_to_stop) as reader, pytest.raises(KeyboardInterrupt):
+    with resuming(source, sleep=interrupt) as reader, pytest.raises(KeyboardInterrupt):
         read_all(reader)
 
     assert not source.open_readers

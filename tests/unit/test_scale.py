@@ -1,4 +1,4 @@
-"""docs/decisions/scale.md computes with the bounds and sizes that the code has."""
+"""docs/decisions/scale.md uses the limits and sizes of the code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Jobs run at once when they are woken, one after the other, and log only what they did."""
+"""Jobs run at once when woken, one after the other, and log only what they did."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from jobs.scheduler import EverySeconds, Schedule, Scheduler
 from tests.servers.waiting import comes_true
 
 NEVER = 100_000.0
-"""Seconds: the next run by the clock does not come during a test."""
+"""Seconds: no test lasts until the next scheduled run."""
 
 
 @dataclass
@@ -63,7 +63,7 @@ def test_a_job_runs_at_the_start_and_when_it_is_woken() -> None:
         assert runs.get(timeout=30) == "brew"
 
 
-def test_a_run_that_an_outage_ended_is_no_success(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_ended_by_an_outage_is_not_a_success(monkeypatch: pytest.MonkeyPatch) -> None:
     counted: queue.SimpleQueue[tuple[str, ...]] = queue.SimpleQueue()
 
     def count(*labels: str, amount: float = 1) -> None:
@@ -122,7 +122,7 @@ def test_idle_runs_are_logged_at_debug_only(caplog: pytest.LogCaptureFixture) ->
     assert levels["job done name=busy did=a lot"] == "INFO"
 
 
-def test_a_job_that_goes_on_failing_is_logged_once_until_it_works(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_job_that_keeps_failing_is_logged_once_until_it_works(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "jobs.scheduler")
     left = [1, 2, 3]
 
@@ -158,7 +158,7 @@ def test_jobs_log_that_their_database_is_down_as_one_outage(caplog: pytest.LogCa
     ]
 
 
-def test_a_job_with_a_fault_runs_again(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_job_with_an_internal_error_runs_again(caplog: pytest.LogCaptureFixture) -> None:
     runs: queue.SimpleQueue[None] = queue.SimpleQueue()
 
     def run() -> Done:

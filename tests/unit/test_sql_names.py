@@ -1,4 +1,4 @@
-"""Names that the configuration gives: of hosts, of tables, of databases."""
+"""Names of hosts, tables and databases in the configuration."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_host_is_printed_as_it_was_written() -> None:
     assert str(Host("::1", 1)) == "[::1]:1"
 
 
-def test_all_our_tables_are_named_after_the_mapping() -> None:
+def test_all_tables_are_named_after_the_mapping() -> None:
     tables = build_tables("layers", "old_ones", "files", "blobs")
     assert {table.name for table in tables.metadata.sorted_tables} == {
         "layers",
@@ -84,7 +84,7 @@ def test_the_longest_name_leaves_no_name_cut_off() -> None:
     ],
 )
 def test_other_databases_are_refused(url: str) -> None:
-    with pytest.raises(UnsupportedDatabase, match="give postgresql:// or sqlite:///file") as caught:
+    with pytest.raises(UnsupportedDatabase, match="use postgresql:// or sqlite:///file") as caught:
         create_engine_for(url=url)
     assert "secret" not in str(caught.value)
 
@@ -98,7 +98,7 @@ def test_other_databases_are_refused(url: str) -> None:
         "sqlite:////var/lib/docker-torrents/queue.sqlite",
     ],
 )
-def test_an_engine_is_made_without_connecting_and_does_not_show_the_password(url: str) -> None:
+def test_an_engine_does_not_connect_or_show_the_password(url: str) -> None:
     engine = create_engine_for(url=url)
     assert "secret" not in repr(engine)
     assert engine.pool.status().startswith("Pool size: 10  Connections in pool: 0")

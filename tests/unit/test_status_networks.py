@@ -1,4 +1,4 @@
-"""Who may see the pages for operators."""
+"""Access to the pages for operators."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from web.status_networks import StatusNetworks
         ({"status_networks": []}, "127.0.0.1", None, 403),
     ],
 )
-def test_a_page_for_operators_is_answered_to_the_configured_networks_alone(
+def test_only_the_configured_networks_get_the_pages_for_operators(
     settings: dict[str, Any], connection: str, header: str | None, status: int
 ) -> None:
     app = bottle.Bottle()
@@ -44,7 +44,7 @@ def test_a_page_for_operators_is_answered_to_the_configured_networks_alone(
 
 
 @pytest.mark.parametrize("header", ["X-Forwarded-For", "Forwarded"])
-def test_a_proxy_on_this_machine_that_does_not_say_who_calls_is_not_taken_for_the_caller(header: str) -> None:
+def test_a_local_proxy_without_x_real_ip_is_not_mistaken_for_the_caller(header: str) -> None:
     gate = StatusNetworks(Application())
     app = bottle.Bottle()
     app.route("/page", "GET", lambda: "secret", apply=[gate.limit])

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: when they come, and what they end."""
+"""Handling of SIGTERM and SIGINT."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from core.stopping import stop_on_signals
 BOTH = [signal.SIGTERM, signal.SIGINT]
 
 
-class ToldOutside(Exception):
-    """The signal came when nobody was prepared for it: the process would have ended."""
+class UnhandledSignal(Exception):
+    """The signal would have ended the process."""
 
 
 @pytest.fixture(autouse=True)
 def outside() -> Iterator[None]:
-    def tell(number: int, _: object) -> None:
-        raise ToldOutside
+    def fail(number: int, _: object) -> None:
+        raise UnhandledSignal
 
-    before = {number: signal.signal(number, tell) for number in BOTH}
+    before = {number: signal.signal(number, fail) for number in BOTH}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -44,20 +44,20 @@ def test_a_signal_sets_the_event_within_the_block_only(number: signal.Signals) -
     with stop_on_signals(stop):
         send(number)
         assert stop.wait(10)
-    with pytest.raises(ToldOutside):
+    with pytest.raises(UnhandledSignal):
         send(number)
 
 
-def test_a_signal_may_come_while_the_event_is_being_waited_for() -> None:
+def test_a_signal_may_arrive_while_the_event_is_waited_for() -> None:
     stop = threading.Event()
     with stop_on_signals(stop):
-        # What `wait` does, too, for as long as it takes to see whether there is anything to wait for.
+        # `wait` holds this lock too, while it checks the flag.
         with stop._cond:
             send(signal.SIGTERM)
         assert stop.wait(10)
 
 
-def test_sigterm_may_come_again_and_only_a_second_sigint_ends_the_process() -> None:
+def test_only_a_second_sigint_ends_the_process() -> None:
     with stop_on_signals(threading.Event()):
         send(signal.SIGTERM)
         send(signal.SIGTERM)
@@ -66,15 +66,15 @@ def test_sigterm_may_come_again_and_only_a_second_sigint_ends_the_process() -> N
 
 
 @pytest.mark.parametrize("command", [[], ["scheduler"]], ids=["daemon", "scheduler"])
-def test_a_signal_during_the_start_ends_the_process_as_one_that_comes_later(
+def test_a_signal_during_startup_stops_the_process_in_order(
     command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ended: list[bool] = []
 
-    class Told:
-        """A scheduler during whose start the process is told to stop."""
+    class SignalledScheduler:
+        """A scheduler during whose start the process gets SIGTERM."""
 
-        def __init__(self, schedules: object) -> None:
+        def __init__(self, *_: object) -> None:
             pass
 
         def start(self) -> None:
@@ -83,7 +83,7 @@ def test_a_signal_during_the_start_ends_the_process_as_one_that_comes_later(
         def stop(self, stop: threading.Event) -> None:
             ended.append(stop.is_set())
 
-    monkeypatch.setattr(jobs.commands, "Scheduler", Told)
+    monkeypatch.setattr(jobs.commands, "Scheduler", SignalledScheduler)
 
     def serve(*_: object, stop: threading.Event, on_start: Callable[[], object], **__: object) -> int:
         on_start()

@@ -1,4 +1,4 @@
-"""What a path in a registry's storage stands for."""
+"""The meaning of paths in a registry's storage."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_file_outside_the_registry_layout_is_not_a_blob(path: str) -> None:
     assert LAYOUT.digest_of(path) is None
 
 
-def test_links_say_which_repository_holds_a_blob() -> None:
+def test_links_show_which_repository_holds_a_blob() -> None:
     link = LayerLink("library/ubuntu", A)
     assert LAYOUT.link_at(f"{REPOSITORY}/_layers/sha256/{A.hex}/link") == link
     assert LAYOUT.link_at(f"/{REPOSITORY}/_layers/sha256/{A.hex}/link") == link
@@ -65,7 +65,7 @@ def test_links_say_which_repository_holds_a_blob() -> None:
         f"docker/registry/v2/blobs/_layers/sha256/{A.hex}/link",
     ],
 )
-def test_other_files_of_a_repository_tie_no_blob_to_it(path: str) -> None:
+def test_other_files_of_a_repository_are_not_links(path: str) -> None:
     assert LAYOUT.link_at(path) is None
 
 
@@ -77,7 +77,7 @@ def test_all_files_of_an_upload_are_parts_of_one() -> None:
     assert LAYOUT.upload_at(f"{REPOSITORY}/_layers/sha256/{A.hex}/link") is None
 
 
-def test_a_template_of_another_making_has_no_repositories_beside_it() -> None:
+def test_a_custom_template_has_no_repositories() -> None:
     assert LAYOUT.repositories == "docker/registry/v2/repositories"
     assert StorageLayout("/layers/{short_digest}/{full_digest}", 3).repositories is None
     assert StorageLayout("/blobs/{short_digest}/{full_digest}", 3).repositories == "repositories"

@@ -1,4 +1,4 @@
-"""Chunks: how a layer is divided, and the bitmap that says which of them are there."""
+"""Chunks: the division of a layer, and the bitmap of chunks."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_the_chunk_length_is_the_smallest_power_of_two_that_gives_at_most_256_ch
 
 
 @given(SIZES)
-def test_the_rule_holds_for_every_size(size: int) -> None:
+def test_the_rule_applies_to_every_size(size: int) -> None:
     length = chunk_length(size, piece_length(size))
 
     assert SHORTEST <= length <= LONGEST
@@ -69,7 +69,7 @@ def test_a_chunk_outside_the_layer_is_an_error(chunk: int) -> None:
 
 
 @pytest.mark.parametrize(("size", "piece"), [(0, 64), (-1, 64), (64, 0)])
-def test_nothing_cannot_be_divided(size: int, piece: int) -> None:
+def test_an_empty_layer_has_no_chunks(size: int, piece: int) -> None:
     with pytest.raises(ValueError, match="no chunks"):
         chunk_length(size, piece)
 

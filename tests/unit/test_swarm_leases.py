@@ -1,4 +1,4 @@
-"""The lease book: which chunks nodes are leased, which peers they are named, and when they call again."""
+"""The lease book: leases, peers, and when nodes call again."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CHUNKS = 40
 
 
 class Swarm:
-    """A book, and nodes that call it by number at a time that the test sets."""
+    """A book, and numbered nodes that call it at times that the test sets."""
 
     def __init__(self, layer: str = LAYER, chunks: int = CHUNKS, book: LeaseBook | None = None) -> None:
         self.book = book or LeaseBook(Random(1))
@@ -71,15 +71,15 @@ def leased(reply: Reply) -> list[int]:
     return [lease.chunk for lease in reply.leases]
 
 
-def test_a_lone_node_is_leased_the_lowest_chunks_up_to_all_slots() -> None:
+def test_a_lone_node_gets_leases_of_the_lowest_chunks_for_all_slots() -> None:
     assert leased(Swarm().call(1)) == list(range(SLOTS))
 
 
-def test_a_node_is_leased_no_more_than_it_wants() -> None:
+def test_a_node_gets_no_more_leases_than_it_wants() -> None:
     swarm = Swarm()
 
     assert leased(swarm.call(1, want=3)) == [0, 1, 2]
-    assert leased(swarm.call(1, want=0)) == [0, 1, 2], "what it holds it may finish"
+    assert leased(swarm.call(1, want=0)) == [0, 1, 2], "it may finish its leases"
 
 
 def test_nodes_share_the_slots() -> None:
@@ -146,7 +146,7 @@ def test_slots_are_shared_by_all_layers() -> None:
     assert swarm.book.live_leases(swarm.now) == SLOTS
 
 
-def test_a_chunk_fetched_makes_room_for_the_next() -> None:
+def test_a_fetched_chunk_frees_a_slot() -> None:
     swarm = Swarm()
     swarm.call(1, want=2)
     swarm.now += 1
@@ -177,7 +177,7 @@ def test_chunks_that_another_node_has_are_not_leased() -> None:
     assert leased(swarm.call(2, want=4)) == [2, 3, 4, 6]
 
 
-def test_chunks_of_a_node_that_fell_silent_are_leased_again() -> None:
+def test_chunks_of_a_silent_node_are_leased_again() -> None:
     swarm = Swarm(chunks=2)
     again = swarm.call(1, held=[0, 1], want=0).again
     assert leased(swarm.call(2)) == []
@@ -207,7 +207,7 @@ def test_of_expired_leases_the_oldest_is_granted_first() -> None:
     assert leased(swarm.call(5, want=2)) == [1, 2]
 
 
-def test_a_lease_lasts_four_times_what_chunks_took_lately() -> None:
+def test_a_lease_lasts_four_times_the_recent_duration_of_chunks() -> None:
     swarm = Swarm()
     [*_, first] = swarm.call(1, want=3).leases
     swarm.now += 4
@@ -246,7 +246,7 @@ def test_a_node_gets_all_peers_except_itself() -> None:
     assert sorted(one.ip for one in swarm.call(2).peers) == ["10.0.0.1", "10.0.0.3"]
 
 
-def test_complete_nodes_are_named_first_and_fifty_at_most() -> None:
+def test_at_most_fifty_peers_are_listed_complete_ones_first() -> None:
     swarm = Swarm()
     for number in range(100):
         swarm.call(number, want=0)
@@ -258,7 +258,7 @@ def test_complete_nodes_are_named_first_and_fifty_at_most() -> None:
     assert set(peers[:30]) == {f"10.0.0.{number}" for number in range(200, 230)}
 
 
-def test_which_others_are_named_is_random() -> None:
+def test_other_peers_are_chosen_at_random() -> None:
     swarm = Swarm()
     for number in range(200):
         swarm.call(number, want=0)
@@ -267,7 +267,7 @@ def test_which_others_are_named_is_random() -> None:
     assert len(named) > 2 * MAX_PEERS
 
 
-def test_nodes_not_heard_within_the_hour_are_not_named() -> None:
+def test_nodes_silent_for_an_hour_are_not_listed() -> None:
     swarm = Swarm()
     swarm.call(1)
     swarm.announce(2)
@@ -286,7 +286,7 @@ def test_a_node_that_joins_waits_for_the_seeds_for_a_moment() -> None:
 
     assert leased(swarm.call(2)) == []
     swarm.now += SEEDS_GRACE
-    assert leased(swarm.call(2)) == list(range(SLOTS)), "the seed may be gone"
+    assert leased(swarm.call(2)) == list(range(SLOTS)), "the seed may have left"
 
 
 def test_a_node_that_has_just_become_complete_counts_as_having_everything() -> None:
@@ -302,7 +302,7 @@ def test_a_node_that_has_just_become_complete_counts_as_having_everything() -> N
 
 
 @pytest.mark.parametrize(("nodes", "longest"), [(1, 2), (10, 2), (320, 3), (10_000, 90)])
-def test_the_more_nodes_the_seldomer_each_calls(nodes: int, longest: float) -> None:
+def test_the_more_nodes_the_less_often_each_calls(nodes: int, longest: float) -> None:
     swarm = Swarm()
     for number in range(SLOTS, SLOTS + nodes):
         swarm.call(number, want=1)
@@ -313,7 +313,7 @@ def test_the_more_nodes_the_seldomer_each_calls(nodes: int, longest: float) -> N
     assert all(wait <= 2 for wait in waits[:SLOTS]), "those with a lease call first"
 
 
-def test_a_node_that_lacks_nothing_calls_seldomer() -> None:
+def test_a_complete_node_calls_less_often() -> None:
     assert Swarm().call(1, range(CHUNKS)).again >= 0.8
 
 
@@ -328,7 +328,7 @@ def test_silent_nodes_do_not_slow_down_the_others() -> None:
     assert swarm.book.active == 1
 
 
-def test_a_complete_node_calls_with_its_announcements_from_then_on() -> None:
+def test_a_complete_node_calls_only_with_its_announcements() -> None:
     swarm = Swarm()
 
     assert swarm.call(1, range(CHUNKS), complete=True).again >= 0.8 * SEEDS_INTERVAL
@@ -336,7 +336,7 @@ def test_a_complete_node_calls_with_its_announcements_from_then_on() -> None:
     assert swarm.book.active == 0
 
 
-def test_the_swarms_are_bounded_and_the_one_called_for_longest_ago_is_forgotten() -> None:
+def test_swarms_are_bounded_and_the_least_recently_called_is_forgotten() -> None:
     book = LeaseBook(Random(1), max_swarms=2)
     for layer in ("1" * 64, "2" * 64):
         Swarm(layer, book=book).call(1)
@@ -358,7 +358,7 @@ def test_the_nodes_of_all_swarms_are_bounded() -> None:
     assert len(Swarm(f"{4:064x}", book=book).call(0).peers) == 3
 
 
-def test_a_wrong_number_of_chunks_disturbs_no_other_node() -> None:
+def test_a_wrong_number_of_chunks_does_not_affect_other_nodes() -> None:
     swarm = Swarm()
     swarm.call(1, want=1)
     swarm.call(2, want=1)

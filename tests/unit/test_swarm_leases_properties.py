@@ -1,4 +1,4 @@
-"""The lease book under any sequence of calls: leases never overlap, bounds hold, every chunk has its turn."""
+"""The lease book under any sequence of calls: leases never overlap, limits hold, every chunk is leased."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LAYERS = ("a" * 64, "b" * 64)
 NODES = st.integers(0, 5)
 CHUNKS = 30
 MAX_MEMBERS = 12
-"""As many as there are nodes and layers: what the book forgets may be leased twice."""
+"""As many as nodes and layers: a chunk of a forgotten swarm may be leased twice."""
 CHUNK_SETS = st.sets(st.integers(0, CHUNKS - 1))
 
 
@@ -34,14 +34,14 @@ def call(book: LeaseBook, now: float, layer: str, node: int, held: set[int], **f
 
 
 class Calls(RuleBasedStateMachine):
-    """Any calls of a few nodes for two layers. Keeps, as the nodes would, which leases are live."""
+    """Any calls of a few nodes for two layers. Tracks the live leases, as nodes do."""
 
     def __init__(self) -> None:
         super().__init__()
         self.book = LeaseBook(Random(0), max_members=MAX_MEMBERS)
         self.now = 0.0
         self.live: dict[tuple[str, int], tuple[int, float]] = {}
-        """By layer and chunk: who holds the lease, until when."""
+        """Holder and expiry of each lease, by layer and chunk."""
 
     @rule(seconds=st.floats(0, 20))
     def time_passes(self, seconds: float) -> None:
@@ -100,7 +100,7 @@ TestCalls.settings = settings(max_examples=40, stateful_step_count=30, deadline=
 
 @given(st.data())
 @settings(max_examples=30, deadline=None)
-def test_every_chunk_has_its_turn_though_holders_vanish(data: st.DataObject) -> None:
+def test_every_chunk_is_leased_although_holders_vanish(data: st.DataObject) -> None:
     """Nodes take leases and vanish; a new node comes every second until one of them has fetched everything."""
     book = LeaseBook(Random(0))
     now = 0.0

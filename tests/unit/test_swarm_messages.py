@@ -1,4 +1,4 @@
-"""The JSON of swarm calls: what is encoded is decoded, and hostile input is refused."""
+"""The JSON of swarm calls: messages survive encoding, and hostile input is refused."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def test_a_request_that_breaks_a_rule_is_refused(changes: dict[str, Any]) -> Non
 
 
 @pytest.mark.parametrize("missing", ["node", "port", "chunks", "held"])
-def test_a_request_without_what_is_required_is_refused(missing: str) -> None:
+def test_a_request_without_a_required_field_is_refused(missing: str) -> None:
     with pytest.raises(SwarmMessageInvalid, match=missing):
         SwarmRequest.decode(json.dumps({k: v for k, v in REQUEST.items() if k != missing}).encode())
 
@@ -227,7 +227,7 @@ def test_an_invalid_message_is_refused(raw: bytes) -> None:
         SwarmRequest.decode(raw)
 
 
-def test_the_reason_does_not_repeat_what_was_sent() -> None:
+def test_the_reason_does_not_quote_the_message() -> None:
     with pytest.raises(SwarmMessageInvalid) as refused:
         SwarmAnswer.decode(body(ANSWER, capability="secret/secret"))
 

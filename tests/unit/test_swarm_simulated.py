@@ -1,4 +1,4 @@
-"""The lease book with simulated nodes: the origin sends one layer, and the last node is soon done."""
+"""The lease book with simulated nodes: the origin sends about one layer, and the last node is done in time."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_few_nodes_leave_no_line_idle(nodes: int) -> None:
     assert outcome.origin_layers == pytest.approx(1)
 
 
-def test_nodes_that_join_later_cost_the_origin_nothing_more() -> None:
+def test_nodes_that_join_later_add_no_load_to_the_origin() -> None:
     outcome = ended(join_steps=lambda node: 2 * node)
 
     assert outcome.origin_layers <= 1.05

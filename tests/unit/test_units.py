@@ -1,4 +1,4 @@
-"""Durations and sizes as people read them."""
+"""Durations and sizes for people."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Good verdicts: for how long they are remembered, for whom, and of how many callers."""
+"""The cache of positive verdicts: its lifetime, its keys and its size."""
 
 from core.access.blackbox import GoodVerdicts
 
@@ -31,14 +31,14 @@ def test_neither_another_token_nor_another_address_shares_it() -> None:
     assert not verdicts.holds("token\n192.0.2.1", "")
 
 
-def test_beyond_the_limit_the_oldest_is_forgotten() -> None:
+def test_the_oldest_is_evicted_beyond_the_limit() -> None:
     verdicts = GoodVerdicts(10, Clock(), limit=2)
     for token in ("a", "b", "a", "c"):
         verdicts.keep(token, "192.0.2.1")
     assert [verdicts.holds(token, "192.0.2.1") for token in ("a", "b", "c")] == [True, False, True]
 
 
-def test_remembered_verdicts_hold_no_token() -> None:
+def test_cached_verdicts_contain_no_token() -> None:
     verdicts = GoodVerdicts(10, Clock())
     verdicts.keep("throw-away-token", "192.0.2.1")
     assert "throw-away-token" not in str(vars(verdicts))

@@ -13,7 +13,7 @@ import pytest
 from core.wake import WakeListener, wake
 
 
-def test_each_wake_is_heard(tmp_path: Path) -> None:
+def test_each_wake_is_received(tmp_path: Path) -> None:
     heard: queue.SimpleQueue[None] = queue.SimpleQueue()
     listener = WakeListener(tmp_path / "state", lambda: heard.put(None))
     listener.start()

@@ -12,12 +12,12 @@ from sql.engine import create_engine_for
 from sql.tables import build_tables
 from tests.integration.sql.database import NOW, Database
 
-# More tries than any layer needs here.
+# More attempts than any layer needs here.
 MANY = 10**6
 
 
 def work_on(database: Database, seed: int, tick: Callable[[], int]) -> Counter[str]:
-    """Claim until the queue is empty; complete, retry, give back, renew or abandon each claim.
+    """Claim until the queue is empty; complete, retry, return, renew or abandon each claim.
 
     `tick` is the clock, and returns another time at each call. Return how often each layer was completed.
     """
@@ -38,7 +38,7 @@ def work_on(database: Database, seed: int, tick: Callable[[], int]) -> Counter[s
             elif fate < 0.9:
                 returned.append(claim)
         database.return_claims(returned)
-        # Old enough that its brewer is slow or gone: both happen here.
+        # Old enough that its brewer is slow or dead: both happen here.
         database.release(older_than=tick() - 40, max_attempts=MANY)
     return completed
 
@@ -52,7 +52,7 @@ def threads_work_on(database: Database, seeds: range) -> Counter[str]:
 
 
 def process_works_on(url: str, seed: int, processes: int) -> Counter[str]:
-    """Run `work_on` in a process of its own, whose clock returns times that no other's returns."""
+    """Run `work_on` in a separate process, whose clock returns times that no other's returns."""
     engine = create_engine_for(url=url, max_pool_size=4)
     try:
         clock = itertools.count(NOW + seed, processes)

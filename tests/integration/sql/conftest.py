@@ -24,7 +24,7 @@ def pgbouncer(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture(scope="session")
 def wiped_database(postgres: PostgresServer) -> Iterator[str]:
-    """The name of a PostgreSQL database that the tests use in turn: emptying is quicker than creating."""
+    """The name of a PostgreSQL database that the tests share: emptying is faster than creating."""
     name = f"test_sql_{os.getpid()}"
     postgres.create_database(name)
     yield name
@@ -54,7 +54,7 @@ def engine_url(request: pytest.FixtureRequest, tmp_path: Path, postgres: Postgre
 @pytest.fixture
 def engine(engine_url: str) -> Iterator[sa.Engine]:
     """An engine for an empty database, of each kind in turn."""
-    made = create_engine_for(url=engine_url, max_pool_size=20)
+    made = create_engine_for(url=engine_url, max_pool_size=20, connect_timeout=60, pool_timeout=60)
     yield made
     made.dispose()
 
@@ -62,7 +62,9 @@ def engine(engine_url: str) -> Iterator[sa.Engine]:
 @pytest.fixture
 def postgres_engine(postgres: PostgresServer, empty_database: str) -> Iterator[sa.Engine]:
     """An engine for an empty database on PostgreSQL."""
-    made = create_engine_for(url=postgres.url(empty_database), max_pool_size=20)
+    made = create_engine_for(
+        url=postgres.url(empty_database), max_pool_size=20, connect_timeout=60, pool_timeout=60
+    )
     yield made
     made.dispose()
 

@@ -1,4 +1,4 @@
-"""A database under test: each call is a transaction of its own, with defaults for most arguments."""
+"""A database under test: each call is a separate transaction, with defaults for most arguments."""
 
 from __future__ import annotations
 

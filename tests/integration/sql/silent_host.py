@@ -16,9 +16,9 @@ def hung_host(host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
 
 @contextmanager
 def black_hole() -> Iterator[str]:
-    """`host:port` where connecting gets no answer at all, as behind a firewall that drops packets.
+    """`host:port` where connecting gets no answer, as behind a firewall that drops packets.
 
-    A listener whose backlog is full: Linux lets further SYNs fall.
+    A listener whose backlog is full: Linux drops further SYNs.
     """
     with ExitStack() as stack:
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))

@@ -1,4 +1,4 @@
-"""Claims: which layers a brewer gets, and what each outcome leaves in the database."""
+"""Claims: which layers a brewer gets, and the rows after each outcome."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def test_a_claim_has_everything_that_brewing_needs(database: Database) -> None:
     assert claim.token == NOW + 5
 
 
-def test_an_empty_queue_gives_nothing(database: Database) -> None:
+def test_an_empty_queue_has_nothing_to_claim(database: Database) -> None:
     assert database.claim() == []
 
 
-def test_the_most_urgent_come_first_and_then_the_longest_waiting(database: Database) -> None:
+def test_claims_are_ordered_by_priority_and_then_by_age(database: Database) -> None:
     database.enqueue(A, priority=Priority.BACKFILLED, now=NOW)
     database.enqueue(B, priority=Priority.PUSHED, now=NOW + 3)
     database.enqueue(C, priority=Priority.PUSHED, now=NOW + 2)
@@ -53,7 +53,7 @@ def test_no_more_than_the_limit_are_claimed_and_none_twice(database: Database) -
 def test_the_limit_holds_when_the_planner_runs_a_subquery_in_a_loop(on_postgres: Database, rows: int) -> None:
     on_postgres.enqueue(*(digest_of(number) for number in range(rows)))
     with on_postgres.engine.begin() as connection:
-        # With these off, an UPDATE with LIMIT in a bare subquery takes all rows, one for each time round.
+        # With these off, an UPDATE with LIMIT in a bare subquery takes all rows, one per iteration.
         for method in ("hashjoin", "mergejoin", "hashagg", "sort", "material", "memoize"):
             connection.exec_driver_sql(f"SET LOCAL enable_{method} = off")
         claims = claim_layers(connection, on_postgres.tables, now=NOW, limit=2, brewer="host:1")
@@ -134,7 +134,7 @@ def test_a_brewer_that_lost_its_lock_changes_nothing(database: Database) -> None
     assert database.layer(A).rbtorrent_id == rbtorrent_id_of(A)
 
 
-def test_a_retried_layer_waits_for_its_time_and_keeps_its_place(database: Database) -> None:
+def test_a_retried_layer_waits_for_its_time_and_keeps_its_position(database: Database) -> None:
     database.enqueue(A, now=NOW - 100)
     database.enqueue(B, now=NOW - 50)
     assert database.retry(database.claim_one(), reason="slow\nsource", next_try=NOW + 60)
@@ -148,7 +148,7 @@ def test_a_retried_layer_waits_for_its_time_and_keeps_its_place(database: Databa
     assert [(claim.digest, claim.attempts) for claim in again] == [(A, 1), (C, 0)]
 
 
-def test_thousands_of_delayed_layers_all_come_back(database: Database) -> None:
+def test_thousands_of_delayed_layers_are_all_claimed_again(database: Database) -> None:
     digests = [digest_of(number) for number in range(2_500)]
     database.enqueue(*digests)
     database.execute(f"UPDATE rbtorrent_mapping_queue SET next_try = {NOW + 10}")
@@ -157,7 +157,7 @@ def test_thousands_of_delayed_layers_all_come_back(database: Database) -> None:
     assert sorted(claimed) == sorted(digests)
 
 
-def test_a_layer_set_aside_stays_there(database: Database) -> None:
+def test_a_layer_set_aside_is_not_claimed(database: Database) -> None:
     database.enqueue(A)
     assert database.set_aside(database.claim_one(), reason="not there")
     layer = database.layer(A)
@@ -185,7 +185,7 @@ def test_an_id_that_another_layer_has_is_a_clear_error(database: Database) -> No
     database.complete(first, rbtorrent_id="rbtorrent:same")
     with pytest.raises(RbtorrentIdTaken, match=f"same of {second.digest} belongs to another") as caught:
         database.complete(second, rbtorrent_id="rbtorrent:same")
-    # Nothing was written, and the layer can be put out of the way.
+    # Nothing was written, and the layer can be set aside.
     assert database.set_aside(second, reason=str(caught.value))
     assert database.layer(second.digest).state == "set aside"
 

@@ -1,4 +1,4 @@
-"""Many brewers on one queue: nothing brewed twice, lost or stuck."""
+"""Many brewers on one queue: no layer is brewed twice, lost or stuck."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_threads_brew_each_layer_once(database: Database) -> None:
 
 def test_processes_brew_each_layer_once(database: Database, engine_url: str) -> None:
     database.enqueue(*LAYERS)
-    # Not forked: this process has threads, and connections that are not to be shared.
+    # Not forked: this process has threads, and connections that must not be shared.
     spawned = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(3, mp_context=spawned) as pool:
         working = [pool.submit(process_works_on, engine_url, seed, 3) for seed in range(3)]
@@ -62,7 +62,7 @@ def test_claimers_at_the_same_moment_get_different_layers(database: Database) ->
 def test_layers_requested_by_many_at_once_are_queued_once(database: Database) -> None:
     together = threading.Barrier(8)
 
-    def ask(seed: int) -> tuple[int, dict[str, Priority]]:
+    def enqueue(seed: int) -> tuple[int, dict[str, Priority]]:
         chance = random.Random(seed)
         queued, asked = 0, {}
         together.wait()
@@ -76,7 +76,7 @@ def test_layers_requested_by_many_at_once_are_queued_once(database: Database) ->
         return queued, asked
 
     with ThreadPoolExecutor(8) as pool:
-        results = list(pool.map(ask, range(8)))
+        results = list(pool.map(enqueue, range(8)))
     wanted: dict[str, Priority] = {}
     scopes: dict[str, set[str]] = {}
     for seed, (_, asked) in enumerate(results):
@@ -93,13 +93,13 @@ def test_callers_in_opposite_orders_do_not_deadlock(database: Database) -> None:
     many = [digest_of(number) for number in range(3_000)]
     together = threading.Barrier(4)
 
-    def ask(seed: int) -> int:
+    def enqueue(seed: int) -> int:
         mine = random.Random(seed).sample(many, len(many))
         together.wait()
         return database.enqueue(*mine)
 
     with ThreadPoolExecutor(4) as pool:
-        assert sum(pool.map(ask, range(4))) == len(many)
+        assert sum(pool.map(enqueue, range(4))) == len(many)
 
 
 def test_a_live_brewers_layers_are_never_released(database: Database) -> None:
@@ -145,7 +145,7 @@ def test_a_brewer_that_lost_its_locks_writes_nothing(database: Database) -> None
     with ThreadPoolExecutor(2) as pool:
         slow_ones, new_ones = pool.submit(hurry), pool.submit(replace)
         by_slow, by_new = slow_ones.result(), new_ones.result()
-    # What was free, but passed over because the slow one was still trying to finish it.
+    # Free layers that were skipped because the slow brewer was still trying to finish them.
     by_new += sum(
         database.complete(claim, rbtorrent_id=f"new:{claim.digest}"[:60])
         for claim in database.claim(40, now=NOW + 2)

@@ -35,7 +35,7 @@ def test_enqueueing_again_changes_nothing(database: Database) -> None:
     assert (database.layer(A), database.mapping()) == before
 
 
-def test_only_what_is_new_is_counted(database: Database) -> None:
+def test_only_new_layers_are_counted(database: Database) -> None:
     database.enqueue(A)
     assert database.enqueue(A, B, C, B) == 2
 
@@ -64,7 +64,7 @@ def test_an_unknown_size_is_filled_in_and_a_known_one_stays(database: Database) 
     assert database.layer(A).size == 7
 
 
-def test_each_scope_is_remembered_once(database: Database) -> None:
+def test_each_scope_is_recorded_once(database: Database) -> None:
     layers = [Layer(A, ("team/b",), 1), Layer(A, ("team/a",), None), Layer(B, (), 2)]
     assert database.enqueue_all(layers) == 2
     database.enqueue_all(layers)
@@ -133,7 +133,7 @@ def test_a_layer_set_aside_is_queued_again_when_pushed_or_found(
     assert database.claim_one().priority == priority
 
 
-def test_a_layer_set_aside_stays_aside_when_requested(database: Database) -> None:
+def test_a_layer_set_aside_stays_so_when_requested(database: Database) -> None:
     database.enqueue(A)
     database.set_aside(database.claim_one(), reason="no blob")
     assert database.enqueue(A, priority=Priority.ASKED, scope="team/b") == 0
@@ -185,10 +185,10 @@ def test_a_row_locked_by_hand_is_adopted_and_left_locked(database: Database) -> 
 
 
 def test_a_malformed_row_inserted_by_hand_is_adopted_and_set_aside(database: Database) -> None:
-    database.execute("INSERT INTO rbtorrent_mapping (digest, added) VALUES ('no digest; at all', 1), ('', 2)")
+    database.execute("INSERT INTO rbtorrent_mapping (digest, added) VALUES ('not a digest', 1), ('', 2)")
     assert database.adopt() == 2
     assert database.claim() == []
-    assert {layer.digest for layer in database.status().set_aside_layers} == {"no digest; at all", ""}
+    assert {layer.digest for layer in database.status().set_aside_layers} == {"not a digest", ""}
 
 
 def test_layers_that_other_programs_brewed_or_deleted_leave_the_queue(database: Database) -> None:

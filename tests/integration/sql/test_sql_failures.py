@@ -1,4 +1,4 @@
-"""When layers failed last: recorded with each failure, forgotten after a week, listed latest first."""
+"""Recent failures of layers: recorded, deleted after a week, listed with the latest first."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def failures(database: Database, limit: int = 10) -> list[RecentFailure]:
         return list_recent_failures(connection, database.tables, limit=limit)
 
 
-def test_failures_are_listed_with_what_the_queue_knows_the_latest_first(database: Database) -> None:
+def test_failures_are_listed_with_their_queue_rows_the_latest_first(database: Database) -> None:
     database.enqueue(A, size=5, scope="library/ubuntu")
     database.enqueue(A, size=5, scope="library/debian")
     database.set_aside(database.claim_one(), reason="no blob", now=NOW + 1)
@@ -52,7 +52,7 @@ def test_a_layer_of_a_vanished_brewer_counts_as_failed(database: Database) -> No
     assert failure.reason == "brewer host:7 vanished"
 
 
-def test_what_was_brewed_or_queued_again_since_is_not_listed(database: Database) -> None:
+def test_layers_brewed_or_queued_again_since_are_not_listed(database: Database) -> None:
     database.enqueue(A)
     database.retry(database.claim_one(), next_try=NOW)
     database.complete(database.claim_one())

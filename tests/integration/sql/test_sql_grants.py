@@ -1,4 +1,4 @@
-"""A database that lacks a table, column or privilege: reported in a line, and by `check` in advance."""
+"""A database that lacks a table, column or privilege: reported in one line, and by `check` in advance."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_missing_privilege_to_create_comes_with_a_remedy(low: sa.Engine) -> No
 
     assert str(caught.value) == (
         "the database is not ready: user low_user: permission denied for schema public: "
-        "run what `docker_torrents init-db --print` prints as the owner"
+        "run the output of `docker_torrents init-db --print` as the owner"
     )
     with pytest.raises(
         DatabaseNotReady, match=r"GRANT CREATE ON SCHEMA public TO low_user, or .*init-db --print"
@@ -97,7 +97,7 @@ def test_a_missing_index_must_be_created_by_the_owner(
     postgres.execute("GRANT ALL ON ALL TABLES IN SCHEMA public TO low_user", empty_database)
     on_postgres.execute("DROP INDEX rbtorrent_mapping_waiting")
 
-    with pytest.raises(DatabaseNotReady, match="have the owner of rbtorrent_mapping make its indexes"):
+    with pytest.raises(DatabaseNotReady, match="the owner of rbtorrent_mapping must create its indexes"):
         probe_database(low, TABLES)
     with pytest.raises(DatabaseNotReady, match="must be owner of table rbtorrent_mapping: run what"):
         init_db(low, TABLES)
@@ -108,12 +108,12 @@ def test_a_missing_column_is_named(engine: sa.Engine) -> None:
         connection.exec_driver_sql(
             "CREATE TABLE rbtorrent_mapping (digest varchar(128) PRIMARY KEY, added bigint)"
         )
-    told: list[str] = []
+    lines: list[str] = []
 
-    summary = init_db(engine, TABLES, told.append)
+    summary = init_db(engine, TABLES, lines.append)
 
-    assert "still missing: column rbtorrent_mapping.brewed" in told
-    assert "created table rbtorrent_mapping_queue" in told
+    assert "still missing: column rbtorrent_mapping.brewed" in lines
+    assert "created table rbtorrent_mapping_queue" in lines
     assert summary.failed > 0
     with pytest.raises(DatabaseNotReady, match=r"missing column rbtorrent_mapping\.brew"):
         probe_database(engine, TABLES)
@@ -144,12 +144,12 @@ def test_check_continues_whatever_a_probe_raises() -> None:
     def broken() -> str:
         raise ValueError("of some\nlibrary")
 
-    told: list[str] = []
+    lines: list[str] = []
 
     assert (
-        str(check([("layers", broken), ("metainfo", lambda: "fine")], told.append)) == "checked 2, failed 1"
+        str(check([("layers", broken), ("metainfo", lambda: "fine")], lines.append)) == "checked 2, failed 1"
     )
-    assert told == ["failed  layers     ValueError: of some library", "ok      metainfo   fine"]
+    assert lines == ["failed  layers     ValueError: of some library", "ok      metainfo   fine"]
 
 
 def test_check_creates_no_sqlite_file(tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_check_creates_no_sqlite_file(tmp_path: Path) -> None:
     assert not file.parent.exists()
 
 
-def test_a_sqlite_file_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+def test_the_error_names_an_unusable_sqlite_file(tmp_path: Path) -> None:
     (tmp_path / "queue.sqlite").write_text("this is none, and long enough for a header" * 100)
     engine = create_engine_for(file=tmp_path / "queue.sqlite")
 
@@ -170,7 +170,7 @@ def test_a_sqlite_file_that_cannot_be_used_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
-def test_a_sqlite_file_of_another_user_names_who_is_denied(tmp_path: Path) -> None:
+def test_the_error_for_a_sqlite_file_of_another_user_names_the_user(tmp_path: Path) -> None:
     sqlite3.connect(tmp_path / "queue.sqlite").close()
     (tmp_path / "queue.sqlite").touch()
     for folder in [tmp_path, *tmp_path.parents]:

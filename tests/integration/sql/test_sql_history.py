@@ -1,4 +1,4 @@
-"""The history: the last run of each job, and samples that several brewers add to."""
+"""The history: the last run of each job, and samples summed over several brewers."""
 
 from __future__ import annotations
 

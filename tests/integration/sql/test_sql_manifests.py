@@ -1,4 +1,4 @@
-"""Manifests still to be resolved, those that were, and the roles."""
+"""Unresolved and resolved manifests, and the roles."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _counts(database: Database) -> ManifestCounts:
         return count_manifests(connection, database.tables)
 
 
-def test_manifests_come_by_urgency_and_age(database: Database) -> None:
+def test_manifests_are_ordered_by_priority_and_age(database: Database) -> None:
     assert _enqueue(database, ("team/a", A), priority=Priority.SCANNED, now=NOW - 9) == 1
     assert _enqueue(database, ("team/a", B), ("team/b", B), ("team/a", B), now=NOW - 5) == 2
     assert _enqueue(database, ("team/a", C), now=NOW - 7) == 1
@@ -65,7 +65,7 @@ def test_recording_a_manifest_again_may_only_make_it_more_urgent(database: Datab
     assert [one.priority for one in _due(database)] == [Priority.PUSHED]
 
 
-def test_a_failed_manifest_comes_back_in_time(database: Database) -> None:
+def test_a_failed_manifest_is_due_after_its_delay(database: Database) -> None:
     _enqueue(database, ("a", A))
     with transaction(database.engine) as connection:
         assert fail_manifest(connection, database.tables, "a", A, reason="slow", next_try=NOW + 30)
@@ -183,7 +183,7 @@ def test_manifests_of_many_scopes_are_remembered_once(database: Database) -> Non
         assert seen_manifests(connection, database.tables, "b", [A, B, C]) == {C}
 
 
-def test_manifests_are_forgotten_some_at_a_time_the_oldest_first(database: Database) -> None:
+def test_old_manifests_are_deleted_in_batches_the_oldest_first(database: Database) -> None:
     with transaction(database.engine) as connection:
         for number, digest in enumerate((A, B, C)):
             mark_seen(connection, database.tables, "a", [digest], now=NOW + number)

@@ -88,7 +88,7 @@ def test_a_report_of_an_unknown_or_missed_layer_changes_nothing(database: Databa
     assert due(database, now=NOW + DAY) == [Suspect(A, NOW)]
 
 
-def test_the_first_miss_is_what_counts(database: Database) -> None:
+def test_the_first_miss_counts(database: Database) -> None:
     brewed(database, A)
     hint(database, A, now=NOW - 5)
     miss(database, A, now=NOW)
@@ -101,7 +101,7 @@ def test_a_layer_dropped_since_is_not_a_suspect(database: Database) -> None:
     assert due(database, now=NOW + DAY) == []
 
 
-def test_a_suspect_that_is_there_is_cleared_and_an_unanswered_one_postponed(database: Database) -> None:
+def test_a_present_suspect_is_cleared_and_an_unknown_one_is_postponed(database: Database) -> None:
     brewed(database, A, B)
     miss(database, A, B)
     with transaction(database.engine) as connection:
@@ -111,7 +111,7 @@ def test_a_suspect_that_is_there_is_cleared_and_an_unanswered_one_postponed(data
     assert due(database, now=NOW + 2 * DAY) == [Suspect(B, NOW)]
 
 
-def test_the_walk_goes_over_what_is_brewed_or_set_aside_in_steps(database: Database) -> None:
+def test_the_walk_covers_brewed_and_set_aside_layers_in_steps(database: Database) -> None:
     brewed(database, A)
     database.enqueue(B)
     database.set_aside(database.claim_one())
@@ -139,7 +139,7 @@ def test_a_forgotten_layer_leaves_nothing_behind(database: Database) -> None:
     assert due(database, now=NOW + DAY) == []
     assert seen(database, "library/ubuntu", [C, D]) == seen(database, "team/other", [C, D]) == set()
     assert seen(database, "team/third", [C, D]) == {C, D}
-    # As if it had never been there.
+    # As if it had never existed.
     assert database.enqueue(A, scope=None) == 1
     assert database.layer(A).scopes == ()
 
@@ -189,7 +189,7 @@ def test_queueing_a_suspect_clears_it(database: Database) -> None:
 
 
 @pytest.mark.parametrize("scope", ["library/ubuntu", "team/other"])
-def test_a_push_waits_for_a_forgetting_in_progress_and_queues_the_layer_again(
+def test_a_push_waits_for_a_removal_in_progress_and_queues_the_layer_again(
     database: Database, scope: str
 ) -> None:
     brewed(database, A)
@@ -215,7 +215,7 @@ def test_a_push_waits_for_a_forgetting_in_progress_and_queues_the_layer_again(
     assert {claim.digest for claim in database.claim(now=NOW + 10)} == {A, B}
 
 
-def test_a_forgetting_waits_for_a_push_in_progress_and_keeps_the_layer(database: Database) -> None:
+def test_a_removal_waits_for_a_push_in_progress_and_keeps_the_layer(database: Database) -> None:
     brewed(database, A)
     miss(database, A)
     outcome: list[bool] = []
@@ -233,7 +233,7 @@ def test_a_forgetting_waits_for_a_push_in_progress_and_keeps_the_layer(database:
     assert database.layer(A).state == "brewed"
 
 
-def test_two_forgettings_at_once_forget_it_once(database: Database) -> None:
+def test_two_concurrent_removals_remove_it_once(database: Database) -> None:
     brewed(database, A)
     miss(database, A)
     outcomes: list[bool] = []
@@ -257,7 +257,7 @@ def test_a_cursor_is_saved_for_each_job(database: Database) -> None:
 
 
 @pytest.mark.parametrize("how", ["forgotten", "dropped"])
-def test_a_layer_pushed_while_it_is_removed_waits_in_the_end(database: Database, how: str) -> None:
+def test_a_layer_pushed_while_it_is_removed_is_queued(database: Database, how: str) -> None:
     digests = [digest_of(f"contended {number}") for number in range(40)]
     for digest in digests:
         database.enqueue(digest, now=NOW - DAY)
@@ -271,7 +271,7 @@ def test_a_layer_pushed_while_it_is_removed_waits_in_the_end(database: Database,
         except LayersDropped:
             return database.enqueue(digest, priority=Priority.PUSHED, scope="team/new")
 
-    def take_out(digest: Digest) -> object:
+    def remove(digest: Digest) -> object:
         return forget(database, digest) if how == "forgotten" else database.drop(reason_like=str(digest))
 
     def each(act: Callable[[Digest], object]) -> None:
@@ -281,7 +281,7 @@ def test_a_layer_pushed_while_it_is_removed_waits_in_the_end(database: Database,
 
     with ThreadPoolExecutor(2) as pool:
         runs = [
-            pool.submit(each, take_out),
+            pool.submit(each, remove),
             pool.submit(each, push),
         ]
     for run in runs:

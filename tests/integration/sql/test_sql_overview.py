@@ -1,4 +1,4 @@
-"""What the status page shows of the queue: the numbers of `queue status`, from a bounded number of rows."""
+"""The queue on the status page: the numbers of `queue status`, from a bounded number of rows."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ def test_the_counts_are_those_of_queue_status(busy: Database) -> None:
 
     assert (counts.waiting, counts.delayed) == (status.waiting_count, status.delayed) == (3, 1)
     assert (counts.locked, counts.set_aside) == (status.locked_count, status.set_aside_count) == (1, 3)
-    # `queue status` counts delayed layers in.
+    # `queue status` includes delayed layers.
     assert counts.oldest_waiting == NOW - 100 + 6
 
 
-def test_counting_ends_at_its_limit(busy: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_counting_stops_at_the_limit(busy: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(overview, "MOST_COUNTED", 2)
     with reading(busy.engine) as connection:
         counts = count_queue(connection, busy.tables, now=NOW)
@@ -104,8 +104,8 @@ def test_an_empty_database_has_nothing_to_show(database: Database) -> None:
         assert list_busy_repositories(connection, database.tables, limit=10) == []
 
 
-def test_no_query_reads_a_table_from_end_to_end(database: Database) -> None:
-    """By the plans of both engines, with PostgreSQL kept from scanning tables that are small."""
+def test_no_query_scans_a_whole_table(database: Database) -> None:
+    """Check the plans of both engines, with sequential scans of small tables disabled in PostgreSQL."""
     plans: list[str] = []
 
     def explain(

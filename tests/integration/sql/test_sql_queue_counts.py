@@ -57,13 +57,13 @@ def test_a_layer_added_in_the_future_has_no_negative_age(database: Database) -> 
     assert read(database)[QUEUE_OLDEST] == {("pushed",): 0}
 
 
-def test_layers_locked_by_hand_that_the_queue_does_not_have_are_left_out(database: Database) -> None:
+def test_layers_locked_by_hand_without_a_queue_row_are_left_out(database: Database) -> None:
     database.execute(f"INSERT INTO rbtorrent_mapping (digest, added, brew_lock) VALUES ('{G}', 1, {NOW})")
 
     assert set(read(database)[QUEUE_LAYERS].values()) == {0}
 
 
-def test_a_database_that_hangs_is_given_up(on_postgres: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_database_that_hangs_is_abandoned(on_postgres: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queue_counts, "MOST_SECONDS", 0.1)
     with transaction(on_postgres.engine) as other:
         other.exec_driver_sql(f"LOCK TABLE {on_postgres.tables.queue.name} IN ACCESS EXCLUSIVE MODE")

@@ -29,7 +29,7 @@ def find(database: Database, digest: Digest) -> BrewedLayer | None:
         return find_brewed_layer(connection, database.tables, digest)
 
 
-def again(database: Database, *layers: BrewedLayer | None, priority: Priority = Priority.ASKED) -> int:
+def requeued(database: Database, *layers: BrewedLayer | None, priority: Priority = Priority.ASKED) -> int:
     with transaction(database.engine) as connection:
         known = [layer for layer in layers if layer is not None]
         return requeue_brewed(connection, database.tables, known, priority=priority, now=NOW)
@@ -53,22 +53,22 @@ def walk(
 def test_a_brewed_layer_waits_again_without_its_id(database: Database) -> None:
     brewed(database, A, B)
 
-    assert again(database, find(database, A)) == 1
+    assert requeued(database, find(database, A)) == 1
 
     layer = database.layer(A)
     assert (layer.state, layer.rbtorrent_id, layer.brewed) == ("waiting", None, None)
     assert (layer.priority, layer.attempts, layer.size) == (Priority.ASKED, 0, 77)
     assert layer.scopes == ("library/ubuntu",)
-    # The row is as old as ever, its wait is not.
+    # The row keeps its age, the wait starts now.
     assert layer.added == NOW - 100
     assert database.status().oldest_waiting == NOW
     with reading(database.engine) as connection:
         assert set(find_rbtorrent_ids(connection, database.tables, [A, B])) == {B}
 
 
-def test_it_is_claimed_and_gets_the_same_id(database: Database) -> None:
+def test_a_requeued_layer_is_claimed_and_gets_the_same_id(database: Database) -> None:
     brewed(database, A)
-    again(database, find(database, A))
+    requeued(database, find(database, A))
 
     claim = database.claim_one()
 
@@ -79,31 +79,31 @@ def test_it_is_claimed_and_gets_the_same_id(database: Database) -> None:
     assert find(database, A) == BrewedLayer(A, NOW, here=True)
 
 
-def test_layers_of_many_digests_are_queued_in_one_go(database: Database) -> None:
+def test_many_layers_are_queued_at_once(database: Database) -> None:
     brewed(database, A, B, C)
     layers = [find(database, digest) for digest in (C, A, B)]
-    assert again(database, *layers, priority=Priority.BACKFILLED) == 3
-    assert again(database) == 0
+    assert requeued(database, *layers, priority=Priority.BACKFILLED) == 3
+    assert requeued(database) == 0
     assert database.status().waiting[Priority.BACKFILLED] == 3
 
 
 def test_a_layer_brewed_again_or_forgotten_since_is_unchanged(database: Database) -> None:
     brewed(database, A, B)
-    old, gone = find(database, A), find(database, B)
-    again(database, old)
+    old, missing = find(database, A), find(database, B)
+    requeued(database, old)
     database.complete(database.claim_one())
     database.execute(f"DELETE FROM rbtorrent_mapping WHERE digest = '{B}'")
 
-    assert again(database, old, gone) == 0
+    assert requeued(database, old, missing) == 0
     assert database.layer(A).state == "brewed"
     assert str(B) not in database.mapping()
 
 
-def test_of_many_callers_at_once_only_one_queues_it(database: Database) -> None:
+def test_only_one_of_many_concurrent_callers_queues_it(database: Database) -> None:
     brewed(database, A, B, C)
     layers = [find(database, digest) for digest in (A, B, C)]
     with ThreadPoolExecutor(8) as pool:
-        queued = list(pool.map(lambda _: again(database, *layers), range(8)))
+        queued = list(pool.map(lambda _: requeued(database, *layers), range(8)))
     assert sorted(queued) == [0] * 7 + [3]
     assert database.status().waiting_count == 3
 
@@ -123,7 +123,7 @@ def test_a_layer_with_an_adopted_id_keeps_it(database: Database, before: str) ->
     found = find(database, A)
 
     assert found == BrewedLayer(A, NOW - 50, here=False)
-    assert again(database, found) == 0
+    assert requeued(database, found) == 0
     assert database.layer(A).rbtorrent_id == rbtorrent_id_of(A)
     assert walk(database) == ([], A)
 
@@ -132,7 +132,7 @@ def test_a_row_that_the_older_service_wrote_was_not_brewed_here(database: Databa
     database.execute(
         f"INSERT INTO rbtorrent_mapping (digest, rbtorrent_id, added, brewed) VALUES ('{A}', 'x', 1, 2)"
     )
-    # Tried here, put off, and then brewed by another program.
+    # Tried here, delayed, and then brewed by another program.
     database.enqueue(B)
     database.retry(database.claim_one(), next_try=NOW + 10**6)
     database.execute(f"UPDATE rbtorrent_mapping SET rbtorrent_id = 'y', brewed = 2 WHERE digest = '{B}'")
@@ -143,7 +143,7 @@ def test_a_row_that_the_older_service_wrote_was_not_brewed_here(database: Databa
 
 def test_a_lost_layer_may_get_an_old_id_instead(database: Database) -> None:
     brewed(database, A)
-    again(database, find(database, A))
+    requeued(database, find(database, A))
     take_over(database, A)
     found = find(database, A)
     assert found is not None
@@ -158,7 +158,7 @@ def test_unbrewed_layers_are_not_found(database: Database) -> None:
     assert [find(database, digest) for digest in (A, B, C)] == [None] * 3
 
 
-def test_the_walk_goes_over_what_was_brewed_here_in_steps(database: Database) -> None:
+def test_the_walk_covers_layers_brewed_here_in_steps(database: Database) -> None:
     brewed(database, A, C)
     take_over(database, B)
     database.enqueue_all([Layer(D)])

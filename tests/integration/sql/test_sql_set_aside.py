@@ -1,4 +1,4 @@
-"""Operators retry or drop what was set aside."""
+"""Operators retry or drop layers that were set aside."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ def test_the_reason_stays_recorded(two_set_aside: Database) -> None:
         ("", [A, B]),
     ],
 )
-def test_some_are_retried_by_a_part_of_their_reason(
+def test_layers_are_retried_by_a_part_of_their_reason(
     two_set_aside: Database, reason_like: str, digests: list[str]
 ) -> None:
     assert two_set_aside.retry_failed_layers(reason_like=reason_like) == len(digests)
     assert [digest for digest in (A, B) if two_set_aside.layer(digest).state == "waiting"] == digests
 
 
-def test_one_is_retried_by_its_digest(two_set_aside: Database) -> None:
+def test_a_layer_is_retried_by_its_digest(two_set_aside: Database) -> None:
     assert two_set_aside.retry_failed_layers(digest=B) == 1
     assert two_set_aside.retry_failed_layers(digest=C) == 0
     assert two_set_aside.retry_failed_layers(digest=D) == 0
@@ -84,7 +84,7 @@ def test_a_dropped_layer_is_forgotten_and_may_be_queued_again(two_set_aside: Dat
     assert two_set_aside.layer(B).attempts == 0
 
 
-def test_a_layer_pushed_during_a_drop_waits_in_the_end(database: Database) -> None:
+def test_a_layer_pushed_during_a_drop_is_queued(database: Database) -> None:
     database.enqueue(A, scope="team/old")
     database.set_aside(database.claim_one(), reason="no blob")
     with ThreadPoolExecutor(1) as pool:
@@ -96,7 +96,7 @@ def test_a_layer_pushed_during_a_drop_waits_in_the_end(database: Database) -> No
         try:
             assert pushing.result() == 1
         except LayersDropped:
-            # PostgreSQL; SQLite has waited before it looked.
+            # On PostgreSQL; SQLite waits before it reads.
             assert database.mapping() == {}
             assert database.enqueue(A, priority=Priority.PUSHED, scope="team/new") == 1
     layer = database.layer(A)
@@ -104,7 +104,7 @@ def test_a_layer_pushed_during_a_drop_waits_in_the_end(database: Database) -> No
     assert database.claim_one().digest == A
 
 
-def test_dropping_all_leaves_what_waits_and_what_is_brewed(two_set_aside: Database) -> None:
+def test_dropping_all_leaves_waiting_and_brewed_layers(two_set_aside: Database) -> None:
     assert two_set_aside.drop() == 2
     assert set(two_set_aside.mapping()) == {str(C), str(D)}
 

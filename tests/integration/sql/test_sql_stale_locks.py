@@ -1,4 +1,4 @@
-"""Layers whose brewer is gone are released, those of a live brewer are not."""
+"""Layers of a dead brewer are released, those of a live one are not."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from tests.integration.sql.database import NOW, Database, digest_of
 A, B, C = (digest_of(name) for name in "abc")
 
 
-def test_a_stale_lock_is_released_and_counts_as_a_try(database: Database) -> None:
+def test_a_stale_lock_is_released_and_counts_as_an_attempt(database: Database) -> None:
     database.enqueue(A)
-    database.claim_one(now=NOW, brewer="gone:7")
+    database.claim_one(now=NOW, brewer="dead:7")
     assert database.release(older_than=NOW) == 0
     assert database.release(older_than=NOW + 1) == 1
     layer = database.layer(A)
     assert (layer.state, layer.attempts) == ("waiting", 1)
-    assert layer.reason == "brewer gone:7 vanished"
+    assert layer.reason == "brewer dead:7 vanished"
     assert database.claim_one(now=NOW + 1).attempts == 1
 
 
@@ -66,7 +66,7 @@ def test_a_lock_from_the_future_is_released_without_counting(database: Database)
     assert not database.complete(ahead[0])
 
 
-def test_a_next_try_in_the_far_future_is_due_at_once(database: Database) -> None:
+def test_a_retry_in_the_far_future_is_due_at_once(database: Database) -> None:
     database.enqueue(A, B)
     first, second = database.claim(2)
     database.retry(first, next_try=NOW + 1000)
@@ -82,10 +82,10 @@ def test_a_next_try_in_the_far_future_is_due_at_once(database: Database) -> None
     assert due.digest == A
 
 
-def test_the_database_tells_the_time(database: Database) -> None:
+def test_the_time_is_that_of_the_database(database: Database) -> None:
     with transaction(database.engine) as connection:
-        before, told, after = int(time.time()), database_time(connection), int(time.time())
-    assert before <= told <= after
+        before, between, after = int(time.time()), database_time(connection), int(time.time())
+    assert before <= between <= after
 
 
 def test_brewed_layers_are_left_alone_even_with_a_lock(database: Database) -> None:

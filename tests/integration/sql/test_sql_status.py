@@ -1,4 +1,4 @@
-"""What operators see of the queue and of single layers."""
+"""The status of the queue and of single layers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.integration.sql.database import NOW, Database, digest_of, rbtorrent_i
 A, B, C, D, E, F = (digest_of(name) for name in "abcdef")
 
 
-def test_an_empty_queue_says_so(database: Database) -> None:
+def test_an_empty_queue_is_reported_as_empty(database: Database) -> None:
     status = database.status()
     assert status.waiting == dict.fromkeys(Priority, 0)
     assert (status.waiting_count, status.delayed, status.oldest_waiting) == (0, 0, None)
@@ -66,7 +66,7 @@ def test_locked_layers_are_listed_with_their_brewer(database: Database) -> None:
     ]
 
 
-def test_failures_of_one_kind_are_one_line(database: Database) -> None:
+def test_similar_failures_are_one_line(database: Database) -> None:
     database.enqueue(A, B, C)
     for claim, reason in zip(
         database.claim(3),
@@ -92,7 +92,7 @@ def test_layers_set_aside_are_listed_with_their_repositories(database: Database)
     assert lines[place + 1] == f"            {A}             7  team/a team/b"
 
 
-def test_of_many_layers_that_failed_for_one_reason_some_are_shown(database: Database) -> None:
+def test_some_of_many_layers_with_one_reason_are_shown(database: Database) -> None:
     database.enqueue(A, B, C, D, E)
     for claim in database.claim(5):
         database.set_aside(claim, reason="down")
@@ -109,7 +109,7 @@ def test_a_reason_is_shown_with_its_host_port_and_status_and_found_by_them(datab
     assert database.retry_failed_layers(reason_like=shown) == 1
 
 
-def test_delayed_layers_come_with_their_reason_and_times(database: Database) -> None:
+def test_delayed_layers_have_their_reason_and_times(database: Database) -> None:
     database.enqueue(A, B, C, D)
     for number, claim in enumerate(database.claim(3)):
         reason = "down" if number == 2 else f"cut at byte {number}"
@@ -128,7 +128,7 @@ def test_delayed_layers_come_with_their_reason_and_times(database: Database) -> 
     assert "          1 retried in 30 s: down" in lines
 
 
-def test_of_very_many_reasons_the_rarest_are_one_entry(
+def test_the_rarest_of_very_many_reasons_are_one_entry(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sql.status._MOST_REASONS", 2)

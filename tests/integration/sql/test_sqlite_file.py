@@ -1,4 +1,4 @@
-"""A SQLite file: private, whole after a clean stop, readable without writing, and shared by processes."""
+"""A SQLite file: private, complete after a clean stop, readable without writing, and shared by processes."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_a_file_that_does_not_exist_reads_as_empty_and_is_not_created(tmp_path: 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_seeds_table_alone_is_read_and_nothing_is_created(tmp_path: Path) -> None:
+def test_a_database_with_only_the_original_table_is_read_without_creating_others(tmp_path: Path) -> None:
     file = tmp_path / "seed.sqlite"
     with sqlite3.connect(file) as seed:
         seed.execute(
@@ -160,6 +160,6 @@ def test_a_process_that_writes_without_a_pause_does_not_starve_another(
     finally:
         saturating.kill()
         saturating.communicate()
-    # One turn each would be 1, and without pauses some wait for hundreds; counted in turns, so that a slow
-    # machine changes nothing.
+    # Strict alternation would be 1, and without pauses some wait for hundreds; counted in turns, so that a slow
+    # machine makes no difference.
     assert sorted(waited_for)[-3] <= 10

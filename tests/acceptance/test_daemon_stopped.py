@@ -1,4 +1,4 @@
-"""The daemon, told to end at any moment: it ends by itself, and no layer stays locked."""
+"""The daemon, stopped at any moment: it exits in order, and no layer stays locked."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ LAYERS = 3
 
 @dataclass
 class Daemon:
-    """An installation with layers in its queue, whose registry gives a blob in about a minute."""
+    """An installation with layers in its queue, whose registry sends a blob in about a minute."""
 
     slow: Installation
     usual: Installation
-    """The same queue, with a registry that works."""
+    """The same queue, with a working registry."""
 
     def locked(self) -> int:
-        """How many layers are locked."""
+        """Return the number of locked layers."""
         with closing(sqlite3.connect(self.slow.state / "docker_torrents.sqlite")) as database:
             found = database.execute("SELECT count(*) FROM rbtorrent_mapping WHERE brew_lock IS NOT NULL")
             number: int = found.fetchone()[0]
@@ -72,7 +72,7 @@ def daemon(tmp_path: Path, registry: Registry, scope: str) -> Iterator[Daemon]:
         yield Daemon(slow, usual)
 
 
-def test_a_daemon_that_is_brewing_gives_its_layers_back(daemon: Daemon) -> None:
+def test_a_daemon_that_is_brewing_returns_its_layers(daemon: Daemon) -> None:
     with daemon.running() as process:
         assert comes_true(lambda: daemon.locked() == LAYERS)
 
@@ -85,7 +85,7 @@ def test_a_daemon_that_is_brewing_gives_its_layers_back(daemon: Daemon) -> None:
 
 
 @pytest.mark.parametrize("said", ["scheduler started", "every notification is refused", "serving host="])
-def test_a_daemon_that_is_starting_ends_with_0(daemon: Daemon, said: str) -> None:
+def test_a_daemon_that_is_starting_exits_with_0(daemon: Daemon, said: str) -> None:
     with daemon.running() as process:
         assert comes_true(lambda: said in daemon.log)
 
@@ -102,6 +102,6 @@ def test_a_daemon_leaves_nothing_locked_whenever_it_is_stopped(daemon: Daemon) -
 
             process.send_signal(signal.SIGTERM)
 
-            # Before it is set up the signal ends it as any program.
+            # Before its handler is installed the signal ends the process.
             assert process.exit_status() in (0, -signal.SIGTERM)
         assert daemon.locked() == 0
