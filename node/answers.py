@@ -1,4 +1,4 @@
-"""Answers that the mirror makes itself: errors in the registry's JSON (distribution-spec, error codes)."""
+"""Answers of the mirror itself: errors in the registry's JSON (distribution-spec, error codes)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _CODES = {400: "UNSUPPORTED", 404: "NOT_FOUND", 405: "UNSUPPORTED", 413: "SIZE_I
 def error(
     status: int, code: str, message: str, headers: Iterable[tuple[str, str]] = (), detail: object = None
 ) -> HTTPResponse:
-    """An error in the registry's JSON. Neither `message` nor `detail` may hold a secret."""
+    """Return an error in the registry's JSON. Neither `message` nor `detail` may contain a secret."""
     entry = {"code": code, "message": message, "detail": detail}
     answer = HTTPResponse(json.dumps({"errors": [entry]}).encode() + b"\n", status)
     answer.set_header("Content-Type", "application/json; charset=utf-8")
@@ -23,13 +23,13 @@ def error(
 
 
 def unavailable(message: str, retry_after: float | None = None) -> HTTPResponse:
-    """503: engines go on to the next mirror, or to the registry, at once."""
+    """Return 503: engines try the next mirror, or the registry, at once."""
     headers = [] if retry_after is None else [("Retry-After", f"{retry_after:.0f}")]
     return error(503, "UNAVAILABLE", message, headers)
 
 
 def framework_error(raised: HTTPError) -> HTTPResponse:
-    """The answer to an error that Bottle raised: no such path, a wrong method, an exception."""
+    """Return the answer to an error that Bottle raised: unknown path, wrong method, exception."""
     status = raised.status_code
     kept = [(name, value) for name, value in raised.headers.items() if name == "Allow"]
     message = "internal error" if status >= 500 else "the mirror does not serve this"

@@ -56,7 +56,7 @@ class Pulls:
         if ns is not None and ns.lower() not in self._names:
             message = "this mirror serves another registry (mirror.registry_names)"
             return error(404, "NAME_UNKNOWN", message, detail={"ns": ns})
-        # Bottle's own reading of a path leaves out bytes that are no UTF-8: another name could come out.
+        # Bottle's own decoding drops bytes that are not UTF-8, which could result in another name.
         path = str(environ["bottle.raw_path"]).removeprefix("/v2").removeprefix("/")
         if not self._waiting.acquire(blocking=False):
             return unavailable("too many requests wait for the registry", 1)
@@ -70,7 +70,7 @@ class Pulls:
             return self._proxy.base(environ)
         resource = parse_path(path)
         if resource is None:
-            return error(404, "NOT_FOUND", "the mirror serves manifests, blobs, tags and referrers only")
+            return error(404, "NOT_FOUND", "the mirror serves only manifests, blobs, tags and referrers")
         if resource.kind == "blobs":
             return self._blobs.answer(environ, resource.scope, Digest.parse(resource.name))
         return self._proxy.named(environ, resource)
@@ -99,7 +99,7 @@ class CountAnswers:
 
 
 def identify(callback: Callable[..., Any]) -> Callable[..., Any]:
-    """A Bottle plugin: gives each request an id, its own if it has one, for log lines and the registry."""
+    """A Bottle plugin: assigns each request an id, unless it has one, for log lines and the registry."""
 
     def identified(*args: Any, **kwargs: Any) -> Any:
         with request_id(choose_request_id(header(bottle.request.environ, "X-Request-Id"))):
@@ -109,7 +109,7 @@ def identify(callback: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def answer_failures(callback: Callable[..., Any]) -> Callable[..., Any]:
-    """A Bottle plugin: the domain's errors become answers after which an engine asks the registry itself."""
+    """A Bottle plugin: turns domain errors into answers that make an engine use the registry."""
 
     def answered(*args: Any, **kwargs: Any) -> Any:
         try:

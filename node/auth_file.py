@@ -1,4 +1,4 @@
-"""Logins that `docker login` and `podman login` have kept for this user, in files or credential helpers."""
+"""Logins that `docker login` and `podman login` stored for this user, in files or credential helpers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Login:
 
 
 def find_login(registry: str, environ: Mapping[str, str], home: Path) -> Login | None:
-    """The login for `registry` (`host` or `host:port`) in the first file that has one.
+    """Return the login for `registry` (`host` or `host:port`) from the first file that has one.
 
     Raises ConfigInvalid if a file is malformed, or names a credential helper that fails.
     """
@@ -46,7 +46,7 @@ def find_login(registry: str, environ: Mapping[str, str], home: Path) -> Login |
 
 
 def _files(environ: Mapping[str, str], home: Path) -> Iterator[Path]:
-    """Where podman (containers-auth.json(5)) and docker look, in this order."""
+    """Return the files that podman (containers-auth.json(5)) and docker read, in this order."""
     if "REGISTRY_AUTH_FILE" in environ:
         yield Path(environ["REGISTRY_AUTH_FILE"])
     if "XDG_RUNTIME_DIR" in environ:
@@ -73,7 +73,9 @@ def _find(text: str, where: str, registry: str, environ: Mapping[str, str]) -> L
     if store := content.get("credsStore"):
         return _from_helper(str(store), where, registry, environ)
     if any(_host(name) == registry for name in logins):
-        raise ConfigInvalid(where, [f"the login for {registry} is neither here nor in a credential helper"])
+        raise ConfigInvalid(
+            where, [f"the login for {registry} is in neither this file nor a credential helper"]
+        )
     return None
 
 
@@ -88,7 +90,7 @@ def _decode(encoded: Any, where: str, registry: str) -> Login:
 
 
 def _from_helper(name: str, where: str, registry: str, environ: Mapping[str, str]) -> Login | None:
-    """Ask `docker-credential-<name>` (github.com/docker/docker-credential-helpers) for the login."""
+    """Get the login from `docker-credential-<name>` (github.com/docker/docker-credential-helpers)."""
     helper = f"docker-credential-{name}"
     program = shutil.which(helper, path=environ.get("PATH")) if _HELPER.fullmatch(name) else None
     if program is None:
@@ -113,15 +115,15 @@ def _from_helper(name: str, where: str, registry: str, environ: Mapping[str, str
         answer = json.loads(ended.stdout)
         user, secret = answer["Username"], answer["Secret"]
     except (ValueError, LookupError, TypeError):
-        raise ConfigInvalid(where, [f"{helper} gave no login for {registry}"]) from None
+        raise ConfigInvalid(where, [f"{helper} returned no login for {registry}"]) from None
     if user == _IDENTITY_TOKEN:
         raise ConfigInvalid(
             where,
-            [f"{helper} keeps an identity token for {registry}: log in with a password or access token"],
+            [f"{helper} stores an identity token for {registry}: log in with a password or access token"],
         )
     return Login(str(user), str(secret))
 
 
 def _host(name: str) -> str:
-    """`registry.example.com` of `https://registry.example.com/v1/`."""
+    """Return `registry.example.com` for `https://registry.example.com/v1/`."""
     return name.rpartition("://")[2].partition("/")[0]

@@ -27,14 +27,14 @@ from node.verdicts import Verdict, Verdicts
 log = logging.getLogger(__name__)
 
 MAX_BODIES = 96
-"""Layers that are sent at once. An engine that stops reading holds its turn until it goes on or ends."""
+"""The most layers sent at once. An engine that pauses keeps its turn until it continues or ends."""
 
 FIRST_BYTE_SECONDS = 25.0
 """containerd waits 30 s for the head of an answer (from 2.3 on)."""
 
 
 class Blobs:
-    """Serves layers out of downloads and the cache. `time_limit` is in seconds without a byte."""
+    """Serves layers from downloads and the cache. `time_limit` is in seconds without a byte."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class Blobs:
         self._bodies = threading.BoundedSemaphore(max_bodies)
 
     def answer(self, environ: Mapping[str, Any], scope: str, digest: Digest) -> bottle.HTTPResponse:
-        """The answer to a GET or HEAD. Raises AccessDenied, RemoteError."""
+        """Return the answer to a GET or HEAD. Raises AccessDenied, RemoteError."""
         authorization = header(environ, "Authorization")
         verdict = self._verdicts.judge(scope, digest, authorization)
         if etag_matches(header(environ, "If-None-Match"), _etag(digest)):
@@ -90,7 +90,7 @@ class Blobs:
     def _body(
         self, layer: Layer, span: Span, authorization: str | None, verdict: Verdict, held: ExitStack
     ) -> LayerBody:
-        """The bytes of `span`; what is `held` belongs to the body then."""
+        """Return the bytes of `span`; the body then owns `held`."""
         read = self._open(layer, authorization, verdict, held)
         body = LayerBody(layer.digest, span, read)
         body.release_when_closed(held.pop_all())
@@ -120,7 +120,7 @@ class Blobs:
     def _pass(
         self, scope: str, digest: Digest, authorization: str | None, range_: str, held: ExitStack
     ) -> bottle.HTTPResponse:
-        """Several ranges, as zstd:chunked images are pulled with: the registry's own answer."""
+        """Return the registry's own answer, for several ranges, as used to pull zstd:chunked images."""
         stream = self._upstream.open_blob(scope, digest, authorization, range_)
         held.callback(stream.close)
         if stream.status in TRY_ELSEWHERE:

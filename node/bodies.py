@@ -1,7 +1,7 @@
-"""Bodies of answers that are layers, read piece by piece while the engine takes them.
+"""Bodies of answers with layers, read piece by piece while the engine receives them.
 
-Every answer with such a body has a Content-Length. A body that ends before it makes the server break the
-connection, so no engine takes a part for the whole.
+Every answer with such a body has a Content-Length. A body that ends early makes the server break the
+connection, so no engine mistakes a part for the whole.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CHUNK_BYTES = 256 * 1024
 
 
 class _Body:
-    """Holds what is needed until the server closes the body, however it ended."""
+    """Keeps its resources until the server closes the body, after success or failure."""
 
     def __init__(self) -> None:
         self._held = ExitStack()
@@ -35,7 +35,7 @@ class _Body:
         self._held = held
 
     def close(self) -> None:
-        """Called by the server (PEP 3333)."""
+        """Close the body and its resources; the server calls this (PEP 3333)."""
         self._closed = True
         self._held.close()
 
@@ -93,5 +93,5 @@ class PassedBody(_Body):
         except DockerTorrentsError as error:
             self._run(log.warning, "connection broken url=%s reason=%s", self._stream.target, error)
             if self._stream.length is None:
-                # Without a length only an exception tells the server that the body is not whole.
+                # Without a length only an exception tells the server that the body is incomplete.
                 raise

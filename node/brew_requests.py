@@ -1,4 +1,4 @@
-"""Asks the service to brew layers that have no torrent yet, for the next machine that pulls them.
+"""Request that the service brews layers without a torrent, for the next machine that pulls them.
 
 The service queues the layers of a manifest that is requested with ids. Engines get the registry's own
 manifest, so the mirror requests it as well: once, when a layer that the manifest names has no torrent.
@@ -29,7 +29,7 @@ _MAX_WAITING = 100
 
 @dataclass(frozen=True, slots=True)
 class BrewRequest:
-    """A manifest to ask for with the caller's Authorization."""
+    """A manifest to request with the caller's Authorization."""
 
     scope: str
     manifest: Digest
@@ -37,7 +37,7 @@ class BrewRequest:
 
 
 class BrewRequests:
-    """Remembers which manifest names a layer, and asks in a thread of its own. Thread-safe.
+    """Remembers which manifest names a layer, and sends requests in a separate thread. Thread-safe.
 
     `ask` makes the request; it may raise RemoteError.
     """
@@ -52,7 +52,7 @@ class BrewRequests:
         self._thread.start()
 
     def saw_manifest(self, scope: str, body: bytes, media_type: str) -> None:
-        """Note the layers of a manifest that passed through."""
+        """Remember the layers of a manifest that passed through."""
         try:
             manifest = parse_manifest(body, media_type)
         except ManifestInvalid:
@@ -66,7 +66,7 @@ class BrewRequests:
                     self._named[scope, layer.digest] = digest
 
     def layer_has_no_torrent(self, scope: str, layer: Digest, authorization: str | None) -> None:
-        """Have the layer brewed, if a manifest that names it was seen lately."""
+        """Request brewing of the layer, if a manifest that names it was seen recently."""
         with self._lock:
             manifest = self._named.get((scope, layer))
             if manifest is None or (scope, manifest) in self._asked or self._waiting.full():
@@ -75,7 +75,7 @@ class BrewRequests:
             self._waiting.put_nowait(BrewRequest(scope, manifest, authorization))
 
     def close(self) -> None:
-        """End the thread; what waits is dropped."""
+        """End the thread; waiting requests are dropped."""
         with self._lock:
             with suppress(queue.Empty):
                 while True:

@@ -1,6 +1,6 @@
-"""A bounded cache of verified layers on disk, owned by one process. Knows nothing of HTTP or torrents.
+"""A bounded cache of verified layers on disk, owned by one process. Independent of HTTP and torrents.
 
-What may be evicted, and when, is decided here; the files are those of node/cache_files.py.
+This module decides on eviction; node/cache_files.py handles the files.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class CacheEntry:
 
 @dataclass(slots=True)
 class _Layer:
-    """A file in `layers`. `size` is what it counts for, `open` the number of its readers."""
+    """A file in `layers`. `size` is the counted size, `open` the number of its readers."""
 
     size: int
     used: float
@@ -52,7 +52,7 @@ class Cache:
         self.max_bytes = max_bytes
         self.keep_free = keep_free
         self.on_removed: Callable[[Digest], None] = _ignore
-        """Called with a layer's digest after its file was evicted, dropped or lost."""
+        """A callback with a layer's digest after its file was evicted, dropped or lost."""
         self._files = CacheFiles(directory)
         self._lock = threading.RLock()
         self._layers: dict[Digest, _Layer] = {}
@@ -61,7 +61,7 @@ class Cache:
         self.check()
 
     def check(self) -> None:
-        """Raise CacheFailed unless layers can be kept. A directory that was replaced is taken over."""
+        """Raise CacheFailed unless layers can be stored. Take over a directory that was replaced."""
         lost: list[Digest] = []
         with self._lock, self._files.disk_errors():
             if self._files.take():
@@ -102,10 +102,10 @@ class Cache:
         return sorted(found, key=lambda entry: entry.used)
 
     def reserve(self, digest: Digest, size: int) -> Path:
-        """Make room for a layer to download and return the path of its file, which may hold a part of it.
+        """Make room for a layer to download and return the path of its file, which may contain a part of it.
 
-        Raises CacheFailed if there is not enough room even after evicting all that may be evicted. To be
-        followed by `commit` or `release`.
+        Raises CacheFailed if there is not enough room even after evicting everything possible. Must
+        be followed by `commit` or `release`.
         """
         removed: list[Digest] = []
         try:
@@ -136,19 +136,19 @@ class Cache:
         return opened
 
     def release(self, digest: Digest, *, keep: bool) -> None:
-        """End a download that did not complete; `keep` leaves its part for the next one."""
+        """End an incomplete download; `keep` leaves its part for the next one."""
         with self._lock:
             layer = self._layers.get(digest)
             if layer is None or not layer.downloading:
                 return
             layer.downloading = False
             if not keep:
-                # What cannot be removed is not verified, and is checked by the next download.
+                # A file that cannot be removed is not verified, and the next download checks it.
                 with suppress(OSError):
                     self._remove(digest)
 
     def drop(self, digest: Digest) -> bool:
-        """Remove a layer, pinned or not. Returns False if it is not cached, being read or downloaded.
+        """Remove a layer, pinned or not. Return False if it is not cached, or being read or downloaded.
 
         Raises CacheFailed.
         """
@@ -162,7 +162,7 @@ class Cache:
         return True
 
     def pin(self, digest: Digest) -> None:
-        """Keep a layer from eviction, also one still to be downloaded. Survives restarts.
+        """Protect a layer from eviction, even before it is downloaded. Survives restarts.
 
         Raises CacheFailed.
         """
@@ -177,38 +177,38 @@ class Cache:
             self._pinned.discard(digest)
 
     def note(self, digest: Digest, data: bytes) -> None:
-        """Keep `data` beside a layer until the layer is removed. Raises CacheFailed."""
+        """Store `data` with a layer until the layer is removed. Raises CacheFailed."""
         with self._lock, self._files.disk_errors():
             self._files.write("notes", digest, data)
 
     def noted(self, digest: Digest) -> bytes | None:
-        """Return what `note` kept."""
+        """Return the data stored by `note`."""
         return self._files.read("notes", digest)
 
     def keep_part(self, digest: Digest, blocks: bytes) -> None:
-        """Remember, past a crash, which blocks of a download are on the disk. Raises CacheFailed.
+        """Store, to survive a crash, which blocks of a download are on the disk. Raises CacheFailed.
 
-        For the thread of the layer's download alone.
+        Only the thread of the layer's download may call this.
         """
         with self._files.disk_errors():
             self._files.write("parts", digest, blocks)
 
     def part(self, digest: Digest) -> bytes | None:
-        """Return what `keep_part` kept, None if there is nothing to go on from."""
+        """Return the data stored by `keep_part`, None if there is none."""
         return self._files.read("parts", digest)
 
     def forget_part(self, digest: Digest) -> None:
-        """Forget what `keep_part` kept. Raises CacheFailed."""
+        """Delete the data stored by `keep_part`. Raises CacheFailed."""
         with self._files.disk_errors():
             self._files.unlink("parts", digest)
 
     def close(self) -> None:
-        """Give up the directory. Layers that are open stay readable. May be called twice."""
+        """Release the directory. Open layers stay readable. May be called twice."""
         with self._lock:
             self._files.close()
 
     def _load(self) -> list[Digest]:
-        """Read what the directory has. Returns the layers that were known before and are lost."""
+        """Read the directory. Return the layers that were known before and are lost."""
         before = self._layers
         self._layers = {digest: layer for digest, layer in before.items() if layer.downloading or layer.open}
         self._files.remove_leftovers()
@@ -233,7 +233,7 @@ class Cache:
         return _Layer(self._files.allocated(digest), state.st_mtime)
 
     def _to_evict(self, digest: Digest, size: int) -> list[Digest]:
-        """Return what to evict so that `size` bytes fit. Raises CacheFailed if they cannot."""
+        """Return the layers to evict so that `size` bytes fit. Raises CacheFailed if they cannot."""
         if size > self.max_bytes:
             raise CacheFailed(str(self.directory), f"a layer of {size} bytes is larger than the whole cache")
         allocated = self._files.allocated
@@ -254,7 +254,9 @@ class Cache:
             excess -= self._layers[candidate].size
             missing -= allocated(candidate)
         if excess > 0:
-            raise CacheFailed(str(self.directory), f"no room for {size} bytes: all else is in use or pinned")
+            raise CacheFailed(
+                str(self.directory), f"no room for {size} bytes: everything else is in use or pinned"
+            )
         if missing > 0:
             raise CacheFailed(
                 str(self.directory),
@@ -263,7 +265,7 @@ class Cache:
         return evicted
 
     def _evictable(self) -> list[Digest]:
-        """What may be evicted, in this order: parts of layers, then by last use."""
+        """Return the layers that may be evicted, in this order: parts of layers, then by last use."""
         found = [
             (layer.verified, layer.used, digest)
             for digest, layer in self._layers.items()
@@ -286,7 +288,7 @@ class Cache:
         os.utime(self._files.path("verified", digest), (layer.used, layer.used))
 
     def _next_use(self) -> float:
-        """Return the Unix time, or a later one: the order of uses holds when the clock is set back."""
+        """Return the Unix time, or a later one: the order of uses stays right when the clock is set back."""
         self._latest_use = max(time.time(), self._latest_use + _LATER)
         return self._latest_use
 

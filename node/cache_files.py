@@ -1,11 +1,11 @@
-"""The cache's directory: its files, and the lock by which one process owns it.
+"""The cache's directory: its files, and the lock of the process that owns it.
 
     lock              held (flock) by the owner
-    layers/<hex>      a layer's bytes, complete or not
+    layers/<hex>      a layer's bytes, possibly incomplete
     verified/<hex>    JSON: size and mtime of a layer whose SHA-256 was compared; touched at each use
     pinned/<hex>      present if the layer must not be evicted
-    notes/<hex>       what the owner keeps beside a layer
-    parts/<hex>       which blocks of a layer that is not complete are on the disk
+    notes/<hex>       the owner's data for a layer
+    parts/<hex>       which blocks of an incomplete layer are on the disk
 
 A file in `layers` without a matching record in `verified` is never served. All files are 0600, folders 0700.
 """
@@ -53,7 +53,7 @@ class CachedLayer:
         return os.pread(self._descriptor, limit, offset)
 
     def close(self) -> None:
-        """Close the file. The layer may be evicted from now on. May be called twice."""
+        """Close the file. The layer may then be evicted. May be called twice."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -76,9 +76,9 @@ class CacheFiles:
         self._lock = -1
 
     def take(self) -> bool:
-        """Own the directory, which is made where it is missing. Returns False if it is owned already.
+        """Own the directory, created if missing. Return False if it is owned already.
 
-        The directory may be another than before: its disk was unmounted, or it was removed. Raises
+        It may differ from the previous one: its disk was unmounted, or it was removed. Raises
         CacheFailed if another process owns it; OSError if it cannot be used or written.
         """
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -100,7 +100,7 @@ class CacheFiles:
         return True
 
     def close(self) -> None:
-        """Give up the directory. May be called twice."""
+        """Release the directory. May be called twice."""
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
@@ -117,7 +117,7 @@ class CacheFiles:
         return found
 
     def write(self, folder: Folder, digest: Digest, data: bytes) -> None:
-        """Write a file at once or not at all, past a crash."""
+        """Write a file atomically, so that it survives a crash."""
         path = self.path(folder, digest)
         new = path.with_suffix(".new")
         descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -128,7 +128,7 @@ class CacheFiles:
         new.rename(path)
 
     def read(self, folder: Folder, digest: Digest) -> bytes | None:
-        """Return what `write` wrote, None if that is not there."""
+        """Return the data written by `write`, None if there is none."""
         try:
             return self.path(folder, digest).read_bytes()
         except OSError:
@@ -143,7 +143,7 @@ class CacheFiles:
             self.unlink(folder, digest)
 
     def remove_leftovers(self) -> None:
-        """Remove files that were not finished, and those whose layer is missing."""
+        """Remove unfinished files, and those whose layer is missing."""
         for folder in _FOLDERS[1:]:
             for path in (self.directory / folder).iterdir():
                 if path.suffix == ".new":
@@ -154,9 +154,9 @@ class CacheFiles:
                 self.unlink(folder, digest)
 
     def create(self, digest: Digest, size: int) -> Path:
-        """Return the path of a layer's file to download to, which may have a part of its `size` bytes.
+        """Return the path of a layer's file to download to, which may contain a part of its `size` bytes.
 
-        From now on it counts as not verified.
+        It then counts as not verified.
         """
         path = self.path("layers", digest)
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
@@ -178,7 +178,7 @@ class CacheFiles:
         return None
 
     def is_verified(self, digest: Digest, state: os.stat_result) -> bool:
-        """Whether the layer's file is in the state that was recorded."""
+        """Return whether the layer's file is in the recorded state."""
         try:
             return bool(json.loads(self.read("verified", digest) or b"null") == _record(state))
         except ValueError:
@@ -190,12 +190,12 @@ class CacheFiles:
         self.unlink("parts", digest)
 
     def sync(self, digest: Digest) -> None:
-        """Write what the layer's file has to the disk."""
+        """Flush the layer's file to the disk."""
         with self.path("layers", digest).open("rb") as stream:
             os.fsync(stream.fileno())
 
     def allocated(self, digest: Digest) -> int:
-        """Return the bytes that the layer's file takes of the disk."""
+        """Return the disk space of the layer's file, in bytes."""
         try:
             return self.path("layers", digest).stat().st_blocks * _BLOCK
         except FileNotFoundError:
@@ -206,7 +206,7 @@ class CacheFiles:
 
     @contextmanager
     def disk_errors(self) -> Iterator[None]:
-        """Raise CacheFailed in place of OSError."""
+        """Raise CacheFailed instead of OSError within the block."""
         try:
             yield
         except OSError as error:

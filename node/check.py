@@ -1,4 +1,4 @@
-"""`mirror check`: can engines pull through a mirror with this configuration?"""
+"""`mirror check`: check that engines can pull through a mirror with this configuration."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from node.cache import Cache
 from node.local_mirror import LocalMirror
 from node.upstream import Upstream
 
-# A layer that no registry has: the answer tells who judges callers, and nothing else.
+# A layer that no registry has: the answer shows only which component authorizes callers.
 _SCOPE = "docker-torrents/check"
 _DIGEST = Digest("0" * 64)
 
 
 def check_node(config: Config) -> int:
-    """Print a line for each part that the mirror depends on. Return how many of them failed."""
+    """Print a line for each dependency of the mirror. Return how many failed."""
     settings = config.docker_registry
     http = http_client(config, settings.connect_timeout, settings.read_timeout)
     upstream = Upstream(settings, config.mirror.torrents_url, http)
@@ -48,32 +48,32 @@ def _registry(upstream: Upstream) -> str:
     if answer.status not in (200, 401):
         raise BadAnswer(str(answer.target), f"status {answer.status}")
     if answer.status == 401 and upstream.withholds_credentials():
-        why = "it wants credentials, which are not sent in cleartext: set docker_registry.proto to https"
+        why = "it requires credentials, which are not sent in cleartext: set docker_registry.proto to https"
         raise BadAnswer(str(answer.target), why)
     return f"{answer.target} answers {answer.status}"
 
 
 def _torrents(answer: HttpAnswer) -> str:
-    """What the service's answer to a layer that does not exist says of its access (docs/http-api.md)."""
+    """Return how the service authorizes callers, by its answer for a nonexistent layer (docs/http-api.md)."""
     where, text = str(answer.target), answer.body[:1000].decode(errors="replace")
     challenge = answer.headers.get("WWW-Authenticate") or ""
     if "X-Real-IP" in text:
-        raise BadAnswer(where, "Blackbox judges callers and lacks X-Real-IP: nginx in front has to set it")
-    if challenge.startswith("OAuth"):
-        return (
-            f"{where}: Blackbox judges callers: engines get torrents if their Bearer token is one of its own"
+        raise BadAnswer(
+            where, "Blackbox authorizes callers but X-Real-IP is missing: nginx in front must set it"
         )
+    if challenge.startswith("OAuth"):
+        return f"{where}: Blackbox authorizes callers, engines get torrents if their Bearer token is its own"
     if answer.status == 503:
-        raise BadAnswer(where, "the service cannot reach who judges callers")
+        raise BadAnswer(where, "the service cannot reach the server that authorizes callers")
     if answer.status in (401, 403) or '"BLOB_UNKNOWN"' in text:
-        return f"{where}: the registry judges callers, engines get torrents"
+        return f"{where}: the registry authorizes callers, engines get torrents"
     why = f"status {answer.status}, no torrents are served here: set mirror.torrents_url"
     raise BadAnswer(where, why)
 
 
 def _mirror(config: Config) -> str:
     mirror = config.mirror
-    # On this machine: neither through a proxy nor by TLS.
+    # On this machine, without a proxy and without TLS.
     local = LocalMirror(mirror, HttpClient(config.docker_registry.connect_timeout, 30.0))
     try:
         status = local.status()
@@ -90,6 +90,6 @@ def _mirror(config: Config) -> str:
     elif (why := why_unusable(folder)) is None:
         found = f"{folder} will be created"
     else:
-        remedy = "make it, give it to the mirror's user, or set mirror.cache_dir"
+        remedy = "create it, change its owner to the mirror's user, or set mirror.cache_dir"
         raise CacheFailed(str(folder), f"it cannot be created: {why}: {remedy}")
-    return f"does not run; ports {mirror.port} and {mirror.peer_port} are free, {found}"
+    return f"not running; ports {mirror.port} and {mirror.peer_port} are free, {found}"

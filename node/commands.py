@@ -1,4 +1,4 @@
-"""The command `mirror` and those below it."""
+"""The command `mirror` and its subcommands."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def add_commands(commands: Commands) -> None:
         "--platform", dest="platforms", type=named(Platform.parse), action="append",
         metavar="OS/ARCH[/VARIANT]", help="may be repeated (default: this machine's)",
     )  # fmt: skip
-    fetch.add_argument("--pin", action="store_true", help="never remove these layers to make room for others")
+    fetch.add_argument("--pin", action="store_true", help="protect these layers from eviction")
     drop = add_command(
         actions, "drop", "Remove a layer from the cache.", f"mirror drop sha256:{'4' * 64}", _drop
     )
@@ -62,7 +62,7 @@ def add_commands(commands: Commands) -> None:
     status = add_command(
         actions,
         "status",
-        "Show what is cached and downloading, and where bytes came from.",
+        "Show what is cached and downloading, and the sources of bytes.",
         "mirror status",
         _status,
     )
@@ -74,15 +74,15 @@ def add_commands(commands: Commands) -> None:
 
 
 def check(config: Config, arguments: argparse.Namespace) -> int:
-    """`mirror check`, and `check` where the configuration is that of a node alone."""
+    """Run `mirror check`, or `check` if the configuration is only that of a node."""
     from node.check import check_node
 
     return FAILED if check_node(config) else DONE
 
 
 def is_node(config: Config) -> bool:
-    """Whether the configuration is that of a node alone."""
-    # How a mirror logs is in a section that is otherwise the service's.
+    """Return whether the configuration is only that of a node."""
+    # A mirror's logging is configured in a section that otherwise belongs to the service.
     only_log = config.application.model_fields_set <= {"log_format"}
     allowed = {"docker_registry", "mirror", "tls", "http", *(["application"] if only_log else [])}
     return "mirror" in config.model_fields_set <= allowed

@@ -1,4 +1,4 @@
-"""`mirror configure`: points the container engines of this machine at the mirror."""
+"""`mirror configure`: point the container engines of this machine at the mirror."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def add_configure(actions: Commands) -> None:
     command = add_command(
         actions,
         "configure",
-        "Point container engines at the mirror of this machine. What others wrote into their files stays.",
+        "Point container engines at the mirror of this machine. Other settings in their files are kept.",
         "mirror configure --engine containerd",
         run_configure,
     )
@@ -70,7 +70,7 @@ def run_configure(config: Config, arguments: argparse.Namespace) -> int:
 
 
 def apply(change: Change) -> bool:
-    """Make a file hold what it should, at once or not at all. Returns whether it did not before."""
+    """Change a file atomically to its intended content. Return whether it was different."""
     if change.before == change.after:
         return False
     path = change.path.resolve()

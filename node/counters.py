@@ -1,4 +1,4 @@
-"""What the node counted since its start: bytes by where they came from, and fallbacks by reason."""
+"""The node's counters since its start: bytes by source, and fallbacks by reason."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Totals:
 
 
 class Counters:
-    """Thread-safe counters. What is counted here is counted in `whole` as well."""
+    """Thread-safe counters. `whole` counts the same events."""
 
     def __init__(self, whole: Counters | None = None) -> None:
         self._whole = whole
@@ -47,7 +47,7 @@ class Counters:
             self._whole.received(origin, count)
 
     def fell_back(self, reason: FallbackReason) -> None:
-        """Count a use of the registry where the swarm was meant to serve."""
+        """Count a use of the registry instead of the swarm."""
         with self._lock:
             self._fallbacks[reason] += 1
         if self._whole is not None:

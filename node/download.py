@@ -33,7 +33,9 @@ _HASHED_AT_ONCE = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class NodeParts:
-    """What all downloads of a node share. `time_limit` is in seconds without a piece from the swarm."""
+    """The objects that all downloads of a node share. `time_limit` is in seconds without a piece from the
+    swarm.
+    """
 
     cache: Cache
     session: Session
@@ -45,10 +47,10 @@ class NodeParts:
 
 
 class Download:
-    """Brings one layer into the cache, whose room was reserved at `path`; then the layer is seeded.
+    """Downloads one layer into the cache, which reserved space at `path`; then the layer is seeded.
 
-    It runs in a thread of its own from `start` on, with readers or without, until it is verified, failed or
-    stopped. `ended` is called then. `use_torrent` is False where the layer's torrent is known to be wrong.
+    It runs in its own thread from `start` on, with or without readers, until it is verified, failed or
+    stopped. `ended` is called then. `use_torrent` is False if the layer's torrent is known to be wrong.
     """
 
     def __init__(
@@ -63,7 +65,7 @@ class Download:
     ) -> None:
         self.layer = layer
         self.origin = origin
-        """The newest caller's: requests to the registry use it from now on."""
+        """That of the newest caller, for requests to the registry."""
         self.state: State = "checking"
         self.error: DockerTorrentsError | None = None
         self.bad_torrent = False
@@ -77,7 +79,7 @@ class Download:
         self._swarm: SwarmDownload | None = None
         self._registry: RegistryDownload | None = None
         self._stopped = False
-        # In the context of the request that begins it: its requests and log lines have that one's id.
+        # In the context of the request that starts it, whose id its requests and log lines have.
         self._thread = threading.Thread(
             target=contextvars.copy_context().run,
             args=(self._run,),
@@ -90,11 +92,11 @@ class Download:
         self._thread.start()
 
     def wait_for_end(self) -> None:
-        """Wait until a download that is over has let go of everything."""
+        """Wait until a download that has ended has released everything."""
         self._thread.join()
 
     def stop(self) -> None:
-        """End it, keeping what there is. Readers get Interrupted."""
+        """End it, keeping its part. Readers get Interrupted."""
         with self._changed:
             self._stopped = True
             self.readers.fail(Interrupted())
@@ -107,7 +109,7 @@ class Download:
             self._thread.join()
 
     def status(self) -> DownloadStatus:
-        """Return what the download does now."""
+        """Return the current status."""
         swarm = self._swarm
         with self._changed:
             if self.state in ("verified", "seeding"):
@@ -178,7 +180,9 @@ class Download:
             return None
 
     def _by_registry(self) -> Metainfo | None:
-        """Return the layer's torrent, if one comes up before the layer is complete."""
+        """Download from the registry. Return the layer's torrent, if one appears before the layer is
+        complete.
+        """
         registry = RegistryDownload(
             self.layer,
             self._path,
@@ -226,10 +230,10 @@ class Download:
         return swarm, swarm.run()
 
     def _verify(self) -> None:
-        """Compare the file's SHA-256 with the digest, and have the cache keep it. Raises DigestMismatch."""
+        """Compare the file's SHA-256 with the digest, and commit it to the cache. Raises DigestMismatch."""
         got = self._sha256()
         if got != self.layer.digest.hex and self._swarm is not None:
-            # libtorrent calls a piece complete a little before the file has it.
+            # libtorrent reports a piece as complete slightly before it is in the file.
             got = self._sha256()
         if got != self.layer.digest.hex:
             self.bad_torrent = self._swarm is not None
@@ -254,7 +258,7 @@ class Download:
         try:
             self._parts.cache.note(self.layer.digest, metainfo.encode())
         except CacheFailed as error:
-            # Shared until the mirror is restarted, with the capability that was noted before.
+            # Shared until the mirror is restarted, with the capability stored before.
             log.warning("capability not stored reason=%s", error)
         self._parts.seeding.adopt(self.layer.digest, metainfo, torrent)
         with self._changed:
@@ -265,7 +269,7 @@ class Download:
         if kept and self._registry is not None and self._swarm is None:
             with suppress(OSError, CacheFailed):
                 self._registry.keep_part()
-        # The next download may begin as soon as this one is over.
+        # The next download may begin as soon as this one has ended.
         self._parts.cache.release(self.layer.digest, keep=not isinstance(error, DigestMismatch))
         with self._changed:
             self.state, self.error = "failed", error

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 _FAILED_SECONDS = 300.0
 """How long failed downloads are shown."""
 _WITHOUT_CACHE_SECONDS = 30.0
-"""How long a layer that could not be kept is passed through before the cache is tried again."""
+"""How long a layer that could not be cached is passed through before the cache is tried again."""
 _WITHOUT_TORRENT_SECONDS = 600.0
 
 
@@ -54,9 +54,9 @@ class Reader:
         self._counters = counters
 
     def read(self, offset: int, limit: int, timeout: float) -> bytes:
-        """Return 1 to `limit` bytes from `offset` on, waiting until they are there; b"" only at the end.
+        """Return 1 to `limit` bytes from `offset` on, waiting until they are available; b"" only at the end.
 
-        Any order of offsets is allowed. Raises RemoteError or LayerError if the layer cannot be had,
+        Any order of offsets is allowed. Raises RemoteError or LayerError if the layer cannot be downloaded,
         TimedOut after `timeout` seconds without a byte.
         """
         if self._cached is not None:
@@ -73,12 +73,12 @@ class Reader:
             try:
                 return self._download.readers.read(self._progress, offset, limit, timeout)
             except CacheFailed:
-                # The disk's trouble is not the caller's.
+                # Problems of the disk do not concern the caller.
                 self._leave()
         return self._passed.read(offset, limit)
 
     def close(self) -> None:
-        """Leave. The download goes on without this reader."""
+        """Leave. The download continues without this reader."""
         self._leave()
         self._passed.close()
 
@@ -99,7 +99,7 @@ class Reader:
 
 
 class _PassedThrough:
-    """A layer read from the registry for one caller, and not kept."""
+    """A layer read from the registry for one caller, and not cached."""
 
     def __init__(self, layer: Layer, origin: Origin, counters: Counters) -> None:
         self._layer = layer
@@ -131,7 +131,7 @@ class _PassedThrough:
 
 @dataclass(frozen=True, slots=True)
 class _Failure:
-    """A download that failed, at monotonic seconds; `disk` says why, if it was the cache's trouble."""
+    """A download that failed, at monotonic seconds; `disk` is the reason if the cache failed."""
 
     at: float
     status: DownloadStatus
@@ -143,7 +143,7 @@ class Downloads:
 
     Layers below `min_size` bytes never use the swarm. A download ends after `time_limit` seconds without a
     piece from it. `close` ends the downloads; the session and the cache
-    are the caller's to close, in this order, afterwards.
+    must be closed by the caller afterwards, in this order.
     """
 
     def __init__(
@@ -163,10 +163,10 @@ class Downloads:
         self._seeding.start()
 
     def open(self, layer: Layer, origin: Origin) -> Reader:
-        """Return a reader of `layer`, whose download is started unless it is already running or cached.
+        """Return a reader of `layer`. Start its download unless it is running or the layer is cached.
 
-        The registry's verdict for this caller must be known before. Never waits for the network. A running
-        download uses the newest `origin` from now on.
+        The caller must be authorized by the registry before. Never waits for the network. A running download
+        uses the newest `origin` from then on.
         """
         with self._lock:
             if self._closed:
@@ -192,7 +192,7 @@ class Downloads:
             download.origin = origin
             if (progress := download.readers.join()) is not None:
                 return Reader(layer, origin, self._counters, download=download, progress=progress)
-        # It ended in this moment.
+        # It has just ended.
         return self._reopened(layer, origin, download)
 
     def status(self) -> list[DownloadStatus]:
@@ -214,11 +214,11 @@ class Downloads:
         return replace(totals, uploaded=totals.uploaded + self._seeding.uploaded)
 
     def drop(self, digest: Digest) -> bool:
-        """Stop seeding a layer and remove it from the cache. Returns whether it was there and not in use."""
+        """Stop seeding a layer and remove it from the cache. Return whether it was cached and not in use."""
         return self._cache.drop(digest)
 
     def close(self) -> None:
-        """End all downloads, keeping what they have; readers get Interrupted."""
+        """End all downloads, keeping their parts; readers get Interrupted."""
         with self._lock:
             self._closed = True
             downloads = list(self._running.values())
@@ -234,7 +234,7 @@ class Downloads:
             and now - failed.at < _WITHOUT_CACHE_SECONDS
         ):
             raise CacheFailed(str(self._cache.directory), failed.disk)
-        # What is left of it, if its file was changed behind our back.
+        # Its part, if another program changed the file.
         self._seeding.forget(layer.digest)
         path = self._cache.reserve(layer.digest, layer.size)
         use_torrent = now >= self._without_torrent.get(layer.digest, now)
@@ -265,7 +265,7 @@ class Downloads:
                 self._without_torrent[digest] = time.monotonic() + _WITHOUT_TORRENT_SECONDS
 
     def _forget_old_failures(self) -> None:
-        """The lock is held."""
+        """Drop old failures. The lock is held."""
         now = time.monotonic()
         recent = now - _FAILED_SECONDS
         self._failed = {digest: failed for digest, failed in self._failed.items() if failed.at >= recent}

@@ -1,4 +1,4 @@
-"""When a node turns to the registry although a swarm exists, and how long it waits before. Pure."""
+"""Rules for using the registry although a swarm exists, and for the pause before. Pure functions."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from dataclasses import dataclass
 PATIENCE = 5.0
 """Seconds without a byte after which a reader is stalled."""
 FAR_BEHIND = 3.0
-"""A reader is far behind when plain HTTP would have given this many times what it got."""
+"""A reader is far behind if plain HTTP would have delivered this many times as many bytes."""
 PAUSE_PER_NODE = 0.25
 """Seconds that each other node of the swarm adds to the longest pause."""
 LONGEST_PAUSE = 60.0
 LONGEST_RUN = 16
-"""Chunks that are read in one request, at most."""
+"""The most chunks read in one request."""
 
 
 @dataclass(slots=True)
 class Progress:
-    """What a reader wants and what it got. Times are monotonic seconds, `offset` and `received` bytes.
+    """The position and progress of a reader. Times are monotonic seconds, `offset` and `received` bytes.
 
     `waiting_since` is None while it does not wait. `helped` is whether its last bytes came from the registry
-    by the rule below: then it is not left waiting again before the swarm serves it.
+    by the rule below: then it does not wait again until the swarm has served it.
     """
 
     started: float
@@ -34,9 +34,9 @@ class Progress:
 
 
 def is_stalled(reader: Progress, now: float, http_rate: float | None) -> bool:
-    """Whether the reader's next bytes have to come from the registry.
+    """Return whether the reader's next bytes must come from the registry.
 
-    `http_rate` is what plain HTTP gave lately, in bytes per second, None if it was not tried.
+    `http_rate` is the recent rate of plain HTTP in bytes per second, None if it was not used.
     """
     if reader.waiting_since is None:
         return False
@@ -49,10 +49,10 @@ def is_stalled(reader: Progress, now: float, http_rate: float | None) -> bool:
 
 
 def pause_before_registry(others: int, generator: random.Random) -> float:
-    """Return how long to wait before asking the registry, in seconds.
+    """Return how long to wait before a request to the registry, in seconds.
 
-    Random, and growing with the number of other nodes: nodes in trouble together ask a few times a second,
-    not all at once.
+    Random, and growing with the number of other nodes: nodes that are stalled at the same time send a few
+    requests a second, not all at once.
     """
     return generator.uniform(0, min(LONGEST_PAUSE, PAUSE_PER_NODE * others))
 
@@ -60,10 +60,10 @@ def pause_before_registry(others: int, generator: random.Random) -> float:
 def chunk_without_service(
     lacking: Sequence[int], wanted: int, others: int, generator: random.Random
 ) -> int | None:
-    """Choose the chunk to fetch when no leases can be had, None if there is nothing to fetch.
+    """Choose the chunk to fetch without leases, None if there is nothing to fetch.
 
     `lacking` are the chunks, ascending, that neither this node nor a connected peer has. Nodes that cannot
-    coordinate choose at random; a node that knows of no other goes on from the reader's chunk, `wanted`.
+    coordinate choose at random; a node that knows no other continues from the reader's chunk, `wanted`.
     """
     if not lacking:
         return None
@@ -75,12 +75,12 @@ def chunk_without_service(
 def run_length(others: int, row: int) -> int:
     """Return how many chunks to read in one request from the registry.
 
-    A node that knows of no other reads on; in a swarm the first request is for one chunk, and requests grow
-    with `row`, the number of those before it in a row: a swarm that stays silent does not make a pull slow.
+    A node that knows no other continues reading; in a swarm the first request is for one chunk, and requests
+    grow with `row`, the number of consecutive ones before it: a silent swarm does not slow down a pull.
     """
     return LONGEST_RUN if not others else min(LONGEST_RUN, 2 ** min(row, 10))
 
 
 def backoff(failures: int, generator: random.Random) -> float:
-    """Return the pause after so many failures in a row, in seconds."""
+    """Return the pause after this many consecutive failures, in seconds."""
     return generator.uniform(0.5, 1.0) * min(30.0, 2.0 ** min(failures, 5))

@@ -1,4 +1,4 @@
-"""Reads parts of a layer by HTTP: from the torrent's web seeds, else from the registry."""
+"""Read parts of a layer by HTTP: from the torrent's web seeds, else from the registry."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ _LONGEST_SEED_PAUSE = 60.0
 _SMOOTHING = 0.3
 SLOW_SECONDS = 10.0
 LEAST_BYTES = 64 * 1024
-"""What a web seed has to give in SLOW_SECONDS. The swarm waits for the chunks that it is read for."""
+"""The bytes that a web seed must send in SLOW_SECONDS, as the swarm waits for its chunks."""
 
 
 class WebSeed:
-    """One web seed's URL and how long to leave it alone after a failure. Not thread-safe by itself."""
+    """The URL of a web seed, and its pause after a failure. Not thread-safe."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -49,7 +49,7 @@ class WebSeed:
         return now >= self._until
 
     def failed(self, error: Exception, now: float) -> None:
-        """Leave it alone for a while, for good if it sent wrong bytes."""
+        """Pause its use after a failure, permanently if it sent wrong bytes."""
         if isinstance(error, WrongBytes):
             self._until = float("inf")
             return
@@ -65,14 +65,14 @@ class WebSeed:
 
 
 class WrongBytes(BadAnswer):
-    """A piece that does not have the hash that the torrent says."""
+    """A piece whose hash differs from that in the torrent."""
 
     def __init__(self, where: str, piece: int) -> None:
         super().__init__(where, f"piece {piece} does not have its hash")
 
 
 class _NotTooSlow:
-    """A web seed's Body that gives up where bytes drip: the registry may be faster."""
+    """A web seed's Body that gives up if it is too slow, as the registry may be faster."""
 
     def __init__(self, body: Body) -> None:
         self._body = body
@@ -80,7 +80,7 @@ class _NotTooSlow:
         self._recent = 0
 
     def readinto(self, buffer: memoryview, /) -> int:
-        """See Body. Raises TimedOut if less than LEAST_BYTES came in SLOW_SECONDS."""
+        """See Body. Raises TimedOut if fewer than LEAST_BYTES arrived in SLOW_SECONDS."""
         count = self._body.readinto(buffer)
         self._recent += count
         if (now := time.monotonic()) - self._since >= SLOW_SECONDS:
@@ -97,7 +97,7 @@ class _NotTooSlow:
 class PieceFetcher:
     """Fetches pieces of one layer, from several threads.
 
-    `origin` returns the registry as the newest reader may use it.
+    `origin` returns the registry with the credentials of the newest reader.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class PieceFetcher:
         counters: Counters,
     ) -> None:
         self.rate: float | None = None
-        """What one request gave lately, in bytes per second."""
+        """The recent rate of one request, in bytes per second."""
         self._http = http
         self._layer = layer
         self._metainfo = metainfo
@@ -136,7 +136,7 @@ class PieceFetcher:
     ) -> None:
         """Fetch those of `pieces` that the node `lacks`; `deliver` gets (piece, bytes, from the registry).
 
-        Tries the web seeds, then the registry. Raises RemoteError if that fails too.
+        Try the web seeds, then the registry. Raises RemoteError if both fail.
         """
         if not registry_only:
             for seed in self._seeds:
@@ -158,7 +158,7 @@ class PieceFetcher:
         self._read_pieces(self._origin().open, "registry", pieces, lacks, deliver)
 
     def close(self) -> None:
-        """Cut all requests; their threads get RemoteError."""
+        """Abort all requests; their threads get RemoteError."""
         with self._lock:
             self._closed = True
             bodies = list(self._open.values())

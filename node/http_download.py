@@ -1,4 +1,4 @@
-"""A layer streamed from the registry into the cache's file, by as many requests as readers need."""
+"""Stream a layer from the registry into the cache's file, with as many requests as readers need."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from node.origin import Body, Layer, Origin
 
 BLOCK = 64 * 1024
 MAX_STREAMS = 4
-"""Requests at once for one layer."""
+"""The most concurrent requests for one layer."""
 NEAR = 16
-"""A reader this many blocks ahead of a stream waits for it; one farther ahead gets a stream of its own."""
+"""A reader this many blocks ahead of a stream waits for it; one farther ahead gets its own stream."""
 _ATTEMPTS = 3
 _PASSING = (ConnectionCut, TimedOut)
 _TICK = 0.5
 
 
 class HttpFile:
-    """The layer's file while it is filled, and which of its blocks are there: at first those of `present`."""
+    """The layer's file while it is filled, and which blocks it has: at first those of `present`."""
 
     def __init__(self, path: Path, size: int, present: bytes | None = None) -> None:
         self.size = size
@@ -40,12 +40,12 @@ class HttpFile:
 
     @property
     def present(self) -> bytes:
-        """A byte for each block, 1 if it is there."""
+        """A byte for each block, 1 if it is present."""
         return bytes(self._present)
 
     @property
     def done(self) -> int:
-        """The bytes that are there, the last block counted as a whole one."""
+        """The number of bytes present, the last block counted as a full one."""
         return min(self.size, self._present.count(1) * BLOCK)
 
     @property
@@ -78,13 +78,13 @@ class HttpFile:
         return os.pread(self._descriptor, min(limit, end - offset), offset)
 
     def sync(self) -> bytes:
-        """Write what is there to the disk and return which blocks that is, at least. Raises OSError."""
+        """Flush to the disk, and return the blocks that are certainly on it. Raises OSError."""
         present = self.present
         os.fdatasync(self._descriptor)
         return present
 
     def _holds(self, blocks: int) -> bool:
-        """Whether the file takes the room of so many blocks, the last of which may be short."""
+        """Return whether the file occupies that many blocks, the last of which may be short."""
         return os.fstat(self._descriptor).st_blocks * 512 > (blocks - 1) * BLOCK
 
     def close(self) -> None:
@@ -94,14 +94,14 @@ class HttpFile:
 
 
 class _Stream:
-    """One request, which fills the file from `block` on until it meets what is there."""
+    """One request, which fills the file from `block` on until it reaches a present block."""
 
     def __init__(self, block: int) -> None:
         self.block = block
         self.body: Body | None = None
         self.cancelled = False
         self.from_start = False
-        """Whether the registry ignores ranges, so that what is there has to be read again."""
+        """Whether the registry ignores ranges, so that present blocks must be read again."""
 
     def cancel(self) -> None:
         self.cancelled = True
@@ -135,7 +135,8 @@ class HttpDownload:
     def run(self, stop: Callable[[], bool]) -> bool:
         """Fill the file until it is complete (True) or `stop` (False), which is checked twice a second.
 
-        Raises RemoteError once several requests in a row got nothing, OSError if the file cannot be written.
+        Raises RemoteError after several consecutive requests without a byte, OSError if the file cannot be
+        written.
         """
         try:
             while not self.file.complete:
@@ -161,7 +162,7 @@ class HttpDownload:
             if block is None or any(0 <= block - stream.block < NEAR for stream in self._streams):
                 continue
             if block != start and self._streams:
-                continue  # the reader is served; one stream goes on with the rest
+                continue  # the reader is served; one stream continues with the rest
             stream = _Stream(block)
             context = contextvars.copy_context()
             thread = threading.Thread(

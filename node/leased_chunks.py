@@ -1,4 +1,4 @@
-"""The chunks that a node fetches on behalf of its swarm: leased, being fetched, and to be reported."""
+"""The chunks that a node fetches for its swarm: leased, being fetched, and to be reported."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from node.pieces import Pieces
 log = logging.getLogger(__name__)
 
 MOST = 16
-"""Leases that a node holds at once: while it is alone, all that there are."""
+"""The most leases of a node: all of them while it is alone."""
 REQUESTS = 2
-"""Requests for leased chunks at once: the next one begins while the last one ends. More of them, by all nodes
-together, take the origin's line from each other: some stand still for seconds."""
+"""The most concurrent requests for leased chunks: the next one begins while the last one ends. With more, the
+requests of all nodes compete for the bandwidth of the origin, and some stall for seconds."""
 
 
 class LeasedChunks:
-    """Fetches leased chunks of one download in threads of its own.
+    """Fetches leased chunks of one download in separate threads.
 
-    `fetch` fetches a range of pieces by HTTP. `over` says whether the download has ended. `wake` wakes the
+    `fetch` fetches a range of pieces by HTTP. `over` returns whether the download has ended. `wake` wakes the
     thread that makes swarm calls. Everything mutable is guarded by `lock`.
     """
 
@@ -46,22 +46,22 @@ class LeasedChunks:
         self._lock = lock
         self._wake = wake
         self._waiting: list[int] = []
-        """Those that are still to be fetched, in ascending order."""
+        """The chunks still to be fetched, in ascending order."""
         self._in_flight: set[int] = set()
         self._requests = 0
         self._unreported: set[int] = set()
-        """Those that were fetched and not reported yet."""
+        """The chunks fetched but not reported yet."""
         self.count = 0
-        """How many were fetched."""
+        """The number of fetched chunks."""
         self._unspread: set[int] = set()
-        """Those that were fetched and that no peer was seen to have yet."""
+        """The fetched chunks that no peer has announced yet."""
         self.failures = 0
-        """How many requests failed in a row."""
+        """The number of consecutive failed requests."""
         self.news = False
         """Whether a swarm call is due: chunks were fetched, and few others wait."""
 
     def want(self, lacking: int) -> int:
-        """Return how many leases to ask for; nodes that start together get one each."""
+        """Return how many leases to request; nodes that start together get one each."""
         return min(MOST, lacking, 1 + self.count)
 
     def unspread(self, available: Sequence[int]) -> int:
@@ -77,18 +77,18 @@ class LeasedChunks:
             return len(self._unspread)
 
     def unreported(self) -> list[int]:
-        """Return the fetched chunks to report with the call that is made now."""
+        """Return the fetched chunks to report in the current call."""
         with self._lock:
             self.news = False
             return sorted(self._unreported)[:MAX_FETCHED]
 
     def reported(self, chunks: Sequence[int]) -> None:
-        """Forget what was reported."""
+        """Drop the reported chunks."""
         with self._lock:
             self._unreported.difference_update(chunks)
 
     def take(self, leases: Sequence[Lease]) -> None:
-        """Fetch the chunks that are leased now, instead of those that were leased before."""
+        """Fetch the newly leased chunks, instead of those leased before."""
         with self._lock:
             known = {lease.chunk for lease in leases if lease.chunk < self._chunks.count}
             self._waiting = sorted(
@@ -99,11 +99,11 @@ class LeasedChunks:
             more = min(REQUESTS - self._requests, len(self._waiting))
             self._requests += more
         for _ in range(more):
-            # Not waited for: it may hang in a request, and what it brings too late is not taken.
+            # Not joined: it may hang in a request, and pieces that arrive too late are ignored.
             threading.Thread(target=self._run, name="leased chunks", daemon=True).start()
 
     def note(self, piece: int) -> None:
-        """Note that a piece was handed in: its chunk may be complete."""
+        """Record that a piece was added: its chunk may be complete."""
         chunk = self._chunks.chunk_of(piece)
         if chunk not in self._in_flight or not self._pieces.has_all(self._chunks.pieces(chunk)):
             return
@@ -136,7 +136,7 @@ class LeasedChunks:
             self._wake()
 
     def _next(self) -> range | None:
-        """Take chunks that one request can fetch: neighbours, at most half of those that wait."""
+        """Take adjacent chunks for one request, at most half of the waiting ones."""
         with self._lock:
             if not self._waiting or self._over():
                 self._requests -= 1

@@ -1,4 +1,4 @@
-"""The running mirror of this machine, as the commands of `mirror` ask it."""
+"""A client of the running mirror of this machine, for the subcommands of `mirror`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _STATUS_LIMIT = 64 * 1024 * 1024
 
 
 class LocalMirror:
-    """Raises RemoteError, with advice where the mirror does not run."""
+    """The client. Its methods raise RemoteError, with advice if the mirror does not run."""
 
     def __init__(self, mirror: Mirror, http: HttpClient) -> None:
         address = _ALL.get(mirror.host, mirror.host)
@@ -24,7 +24,7 @@ class LocalMirror:
         self._http = http
 
     def as_registry(self, settings: DockerRegistry) -> DockerRegistry:
-        """The configuration of a registry client that pulls through the mirror."""
+        """Return the configuration of a registry client that pulls through the mirror."""
         return DockerRegistry(
             host=self.netloc,
             proto="http",
@@ -33,7 +33,7 @@ class LocalMirror:
         )
 
     def status(self) -> dict[str, Any]:
-        """What `mirror status --json` prints."""
+        """Return the output of `mirror status --json`."""
         answer = self._ask("GET", "status")
         try:
             status = json.loads(answer.body)
@@ -44,11 +44,11 @@ class LocalMirror:
         return status
 
     def drop(self, digest: Digest) -> None:
-        """Remove a layer from the cache. Raises NotFound if it is not there, or in use."""
+        """Remove a layer from the cache. Raises NotFound if it is not cached, or in use."""
         self._change("DELETE", f"layers/{digest}", f"{digest} in the cache, and not in use")
 
     def pin(self, digest: Digest) -> None:
-        """Keep a layer from eviction."""
+        """Protect a layer from eviction."""
         self._change("PUT", f"pins/{digest}", str(digest))
 
     def _change(self, method: str, path: str, what: str) -> None:

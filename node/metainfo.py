@@ -1,4 +1,4 @@
-"""A layer's .torrent as a node reads it."""
+"""The .torrent of a layer, parsed for a node."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class Metainfo:
         return len(self.hashes) // _HASH
 
     def span(self, piece: int) -> tuple[int, int]:
-        """Return the offset of the piece's first byte and the offset behind its last one."""
+        """Return the offset of the piece's first byte and the offset after its last one."""
         return piece * self.piece_length, min((piece + 1) * self.piece_length, self.size)
 
     def matches(self, piece: int, data: bytes | bytearray | memoryview) -> bool:
-        """Whether `data` has the hash of `piece`."""
+        """Return whether `data` has the hash of `piece`."""
         expected = self.hashes[piece * _HASH : (piece + 1) * _HASH]
         return hashlib.sha1(data, usedforsecurity=False).digest() == expected
 
@@ -68,7 +68,7 @@ def parse_metainfo(data: bytes, layer: Layer) -> Metainfo:
     except (RuntimeError, LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
         raise ValueError(f"the torrent is malformed: {error}") from None
     if name != layer.digest.hex.encode() or size != layer.size:
-        raise ValueError("the torrent is that of another layer")
+        raise ValueError("the torrent belongs to another layer")
     if not 0 < piece_length <= _MAX_PIECE or len(hashes) != pieces * _HASH:
-        raise ValueError("the torrent's pieces do not fit its length")
+        raise ValueError("the torrent's pieces do not match its length")
     return Metainfo(bare, size, piece_length, bytes(hashes), tuple(web_seeds))

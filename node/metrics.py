@@ -1,4 +1,4 @@
-"""`/metrics`: what the mirror has done, for Prometheus."""
+"""`/metrics`: the mirror's metrics for Prometheus."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ _PREFIX = "docker_torrents_mirror"
 
 
 class _Downloads(Collector):
-    """Reads the counters of downloads and the cache when Prometheus asks."""
+    """Reads the counters of downloads and the cache when Prometheus scrapes."""
 
     def __init__(self, cache: Cache, downloads: Downloads) -> None:
         self._cache = cache
         self._downloads = downloads
 
     def collect(self) -> Iterator[Metric]:
-        """Called by prometheus_client."""
+        """Yield the metrics; prometheus_client calls this."""
         totals, status, entries = self._downloads.totals(), self._downloads.status(), self._cache.entries()
         served = CounterMetricFamily(
-            f"{_PREFIX}_layer_bytes", "Bytes of layers by where they came from.", labels=["origin"]
+            f"{_PREFIX}_layer_bytes", "Bytes of layers by source.", labels=["origin"]
         )
         for origin, count in sorted(totals.origins.items()):
             served.add_metric([origin], count)

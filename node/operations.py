@@ -1,7 +1,7 @@
-"""Calls for operators and Prometheus: alive, health, metrics, status, and changes of the cache.
+"""Calls for operators and Prometheus: ping, health, metrics, status, and changes of the cache.
 
-Status and changes are for this machine only. Changes use PUT and DELETE, which no web page of another origin
-can send.
+Status and changes are for this machine only. Changes use PUT and DELETE, which web pages of other origins
+cannot send.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from node.upstream import Upstream
 
 
 class Operations:
-    """The calls beside /v2/. `registry` is the registry's name for operators."""
+    """The calls outside /v2/. `registry` is the registry's name for operators."""
 
     def __init__(
         self, registry: str, upstream: Upstream, cache: Cache, downloads: Downloads, metrics: Metrics
@@ -56,7 +56,7 @@ class Operations:
         app.route("/v0/mirror/pins/<digest>", "DELETE", _local(self._unpin))
 
     def _health(self) -> bottle.HTTPResponse:
-        """503 if the registry does not answer. Its details are for this machine, as in web/health.py."""
+        """Answer 503 if the registry does not. Only this machine gets details, as in web/health.py."""
         health = self._check.health()
         local = _is_loopback(bottle.request.environ.get("REMOTE_ADDR", ""))
         return bottle.HTTPResponse(health.details() if local else health.summary(), health.http_status)
@@ -108,7 +108,7 @@ class Operations:
 
 
 def ping() -> bottle.HTTPResponse:
-    """Alive: the process answers."""
+    """Answer that the process is alive."""
     return bottle.HTTPResponse("pong", 200, {"Content-Type": "text/plain; charset=utf-8"})
 
 
@@ -117,11 +117,11 @@ def _described(status: DownloadStatus) -> dict[str, Any]:
 
 
 def _local(callback: Callable[..., Any]) -> Callable[..., Any]:
-    """A call that is answered to this machine only."""
+    """Return the call, restricted to this machine."""
 
     def answered(**path: str) -> Any:
         if not _is_loopback(bottle.request.environ.get("REMOTE_ADDR", "")):
-            return error(403, "DENIED", "only this machine may ask")
+            return error(403, "DENIED", "only for this machine")
         return callback(**path)
 
     return answered

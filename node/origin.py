@@ -1,4 +1,4 @@
-"""The registry as a download sees it: the torrent of a layer, and the layer's bytes for one caller."""
+"""The registry's interface for a download: a layer's torrent, and its bytes for one caller."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ class Body(Protocol):
     """The bytes of an answer, read once and in order by one thread. `close` may come from another thread."""
 
     def readinto(self, buffer: memoryview, /) -> int:
-        """Fill the front of `buffer` and return the number of bytes, 0 at the end. Raises RemoteError."""
+        """Fill the beginning of `buffer` and return the number of bytes, 0 at the end. Raises RemoteError."""
 
     def close(self) -> None:
-        """Free the connection."""
+        """Release the connection."""
 
 
 class Origin(Protocol):
     """One layer at the registry, requested with one caller's credentials. Used from several threads."""
 
     def torrent(self) -> bytes | None:
-        """Return the layer's .torrent, None if it has none yet or the service does not answer in time."""
+        """Return the layer's .torrent, None if it has none or the service does not answer in time."""
 
     def open(self, offset: int, length: int) -> Body:
         """Open `length` bytes from `offset` on. Raises RemoteError, RangeIgnored included."""

@@ -1,4 +1,4 @@
-"""The pieces of a torrent that is being downloaded: which there are, their bytes, and which come first."""
+"""The pieces of a torrent being downloaded: their presence, bytes and order."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _MAX_MISREAD = 5
 
 
 class Pieces:
-    """Hears of a torrent's pieces (a TorrentListener) and reads them for readers.
+    """Tracks a torrent's pieces (a TorrentListener) and reads them for readers.
 
-    Bytes come through libtorrent, which knows best when a piece can be read; those handed in here are kept
-    for a reader that is near. All is guarded by `changed`, which is notified when a waiting reader can go on.
-    `milestone` is called when the file was checked, is complete, or cannot be used: with so many pieces a
-    second, threads that were woken by each would hold up each other.
+    Bytes are read by libtorrent, which knows when a piece can be read; those of pieces added here are kept
+    for a nearby reader. `changed` guards everything and is notified when a waiting reader can continue.
+    `milestone` is called when the file was checked, is complete, or cannot be used: pieces arrive so fast that
+    threads woken by each would delay each other.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Pieces:
         milestone: Callable[[], None],
     ) -> None:
         self.checked = False
-        """Whether the file was checked for what it had at first."""
+        """Whether the file's initial pieces were checked."""
         self.error: DockerTorrentsError | None = None
         self._layer = layer
         self._metainfo = metainfo
@@ -53,13 +53,13 @@ class Pieces:
         self._torrent: Torrent | None = None
         self._have = bytearray(metainfo.pieces)
         self._fetched: dict[int, bool] = {}
-        """Pieces handed in here, and whether a stalled reader was the reason."""
+        """Pieces added here, and whether a stalled reader was the reason."""
         self._added: dict[int, float] = {}
-        """When pieces were handed in that are not complete yet."""
+        """When the pieces that are not complete yet were added."""
         self._progressed = time.monotonic()
         """When the last piece was completed."""
         self._damaged: set[int] = set()
-        """Pieces that came with wrong bytes."""
+        """Pieces received with wrong bytes."""
         self._kept: OrderedDict[int, bytes] = OrderedDict()
         self._most_kept = max(_READ_AHEAD + 1, _KEPT_BYTES // metainfo.piece_length)
         self._being_read: set[int] = set()
@@ -71,16 +71,16 @@ class Pieces:
         self._lowest = 0
         self._flushes = 0
         self._misread = 0
-        """How many pieces in a row could not be read, or were not what had been written."""
+        """The number of consecutive pieces that could not be read, or differed from what was written."""
 
     def attach(self, torrent: Torrent) -> None:
-        """Name the torrent that is listened to."""
+        """Set the torrent whose pieces these are."""
         with self._changed:
             self._torrent = torrent
             self._prefer_lowest()
 
     def reset(self) -> None:
-        """Forget what there is: another torrent of the same file will be checked and attached."""
+        """Clear all state: another torrent of the same file will be checked and attached."""
         with self._changed:
             self.checked = False
             self._have = bytearray(self._metainfo.pieces)
@@ -91,25 +91,25 @@ class Pieces:
             self._lowest = 0
 
     def stuck(self, seconds: float) -> bool:
-        """Return whether a piece that was handed in so long ago is still not complete."""
+        """Return whether a piece added that long ago is still incomplete."""
         with self._changed:
             return any(time.monotonic() - added > seconds for added in self._added.values())
 
     def idle(self, seconds: float) -> bool:
-        """Return whether no piece was completed for so long."""
+        """Return whether no piece was completed for that long."""
         with self._changed:
             return time.monotonic() - self._progressed > seconds
 
     @property
     def torrent(self) -> Torrent:
-        """The torrent. Raises Interrupted before it was attached."""
+        """The torrent. Raises Interrupted before one is attached."""
         if self._torrent is None:
             raise Interrupted
         return self._torrent
 
     @property
     def done(self) -> int:
-        """The bytes of complete pieces, the last one counted as a whole one."""
+        """The bytes of complete pieces, the last one counted as a full one."""
         return min(self._metainfo.size, self._have.count(1) * self._metainfo.piece_length)
 
     @property
@@ -121,17 +121,17 @@ class Pieces:
         return bool(self._have[piece])
 
     def damaged(self, piece: int) -> bool:
-        """Whether the piece is missing, and came with wrong bytes before."""
+        """Return whether the piece is missing, and was received with wrong bytes before."""
         return piece in self._damaged and not self._have[piece]
 
     def has_all(self, pieces: Iterable[int]) -> bool:
-        """Return whether all `pieces` are there or were handed in."""
+        """Return whether all `pieces` are complete or were added."""
         return all(self._have[piece] or piece in self._added for piece in pieces)
 
     def missing(self, available: Sequence[int]) -> list[int]:
         """Return the pieces that neither this node nor, by `available`, a connected peer has.
 
-        Those that were handed in, and that libtorrent has not taken yet, are there.
+        Pieces that were added, but not accepted by libtorrent yet, are not missing.
         """
         with self._changed:
             return [
@@ -141,14 +141,14 @@ class Pieces:
             ]
 
     def add(self, piece: int, data: bytes, from_registry: bool, *, helps: bool) -> None:
-        """Hand in a piece whose hash was compared; `helps` if a stalled reader waits for it."""
+        """Add a piece whose hash was verified; `helps` if a stalled reader waits for it."""
         with self._changed:
             if self._have[piece]:
                 return
             first = piece not in self._fetched
             self._fetched[piece] = helps
             self._added.setdefault(piece, time.monotonic())
-            # Its hash was compared: a reader need not wait until libtorrent has it.
+            # Its hash was verified: a reader need not wait until libtorrent has it.
             if helps or piece in self._awaited or 0 <= piece - self._reader_at < self._most_kept // 2:
                 self._keep(piece, data)
         self.torrent.add_piece(piece, data)
@@ -156,12 +156,12 @@ class Pieces:
             self._counters.received("registry" if from_registry else "web_seed", len(data))
 
     def read(self, reader: Progress, offset: int, limit: int) -> bytes | None:
-        """Return bytes at `offset`, None if they are not there yet. To be called with `changed` held."""
+        """Return bytes at `offset`, None if they are not available yet. `changed` must be held."""
         piece, start = divmod(offset, self._metainfo.piece_length)
         self._reader_at = piece
         for ahead in range(piece, min(piece + _READ_AHEAD, self._metainfo.pieces)):
             if self._torrent is not None and self._have[ahead]:
-                self._have_read(self._torrent, ahead)
+                self._request_read(self._torrent, ahead)
         if (data := self._kept.get(piece)) is None:
             self._awaited.add(piece)
             return None
@@ -180,7 +180,7 @@ class Pieces:
         with self._changed:
             for piece, present in enumerate(pieces):
                 self._have[piece] |= present
-            # What was handed in before was dropped.
+            # Pieces added before were dropped.
             self._added.clear()
             self.checked = True
             self._progressed = time.monotonic()
@@ -202,13 +202,13 @@ class Pieces:
             if self._torrent is not None and (
                 piece in self._awaited or 0 <= piece - self._reader_at < _READ_AHEAD
             ):
-                self._have_read(self._torrent, piece)
+                self._request_read(self._torrent, piece)
             complete = self.complete
         if complete:
             self._milestone()
 
     def on_piece_read(self, piece: int, data: bytes | None) -> None:
-        # On a full disk libtorrent gives zeros for pieces that it called complete.
+        # On a full disk libtorrent returns zeros for pieces that it reported as complete.
         right = data is not None and self._metainfo.matches(piece, data)
         with self._changed:
             self._being_read.discard(piece)
@@ -241,13 +241,13 @@ class Pieces:
             self._changed.notify_all()
         self._milestone()
 
-    def _have_read(self, torrent: Torrent, piece: int) -> None:
+    def _request_read(self, torrent: Torrent, piece: int) -> None:
         if piece not in self._kept and piece not in self._being_read:
             self._being_read.add(piece)
             torrent.read_piece(piece)
 
     def _keep(self, piece: int, data: bytes) -> None:
-        """Keep a piece for readers, and wake those that wait for it."""
+        """Keep a piece for readers, and wake those waiting for it."""
         self._kept[piece] = data
         while len(self._kept) > self._most_kept:
             self._kept.popitem(last=False)
@@ -256,7 +256,7 @@ class Pieces:
             self._changed.notify_all()
 
     def _prefer_lowest(self) -> None:
-        """Have the lowest missing pieces requested first, so that readers see progress."""
+        """Prefer the lowest missing pieces, so that readers see progress."""
         if self._torrent is None:
             return
         self._lowest = max(0, self._have.find(0, self._lowest))

@@ -23,7 +23,7 @@ from node.local_mirror import LocalMirror
 log = logging.getLogger(__name__)
 
 AT_ONCE = 3
-"""Layers pulled at a time, as engines do."""
+"""The number of layers pulled at a time, as by engines."""
 
 _TRIES = 3
 _BUFFER = 256 * 1024
@@ -52,7 +52,7 @@ class WantedLayer:
 
 @dataclass(slots=True)
 class Prefetched:
-    """What a prefetch did; `str()` is its last line."""
+    """The results of a prefetch; `str()` is its last line."""
 
     layers: int = 0
     size: int = 0
@@ -71,7 +71,9 @@ def prefetch(
     pin: bool,
     stop: threading.Event,
 ) -> Prefetched:
-    """Pull the layers of `images` for `platforms` (all of them if empty). `registry` asks the mirror."""
+    """Pull the layers of `images` for `platforms` (all of them if empty). `registry` is a client of the
+    mirror.
+    """
     done = Prefetched()
     wanted: dict[Digest, WantedLayer] = {}
     for image in images:

@@ -37,17 +37,17 @@ _QUERY = ("n", "last", "artifactType")
 
 
 class RegistryProxy:
-    """Passes a request on with the caller's Authorization and the answer back, a challenge included."""
+    """Forwards a request with the caller's Authorization, and returns the answer, even a challenge."""
 
     def __init__(self, upstream: Upstream) -> None:
         self._upstream = upstream
 
     def base(self, environ: Mapping[str, Any]) -> bottle.HTTPResponse:
-        """`/v2/`. Raises RemoteError."""
+        """Answer `/v2/`. Raises RemoteError."""
         return self._pass(environ, self._upstream.urls.base)
 
     def named(self, environ: Mapping[str, Any], resource: Resource) -> bottle.HTTPResponse:
-        """A manifest, a list of tags, or referrers. Raises InvalidName, RemoteError."""
+        """Answer a request for a manifest, a list of tags, or referrers. Raises InvalidName, RemoteError."""
         answer = self._pass(environ, self._url(resource, bottle.request.query))
         if resource.kind == "manifests" and answer.status_code == 200 and environ["REQUEST_METHOD"] == "GET":
             media_type = answer.get_header("Content-Type") or ""
@@ -59,7 +59,7 @@ class RegistryProxy:
         kept = {name: query[name] for name in _QUERY if name in query}
         if resource.kind == "manifests":
             reference = parse_reference(resource.name)
-            # docker_torrents, if it stands there, is not to add ids: engines verify the registry's bytes.
+            # docker_torrents, if it is there, must not add ids: engines verify the registry's bytes.
             kept = {} if isinstance(reference, Digest) else {"rbtorrent": "false"}
             url = urls.manifest(resource.scope, reference)
         elif resource.kind == "tags":
@@ -83,21 +83,21 @@ class RegistryProxy:
 
 
 def unchanged(status: int, headers: Headers, body: object, *, head: bool) -> bottle.HTTPResponse:
-    """An answer with everything but the headers of its connection (RFC 9110, 7.6.1)."""
+    """Return an answer without its connection headers (RFC 9110, 7.6.1)."""
     response = bottle.HTTPResponse(body, status)
     named = ",".join(headers.all("Connection")).lower()
     dropped = _OF_THE_CONNECTION | {name.strip() for name in named.split(",")}
     for name, value in headers:
         if name.lower() not in dropped:
             response.add_header(name, _value(value))
-    # Bottle would add these where they are missing, but not where they have no value.
+    # Bottle adds these if they are missing, but not if they are empty.
     for name in ("Content-Type", "Content-Length") if head else ("Content-Type",):
         response.headers.dict.setdefault(name, [])
     return response
 
 
 def _value(value: str) -> str:
-    """A header as Bottle takes it, which sends text as UTF-8; it was read as Latin-1 (PEP 3333)."""
+    """Return a header for Bottle, which sends text as UTF-8; it was read as Latin-1 (PEP 3333)."""
     with suppress(UnicodeError):
         value = value.encode("latin-1").decode()
     return _CONTROLS.sub(" ", value)

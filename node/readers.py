@@ -1,4 +1,4 @@
-"""The readers of a layer while it is downloaded: what each wants, and where the bytes come from."""
+"""The readers of a layer while it is downloaded: their positions, and the source of their bytes."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from node.origin import Layer
 
 
 class ByteSource(Protocol):
-    """Where readers' bytes come from at the moment. `read` is called with the readers' lock held."""
+    """The current source of readers' bytes. `read` is called with the readers' lock held."""
 
     def read(self, reader: Progress, offset: int, limit: int) -> bytes | None:
-        """Return bytes at `offset`, None if they are not there yet. Raises OSError."""
+        """Return bytes at `offset`, None if they are not available yet. Raises OSError."""
 
 
 class Readers:
-    """All readers of one download. Guarded by `changed`, which is notified when one can go on."""
+    """All readers of one download. Guarded by `changed`, which is notified when one can continue."""
 
     def __init__(self, layer: Layer, changed: threading.Condition) -> None:
         self._layer = layer
@@ -35,15 +35,15 @@ class Readers:
         return len(self._all)
 
     def all(self) -> list[Progress]:
-        """Return what each reader wants and has."""
+        """Return the progress of each reader."""
         return list(self._all.values())
 
     def wanted(self) -> list[int]:
-        """Return the offsets that readers wait for, in the order of their coming."""
+        """Return the offsets that readers wait for, in the order of their arrival."""
         return [reader.offset for reader in self.all() if reader.waiting_since is not None]
 
     def join(self) -> Progress | None:
-        """Add a reader; None if the download is over."""
+        """Add a reader; None if the download has ended."""
         with self._changed:
             if self._over:
                 return None
@@ -52,34 +52,34 @@ class Readers:
             return reader
 
     def leave(self, reader: Progress) -> None:
-        """Take a reader out. May be called twice."""
+        """Remove a reader. May be called twice."""
         with self._changed:
             self._all.pop(id(reader), None)
             self._close_cached()
 
     def serve(self, source: ByteSource | None) -> None:
-        """Give readers the bytes of `source` from now on; None means that there are none."""
+        """Set the source of the readers' bytes; None means that there are none."""
         with self._changed:
             self._source = source
             self._changed.notify_all()
 
     def finish(self, cached: CachedLayer) -> None:
-        """Give readers the bytes of the verified layer, and close it when the last of them has left."""
+        """Serve readers from the verified layer, and close it when the last of them has left."""
         with self._changed:
             self._over, self._cached = True, cached
             self._close_cached()
             self._changed.notify_all()
 
     def fail(self, error: DockerTorrentsError) -> None:
-        """End the download with `error`, for readers that want what the source does not have."""
+        """End the download with `error`, for readers of bytes that the source does not have."""
         with self._changed:
             self._over, self._error = True, error
             self._changed.notify_all()
 
     def read(self, reader: Progress, offset: int, limit: int, timeout: float) -> bytes:
-        """Return 1 to `limit` bytes from `offset` on, waiting until they are there; b"" only at the end.
+        """Return 1 to `limit` bytes from `offset` on, waiting until they are available; b"" only at the end.
 
-        Any order of offsets is allowed. Raises what the download or this reader failed with, CacheFailed if
+        Any order of offsets is allowed. Raises the error of the download or of this reader, CacheFailed if
         the file cannot be read, TimedOut after `timeout` seconds without a byte.
         """
         if offset >= self._layer.size or limit <= 0:

@@ -15,17 +15,17 @@ from node.metainfo import Metainfo
 from node.origin import Layer, Origin
 
 LARGE = 16 * 1024 * 1024
-"""Layers from this size on are asked for again while they come by HTTP: they may be being brewed."""
+"""Torrents of layers from this size on are requested again meanwhile: they may be being brewed."""
 ASK_AGAIN = 5.0
 _LONGEST_ASK_AGAIN = 60.0
 _KEEP_SECONDS = 5.0
-"""How often what came is kept past a crash."""
+"""How often the progress is stored, to survive a crash."""
 
 
 class RegistryDownload:
     """Fills the layer's file at `path`; a ByteSource meanwhile.
 
-    `origin` returns the registry as the newest caller may use it, `torrent` asks for the layer's torrent,
+    `origin` returns the registry with the newest credentials, `torrent` requests the layer's torrent,
     `wanted` returns the offsets that readers wait for.
     """
 
@@ -52,7 +52,7 @@ class RegistryDownload:
 
     @property
     def done(self) -> int:
-        """The bytes that are there."""
+        """The number of bytes present."""
         return self._file.done
 
     def read(self, reader: Progress, offset: int, limit: int) -> bytes | None:
@@ -60,20 +60,20 @@ class RegistryDownload:
         return self._file.read(offset, limit)
 
     def run(self) -> Metainfo | None:
-        """Return the layer's torrent if one came up before the end, None if the layer is complete.
+        """Download. Return the layer's torrent if one appears before the end, None if the layer is complete.
 
-        Ends early after `stop`. Raises RemoteError, OSError, CacheFailed.
+        End early after `stop`. Raises RemoteError, OSError, CacheFailed.
         """
         self._ask_at, self._keep_at = time.monotonic() + ASK_AGAIN, time.monotonic() + _KEEP_SECONDS
         self._streams.run(self._tick)
         return self._found
 
     def stop(self) -> None:
-        """Have `run` end soon."""
+        """Make `run` end soon."""
         self._stopped = True
 
     def keep_part(self) -> None:
-        """Let the next download go on from what came. Raises OSError, CacheFailed."""
+        """Let the next download continue from the received bytes. Raises OSError, CacheFailed."""
         self._cache.keep_part(self._layer.digest, self._file.sync())
 
     def close(self) -> None:
@@ -81,7 +81,7 @@ class RegistryDownload:
         self._file.close()
 
     def _tick(self) -> bool:
-        """Do what is due; whether to end now."""
+        """Do periodic work. Return whether to end now."""
         if self._stopped:
             return True
         if time.monotonic() >= self._keep_at:

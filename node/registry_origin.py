@@ -1,4 +1,4 @@
-"""One layer at the registry, as a download reads it with one caller's credentials."""
+"""One layer at the registry, read by a download with one caller's credentials."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _ERROR_LIMIT = 64 * 1024
 
 
 class RegistryOrigin:
-    """An Origin. `torrent` is what the verdict brought; with `ask_again` False there will be no other."""
+    """An Origin. `torrent` is that of the verdict; with `ask_again` False it is not requested again."""
 
     def __init__(
         self,
@@ -31,7 +31,7 @@ class RegistryOrigin:
         self._ask_again = ask_again
 
     def torrent(self) -> bytes | None:
-        """See Origin. The first call costs nothing, later ones ask the service."""
+        """See Origin. The first call makes no request, later ones call the service."""
         if self._torrents:
             return self._torrents.pop()
         if not self._ask_again:
@@ -40,7 +40,7 @@ class RegistryOrigin:
         return self._upstream.torrent(layer.scope, layer.digest, self._authorization, patient=True)
 
     def open(self, offset: int, length: int) -> BlobStream:
-        """See Origin. The whole layer is asked for without a Range: some registries know none."""
+        """See Origin. The whole layer is requested without a Range, which some registries do not support."""
         layer = self._layer
         wanted = None if (offset, length) == (0, layer.size) else length
         range_ = range_header(offset, wanted).get("Range")

@@ -1,4 +1,4 @@
-"""The verified layers that this node gives to others: their torrents, and telling the service about them."""
+"""The verified layers that this node seeds: their torrents, and announcing them to the service."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from node.swarm_client import SwarmAddress, SwarmClient, announce_seeds, renewed
 log = logging.getLogger(__name__)
 
 _START_PAUSE = 0.01
-"""Seconds between two torrents that are started again."""
+"""Seconds between restarts of two torrents."""
 _RETRY_SECONDS = 60.0
 _LEAVE_SECONDS = 3.0
 _RECENT = 50
-"""Layers whose swarm the node leaves explicitly when it stops, at most."""
+"""The most layers whose swarms the node leaves explicitly when it stops."""
 
 
 @dataclass(slots=True)
@@ -42,7 +42,7 @@ class _Seeded:
 
 
 class _Listener:
-    """Hears of a torrent that is complete: only its failure matters."""
+    """Listens to a complete torrent, for failures only."""
 
     def __init__(self, failed: Callable[[str], None]) -> None:
         self._failed = failed
@@ -77,7 +77,7 @@ class Seeding:
         self._counters = counters
         self._seeded: dict[Digest, _Seeded] = {}
         self._new: set[Digest] = set()
-        """Layers that have become complete and were not announced since."""
+        """Layers that are complete but not announced yet."""
         self._left: dict[Digest, Metainfo] = {}
         """Layers that were removed, whose swarms were not left since."""
         self._changed = threading.Condition()
@@ -85,11 +85,11 @@ class Seeding:
         self._thread = threading.Thread(target=self._run, name="seeding", daemon=True)
 
     def start(self) -> None:
-        """Seed what the cache has, the most recently used first, and announce it; returns at once."""
+        """Start seeding cached layers, the most recently used first, and announce them. Return at once."""
         self._thread.start()
 
     def adopt(self, digest: Digest, metainfo: Metainfo, torrent: Torrent) -> None:
-        """Go on with the torrent of a layer that was just verified."""
+        """Take over the torrent of a layer that was just verified."""
         with self._changed:
             self._seeded[digest] = _Seeded(metainfo, torrent, time.time())
             self._session.listen(torrent, self._listener(digest))
@@ -117,13 +117,13 @@ class Seeding:
 
     @property
     def uploaded(self) -> int:
-        """Bytes sent to peers of the layers that are seeded now."""
+        """Return the bytes of currently seeded layers sent to peers."""
         with self._changed:
             seeded = list(self._seeded.values())
         return sum(one.torrent.status().uploaded for one in seeded)
 
     def close(self) -> None:
-        """Tell the service that the node leaves, within a few seconds. Torrents end with the session."""
+        """Notify the service within a few seconds that the node leaves. Torrents end with the session."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -132,7 +132,7 @@ class Seeding:
             self._thread.join()
         until = time.monotonic() + _LEAVE_SECONDS
         for digest, seeded in recent:
-            if time.monotonic() > until or not self._say_stopped(digest, seeded.metainfo):
+            if time.monotonic() > until or not self._announce_stopped(digest, seeded.metainfo):
                 return
 
     def _run(self) -> None:
@@ -148,10 +148,10 @@ class Seeding:
                 new, self._new = self._new, set()
                 left, self._left = self._left, {}
             for digest in new:
-                self._say_complete(digest)
+                self._announce_complete(digest)
             for digest, metainfo in left.items():
-                if not self._say_stopped(digest, metainfo):
-                    # The service forgets this node by itself, after an hour.
+                if not self._announce_stopped(digest, metainfo):
+                    # The service drops this node anyway after an hour.
                     break
             if time.monotonic() >= due:
                 due = time.monotonic() + self._announce()
@@ -192,7 +192,7 @@ class Seeding:
             self._cache.drop(digest)
 
     def _announce(self) -> float:
-        """Announce the layers used last, one call a service. Returns the seconds until the next time."""
+        """Announce the most recently used layers, one call a service. Return the pause in seconds."""
         with self._changed:
             recent = sorted(self._seeded.items(), key=lambda item: -item[1].since)
         by_service: dict[str, list[tuple[Digest, SwarmAddress, Metainfo]]] = defaultdict(list)
@@ -237,13 +237,13 @@ class Seeding:
         except DockerTorrentsError as error:
             log.warning("capability not stored reason=%s", error)
 
-    def _say_complete(self, digest: Digest) -> None:
+    def _announce_complete(self, digest: Digest) -> None:
         with self._changed:
             seeded = self._seeded.get(digest)
         if seeded is not None:
             self._call(digest, seeded.metainfo, complete=True, stopped=False)
 
-    def _say_stopped(self, digest: Digest, metainfo: Metainfo) -> bool:
+    def _announce_stopped(self, digest: Digest, metainfo: Metainfo) -> bool:
         return self._call(digest, metainfo, complete=True, stopped=True)
 
     def _call(self, digest: Digest, metainfo: Metainfo, *, complete: bool, stopped: bool) -> bool:

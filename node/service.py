@@ -1,4 +1,4 @@
-"""The mirror put together from the configuration, and run."""
+"""Build the mirror from the configuration, and run it."""
 
 from __future__ import annotations
 
@@ -70,13 +70,13 @@ class Node:
         Operations(registry.host, upstream, self.cache, self.downloads, metrics).install(self.app)
 
     def close(self) -> None:
-        """End the downloads, tell the swarm, free the cache. May be called twice."""
+        """End the downloads, leave the swarms, release the cache. May be called twice."""
         self._held.close()
 
 
 @contextmanager
 def open_node(config: Config, max_bodies: int = MAX_BODIES) -> Iterator[Node]:
-    """A Node, closed at the end of the block."""
+    """Yield a Node, and close it at the end of the block."""
     node = Node(config, max_bodies)
     try:
         yield node
@@ -87,11 +87,11 @@ def open_node(config: Config, max_bodies: int = MAX_BODIES) -> Iterator[Node]:
 def run_mirror(config: Config, *, debug: bool) -> int:
     """Serve the mirror until SIGTERM. Return the exit status."""
     mirror = config.mirror
-    # What is wrong is reported once, and here: a worker that cannot start would be started again and again.
-    # libtorrent would take the next port, where no other mirror looks for this one.
+    # Report errors once, here: a worker that cannot start would be restarted again and again.
+    # libtorrent would use the next port, at which other mirrors do not look for this one.
     check_free(mirror.peer_host, mirror.peer_port)
     Cache(mirror.cache_dir, mirror.cache_size, mirror.keep_free).close()
-    # Only one process can own the cache and the peers' port: no worker is started beside another.
+    # Only one process can own the cache and the peers' port: so only one worker is started.
     return serve(
         partial(_build_app, config, debug),
         mirror.host,
@@ -102,7 +102,7 @@ def run_mirror(config: Config, *, debug: bool) -> int:
 
 
 def _build_app(config: Config, debug: bool) -> Any:
-    """In the worker: the app, closed when the process ends."""
+    """Build the app in the worker. It is closed when the process ends."""
     set_up_logging(debug)
     set_log_format(config.application.log_format)
     node = Node(config)

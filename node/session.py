@@ -19,11 +19,11 @@ from node.metainfo import Metainfo
 log = logging.getLogger(__name__)
 
 _PUBLIC, _LOCAL = 0, 2
-"""Peer classes: all peers, and those in private ranges, which session-wide limits do not count for."""
+"""Peer classes: all peers, and those in private ranges, which are exempt from session-wide limits."""
 _FIRST_PRIORITY = 7
 _WAIT_MS = 500
 _INVALID_HANDLE = RuntimeError
-"""What libtorrent raises for a torrent that was removed."""
+"""The error that libtorrent raises for a removed torrent."""
 
 _alerts = libtorrent.alert.category_t
 SETTINGS: dict[str, object] = {
@@ -51,7 +51,7 @@ SETTINGS: dict[str, object] = {
     "initial_picker_threshold": 0,
     "piece_timeout": 5,
     "request_timeout": 10,
-    # What a peer is asked for in advance waits in its line: at the end of a layer, for seconds.
+    # Blocks requested in advance queue at the peer: at the end of a layer, for seconds.
     "request_queue_time": 1,
     # With an upload limit each write, those of a handshake too, waits for a tick. Costs 0.3 % of a core.
     "tick_interval": 20,
@@ -69,25 +69,25 @@ MAX_CONNECTIONS = 50
 
 
 class TorrentListener(Protocol):
-    """What happens to a torrent. Nothing is called once `Session.remove` has returned.
+    """Callbacks for events of a torrent. None is called after `Session.remove` has returned.
 
     Called from the session's thread, which holds its lock: return quickly, and call no method of Session.
     """
 
     def on_checked(self, pieces: Sequence[bool]) -> None:
-        """The file was checked; `pieces` says which pieces it has."""
+        """The file was checked; `pieces` are the pieces it has."""
 
     def on_piece(self, piece: int) -> None:
-        """A piece is complete and has its hash; the file may lack it for a moment yet."""
+        """A piece is complete and has its hash; it may not be in the file yet."""
 
     def on_piece_read(self, piece: int, data: bytes | None) -> None:
-        """What `read_piece` gave, None if it failed."""
+        """The result of `read_piece`, None if it failed."""
 
     def on_hash_failed(self, piece: int) -> None:
         """A piece did not have its hash."""
 
     def on_flushed(self) -> None:
-        """What `flush` was called for has been done."""
+        """A `flush` is complete."""
 
     def on_failed(self, why: str) -> None:
         """The torrent stopped: the file cannot be read or written."""
@@ -109,17 +109,17 @@ class Torrent:
         self.handle = handle
 
     def add_piece(self, piece: int, data: bytes) -> None:
-        """Hand in a piece that was fetched elsewhere. It replaces blocks that a peer sent."""
+        """Add a piece that was fetched elsewhere. It replaces blocks that a peer sent."""
         with suppress(_INVALID_HANDLE):
             self.handle.add_piece(piece, data, libtorrent.add_piece_flags_t.overwrite_existing)
 
     def read_piece(self, piece: int) -> None:
-        """Have a complete piece read; `on_piece_read` follows."""
+        """Start reading a complete piece; `on_piece_read` follows."""
         with suppress(_INVALID_HANDLE):
             self.handle.read_piece(piece)
 
     def flush(self) -> None:
-        """Have everything written to the file; `on_flushed` follows."""
+        """Start writing everything to the file; `on_flushed` follows."""
         with suppress(_INVALID_HANDLE):
             self.handle.flush_cache()
 
@@ -131,7 +131,7 @@ class Torrent:
     def connect_now(self) -> None:
         """Open the connections that `connect` named: libtorrent does so once a second, and when it resumes.
 
-        Ends the connections that there are: to be called before there are any.
+        This ends existing connections, so call it before there are any.
         """
         with suppress(_INVALID_HANDLE):
             self.handle.pause()
@@ -149,7 +149,7 @@ class Torrent:
             self.handle.piece_priority(piece, _FIRST_PRIORITY)
 
     def status(self) -> TorrentStatus:
-        """Return what the torrent does now."""
+        """Return the current status."""
         with suppress(_INVALID_HANDLE):
             status = self.handle.status(0)
             return TorrentStatus(status.num_peers, status.total_payload_download, status.total_payload_upload)
@@ -157,11 +157,11 @@ class Torrent:
 
 
 class Session:
-    """A libtorrent session and the thread that hands its alerts on.
+    """A libtorrent session and the thread that dispatches its alerts.
 
     `listen` is `host:port`; port 0 means a free one, for a single address only. Limits are bytes per second,
-    0 for none. With `peers`, only addresses in these networks are peers. Raises OSError if the address cannot
-    be listened on.
+    0 for none. With `peers`, only addresses in these networks are peers. Raises OSError if it cannot listen
+    on the address.
     """
 
     def __init__(
@@ -173,7 +173,7 @@ class Session:
         peers: Sequence[IPv4Network | IPv6Network] = (),
     ) -> None:
         self.node = secrets.token_hex(16)
-        """This session's name in swarm calls, known to no peer."""
+        """This session's name in swarm calls; peers do not know it."""
         settings: Any = {**SETTINGS, "listen_interfaces": listen}
         self._session = libtorrent.session(settings)
         self._listeners: dict[Any, TorrentListener] = {}
@@ -199,7 +199,7 @@ class Session:
     def add(
         self, metainfo: Metainfo, folder: Path, listener: TorrentListener, *, verified: bool = False
     ) -> Torrent:
-        """Start a torrent whose file is in `folder`. What the file has is checked unless it is `verified`."""
+        """Start a torrent whose file is in `folder`. The file is checked unless it is `verified`."""
         parameters = libtorrent.load_torrent_buffer(metainfo.data)
         parameters.save_path = str(folder)
         parameters.max_connections = MAX_CONNECTIONS
@@ -215,7 +215,7 @@ class Session:
         return Torrent(handle)
 
     def remove(self, torrent: Torrent) -> None:
-        """End a torrent; its trackers hear of it."""
+        """End a torrent, and notify its trackers."""
         handle = torrent.handle
         with self._lock:
             known = self._listeners.pop(handle, None)
@@ -223,7 +223,7 @@ class Session:
             self._session.remove_torrent(handle)
 
     def listen(self, torrent: Torrent, listener: TorrentListener) -> None:
-        """Have another listener hear of a torrent from now on."""
+        """Replace the listener of a torrent."""
         with self._lock:
             self._listeners[torrent.handle] = listener
 
@@ -253,7 +253,7 @@ class Session:
 
     def _dispatch(self, alert: Any) -> None:
         handle = getattr(alert, "handle", None)
-        # Held until the listener returns: `remove` waits, and what it hears later is of another torrent.
+        # Held until the listener returns: `remove` waits, and later alerts are of another torrent.
         with self._lock:
             if handle is not None and (listener := self._listeners.get(handle)) is not None:
                 self._tell(listener, alert)

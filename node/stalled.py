@@ -1,4 +1,4 @@
-"""Helps readers that the swarm leaves waiting: the registry sends them what they wait for."""
+"""Fetch chunks from the registry for readers for which the swarm is too slow."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ TICK = 0.25
 
 
 class StalledReaders:
-    """Looks for stalled readers of one download and fetches their chunks, one at a time.
+    """Detects stalled readers of one download and fetches their chunks, one at a time.
 
     `pause` waits for some seconds, or until its second argument is true after a reader was served, or the
-    download is over, and returns whether it goes on. `others` is the number of other nodes in the swarm.
-    `fail` hands a reader the error with which it ends.
+    download has ended, and returns whether it continues. `others` is the number of other nodes in the swarm.
+    `fail` passes an error to a reader, which ends with it.
     """
 
     def __init__(
@@ -50,11 +50,11 @@ class StalledReaders:
         self._fail = fail
         self._counters = counters
         self._row = 0
-        """How often in a row a reader was helped."""
+        """The number of consecutive fetches for readers."""
         self._random = random.Random()  # noqa: S311 - spreads load, hides nothing
 
     def run(self) -> None:
-        """Help until the download is over."""
+        """Help until the download has ended."""
         while self._pause(TICK, None):
             reader = self._stalled()
             if reader is not None:
@@ -65,7 +65,7 @@ class StalledReaders:
         for reader in self._readers():
             if not self._waits(reader, reader.offset):
                 continue
-            # Peers that send wrong bytes count as having what this node lacks: no lease may be given for it.
+            # Peers that send wrong bytes count as having the missing chunk, so there may be no lease for it.
             damaged = self._pieces.damaged(reader.offset // self._chunks.piece_length)
             if damaged or is_stalled(reader, now, self._fetcher.rate):
                 return reader

@@ -1,4 +1,4 @@
-"""What a download says of itself, and `mirror status` for people."""
+"""The status of a download, and `mirror status` as text."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _UNITS = ("KiB", "MiB", "GiB", "TiB")
 class DownloadStatus:
     """A download at one moment, for status and metrics. `done` and `size` are bytes.
 
-    `origins` has the bytes by where they came from; `error` is set if it failed.
+    `origins` has the bytes by source; `error` is set if it failed.
     """
 
     digest: Digest
@@ -33,7 +33,7 @@ class DownloadStatus:
 
 
 def status_lines(status: Mapping[str, Any]) -> Iterator[str]:
-    """The lines for what /v0/mirror/status answers."""
+    """Yield the lines for an answer of /v0/mirror/status."""
     yield f"registry: {status['registry']}"
     yield f"layers received: {_by_name(status['origins'], size=True)}"
     yield f"sent to other machines: {format_size(status['uploaded'])}"
@@ -62,7 +62,7 @@ def _by_name(counts: Mapping[str, int], *, size: bool = False) -> str:
 
 
 def format_size(size: float) -> str:
-    """`1.5 GiB`."""
+    """Return a size such as `1.5 GiB`."""
     if size < 1024:
         return f"{size:.0f} B"
     exponent = min(int(math.log(size, 1024)), len(_UNITS))

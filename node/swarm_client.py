@@ -1,4 +1,4 @@
-"""The swarm calls of a node: joining a layer's swarm, and announcing layers that it has."""
+"""The swarm calls of a node: joining a layer's swarm, and announcing complete layers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class SwarmAddress:
-    """Where a layer's swarm calls go: the service's URL and the capability for the layer."""
+    """The address for a layer's swarm calls: the service's URL and the capability for the layer."""
 
     base: str
     capability: str
@@ -42,7 +42,7 @@ def renewed(metainfo: Metainfo, address: SwarmAddress, digest: Digest) -> Metain
 
 
 class SwarmClient:
-    """Takes part in one layer's swarm; keeps the capability that the service renews."""
+    """A member of one layer's swarm; keeps the capability that the service renews."""
 
     def __init__(self, http: HttpClient, address: SwarmAddress, digest: Digest) -> None:
         self.address = address
@@ -70,7 +70,7 @@ def announce_seeds(http: HttpClient, base: str, request: SeedsRequest) -> SeedsA
 
 
 def _post(http: HttpClient, base: str, path: str, body: bytes) -> bytes:
-    # The path holds a capability: it is named in no error.
+    # The path contains a capability, so errors do not show it.
     where = f"{base}/v0/swarm"
     headers = {"Content-Type": "application/json"}
     try:

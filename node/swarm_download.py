@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 _RECONNECT_SECONDS = 10.0
 STUCK_SECONDS = 20.0
-"""Time after which libtorrent is started anew if it did not take a piece that was handed to it."""
+"""Time after which libtorrent is restarted if it did not accept a piece."""
 IDLE_SECONDS = 20.0
 """Time without a piece after which a node no longer relies on what its peers claim to have."""
 
@@ -38,7 +38,7 @@ class SwarmDownload:
     """Fills the layer's file in `folder`.
 
     Everything mutable is guarded by `changed`, which is notified of progress. `readers` returns the readers'
-    progress. `on_checked` is called when it is known what the file has. Without `client` there is no
+    progress. `on_checked` is called when the file's pieces are known. Without `client` there is no
     service. `time_limit` is in seconds without a piece.
     """
 
@@ -57,7 +57,7 @@ class SwarmDownload:
         time_limit: float,
     ) -> None:
         self._wake = threading.Event()
-        """Set for the download's own thread when it has something to do."""
+        """Wakes the download's own thread when it has work."""
         self._ended = threading.Event()
         self.pieces = Pieces(layer, metainfo, changed, counters, self._wake.set)
         self._layer = layer
@@ -97,9 +97,9 @@ class SwarmDownload:
             self._sleep,
         )
         self._failures = 0
-        """How many swarm calls failed in a row."""
+        """The number of consecutive failed swarm calls."""
         self._named = 0
-        """How many peers the service named last."""
+        """The number of peers in the service's last answer."""
         self._connected: dict[tuple[str, int], float] = {}
         self._stopped = False
 
@@ -112,7 +112,7 @@ class SwarmDownload:
             return 0
 
     def run(self) -> Torrent:
-        """Download until every piece was compared with its hash.
+        """Download until every piece is verified.
 
         Raises CacheFailed, TimedOut, Interrupted.
         """
@@ -125,7 +125,7 @@ class SwarmDownload:
         return self.pieces.torrent
 
     def stop(self) -> None:
-        """Have `run` end soon."""
+        """Make `run` end soon."""
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
@@ -134,14 +134,14 @@ class SwarmDownload:
         self._fetcher.close()
 
     def renewed(self) -> Metainfo:
-        """Return the metainfo with the capability that the service gave last."""
+        """Return the metainfo with the newest capability of the service."""
         if self._client is None:
             return self._metainfo
         return renewed(self._metainfo, self._client.address, self._layer.digest)
 
     def _download(self) -> None:
         try:
-            # At once: to check what the file of a large layer has may take longer than a reader waits.
+            # At once: checking the file of a large layer may take longer than a reader waits.
             self._start(self._stalled.run, "stalled readers")
             self._sleep(None, lambda: self.pieces.checked)
             self._on_checked()
@@ -159,7 +159,7 @@ class SwarmDownload:
             self.stop()
 
     def _restart(self) -> None:
-        """Remove the torrent and add it again: what the file has of it is checked."""
+        """Remove the torrent and add it again, which checks the file."""
         log.warning("pieces not completed by libtorrent, torrent restarted digest=%s", self._layer.digest)
         self._counters.fell_back("restarted")
         self._session.remove(self.pieces.torrent)
@@ -175,7 +175,7 @@ class SwarmDownload:
         return max(self._named, self.peers)
 
     def _take_part(self) -> None:
-        """Make one swarm call and do what it says until the next one is due."""
+        """Make one swarm call, and follow its answer until the next one is due."""
         if self._client is None:
             self._without_leases.run(ALONE_SECONDS)
             return
@@ -221,7 +221,7 @@ class SwarmDownload:
     def _lacking(self) -> list[int]:
         """Return the chunks of which neither this node nor a connected peer has every piece.
 
-        What peers claim to have counts only while pieces arrive: they may send nothing, or wrong bytes.
+        The claims of peers count only while pieces arrive: they may send nothing, or wrong bytes.
         """
         missing = self.pieces.missing(
             [] if self.pieces.idle(IDLE_SECONDS) else self.pieces.torrent.available()
@@ -236,7 +236,7 @@ class SwarmDownload:
             torrent.connect_now()
 
     def _fetch(self, pieces: range) -> None:
-        """Fetch what is missing of `pieces` by HTTP. Raises RemoteError."""
+        """Fetch the missing ones of `pieces` by HTTP. Raises RemoteError."""
         self._fetcher.fetch(pieces, self._lacks, self._add)
 
     def _lacks(self, piece: int) -> bool:
@@ -247,7 +247,7 @@ class SwarmDownload:
         self._leased.note(piece)
 
     def _sleep(self, seconds: float | None, until: Callable[[], bool] = lambda: False) -> None:
-        """In the download's own thread: wait for some seconds, or until `until` is true or it is over."""
+        """Wait in the download's own thread for some seconds, or until `until` is true or it ends."""
         end = None if seconds is None else time.monotonic() + seconds
         while True:
             self._wake.clear()
@@ -257,9 +257,9 @@ class SwarmDownload:
             self._wake.wait(left)
 
     def _pause(self, seconds: float, until: Callable[[], bool] | None = None) -> bool:
-        """In another thread: wait for some seconds, or until `until` is true after a reader was served.
+        """Wait in another thread for some seconds, or until `until` is true after a reader was served.
 
-        Returns whether the download goes on.
+        Return whether the download continues.
         """
         if until is None:
             self._ended.wait(seconds)
@@ -275,16 +275,16 @@ class SwarmDownload:
 
     @staticmethod
     def _start(target: Callable[[], None], name: str) -> None:
-        # Not waited for: it may hang in a request, and what it brings too late is not taken.
+        # Not joined: it may hang in a request, and pieces that arrive too late are ignored.
         threading.Thread(target=target, name=name, daemon=True).start()
 
 
 def peers_to_connect(
     named: Sequence[Peer], opened: dict[tuple[str, int], float], connections: int, now: float
 ) -> list[tuple[str, int]]:
-    """Choose among the named peers, and note them in `opened`, which holds when each was chosen last.
+    """Choose among the named peers, and record in `opened` when each was chosen last.
 
-    None while this node has MAX_OPENED connections: the rest of its room is for nodes that come later.
+    None while this node has MAX_OPENED connections: the remaining ones are for nodes that join later.
     """
     chosen: list[tuple[str, int]] = []
     for peer in named:

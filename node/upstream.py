@@ -22,20 +22,20 @@ from node.brew_requests import BrewRequest, BrewRequests
 log = logging.getLogger(__name__)
 
 TORRENT_SECONDS = 2.0
-"""How long the service may take for a torrent before the layer is read from the registry."""
+"""How long to wait for a torrent from the service before the layer is read from the registry."""
 
 QUIET_SECONDS = 5.0
-"""How long the service is not asked for torrents after it could not be reached."""
+"""How long no torrents are requested from the service after it could not be reached."""
 
 _TORRENT_LIMIT = 1024 * 1024
-_ANSWER_LIMIT = 64 * 1024 * 1024  # registry 2.8 gives all tags in one answer
+_ANSWER_LIMIT = 64 * 1024 * 1024  # registry 2.8 returns all tags in one answer
 
 
 class Upstream:
-    """Asks the registry, and the service beside it for torrents, on behalf of callers.
+    """Sends requests to the registry, and to the service for torrents, on behalf of callers.
 
-    Each call takes the caller's Authorization. It is sent by https only, or within this machine. Every method
-    raises RemoteError. `torrents_url` None stands for the registry's own URL. Thread-safe.
+    Each call takes the caller's Authorization. It is sent only by https, or within this machine. Every method
+    raises RemoteError. `torrents_url` None means the registry's own URL. Thread-safe.
     """
 
     def __init__(
@@ -51,35 +51,35 @@ class Upstream:
         self._clock = clock
         self._quiet_until = float("-inf")
         self._outage = OutageLog(log, "torrents service")
-        self.brew_requests = BrewRequests(self._ask_for_brewing)
+        self.brew_requests = BrewRequests(self._request_brewing)
 
     def close(self) -> None:
-        """End what runs in the background."""
+        """End the background threads."""
         self.brew_requests.close()
 
     def withholds_credentials(self) -> bool:
-        """Whether callers' credentials are not sent to the registry, as that would be in cleartext."""
+        """Return whether callers' credentials are withheld, as they would be sent in cleartext."""
         return not _is_confidential(parse_url(self.urls.base))
 
     def fetch(
         self, method: str, url: str, authorization: str | None, headers: Mapping[str, str] | None = None
     ) -> HttpAnswer:
-        """The registry's answer of any status; redirects are not followed."""
+        """Return the registry's answer of any status; redirects are not followed."""
         sent = _with_credentials(url, authorization, headers)
         return self._http.fetch(method, url, headers=sent, limit=_ANSWER_LIMIT, follow=False)
 
     def head_blob(self, scope: str, digest: Digest, authorization: str | None) -> HttpAnswer:
-        """The registry's answer to HEAD of a blob, of any status."""
+        """Return the registry's answer to HEAD of a blob, of any status."""
         return self.fetch("HEAD", self.urls.blob(scope, digest), authorization)
 
     def head(self, target: Target) -> HttpAnswer:
-        """The answer of the registry's storage to HEAD, without credentials."""
+        """Return the answer of the registry's storage to HEAD, without credentials."""
         return self._http.fetch("HEAD", target.url)
 
     def open_blob(
         self, scope: str, digest: Digest, authorization: str | None, range_: str | None
     ) -> HttpStream:
-        """The answer of the registry, or of its storage, to GET of a blob; of any status."""
+        """Return the answer of the registry, or of its storage, to GET of a blob, of any status."""
         url = self.urls.blob(scope, digest)
         headers = {} if range_ is None else {"Range": range_}
         return self._http.open("GET", url, headers=_with_credentials(url, authorization, headers))
@@ -87,9 +87,9 @@ class Upstream:
     def torrent(
         self, scope: str, digest: Digest, authorization: str | None, *, patient: bool = False
     ) -> bytes | None:
-        """Return the layer's .torrent that the service returns to this caller, None if none comes in time.
+        """Return the layer's .torrent that the service returns to this caller, None if there is none in time.
 
-        After a failure the service is left alone for QUIET_SECONDS, unless the caller is `patient`.
+        After a failure the service is not called for QUIET_SECONDS, unless the caller is `patient`.
         """
         if not patient and self._clock() < self._quiet_until:
             return None
@@ -105,7 +105,7 @@ class Upstream:
         return answer.body if answer.status == 200 else None
 
     def probe_torrent(self, scope: str, digest: Digest) -> HttpAnswer:
-        """The service's answer about a torrent, of any status, to a caller without credentials."""
+        """Return the service's answer about a torrent, of any status, to a caller without credentials."""
         return self._fetch_torrent(scope, digest, None)
 
     def _fetch_torrent(
@@ -117,7 +117,7 @@ class Upstream:
             "GET", url, headers=headers, limit=_TORRENT_LIMIT, seconds=seconds, follow=False
         )
 
-    def _ask_for_brewing(self, request: BrewRequest) -> None:
+    def _request_brewing(self, request: BrewRequest) -> None:
         url = f"{self._torrents}/v2/{request.scope}/manifests/{request.manifest}?rbtorrent=true"
         headers = _with_credentials(url, request.authorization, {"Accept": ", ".join(ALL_MANIFESTS)})
         self._http.fetch("GET", url, headers=headers, follow=False)
@@ -133,7 +133,7 @@ def _with_credentials(
 
 
 def _is_confidential(target: Target) -> bool:
-    """Whether what is sent there cannot be read on the network."""
+    """Return whether data sent there cannot be read on the network."""
     if target.scheme == "https" or target.host == "localhost":
         return True
     try:

@@ -1,4 +1,4 @@
-"""Who may pull what: the registry's verdict on each caller, remembered for a minute if it is a yes."""
+"""Authorization of pulls: the registry's verdict on each caller, cached for a minute if positive."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Verdict:
 
 
 class Verdicts:
-    """Asks whether callers may pull layers. Thread-safe; one request at a time for one caller and layer.
+    """Authorizes callers to pull layers. Thread-safe; one request at a time for one caller and layer.
 
     Layers of the scopes `torrents_off` (names or globs) have no torrent here. `clock` never goes back.
     """
@@ -59,16 +59,17 @@ class Verdicts:
         self._key = secrets.token_bytes(32)
 
     def torrent_allowed(self, scope: str) -> bool:
-        """Whether layers of `scope` may come from peers."""
+        """Return whether layers of `scope` may come from peers."""
         return not any(matches(scope, pattern) for pattern in self._torrents_off)
 
     def judge(self, scope: str, digest: Digest, authorization: str | None) -> Verdict:
-        """Return the registry's yes. Raises AccessDenied with its 401, 403 or 404, RemoteError without
-        a verdict."""
+        """Return the registry's positive verdict. Raises AccessDenied with its 401, 403 or 404, and
+        RemoteError without a verdict.
+        """
         return self._judge(scope, digest, authorization)
 
     def forget(self, scope: str, digest: Digest, authorization: str | None) -> None:
-        """Ask again next time: the registry has refused what it allowed before."""
+        """Drop the cached verdict: the registry has refused what it allowed before."""
         with self._condition:
             self._remembered.pop(self._caller(scope, digest, authorization), None)
 
@@ -79,14 +80,14 @@ class Verdicts:
     @cachedmethod(lambda self: self._remembered, key=_caller, condition=lambda self: self._condition)
     def _judge(self, scope: str, digest: Digest, authorization: str | None) -> Verdict:
         if self.torrent_allowed(scope):
-            # The service gives a torrent only to callers to whom the registry gives the layer.
+            # The service returns a torrent only to callers who may pull the layer from the registry.
             torrent = self._upstream.torrent(scope, digest, authorization)
             if torrent is not None and (size := _layer_size(torrent, digest)) is not None:
                 return Verdict(size, torrent)
         return Verdict(self._registry_size(scope, digest, authorization))
 
     def _registry_size(self, scope: str, digest: Digest, authorization: str | None) -> int:
-        """The blob's size, if the registry lets this caller pull it."""
+        """Return the blob's size, if the registry lets this caller pull it."""
         answer = self._upstream.head_blob(scope, digest, authorization)
         where = str(answer.target)
         if answer.status in _REFUSALS:
@@ -96,7 +97,7 @@ class Verdicts:
             challenge = [("WWW-Authenticate", value) for value in answer.headers.all("WWW-Authenticate")]
             raise AccessDenied(answer.status, tuple(challenge), *_REFUSALS[answer.status])
         if leads_to_storage(answer, digest):
-            # The registry has allowed it; its storage knows the size.
+            # The registry has allowed the pull; its storage knows the size.
             answer = self._upstream.head(answer.target.join(answer.headers.get("Location") or ""))
         if answer.status != 200 or is_html(answer.headers):
             raise Unavailable(where, f"no verdict, status {answer.status}", retry_after(answer.headers))
@@ -111,7 +112,7 @@ def _bytes_of(verdict: Verdict) -> int:
 
 
 def _layer_size(torrent: bytes, digest: Digest) -> int | None:
-    """The size that a .torrent gives for the layer, None if it is not that layer's."""
+    """Return the layer's size in a .torrent, None if it belongs to another layer."""
     try:
         info = info_of(torrent)
     except ValueError:

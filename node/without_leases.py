@@ -1,4 +1,4 @@
-"""Fetches a layer's chunks where leases do not help: the service fails, or peers send nothing."""
+"""Fetch chunks without leases, when the service fails or peers send nothing."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ ALONE_SECONDS = 1.0
 
 
 class WithoutLeases:
-    """Fetches what is `lacking` at random, one request at a time, in the thread of the download.
+    """Fetches random ones of the `lacking` chunks, one request at a time, in the download's thread.
 
-    `fetch` fetches a range of pieces by HTTP, `others` is the number of other nodes, `over` says whether the
-    download has ended, and `sleep` waits for some seconds or that.
+    `fetch` fetches a range of pieces by HTTP, `others` is the number of other nodes, `over` returns whether
+    the download has ended, and `sleep` waits for some seconds or that.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class WithoutLeases:
         self._random = random.Random()  # noqa: S311 - spreads load, hides nothing
 
     def run(self, seconds: float) -> None:
-        """Fetch chunks for about so long."""
+        """Fetch chunks for about `seconds`."""
         until = time.monotonic() + seconds
         while not self._over() and (left := until - time.monotonic()) > 0:
             others = self._others()
@@ -69,6 +69,6 @@ class WithoutLeases:
                 self._sleep(max(ALONE_SECONDS, until - time.monotonic()))
 
     def _wanted(self) -> int:
-        """The chunk of the first byte that a reader waits for."""
+        """Return the chunk of the first byte that a reader waits for."""
         waiting = [reader.offset for reader in self._readers() if reader.waiting_since is not None]
         return self._chunks.chunk_of(min(waiting, default=0) // self._chunks.piece_length)

@@ -1,1 +1,1 @@
-"""The files by which container engines are pointed at the mirror."""
+"""The files that point container engines at the mirror."""

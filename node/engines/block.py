@@ -1,4 +1,4 @@
-"""The part of a file that is ours, between two comments: the rest is another's and stays as it was."""
+"""Our part of a file, between two comments; the rest is not changed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def block(lines: list[str], indent: str = "") -> list[str]:
 
 
 def without_block(text: str) -> str:
-    """Return the text without our part. Raises EngineConfigInvalid if only one of the comments is there."""
+    """Return the text without our part. Raises EngineConfigInvalid if only one of the comments exists."""
     lines = text.splitlines(keepends=True)
     begins = [number for number, line in enumerate(lines) if line.strip() == BEGIN]
     ends = [number for number, line in enumerate(lines) if line.strip() == END]

@@ -1,4 +1,4 @@
-"""The engines: which files point each at the mirror, and what else each needs."""
+"""The engines: the files that point each at the mirror, and notes for operators."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from core.errors import EngineConfigInvalid
 from node.engines import hosts_toml, k3s_registries, registries_conf
 
 _DROP_IN = "zz-docker-torrents.conf"
-"""Drop-ins are read in the order of their names: ours goes last."""
+"""Drop-ins are read in the order of their names: ours is last."""
 _CRI_TABLES = ("io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images")
-"""Where config_path is in containerd 1.x and 2.x."""
+"""The tables with config_path in containerd 1.x and 2.x."""
 _DOCKER_HOSTS_TOML_SINCE = 28
 
 
@@ -54,7 +54,7 @@ class Mirror:
 
 @dataclass(frozen=True)
 class Change:
-    """What a file should hold: nothing (None) if it should not be there."""
+    """The intended content of a file, None if it should not exist."""
 
     path: Path
     before: str | None
@@ -63,14 +63,14 @@ class Change:
 
 @dataclass(frozen=True)
 class Plan:
-    """What an engine needs: files, and for the operator the notes."""
+    """The changes for an engine: files, and notes for the operator."""
 
     changes: Sequence[Change]
     notes: Sequence[str] = ()
 
 
 def run(*command: str) -> str:
-    """Run a program that describes itself. Returns an empty text if it is missing, fails, or takes 10 s."""
+    """Run a program that describes itself. Return an empty text if it is missing, fails, or takes 10 s."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)  # noqa: S603
     except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
@@ -108,7 +108,7 @@ class Engines:
         ]
 
     def plan(self, engine: str, mirror: Mirror, *, remove: bool = False) -> Plan:
-        """Return what points the engine at the mirror, or with `remove` what undoes it.
+        """Return the plan that points the engine at the mirror, or with `remove` undoes that.
 
         Raises EngineConfigInvalid, or OSError if a file cannot be read.
         """
@@ -193,7 +193,7 @@ class Engines:
 
 
 def config_path(config: str) -> str | None:
-    """Return where a containerd with this configuration looks for hosts.toml, None if nowhere."""
+    """Return the folder in which containerd looks for hosts.toml, None if it does not."""
     try:
         plugins: dict[str, Any] = tomllib.loads(config).get("plugins", {})
     except tomllib.TOMLDecodeError:

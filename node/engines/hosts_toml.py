@@ -35,7 +35,7 @@ def add_mirror(text: str, mirror_url: str, registry_url: str) -> str:
 
 
 def remove_mirror(text: str) -> str:
-    """Return hosts.toml without what `add_mirror` added. Raises EngineConfigInvalid."""
+    """Return hosts.toml without the additions of `add_mirror`. Raises EngineConfigInvalid."""
     return without_block(text)
 
 

@@ -44,7 +44,7 @@ def add_mirror(text: str, names: Sequence[str], mirror_url: str) -> str:
 
 
 def remove_mirror(text: str) -> str:
-    """Return registries.yaml without what `add_mirror` added. Raises EngineConfigInvalid."""
+    """Return registries.yaml without the additions of `add_mirror`. Raises EngineConfigInvalid."""
     return without_block(text)
 
 

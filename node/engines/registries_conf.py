@@ -1,7 +1,7 @@
 """A drop-in for podman, CRI-O, skopeo and buildah: registries.conf.d/*.conf.
 
 https://github.com/containers/image/blob/main/docs/containers-registries.conf.5.md. A `[[registry]]` table
-replaces an earlier one with the same prefix as a whole: so ours repeats what others wrote for that prefix.
+completely replaces an earlier one with the same prefix, so ours repeats existing settings for that prefix.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Registry = dict[str, Any]
 def render(names: Sequence[str], mirror_netloc: str, others: Iterable[str], *, insecure: bool) -> str:
     """Return the drop-in for registries `names`.
 
-    `others` are the texts of the other files, in the order in which they are read; `insecure` says that the
+    `others` are the texts of the other files, in the order in which they are read; `insecure` means that the
     registry has no TLS. Raises EngineConfigInvalid.
     """
     known = _registries(others)
@@ -38,7 +38,7 @@ def _with_mirror(name: str, known: Registry, mirror_netloc: str, insecure: bool)
 
 
 def _registries(texts: Iterable[str]) -> dict[str, Registry]:
-    """Return what applies to each prefix."""
+    """Return the settings of each prefix."""
     found: dict[str, Registry] = {}
     for text in texts:
         try:
@@ -60,5 +60,5 @@ def _table(registry: Registry) -> list[str]:
 
 
 def _pairs(table: Registry) -> list[str]:
-    # Strings and booleans are all that these tables hold; JSON's are TOML's, too.
+    # These tables contain only strings and booleans, and the syntax of JSON is also that of TOML.
     return [f"{key} = {json.dumps(value)}" for key, value in table.items() if isinstance(value, str | bool)]

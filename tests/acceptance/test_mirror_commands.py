@@ -272,12 +272,16 @@ def answering() -> Iterator[Answering]:
 @pytest.mark.parametrize(
     ("torrents", "status", "said"),
     [
-        ((404, b'{"errors":[{"code":"BLOB_UNKNOWN"}]}', {}), 0, "the registry judges callers"),
-        ((401, b"{}", {"WWW-Authenticate": 'Bearer realm="x"'}), 0, "the registry judges callers"),
-        ((401, b"{}", {"WWW-Authenticate": 'OAuth realm="x"'}), 0, "Blackbox judges callers: engines get"),
+        ((404, b'{"errors":[{"code":"BLOB_UNKNOWN"}]}', {}), 0, "the registry authorizes callers"),
+        ((401, b"{}", {"WWW-Authenticate": 'Bearer realm="x"'}), 0, "the registry authorizes callers"),
+        (
+            (401, b"{}", {"WWW-Authenticate": 'OAuth realm="x"'}),
+            0,
+            "Blackbox authorizes callers, engines get",
+        ),
         ((400, b'{"message":"the header X-Real-IP is required"}', {}), 1, "nginx in front has to set it"),
         ((404, b"404 page not found", {}), 1, "set mirror.torrents_url"),
-        ((503, b"{}", {}), 1, "cannot reach who judges callers"),
+        ((503, b"{}", {}), 1, "cannot reach the server that authorizes callers"),
     ],
 )
 def test_check_reports_whether_engines_get_torrents(

@@ -128,7 +128,9 @@ def test_each_layer_leaves_the_registry_about_once(site: Site, pulled: Pulled) -
     assert pulled.sent_by_digest == 0
 
 
-def test_the_registry_judges_a_layer_once_a_machine_at_most(nodes: list[Node], pulled: Pulled) -> None:
+def test_the_registry_authorizes_each_machine_at_most_once_for_a_layer(
+    nodes: list[Node], pulled: Pulled
+) -> None:
     for counts in (pulled.asked, pulled.heads):
         assert min(counts) > 0
         assert max(counts) <= len(nodes)
