@@ -30,8 +30,8 @@ class Pieces:
 
     Bytes are read by libtorrent, which knows when a piece can be read; those of pieces added here are kept
     for a nearby reader. `changed` guards everything and is notified when a waiting reader can continue.
-    `milestone` is called when the file was checked, is complete, or cannot be used: pieces arrive so fast that
-    threads woken by each would delay each other.
+    `milestone` is called when the file was checked, is complete, or cannot be used: pieces arrive so fast
+    that threads woken by each would delay each other.
     """
 
     def __init__(
