@@ -1,10 +1,12 @@
 """docker_torrents: parse arguments, load the configuration, run a command.
 
-How to add a command: each room has a function `add_commands(commands)` (jobs/commands.py, node/commands.py),
-which `parse_arguments` below calls. It calls `core.command_line.add_command(commands, name, help, example,
-func)`; `func(config, arguments)` returns the exit status: 0 done, 1 some of the work failed, 2 wrong usage.
-A command that needs the database or the registry wraps its function by `jobs.service.with_service` and gets a
-Service in place of the configuration. Import what only one command needs (libtorrent) in its `func`.
+How to add a command: declare it in COMMANDS, with the function that adds its options to an argparse parser
+and sets `func` there. `func(config, arguments)` returns the exit status: 0 done, 1 some of the work failed,
+2 wrong usage. A command that needs the database or the registry wraps its function by
+`jobs.service.with_service` and gets a Service in place of the configuration.
+
+Only the chosen command's module is imported. Cron starts a command every few seconds, and importing libraries
+takes most of the time of a short one: what only some commands need is imported where it is used.
 """
 
 from __future__ import annotations
@@ -14,16 +16,15 @@ import atexit
 import logging
 import signal
 import sys
+import threading
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import bottle
-
-from core.access.access import choose_access
-from core.command_line import FAILED, USAGE, Commands, add_command, build_parser, parse, positive
+from core.command_line import FAILED, USAGE, Command, parse, positive
 from core.config.checks import Checks
 from core.config.config import Config
 from core.config.file import load_config
@@ -31,31 +32,108 @@ from core.errors import CannotListen, ConfigInvalid, DatabaseError, DockerTorren
 from core.logs import set_log_format, set_up_logging
 from core.metrics import shared_metrics, start_metrics
 from core.output import print_error, replace_unencodable
-from core.registry.client import RegistryClient
-from core.server import serve
-from core.torrents.web_seeds import capability_secret
-from jobs import commands as jobs_commands
-from jobs.commands import scheduled
-from jobs.installation import warn_of_useless_torrents
-from jobs.scheduled_jobs import expected_pauses
-from jobs.scheduler import cron_trigger
-from jobs.service import Service, with_service
-from node import commands as node_commands
-from sql.engine import check_url
-from sql.hosts import parse_host
-from web.app import SWARM_THREADS, THREADS, build_app, build_swarm_app
-from web.swarm_book import BookAddress, LocalBook, RemoteBook, serve_book
+from core.stopping import stop_on_signals
+
+if TYPE_CHECKING:
+    import bottle
+
+    from jobs.service import Service
+    from web.swarm_book import BookAddress
 
 log = logging.getLogger("docker_torrents")
 
 _MOST_WORKERS = 256
 
-CHECKS = Checks(cron=cron_trigger, database_url=check_url, database_host=parse_host)
+COMMANDS = (
+    Command(
+        "web", "Run the web app without the scheduler.", "web --workers 2", "docker_torrents:add_web_options"
+    ),
+    Command(
+        "swarm",
+        "Answer swarm calls alone. Where several machines run the web app, nginx routes /v0/swarm here.",
+        "swarm",
+        "docker_torrents:add_swarm_options",
+    ),
+    Command(
+        "scheduler",
+        "Run the scheduled jobs until stopped.",
+        "scheduler",
+        "jobs.scheduler_command:add_options",
+    ),
+    Command(
+        "run", "Run one scheduled job once, for system cron.", "run brew", "jobs.run_command:add_options"
+    ),
+    Command(
+        "backfill",
+        "Queue existing layers.",
+        "backfill repository library/ubuntu",
+        "jobs.backfill_commands:add_options",
+    ),
+    Command(
+        "role",
+        "Grant, revoke or list the rbtorrent role: pushes to repositories that have it are brewed.",
+        "role grant 'library/*'",
+        "jobs.role_commands:add_options",
+    ),
+    Command(
+        "queue",
+        "Show the queue, retry or drop failures.",
+        "queue status",
+        "jobs.queue_commands:add_options",
+    ),
+    Command(
+        "show",
+        "Show the state of a layer, or how much of an image is brewed.",
+        "show --wait --platform linux/amd64 library/ubuntu:22.04",
+        "jobs.show:add_options",
+    ),
+    Command(
+        "init-db",
+        "Create missing tables and indexes in the database.",
+        "init-db --print | psql",
+        "jobs.installation:add_options",
+    ),
+    Command("check", "Check the configuration and every dependency.", "check", "jobs.check:add_options"),
+    Command(
+        "mirror",
+        "Run the mirror of this machine: engines pull through it, layers come from other machines.",
+        "mirror",
+        "node.commands:add_options",
+    ),
+)
+
+
+def _check_cron(expression: str) -> None:
+    from jobs.cron import cron_trigger
+
+    cron_trigger(expression)
+
+
+def _check_database_url(url: str) -> None:
+    from sql.engine import check_url
+
+    check_url(url)
+
+
+def _check_database_host(host: str) -> None:
+    from sql.hosts import parse_host
+
+    parse_host(host)
+
+
+CHECKS = Checks(cron=_check_cron, database_url=_check_database_url, database_host=_check_database_host)
 """Functions that validate values which core does not know how to read."""
 
 
 def web_app(service: Service, book: BookAddress | None = None) -> bottle.Bottle:
     """Return the web app of this service. `book` is where several workers find their lease book."""
+    from core.access.access import choose_access
+    from core.registry.client import RegistryClient
+    from core.torrents.web_seeds import capability_secret
+    from jobs.scheduled_jobs import expected_pauses
+    from web.app import build_app
+    from web.swarm_book import RemoteBook
+
     config = service.config
     # Without credentials of our own: callers bring theirs.
     registry = RegistryClient(config.docker_registry, service.http())
@@ -84,6 +162,8 @@ def start_worker(
     config: Config, debug: bool, book: BookAddress | None = None, metrics: Path | None = None
 ) -> bottle.Bottle:
     """In a worker process: return the app to serve. `metrics` is where processes share their metrics."""
+    from jobs.service import Service
+
     set_up_logging(debug)
     set_log_format(config.application.log_format)
     start_metrics(metrics if metrics and metrics.exists() else None)
@@ -96,6 +176,9 @@ def start_worker(
 
 def start_swarm_worker(config: Config, debug: bool) -> bottle.Bottle:
     """In the worker of `swarm`: return the app to serve."""
+    from core.torrents.web_seeds import capability_secret
+    from web.app import build_swarm_app
+
     set_up_logging(debug)
     set_log_format(config.application.log_format)
     start_metrics()
@@ -103,23 +186,35 @@ def start_swarm_worker(config: Config, debug: bool) -> bottle.Bottle:
 
 
 def start_daemon(service: Service, arguments: argparse.Namespace) -> int:
-    return _serve(service, arguments, jobs=True)
+    from jobs.scheduler_command import scheduled
+
+    return _serve(service.config, arguments, service.stop, beside=scheduled(service))
 
 
-def start_web(service: Service, arguments: argparse.Namespace) -> int:
-    return _serve(service, arguments, workers=arguments.workers)
+def start_web(config: Config, arguments: argparse.Namespace) -> int:
+    # Without a Service: this process starts workers and watches them.
+    stop = threading.Event()
+    with stop_on_signals(stop):
+        return _serve(config, arguments, stop, workers=arguments.workers)
 
 
 def _serve(
-    service: Service,
+    config: Config,
     arguments: argparse.Namespace,
+    stop: threading.Event,
     *,
     workers: int = 1,
-    jobs: bool = False,
+    beside: AbstractContextManager[None] | None = None,
 ) -> int:
-    application = service.config.application
+    """Serve the web app until `stop` is set. `beside` is entered in this process meanwhile."""
+    from core.server import serve
+    from core.torrents.web_seeds import warn_of_useless_torrents
+    from web.swarm_book import LocalBook, serve_book
+    from web.threads import THREADS
+
+    application = config.application
     metrics = application.state_dir / f"metrics-{application.port}"
-    warn_of_useless_torrents(service.config)
+    warn_of_useless_torrents(config)
     secret = application.event_authorization
     if secret is None or not secret.get_secret_value():
         log.warning("application.event_authorization is not set: every notification is refused")
@@ -128,24 +223,27 @@ def _serve(
         def start() -> None:
             """In this process, once its lock is held and the address is known to be free."""
             running.enter_context(shared_metrics(metrics))
-            if jobs:
-                running.enter_context(scheduled(service))
+            if beside is not None:
+                running.enter_context(beside)
 
         # One worker keeps the lease book itself; several use one in this process.
         book = running.enter_context(serve_book(LocalBook())) if workers > 1 else None
         return serve(
-            partial(start_worker, service.config, bool(arguments.debug), book, metrics),
+            partial(start_worker, config, bool(arguments.debug), book, metrics),
             application.host,
             application.port,
             workers=workers,
             threads=THREADS,
             lock=application.state_dir / f"web-{application.port}.lock",
-            stop=service.stop,
+            stop=stop,
             on_start=start,
         )
 
 
 def start_swarm(config: Config, arguments: argparse.Namespace) -> int:
+    from core.server import serve
+    from web.threads import SWARM_THREADS
+
     application = config.application
     return serve(
         partial(start_swarm_worker, config, bool(arguments.debug)),
@@ -156,6 +254,17 @@ def start_swarm(config: Config, arguments: argparse.Namespace) -> int:
     )
 
 
+def add_web_options(command: argparse.ArgumentParser) -> None:
+    """Add the options of `web`."""
+    command.set_defaults(func=start_web)
+    command.add_argument("--workers", type=_workers, default=1, metavar="N", help="processes (default 1)")
+
+
+def add_swarm_options(command: argparse.ArgumentParser) -> None:
+    """Add the function of `swarm`."""
+    command.set_defaults(func=start_swarm)
+
+
 def _workers(text: str) -> int:
     number = positive(text)
     if number > _MOST_WORKERS:
@@ -163,27 +272,26 @@ def _workers(text: str) -> int:
     return number
 
 
-def _add_web(commands: Commands) -> None:
-    web = add_command(
-        commands, "web", "Run the web app without the scheduler.", "web --workers 2", with_service(start_web)
-    )
-    web.add_argument("--workers", type=_workers, default=1, metavar="N", help="processes (default 1)")
-    add_command(
-        commands,
-        "swarm",
-        "Answer swarm calls alone. Where several machines run the web app, nginx routes /v0/swarm here.",
-        "swarm",
-        start_swarm,
-    )
-
-
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     """Parse the arguments of any command. Exits with status 2 on a usage error."""
-    parser, commands = build_parser(default=with_service(start_daemon))
-    _add_web(commands)
-    jobs_commands.add_commands(commands)
-    node_commands.add_commands(commands)
-    return parse(parser, argv)
+    return parse(COMMANDS, _run_daemon, argv)
+
+
+def _run_daemon(config: Config, arguments: argparse.Namespace) -> int:
+    from jobs.service import with_service
+
+    return with_service(start_daemon)(config, arguments)
+
+
+def _run(config: Config, arguments: argparse.Namespace) -> int:
+    """Run the chosen command and return the exit status."""
+    if arguments.command == "check":
+        from node.check import check_node, is_node
+
+        if is_node(config):
+            return check_node(config)
+    status: int = arguments.func(config, arguments)
+    return status
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -197,10 +305,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = load_config(arguments.config, checks=CHECKS)
         set_log_format(config.application.log_format)
         log.debug("configuration read file=%s", arguments.config)
-        if arguments.command == "check" and node_commands.is_node(config):
-            return node_commands.check(config, arguments)
-        status: int = arguments.func(config, arguments)
-        return status
+        return _run(config, arguments)
     except ConfigInvalid as error:
         for problem in error.problems:
             print_error(f"{error.where}: {problem}")

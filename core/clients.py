@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from core.config.config import Config
 from core.http.client import HttpClient
 from core.http.tls import trusted_bundle
-from core.s3 import Bucket, s3_client
+
+if TYPE_CHECKING:
+    from core.s3 import Bucket
 
 S3_CONNECT_SECONDS, S3_READ_SECONDS = 5.0, 60.0
 """Time-outs: a bucket is near, or the queue retries later."""
@@ -29,6 +33,9 @@ def http_client(
 
 def open_bucket(config: Config, name: str) -> Bucket:
     """Return the bucket of this name; nothing is connected yet."""
+    # boto3, which only those need who keep something in S3.
+    from core.s3 import Bucket, s3_client
+
     settings = config.s3
     secret = settings.secret_key.get_secret_value() if settings.secret_key else None
     client = s3_client(

@@ -1,14 +1,17 @@
-"""The command line: general options, adding commands, and types of arguments.
+"""The command line: general options, declaring and adding commands, and types of arguments.
 
-Each room adds its commands by a function `add_commands(commands)`, which calls `add_command` with the
-function that runs the command: `func(config, arguments)`, which returns the exit status.
+A command is declared as a `Command`. Its module is imported when the command is chosen, and adds its options,
+its actions (`mirror status`) and the function that runs it: `func(config, arguments)`, which returns the exit
+status.
 """
 
 from __future__ import annotations
 
 import argparse
+import pkgutil
 import textwrap
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -48,6 +51,20 @@ example: docker_torrents -c config.yaml backfill repository library/ubuntu
 """
 
 
+@dataclass(frozen=True)
+class Command:
+    """A command: what it does (its help), an example of what follows `-c config.yaml`, and its options.
+
+    `options` names a function, `module:function`, that is called with the command's parser. Its module is
+    imported only if the command is chosen: no command waits for the libraries of another.
+    """
+
+    name: str
+    does: str
+    example: str
+    options: str
+
+
 class Commands(Protocol):
     """What argparse's `add_subparsers` returns."""
 
@@ -63,11 +80,28 @@ class Commands(Protocol):
     ) -> argparse.ArgumentParser: ...
 
 
-def build_parser(default: Run) -> tuple[argparse.ArgumentParser, Commands]:
-    """Return a parser with the general options, and the commands to add to.
+def parse(commands: Sequence[Command], default: Run, argv: Sequence[str]) -> argparse.Namespace:
+    """Parse `argv`, without the program's name. `default` runs when there is no command in it.
 
-    `default` runs when no command is given.
+    Exits with status 2 on a usage error.
     """
+    parser, added = _build_parser(default)
+    for command in commands:
+        options = add_command(added, command.name, command.does, command.example)
+        # A word that is not meant as the command costs an import, no more.
+        if command.name in argv:
+            pkgutil.resolve_name(command.options)(options)
+    arguments = parser.parse_args(_separate_debug(argv))
+    check: Check | None = arguments.check
+    if check is not None and (problem := check(arguments)) is not None:
+        arguments.error(problem)
+    for name in ("check", "error"):
+        vars(arguments).pop(name, None)
+    return arguments
+
+
+def _build_parser(default: Run) -> tuple[argparse.ArgumentParser, Commands]:
+    """Return a parser with the general options, and the commands to add to."""
     parser = argparse.ArgumentParser(
         prog="docker_torrents",
         usage="docker_torrents [-h] [-c CONFIG] [-d [DEBUG]] [COMMAND] ...",
@@ -88,26 +122,14 @@ def build_parser(default: Run) -> tuple[argparse.ArgumentParser, Commands]:
     return parser, commands
 
 
-def parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
-    """Parse `argv`, without the program's name. Exits with status 2 on a usage error."""
-    arguments = parser.parse_args(_separate_debug(argv))
-    check: Check | None = arguments.check
-    if check is not None and (problem := check(arguments)) is not None:
-        arguments.error(problem)
-    for name in ("check", "error"):
-        vars(arguments).pop(name, None)
-    return arguments
-
-
 def add_command(
     commands: Commands,
     name: str,
     does: str,
     example: str,
     func: Run | None = None,
-    check: Check | None = None,
 ) -> argparse.ArgumentParser:
-    """Add a command that is run by `func`. `does` is its help, `example` what follows `-c config.yaml`."""
+    """Add a command or an action that is run by `func`. `does` and `example` are as in Command."""
     command = commands.add_parser(
         name,
         help=does.partition(". ")[0].rstrip("."),
@@ -118,14 +140,13 @@ def add_command(
     )
     # If they are absent, the values before the command stay.
     _add_general(command, config=argparse.SUPPRESS, debug=argparse.SUPPRESS)
-    command.set_defaults(func=func, check=check, error=command.error)
+    command.set_defaults(func=func, check=None, error=command.error)
     return command
 
 
-def add_group(commands: Commands, name: str, does: str, example: str) -> Commands:
-    """Add a command that consists of commands, and return those to add to."""
-    group = add_command(commands, name, does, example)
-    return group.add_subparsers(dest="action", required=True, metavar="COMMAND", title="commands")
+def add_actions(command: argparse.ArgumentParser, *, required: bool = True) -> Commands:
+    """Return the actions of `command` to add to. Unless one is `required`, it also runs without one."""
+    return command.add_subparsers(dest="action", required=required, metavar="COMMAND", title="commands")
 
 
 def add_json(command: argparse.ArgumentParser) -> None:

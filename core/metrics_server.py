@@ -12,9 +12,9 @@ from socketserver import ThreadingTCPServer
 from typing import Any
 
 from core.errors import CannotListen
+from core.listening import resolve_host
 from core.metrics import Readings, render
 from core.networks import Networks, is_within, parse_address
-from core.server import resolve_host
 
 _SECONDS = 10.0
 """How long a client may be silent."""

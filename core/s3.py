@@ -5,6 +5,7 @@ Only this module imports boto3. A metainfo store and a layer source are built on
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Self
@@ -20,6 +21,9 @@ from core.http.tls import system_store
 if TYPE_CHECKING:
     from botocore.response import StreamingBody
     from mypy_boto3_s3.client import S3Client
+
+_session = boto3.session.Session()
+_creating = threading.Lock()
 
 # More than the brewers of one process with their parallel ranges use at once.
 _CONNECTIONS = 64
@@ -54,29 +58,31 @@ def s3_client(
     Without `endpoint_url` it is for AWS; without keys boto3 finds them where AWS's tools do. `ca_bundle` is
     a file of the trusted certificates; the environment's proxies and certificates are ignored.
     """
-    return boto3.session.Session().client(
-        "s3",
-        endpoint_url=endpoint_url,
-        region_name=region,
-        aws_access_key_id=access_key,
-        aws_secret_access_key=secret_key,
-        verify=ca_bundle or system_store(),
-        config=Config(
-            signature_version="s3v4",
-            connect_timeout=connect_timeout,
-            read_timeout=read_timeout,
-            # One quick retry; the queue has longer delays.
-            retries={"mode": "standard", "total_max_attempts": 2},
-            max_pool_connections=_CONNECTIONS,
-            # An empty one makes boto3 ignore those of the environment.
-            proxies={"http": proxy, "https": proxy} if proxy else {},
-            # Servers other than AWS rarely have a host name for each bucket ...
-            s3={"addressing_style": "path" if endpoint_url else "auto"},
-            # ... or support the checksums that boto3 sends since 1.36.
-            request_checksum_calculation="when_required",
-            response_checksum_validation="when_required",
-        ),
-    )
+    # A session reads boto3's description of S3 once, for all its clients. Threads may not share it.
+    with _creating:
+        return _session.client(
+            "s3",
+            endpoint_url=endpoint_url,
+            region_name=region,
+            aws_access_key_id=access_key,
+            aws_secret_access_key=secret_key,
+            verify=ca_bundle or system_store(),
+            config=Config(
+                signature_version="s3v4",
+                connect_timeout=connect_timeout,
+                read_timeout=read_timeout,
+                # One quick retry; the queue has longer delays.
+                retries={"mode": "standard", "total_max_attempts": 2},
+                max_pool_connections=_CONNECTIONS,
+                # An empty one makes boto3 ignore those of the environment.
+                proxies={"http": proxy, "https": proxy} if proxy else {},
+                # Servers other than AWS rarely have a host name for each bucket ...
+                s3={"addressing_style": "path" if endpoint_url else "auto"},
+                # ... or support the checksums that boto3 sends since 1.36.
+                request_checksum_calculation="when_required",
+                response_checksum_validation="when_required",
+            ),
+        )
 
 
 class Bucket:

@@ -28,6 +28,7 @@ from granian.constants import HTTPModes, Interfaces
 from granian.log import LogLevels
 
 from core.errors import CannotListen
+from core.listening import ALL_IPV4, check_free, resolve_host
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -44,7 +45,6 @@ MAX_CONNECTIONS = 10_000
 _LOG: dict[str, object] = {"loggers": {"_granian": {}, "granian.access": {}}}
 """granian's own loggers pass their lines on to the root logger, which has this program's format."""
 
-_ALL_IPV4 = "0.0.0.0"  # noqa: S104  # configured by the user
 _POLL_SECONDS = 0.05
 
 log = logging.getLogger(__name__)
@@ -112,46 +112,6 @@ def serve(
         return 0
 
 
-def resolve_host(host: str, port: int) -> str:
-    """Return the address to listen on; of a name the first IPv4 address, if any.
-
-    `::` and an empty host mean all addresses, including IPv4, and only IPv4 on a machine without IPv6.
-    Raises CannotListen.
-    """
-    if host in ("", "::"):
-        return "::" if _has_ipv6() else _ALL_IPV4
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except OSError as error:
-        raise CannotListen(host, port, error.strerror or str(error)) from error
-    found.sort(key=lambda one: one[0] != socket.AF_INET)
-    return str(found[0][4][0])
-
-
-def check_free(address: str, port: int) -> None:
-    """Raise CannotListen unless a server can listen there.
-
-    Workers share their port (SO_REUSEPORT), so a second server would start beside the first and get a part of
-    its connections. A socket that does not share its port fails while another process listens.
-    """
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    try:
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            # The port of a server that has just stopped is free.
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((address, port))
-            probe.listen()
-    except OSError as error:
-        raise CannotListen(address, port, error.strerror or str(error)) from error
-
-
-def _has_ipv6() -> bool:
-    with suppress(OSError), socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
-        probe.bind(("::", 0))
-        return True
-    return False
-
-
 @contextmanager
 def _locked(path: Path, address: str, port: int) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -207,7 +167,7 @@ def _ignore_hangup() -> None:
 
 def _announce(host: str, address: str, port: int, workers: int, stopping: threading.Event) -> None:
     """Log that the app is served once a worker accepts connections."""
-    target = {"::": "::1", _ALL_IPV4: "127.0.0.1"}.get(address, address)
+    target = {"::": "::1", ALL_IPV4: "127.0.0.1"}.get(address, address)
 
     def wait() -> None:
         while not stopping.wait(_POLL_SECONDS):

@@ -7,7 +7,7 @@ from __future__ import annotations
 import argparse
 from itertools import chain
 
-from core.command_line import Commands, add_command, add_group, named, positive, positive_number
+from core.command_line import add_actions, add_command, named, positive, positive_number
 from core.names import parse_pattern, parse_scope
 from core.output import print_line
 from jobs.backfill_legacy import Takeover, backfill_legacy
@@ -21,9 +21,9 @@ from jobs.walk_repositories import CatalogMatches, exact_names, fail_unmatched, 
 from sql.tables import Priority
 
 
-def add_commands(commands: Commands) -> None:
-    """Add `backfill`."""
-    backfill = add_group(commands, "backfill", "Queue existing layers.", "backfill repository library/ubuntu")
+def add_options(command: argparse.ArgumentParser) -> None:
+    """Add the actions of `backfill`."""
+    backfill = add_actions(command)
     repository = add_command(
         backfill,
         "repository",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -28,12 +29,18 @@ from core.errors import (
 )
 from core.http.url import parse_url
 from core.layer import Layer
-from core.probing import Probe, Skipped, exists, tls_probes, why_unusable
+from core.probing import Probe, Skipped, check, exists, tls_probes, why_unusable
 from core.torrents.store import MetainfoStore
-from core.torrents.web_seeds import capability_secret, has_capability_secret, web_seed_urls
+from core.torrents.web_seeds import (
+    capability_secret,
+    has_capability_secret,
+    warn_of_useless_torrents,
+    web_seed_urls,
+)
 from core.trackers import SECONDS as TRACKER_SECONDS
 from core.trackers import Announcer, tracker_name
-from jobs.service import Service
+from jobs.service import Service, with_service
+from jobs.summary import print_summary
 from sql.layers import LayerRecord, find_layer, newest_brewed
 from sql.schema import missing_grants, missing_objects
 from sql.scopes import list_roles
@@ -42,6 +49,16 @@ from sql.transaction import reading
 
 _NO_TORRENT = bytes(20)
 _RANGE_BYTES = 1024
+
+
+def add_options(command: argparse.ArgumentParser) -> None:
+    """Add the function of `check`."""
+    command.set_defaults(func=with_service(_run, stoppable=False))
+
+
+def _run(service: Service, arguments: argparse.Namespace) -> int:
+    warn_of_useless_torrents(service.config)
+    return print_summary(check(probes(service)))
 
 
 def probes(service: Service) -> Iterator[tuple[str, Probe]]:

@@ -1,29 +1,33 @@
-"""Create missing tables and indexes (`init-db`), and warn of torrents that cannot be downloaded."""
+"""Create missing tables and indexes (`init-db`)."""
 
 from __future__ import annotations
 
-import logging
+import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from sqlalchemy import Engine
 
-from core.config.config import Config
+from core.command_line import DONE
 from core.output import print_line
-from sql.schema import create_missing, missing_objects
+from jobs.service import Service, with_service
+from jobs.summary import print_summary
+from sql.schema import create_missing, ddl, missing_objects
 from sql.tables import Tables
 from sql.transaction import transaction
 
-log = logging.getLogger(__name__)
+
+def add_options(command: argparse.ArgumentParser) -> None:
+    """Add the options of `init-db`."""
+    command.set_defaults(func=with_service(_run, stoppable=False))
+    command.add_argument("--print", action="store_true", help="print the SQL statements and change nothing")
 
 
-def warn_of_useless_torrents(config: Config) -> None:
-    """Log a warning if torrents have neither a tracker nor a web seed."""
-    if not (config.trackers or config.web_seeds):
-        log.warning(
-            "torrents have neither tracker nor web seed, so they cannot be downloaded: "
-            "set torrents.trackers and application.public_url"
-        )
+def _run(service: Service, arguments: argparse.Namespace) -> int:
+    if arguments.print:
+        print_line(ddl(service.tables, service.writable_engine.dialect).rstrip())
+        return DONE
+    return print_summary(init_db(service.writable_engine, service.tables))
 
 
 @dataclass

@@ -8,8 +8,6 @@ import time
 from collections.abc import Callable
 from types import TracebackType
 
-from tqdm import tqdm
-
 log = logging.getLogger(__name__)
 
 EVERY = 30.0
@@ -26,6 +24,8 @@ class Progress:
     def __init__(
         self, what: str, unit: str, total: int | None = None, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
+        from tqdm import tqdm
+
         self._what = what
         self._unit = unit
         self._bar = tqdm(
@@ -73,4 +73,4 @@ class Progress:
         if not self._total or not self._done:
             return "?"
         left = max(0, self._total - self._done)
-        return tqdm.format_interval(left * (now - self._started) / self._done)
+        return self._bar.format_interval(left * (now - self._started) / self._done)

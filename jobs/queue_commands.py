@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict, dataclass
 
-from core.command_line import DONE, FAILED, Commands, add_command, add_group, add_json, named
+from core.command_line import DONE, FAILED, add_actions, add_command, add_json, named
 from core.digest import Digest
 from core.output import print_error, print_result
 from jobs.queue_lost import queue_lost
@@ -20,9 +20,9 @@ from sql.tables import Priority
 from sql.transaction import reading, transaction
 
 
-def add_commands(commands: Commands) -> None:
-    """Add `queue`."""
-    queue = add_group(commands, "queue", "Show the queue, retry or drop failures.", "queue status")
+def add_options(command: argparse.ArgumentParser) -> None:
+    """Add the actions of `queue`."""
+    queue = add_actions(command)
     add_json(
         add_command(
             queue, "status", "Show waiting and locked layers, and failures.", "queue status --json",

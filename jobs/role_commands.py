@@ -6,7 +6,7 @@ import argparse
 from dataclasses import asdict
 from datetime import UTC, datetime
 
-from core.command_line import DONE, FAILED, Commands, add_command, add_group, add_json, named
+from core.command_line import DONE, FAILED, add_actions, add_command, add_json, named
 from core.names import matches, parse_pattern
 from core.output import print_error, print_json, print_line
 from jobs.service import Service, with_service
@@ -16,20 +16,15 @@ from sql.transaction import reading, transaction
 PATTERN_HELP = "a repository, or a glob with * (matches slashes too), ? and [a-z]"
 
 
-def add_commands(commands: Commands) -> None:
-    """Add `role`."""
-    role = add_group(
-        commands,
-        "role",
-        "Grant, revoke or list the rbtorrent role: pushes to repositories that have it are brewed.",
-        "role grant 'library/*'",
-    )
+def add_options(command: argparse.ArgumentParser) -> None:
+    """Add the actions of `role`."""
+    role = add_actions(command)
     for name, does, func in (
         ("grant", "Brew pushes to these repositories.", _grant),
         ("revoke", "No longer brew pushes to these repositories.", _revoke),
     ):
-        command = add_command(role, name, does, f"role {name} 'library/*'", with_service(func))
-        command.add_argument(
+        action = add_command(role, name, does, f"role {name} 'library/*'", with_service(func))
+        action.add_argument(
             "patterns", nargs="+", type=named(parse_pattern), metavar="SCOPE|GLOB", help=PATTERN_HELP
         )
     add_json(

@@ -18,9 +18,7 @@ from jobs.publish_whitelist import publish_whitelist
 from jobs.release_locks import release_locks
 from jobs.repository_scan import Scan
 from jobs.resolve_manifests import resolve_manifests
-from jobs.run_records import RunRecorder
 from jobs.scan_tags import scan_tags
-from jobs.scheduler import Schedule, longest_pause
 from jobs.service import Service
 from jobs.summary import Summary
 from sql.tables import Priority
@@ -44,18 +42,17 @@ class Job:
     dry_run: Callable[[Service], Summary] | None = None
     then: tuple[str, ...] = ()
 
-    def schedule(self, service: Service, recorder: RunRecorder) -> Schedule:
-        """Return when the scheduler runs this job. `recorder` records its runs."""
-        cron = self.settings(service.config.jobs).cron
-        run = partial(recorder.run, self.name, partial(self.run, service))
-        return Schedule(self.name, run, self._interval(service.config), cron, self.then)
-
     def longest_pause(self, config: Config) -> float:
         """Return the seconds between two runs by the scheduler, at most; 0 if it does not run this job."""
-        cron = self.settings(config.jobs).cron
-        return longest_pause(cron, datetime.now(UTC)) if cron else self._interval(config)
+        if cron := self.settings(config.jobs).cron:
+            # APScheduler, which few commands need.
+            from jobs.cron import longest_pause
 
-    def _interval(self, config: Config) -> float:
+            return longest_pause(cron, datetime.now(UTC))
+        return self.seconds(config)
+
+    def seconds(self, config: Config) -> float:
+        """Return the seconds between two runs that do not follow a cron expression."""
         configured = self.settings(config.jobs).interval
         if configured is not None:
             return configured
@@ -176,8 +173,3 @@ def expected_pauses(config: Config) -> dict[str, float]:
     """Return the seconds between two runs of each job that the scheduler runs."""
     pauses = {job.name: job.longest_pause(config) for job in JOBS.values() if job.enabled(config)}
     return {name: seconds for name, seconds in pauses.items() if seconds}
-
-
-def schedules(service: Service, recorder: RunRecorder) -> list[Schedule]:
-    """Return when the scheduler runs each job. `recorder` records the runs."""
-    return [job.schedule(service, recorder) for job in JOBS.values() if job.enabled(service.config)]

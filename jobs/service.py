@@ -11,23 +11,16 @@ from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from functools import cached_property
 from itertools import chain
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, Engine
 
-from core.blobs.backends import BlobBackends
-from core.blobs.presence import PresenceChecker
-from core.blobs.source import BlobSource
-from core.clients import http_client, open_bucket
 from core.command_line import Run
 from core.config.config import Config
 from core.errors import DatabaseNotReady
-from core.http.client import HttpClient
 from core.logs import OutageLog
 from core.pace import Pace
-from core.registry.client import RegistryClient
 from core.stopping import stop_on_signals
-from core.torrents.store import DirectoryStore, MetainfoStore, S3Store
-from jobs.brew_settings import BrewCounter, Outages
 from sql.clock import Clock, database_time
 from sql.engine import create_engine_for
 from sql.layers import list_scopes
@@ -37,6 +30,15 @@ from sql.sqlite import checkpoint
 from sql.tables import Tables, build_tables
 from sql.transaction import reading, transaction
 
+if TYPE_CHECKING:
+    from core.blobs.backends import BlobBackends
+    from core.blobs.presence import PresenceChecker
+    from core.blobs.source import BlobSource
+    from core.http.client import HttpClient
+    from core.registry.client import RegistryClient
+    from core.torrents.store import MetainfoStore
+    from jobs.brew_settings import BrewCounter, Outages
+
 log = logging.getLogger(__name__)
 
 _MDS_PAGE = 5_000
@@ -44,7 +46,7 @@ _MDS_PAGE = 5_000
 
 
 class Service:
-    """The configured service. Nothing is connected before it is used.
+    """The configured service. Nothing is imported or connected before it is used.
 
     `stop` is set when the process must end. Each property is created once; tests may assign others.
     """
@@ -134,12 +136,16 @@ class Service:
 
     def http(self) -> HttpClient:
         """Return a new HTTP client for the registry."""
+        from core.clients import http_client
+
         settings = self.config.docker_registry
         return http_client(self.config, settings.connect_timeout, settings.read_timeout, resource="registry")
 
     @cached_property
     def registry(self) -> RegistryClient:
         """The registry, with the brewer's credentials."""
+        from core.registry.client import RegistryClient
+
         brewer = self.config.brewer
         password = brewer.brew_password.get_secret_value() if brewer.brew_password else ""
         return RegistryClient(self.config.docker_registry, self.http(), brewer.brew_user, password)
@@ -147,6 +153,8 @@ class Service:
     @cached_property
     def blobs(self) -> BlobBackends:
         """The backends that hold the registry's blobs."""
+        from core.blobs.backends import BlobBackends
+
         return BlobBackends(
             self.config, self.registry, self._candidate_scopes, self._find_mds_file, self._list_mds_files
         )
@@ -164,6 +172,9 @@ class Service:
     @cached_property
     def store(self) -> MetainfoStore:
         """The metainfo store."""
+        from core.clients import open_bucket
+        from core.torrents.store import DirectoryStore, S3Store
+
         if self.config.torrents.store == "s3" and self.config.s3.bucket:
             return S3Store(open_bucket(self.config, self.config.s3.bucket), self.config.s3.prefix)
         return DirectoryStore(self.config.metainfo_dir)
@@ -171,6 +182,8 @@ class Service:
     @cached_property
     def brew_outages(self) -> Outages:
         """The outages of brewing's dependencies, kept across runs."""
+        from jobs.brew_settings import Outages
+
         return Outages()
 
     @cached_property
@@ -181,6 +194,8 @@ class Service:
     @cached_property
     def brew_counter(self) -> BrewCounter:
         """Brewed layers that are not recorded in the history yet."""
+        from jobs.brew_settings import BrewCounter
+
         return BrewCounter()
 
     @cached_property

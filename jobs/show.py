@@ -9,7 +9,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TypeVar
 
-from core.command_line import DONE, FAILED, Commands, add_command, add_json, named, positive_number
+from core.command_line import DONE, FAILED, add_json, named, positive_number
 from core.digest import Digest
 from core.errors import NO_ANSWER, DatabaseDown, DatabaseNotReady, InvalidName
 from core.manifests.coverage import Coverage
@@ -29,16 +29,9 @@ _TIMES = ("added", "locked", "brewed", "next_try", "claimed")
 Result = TypeVar("Result")
 
 
-def add_commands(commands: Commands) -> None:
-    """Add `show`."""
-    show = add_command(
-        commands,
-        "show",
-        "Show the state of a layer, or how much of an image is brewed.",
-        "show --wait --platform linux/amd64 library/ubuntu:22.04",
-        with_service(_show),
-        check=_check,
-    )
+def add_options(show: argparse.ArgumentParser) -> None:
+    """Add the options of `show`."""
+    show.set_defaults(func=with_service(_show), check=_check)
     show.add_argument(
         "what", type=_digest_or_image, metavar="DIGEST|SCOPE:TAG",
         help="sha256:... for a layer, scope:tag or scope@sha256:... for an image or an index",

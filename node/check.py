@@ -1,17 +1,18 @@
-"""`mirror check`: check that engines can pull through a mirror with this configuration."""
+"""`mirror check`, and `check` on a node: can engines pull through a mirror with this configuration?"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from core.clients import http_client
+from core.command_line import DONE, FAILED
 from core.config.config import Config
 from core.digest import Digest
 from core.errors import BadAnswer, CacheFailed, RemoteError
 from core.http.client import HttpAnswer, HttpClient
+from core.listening import check_free
 from core.output import print_line
 from core.probing import Probe, check, exists, tls_probes, why_unusable
-from core.server import check_free
 from node.cache import Cache
 from node.local_mirror import LocalMirror
 from node.upstream import Upstream
@@ -21,8 +22,16 @@ _SCOPE = "docker-torrents/check"
 _DIGEST = Digest("0" * 64)
 
 
+def is_node(config: Config) -> bool:
+    """Whether the configuration is that of a node alone."""
+    # How a mirror logs is in a section that is otherwise the service's.
+    only_log = config.application.model_fields_set <= {"log_format"}
+    allowed = {"docker_registry", "mirror", "tls", "http", *(["application"] if only_log else [])}
+    return "mirror" in config.model_fields_set <= allowed
+
+
 def check_node(config: Config) -> int:
-    """Print a line for each dependency of the mirror. Return how many failed."""
+    """Print a line for each part that the mirror depends on. Return the exit status."""
     settings = config.docker_registry
     http = http_client(config, settings.connect_timeout, settings.read_timeout)
     upstream = Upstream(settings, config.mirror.torrents_url, http)
@@ -31,7 +40,7 @@ def check_node(config: Config) -> int:
     finally:
         upstream.close()
     print_line(str(summary))
-    return summary.failed
+    return FAILED if summary.failed else DONE
 
 
 def _probes(config: Config, upstream: Upstream) -> Iterator[tuple[str, Probe]]:

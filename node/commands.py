@@ -1,4 +1,4 @@
-"""The command `mirror` and its subcommands."""
+"""The command `mirror` and its actions."""
 
 from __future__ import annotations
 
@@ -8,36 +8,31 @@ import os
 import platform
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from core.command_line import DONE, FAILED, USAGE, Commands, add_command, add_json, named
+from core.command_line import DONE, FAILED, USAGE, add_actions, add_command, add_json, named
 from core.config.config import Config
 from core.digest import Digest
 from core.errors import InvalidName, NotFound
-from core.http.client import HttpClient
 from core.manifests.platform import Platform
 from core.names import parse_scope, parse_tag
 from core.output import print_error, print_line, print_result
-from core.registry.client import RegistryClient
 from core.stopping import stop_on_signals
 from node.auth_file import find_login
 from node.configure import add_configure
-from node.local_mirror import LocalMirror
-from node.prefetch import ImageName, prefetch
 from node.status import status_lines
+
+if TYPE_CHECKING:
+    from node.local_mirror import LocalMirror
+    from node.prefetch import ImageName
 
 _MACHINES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm/v7", "i686": "386"}
 
 
-def add_commands(commands: Commands) -> None:
-    """Add `mirror`."""
-    mirror = add_command(
-        commands,
-        "mirror",
-        "Run the mirror of this machine: engines pull through it, layers come from other machines.",
-        "mirror",
-        _run,
-    )
-    actions: Commands = mirror.add_subparsers(dest="action", metavar="COMMAND", title="commands")
+def add_options(mirror: argparse.ArgumentParser) -> None:
+    """Add the function of `mirror`, and its actions."""
+    mirror.set_defaults(func=_run)
+    actions = add_actions(mirror, required=False)
     add_configure(actions)
     fetch = add_command(
         actions,
@@ -69,23 +64,14 @@ def add_commands(commands: Commands) -> None:
     add_json(status)
     add_command(
         actions, "check", "Check that engines can pull through a mirror with this configuration.",
-        "mirror check", check,
+        "mirror check", _check,
     )  # fmt: skip
 
 
-def check(config: Config, arguments: argparse.Namespace) -> int:
-    """Run `mirror check`, or `check` if the configuration is only that of a node."""
+def _check(config: Config, arguments: argparse.Namespace) -> int:
     from node.check import check_node
 
-    return FAILED if check_node(config) else DONE
-
-
-def is_node(config: Config) -> bool:
-    """Return whether the configuration is only that of a node."""
-    # A mirror's logging is configured in a section that otherwise belongs to the service.
-    only_log = config.application.model_fields_set <= {"log_format"}
-    allowed = {"docker_registry", "mirror", "tls", "http", *(["application"] if only_log else [])}
-    return "mirror" in config.model_fields_set <= allowed
+    return check_node(config)
 
 
 def _run(config: Config, arguments: argparse.Namespace) -> int:
@@ -98,6 +84,10 @@ def _run(config: Config, arguments: argparse.Namespace) -> int:
 
 
 def _prefetch(config: Config, arguments: argparse.Namespace) -> int:
+    from core.http.client import HttpClient
+    from core.registry.client import RegistryClient
+    from node.prefetch import prefetch
+
     mirror = _local(config)
     login = find_login(config.docker_registry.host, os.environ, Path.home())
     settings = mirror.as_registry(config.docker_registry)
@@ -132,6 +122,9 @@ def _status(config: Config, arguments: argparse.Namespace) -> int:
 
 
 def _local(config: Config) -> LocalMirror:
+    from core.http.client import HttpClient
+    from node.local_mirror import LocalMirror
+
     return LocalMirror(config.mirror, HttpClient(config.docker_registry.connect_timeout, 30.0))
 
 
@@ -140,6 +133,8 @@ def _own_platform() -> Platform:
 
 
 def _image(text: str) -> ImageName:
+    from node.prefetch import ImageName
+
     scope, at, digest = text.partition("@")
     if at:
         return ImageName(parse_scope(scope), Digest.parse(digest))

@@ -13,8 +13,9 @@ from core.clients import http_client
 from core.config.config import Config
 from core.config.mirror import Mirror
 from core.errors import CannotListen
+from core.listening import check_free
 from core.logs import set_log_format, set_up_logging
-from core.server import check_free, serve
+from core.server import serve
 from node.app import CountAnswers, Pulls, answer_failures, identify, new_app
 from node.blobs import MAX_BODIES, Blobs
 from node.cache import Cache

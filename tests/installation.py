@@ -5,10 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from core.config.file import load_config
+from jobs.service import Service
+from sql.scopes import grant_role
+from sql.transaction import transaction
 from tests.servers.process import ServerProcess, child_environment
 from tests.servers.registry import Registry
 
@@ -66,6 +71,26 @@ class Installation:
     def json(self, *words: str) -> Any:
         """Run a command, and return its JSON."""
         return json.loads(self.run(*words, "--json").stdout)
+
+    @contextmanager
+    def service(self) -> Iterator[Service]:
+        """What commands work with, in this process: a process costs more than what most commands do."""
+        service = Service(load_config(self.config))
+        try:
+            yield service
+        finally:
+            service.close()
+
+    def init_db(self) -> None:
+        """Creates the tables, as `init-db` does."""
+        with self.service() as service:
+            assert service.database
+
+    def grant(self, *patterns: str) -> None:
+        """Gives repositories the role, as `role grant` does."""
+        with self.service() as service, transaction(service.database) as connection:
+            for pattern in patterns:
+                grant_role(connection, service.tables, pattern, now=service.now(connection))
 
     def process(
         self,

@@ -27,7 +27,7 @@ class Receiver:
         self.installation = Installation(
             folder, registry, application={"port": port, "event_authorization": key}
         )
-        self.installation.run("role", "grant", "demo/*")
+        self.installation.grant("demo/*")
         self.web = self.installation.process("web", ready=listening(port), name="web")
 
     def post(self, body: bytes) -> requests.Response:

@@ -14,7 +14,7 @@ import bottle
 from core.config.config import Config
 from core.server import serve
 from docker_torrents import start_worker
-from web.app import THREADS
+from web.threads import THREADS
 
 
 def build(config: Config, constants: dict[str, Any]) -> bottle.Bottle:

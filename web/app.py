@@ -47,21 +47,13 @@ from web.status_networks import StatusNetworks
 from web.status_page import StatusPage
 from web.swarm import SwarmHandler
 from web.swarm_book import Book, LocalBook
+from web.threads import REGISTRY_REQUESTS, REGISTRY_WAITING
 from web.torrents import TorrentHandler
 
 log = logging.getLogger(__name__)
 
-REGISTRY_REQUESTS = 96
-"""Requests that may wait for the registry at once, in each worker."""
-REGISTRY_WAITING = 512
 REGISTRY_SECONDS = 10.0
 """How long a request waits for a turn at the registry."""
-
-THREADS = REGISTRY_REQUESTS + REGISTRY_WAITING + web.layers.THREADS + web.events.MAX_AT_ONCE + 48
-"""Threads of a worker, started when needed: for all requests that may wait, and some more (`/ping`)."""
-
-SWARM_THREADS = 64
-"""Threads of the command `swarm`, whose calls do not wait."""
 
 
 class Closing(Protocol):

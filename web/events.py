@@ -19,15 +19,13 @@ from web.event_writer import EventWriter
 from web.limits import Turns
 from web.request import read_body
 from web.role_cache import RoleCache
+from web.threads import NOTIFICATIONS
 
 log = logging.getLogger(__name__)
 
 MAX_BODY = 40 * 1024 * 1024
 """Bytes. A registry takes manifests of 4 MiB and sends their references with all annotations, where Go writes
 each `&`, `<` and `>` as six characters. An event refused for its length would be repeated forever."""
-
-MAX_AT_ONCE = 64
-"""Notifications that a worker handles at once; with a database that hangs, each takes seconds."""
 
 
 class EventReceiver:
@@ -38,7 +36,7 @@ class EventReceiver:
         self._state_dir = state_dir
         self._roles = roles
         self._writer = writer
-        self._turns = Turns("notifications", MAX_AT_ONCE)
+        self._turns = Turns("notifications", NOTIFICATIONS)
         self._outage = OutageLog(log, "queueing of notifications")
 
     def receive(self) -> bottle.HTTPResponse:

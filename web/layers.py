@@ -28,15 +28,12 @@ from web.errors import error
 from web.layer_bodies import LayerBody
 from web.limits import Turns
 from web.request import path_after, request_headers
+from web.threads import DOWNLOADS, DOWNLOADS_WAITING
 
 log = logging.getLogger(__name__)
 
-DOWNLOADS = 128
-"""Layers that a worker sends at once, each with a thread."""
-WAITING = 256
-"""Downloads that wait for their turn. A torrent client that gets a 503 never asks that web seed again."""
 WAIT_SECONDS = 60.0
-THREADS = DOWNLOADS + WAITING
+"""How long a download waits for its turn."""
 
 _MAX_SIZES = 10_000
 
@@ -49,7 +46,7 @@ class LayerHandler:
         self._secret = secret
         self._clock = clock
         self._turns = Turns(
-            "downloads", DOWNLOADS, waiting=WAITING, seconds=WAIT_SECONDS, resource="download"
+            "downloads", DOWNLOADS, waiting=DOWNLOADS_WAITING, seconds=WAIT_SECONDS, resource="download"
         )
         self._outage = OutageLog(log, "layer source")
         # A client requests a layer piece by piece, and the size of a blob does not change.

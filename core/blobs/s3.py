@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from core.blobs.source import StoredFile
 from core.blobs.storage_layout import blob_path, common_folder
 from core.layer import Layer
-from core.s3 import Bucket, S3Reader
+
+if TYPE_CHECKING:
+    from core.s3 import Bucket, S3Reader
 
 
 class S3Blobs:

@@ -10,11 +10,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from core.digest import Digest
 from core.errors import MetainfoMissing, NotFound, Refused, RemoteError, StoreFailed
-from core.s3 import Bucket
+
+if TYPE_CHECKING:
+    from core.s3 import Bucket
 
 
 class MetainfoStore(Protocol):

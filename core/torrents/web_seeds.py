@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from core.config.config import Config
 from core.digest import Digest
 from core.secret_file import own_secret
 from core.torrents.capability import mint
+
+log = logging.getLogger(__name__)
+
+
+def warn_of_useless_torrents(config: Config) -> None:
+    """Log a warning if torrents have neither a tracker nor a web seed."""
+    if not (config.trackers or config.web_seeds):
+        log.warning(
+            "torrents have neither tracker nor web seed, so they cannot be downloaded: "
+            "set torrents.trackers and application.public_url"
+        )
 
 
 def web_seed_urls(config: Config, secret: bytes, scope: str, digest: Digest, now: float) -> list[str]:

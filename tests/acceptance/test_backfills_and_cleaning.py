@@ -97,7 +97,7 @@ def test_a_killed_and_restarted_takeover_adopts_each_id_once(tmp_path: Path, db:
         mds={"url_template": f"http://127.0.0.1:{free_port()}/{{payload}}/"},
         layers={"source": "mds"},
     )
-    installation.run("init-db")
+    installation.init_db()
     url = db.get("url") or f"sqlite:///{installation.state}/docker_torrents.sqlite"
     engine = create_engine_for(url=url)
     old = OldService(Database(engine, build_tables()))
@@ -165,7 +165,7 @@ def deleting(tmp_path: Path) -> Iterator[tuple[Registry, Installation, Any]]:
             application={"port": port, "event_authorization": "secret"},
             jobs={"prune": {"interval": 0, "grace": 1}},
         )
-        installation.run("role", "grant", "*")
+        installation.grant("*")
 
         def answers() -> bool:
             try:

@@ -78,7 +78,7 @@ def test_check_reports_missing_prerequisites_of_torrents(
         image = push_image(registry, scope, "v1", [layer_bytes(100_000, 1)])
         installation.run("backfill", "repository", scope)
         installation.run("run", "brew")
-        installation.run("role", "grant", scope)
+        installation.grant(scope)
         web = installation.process("web", ready=listening(port))
         web.start()
         try:

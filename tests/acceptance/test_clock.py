@@ -61,7 +61,7 @@ def test_a_host_whose_clock_is_wrong_releases_no_lock_of_another(
 ) -> None:
     require("faketime", "faketime")
     installation = Installation(tmp_path, registry, db={"url": postgres_url})
-    installation.run("init-db")
+    installation.init_db()
     engine = sa.create_engine(postgres_url, poolclass=sa.NullPool)
     with engine.begin() as connection:
         connection.exec_driver_sql(

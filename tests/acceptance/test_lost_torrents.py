@@ -97,7 +97,7 @@ def test_a_brewed_layer_is_brewed_again_by_its_digest(
 
 
 def test_an_id_of_the_older_service_is_kept(installation: Installation, scope: str) -> None:
-    installation.run("init-db")
+    installation.init_db()
     url = installation.sections["db"].get("url") or f"sqlite:///{installation.state}/docker_torrents.sqlite"
     engine = create_engine_for(url=url)
     digest = OldService(Database(engine, build_tables())).add("a layer")

@@ -87,7 +87,7 @@ def test_the_daemon_has_metrics_of_jobs_and_requests_and_keeps_those_of_a_dead_w
 ) -> None:
     port = free_port()
     installation = installed(tmp_path, registry, port)
-    installation.run("role", "grant", scope)
+    installation.grant(scope)
     process = start(installation, port=port)
     image, notification = pushed(registry, scope)
 

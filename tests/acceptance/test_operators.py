@@ -76,7 +76,7 @@ def test_manifests_set_aside_are_listed_by_reason_retried_and_dropped(
     tmp_path: Path, registry: Registry, scope: str
 ) -> None:
     installation = Installation(tmp_path, registry, brewer={"max_attempts": 1})
-    installation.run("init-db")
+    installation.init_db()
     missing = f"sha256:{'0123456789abcdef' * 4}"
     database = sqlite3.connect(installation.state / "docker_torrents.sqlite")
     with database:

@@ -22,7 +22,7 @@ from tests.servers.waiting import comes_true
 @pytest.fixture
 def installation(tmp_path: Path) -> Installation:
     installation = Installation(tmp_path, f"127.0.0.1:{free_port()}")
-    installation.run("init-db")
+    installation.init_db()
     return installation
 
 

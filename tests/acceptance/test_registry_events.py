@@ -242,7 +242,7 @@ def test_the_example_posted_by_curl_is_ok_and_queues_its_layer(receiver: Receive
 
     assert posted() == "OK"
     assert receiver.queued() == set(), "library/test does not have the role"
-    receiver.installation.run("role", "grant", "library/test")
+    receiver.installation.grant("library/test")
     assert comes_true(lambda: posted() == "OK" and receiver.queued() == {EXAMPLE_LAYER})
     assert [row[0] for row in receiver.rows("")] == [EXAMPLE_LAYER]
 

@@ -54,7 +54,7 @@ def test_of_the_web_app(
 def test_of_a_job_run(upstream: HttpServer, tmp_path: Path) -> None:
     upstream.on("/*", replying(403, b"{}"))
     installation = Installation(tmp_path, upstream.netloc)
-    installation.run("role", "grant", "team/app")
+    installation.grant("team/app")
 
     ended = installation.run("run", "scan-tags", check=False)
 

@@ -148,7 +148,7 @@ def test_jobs_run_in_a_database_of_an_older_version(
 ) -> None:
     """Its user may not create tables, so the new ones stay missing until their owner creates them."""
     installation = Installation(tmp_path, registry, db={"url": postgres_url})
-    installation.run("init-db")
+    installation.init_db()
     name = postgres_url.rpartition("/")[2].partition("?")[0]
     newer = [table.name for table in build_tables().metadata.sorted_tables if table.info == OPTIONAL]
     postgres.execute(f"DROP TABLE {', '.join(newer)}", name)
@@ -182,6 +182,6 @@ def test_jobs_run_in_a_database_of_an_older_version(
     app.close()
     service.close()
     postgres.execute("DROP EVENT TRIGGER refuse", name)
-    installation.run("init-db")
+    installation.init_db()
     installation.run("run", "brew")
     assert recorded(installation)[0]["brew"].outcome == "done"

@@ -19,7 +19,8 @@ import pytest
 import requests
 
 from core.errors import CannotListen
-from core.server import check_free, resolve_host, serve
+from core.listening import check_free, resolve_host
+from core.server import serve
 from tests.served_app import LARGE, build
 from tests.servers.process import ServerProcess, free_port, has_ended, listening
 from tests.servers.waiting import comes_true

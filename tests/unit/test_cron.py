@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from jobs.scheduler import cron_trigger, with_named_weekdays
+from jobs.cron import cron_trigger, with_named_weekdays
 
 SUNDAY = datetime(2026, 11, 22, tzinfo=UTC)
 

@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 
 from docker_torrents import parse_arguments
+from jobs.cron import cron_trigger
 from jobs.scheduled_jobs import JOBS
-from jobs.scheduler import cron_trigger
 
 LINES = (Path(__file__).resolve().parents[2] / "crontab.example").read_text().splitlines()
 ENTRIES = [line.split(None, 6) for line in LINES if re.match(r"[*0-9]", line)]

@@ -14,8 +14,8 @@ import yaml
 from core.config.config import Config
 from core.config.file import parse_config
 from docker_torrents import CHECKS, parse_arguments
+from jobs.cron import cron_trigger
 from jobs.scheduled_jobs import JOBS
-from jobs.scheduler import cron_trigger
 from tests.servers.process import require
 from tests.unit.test_crontab import ENTRIES
 

@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
+import core.server
 import docker_torrents
 from core.config.config import Config, Section
 from core.config.file import parse_config
 from core.digest import Digest
 from jobs.run_records import RunRecorder
-from jobs.scheduled_jobs import JOBS, schedules
+from jobs.scheduled_jobs import JOBS
+from jobs.scheduler_command import schedules
 from jobs.service import Service
 
 EVERYTHING = """
@@ -68,7 +70,7 @@ def put_together(config: Config) -> None:
     assert all([urls.manifest("a", "b"), urls.tags("a"), urls.blob("a", Digest.parse("sha256:" + "0" * 64))])
     docker_torrents.web_app(service).close()
     assert schedules(service, RunRecorder(service))
-    docker_torrents.start_web(service, Namespace(workers=1, debug=None))
+    docker_torrents.start_web(config, Namespace(workers=1, debug=None))
     docker_torrents.start_swarm(config, Namespace(debug=None))
     if config.db.url:
         for name in ("release-locks", "scan-tags", "publish-whitelist"):
@@ -123,7 +125,7 @@ def test_every_key_is_read(
     blob = tmp_path / "docker/registry/v2/blobs/sha256/00" / ("0" * 64)
     blob.mkdir(parents=True)
     (blob / "data").touch()
-    monkeypatch.setattr(docker_torrents, "serve", lambda *_, **__: 0)
+    monkeypatch.setattr(core.server, "serve", lambda *_, **__: 0)
     sqlite = f"{{url: 'sqlite:///{tmp_path}/queue.sqlite'}}"
     postgresql = "{host: 'a,b', database: d, username: u, password: p}"
     put_to_use: set[tuple[str, str]] = set()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -17,14 +19,14 @@ OWNERS = {
     "torf": ["core/torrents/metainfo.py"],
     "pydantic": ["core/config/", "core/swarm/messages.py"],
     "yaml": ["core/config/", "node/engines/k3s_registries.py"],
-    "apscheduler": ["jobs/scheduler.py"],
+    "apscheduler": ["jobs/cron.py", "jobs/scheduler.py"],
     "tqdm": ["jobs/progress.py", "node/prefetch.py"],
     "bottle": ["web/", "node/", "docker_torrents.py"],
     "granian": ["core/server.py"],
     "cachetools": ["core/access/", "core/registry/", "web/", "node/"],
     "libtorrent": ["node/session.py", "node/metainfo.py"],
     "prometheus_client": ["core/metrics.py", "node/"],
-    "sqlalchemy": ["sql/", "jobs/", "web/", "docker_torrents.py"],
+    "sqlalchemy": ["sql/", "jobs/", "web/"],
 }
 BASES = {
     "apscheduler.triggers.base.BaseTrigger",
@@ -98,3 +100,44 @@ def test_libraries_are_used_through_their_documented_interface(file: Path) -> No
             }
 
     assert (private, bases - BASES, patched) == (set(), set(), set())
+
+
+CONFIG = "docker_registry: {host: 127.0.0.1:1, proto: http}\napplication: {state_dir: state}\n"
+OF_ALL = {"pydantic", "yaml"}
+RUN = """
+import json, sys
+from contextlib import redirect_stdout
+import docker_torrents
+with redirect_stdout(sys.stderr):
+    try:
+        docker_torrents.main(sys.argv[1:])
+    except SystemExit:
+        pass
+print(json.dumps([*sys.modules]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "libraries"),
+    [
+        ("--help", set()),
+        ("mirror configure --print --engine docker", set()),
+        ("mirror status", {"requests", "urllib3"}),
+        ("role list", {"sqlalchemy"}),
+        ("run brew", {"sqlalchemy", "requests", "urllib3", "torf"}),
+    ],
+)
+def test_a_command_imports_only_the_libraries_that_it_needs(
+    words: str, libraries: set[str], tmp_path: Path
+) -> None:
+    (tmp_path / "config.yaml").write_text(CONFIG)
+
+    ended = subprocess.run(
+        [sys.executable, "-c", RUN, "-c", f"{tmp_path}/config.yaml", *words.split()],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert OWNERS.keys() & set(json.loads(ended.stdout)) == OF_ALL | libraries, ended.stderr

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+import core.server
 import docker_torrents
-import jobs.commands
+import jobs.scheduler_command
 from core.config.config import Config
 from core.stopping import stop_on_signals
 
@@ -83,13 +84,13 @@ def test_a_signal_during_startup_stops_the_process_in_order(
         def stop(self, stop: threading.Event) -> None:
             ended.append(stop.is_set())
 
-    monkeypatch.setattr(jobs.commands, "Scheduler", SignalledScheduler)
+    monkeypatch.setattr(jobs.scheduler_command, "Scheduler", SignalledScheduler)
 
     def serve(*_: object, stop: threading.Event, on_start: Callable[[], object], **__: object) -> int:
         on_start()
         return 0 if stop.wait(10) else 1
 
-    monkeypatch.setattr(docker_torrents, "serve", serve)
+    monkeypatch.setattr(core.server, "serve", serve)
     # Only a new process can share metrics with others.
     monkeypatch.setattr(docker_torrents, "shared_metrics", nullcontext)
     config = Config.model_validate(
