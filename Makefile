@@ -1,11 +1,11 @@
-# `make` or `make help` says what there is.
+# `make` or `make help` lists the targets.
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
 .PHONY: help
-help: ## say what there is
+help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(VENV)/.installed: pyproject.toml
@@ -21,7 +21,7 @@ servers: ## install the servers that the tests and the demo run, from Debian's p
 	tests/servers/install
 
 .PHONY: demo
-demo: .venv servers ## brew a real image out of a real registry, show it, and end
+demo: .venv servers ## brew a real image from a real registry, and show the result
 	$(BIN)/python -m demo
 
 # One more than cores, at most 4: tests wait for servers more than they compute.
@@ -32,7 +32,7 @@ test: .venv servers ## run every test
 
 CHAOS_SECONDS ?= 600
 .PHONY: chaos
-chaos: .venv servers ## let every part fail at random for CHAOS_SECONDS (600), with CHAOS_SEED or a new one
+chaos: .venv servers ## make every part fail at random for CHAOS_SECONDS (600), with CHAOS_SEED or a new seed
 	$(BIN)/python -m tests.chaos --seconds $(CHAOS_SECONDS) $(if $(CHAOS_SEED),--seed $(CHAOS_SEED))
 
 .PHONY: lint
@@ -48,6 +48,6 @@ bench: .venv servers ## measure, each figure as a ratio; tables, JSON and plots 
 	$(BIN)/python -m bench
 
 .PHONY: clean
-clean: ## remove what make made
+clean: ## remove the files created by make
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis bench/scratch
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

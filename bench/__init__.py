@@ -1,1 +1,1 @@
-"""What the service is held to, measured: `python -m bench`, or `python -m bench.<name>` for one."""
+"""Benchmarks of the service's requirements: `python -m bench`, or `python -m bench.<name>` for one."""

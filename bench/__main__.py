@@ -1,4 +1,4 @@
-"""`python -m bench [NAME ...]`: runs the benches one after another, each in a process of its own."""
+"""`python -m bench [NAME ...]`: run the benchmarks one after another, each in its own process."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ BENCHES = [
 
 
 def main(names: list[str]) -> int:
-    """Run these benches, or all. 1 if one could not be run; a missed target is not an error."""
+    """Run these benchmarks, or all. Return 1 if one could not be run; a missed target is not an error."""
     unknown = [name for name in names if name not in BENCHES]
     if unknown:
-        print(f"no bench {', '.join(unknown)}; there are: {', '.join(BENCHES)}", file=sys.stderr)
+        print(f"unknown: {', '.join(unknown)}; choose from: {', '.join(BENCHES)}", file=sys.stderr)
         return 2
     failed = []
     for name in names or BENCHES:

@@ -1,7 +1,7 @@
-"""One large layer from a directory: how near brewing comes to hashlib's own limit, and what memory it takes.
+"""One large layer from a directory: the speed of brewing relative to hashlib's own limit, and its memory.
 
 Speed is measured with the parts of the service, memory with the service itself (`run brew`). The files are
-read from the page cache, so that it is our code that is measured and not the disk.
+read from the page cache, so that the code is measured and not the disk.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ FOLDER = SCRATCH / "brew_large"
 STORAGE = FOLDER / "storage"
 
 LIMIT = "hashlib: the slower of SHA-256 and SHA-1, in memory"
-BOTH = "hashlib: SHA-256 beside SHA-1, two threads, in memory"
-OURS = "brew_layer: SHA-256, pieces, metainfo kept"
-MKTORRENT = "mktorrent, 2 threads: pieces alone"
-TORF = "torf, 2 threads: pieces alone"
+BOTH = "hashlib: SHA-256 and SHA-1, two threads, in memory"
+OURS = "brew_layer: SHA-256, pieces, metainfo stored"
+MKTORRENT = "mktorrent, 2 threads: only pieces"
+TORF = "torf, 2 threads: only pieces"
 TWO_PASSES = "SHA-256 of the file, then mktorrent"
 
 
@@ -61,7 +61,7 @@ def main() -> None:
 def measure_speed() -> None:
     layer = random_layer(SIZE)
     rounds = [one_round(layer) for _ in range(ROUNDS)]
-    # Each contestant against the limit of the same round: the machine's ups and downs cancel out.
+    # Each contestant against the limit of the same round: variations of the machine cancel out.
     ratio = {name: statistics.median(took[LIMIT] / took[name] for took in rounds) for name in rounds[0]}
     seconds = {name: statistics.median(took[name] for took in rounds) for name in rounds[0]}
     rows = [
@@ -81,7 +81,7 @@ def measure_speed() -> None:
         rows,
         ["what", "s", "MB/s", "ratio"],
         f"One layer of 1 GiB from a directory, in the page cache: medians of {ROUNDS} rounds, in each\n"
-        "of which everything takes its turn. ratio: speed, with hashlib's limit in the same round = 1.",
+        "of which all are measured in turn. ratio: speed, with hashlib's limit in the same round = 1.",
         plot,
         [
             Target(
@@ -94,7 +94,7 @@ def measure_speed() -> None:
 
 
 def one_round(layer: Layer) -> dict[str, float]:
-    """Seconds that each contestant took."""
+    """Return the seconds that each contestant took."""
     source = DirectoryBlobs(STORAGE, TEMPLATE)
     store = DirectoryStore(FOLDER / "metainfo")
     file = blob(layer.digest)
@@ -105,7 +105,7 @@ def one_round(layer: Layer) -> dict[str, float]:
     hash_speed = max(seconds_of(lambda: hash_in_memory("sha256")), seconds_of(lambda: hash_in_memory("sha1")))
     took = {
         LIMIT: hash_speed,
-        # What the machine has to give: two cores that are one, or busy, do not hash twice as much.
+        # The limit of this machine: two busy or virtual cores do not hash twice as much.
         BOTH: seconds_of(hash_both_in_memory),
         OURS: seconds_of(brew),
         MKTORRENT: seconds_of(lambda: run_mktorrent(file)),
@@ -157,14 +157,14 @@ def measure_memory() -> None:
     def plot(axes: Axes) -> None:
         axes.bar([f"{size // MIB:,} MiB" for size in MEMORY_SIZES], peaks)
         axes.axhline(MOST_MEMORY_MIB, color="black", linestyle="--", linewidth=1)
-        axes.set_ylabel("MiB (dashed: the most that is allowed)")
+        axes.set_ylabel("MiB (dashed: the limit)")
         axes.set_title("Peak memory of `docker_torrents run brew`, by the layer's size")
 
     report(
         "brew_memory",
         rows,
         ["layer, MiB", "peak memory, MiB"],
-        "Peak resident memory of `docker_torrents run brew`, a process of its own, for one layer.",
+        "Peak resident memory of `docker_torrents run brew`, in its own process, for one layer.",
         plot,
         [
             Target(
@@ -177,7 +177,7 @@ def measure_memory() -> None:
 
 
 def peak_memory(size: int) -> int:
-    """Bytes of memory that a run held at most while it brewed a layer of `size` bytes."""
+    """Return the peak memory, in bytes, of a run that brews a layer of `size` bytes."""
     layer = sparse_layer(size)
     installation = Installation(
         FOLDER / str(size),
@@ -204,9 +204,9 @@ def peak_memory(size: int) -> int:
 
 
 def high_water(pid: int) -> int:
-    """Most bytes resident so far (VmHWM); 0 once the process has ended.
+    """Return the peak of resident bytes so far (VmHWM), 0 once the process has ended.
 
-    Not what wait4 tells: that begins with the memory of the process that started this one.
+    wait4 reports another figure, which begins with the memory of the parent process.
     """
     try:
         status = Path(f"/proc/{pid}/status").read_text()
@@ -216,25 +216,25 @@ def high_water(pid: int) -> int:
 
 
 def random_layer(size: int) -> Layer:
-    """A blob of random bytes in the storage tree, in the page cache."""
+    """Create a blob of random bytes in the storage tree, in the page cache."""
     path = STORAGE / "new"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
         for _ in range(size // MIB):
             file.write(os.urandom(MIB))
-    return moved_to_its_place(path)
+    return moved_into_storage(path)
 
 
 def sparse_layer(size: int) -> Layer:
-    """A blob of zeros that takes no room on the disk."""
+    """Create a blob of zeros that uses no space on the disk."""
     path = STORAGE / "new"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
         file.truncate(size)
-    return moved_to_its_place(path)
+    return moved_into_storage(path)
 
 
-def moved_to_its_place(path: Path) -> Layer:
+def moved_into_storage(path: Path) -> Layer:
     with path.open("rb") as file:
         digest = Digest(hashlib.file_digest(file, "sha256").hexdigest())
     size = path.stat().st_size

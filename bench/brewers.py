@@ -1,7 +1,7 @@
 """1, 2 and 4 brewer processes on one queue: PostgreSQL through PgBouncer, layers and metainfo in one S3.
 
-The S3 (moto) is a Python process on the same machine and the first to be at its limit, so the rate of the
-same requests without brewing is measured too.
+The S3 (moto) is a Python process on the same machine and reaches its limit first, so the rate of the same
+requests without brewing is measured too.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ ROUNDS = 3
 WORKERS = 4
 SCOPE = "bench/brewers"
 TEMPLATE = "/docker/registry/v2/blobs/sha256/{short_digest}/{full_digest}/data"
-ASKED = 3.0
+EXPECTED = 3.0
 TIMEOUT = 600.0
 IDLE = {"interval": 0}
 
@@ -62,14 +62,14 @@ class Bench:
     layers: list[Layer] = field(default_factory=list)
 
     def puts(self, bucket: str) -> Counter[str]:
-        """How often each key of a bucket was written, by the server's log."""
+        """Return how often each key of a bucket was written, by the server's log."""
         log = (self.folder / "moto" / "moto.log").read_text(errors="replace")
         return Counter(re.findall(rf'"PUT /{bucket}/(\S+\.torrent) HTTP', log))
 
 
 @dataclass(frozen=True)
 class Run:
-    """One emptying of the queue."""
+    """The results of emptying the queue once."""
 
     rate: float
     twice: int
@@ -86,11 +86,11 @@ def main() -> None:
     with started() as bench:
         bench.layers = upload(bench, options.layers)
         for number in range(options.rounds):
-            # In turns, so that what else the machine does meets all of them.
+            # In turns, so that other load on the machine affects all of them.
             plain.append(requests_alone(bench))
             for count in BREWERS:
                 runs[count].append(brewed(bench, count, f"brew{count}r{number}"))
-    tell(runs, plain, options.layers)
+    show_results(runs, plain, options.layers)
 
 
 @contextmanager
@@ -110,7 +110,7 @@ def started() -> Iterator[Bench]:
 
 
 def upload(bench: Bench, count: int) -> list[Layer]:
-    """Put the layers into a bucket as a registry has them there."""
+    """Put the layers into a bucket, laid out as by a registry."""
     bench.moto.create_bucket("registry")
     layers = []
     with bench.moto.client() as client:
@@ -124,7 +124,7 @@ def upload(bench: Bench, count: int) -> list[Layer]:
 
 
 def requests_alone(bench: Bench) -> float:
-    """Layers a second whose requests S3 serves: reading each one and writing a torrent, without brewing."""
+    """Return the layers a second of S3 alone: reading each layer and writing a torrent, without brewing."""
     bucket = bench.moto.create_bucket()
     client = boto3.client(
         "s3",
@@ -149,7 +149,7 @@ def requests_alone(bench: Bench) -> float:
 
 
 def brewed(bench: Bench, brewers: int, name: str) -> Run:
-    """Empty a queue of all layers by so many processes, which run before it is filled."""
+    """Empty a queue of all layers with that many processes, which run before it is filled."""
     bench.postgres.create_database(name)
     bucket = bench.moto.create_bucket(name)
     s3 = {
@@ -206,7 +206,7 @@ def brewed(bench: Bench, brewers: int, name: str) -> Run:
     return Run(len(bench.layers) / took, sum(count - 1 for count in puts.values()), shares)
 
 
-def tell(runs: dict[int, list[Run]], plain: list[float], layers: int) -> None:
+def show_results(runs: dict[int, list[Run]], plain: list[float], layers: int) -> None:
     alone = statistics.median(plain)
     rates = {count: statistics.median(run.rate for run in found) for count, found in runs.items()}
     rows: list[dict[str, object]] = [
@@ -236,15 +236,15 @@ def tell(runs: dict[int, list[Run]], plain: list[float], layers: int) -> None:
         rows,
         ["brewers", "layers/s", "times one", "of S3 alone", "brewed twice", "smallest share"],
         f"{layers} layers of {SIZE // 1024} KiB, `scheduler` processes of {WORKERS} workers, PostgreSQL "
-        f"that waits for its disk through PgBouncer (transaction mode), S3 by moto; medians of {len(plain)} "
+        f"with fsync through PgBouncer (transaction mode), S3 by moto; medians of {len(plain)} "
         "rounds in turns, everything on one machine.",
         plot,
         [
             Target("no layer brewed twice", f"{twice} twice", twice == 0),
             Target(
-                f"{BREWERS[-1]} brewers at least {ASKED:g} times one, where cores allow",
+                f"{BREWERS[-1]} brewers at least {EXPECTED:g} times one, where cores allow",
                 f"{most / rates[BREWERS[0]]:.2f} times, {most / alone:.2f} of what S3 serves alone",
-                most / rates[BREWERS[0]] >= ASKED,
+                most / rates[BREWERS[0]] >= EXPECTED,
             ),
         ],
     )

@@ -1,4 +1,6 @@
-"""Claims of 10 layers from queues of 10 thousand to 10 million rows on PostgreSQL: few or all wait."""
+"""Claims of 10 layers from queues of 10 thousand to 10 million rows on PostgreSQL: few or all of them
+waiting.
+"""
 
 from __future__ import annotations
 
@@ -37,13 +39,13 @@ EPOCH = 1_700_000_000
 SETTINGS = {
     "shared_buffers": "1GB",
     "maintenance_work_mem": "512MB",
-    # Tables that are made and filled in one transaction are not logged then.
+    # Tables that are created and filled in one transaction are not logged then.
     "wal_level": "minimal",
     "max_wal_senders": "0",
 }
 SHAPES = {"mostly brewed": CHUNK * (CLAIMS + WARM_UP + COUNTED) * 2, "all waiting": None}
 
-# In the order of time, as a service fills them; the digests of neighbours lie far apart.
+# In the order of time, as a service fills them; digests of adjacent rows are far apart.
 DIGEST = "'sha256:' || encode(sha256(n::text::bytea), 'hex')"
 FILLS = (
     """
@@ -76,7 +78,7 @@ class Queue:
     _spent: float = 0.0
 
     def claim(self, now: int, *, noted: bool = False, counted: bool = False) -> None:
-        """Claim a chunk, which is timed if it is `noted`, and complete it, which is not."""
+        """Claim a chunk, timed if `noted`, and complete it, not timed."""
         before = self._pages_so_far() if counted else 0
         self._spent = 0.0
         began = time.perf_counter()
@@ -96,7 +98,7 @@ class Queue:
                 complete_layer(connection, self.tables, claim, rbtorrent_id=rbtorrent_id, size=1, now=now)
 
     def _pages_so_far(self) -> int:
-        """How often this database's connection has looked at a page (8 KiB), in memory or on disk."""
+        """Return how many pages (8 KiB) were accessed so far, in memory or on disk."""
         with self.engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
             connection.execute(sa.text("SELECT pg_stat_force_next_flush()"))
             return connection.scalars(
@@ -106,7 +108,7 @@ class Queue:
             ).one()
 
     def watch(self) -> None:
-        """Note how long each statement takes from when the driver has it."""
+        """Record how long each statement takes in the driver."""
 
         def before(connection: sa.Connection, *_: object) -> None:
             connection.info["began"] = time.perf_counter()
@@ -118,7 +120,7 @@ class Queue:
         sa.event.listen(self.engine, "after_cursor_execute", after)
 
     def fill(self) -> None:
-        """Put the rows in and index them, the quickest way. Raises DatabaseDown if it takes too long."""
+        """Insert the rows and index them, in the fastest way. Raises DatabaseDown if it takes too long."""
         began = time.monotonic()
         names = {"mapping": self.tables.mapping.name, "queue": self.tables.queue.name}
         numbers = {"epoch": EPOCH, "size": self.size, "brewed": self.size - self.waiting}
@@ -149,25 +151,25 @@ def main() -> None:
         filled(server, Path(name), sizes) as queues,
     ):
         for number in range(WARM_UP + CLAIMS):
-            # In turns, so that what else the machine does meets all of them.
+            # In turns, so that other load on the machine affects all of them.
             for queue in queues:
                 queue.claim(EPOCH * 2 + number, noted=number >= WARM_UP)
         for queue in queues:
             for number in range(COUNTED):
                 queue.claim(EPOCH * 3 + number, counted=True)
-    tell(queues)
+    show_results(queues)
 
 
 @contextmanager
 def filled(server: OwnPostgres, folder: Path, sizes: list[int]) -> Iterator[list[Queue]]:
-    """A queue of each shape and size. It says which are left out, for want of room or time."""
+    """Yield a queue of each shape and size. Print which are skipped for lack of space or time."""
     queues: list[Queue] = []
     with ExitStack() as stack:
         for shape, waiting in SHAPES.items():
             for size in sizes:
                 name = f"{shape}, {size:,} rows"
                 if shutil.disk_usage(folder).free < size * ROOM_FOR_A_ROW:
-                    print(f"left out: {name}: the disk is too full", flush=True)
+                    print(f"skipped: {name}: the disk is too full", flush=True)
                     continue
                 url = server.create_database(f"bench_{len(queues)}_{size}")
                 engine = create_engine_for(url=url, max_pool_size=1)
@@ -176,7 +178,7 @@ def filled(server: OwnPostgres, folder: Path, sizes: list[int]) -> Iterator[list
                 try:
                     queue.fill()
                 except DatabaseDown as error:
-                    print(f"left out: {name}: {error}", flush=True)
+                    print(f"skipped: {name}: {error}", flush=True)
                     continue
                 print(f"filled: {name}, {queue.fill_seconds:.0f} s", flush=True)
                 queue.watch()
@@ -184,8 +186,8 @@ def filled(server: OwnPostgres, folder: Path, sizes: list[int]) -> Iterator[list
         yield queues
 
 
-def tell(queues: list[Queue]) -> None:
-    """Print and keep what was found."""
+def show_results(queues: list[Queue]) -> None:
+    """Print and store the results."""
     smallest = {shape: min((q for q in queues if q.shape == shape), key=lambda q: q.size) for shape in SHAPES}
     rows = []
     for queue in queues:
@@ -212,7 +214,7 @@ def tell(queues: list[Queue]) -> None:
         rows,
         list(rows[0]),
         f"Claims of {CHUNK} layers, each a transaction, the layers completed before the next: medians of "
-        f"{CLAIMS}, all queues in turns on one PostgreSQL, which does not wait for the disk.",
+        f"{CLAIMS}, all queues in turns on one PostgreSQL, without fsync.",
         lambda axes: draw(axes, queues),
         [Target(requirement, measured, float(str(worst["ratio"])) <= TARGET)],
     )

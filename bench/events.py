@@ -1,8 +1,8 @@
-"""Events committed to PostgreSQL by one process of the web app, and how long registries wait for their OK.
+"""Events committed to PostgreSQL by one process of the web app, and the time until registries get their OK.
 
-Each client is a registry: it sends its events one after the other, over a connection that it keeps. The
-server waits for the disk at each commit, as a real one does. Every event names new layers, and at
-the end all of them are counted in the database.
+Each client is a registry: it sends its events one after the other, over a persistent connection. The
+server flushes each commit to the disk, as a real one does. Every event names new layers, and at the
+end all of them are counted in the database.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Measured:
-    """What `clients` registries got done. Times are milliseconds."""
+    """The results of `clients` registries. Times are milliseconds."""
 
     kind: str
     clients: int
@@ -55,7 +55,7 @@ class Measured:
 
 
 def measure(seconds: float = SECONDS, clients: tuple[int, ...] = CLIENTS) -> list[Measured]:
-    """Each kind of event from so many clients at once, for `seconds` each."""
+    """Measure each kind of event with each number of concurrent clients, for `seconds` each."""
     found = []
     with (
         tempfile.TemporaryDirectory() as name,
@@ -100,7 +100,7 @@ def _measure(folder: Path, postgres: PostgresServer, kind: str, clients: int, se
 
 
 def _send(port: int, kind: str, clients: int, seconds: float, run: str) -> list[list[float]]:
-    """The seconds that each event took, client by client. The clients have a process of their own."""
+    """Return the seconds of each event, client by client. The clients run in a separate process."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         took: list[list[float]] = pool.apply(_clients, (port, kind, clients, seconds, run))
         return took
@@ -122,7 +122,7 @@ def _clients(port: int, kind: str, clients: int, seconds: float, run: str) -> li
                 while not answer.endswith(b"\r\n\r\nOK"):
                     part = connection.recv(4096)
                     if not part or not answer.startswith(b"HTTP/1.1 200"):
-                        raise AssertionError(f"not taken: {answer!r}")
+                        raise AssertionError(f"not accepted: {answer!r}")
                     answer += part
                 took[client].append(time.monotonic() - begun)
 
@@ -195,10 +195,10 @@ def _counted(url: str, kind: str, run: str) -> int:
 
 
 def main() -> None:
-    tell(measure())
+    show_results(measure())
 
 
-def tell(found: list[Measured]) -> None:
+def show_results(found: list[Measured]) -> None:
     rows = [
         {
             "event": KINDS[one.kind],
@@ -220,7 +220,7 @@ def tell(found: list[Measured]) -> None:
             )
         axes.axhline(TARGET, linestyle="--", color="gray")
         axes.set_xscale("log", base=2)
-        axes.set_xlabel("registries that send their events at once")
+        axes.set_xlabel("registries that send events concurrently")
         axes.set_ylabel(f"events committed a second (dashed: {TARGET:g}, the target)")
         axes.set_ylim(bottom=0)
         axes.legend()
@@ -232,7 +232,7 @@ def tell(found: list[Measured]) -> None:
         "events",
         rows,
         list(rows[0]),
-        f"One process of the web app, PostgreSQL that waits for its disk, each event with layers of its own, "
+        f"One process of the web app, PostgreSQL with fsync, each event with its own layers, "
         f"{SECONDS:g} s each; registries and database on the same cores",
         plot,
         [

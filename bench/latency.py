@@ -58,7 +58,7 @@ def main() -> None:
                     seconds.append(wait_for_ids(port, image, time.perf_counter()))
             finally:
                 daemon.stop()
-    tell(sorted(seconds))
+    show_results(sorted(seconds))
 
 
 def wait_for_ids(port: int, image: PushedImage, pushed: float) -> float:
@@ -75,7 +75,7 @@ def wait_for_ids(port: int, image: PushedImage, pushed: float) -> float:
     raise SystemExit(f"{image.scope}:{image.tag} has no ids after {TIMEOUT:g} s")
 
 
-def tell(seconds: list[float]) -> None:
+def show_results(seconds: list[float]) -> None:
     median, p95 = seconds[len(seconds) // 2], seconds[int(0.95 * (len(seconds) - 1))]
     rows = [
         {"figure": what, "seconds": value}

@@ -1,4 +1,4 @@
-"""A million ids of an older service taken over, against the database's own INSERT … SELECT of them."""
+"""The import of a million ids of an older service, compared with the database's own INSERT … SELECT."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.services import service_of
 
 ROWS = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
 
-# The same rows on both engines, made where they are to be.
+# The same rows on both engines, created in place.
 _HEX = {
     "postgresql": "encode(sha256(({0})::text::bytea), 'hex')",
     "sqlite": "sha256_hex({0})",
@@ -57,11 +57,11 @@ def main() -> None:
             }
             for engine_name, url in urls.items():
                 rows += measure(engine_name, url)
-    tell(rows)
+    show_results(rows)
 
 
 def measure(engine_name: str, url: str) -> list[dict[str, object]]:
-    """A row for each way to do it."""
+    """Return a row for each way."""
     engine = create_engine_for(url=url)
     tables = build_tables()
     with transaction(engine) as connection:
@@ -102,7 +102,7 @@ def check(output: str, expected: str) -> None:
 
 
 def fill(connection: sa.Connection, tables: Tables) -> None:
-    """ROWS blobs in MDS, each with an id kept by the key that MDS gave it."""
+    """Create ROWS blobs in MDS, each with an id stored by its MDS key."""
     dialect = connection.dialect.name
     tables.mfs.metadata.create_all(connection)
     if dialect == "sqlite":
@@ -123,7 +123,7 @@ def fill(connection: sa.Connection, tables: Tables) -> None:
 
 
 def insert_select(connection: sa.Connection, tables: Tables) -> None:
-    """What a statement by hand would do, without a look at what is odd."""
+    """Return the equivalent statement by hand, without any checks."""
     dialect = connection.dialect.name
     connection.exec_driver_sql(
         f"INSERT INTO {tables.mapping.name} (digest, rbtorrent_id, added, brewed)"
@@ -133,7 +133,7 @@ def insert_select(connection: sa.Connection, tables: Tables) -> None:
     )
 
 
-def tell(rows: list[dict[str, object]]) -> None:
+def show_results(rows: list[dict[str, object]]) -> None:
     def plot(axes: Axes) -> None:
         axes.barh([f"{row['database']}: {row['what']}" for row in rows], [row["seconds"] for row in rows])  # type: ignore[misc]
         axes.set_xlabel(f"seconds for {ROWS:,} ids")

@@ -1,4 +1,4 @@
-"""Requests for one URL: as many as go through (wrk), or a steady few whose times are looked at."""
+"""Requests for one URL: as many as possible (wrk), or at a fixed rate to measure their times."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _TICK = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True)
 class Load:
-    """Requests per second; the time that half of them, and 99 of 100, took at most, in milliseconds."""
+    """Requests per second; the median and the 99th percentile of the time, in milliseconds."""
 
     rate: float
     p50: float
@@ -29,7 +29,7 @@ class Load:
 
 
 def flood(url: str, clients: int, seconds: float, headers: dict[str, str]) -> Load:
-    """As many requests as `clients` get answered one after the other. Raises if an answer is no 2xx."""
+    """Send as many requests as `clients` get answered one after the other. Raises if an answer is not 2xx."""
     sent = [word for name, value in headers.items() for word in ("-H", f"{name}: {value}")]
     wrk = [require("wrk", "wrk"), "-t1", f"-c{clients}", f"-d{seconds:g}s", "--timeout=20s", "--latency"]
     said = subprocess.run([*wrk, *sent, url], check=True, capture_output=True, text=True).stdout
@@ -39,9 +39,9 @@ def flood(url: str, clients: int, seconds: float, headers: dict[str, str]) -> Lo
 
 
 def steady(url: str, rate: float, seconds: float, headers: dict[str, str], threads: int = 10) -> Load:
-    """`rate` requests per second, each sent when its moment comes, whatever became of the others.
+    """Send `rate` requests per second, each at its time, independent of the others.
 
-    A request that has to wait for a free thread has waited since its own moment.
+    The time that a request waits for a free thread is included.
     """
     target = urlsplit(url)
     times: list[float] = []
@@ -72,7 +72,7 @@ def steady(url: str, rate: float, seconds: float, headers: dict[str, str], threa
 
 
 def processor_seconds(pid: int) -> float:
-    """Processor time that a process and its children have used so far."""
+    """Return the processor time of a process and its children so far."""
     total = 0.0
     for one in family(pid):
         fields = Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()
@@ -81,13 +81,13 @@ def processor_seconds(pid: int) -> float:
 
 
 def resident_mib(pid: int) -> float:
-    """Memory that a process and its children hold, each counted by itself, in MiB."""
+    """Return the memory of a process and its children, added up, in MiB."""
     pages = sum(int(Path(f"/proc/{one}/statm").read_text().split()[1]) for one in family(pid))
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def family(pid: int) -> list[int]:
-    """A process, and all below it."""
+    """Return a process and all its descendants."""
     children: list[int] = []
     for task in Path(f"/proc/{pid}/task").iterdir():
         for child in (task / "children").read_text().split():

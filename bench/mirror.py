@@ -1,6 +1,7 @@
-"""One layer through a mirror: alone, from another one, from its cache; plain HTTP and libtorrent beside it.
+"""One layer through a mirror: alone, from another one, from its cache; compared with plain HTTP and
+libtorrent.
 
-Everything is on this machine, over the loopback: what is measured is the processor, which all share. The
+Everything is on this machine, over the loopback: the shared processor is what is measured. The
 processor seconds are those of the mirror's processes from the request on, the memory their peak.
 """
 
@@ -41,7 +42,7 @@ LIBTORRENT = "libtorrent alone, from a mirror"
 
 @dataclass(frozen=True)
 class Measured:
-    """One way to get the layer: seconds, and what the processes took that did it."""
+    """One way to get the layer: seconds, and the cost of its processes."""
 
     way: str
     seconds: float
@@ -109,7 +110,7 @@ class Mirror:
 def main() -> None:
     require("curl", "curl")
     with tempfile.TemporaryDirectory() as name, serving(Path(name)) as (registry, app, digest):
-        tell(measure(Path(name), registry, app, digest))
+        show_results(measure(Path(name), registry, app, digest))
 
 
 @contextmanager
@@ -172,7 +173,7 @@ def fetch(server: str, digest: str) -> float:
 
 
 def by_libtorrent(folder: Path, torrent: bytes, peer_port: int) -> Measured:
-    """Fetch the layer from a peer with libtorrent and nothing else in this process."""
+    """Fetch the layer from a peer with only libtorrent in this process."""
     with start_libtorrent(folder) as client:
         before, begun = time.process_time(), time.perf_counter()
         handle = client.add(torrent)
@@ -186,8 +187,8 @@ def by_libtorrent(folder: Path, torrent: bytes, peer_port: int) -> Measured:
         return Measured(LIBTORRENT, seconds, processor, memory)
 
 
-def tell(found: list[Measured]) -> None:
-    """Print and keep what was found."""
+def show_results(found: list[Measured]) -> None:
+    """Print and store the results."""
     mib = SIZE / 2**20
     by_way = {one.way: one for one in found}
     rate = SIZE / by_way[FROM_CACHE].seconds / 1e6

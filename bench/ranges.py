@@ -1,4 +1,4 @@
-"""One layer over one connection and over several: throttled at the source, and not throttled at all.
+"""One layer over one connection and over several: throttled at the source, and not throttled.
 
 nginx's `limit_rate` counts from the beginning of each request and lets the first second's bytes through at
 once: ranges shorter than that are hardly held down. So the same is measured behind a proxy that paces
@@ -56,7 +56,7 @@ class Measured:
 
 
 def main() -> None:
-    """Measure and tell."""
+    """Measure, and show the results."""
     found = measure()
     ratios = {(one.source, one.connections): one.ratio for one in found}
     report(
@@ -88,7 +88,7 @@ def main() -> None:
 
 
 def draw(axes: Axes, found: list[Measured]) -> None:
-    """Rates over the number of connections."""
+    """Plot rates over the number of connections."""
     for source in (NGINX, PACED):
         rates = {one.connections: one.rate / 1e6 for one in found if one.source == source}
         axes.plot(list(rates), list(rates.values()), marker="o", label=source)
@@ -105,7 +105,7 @@ def draw(axes: Axes, found: list[Measured]) -> None:
 def measure(
     throttled_bytes: int = THROTTLED_BYTES, unthrottled_bytes: int = UNTHROTTLED_BYTES
 ) -> list[Measured]:
-    """Read and hash layers of so many bytes over 1 to 16 connections from each source."""
+    """Read and hash layers of that many bytes over 1 to 16 connections from each source."""
     found = []
     SCRATCH.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=SCRATCH) as folder, HttpClient(2.0, 60.0) as http:
@@ -125,13 +125,13 @@ def measure(
 
 
 def over_several(source: str, registry: RegistryBlobs, layer: Layer) -> list[Measured]:
-    """The rate for each number of connections."""
+    """Return the rate for each number of connections."""
     rates = {connections: rate_of(registry, layer, connections) for connections in CONNECTIONS}
     return [Measured(source, number, rate, rate / rates[1]) for number, rate in rates.items()]
 
 
 def unthrottled(registry: RegistryBlobs, layer: Layer) -> list[Measured]:
-    """The rates of one connection and of the default, in turns, as the machine has its moods."""
+    """Return the rates of one connection and of the default, in turns, as the machine's speed varies."""
     rates: dict[int, list[float]] = {1: [], DEFAULT: []}
     rate_of(registry, layer, 1)  # the file is in memory from now on
     for _ in range(REPEATS):
@@ -142,7 +142,7 @@ def unthrottled(registry: RegistryBlobs, layer: Layer) -> list[Measured]:
 
 
 def rate_of(source: RegistryBlobs, layer: Layer, connections: int) -> float:
-    """Bytes per second of reading and hashing the layer, as brewing does it."""
+    """Return the bytes per second of reading and hashing the layer, as brewing does it."""
     size = source.size(layer)
     begun = time.perf_counter()
     with open_layer(source, layer, size, connections) as reader:
@@ -155,7 +155,7 @@ def rate_of(source: RegistryBlobs, layer: Layer, connections: int) -> float:
 
 @contextmanager
 def nginx(folder: Path, layer: Path, limit_rate: int) -> Iterator[tuple[str, Layer]]:
-    """nginx that serves the layer where a registry would. Gives its URL, and the layer."""
+    """Serve the layer by nginx at the path of a registry. Yield its URL, and the layer."""
     ref = ref_of(layer)
     root = folder / f"root-{limit_rate}"
     blobs = root / "v2" / SCOPE / "blobs"
@@ -166,13 +166,13 @@ def nginx(folder: Path, layer: Path, limit_rate: int) -> Iterator[tuple[str, Lay
 
 
 def registry_at(http: HttpClient, url: str) -> RegistryBlobs:
-    """A source that reads from the registry, or what looks like one, at `url`."""
+    """Yield a source that reads from the registry, or a similar server, at `url`."""
     settings = DockerRegistry(host=url.removeprefix("http://"), proto="http")
     return RegistryBlobs(RegistryClient(settings, http))
 
 
 def ref_of(layer: Path) -> Layer:
-    """The layer in this file."""
+    """Return the layer in this file."""
     return Layer(Digest.parse(digest_of(layer)), (SCOPE,), layer.stat().st_size)
 
 

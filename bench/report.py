@@ -1,4 +1,4 @@
-"""How a bench tells what it found: a table on the terminal, JSON and a plot in bench/results/."""
+"""The report of a benchmark: a table on the terminal, JSON and a plot in bench/results/."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SCRATCH = BENCH / "scratch"
 
 @dataclass(frozen=True)
 class Target:
-    """A requirement with its figure, what was measured, and whether that holds."""
+    """A requirement with its figure, the measured value, and whether it is met."""
 
     requirement: str
     measured: str
@@ -41,9 +41,9 @@ def report(
     plot: Callable[[Axes], None],
     targets: Sequence[Target] = (),
 ) -> None:
-    """Print `rows` under `note` (what was measured and how), with the targets and whether they hold.
+    """Print `rows` under `note` (what was measured and how), with the targets and whether they are met.
 
-    A row maps columns' names to values; units belong into the name (`MB/s`). The same goes, with the
+    A row maps columns' names to values; units belong in the name (`MB/s`). The same goes, with the
     machine, into results/<name>.json, and what `plot` draws into results/<name>.png.
     """
     print(f"\n{note}\n\n{table(rows, columns)}\n")
@@ -67,7 +67,7 @@ def report(
 
 
 def table(rows: Sequence[Mapping[str, object]], columns: Sequence[str]) -> str:
-    """`rows` as text: a line of headings, a rule, a line a row; figures to the right."""
+    """Return `rows` as text: a line of headings, a rule, a line a row; figures right-aligned."""
     cells = [list(columns)] + [[_shown(row.get(column)) for column in columns] for row in rows]
     widths = [max(len(line[number]) for line in cells) for number in range(len(columns))]
     figures = [all(isinstance(row.get(column), int | float | None) for row in rows) for column in columns]
@@ -83,7 +83,7 @@ def table(rows: Sequence[Mapping[str, object]], columns: Sequence[str]) -> str:
 
 
 def machine() -> dict[str, object]:
-    """What the figures depend on: processor, cores, memory in GiB, Python, kernel, what else ran."""
+    """Return the environment: processor, cores, memory in GiB, Python, kernel, other load."""
     model = next(
         (
             line.split(":", 1)[1].strip()

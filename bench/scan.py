@@ -105,7 +105,7 @@ def fill(registry: Registry) -> None:
 
 
 def scanned(what: str, registry: RegistryClient, database: Path) -> dict[str, Any]:
-    """One run of the job; its figures."""
+    """Run the job once. Return its figures."""
     engine = create_engine_for(file=database)
     tables = build_tables()
     with transaction(engine) as connection:
@@ -128,10 +128,10 @@ def scanned(what: str, registry: RegistryClient, database: Path) -> dict[str, An
 
 
 class SimulatedRegistry:
-    """A registry without a network: as many tags as one likes, of a thousand images."""
+    """A registry without a network: any number of tags, of a thousand images."""
 
     def __init__(self) -> None:
-        # A thousand repositories that differ, ten images in each: most tags are other names of one image.
+        # A thousand different repositories with ten images each: most tags are aliases of an image.
         self._digests: dict[tuple[int, int], Digest] = {}
         self._bodies: dict[Digest, bytes] = {}
         for image in range(IMAGES_OF_MANY):
@@ -163,7 +163,7 @@ class SimulatedRegistry:
 
 
 def apart(database: Path) -> dict[str, Any]:
-    """The scan of the simulated registry in a process of its own, whose memory nothing else has used."""
+    """The scan of the simulated registry in a separate process, for its memory."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
     process = context.Process(target=_scan_many, args=(there, database))

@@ -40,13 +40,13 @@ ROUNDS = 5
 SLOW_CLIENTS = 100
 STEADY_RATE = 50.0
 LARGE_BYTES = 48 * 1024 * 1024
-SECRET = "throw-away secret of the benches"
+SECRET = "throw-away secret of the benchmarks"
 REPOSITORY = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What the servers are run on."""
+    """The environment of the servers."""
 
     folder: Path
     registry: Registry
@@ -54,7 +54,7 @@ class Setting:
     large: str
 
     def installation(self, name: str, port: int) -> Installation:
-        """A configuration for one server, on the one database."""
+        """Write a configuration for one server, with the common database."""
         application = {"port": port, "state_dir": str(self.state)}
         torrents = {"web_seed_secret": SECRET}
         return Installation(self.folder / name, self.registry, application=application, torrents=torrents)
@@ -83,7 +83,7 @@ def main() -> None:
 
 
 def installed() -> list[str]:
-    """The servers to compare, the app's own first."""
+    """Return the servers to compare, the app's own first."""
     return ["granian", *(["gunicorn"] if importlib.util.find_spec("gunicorn") else [])]
 
 
@@ -98,7 +98,7 @@ def prepare(folder: Path, registry: Registry) -> Setting:
 
 
 def flooded(rows: list[dict[str, object]], setting: Setting) -> None:
-    """How many manifests each server answers; their rounds take turns, as what else runs comes and goes."""
+    """Measure the manifests per second of each server, in turns, as other load varies."""
     with ExitStack() as stack:
         servers = [stack.enter_context(running(str(row["server"]), setting)) for row in rows]
         for clients in CLIENTS:
@@ -117,7 +117,7 @@ def flooded(rows: list[dict[str, object]], setting: Setting) -> None:
 
 
 def measured(server: str, setting: Setting) -> dict[str, object]:
-    """What slow clients do to a server, and how it ends."""
+    """Measure the effect of slow clients on a server, and how it ends."""
     row: dict[str, object] = {}
     with running(server, setting) as (port, process):
         url = f"http://127.0.0.1:{port}{PATH}"
@@ -161,7 +161,7 @@ def running(server: str, setting: Setting) -> Iterator[tuple[int, ServerProcess]
 
 
 def answering(port: int) -> Callable[[], bool]:
-    """A readiness test: some servers listen before they have anybody to answer."""
+    """Return whether the server answers: some listen before their workers run."""
 
     def ready() -> bool:
         connection = HTTPConnection("127.0.0.1", port, timeout=5)
@@ -184,12 +184,12 @@ def large_path(setting: Setting) -> str:
 
 @contextmanager
 def slow_clients(port: int, said: str) -> Iterator[None]:
-    """Clients that say this much and then neither send nor read."""
+    """Connect clients that send these bytes and then neither send nor read."""
     connections = [socket.create_connection(("127.0.0.1", port)) for _ in range(SLOW_CLIENTS)]
     try:
         for connection in connections:
             connection.sendall(said.encode())
-        time.sleep(6)  # until each has been sent what it takes without reading
+        time.sleep(6)  # until each has received as much as fits into its buffers
         yield
     finally:
         for connection in connections:
@@ -198,14 +198,14 @@ def slow_clients(port: int, said: str) -> Iterator[None]:
 
 
 def measured_p99(url: str) -> object:
-    """The p99 in ms, or that requests were not answered within 30 s."""
+    """Return the p99 in ms, or that requests were not answered within 30 s."""
     with suppress(RuntimeError, OSError):
         return round(steady(url, STEADY_RATE, 6.0, HEADERS).p99, 1)
     return "not answered"
 
 
 def terminated(port: int, process: ServerProcess, path: str) -> dict[str, object]:
-    """Seconds from SIGTERM to the end, and what share of a download that took two more seconds came."""
+    """Return the seconds from SIGTERM to the end, and the share of a download that still arrived."""
     received = 0
 
     def download() -> None:

@@ -1,13 +1,13 @@
 """A swarm of simulated nodes that call the real lease book, a step at a time.
 
-A step is the time in which a line carries one chunk. The model: every node and the origin have lines of the
+A step is the time in which a link carries one chunk. The model: every node and the origin have links of the
 same speed, full duplex. In a step a node takes in one chunk and sends one, to nodes that it is connected to;
 the origin's line is shared evenly by the chunks that are being fetched from it. A node connects to the peers
 that it is named while it has fewer than 25 connections, and takes up to 50. It asks for a lease as the mirror
 does: with the chunks that it and its peers have, again when the book says, and at once when it has fetched a
 chunk. About a third of what it takes from peers is its lowest missing chunk, the rest its rarest.
 
-The model leaves out lost packets, and the registry as the way out for nodes in trouble. Nodes pass on whole
+The model leaves out lost packets, and the registry as a fallback for stalled nodes. Nodes pass on whole
 chunks, while real ones pass on pieces, a quarter as long: so the ends of small layers take longer here.
 """
 
@@ -29,14 +29,15 @@ CONNECTIONS = 2 * MAX_OPENED
 LOWEST_FIRST = 0.3
 SLOW_STEPS = 16
 _ROUNDS = 10
-"""In a step, how often a node that has room looks for a peer that has something for it and room itself."""
+"""How often, in a step, a node with spare capacity looks for a peer with a chunk for it and spare capacity.
+"""
 
 Bits = NDArray[np.bool_]
 
 
 @dataclass
 class Outcome:
-    """What came of a simulation. Times are in units of what the line takes for the layer."""
+    """The results of a simulation. Times are in units of the time the link takes for the layer."""
 
     last_node: float
     median_node: float
@@ -68,7 +69,7 @@ class Nodes:
         self.alive = np.ones(self.count, dtype=bool)
 
     def connect(self, node: int, other: int) -> None:
-        """Connect a node that has few connections to another, if that has room."""
+        """Connect a node that has few connections to another with free ones."""
         degrees = self.connections
         if (
             node == other
@@ -83,7 +84,7 @@ class Nodes:
         degrees[other] += 1
 
     def held(self, node: int) -> Bits:
-        """The chunks that the node or one of its peers has."""
+        """Return the chunks that the node or one of its peers has."""
         near = self.peers[node, : self.connections[node]]
         near = near[self.alive[near]]
         held: Bits = self.have[node] | self.have[near].any(axis=0)
@@ -127,9 +128,9 @@ class Simulation:
         self._call_at = np.array([step * step_seconds for step in self._join_at], dtype=float)
         self._latency_steps = math.ceil(latency / step_seconds)
         self._requested: dict[tuple[int, int], int] = {}
-        """What is about to be fetched: node and chunk, and the step in which that begins."""
+        """The fetches about to begin: node, chunk, and the step in which that happens."""
         self._fetching: dict[tuple[int, int], float] = {}
-        """What is fetched from the origin: node and chunk, and the part of the chunk that is missing."""
+        """The fetches from the origin: node, chunk, and the missing part of the chunk."""
         self._fetched: list[list[int]] = [[] for _ in range(nodes)]
         self._unspread: list[list[int]] = [[] for _ in range(nodes)]
         self._done_at = np.full(nodes, -1)
@@ -140,7 +141,7 @@ class Simulation:
         self.step = 0
 
     def run(self, most_steps: int = 20_000) -> Outcome:
-        """Run until every node that lives is complete."""
+        """Run until every live node is complete."""
         while (unfinished := self.nodes.alive & (self._done_at < 0)).any():
             if self.step >= most_steps:
                 raise RuntimeError(f"{int(unfinished.sum())} nodes are stuck after {self.step} steps")
@@ -201,9 +202,9 @@ class Simulation:
         return len(self._unspread[node])
 
     def _send_from_origin(self) -> Bits:
-        """Share one chunk's worth of the origin's line over what is being fetched.
+        """Divide the origin's capacity of one chunk among the current fetches.
 
-        Returns the nodes whose lines are taken for this step, by a chunk that is now complete.
+        Return the nodes whose links are busy in this step, by a chunk that is now complete.
         """
         for key in [key for key, step in self._requested.items() if step <= self.step]:
             del self._requested[key]
@@ -230,7 +231,7 @@ class Simulation:
         """Let nodes send each other one chunk each."""
         nodes = self.nodes
         have = nodes.have.copy()
-        """At the beginning of the step: what comes in now is sent on in the next."""
+        """The state at the beginning of the step: chunks received now are sent on in the next."""
         can_send = nodes.joined & nodes.alive & have.any(axis=1)
         if self.step % SLOW_STEPS:
             can_send &= ~self._slow
@@ -257,7 +258,7 @@ class Simulation:
             can_send[senders] = False
 
     def _choose(self, wanted: Bits, rarity: NDArray[np.int32]) -> NDArray[np.intp]:
-        """For each row one of the chunks wanted: the lowest, or one of the rarest."""
+        """Return for each row one of the wanted chunks: the lowest, or one of the rarest."""
         lowest = wanted.argmax(axis=1)
         noise = self._numpy.random(wanted.shape, dtype=np.float32)
         rank = np.where(wanted, rarity[None, :] * np.float32(1.0) + noise, np.float32(np.inf))

@@ -1,4 +1,6 @@
-"""1,000 small layers from a real registry, brewed on both engines, against only fetching and hashing them."""
+"""1,000 small layers from a real registry, brewed on both engines, compared with only fetching and hashing
+them.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,7 @@ def main() -> None:
         ):
             layers = [push_blob(registry, SCOPE, layer_bytes(SIZE, seed)) for seed in range(LAYERS)]
             for number in range(ROUNDS):
-                # In turns, as the machine has its moods.
+                # In turns, as the machine's speed varies.
                 measured: dict[str, Callable[[], float]] = {
                     "fetch and hash only": lambda: fetch(registry, layers),
                     "brew, SQLite": lambda number=number: brewed(
@@ -66,11 +68,11 @@ def main() -> None:
                 }
                 for what, measure in measured.items():
                     rates.setdefault(what, []).append(LAYERS / measure())
-    tell({what: sorted(found)[len(found) // 2] for what, found in rates.items()})
+    show_results({what: sorted(found)[len(found) // 2] for what, found in rates.items()})
 
 
 def fetch(registry: Registry, layers: list[Descriptor]) -> float:
-    """Seconds to GET every layer over one connection, and to compare its SHA-256."""
+    """Return the seconds to GET every layer over one connection, and to compare its SHA-256."""
     begun = time.perf_counter()
     with requests.Session() as session:
         session.trust_env = False
@@ -81,7 +83,7 @@ def fetch(registry: Registry, layers: list[Descriptor]) -> float:
 
 
 def brewed(registry: Registry, layers: list[Descriptor], url: str, store: Path) -> float:
-    """Seconds of one run of the job over all layers, claims, locks, metainfo and commits included."""
+    """Return the seconds of a run of the job over all layers, with claims, locks, metainfo and commits."""
     engine = create_engine_for(url=url)
     tables = build_tables()
     with transaction(engine) as connection:
@@ -105,7 +107,7 @@ def brewed(registry: Registry, layers: list[Descriptor], url: str, store: Path) 
     return took
 
 
-def tell(rates: dict[str, float]) -> None:
+def show_results(rates: dict[str, float]) -> None:
     base = rates["fetch and hash only"]
     rows = [
         {"what": what, "layers/s": rate, "ratio to fetching": rate / base} for what, rate in rates.items()

@@ -1,4 +1,6 @@
-"""`backfill storage` over 100,000 blobs, for the first time and again, against only walking and reading."""
+"""`backfill storage` over 100,000 blobs, for the first time and again, compared with only walking and
+reading.
+"""
 
 from __future__ import annotations
 
@@ -70,11 +72,11 @@ def main() -> None:
                 took, grown = timed(lambda: run(scan, layers_in(S3_BLOBS)))
                 rows.append(row("S3", "dry, 1 connection", S3_BLOBS, one_by_one, one_by_one))
                 rows.append(row("S3", "first time, 8 connections", S3_BLOBS, took, one_by_one, grown))
-    tell(rows)
+    show_results(rows)
 
 
 def content_of(number: int) -> bytes:
-    """A small blob: a layer, or JSON."""
+    """Return a small blob: a layer, or JSON."""
     if number % 10 < OTHERS:
         return b'{"schemaVersion": 2, "number": %d}' % number
     return b"\x1f\x8b" + number.to_bytes(8, "big") * 80
@@ -85,7 +87,7 @@ def layers_in(blobs: int) -> int:
 
 
 def fill(storage: Path, blobs: int) -> None:
-    """A storage tree as a registry leaves it, each blob in one repository."""
+    """Write a registry's storage tree, each blob in one repository."""
     for number in range(blobs):
         content = content_of(number)
         hex_digits = hashlib.sha256(content).hexdigest()
@@ -98,7 +100,7 @@ def fill(storage: Path, blobs: int) -> None:
 
 
 def walk_and_read(storage: Path) -> None:
-    """The least that has to be done: all names, and the first bytes of each blob."""
+    """Do the minimum: list all names, and read the first bytes of each blob."""
     for folder, _, files in os.walk(storage):
         for name in files:
             if name == "data":
@@ -141,7 +143,7 @@ def row(
     }
 
 
-def tell(rows: list[dict[str, object]]) -> None:
+def show_results(rows: list[dict[str, object]]) -> None:
     def plot(axes: Axes) -> None:
         axes.barh([f"{row['storage']}: {row['what']}" for row in rows], [row["blobs/s"] for row in rows])  # type: ignore[misc]
         axes.set_xlabel("blobs/s")

@@ -1,7 +1,7 @@
-"""Machines that all want one layer at once: through mirrors, as plain torrent clients, and by plain HTTP.
+"""Many machines download a layer at once: through mirrors, as plain torrent clients, and by plain HTTP.
 
-Each machine is a network namespace with a line of its own; the registry's, with registry, app and tracker
-on it, is the one that this bench runs in. Nothing of it is left when the processes end.
+Each machine is a network namespace with its own link; the registry's, with registry, app and tracker on it,
+is the one in which this benchmark runs. Nothing remains when the processes end.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from tests.servers.registry import start_registry
 LINE_MBIT, SLOW_NODE_MBIT = 50, 3
 FAST_MBIT = (500, 200)
 LINES = (*((mbit, (1,)) for mbit in FAST_MBIT), (LINE_MBIT, (1, 4, 8)), (25, (16,)), (12, (32,)))
-"""Lines, and how many machines fetch over such lines: the more machines, the slower, so that the processor of
-this one machine is not what they wait for."""
+"""Links, and how many machines fetch over such links: the more machines, the slower, so that the processor of
+this one machine is not the limit."""
 MOST_HTTP = 4
-"""Machines that fetch by plain HTTP at most: more take proportionally longer."""
+"""The most machines that fetch by plain HTTP: more take proportionally longer."""
 MOST_TORRENT = 16
 SIZE = 64 * 1024 * 1024
 MANY = 32
@@ -50,7 +50,7 @@ HTTP, TORRENT, MIRROR = "plain HTTP", "torrent, client defaults", "mirrors"
 
 
 class Node:
-    """A machine of the swarm, the `number`th: a process in a network namespace of its own (swarm_node.py)."""
+    """A machine of the swarm, the `number`th: a process in its own network namespace (swarm_node.py)."""
 
     def __init__(self, number: int, folder: Path) -> None:
         self.number = number
@@ -66,13 +66,13 @@ class Node:
         self._connect()
 
     def ask(self, line: str) -> None:
-        """Have it do something; `answer` waits for it."""
+        """Send it a command; `answer` waits for the result."""
         assert self._process.stdin is not None
         self._process.stdin.write(line + "\n")
         self._process.stdin.flush()
 
     def answer(self) -> str:
-        """Return the next line that it says. Raises RuntimeError if it ends instead."""
+        """Return its next line of output. Raises RuntimeError if it ends instead."""
         assert self._process.stdout is not None
         if line := self._process.stdout.readline().strip():
             return line
@@ -84,7 +84,7 @@ class Node:
         self._process.communicate()
 
     def shape(self, mbit: int, upload_mbit: int | None = None) -> None:
-        """Set what its line takes each way."""
+        """Set the capacity of its link in each direction."""
         shape(self._device, mbit)
         shape("eth0", upload_mbit or mbit, self._within)
 
@@ -103,16 +103,16 @@ class Node:
 
 @dataclass(frozen=True)
 class Served:
-    """What machines fetch: the registry and the app as they reach them, and the layer."""
+    """The layer that machines fetch, and the addresses of the registry and the app."""
 
     registry: str
     app: str
     app_with_tracker: str
-    """The same layer; its .torrent names a tracker, too."""
+    """The app whose .torrent also names a tracker."""
     digest: str
 
     def request(self, way: str) -> str:
-        """Return what a machine has to fetch."""
+        """Return the command for a machine."""
         if way == TORRENT:
             return f"torrent {self.app_with_tracker}/v0/torrents/{SCOPE}/{self.digest}"
         host = f"127.0.0.1:{MIRROR_PORT}" if way == MIRROR else self.registry
@@ -142,20 +142,20 @@ class Outcome:
 
 def main() -> None:
     if os.geteuid():
-        raise SystemExit("network namespaces are root's: run this bench as root")
+        raise SystemExit("network namespaces need root: run this benchmark as root")
     for binary, package in (("ip", "iproute2"), ("tc", "iproute2"), ("curl", "curl")):
         require(binary, package)
     if INSIDE not in sys.argv:
         command = ["unshare", "--net", sys.executable, "-m", "bench.swarm", INSIDE]
         sys.exit(subprocess.run(command).returncode)
-    lay_lines()
+    create_links()
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
         served = stack.enter_context(serving(folder))
         nodes = [Node(number, folder / f"node{number}") for number in range(MANY)]
         for node in nodes:
             stack.callback(node.close)
-        tell(list(measure(nodes, served)))
+        show_results(list(measure(nodes, served)))
 
 
 def measure(nodes: Sequence[Node], served: Served) -> Iterator[dict[str, object]]:
@@ -176,7 +176,7 @@ def measure(nodes: Sequence[Node], served: Served) -> Iterator[dict[str, object]
         }
 
     for mbit, counts in LINES:
-        set_lines(nodes, mbit)
+        set_links(nodes, mbit)
         alone = max(fetch(nodes[:1], served, HTTP).seconds)
         for count in counts:
             for way, most in ((HTTP, MOST_HTTP), (TORRENT, MOST_TORRENT), (MIRROR, MANY)):
@@ -188,7 +188,7 @@ def measure(nodes: Sequence[Node], served: Served) -> Iterator[dict[str, object]
 
 
 def measure_trouble(nodes: Sequence[Node], served: Served) -> Iterator[tuple[str, Outcome]]:
-    """Yield what mirrors take when something goes wrong, and what that is."""
+    """Yield each kind of failure, with the mirrors' results."""
     nodes[-1].shape(LINE_MBIT, SLOW_NODE_MBIT)
     yield f"one uploads at {SLOW_NODE_MBIT} Mbit/s", fetch(nodes, served, MIRROR)
     nodes[-1].shape(LINE_MBIT)
@@ -206,9 +206,9 @@ def fetch(
     lost: Node | None = None,
     apart: float = 0.0,
 ) -> Outcome:
-    """Have all machines fetch the layer, begun `apart` seconds from each other; `lost` does not finish.
+    """Fetch the layer on all machines, started `apart` seconds from each other; `lost` does not finish.
 
-    Raises RuntimeError if another has something else in the end.
+    Raises RuntimeError if another one gets wrong bytes.
     """
     for node in nodes:
         node.ask(f"mirror {served.mirror()}" if way == MIRROR else "rest")
@@ -242,16 +242,16 @@ def kill(node: Node) -> None:
     node.ask("kill")
 
 
-def lay_lines() -> None:
-    """Make the registry's machine, and a switch for all. What the bridge itself sends is the registry's."""
+def create_links() -> None:
+    """Create the registry's machine, and a switch for all. The bridge itself sends for the registry."""
     ip("link", "set", "lo", "up")
     ip("link", "add", BRIDGE, "type", "bridge")
     ip("addr", "add", f"{HOST}/24", "dev", BRIDGE)
     ip("link", "set", BRIDGE, "up")
 
 
-def set_lines(nodes: Sequence[Node], mbit: int) -> None:
-    """Give every machine, the registry's too, a line of so many Mbit/s each way."""
+def set_links(nodes: Sequence[Node], mbit: int) -> None:
+    """Give every machine, including the registry's, a link of `mbit` Mbit/s in each direction."""
     shape(BRIDGE, mbit)
     for node in nodes:
         node.shape(mbit)
@@ -296,18 +296,18 @@ def sent_by_the_registry() -> int:
 
 
 def shape(device: str, mbit: int, within: Sequence[str] = ()) -> None:
-    """Let `device` send as much as its line takes, and no more; beyond 100 ms of it packets are dropped."""
+    """Limit the rate at which `device` sends; packets beyond 100 ms of it are dropped."""
     line = ("root", "tbf", "rate", f"{mbit}mbit", "burst", f"{max(64, mbit)}kb", "latency", "100ms")
     subprocess.run([*within, "tc", "qdisc", "replace", "dev", device, *line], check=True)
 
 
 def ip(*words: str, within: Sequence[str] = ()) -> str:
-    """Return what `ip` prints."""
+    """Return the output of `ip`."""
     return subprocess.run([*within, "ip", *words], check=True, capture_output=True, text=True).stdout
 
 
-def tell(rows: list[dict[str, object]]) -> None:
-    """Print and keep what was found."""
+def show_results(rows: list[dict[str, object]]) -> None:
+    """Print and store the results."""
 
     def plot(axes: Axes) -> None:
         for way in (HTTP, TORRENT, MIRROR):
@@ -318,7 +318,7 @@ def tell(rows: list[dict[str, object]]) -> None:
                 marker="o",
                 label=way,
             )
-        axes.set_xlabel("machines that want the layer at once")
+        axes.set_xlabel("machines that download the layer at once")
         axes.set_ylabel("seconds until all have it")
         axes.set_ylim(bottom=0)
         axes.legend()
@@ -354,9 +354,9 @@ def tell(rows: list[dict[str, object]]) -> None:
         "swarm",
         rows,
         ["what", "machines", "Mbit/s", "last, s", "median, s", "x one alone", "sent, layers", "processor, s"],
-        f"A layer of {SIZE // 2**20} MiB; all lines, the registry's too, are full duplex. Mirrors use no "
+        f"A layer of {SIZE // 2**20} MiB; all links, the registry's too, are full duplex. Mirrors use no "
         "tracker, torrent clients use one and the app's web seed.\nSeconds until a machine has the layer; "
-        "one alone: by plain HTTP over the same line. Sent: everything that left the registry's machine.\n"
+        "one alone: by plain HTTP over the same link. Sent: everything that left the registry's machine.\n"
         f"Processor: of a mirror while it fetches, on average; the {os.cpu_count()} cores are shared by all.",
         plot,
         targets,

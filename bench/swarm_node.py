@@ -1,10 +1,10 @@
-"""One machine of a swarm: reads from its standard input what to do, and says when it has done it.
+"""One machine of a swarm: read commands from standard input, and answer each when it is done.
 
     http URL        fetch with curl, over one connection, as container engines do
-    torrent URL     fetch the .torrent at that URL with libtorrent's defaults, and go on giving to others
+    torrent URL     fetch the .torrent at that URL with libtorrent's defaults, and keep seeding
     mirror CONFIG   start a mirror with this configuration (YAML on one line) and an empty cache
     kill            kill the mirror
-    rest            stop all that, and forget the files
+    rest            stop everything, and delete the files
 
 Each is answered by a line, a fetch by the SHA-256 of the file, the seconds that it took and the processor
 seconds that the mirror took, or `failed` if the mirror was killed meanwhile. Ends with its input.
@@ -32,7 +32,7 @@ PROGRAM = Path(sys.executable).with_name("docker_torrents")
 
 
 class Machine:
-    """What a machine runs, and where it keeps files."""
+    """The processes and files of a machine."""
 
     def __init__(self, folder: Path, client: Client) -> None:
         self._folder = folder
@@ -54,7 +54,7 @@ class Machine:
             self._mirror.kill()
 
     def processor(self) -> float:
-        """Return the processor seconds that the mirror's processes took so far."""
+        """Return the processor seconds of the mirror's processes so far."""
         if self._mirror is None or not self._mirror.alive:
             return 0.0
         parent = psutil.Process(self._mirror.pid)
@@ -89,7 +89,7 @@ class Machine:
 
 
 def answers_ping() -> bool:
-    """Whether the mirror answers: it listens a while before."""
+    """Return whether the mirror answers: it listens before that."""
     try:
         return requests.get(f"http://127.0.0.1:{MIRROR_PORT}/ping", timeout=10).ok
     except requests.RequestException:
@@ -99,7 +99,7 @@ def answers_ping() -> bool:
 def main(folder: Path) -> None:
     with start_libtorrent(folder, host="0.0.0.0") as client:
         machine = Machine(folder, client)
-        say("ready")
+        answer("ready")
         for line in sys.stdin:
             what, _, argument = line.strip().partition(" ")
             match what:
@@ -109,12 +109,12 @@ def main(folder: Path) -> None:
                     in_thread(machine, machine.by_torrent, argument)
                 case "mirror":
                     machine.start_mirror(argument)
-                    say("ready")
+                    answer("ready")
                 case "kill":
                     machine.kill_mirror()
                 case _:
                     machine.rest()
-                    say("resting")
+                    answer("resting")
 
 
 def in_thread(machine: Machine, fetch: Callable[[str], Path], url: str) -> None:
@@ -127,15 +127,15 @@ def report(machine: Machine, fetch: Callable[[str], Path], url: str) -> None:
     try:
         file = fetch(url)
     except subprocess.CalledProcessError:
-        say("failed")
+        answer("failed")
         return
     seconds = time.monotonic() - began
     processor = machine.processor() - processor
     with file.open("rb") as content:
-        say(f"{hashlib.file_digest(content, 'sha256').hexdigest()} {seconds:.3f} {processor:.2f}")
+        answer(f"{hashlib.file_digest(content, 'sha256').hexdigest()} {seconds:.3f} {processor:.2f}")
 
 
-def say(line: str) -> None:
+def answer(line: str) -> None:
     print(line, flush=True)
 
 

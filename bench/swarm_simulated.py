@@ -1,4 +1,4 @@
-"""The lease book with 100 to 10,000 simulated nodes (bench/simulated_nodes.py), and when things go wrong."""
+"""The lease book with 100 to 10,000 simulated nodes (bench/simulated_nodes.py), and with failures."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def targets(found: list[Simulated]) -> list[Target]:
-    """What DESIGN asks for; 1.5 layers where something goes wrong."""
+    """Return the requirements; 1.5 layers with failures."""
     together = [one for one in found if one.scenario == TOGETHER]
     slowest = max(one.outcome.last_node for one in together)
     most = max(one.outcome.origin_layers for one in together)
@@ -124,7 +124,7 @@ def run(scenario: str, simulation: Simulation) -> Simulated:
 
 
 def draw(axes: Axes, found: list[Simulated]) -> None:
-    """The last node's time and the layers sent over the number of nodes."""
+    """Plot the last node's time and the layers sent over the number of nodes."""
     together = [one for one in found if one.scenario == TOGETHER]
     nodes = [one.nodes for one in together]
     axes.plot(nodes, [one.outcome.last_node for one in together], marker="o", label="last node")

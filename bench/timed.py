@@ -1,4 +1,4 @@
-"""What a piece of work takes: time, and memory of this process."""
+"""Measure the time of a function, and the memory of this process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import psutil
 
 
 def timed(do: Callable[[], object]) -> tuple[float, float]:
-    """Seconds it took, and the MiB by which this process grew meanwhile at the most."""
+    """Return the seconds it took, and the peak growth of this process in MiB."""
     process = psutil.Process(os.getpid())
     before = highest = process.memory_info().rss
     over = threading.Event()

@@ -1,8 +1,8 @@
-"""A layer as a web seed of this app, out of a directory and out of the registry, against nginx.
+"""A layer as a web seed of this app, from a directory and from the registry, compared with nginx.
 
-Whole downloads, and pieces as torrent clients ask for them: ranges of 1 MiB, one after the other on a
-connection that is kept. The file is in the machine's memory after the first round: what is measured is
-the processor, which the clients share.
+Whole downloads, and pieces as torrent clients request them: ranges of 1 MiB, one after the other on a
+persistent connection. The file is in memory after the first round, so the processor is measured, which
+the clients share.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ FROM_DIRECTORY = "this app, from a directory"
 
 @dataclass(frozen=True)
 class Measured:
-    """Bytes per second that all clients got together."""
+    """Bytes per second of all clients together."""
 
     server: str
     what: str
@@ -76,12 +76,12 @@ def main() -> None:
                     FROM_DIRECTORY: from_directory,
                     "this app, from the registry": from_registry,
                 }
-                tell(measure(urls))
+                show_results(measure(urls))
 
 
 @contextmanager
 def served(folder: Path, registry: Registry, digest: str, layers: dict[str, str]) -> Iterator[str]:
-    """The URL of the layer's web seed at an app whose layers come from there."""
+    """Yield the URL of the layer's web seed at an app with these `layers`."""
     port = free_port()
     installation = Installation(
         folder,
@@ -103,7 +103,7 @@ def served(folder: Path, registry: Registry, digest: str, layers: dict[str, str]
 
 
 def measure(urls: dict[str, str], seconds: float = SECONDS, rounds: int = ROUNDS) -> list[Measured]:
-    """The median of some rounds for each server, each way, each number of clients; servers in turns."""
+    """Return the median of some rounds for each server, way and number of clients; servers in turns."""
     found = []
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         for what in ("whole", "pieces"):
@@ -119,7 +119,7 @@ def measure(urls: dict[str, str], seconds: float = SECONDS, rounds: int = ROUNDS
 
 
 def download(url: str, what: str, clients: int, seconds: float) -> float:
-    """Bytes per second that so many clients read from `url`, for about `seconds`."""
+    """Return the bytes per second that `clients` read from `url`, for about `seconds`."""
     received = [0] * clients
     until = time.monotonic() + seconds
 
@@ -150,7 +150,7 @@ def download(url: str, what: str, clients: int, seconds: float) -> float:
 
 
 def body_of(connection: socket.socket, buffer: bytearray, size: int) -> Iterator[int]:
-    """How many of the answer's `size` bytes came with each read."""
+    """Yield how many of the answer's `size` bytes each read returned."""
     head = b""
     while b"\r\n\r\n" not in head:
         part = connection.recv(4096)
@@ -170,7 +170,7 @@ def body_of(connection: socket.socket, buffer: bytearray, size: int) -> Iterator
         yield count
 
 
-def tell(found: list[Measured]) -> None:
+def show_results(found: list[Measured]) -> None:
     base = {(one.what, one.clients): one.rate for one in found if one.server == NGINX}
     rows = [
         {
@@ -189,7 +189,7 @@ def tell(found: list[Measured]) -> None:
             axes.plot(
                 [one.clients for one in mine], [one.rate / 1e6 for one in mine], marker="o", label=server
             )
-        axes.set_xlabel("clients that ask for pieces of 1 MiB")
+        axes.set_xlabel("clients that request pieces of 1 MiB")
         axes.set_ylabel("MB/s, all clients together")
         axes.set_ylim(bottom=0)
         axes.legend()
@@ -209,7 +209,7 @@ def tell(found: list[Measured]) -> None:
         plot,
         [
             Target(
-                "pieces out of a directory as fast as the registry gives them",
+                "pieces from a directory as fast as from the registry",
                 f"{ratio:.1f} times",
                 ratio >= 1,
             )

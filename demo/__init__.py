@@ -1,1 +1,1 @@
-"""The demo: a real registry, a real image, real torrents, on this machine alone."""
+"""The demo: a real registry, a real image, real torrents, all on this machine."""

@@ -1,7 +1,7 @@
 """`make demo`: an image is pushed to a real registry, brewed, and downloaded by a torrent client.
 
-First an image that the registry holds already (backfill, then brew), then the daemon at work (a push, its
-notification, the manifest with ids, the .torrent), and at last two machines that pull through their mirrors.
+First an image that is already in the registry (backfill, then brew), then the daemon (a push, its
+notification, the manifest with ids, the .torrent), and finally two machines that pull through their mirrors.
 Everything runs on 127.0.0.1, in a folder that is removed at the end.
 """
 
@@ -64,12 +64,12 @@ def main() -> int:
             _say_image(image)
             _backfill(folder, registry, port, image)
             _daemon(folder, registry, port, layers[len(FIRST_BYTES) :])
-    _say("done, nothing is left running")
+    _say("done, nothing is still running")
     return 0
 
 
 def _backfill(folder: Path, registry: Registry, port: int, image: PushedImage) -> None:
-    _title("1. An image that the registry holds already: backfill, then brew")
+    _title("1. An image that is already in the registry: backfill, then brew")
     config = _config(folder, registry, port)
     _run(config, "check")
     _run(config, "backfill", "repository", image.scope)
@@ -84,7 +84,7 @@ def _backfill(folder: Path, registry: Registry, port: int, image: PushedImage) -
 
 
 def _daemon(folder: Path, registry: Registry, port: int, layers: list[Path]) -> None:
-    _title("2. The daemon at work: push, notification, brew, manifest with ids, torrent")
+    _title("2. The daemon: push, notification, brew, manifest with ids, torrent")
     config = _config(folder, registry, port)
     _run(config, "role", "grant", "demo/*")
     daemon = ServerProcess(

@@ -1,4 +1,4 @@
-"""Images made of files of this machine: three layers each, the first image larger than 50 MB."""
+"""Images built from files of this machine: three layers each, the first image larger than 50 MB."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def write_layers(folder: Path, sizes: Sequence[int] = (*FIRST_BYTES, *SECOND_BYT
     layers = []
     for number, size in enumerate(sizes):
         layer = folder / f"layer{number}.tar.gz"
-        # Level 1: the demo needs bytes, not a good compression.
+        # Level 1: the demo needs bytes, not good compression.
         with (
             layer.open("wb") as packed,
             gzip.GzipFile(fileobj=packed, mode="wb", compresslevel=1, mtime=0) as compressed,

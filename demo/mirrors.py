@@ -1,4 +1,4 @@
-"""Two machines pull an image through their mirrors, without a tracker; where the bytes came from."""
+"""Two machines pull an image through their mirrors, without a tracker; shows the sources of the bytes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ mirror:
     keep_free: 0
 """
 
-# What podman, skopeo and CRI-O read (containers-registries.conf(5)).
+# Read by podman, skopeo and CRI-O (containers-registries.conf(5)).
 _REGISTRIES = """\
 [[registry]]
 location = "{registry}"
@@ -45,7 +45,7 @@ ORIGINS = ("peers", "web_seed", "registry")
 
 @dataclass(frozen=True)
 class Machine:
-    """A mirror with a cache of its own, and the folder of the user who pulls on that machine."""
+    """A mirror with its own cache, and the folder of the user who pulls on that machine."""
 
     name: str
     registry: str
@@ -54,7 +54,7 @@ class Machine:
     process: ServerProcess
 
     def pull(self, image: str) -> str:
-        """Pull `scope:tag` with skopeo, or with `mirror prefetch` where skopeo is missing. Return how."""
+        """Pull `scope:tag` with skopeo, or else with `mirror prefetch`. Return the command."""
         skopeo = shutil.which("skopeo")
         if skopeo is None:
             _run([PROGRAM, "-c", self.folder / "config.yaml", "mirror", "prefetch", image], self.folder)
@@ -67,7 +67,7 @@ class Machine:
         return "skopeo"
 
     def received(self) -> dict[str, int]:
-        """Bytes of layers by origin."""
+        """Return the bytes of layers by origin."""
         status: Any = requests.get(f"http://127.0.0.1:{self.port}/v0/mirror/status", timeout=30).json()
         origins: dict[str, int] = status["origins"]
         return origins
@@ -76,7 +76,7 @@ class Machine:
 def pull_on_two_machines(
     folder: Path, registry: str, service: int, image: str
 ) -> list[tuple[str, dict[str, int]]]:
-    """Pull `image` on one machine, then on another. Return for each its name and bytes by origin."""
+    """Pull `image` on one machine, then on another. Return the name of each and its bytes by origin."""
     rows = []
     with ExitStack() as running:
         for name in ("first", "second"):
@@ -90,7 +90,7 @@ def pull_on_two_machines(
 
 
 def print_table(rows: list[tuple[str, dict[str, int]]]) -> None:
-    """Where each machine's bytes came from."""
+    """Print the sources of each machine's bytes."""
     print(f"{'machine':<10} {'from peers':>14} {'from the service':>18} {'from the registry':>18}")
     for name, received in rows:
         peers, web_seed, registry = (f"{received.get(origin, 0) / 1e6:.1f} MB" for origin in ORIGINS)

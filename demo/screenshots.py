@@ -1,7 +1,7 @@
 """`python -m demo.screenshots`: make docs/screenshots/*.png of the status page, from a real installation.
 
 A registry with some repositories, their layers brewed by the real jobs. Some fail, as their blobs are removed
-from the registry's storage. Only the history of the hours before is made up.
+from the registry's storage. Only the history of the previous hours is invented.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def main() -> int:
             port = free_port()
             config = _config(folder, registry, port)
             _fill(registry, config, folder)
-            _make_up_history(folder / "state" / "docker_torrents.sqlite")
+            _invent_history(folder / "state" / "docker_torrents.sqlite")
             web = ServerProcess(
                 [PROGRAM, "-c", config, "web"], ready=listening(port), log=folder / "web.log", grace=10.0
             )
@@ -98,17 +98,17 @@ def _fill(registry: Registry, config: Path, folder: Path) -> None:
 
 
 def _run(config: Path, *arguments: str) -> None:
-    # Some of it fails, which is wanted here.
+    # Some commands fail, as intended.
     subprocess.run([PROGRAM, "-c", config, *arguments], check=False, capture_output=True, timeout=300)
 
 
-def _make_up_history(file: Path) -> None:
+def _invent_history(file: Path) -> None:
     """Write samples of the last hours: pushes in waves, a backfill, a source that fails for a while."""
     engine = create_engine_for(file=file)
     history = build_tables().history
     now = int(time.time())
     start = now - now % 60 - HOURS * 3600
-    chance = random.Random(11)  # noqa: S311 - a made-up history
+    chance = random.Random(11)  # noqa: S311 - an invented history
     waiting, set_aside, rows = 30.0, 1, []
     for number in range(HOURS * 60):
         came = max(0.0, 6 + 5 * math.sin(number / 37) + chance.gauss(0, 2))

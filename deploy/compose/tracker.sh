@@ -1,5 +1,5 @@
 #!/bin/sh
-# tracker.sh FOLDER [PORT [ADDRESS]]: runs opentracker on FOLDER/whitelist.txt, and has it read that file again
+# tracker.sh FOLDER [PORT [ADDRESS]]: run opentracker with FOLDER/whitelist.txt, and make it read that file again
 # whenever it was replaced.
 set -eu
 folder=$1 port=${2:-6969} address=${3:-0.0.0.0}
