@@ -12,6 +12,7 @@ BENCHES = [
     "brewers",
     "scan",
     "claim",
+    "database",
     "storage",
     "legacy",
     "events",

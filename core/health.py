@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import logging
 import threading
 import time
@@ -154,7 +155,10 @@ class _Run:
         self.started = clock()
         self.ended = threading.Event()
         self.parts: Mapping[str, Part] = {}
-        threading.Thread(target=self._run, name=f"health {probe.name}", daemon=True).start()
+        # In the context of the request that probes, for the id in log lines and requests.
+        context = contextvars.copy_context()
+        name = f"health {probe.name}"
+        threading.Thread(target=context.run, args=(self._run,), name=name, daemon=True).start()
 
     def _run(self) -> None:
         try:

@@ -7,6 +7,7 @@ import json
 import logging
 import re
 import secrets
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,29 +16,48 @@ from contextvars import ContextVar
 from typing import Literal
 
 _FIELD = re.compile(r"=%[-#0 +]*\d*(?:\.\d+)?[diouxXeEfFgGcrsa]|%%|%[-#0 +]*\d*(?:\.\d+)?[diouxXeEfFgGcrsa]")
-_PLAIN = re.compile(r'[^\s"=\\]+\Z')
+_PLAIN = re.compile(r'[^\s"=\\\x00-\x1f\x7f]+\Z')
 
 _NAMED_FIELD = re.compile(r"(?:(?P<name>\w+)=)?(?P<conversion>%%|%[-#0 +]*\d*(?:\.\d+)?[diouxXeEfFgGcrsa])")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}\Z")
 # A scheme of HTTP authentication and what looks like its credentials: 8 characters or more with a digit or =.
-_CREDENTIALS = re.compile(r"\b(Bearer|Basic|OAuth) +(?=[^\s\"]*[0-9=])[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE)
+_CREDENTIALS = re.compile(r"(Bearer|Basic|OAuth) +(?=[^\s\"]*[0-9=])[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE)
 
 LogFormat = Literal["text", "json"]
 
 _request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+
+log = logging.getLogger(__name__)
 
 REPEAT_SECONDS = 60.0
 """How often an ongoing outage is logged."""
 
 
 def set_up_logging(debug: bool) -> None:
-    """Log to standard error, at level INFO or DEBUG."""
+    """Log to standard error, at level INFO or DEBUG: warnings and uncaught exceptions too."""
     handler = logging.StreamHandler()
     handler.setFormatter(FieldFormatter())
     logging.basicConfig(level=logging.DEBUG if debug else logging.INFO, handlers=[handler])
     for name in ("botocore", "boto3", "s3transfer"):
         # At DEBUG they log headers and URLs with signatures (urllib3: core/http/client.py).
         logging.getLogger(name).setLevel(logging.WARNING)
+    install_hooks()
+
+
+def install_hooks() -> None:
+    """Log Python's warnings and what ends a thread or the program, instead of printing them."""
+    logging.captureWarnings(True)
+    sys.excepthook = lambda *raised: log.critical("ended by an internal error", exc_info=raised)
+    threading.excepthook = _log_end_of_thread
+
+
+def _log_end_of_thread(ended: threading.ExceptHookArgs) -> None:
+    if ended.exc_value is not None:
+        log.critical(
+            "thread ended by an internal error name=%s",
+            ended.thread.name if ended.thread else "unknown",
+            exc_info=ended.exc_value,
+        )
 
 
 def set_log_format(log_format: LogFormat) -> None:
@@ -72,8 +92,8 @@ def request_id(value: str) -> Iterator[None]:
 class FieldFormatter(logging.Formatter):
     """Quotes values that would be ambiguous to a parser of `key=value`: `reason="no route"`.
 
-    A field is `name=%s` in the message's format string. Values with spaces, quotes or line breaks become
-    JSON strings; others are unchanged.
+    A field is `name=%s` in the message's format string. Values with spaces, quotes or control characters
+    become JSON strings; others are unchanged. A traceback is a field too: an event is always one line.
     """
 
     def __init__(self) -> None:
@@ -84,11 +104,15 @@ class FieldFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line of `record`."""
-        arguments = record.args
+        arguments, raised = record.args, record.exc_info
+        record = copy.copy(record)
+        record.exc_info = record.exc_text = None
         if isinstance(arguments, tuple) and arguments:
-            record = copy.copy(record)
             record.msg, record.args = _fill(str(record.msg), arguments), None
-        return _without_credentials(super().format(record))
+        line = super().format(record).replace("\r", "\\r").replace("\n", "\\n")
+        if raised:
+            line += f" traceback={json.dumps(self.formatException(raised), ensure_ascii=False)}"
+        return _without_credentials(line)
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         """Return the line without the traceback."""

@@ -113,24 +113,27 @@ def probe_store(store: MetainfoStore, folder: Path | None) -> str:
     return f"directory {folder} will be created at first use"
 
 
-def _newest_brewed(service: Service) -> LayerRecord | None:
-    """Return the last brewed layer; None if there is none, or the database does not answer."""
+def _newest_brewed(service: Service) -> LayerRecord | Skipped:
+    """Return the last brewed layer, or why there is none to test with."""
     try:
         with reading(service.reader) as connection:
             newest = newest_brewed(connection, service.tables)
-            if not newest:
-                return None
-            return find_layer(connection, service.tables, newest[0], now=service.now(connection))
+            brewed = (
+                find_layer(connection, service.tables, newest[0], now=service.now(connection))
+                if newest
+                else None
+            )
     except DatabaseError:
         # The probe of the database has reported it.
-        return None
+        return Skipped("the database does not answer")
+    return brewed or Skipped("no layer is brewed yet")
 
 
-def _probe_layers(service: Service, brewed: LayerRecord | None) -> str:
+def _probe_layers(service: Service, brewed: LayerRecord | Skipped) -> str:
     """Check the backend of layers by listing and by reading, which are separate permissions."""
     found = service.source.check()
     # The registry may have lost it since, which `prune` detects.
-    if brewed is not None:
+    if not isinstance(brewed, Skipped):
         layer = Layer(brewed.digest, brewed.scopes, brewed.size)
         with suppress(NotFound), closing(service.source.open(layer, 0)) as reader:
             reader.readinto(memoryview(bytearray(1)))
@@ -154,7 +157,7 @@ def _probe_blackbox(service: Service) -> str | Skipped:
     return access.check() if isinstance(access, BlackboxAccess) else Skipped("the registry judges callers")
 
 
-def _probe_tracker(config: Config, tracker: str, brewed: Callable[[], LayerRecord | None]) -> str:
+def _probe_tracker(config: Config, tracker: str, brewed: Callable[[], LayerRecord | Skipped]) -> str:
     """Announce a brewed layer, and name the remedy if the tracker does not answer. Raises RemoteError."""
     announcer = Announcer(http_client(config, TRACKER_SECONDS, TRACKER_SECONDS))
     try:
@@ -164,12 +167,13 @@ def _probe_tracker(config: Config, tracker: str, brewed: Callable[[], LayerRecor
         raise Unavailable(tracker_name(tracker), f"{error.why}: {remedy}") from error
 
 
-def _announce(announcer: Announcer, tracker: str, brewed: LayerRecord | None) -> str:
+def _announce(announcer: Announcer, tracker: str, brewed: LayerRecord | Skipped) -> str:
     """Announce a brewed layer as a peer that leaves at once. Raises RemoteError."""
     name = tracker_name(tracker)
-    if brewed is None or brewed.rbtorrent_id is None:
+    if isinstance(brewed, Skipped) or brewed.rbtorrent_id is None:
         announcer.announce(tracker, _NO_TORRENT, "stopped")
-        return f"{name} answers; announces can be tested once a layer is brewed"
+        why = brewed.why if isinstance(brewed, Skipped) else "the newest layer has no id"
+        return f"{name} answers; announces were not tested: {why}"
     info_hash = bytes.fromhex(brewed.rbtorrent_id.partition(":")[2])
     whitelist = (
         f"if it serves only the torrents of a whitelist, set jobs.publish-whitelist.file to that file "
@@ -187,13 +191,15 @@ def _announce(announcer: Announcer, tracker: str, brewed: LayerRecord | None) ->
     return said
 
 
-def _probe_web_seed(service: Service, brewed: LayerRecord | None) -> str | Skipped:
+def _probe_web_seed(service: Service, brewed: LayerRecord | Skipped) -> str | Skipped:
     """Fetch the beginning of a brewed layer as a torrent client does. Raises RemoteError."""
     config = service.config
     if not config.web_seeds:
         return Skipped("application.public_url is not set, so torrents have no web seed")
-    if brewed is None or not brewed.scopes:
-        return Skipped("no layer is brewed yet")
+    if isinstance(brewed, Skipped):
+        return brewed
+    if not brewed.scopes:
+        return Skipped(f"no repository of {brewed.digest} is known")
     if not has_capability_secret(config):
         return Skipped("the web app has not run here yet, so there is no secret for signatures")
     urls = web_seed_urls(config, capability_secret(config), brewed.scopes[0], brewed.digest, time.time())

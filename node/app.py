@@ -114,6 +114,8 @@ def answer_failures(callback: Callable[..., Any]) -> Callable[..., Any]:
     def answered(*args: Any, **kwargs: Any) -> Any:
         try:
             return callback(*args, **kwargs)
+        except bottle.HTTPResponse:
+            raise
         except AccessDenied as denied:
             return error(denied.status, denied.code, denied.message, denied.headers)
         except InvalidName as invalid:
@@ -127,5 +129,8 @@ def answer_failures(callback: Callable[..., Any]) -> Callable[..., Any]:
             remote = isinstance(failed, RemoteError)
             message = "the registry does not answer" if remote else "the mirror cannot do this: see its log"
             return unavailable(message, retry_after)
+        except Exception:
+            log.exception("request failed, internal error path=%s", bottle.request.path)
+            return error(500, "UNKNOWN", "internal error")
 
     return answered

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import logging
 import threading
 from collections.abc import Callable, Sequence
@@ -100,7 +101,8 @@ class LeasedChunks:
             self._requests += more
         for _ in range(more):
             # Not joined: it may hang in a request, and pieces that arrive too late are ignored.
-            threading.Thread(target=self._run, name="leased chunks", daemon=True).start()
+            context = contextvars.copy_context()
+            threading.Thread(target=context.run, args=(self._run,), name="leased chunks", daemon=True).start()
 
     def note(self, piece: int) -> None:
         """Record that a piece was added: its chunk may be complete."""

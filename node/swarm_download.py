@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import logging
 import random
 import threading
@@ -276,7 +277,8 @@ class SwarmDownload:
     @staticmethod
     def _start(target: Callable[[], None], name: str) -> None:
         # Not joined: it may hang in a request, and pieces that arrive too late are ignored.
-        threading.Thread(target=target, name=name, daemon=True).start()
+        context = contextvars.copy_context()
+        threading.Thread(target=context.run, args=(target,), name=name, daemon=True).start()
 
 
 def peers_to_connect(

@@ -87,12 +87,15 @@ class RequestHandling:
         def handle(*args: Any, **kwargs: Any) -> Any:
             try:
                 return callback(*args, **kwargs)
+            except bottle.HTTPResponse:
+                raise
             except AccessDenied as denied:
                 return error(denied.status, denied.code, denied.message, denied.headers)
             except Exception as raised:
                 answer = from_exception(raised)
                 if answer is None:
-                    raise
+                    log.exception("request failed, internal error method=%s", bottle.request.method)
+                    return error(500, "UNKNOWN", "internal error")
                 # The registry's client has logged it.
                 if answer.status_code >= 500 and not isinstance(raised, NO_ANSWER):
                     log.warning("request failed method=%s reason=%s", bottle.request.method, raised)

@@ -103,10 +103,17 @@ def _chart(
     return (
         f'<div class="chart" role="img" aria-label="{escape(label)}">'
         f'<svg class="ticks" width="{_GUTTER}" height="{_HEIGHT}">{numbers}</svg>'
-        f'<svg class="plot" height="{_HEIGHT}">{lines}'
+        f'<svg class="plot" height="{_HEIGHT}">{lines}{_nothing(series)}'
         f'<svg y="{_TOP}" width="100%" height="{_BOTTOM - _TOP}" viewBox="0 0 {axis.slots} 100" '
         f'preserveAspectRatio="none">{plot}</svg>{_times(axis)}{_tooltips(axis, series, show)}</svg></div>'
     )
+
+
+def _nothing(series: Sequence[Series]) -> str:
+    """Say that there is nothing to draw, if that is so."""
+    if any(_known(one) for one in series):
+        return ""
+    return f'<text class="none" x="50%" y="{(_TOP + _BOTTOM) // 2 - 8}">no job ran in this time</text>'
 
 
 def _y(value: float, top: float) -> int:

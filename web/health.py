@@ -20,6 +20,7 @@ from core.registry.client import RegistryClient
 from core.torrents.store import MetainfoStore
 from core.trackers import SECONDS as TRACKER_SECONDS
 from core.trackers import Announcer, tracker_name
+from core.units import span
 from sql.clock import Clock, database_time
 from sql.history import JobRun, last_job_runs
 from sql.postgresql import query_timeout
@@ -115,7 +116,7 @@ class Dependencies:
             return Part(not late, f"{why}: start the scheduler, or cron" if late else why, now - age)
         what = run.outcome if run.reason is None else f"{run.outcome}: {run.reason}"
         if late:
-            what = f"late, last seen {age:.0f} s ago: is the scheduler running, or cron? It was {what}"
+            what = f"late, last seen {span(age)} ago: is the scheduler running, or cron? Last run: {what}"
         return Part(not late and run.outcome != "failed", what, run.started, run.seconds)
 
 

@@ -17,6 +17,7 @@ from web.charts import meter
 
 _HOUR = 3600
 _DIGITS = 12
+_WITHOUT_DATABASE = "Manifests go out without ids; notifications are refused, and sent again by the registry."
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,9 @@ def health_line(health: Health, overview: Overview) -> HealthLine:
 
 def database_down(reason: str, health: Health) -> HealthLine:
     """Return the line of a page without its database."""
-    others = [line for line in _failed(health) if not line.startswith("database:")]
-    return HealthLine("bad", "The database does not answer", (reason, *others))
+    # Jobs are read from the database.
+    others = [line for line in _failed(health) if not line.startswith(("database:", "jobs:"))]
+    return HealthLine("bad", "The database does not answer", (reason, _WITHOUT_DATABASE, *others))
 
 
 def _failed(health: Health) -> tuple[str, ...]:

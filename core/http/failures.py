@@ -88,6 +88,17 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         current = next((one for one in inside if isinstance(one, BaseException)), None)
 
 
+_UNKNOWN_AUTHORITY = "put its authority into the system's store or into tls.ca_file"
+_WRONG_NAME = "use a name that it lists"
+_TLS_REMEDIES = {
+    # X509_V_ERR_… of OpenSSL's x509_vfy.h: not yet valid, expired, another host, another address.
+    9: "is the clock of this machine right?",
+    10: "the server has to renew it",
+    62: _WRONG_NAME,
+    64: _WRONG_NAME,
+}
+
+
 def tls_problem(error: BaseException) -> str:
     """Return why TLS failed, with the remedy, from an error of requests or urllib3."""
     return next((_of_tls(cause) for cause in _causes(error) if isinstance(cause, ssl.SSLError)), _text(error))
@@ -95,10 +106,8 @@ def tls_problem(error: BaseException) -> str:
 
 def _of_tls(error: ssl.SSLError) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
-        return (
-            f"TLS certificate not trusted ({error.verify_message}): put its authority into the system's "
-            "store or into tls.ca_file"
-        )
+        remedy = _TLS_REMEDIES.get(error.verify_code, _UNKNOWN_AUTHORITY)
+        return f"TLS certificate not trusted ({error.verify_message.rstrip('.')}): {remedy}"
     if error.reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST"):
         return "the port does not speak TLS: set proto: http, or an http:// URL"
     return f"TLS: {_text(error)}"

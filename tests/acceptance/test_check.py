@@ -135,3 +135,17 @@ def test_a_certificate_of_an_unknown_authority_names_the_key_to_set(
             assert (line.split()[0], registry_line.split()[0]) == (status, status)
             assert ("tls.ca_file" in line) == (status == "failed")
             ca = {"ca_file": str(pem)}
+
+
+def test_what_cannot_be_tried_without_the_database_names_it(tmp_path: Path, registry: Registry) -> None:
+    installation = Installation(
+        tmp_path,
+        registry,
+        application={"public_url": "http://127.0.0.1:1", "event_authorization": KEY},
+        db={"url": f"postgresql://nobody@127.0.0.1:{free_port()}/none", "connect_timeout": 0.2},
+    )
+
+    said = lines_of(installation)
+
+    assert said["database"][0].startswith("failed: the database is down")
+    assert said["web seed"] == said["events"] == ["skipped: the database does not answer"]

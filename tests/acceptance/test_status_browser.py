@@ -61,7 +61,8 @@ def filled(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Iter
         database.enqueue_all([Layer(digest_of(number), scopes) for number in range(1234)], now=now - 30)
         with transaction(database.engine) as connection:
             record_sample(connection, database.tables, Brews(17, 5_400_000_000, 2), None, now=now)
-            record_job_runs(connection, database.tables, [JobRun("brew", now, 3.0, "done", HOSTILE)])
+            run = JobRun("brew", now, 3.0, "failed", HOSTILE + "q" * 180)
+            record_job_runs(connection, database.tables, [run])
         with served(front) as netloc:
             yield f"http://{netloc}", database
 
@@ -130,7 +131,7 @@ def test_it_follows_the_colours_of_the_system(scene: Scene) -> None:
     assert dark[0] < 3 * 40 < 3 * 200 < dark[1]
 
 
-@pytest.mark.parametrize("path", ["/", f"/?q={SCOPE}:v1", f"/?q={digest_of('b')}"])
+@pytest.mark.parametrize("path", ["/", "/?hours=168", f"/?q={SCOPE}:v1", f"/?q={digest_of('b')}"])
 def test_a_narrow_screen_need_not_scroll_sideways(scene: Scene, path: str) -> None:
     page = scene.open_page(path)
     for width in (320, 400, 768):
@@ -142,6 +143,13 @@ def test_a_narrow_screen_need_not_scroll_sideways(scene: Scene, path: str) -> No
             f"one => one.getBoundingClientRect().right > {width} + 1).map(one => one.outerHTML)"
         )
         assert beyond == []
+        overlapping = page.evaluate(
+            "[...document.querySelectorAll('.plot')].filter(plot => {"
+            "const boxes = [...plot.querySelectorAll('text')].map(text => text.getBoundingClientRect())"
+            ".filter(box => box.width);"
+            "return boxes.some((box, at) => at && box.left < boxes[at - 1].right)}).length"
+        )
+        assert overlapping == 0
 
 
 def test_a_search_by_keyboard_leads_to_an_image_and_on_to_its_layer(scene: Scene) -> None:

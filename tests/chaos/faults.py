@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -33,7 +34,8 @@ def _nothing() -> None:
 class Fault:
     """Something that happens to `target` by `begin`, and lasts between these seconds, until `end`.
 
-    One target has one fault at a time.
+    One target has one fault at a time. Faults of one `kind` differ only in what they happen to, or how far a
+    clock steps.
     """
 
     name: str
@@ -41,6 +43,11 @@ class Fault:
     begin: Act
     end: Act = _nothing
     lasts: tuple[float, float] = (0.0, 0.0)
+
+    @property
+    def kind(self) -> str:
+        """The name without which brewer, and how far."""
+        return re.sub(r" \d\b| by \S+", "", self.name)
 
 
 @dataclass(frozen=True)
@@ -53,21 +60,25 @@ class Planned:
 
 
 def plan(faults: list[Fault], duration: float, chance: random.Random) -> list[Planned]:
-    """Return faults that begin and end within `duration` seconds. Every kind occurs before one is repeated."""
+    """Return faults that begin within `duration` seconds, or later until each kind has come once.
+
+    Every kind comes before one comes again.
+    """
+    kinds = sorted({fault.kind for fault in faults})
     planned: list[Planned] = []
-    deck: list[Fault] = []
+    deck = chance.sample(kinds, len(kinds))
     now = 2.0
-    while now < duration:
+    while now < duration or len(planned) < len(kinds):
         going = [one for one in planned if one.ends > now]
         if len(going) < MOST_AT_ONCE:
-            if not deck:
-                deck = chance.sample(faults, len(faults))
+            deck = deck or chance.sample(kinds, len(kinds))
             busy = {one.fault.target for one in going}
-            free = next((fault for fault in deck if fault.target not in busy), None)
-            if free is not None:
-                deck.remove(free)
-                ends = min(duration, now + chance.uniform(*free.lasts))
-                planned.append(Planned(now, ends, free))
+            free = [fault for fault in faults if fault.target not in busy and fault.kind in deck]
+            if free:
+                kind = min((one.kind for one in free), key=deck.index)
+                fault = chance.choice([one for one in free if one.kind == kind])
+                deck.remove(fault.kind)
+                planned.append(Planned(now, now + chance.uniform(*fault.lasts), fault))
         now += 0.2 + chance.expovariate(1 / 1.5)
     return planned
 

@@ -24,6 +24,8 @@ from tests.servers.push import Descriptor, PushedImage, push_image, push_index
 PUSHERS = 1
 CLIENTS = 2
 SMALLEST, LARGEST = 1_000, 1_500_000
+FIRST = 3
+"""Pushes and requests before the first fault."""
 REQUEST_SECONDS = 60
 """Longer than any process is frozen: a slow request is answered eventually."""
 DOWNLOAD_SECONDS = 30
@@ -67,6 +69,10 @@ class Load:
                 threading.Thread(target=self._run, args=(work, chance), name=name, daemon=True)
             )
             self.threads[-1].start()
+
+    def is_under_way(self) -> bool:
+        """Return whether faults find something to disturb: images were pushed, and manifests requested."""
+        return self.counts["images pushed"] >= FIRST and self.counts["manifest requests"] >= FIRST
 
     def finish(self) -> None:
         """Let every thread finish its work, and wait for it."""

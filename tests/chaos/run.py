@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.chaos.cluster import Cluster, Storage, start_cluster
+from tests.chaos.cluster import START_SECONDS, Cluster, Storage, start_cluster
 from tests.chaos.faults import Planned, faults_of, plan
 from tests.chaos.load import Load
 from tests.chaos.verdict import judge
+from tests.servers.waiting import comes_true
 
 
 def run_chaos(folder: Path, *, seconds: float, seed: int, storage: Storage) -> list[str]:
@@ -26,13 +27,15 @@ def run_chaos(folder: Path, *, seconds: float, seed: int, storage: Storage) -> l
     print(f"chaos: seed {seed}, {seconds:g} s, metainfo in {storage}", flush=True)
     with start_cluster(folder, storage) as cluster:
         chance = random.Random(seed)
-        faults = faults_of(cluster, chance)
+        planned = plan(faults_of(cluster, chance), seconds, chance)
         if not cluster.clocks:
             report("left out: clocks that step, as Debian's package faketime is missing")
         load = Load(cluster, seed, report)
         load.start()
         try:
-            count = _carry_out(plan(faults, seconds, chance), cluster, load, report)
+            if not comes_true(load.is_under_way, START_SECONDS):
+                load.violate(f"the load did nothing within {START_SECONDS:g} s: {dict(load.counts)}")
+            _carry_out(planned, cluster, load, report)
             report("no more faults, the load ends")
             load.finish()
             judge(load)
@@ -40,12 +43,18 @@ def run_chaos(folder: Path, *, seconds: float, seed: int, storage: Storage) -> l
             load.interrupt()
             raise
         _check_alive(cluster, load)
-        print(_table({"faults": count, **load.counts, "layers pushed": len(load.ids)}), flush=True)
+        disturbed = sum(proxy.failed for proxy in (cluster.source, cluster.store) if proxy is not None)
+        counts = {
+            "faults": len(planned),
+            "kinds of faults": len({one.fault.kind for one in planned}),
+            "requests of brewers that a proxy disturbed": disturbed,
+        }
+        print(_table({**counts, **load.counts, "layers pushed": len(load.ids)}), flush=True)
         return load.violations
 
 
-def _carry_out(planned: list[Planned], cluster: Cluster, load: Load, report: Callable[[str], None]) -> int:
-    """Begin and end the faults at their times. Return their number."""
+def _carry_out(planned: list[Planned], cluster: Cluster, load: Load, report: Callable[[str], None]) -> None:
+    """Begin and end the faults at their times."""
     steps = [(one.begins, 0, one) for one in planned] + [(one.ends, 1, one) for one in planned]
     began = time.monotonic()
     for at, ends, one in sorted(steps, key=lambda step: step[:2]):
@@ -63,7 +72,6 @@ def _carry_out(planned: list[Planned], cluster: Cluster, load: Load, report: Cal
             one.fault.end()
             if one.ends > one.begins:
                 report(f"    over: {one.fault.name}")
-    return len(planned)
 
 
 def _check_alive(cluster: Cluster, load: Load, target: str | None = None) -> None:

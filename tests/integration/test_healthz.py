@@ -139,6 +139,6 @@ def test_failed_and_late_jobs_are_reported(tmp_path: Path, clock: Clock) -> None
     clock.now += 7 * 3600
     later = jobs()
     assert [name for name, part in later.items() if not part.ok] == ["job brew", "job prune", "job scan-tags"]
-    assert later["job brew"].reason.startswith("late, last seen 25220 s ago")
+    assert later["job brew"].reason.startswith("late, last seen 7 h 0 min ago")
     assert later["job scan-tags"].reason == "no run is recorded: start the scheduler, or cron"
     parts.engine.dispose()

@@ -116,13 +116,23 @@ def test_s3_reports_an_unknown_certificate_with_the_remedy(tmp_path: Path) -> No
             Bucket(client, "bucket").get("key", 100)
 
 
-def test_a_certificate_for_another_host_is_refused(tmp_path: Path) -> None:
-    other = certificate(tmp_path, "127.0.0.2")
+@pytest.mark.parametrize(
+    ("name", "starts", "days", "remedy"),
+    [
+        ("127.0.0.2", -1, 1, "use a name that it lists"),
+        ("127.0.0.1", -48, -1, r"expired\): the server has to renew it"),
+        ("127.0.0.1", 2, 1, "is the clock of this machine right?"),
+    ],
+)
+def test_a_certificate_that_does_not_hold_here_and_now_is_refused(
+    tmp_path: Path, name: str, starts: int, days: int, remedy: str
+) -> None:
+    other = certificate(tmp_path, name, starts=starts, days=days)
     with (
         tls_server(other, HELLO) as (url, received),
         HttpClient(1, 20, ca_bundle=trusted_bundle(other)) as client,
     ):
-        with pytest.raises(Unavailable, match="TLS"):
+        with pytest.raises(Unavailable, match=f"TLS certificate not trusted .*{remedy}"):
             client.fetch("GET", url)
         assert received == []
 

@@ -45,7 +45,7 @@ def ran(front: Front, *runs: JobRun) -> None:
 
 def text_of(answer: Answer) -> str:
     """Return the visible text, with single spaces and without the style sheet."""
-    body = re.sub(r"(?s)<style>.*?</style>|<title>[^<]*</title>", "", answer.body.decode())
+    body = re.sub(r"(?s)<style>.*?</style>|<title>[^<]*</title>|</?bdi>", "", answer.body.decode())
     return " ".join(unescape(re.sub(r"<[^>]+>", " ", body)).split())
 
 
@@ -175,6 +175,7 @@ def test_the_page_reports_a_missing_database(front: Front) -> None:
 
     assert answer.status == 503
     assert "The database does not answer" in text_of(answer)
+    assert "Manifests go out without ids" in text_of(answer)
     assert answer.headers["Retry-After"] == "5"
 
 

@@ -249,7 +249,9 @@ def test_unusual_headers_of_the_caller_are_tolerated(
         assert answer.status == 200 or code_of(answer)
 
 
-def test_an_internal_error_reveals_nothing_to_the_client(tmp_path: Path, upstream: HttpServer) -> None:
+def test_an_internal_error_reveals_nothing_to_the_client(
+    tmp_path: Path, upstream: HttpServer, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
     class Broken:
         def admit(self, headers: Any) -> None:
             raise RuntimeError("something secret")
@@ -258,6 +260,9 @@ def test_an_internal_error_reveals_nothing_to_the_client(tmp_path: Path, upstrea
         answer = front.get(PATH)
     assert (answer.status, code_of(answer)) == (500, "UNKNOWN")
     assert b"secret" not in answer.body
+    assert "request failed, internal error method=GET" in caplog.text
+    # A traceback that is not in the log's format has no request id.
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_no_log_contains_a_token(

@@ -73,8 +73,11 @@ def test_round_times_are_labelled() -> None:
         chart = drawn(area_chart("x", axis, [Series("x", "accent", [None] * axis.slots)]))
         return [text.text for text in chart.findall("svg[@class='plot']/text")]
 
-    assert labels(day) == ["12:00", "16:00", "20:00", "00:00", "04:00"]
-    assert labels(week) == ["2 Dec", "3 Dec", "4 Dec", "5 Dec", "6 Dec", "7 Dec", "8 Dec"]
+    # The first says that there is nothing else to see.
+    assert labels(day) == ["no job ran in this time", "12:00", "16:00", "20:00", "00:00", "04:00"]
+    assert labels(week)[1:] == ["2 Dec", "3 Dec", "4 Dec", "5 Dec", "6 Dec", "7 Dec", "8 Dec"]
+    chart = area_chart("x", day, [Series("x", "accent", [0.0, *[None] * 95])])
+    assert "no job ran" not in chart
 
 
 def test_a_time_belongs_to_at_most_one_slot() -> None:

@@ -6,10 +6,19 @@ import json
 import logging
 import re
 import sys
+import threading
 
 import pytest
 
-from core.logs import REPEAT_SECONDS, FieldFormatter, JsonFormatter, OutageLog, choose_request_id, request_id
+from core.logs import (
+    REPEAT_SECONDS,
+    FieldFormatter,
+    JsonFormatter,
+    OutageLog,
+    choose_request_id,
+    install_hooks,
+    request_id,
+)
 
 FIELD = re.compile(r'(\w+)=("(?:[^"\\]|\\.)*"|\S*)')
 
@@ -25,7 +34,7 @@ def test_a_line_has_its_time_in_utc_level_name_and_message() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", ["plain", "two words", 'a "quote"', "a=b", "", "back\\slash", "two\nlines", "é"]
+    "value", ["plain", "two words", 'a "quote"', "a=b", "", "back\\slash", "two\nlines", "\x1b[31mred", "é"]
 )
 def test_every_value_can_be_read_from_its_line(value: str) -> None:
     written = line("layer failed digest=%s reason=%s then=%s", "sha256:0", value, "set aside")
@@ -49,14 +58,39 @@ def test_wrong_arguments_are_an_error_as_with_the_standard_formatter() -> None:
         line("size=%d again=%d", 1)
 
 
-def test_a_traceback_follows_its_line() -> None:
+def test_an_event_is_one_line_whatever_is_in_it() -> None:
     try:
-        raise ValueError("why")
+        raise ValueError("why\nBearer eyJhbGciOiJ9.c2Vj")
     except ValueError:
-        record = logging.LogRecord("a", logging.ERROR, "file", 1, "failed of=%s", ("a b",), sys.exc_info())
-    first, *_, last = FieldFormatter().format(record).splitlines()
-    assert first.endswith('failed of="a b"')
-    assert last == "ValueError: why"
+        record = logging.LogRecord(
+            "a", logging.ERROR, "file", 1, "two\nlines of=%s", ("a b",), sys.exc_info()
+        )
+    with request_id("abc-1"):
+        written = FieldFormatter().format(record)
+
+    assert written.splitlines() == [written]
+    fields = dict(FIELD.findall(written))
+    assert (fields["of"], fields["request_id"]) == ('"a b"', "abc-1")
+    traceback = json.loads(fields["traceback"]).splitlines()
+    assert (traceback[0], traceback[-1]) == ("Traceback (most recent call last):", "Bearer [removed]")
+
+
+def test_what_ends_a_thread_or_the_program_is_logged(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    install_hooks()
+    thread = threading.Thread(target=lambda: 1 / 0, name="worker")
+    thread.start()
+    thread.join()
+    sys.excepthook(ValueError, ValueError("why"), None)
+
+    assert caplog.messages == ["thread ended by an internal error name=worker", "ended by an internal error"]
+    assert [type(record.exc_info[1]) for record in caplog.records if record.exc_info] == [
+        ZeroDivisionError,
+        ValueError,
+    ]
 
 
 def test_an_outage_is_logged_once_then_once_a_minute_and_at_its_end(caplog: pytest.LogCaptureFixture) -> None:
