@@ -42,10 +42,10 @@ FOLDER = SCRATCH / "brew_large"
 STORAGE = FOLDER / "storage"
 
 LIMIT = "hashlib: the slower of SHA-256 and SHA-1, in memory"
-BOTH = "hashlib: SHA-256 and SHA-1, two threads, in memory"
-OURS = "brew_layer: SHA-256, pieces, metainfo stored"
-MKTORRENT = "mktorrent, 2 threads: only pieces"
-TORF = "torf, 2 threads: only pieces"
+BOTH = "hashlib: SHA-256 beside SHA-1, two threads, in memory"
+OURS = "brew_layer: SHA-256, pieces, metainfo kept"
+MKTORRENT = "mktorrent, 2 threads: pieces alone"
+TORF = "torf, 2 threads: pieces alone"
 TWO_PASSES = "SHA-256 of the file, then mktorrent"
 
 

@@ -101,7 +101,7 @@ def test_check_reports_missing_prerequisites_of_torrents(
 
         ended = installation.run("check", check=False)
         assert ended.returncode == 1
-        assert "does application.public_url lead to the web app?" in ended.stdout
+        assert "does application.public_url point to the web app?" in ended.stdout
         assert ended.stdout.splitlines()[-1] == "checked 9, failed 1"
         assert "/v0/layers/" not in ended.stdout + ended.stderr
         assert KEY not in ended.stdout + ended.stderr

@@ -67,7 +67,7 @@ def test_the_demo_runs_completely_and_leaves_nothing_behind(tmp_path: Path) -> N
     [(_, *by_first), (_, *by_second)] = received
     assert float(by_first[0]) == 0
     assert float(by_second[0]) > 20
-    assert said.splitlines()[-1] == "-- done, nothing is left running"
+    assert said.splitlines()[-1] == "-- done, nothing is still running"
 
     # A killed process may take a moment to disappear.
     assert comes_true(lambda: not marked(mark)), marked(mark)

@@ -30,7 +30,7 @@ def test_roles_are_granted_listed_and_revoked(installation: Installation) -> Non
     assert [role["pattern"] for role in installation.json("role", "list")] == ["library/*", "team/app"]
     revoked = installation.run("role", "revoke", "team/app", "nobody", check=False)
     assert (revoked.returncode, revoked.stdout) == (1, "revoked 1, did not have it 1\n")
-    assert revoked.stderr.endswith("nobody does not have the role: role list shows what has\n")
+    assert revoked.stderr.endswith("nobody does not have the role: see `role list`\n")
     assert installation.run("role", "list").stdout.splitlines()[-1] == "roles 1"
 
 
