@@ -34,7 +34,7 @@ def load(text: str) -> Config:
         ("jobs: {scan-tags: {cron: '61 * * * *'}}", "jobs.scan-tags.cron: "),
         ("jobs: {prune: {cron: 'soon * * * *'}}", "jobs.prune.cron: "),
         ("jobs: {prune: {cron: '0 3 * * 8'}}", "jobs.prune.cron: expected a weekday"),
-        ("jobs: {prune: {cron: '0 3 31 2 *'}}", "jobs.prune.cron: that date never comes: '0 3 31 2 *'"),
+        ("jobs: {prune: {cron: '0 3 31 2 *'}}", "jobs.prune.cron: that date never occurs: '0 3 31 2 *'"),
     ],
 )
 def test_an_unusable_value_is_reported_with_the_path_of_its_key(text: str, message: str) -> None:
