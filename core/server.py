@@ -114,8 +114,9 @@ def serve(
 
 @contextmanager
 def _locked(path: Path, address: str, port: int) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # A user who could open it would keep the server from starting by holding it.
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600), "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,6 +17,7 @@ from core.failures import FailureStreak
 from core.layer import HEAD_BYTES, Layer, looks_like_layer
 from jobs.progress import Progress
 from jobs.service import Service
+from sql.cursors import find_cursor, save_cursor
 from sql.enqueue import enqueue_layers
 from sql.layers import known_layers
 from sql.scopes import remember_scopes
@@ -24,8 +26,12 @@ from sql.transaction import reading, transaction
 
 log = logging.getLogger(__name__)
 
+_JOB = "backfill storage"
 _BATCH = 1_000
 """Files that are listed, looked up and queued at a time."""
+
+_SECONDS = 2.0
+"""How long blobs are read before those found to be layers are queued."""
 
 _MAX_FAILURES = 20
 """Consecutive unreadable blobs after which the storage itself is probed."""
@@ -82,10 +88,10 @@ class StorageSummary:
 def backfill_storage(scan: StorageScan) -> StorageSummary:
     """Queue the unknown layers of the storage, then record which repositories hold them.
 
-    Only the layers themselves are remembered between runs: known ones are skipped before anything is read,
-    so a later or concurrent run continues where the other one is. Blobs that are not layers are read in each
-    run. If the storage as a whole fails, the run ends, and the layers found so far are queued. With a limit,
-    the run that reaches the end of the blobs records the links.
+    Known layers are skipped before anything is read, so a later or concurrent run continues where the other
+    one is. After a run that did not reach the end, the next one does not read again the blobs that are not
+    layers; after one that did, it does. If the storage as a whole fails, the run ends, and the layers found
+    so far are queued. With a limit, the run that reaches the end of the blobs records the links.
     Raises DatabaseDown.
     """
     run = _Run(scan)
@@ -110,8 +116,7 @@ class _Run:
         self.readers = service.config.layers.connections
         self.pace = service.pace(scan.rate)
         self.summary = StorageSummary(dry_run=scan.dry_run)
-        # Blobs that are read and queued together: what takes about two seconds.
-        self._per_commit = _BATCH if scan.rate is None else max(self.readers, int(2 * scan.rate))
+        self._cursor = "" if scan.dry_run else self._find_cursor()
         self._streak = FailureStreak(self._read_again, _MAX_FAILURES)
         self._good: Layer | None = None
         self.down: RemoteError | None = None
@@ -121,6 +126,10 @@ class _Run:
         self.summary.interrupted = self.summary.interrupted or self.service.stop.is_set()
         limit = self.scan.limit
         return self.summary.interrupted or (limit is not None and self.summary.queued >= limit)
+
+    def _find_cursor(self) -> str:
+        with reading(self.engine) as connection:
+            return find_cursor(connection, self.service.tables, _JOB)
 
     def queue_blobs(self) -> None:
         """Read all unknown blobs, and queue those that are layers."""
@@ -141,6 +150,9 @@ class _Run:
                 progress.step(len(batch), note=f"{self.summary.queued} layers")
             if not seen:
                 log.warning("no blob found, is this the registry's storage? folder=%s", self.layout.blobs)
+        if not (scan.dry_run or self.over()):
+            with transaction(self.engine) as connection:
+                save_cursor(connection, self.service.tables, _JOB, "")
 
     def record_links(self) -> None:
         """Record which repositories hold the known layers, and count unfinished uploads."""
@@ -169,7 +181,7 @@ class _Run:
                 progress.step(len(batch), note=f"{self.summary.links} links")
 
     def _unknown(self, batch: list[StoredFile]) -> list[Layer]:
-        """Return the blobs among the files that are not known yet."""
+        """Return the blobs among the files that are not known yet, and were not read by the last run."""
         blobs: dict[Digest, Layer] = {}
         for file in batch:
             digest = self.layout.digest_of(file.path)
@@ -183,16 +195,19 @@ class _Run:
         with reading(self.engine) as connection:
             known = known_layers(connection, self.service.tables, blobs)
         self.summary.known += len(known)
-        return [blob for digest, blob in blobs.items() if digest not in known]
+        unknown = [blob for digest, blob in blobs.items() if digest not in known]
+        new = [blob for blob in unknown if str(blob.digest) > self._cursor]
+        self.summary.others += len(unknown) - len(new)
+        return new
 
     def _queue(self, blobs: list[Layer], pool: ThreadPoolExecutor) -> None:
         """Read the first bytes of blobs, and queue the layers; with a limit, no more than needed."""
         scan, at = self.scan, 0
         while at < len(blobs) and not self.over():
-            wanted = len(blobs) if scan.limit is None else scan.limit - self.summary.queued
-            some = blobs[at : at + max(wanted, self.readers)]
-            at += len(some)
-            layers = self._layers(some, pool)[:wanted]
+            left = len(blobs) if scan.limit is None else scan.limit - self.summary.queued
+            layers, read = self._layers(blobs[at : at + max(left, self.readers)], pool)
+            at += read
+            layers = layers[:left]
             queued = len(layers)
             if not scan.dry_run:
                 with transaction(self.engine) as connection:
@@ -200,20 +215,29 @@ class _Run:
                     queued = enqueue_layers(
                         connection, self.service.tables, layers, priority=Priority.BACKFILLED, now=now
                     )
+                    # What could not be read is read again by the next run, with all behind it.
+                    if at and len(layers) < left and not self.summary.unread:
+                        save_cursor(connection, self.service.tables, _JOB, str(blobs[at - 1].digest))
             self.summary.queued += queued
             self.summary.known += len(layers) - queued
             self.summary.bytes += sum(layer.size or 0 for layer in layers)
             if self.down is not None:
                 raise self.down
 
-    def _layers(self, blobs: list[Layer], pool: ThreadPoolExecutor) -> list[Layer]:
-        """Return those of the blobs that are layers, judged by their first bytes."""
+    def _layers(self, blobs: list[Layer], pool: ThreadPoolExecutor) -> tuple[list[Layer], int]:
+        """Return those of the blobs that are layers, judged by their first bytes, and how many were read.
+
+        As many are read as can be in _SECONDS, and at least one.
+        """
         layers: list[Layer] = []
         peeks: deque[tuple[Layer, Future[bool]]] = deque()
+        until = time.monotonic() + _SECONDS
+        read = 0
         for blob in blobs:
             self.pace.wait()
-            if self._no_more():
+            if self._no_more() or (read and time.monotonic() >= until):
                 break
+            read += 1
             peeks.append((blob, pool.submit(_peek, self.scan.storage, blob)))
             # Not all at once: after a stop, or if the storage stops responding, the rest is not read.
             if len(peeks) == 2 * self.readers:
@@ -221,7 +245,7 @@ class _Run:
         for blob, peek in peeks:
             if not (self._no_more() and peek.cancel()):
                 self._sort(blob, peek, layers)
-        return layers
+        return layers, read
 
     def _no_more(self) -> bool:
         return self.service.stop.is_set() or self.down is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import threading
 from collections.abc import Callable
 from typing import Literal
@@ -29,7 +30,7 @@ from core.torrents.brewing import Brewed, brew_layer
 from jobs.brew_settings import BrewSettings
 from jobs.held_locks import HeldLocks
 from sql.claims import Claim, complete_layer, fail_layer
-from sql.layers import newest_brewed
+from sql.requeue import list_brewed_here
 from sql.scopes import find_scopes
 from sql.tables import Priority
 from sql.transaction import reading
@@ -37,7 +38,10 @@ from sql.transaction import reading
 log = logging.getLogger(__name__)
 
 _SAMPLES = 3
-"""The number of brewed layers read in a probe: in an outage the source returns none of them."""
+"""The number of brewed layers, chosen at random, read in a probe: in an outage the source returns none."""
+
+_PAGE = 500
+"""The number of rows in which they are looked up."""
 
 
 class Dependency:
@@ -112,8 +116,8 @@ class LayerBrewer:
     def _probe_source(self) -> None:
         """Raises DockerTorrentsError if the source is down.
 
-        A registry whose storage is down still answers, but returns no blob: reading the layers that were
-        brewed last distinguishes that from a single unreadable layer.
+        A registry whose storage is down still answers, but returns no blob: reading layers that were brewed
+        before distinguishes that from a single unreadable layer.
         """
         source = self._settings.source
         try:
@@ -123,7 +127,7 @@ class LayerBrewer:
             if error.status != 403:
                 raise
         failures = []
-        for layer in self._brewed_last():
+        for layer in self._some_brewed():
             try:
                 source.size(layer)
             except NO_ANSWER as error:
@@ -135,12 +139,17 @@ class LayerBrewer:
         if len(failures) == _SAMPLES:
             raise failures[0]
 
-    def _brewed_last(self) -> list[Layer]:
-        settings = self._settings
+    def _some_brewed(self) -> list[Layer]:
+        tables = self._settings.tables
+        anywhere = Digest.PREFIX + secrets.token_hex(32)
         try:
-            with reading(settings.engine) as connection:
-                digests = newest_brewed(connection, settings.tables, _SAMPLES)
-                scopes = find_scopes(connection, settings.tables, digests)
+            with reading(self._settings.engine) as connection:
+                pages = [
+                    list_brewed_here(connection, tables, after=after, limit=_PAGE)[0]
+                    for after in (anywhere, "")
+                ]
+                digests = list(dict.fromkeys(layer.digest for page in pages for layer in page))[:_SAMPLES]
+                scopes = find_scopes(connection, tables, digests)
         except DatabaseError:
             return []
         return [Layer(digest, scopes[digest]) for digest in digests if digest in scopes]

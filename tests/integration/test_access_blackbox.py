@@ -221,9 +221,14 @@ def test_a_verdict_without_scopes_admits_no_caller(
     assert refused(access).status == 403
 
 
-def test_with_blackbox_down_no_caller_is_admitted(blackbox: Blackbox, access: BlackboxAccess) -> None:
+def test_with_blackbox_down_no_caller_is_admitted_and_it_is_logged_once(
+    blackbox: Blackbox, access: BlackboxAccess, caplog: pytest.LogCaptureFixture
+) -> None:
     blackbox.server.close()
-    assert refused(access).status == 503
+    for _ in range(2):
+        assert refused(access).status == 503
+    assert len(caplog.messages) == 1
+    assert caplog.messages[0].startswith("Blackbox failed reason=")
 
 
 def test_a_positive_verdict_is_cached_for_its_time(blackbox: Blackbox, clock: Clock) -> None:

@@ -167,7 +167,9 @@ def test_the_registry_decides_who_may_pull_a_layer(front: Front, image: PushedIm
         assert (denied.value.status, denied.value.code) == (404, "BLOB_UNKNOWN")
 
 
-def test_the_registrys_answer_on_a_layer_is_understood(tmp_path: Path) -> None:
+def test_the_registrys_answer_on_a_layer_is_understood(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     layer = Digest("a" * 64)
     path = f"/v2/team/a/blobs/{layer}"
     with ExitStack() as stack:
@@ -179,6 +181,7 @@ def test_the_registrys_answer_on_a_layer_is_understood(tmp_path: Path) -> None:
                 access.may_pull("team/a", layer, None)
             assert denied.value.status == expected
             assert dict(denied.value.headers) == {"Retry-After": "3"}
+            assert (f"registry gave no verdict status={status} " in caplog.text) == (expected == 502)
         registry.on(path, html())
         with pytest.raises(AccessDenied):
             access.may_pull("team/a", layer, None)

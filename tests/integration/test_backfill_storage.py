@@ -291,6 +291,44 @@ def test_a_stopped_run_ends_and_the_next_continues(
     assert set(database.mapping()) == digests
 
 
+def test_a_run_that_continues_another_reads_nothing_twice(
+    database: Database, place: DirectoryStoragePlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.backfill_storage._SECONDS", 0)
+    for seed in range(20):
+        put_blob(place, layer_bytes(1000, seed) if seed % 2 else json.dumps({"a": seed}).encode())
+    stop = threading.Event()
+    stopped = StoppingSource(place.root, stop, after=12)
+    backfill(database, place, storage=stopped, stop=stop)
+
+    rest = CountingSource(place.root)
+    summary = backfill(database, place, storage=rest)
+
+    assert len(rest.opened) == 20 - len(stopped.opened)
+    assert not {*stopped.opened} & {*rest.opened}
+    assert (summary.others, len(database.mapping())) == (10, 10)
+    # A run after one that came to the end reads again what it does not know.
+    assert backfill(database, place).others == 10
+
+
+def test_what_was_read_is_queued_after_a_while_however_slow_reading_is(
+    database: Database, place: DirectoryStoragePlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.backfill_storage._SECONDS", 0)
+    for seed in range(5):
+        put_blob(place, layer_bytes(1000, seed))
+    queued: list[int] = []
+
+    class Looking(CountingSource):
+        def open(self, layer: Layer, offset: int, length: int | None = None) -> FileReader:
+            queued.append(len(database.mapping()))
+            return super().open(layer, offset, length)
+
+    backfill(database, place, storage=Looking(place.root))
+
+    assert queued == [0, 1, 2, 3, 4]
+
+
 def test_a_blob_that_vanishes_between_listing_and_reading_is_skipped(
     database: Database, place: DirectoryStoragePlace
 ) -> None:

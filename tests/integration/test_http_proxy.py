@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from core.clients import http_client, open_bucket
-from core.config.config import Config
+from core.config.config import Config, Http
 from core.config.file import load_config
-from core.errors import RemoteError
+from core.errors import Refused, RemoteError
 from node.check import check_node
 from tests.servers.http_server import HttpServer, start_http_server
 from tests.servers.process import free_port
@@ -61,6 +61,19 @@ def test_s3_goes_through_the_proxy(config: Config, server: HttpServer) -> None:
     with pytest.raises(RemoteError):
         open_bucket(config, "bucket").get("key", 100)
     assert hosts_asked(server) == {HOST}
+
+
+def test_without_it_neither_goes_through_a_proxy_of_the_environment(
+    config: Config, server: HttpServer
+) -> None:
+    server.on("*", lambda _, connection: connection.reply(403))
+    s3 = config.s3.model_copy(update={"endpoint_url": server.url})
+    config = config.model_copy(update={"http": Http(), "s3": s3})
+    with http_client(config, 2, 20) as client:
+        assert client.fetch("GET", f"{server.url}/v2/").status == 403
+    with pytest.raises(Refused):
+        open_bucket(config, "bucket").get("key", 100)
+    assert hosts_asked(server) == {server.netloc}
 
 
 def test_the_check_of_a_node_goes_through_the_proxy(

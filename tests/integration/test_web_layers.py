@@ -183,14 +183,21 @@ def test_a_layer_missing_from_the_source_is_404(app: bottle.Bottle, method: str)
     ],
     ids=lambda given: str(given),
 )
-def test_a_source_that_fails_at_once_is_reported(tmp_path: Path, fault: Fault, status: int) -> None:
-    source = MemorySource({LAYER: CONTENT}, faults=[fault])
+def test_a_source_that_fails_at_once_is_reported_and_logged_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, fault: Fault, status: int
+) -> None:
+    source = MemorySource({LAYER: CONTENT}, faults=[fault, fault])
     app = app_of(web_parts(tmp_path, source=source))
-    answer = get(app, url())
-    assert answer.status == status
-    assert json.loads(answer.body)["errors"][0]["code"] == "UNAVAILABLE"
+    for _ in range(2):
+        answer = get(app, url())
+        assert answer.status == status
+        assert json.loads(answer.body)["errors"][0]["code"] == "UNAVAILABLE"
     assert source.open_readers == set()
     assert get(app, url()).status == 200
+    assert [line.partition(" reason=")[0] for line in caplog.messages] == [
+        "layer source failed",
+        "layer source works again seconds=0 failures=2",
+    ]
 
 
 def test_a_source_that_fails_in_the_middle_truncates_the_answer(tmp_path: Path) -> None:

@@ -141,16 +141,22 @@ def test_jobs_log_that_their_database_is_down_as_one_outage(caplog: pytest.LogCa
     caplog.set_level(logging.INFO, "jobs")
     down = threading.Event()
     down.set()
+    runs: queue.SimpleQueue[str] = queue.SimpleQueue()
     failed: set[str] = set()
 
     def run(name: str) -> Done:
         if down.is_set():
             failed.add(name)
             raise DatabaseDown("connection refused")
-        return Done(idle=True)
+        return Done()
 
-    with running(*(Schedule(name, partial(run, name), 0.05) for name in ("brew", "prune"))):
+    reading = counting(runs, "resolve-manifests", idle=True)
+    schedules = [Schedule(name, partial(run, name), 0.05) for name in ("brew", "prune")]
+    with running(*schedules, Schedule("resolve-manifests", reading, 0.05)):
         assert comes_true(lambda: len(failed) == 2)
+        runs.get(timeout=30)
+        runs.get(timeout=30)
+        assert "works again" not in caplog.text
         down.clear()
         assert comes_true(lambda: "database works again" in caplog.text)
     assert [line for line in caplog.messages if " failed " in line] == [
