@@ -122,11 +122,11 @@ def _check_database_host(host: str) -> None:
 
 
 CHECKS = Checks(cron=_check_cron, database_url=_check_database_url, database_host=_check_database_host)
-"""Functions that validate values which core does not know how to read."""
+"""Functions that validate values which core cannot validate."""
 
 
 def web_app(service: Service, book: BookAddress | None = None) -> bottle.Bottle:
-    """Return the web app of this service. `book` is where several workers find their lease book."""
+    """Return the web app of this service. `book` is the address of the lease book of several workers."""
     from core.access.access import choose_access
     from core.registry.client import RegistryClient
     from core.torrents.web_seeds import capability_secret
@@ -135,7 +135,7 @@ def web_app(service: Service, book: BookAddress | None = None) -> bottle.Bottle:
     from web.swarm_book import RemoteBook
 
     config = service.config
-    # Without credentials of our own: callers bring theirs.
+    # Without own credentials: callers send theirs.
     registry = RegistryClient(config.docker_registry, service.http())
     try:
         engine = service.database
@@ -161,7 +161,7 @@ def web_app(service: Service, book: BookAddress | None = None) -> bottle.Bottle:
 def start_worker(
     config: Config, debug: bool, book: BookAddress | None = None, metrics: Path | None = None
 ) -> bottle.Bottle:
-    """In a worker process: return the app to serve. `metrics` is where processes share their metrics."""
+    """Return the app to serve, in a worker process. `metrics` is the folder of shared metrics."""
     from jobs.service import Service
 
     set_up_logging(debug)
@@ -175,7 +175,7 @@ def start_worker(
 
 
 def start_swarm_worker(config: Config, debug: bool) -> bottle.Bottle:
-    """In the worker of `swarm`: return the app to serve."""
+    """Return the app to serve, in the worker of `swarm`."""
     from core.torrents.web_seeds import capability_secret
     from web.app import build_swarm_app
 
@@ -188,7 +188,7 @@ def start_swarm_worker(config: Config, debug: bool) -> bottle.Bottle:
 def start_daemon(service: Service, arguments: argparse.Namespace) -> int:
     from jobs.scheduler_command import scheduled
 
-    return _serve(service.config, arguments, service.stop, beside=scheduled(service))
+    return _serve(service.config, arguments, service.stop, background=scheduled(service))
 
 
 def start_web(config: Config, arguments: argparse.Namespace) -> int:
@@ -204,9 +204,9 @@ def _serve(
     stop: threading.Event,
     *,
     workers: int = 1,
-    beside: AbstractContextManager[None] | None = None,
+    background: AbstractContextManager[None] | None = None,
 ) -> int:
-    """Serve the web app until `stop` is set. `beside` is entered in this process meanwhile."""
+    """Serve the web app until `stop` is set. `background` is entered in this process meanwhile."""
     from core.server import serve
     from core.torrents.web_seeds import warn_of_useless_torrents
     from web.swarm_book import LocalBook, serve_book
@@ -221,12 +221,12 @@ def _serve(
     with ExitStack() as running:
 
         def start() -> None:
-            """In this process, once its lock is held and the address is known to be free."""
+            """Start in this process, once its lock is held and the address is known to be free."""
             running.enter_context(shared_metrics(metrics))
-            if beside is not None:
-                running.enter_context(beside)
+            if background is not None:
+                running.enter_context(background)
 
-        # One worker keeps the lease book itself; several use one in this process.
+        # A single worker keeps the lease book; several use one in this process.
         book = running.enter_context(serve_book(LocalBook())) if workers > 1 else None
         return serve(
             partial(start_worker, config, bool(arguments.debug), book, metrics),
@@ -296,7 +296,7 @@ def _run(config: Config, arguments: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        # Python's handler may wait until a blocking call returns, and a shell's loop would go on.
+        # Python's handler may wait until a blocking call returns, and a shell's loop would continue.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     replace_unencodable()
     arguments = parse_arguments(sys.argv[1:] if argv is None else argv)

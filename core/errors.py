@@ -99,7 +99,7 @@ class ConnectionCut(RemoteError):
 
 
 class Refused(RemoteError):
-    """The server does not allow this to these credentials. `status` is None where it is not HTTP."""
+    """The server refuses these credentials. `status` is None if it is not HTTP."""
 
     def __init__(self, where: str, status: int | None, why: str) -> None:
         self.status = status

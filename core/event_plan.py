@@ -1,4 +1,4 @@
-"""What a registry's notifications ask for: the layers to queue, and the manifests to resolve."""
+"""The plan for a registry's notifications: layers to queue, and manifests to resolve."""
 
 from __future__ import annotations
 

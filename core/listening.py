@@ -29,8 +29,8 @@ def resolve_host(host: str, port: int) -> str:
 def check_free(address: str, port: int) -> None:
     """Raise CannotListen unless a server can listen there.
 
-    Workers share their port (SO_REUSEPORT), so a second server would start beside the first and get a part of
-    its connections. A socket that does not share its port fails while another process listens.
+    Workers share their port (SO_REUSEPORT), so a second server would start next to the first and get a part
+    of its connections. A socket that does not share its port fails while another process listens.
     """
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:

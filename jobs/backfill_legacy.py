@@ -110,7 +110,7 @@ def backfill_legacy(takeover: Takeover) -> TakeoverSummary:
     """
     run = _Run(takeover)
     with temporary_tables(run.engine) as connection:
-        run.go(connection)
+        run.run(connection)
         drop_old_ids(connection, run.service.tables)
     return run.summary
 
@@ -136,7 +136,7 @@ class _Run:
         self._logged: Counter[str] = Counter()
         self._drawn_from = 0
 
-    def go(self, connection: Connection) -> None:
+    def run(self, connection: Connection) -> None:
         """Read the files of MDS: blobs first, then, while rows are left, the other files, for the reason."""
         tables = self.service.tables
         self.summary.rows = stage_old_ids(connection, tables)

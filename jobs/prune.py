@@ -80,7 +80,7 @@ def prune(service: Service, *, dry_run: bool = False) -> PruneSummary:
     presence's check raises.
     """
     service.presence.check()
-    return _Run(service, dry_run).go()
+    return _Run(service, dry_run).run()
 
 
 class _Run:
@@ -97,7 +97,7 @@ class _Run:
         self._down = False
         self._looked: set[Digest] = set()
 
-    def go(self) -> PruneSummary:
+    def run(self) -> PruneSummary:
         """Check suspects for up to half of the run, so that the round always advances, then other layers.
 
         Missing answers for some layers end the run, not the round: the next run begins after them.
@@ -109,8 +109,8 @@ class _Run:
         self._judge([suspect for suspect, ripe in missed if ripe <= now])
         # `grace` was increased since they were missed.
         self._wait_for({suspect.digest: ripe for suspect, ripe in missed if ripe > now})
-        self._look_for([suspect.digest for suspect in due if suspect.missed is None])
-        self._go_round(self.limit - len(due))
+        self._check_layers([suspect.digest for suspect in due if suspect.missed is None])
+        self._continue_round(self.limit - len(due))
         self._forget_seen()
         self.summary.interrupted = self.service.stop.is_set()
         return self.summary
@@ -135,7 +135,7 @@ class _Run:
             self._note(look)
             yield look
 
-    def _look_for(self, digests: Sequence[Digest]) -> str | None:
+    def _check_layers(self, digests: Sequence[Digest]) -> str | None:
         """Check layers in their repositories, and suspect missing ones. Return the last layer checked."""
         looks = self._looks(digests)
         self._settle(look for look in looks if look.presence != "missing")
@@ -147,7 +147,7 @@ class _Run:
                 record_misses(connection, self.tables, missing, now=now, due=now + self.grace)
         return str(looks[-1].layer.digest) if looks else None
 
-    def _go_round(self, limit: int) -> None:
+    def _continue_round(self, limit: int) -> None:
         """Continue where the last run ended, up to the end of the layers."""
         with reading(self.engine) as connection:
             place: str | None = find_cursor(connection, self.tables, _JOB)
@@ -157,7 +157,7 @@ class _Run:
                     connection, self.tables, after=place, limit=min(limit, _BATCH)
                 )
                 suspects = filter_suspects(connection, self.tables, digests)
-            last = self._look_for([digest for digest in digests if digest not in suspects | self._looked])
+            last = self._check_layers([digest for digest in digests if digest not in suspects | self._looked])
             limit -= _BATCH
             place = (last or place) if self._over() else behind
             if not self.dry_run:

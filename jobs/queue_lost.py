@@ -52,7 +52,7 @@ def queue_lost(service: Service) -> LostSummary:
         Progress("lost torrents", "layers") as progress,
         ThreadPoolExecutor(_READERS, thread_name_prefix="look") as pool,
     ):
-        run.go(progress, pool)
+        run.run(progress, pool)
     return run.summary
 
 
@@ -62,7 +62,7 @@ class _Run:
         self.summary = LostSummary()
         self._streak = FailureStreak(service.store.check, _MAX_FAILURES)
 
-    def go(self, progress: Progress, pool: ThreadPoolExecutor) -> None:
+    def run(self, progress: Progress, pool: ThreadPoolExecutor) -> None:
         cursor: str | None = ""
         while cursor is not None and not self._over():
             with reading(self.service.database) as connection:

@@ -33,7 +33,7 @@ def parse_yaml(text: str) -> object:
         if isinstance(error, _Refused):
             raise
         # From the constructors: a date such as 2026-13-01, an integer such as 0x.
-        raise ValueError("a value looks like a date or number but is none, put it in quotes") from None
+        raise ValueError("a value looks like a date or a number but is not: put it in quotes") from None
 
 
 class _Refused(ValueError):

@@ -1,4 +1,4 @@
-"""A stand-in for docker-torrents beside the registry: the web seed and swarm calls of one layer, with leases."""
+"""A stand-in for docker-torrents: the web seed and swarm calls of one layer, with leases."""
 
 from __future__ import annotations
 
