@@ -24,21 +24,21 @@ class TestedMirror:
     node: Node
 
     def get(self, path: str, *, chunks: int | None = None, **headers: str) -> Answer:
-        """The answer to a GET; `_` in a header's name stands for `-`."""
+        """Return the answer to a GET; `_` in a header's name stands for `-`."""
         return self.ask("GET", path, chunks=chunks, **headers)
 
     def head(self, path: str, **headers: str) -> Answer:
-        """The answer to a HEAD."""
+        """Return the answer to a HEAD."""
         return self.ask("HEAD", path, **headers)
 
     def ask(self, method: str, path: str, *, chunks: int | None = None, **headers: str) -> Answer:
-        """The answer to any method. With `chunks` the client leaves after that many parts of the body."""
+        """Return the answer to any method. With `chunks` the client leaves after that many parts of the body."""
         sent = {name.replace("_", "-"): value for name, value in headers.items()}
         return call(self.app, method, path, headers=sent, chunks=chunks)
 
 
 def mirror_config(netloc: str, folder: Path, **mirror: Any) -> Config:
-    """The configuration of a mirror of the registry at `netloc` with its cache in `folder`."""
+    """Return the configuration of a mirror of the registry at `netloc` with its cache in `folder`."""
     section = {
         "cache_dir": folder / "cache",
         "keep_free": 0,
@@ -52,6 +52,6 @@ def mirror_config(netloc: str, folder: Path, **mirror: Any) -> Config:
 
 @contextmanager
 def mirror_of(netloc: str, folder: Path, **mirror: Any) -> Iterator[TestedMirror]:
-    """A mirror of the registry at `netloc`; `mirror` are keys of its section of the configuration."""
+    """Yield a mirror of the registry at `netloc`; `mirror` are keys of its section of the configuration."""
     with open_node(mirror_config(netloc, folder, **mirror)) as node:
         yield TestedMirror(node.app, node)

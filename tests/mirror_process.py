@@ -38,7 +38,7 @@ class MirrorProcess:
         return f"http://{self.netloc}"
 
     def get(self, path: str, **arguments: Any) -> requests.Response:
-        """The answer to a GET."""
+        """Return the answer to a GET."""
         with requests.Session() as session:
             session.trust_env = False
             return session.get(self.url + path, timeout=60, **arguments)
@@ -49,7 +49,7 @@ class MirrorProcess:
         return status
 
     def received(self) -> dict[str, int]:
-        """Bytes of layers by origin."""
+        """Return the bytes of layers by origin."""
         origins: dict[str, int] = self.status()["origins"]
         return origins
 

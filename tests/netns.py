@@ -1,4 +1,4 @@
-"""Machines as network namespaces: each has an address, and its own line to a switch in the middle.
+"""Machines as network namespaces: each has an address, and its own link to a switch in the middle.
 
 Needs root, iproute2 and util-linux. A namespace lives as long as the process that holds it, which dies with this one:
 nothing is left behind.
@@ -44,7 +44,7 @@ class Machine:
         self._threads = ThreadPoolExecutor(4, f"machine {address}", self._enter)
 
     def begin(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Call a function on this machine: its sockets, and the processes that it starts, are in here."""
+        """Call a function on this machine: its sockets, and the processes that it starts, are in this namespace."""
         return self._threads.submit(function, *args, **kwargs)
 
     def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -52,7 +52,7 @@ class Machine:
         return self.begin(function, *args, **kwargs).result()
 
     def command(self, *argv: str) -> list[str]:
-        """Return the command that runs `argv` in here."""
+        """Return the command that runs `argv` in this namespace."""
         return ["nsenter", "--target", str(self.pid), "--net", "--", *argv]
 
     def run(self, *argv: str) -> str:
@@ -60,7 +60,7 @@ class Machine:
         return subprocess.run(self.command(*argv), check=True, capture_output=True, text=True).stdout
 
     def close(self) -> None:
-        """Remove it, with its line. What runs in it must have ended."""
+        """Remove it and its link. Its processes must have ended."""
         self._threads.shutdown()
         self._holder.kill()
         self._holder.wait()
@@ -82,7 +82,7 @@ class Network:
         self.machines: list[Machine] = []
 
     def connect(self, mbit: float | None = None, upload_mbit: float | None = None) -> Machine:
-        """Add a machine whose line takes `mbit` Mbit/s each way, `upload_mbit` towards the switch if set."""
+        """Add a machine whose link carries `mbit` Mbit/s in each direction, `upload_mbit` towards the switch if set."""
         number = len(self.machines) + 1
         machine = Machine(f"{_PREFIX}.{number // 250}.{number % 250 + 1}")
         self.machines.append(machine)
@@ -110,7 +110,7 @@ class Network:
 
 
 def shape(device: str, mbit: float) -> Sequence[str]:
-    """Return the command that lets `device` send `mbit` Mbit/s; more than 100 ms of it is dropped."""
+    """Return the command that lets `device` send `mbit` Mbit/s; packets beyond 100 ms of it are dropped."""
     rate = f"{mbit:g}mbit"
     return [
         "tc",
@@ -139,7 +139,7 @@ def require_namespaces() -> None:
 
 @contextmanager
 def start_network() -> Iterator[Network]:
-    """A network without machines yet; `connect` adds them."""
+    """Yield a network without machines; `connect` adds them."""
     require_namespaces()
     network = Network()
     try:

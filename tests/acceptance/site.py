@@ -1,4 +1,4 @@
-"""A registry with docker-torrents beside it on one machine, and mirrors with real engines on others."""
+"""A registry with docker-torrents on one machine, and mirrors with real engines on others."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Site:
         )
 
     def heads(self, digest: str) -> int:
-        """How many HEAD requests for a layer the registry has answered with 200."""
+        """Return how many HEAD requests for a layer the registry has answered with 200."""
         requests = self.machine.call(self.guarded.registry.requests)
         return sum(
             method == "HEAD" and status == 200 and path.endswith(digest) for method, path, status in requests

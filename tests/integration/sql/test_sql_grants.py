@@ -99,7 +99,7 @@ def test_a_missing_index_must_be_created_by_the_owner(
 
     with pytest.raises(DatabaseNotReady, match="the owner of rbtorrent_mapping must create its indexes"):
         probe_database(low, TABLES)
-    with pytest.raises(DatabaseNotReady, match="must be owner of table rbtorrent_mapping: run what"):
+    with pytest.raises(DatabaseNotReady, match="must be owner of table rbtorrent_mapping: run the output"):
         init_db(low, TABLES)
 
 
