@@ -418,7 +418,7 @@ def test_a_layer_that_could_not_be_kept_is_shared_by_the_next_pull(
         assert "full" in (wait_for_end(node, layer) or "")
     before = service.sent
     assert pull(node, layer, origin) == data
-    assert [status.state for status in node.downloads.status()] == ["seeding"]
+    assert comes_true(lambda: [status.state for status in node.downloads.status()] == ["seeding"])
     assert (service.sent, origin.sent) == (before, 0)
 
 
