@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def sizes(postgres: OwnPostgres) -> dict[str, float]:
-    """Bytes a row of each table, its indexes included."""
+    """Return the bytes a row of each table, including its indexes."""
     engine, tables = create_engine_for(url=postgres.create_database("sizes")), build_tables()
     with transaction(engine) as connection:
         create_missing(connection, tables)
@@ -106,7 +106,7 @@ def _complete_all(connection: sa.Connection, tables: Tables) -> None:
 
 
 def a_push(folder: Path, postgres: OwnPostgres) -> dict[str, object]:
-    """What a push costs until its layers are brewed, on average."""
+    """Return the average cost of a push until its layers are brewed."""
     url, port = postgres.create_database("pushes"), free_port()
     events = {"url": f"http://127.0.0.1:{port}/v0/event", "headers": {"Authorization": [KEY]}}
     with start_registry(
@@ -152,14 +152,14 @@ def _push(installation: Installation, registry: Registry, number: int) -> None:
 
 
 def _counters(postgres: OwnPostgres) -> tuple[int, ...]:
-    # Backends report what they did a second later at most, or at their end.
+    # Backends report their work within a second, or at their end.
     time.sleep(2)
     with sa.create_engine(postgres.url("pushes"), poolclass=sa.NullPool).connect() as connection:
         return tuple(int(value) for value in connection.execute(sa.text(_COUNTERS)).one())
 
 
 def draw(axes: Axes, rows: list[dict[str, object]]) -> None:
-    """What the bytes of a layer consist of."""
+    """Plot the parts of a layer's bytes."""
     parts = rows[: len(TABLES)]
     axes.bar(TABLES, [float(str(row["bytes"])) for row in parts])
     axes.set_xlabel("table, of a layer in one repository")

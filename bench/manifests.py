@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def brewed(folder: Path, registry: Registry) -> Installation:
-    """An installation that has brewed all layers of the requested image."""
+    """Return an installation that has brewed all layers of the requested image."""
     push_image(registry, SCOPE, "precise", [layer_bytes(10_000, seed) for seed in range(LAYERS)])
     installation = Installation(folder / "installation", registry)
     installation.run("backfill", "repository", SCOPE)

@@ -163,7 +163,7 @@ class SimulatedRegistry:
 
 
 def apart(database: Path) -> dict[str, Any]:
-    """The scan of the simulated registry in a separate process, for its memory."""
+    """Scan the simulated registry in a separate process, for its memory."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
     process = context.Process(target=_scan_many, args=(there, database))

@@ -114,7 +114,7 @@ class LayerBrewer:
         self._store.is_down()
 
     def _probe_source(self) -> None:
-        """Raises DockerTorrentsError if the source is down.
+        """Raise DockerTorrentsError if the source is down.
 
         A registry whose storage is down still answers, but returns no blob: reading layers that were brewed
         before distinguishes that from a single unreadable layer.

@@ -99,7 +99,7 @@ class CountAnswers:
 
 
 def identify(callback: Callable[..., Any]) -> Callable[..., Any]:
-    """A Bottle plugin: assigns each request an id, unless it has one, for log lines and the registry."""
+    """Give, as a Bottle plugin, each request an id, unless it has one, for log lines and the registry."""
 
     def identified(*args: Any, **kwargs: Any) -> Any:
         with request_id(choose_request_id(header(bottle.request.environ, "X-Request-Id"))):
@@ -109,7 +109,7 @@ def identify(callback: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def answer_failures(callback: Callable[..., Any]) -> Callable[..., Any]:
-    """A Bottle plugin: turns domain errors into answers that make an engine use the registry."""
+    """Turn, as a Bottle plugin, domain errors into answers that make an engine use the registry."""
 
     def answered(*args: Any, **kwargs: Any) -> Any:
         try:

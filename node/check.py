@@ -23,7 +23,7 @@ _DIGEST = Digest("0" * 64)
 
 
 def is_node(config: Config) -> bool:
-    """Whether the configuration is that of a node alone."""
+    """Return whether the configuration is that of a node alone."""
     # How a mirror logs is in a section that is otherwise the service's.
     only_log = config.application.model_fields_set <= {"log_format"}
     allowed = {"docker_registry", "mirror", "tls", "http", *(["application"] if only_log else [])}

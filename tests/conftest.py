@@ -38,14 +38,14 @@ def _skipping_where_a_server_is_missing() -> Iterator[None]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup() -> Generator[None]:
-    """A fixture that finds its server missing skips the test, or fails it under REQUIRE_SERVERS=1."""
+    """Skip the test if a fixture misses its server, or fail it under REQUIRE_SERVERS=1."""
     with _skipping_where_a_server_is_missing():
         return (yield)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call() -> Generator[None]:
-    """The same for a test that starts servers itself."""
+    """Do the same for a test that starts servers itself."""
     with _skipping_where_a_server_is_missing():
         return (yield)
 

@@ -74,7 +74,7 @@ class Installation:
 
     @contextmanager
     def service(self) -> Iterator[Service]:
-        """What commands work with, in this process: a process costs more than what most commands do."""
+        """Yield the service that commands use, in this process, which is faster than starting one."""
         service = Service(load_config(self.config))
         try:
             yield service
@@ -82,12 +82,12 @@ class Installation:
             service.close()
 
     def init_db(self) -> None:
-        """Creates the tables, as `init-db` does."""
+        """Create the tables, as `init-db` does."""
         with self.service() as service:
             assert service.database
 
     def grant(self, *patterns: str) -> None:
-        """Gives repositories the role, as `role grant` does."""
+        """Grant repositories the role, as `role grant` does."""
         with self.service() as service, transaction(service.database) as connection:
             for pattern in patterns:
                 grant_role(connection, service.tables, pattern, now=service.now(connection))

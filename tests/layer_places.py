@@ -236,7 +236,7 @@ class MdsPlace:
         return self._source(f"http://127.0.0.1:{free_port()}")
 
     def row(self, layer: Layer) -> str:
-        """The layer's `mdsfileinfo`."""
+        """Return the layer's `mdsfileinfo`."""
         info = self._find_file(self._path(layer))
         assert info is not None
         return info
@@ -268,12 +268,12 @@ class Sources:
     http: HttpClient
 
     def registry(self, host: str, user: str | None = None, password: str | None = None) -> RegistryBlobs:
-        """A source that reads from the registry at `host`."""
+        """Return a source that reads from the registry at `host`."""
         settings = DockerRegistry(host=host, proto="http")
         return RegistryBlobs(RegistryClient(settings, self.http, user, password))
 
     def s3(self, url: str, bucket: str) -> S3Blobs:
-        """A source that reads a bucket of the S3 at `url`."""
+        """Return a source that reads a bucket of the S3 at `url`."""
         client = s3_client(url, "us-east-1", "tests", "not a secret", CONNECT_TIMEOUT, READ_TIMEOUT)
         self.stack.callback(client.close)
         return S3Blobs(Bucket(client, bucket), "/", TEMPLATE)
@@ -281,7 +281,7 @@ class Sources:
 
 @contextmanager
 def making_sources() -> Iterator[Sources]:
-    """Sources for the length of a `with` block."""
+    """Yield sources that exist during the block."""
     with ExitStack() as stack:
         yield Sources(stack, stack.enter_context(HttpClient(CONNECT_TIMEOUT, READ_TIMEOUT)))
 

@@ -24,7 +24,7 @@ class Scrape:
         )
 
     def names(self) -> set[str]:
-        """The names of all samples."""
+        """Return the names of all samples."""
         return {sample.name for sample in self.samples}
 
 

@@ -171,7 +171,7 @@ def in_thread(target: Callable[[], object]) -> Iterator[list[object]]:
 
 
 def pull_together(nodes: Sequence[Node], layer: Layer, origins: Sequence[BytesOrigin]) -> list[object]:
-    """Have all nodes pull a layer at once."""
+    """Pull a layer on all nodes at once."""
     results: list[list[object]] = []
     with ExitStack() as stack:
         for node, origin in zip(nodes, origins, strict=True):

@@ -24,14 +24,14 @@ A, B, C, D = (f"sha256:{letter * 64}" for letter in "abcd")
 
 
 def event(action: str = "push", **target: Any) -> dict[str, Any]:
-    """An event of the image A in `library/test`; fields of its target that are `...` are left out."""
+    """Return an event of the image A in `library/test`; fields of its target that are `...` are left out."""
     default = {"mediaType": DOCKER_MANIFEST, "digest": A, "size": 954, "repository": "library/test"}
     kept = {name: value for name, value in (default | target).items() if value is not ...}
     return {"id": "1", "action": action, "target": kept}
 
 
 def layer_event(action: str = "push", **target: Any) -> dict[str, Any]:
-    """An event of the layer A in `library/test`."""
+    """Return an event of the layer A in `library/test`."""
     return event(action, **{"mediaType": DOCKER_LAYER, **target})
 
 
@@ -41,7 +41,7 @@ def reference(digest: str, media_type: str = DOCKER_LAYER, **more: Any) -> dict[
 
 
 def envelope(*events: Any) -> bytes:
-    """The body that carries these events."""
+    """Return the body that carries these events."""
     return json.dumps({"events": events}).encode()
 
 

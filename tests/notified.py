@@ -41,7 +41,7 @@ class Receiver:
             return sorted(database.execute(f"SELECT * FROM rbtorrent_mapping{table}"))
 
     def queued(self) -> set[str]:
-        """The digests of the layers that are queued."""
+        """Return the digests of the layers that are queued."""
         return {row[0] for row in self.rows("_queue")}
 
     def waiting(self) -> set[tuple[str, str]]:
@@ -61,7 +61,7 @@ class Receiver:
 def receiving(
     folder: Path, *, key: str = KEY, sinks: tuple[Endpoint, ...] = (), **registry_options: Any
 ) -> Iterator[Receiver]:
-    """A registry and the receiver of its notifications; the app is running."""
+    """Yield a registry and the receiver of its notifications; the app is running."""
     port = free_port()
     endpoint: Endpoint = {
         "url": f"http://127.0.0.1:{port}/v0/event",

@@ -21,7 +21,7 @@ def client_of(
     read_timeout: float = 20.0,
     **settings: Any,
 ) -> Iterator[RegistryClient]:
-    """A client of the registry at `host:port`, over plain HTTP; `settings` are those of the section."""
+    """Yield a client of the registry at `host:port`, over plain HTTP; `settings` are those of the section."""
     section = DockerRegistry(host=netloc, **{"proto": "http", **settings})
     with HttpClient(connect_timeout=1, read_timeout=read_timeout) as http:
         yield RegistryClient(section, http, user, password)

@@ -62,13 +62,13 @@ class Desk:
         return resolve_manifests(service)
 
     def queued(self) -> dict[str, int]:
-        """Digests in the queue, and their priorities."""
+        """Return the digests in the queue, and their priorities."""
         queue = self.tables.queue
         with transaction(self.engine) as connection:
             return {row.digest: row.priority for row in connection.execute(sa.select(queue))}
 
     def waiting(self) -> dict[str, Any]:
-        """Manifests still to resolve, by digest."""
+        """Return the manifests still to resolve, by digest."""
         with transaction(self.engine) as connection:
             return {row.digest: row for row in connection.execute(sa.select(self.tables.manifest))}
 
@@ -79,6 +79,6 @@ class Desk:
 
 
 def client(url: str, read_timeout: float = 20.0) -> RegistryClient:
-    """A client, without credentials, of the registry at `url`."""
+    """Return a client, without credentials, of the registry at `url`."""
     settings = DockerRegistry.model_validate({"host": url.removeprefix("http://"), "proto": "http"})
     return RegistryClient(settings, HttpClient(1.0, read_timeout))

@@ -30,7 +30,7 @@ def client(netloc: str) -> RegistryClient:
 
 @contextmanager
 def start_scan(database_url: str, netloc: str) -> Iterator[Scan]:
-    """A scan of the registry at `netloc`, with new tables in the database."""
+    """Yield a scan of the registry at `netloc`, with new tables in the database."""
     engine = create_engine_for(url=database_url)
     tables = build_tables()
     with transaction(engine) as connection:
@@ -47,7 +47,7 @@ def grant(scan: Scan, *patterns: str) -> None:
 
 
 def queued(scan: Scan) -> dict[str, int]:
-    """The digests that wait, and their priorities."""
+    """Return the waiting digests, and their priorities."""
     queue = scan.service.tables.queue
     with transaction(scan.engine) as connection:
         return {row.digest: row.priority for row in connection.execute(sa.select(queue))}

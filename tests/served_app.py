@@ -34,7 +34,7 @@ def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterator
 
 
 def build() -> Callable[..., Any]:
-    """Called in each worker."""
+    """Build the app, in each worker."""
     logging.basicConfig(level=logging.INFO)
     if os.environ.get("CANNOT_BUILD"):
         raise ValueError("cannot be built")

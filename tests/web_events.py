@@ -39,7 +39,7 @@ class Receiving:
                 grant_role(connection, self.parts.tables, pattern, now=NOON)
 
     def queued(self) -> list[str]:
-        """The digests that are queued."""
+        """Return the digests that are queued."""
         return [digest for (digest,) in rows(self.parts, self.parts.tables.queue, "digest")]
 
 
@@ -52,7 +52,7 @@ def receiving(
     clock: Callable[[], float] = noon,
     database_clock: Clock | None = None,
 ) -> Iterator[Receiving]:
-    """An app for the length of the block; `library/*` has the role."""
+    """Yield an app that runs during the block; `library/*` has the role."""
     settings = {"application": {"event_authorization": secret}}
     parts = web_parts(folder, database_url=database_url, settings=settings, clock=clock)
     app = app_of(parts, database_clock)

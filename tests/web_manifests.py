@@ -39,17 +39,17 @@ def brew(front: Front, *layers: Descriptor) -> None:
 
 
 def sha256(body: bytes) -> str:
-    """The digest of these bytes."""
+    """Return the digest of these bytes."""
     return f"sha256:{hashlib.sha256(body).hexdigest()}"
 
 
 def ids(answer: Answer) -> list[str | None]:
-    """The id of each layer in an answer, None where it has none."""
+    """Return the id of each layer in an answer, None where it has none."""
     return [layer.get(FIELD) for layer in json.loads(answer.body)["layers"]]
 
 
 def directly(registry: Registry, method: str, path: str, **headers: str) -> requests.Response:
-    """The registry's own answer; `_` in a header's name stands for `-`."""
+    """Return the registry's own answer; `_` in a header's name stands for `-`."""
     with requests.Session() as session:
         session.trust_env = False
         session.headers.clear()
@@ -81,12 +81,12 @@ def until(condition: Callable[[], object]) -> None:
 
 
 def image_of(registry: Registry, scope: str, tag: str | None = "latest", **more: Any) -> PushedImage:
-    """An image of three small layers."""
+    """Return an image of three small layers."""
     return push_image(registry, scope, tag, [layer_bytes(3000, seed) for seed in (1, 2, 3)], **more)
 
 
 def code_of(answer: Answer) -> str:
-    """The code of an error in the registry's form, which every error has."""
+    """Return the code of an error in the registry's form, which every error has."""
     assert (answer.headers["Content-Type"] or "").startswith("application/json")
     errors = json.loads(answer.body)["errors"]
     assert len(errors) == 1

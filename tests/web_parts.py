@@ -100,7 +100,7 @@ def web_parts(
 
 
 def app_of(parts: Parts, database_clock: Clock | None = None) -> bottle.Bottle:
-    """The app of these parts. Their clock serves as that of the database, too, unless another one does."""
+    """Return the app of these parts. Their clock serves as that of the database, too, unless another one does."""
     return build_app(
         parts.config,
         engine=parts.engine,

@@ -50,7 +50,7 @@ def front_of(
     engine: sa.Engine | None = None,
     **more: Any,
 ) -> Iterator[Front]:
-    """An app in front of the registry at `netloc`, with the access of its settings; closed at the end.
+    """Yield an app in front of the registry at `netloc`, with the access of its settings; closed at the end.
 
     `settings` are sections of the configuration on top of that, `engine` replaces the one for
     an empty database, `more` is for `web_parts`.

@@ -75,7 +75,7 @@ class RequestHandling:
         self._parts = parts
 
     def apply(self, callback: Callable[..., Any], route: bottle.Route) -> Callable[..., Any]:
-        """Called by Bottle once per route."""
+        """Wrap a route; Bottle calls this once per route."""
 
         def identified(*args: Any, **kwargs: Any) -> Any:
             environ = bottle.request.environ
@@ -104,7 +104,7 @@ class RequestHandling:
         return identified
 
     def close(self) -> None:
-        """Called by `app.close()`."""
+        """Close everything; `app.close()` calls this."""
         for part in self._parts:
             part.close()
 

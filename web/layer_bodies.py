@@ -59,7 +59,7 @@ class LayerBody:
                 return
 
     def close(self) -> None:
-        """Called by the server when the body is sent, or the client has left."""
+        """Close the body; the server calls this when it is sent, or the client has left."""
         reader, self._reader = self._reader, None
         if reader is not None:
             reader.close()

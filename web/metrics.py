@@ -22,7 +22,7 @@ class CountRequests:
     api = 2
 
     def apply(self, callback: Callable[..., Any], route: bottle.Route) -> Callable[..., Any]:
-        """Called by Bottle once per route."""
+        """Wrap a route; Bottle calls this once per route."""
         name: str = route.name or route.rule
 
         def counted(*args: Any, **kwargs: Any) -> Any:

@@ -77,7 +77,7 @@ def parse_url(url: str) -> Target:
 
 
 def target_of(url: str, where: str = "request") -> Target:
-    """The target of a URL to ask. Raises BadAnswer, which says `where` it comes from, for an invalid one."""
+    """Return the target of a URL. Raises BadAnswer, which names its source `where`, for an invalid one."""
     try:
         return parse_url(url)
     except ValueError as error:

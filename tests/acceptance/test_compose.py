@@ -75,7 +75,7 @@ def written(path: Path, settings: dict[str, Any]) -> Path:
 
 
 def configurations(folder: Path, ports: dict[str, int]) -> dict[str, Path]:
-    """The configurations of deploy/compose with the addresses of this test."""
+    """Return the configurations of deploy/compose with the addresses of this test."""
 
     def shipped(name: str) -> dict[str, Any]:
         text = (COMPOSE / name).read_text()

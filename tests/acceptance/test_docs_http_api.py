@@ -94,7 +94,7 @@ class Shell:
 
 @contextmanager
 def terminal(folder: Path) -> Iterator[Shell]:
-    """A registry with the page's images, the app in front of it, and a terminal."""
+    """Yield a registry with the page's images, the app in front of it, and a terminal."""
     require("curl", "curl")
     (folder / "registry").mkdir()
     port = free_port()

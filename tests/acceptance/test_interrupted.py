@@ -51,7 +51,7 @@ def dripping_installation(
     seconds: float,
     brew_discard_timeout: int = 3,
 ) -> Installation:
-    """An installation with the queue of `folder`, which receives one blob slowly, over about `seconds`."""
+    """Return an installation with the queue of `folder`, which receives one blob slowly, over about `seconds`."""
     content = registry.blob_file(digest).read_bytes()
     drip = dripping(content, size=SIZE // 20, seconds=seconds / 20, headers={"Docker-Content-Digest": digest})
     slow.on(f"/v2/{scope}/blobs/{digest}", drip)

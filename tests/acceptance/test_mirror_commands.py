@@ -48,7 +48,7 @@ def image_of(registry: Registry, scope: str, tag: str | None, seed: int, **more:
 
 @contextmanager
 def terminal() -> Iterator[tuple[int, bytearray]]:
-    """A terminal to write to, and what was written there by the end of the block."""
+    """Yield a terminal to write to, and what was written there by the end of the block."""
     ours, theirs = os.openpty()
     termios.tcsetwinsize(theirs, (24, 100))
     shown = bytearray()

@@ -65,12 +65,12 @@ def nodes(network: Network, site: Site, tmp_path_factory: pytest.TempPathFactory
 
 
 def layers(site: Site) -> list[Descriptor]:
-    """The layers of the images that engines pull."""
+    """Return the layers of the images that engines pull."""
     return [layer for tag in PULLED[site.kind] for image in site.pushed[tag].images for layer in image.layers]
 
 
 def pull_together(site: Site, nodes: list[Node], references: list[str]) -> list[list[str]]:
-    """Have all nodes pull images at once, each one after the other. Returns the digests that each recorded."""
+    """Pull images on all nodes at once, one after the other on each. Return the digests that each recorded."""
 
     def pull(node: Node) -> list[str]:
         return [node.engine.pull(reference, site.guarded.login) for reference in references]

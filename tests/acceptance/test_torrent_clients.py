@@ -67,7 +67,7 @@ class Shop:
 
     @contextmanager
     def app(self, **torrents: object) -> Iterator[str]:
-        """The URL of an app so configured, which runs during the block."""
+        """Yield the URL of an app so configured, which runs during the block."""
         port = free_port()
         name = f"app-{port}"
         web = self.installation(name, port, **torrents).process("web", ready=listening(port), name="web")
@@ -78,14 +78,14 @@ class Shop:
             web.stop()
 
     def torrent_of(self, app: str) -> bytes:
-        """The .torrent as the app at this URL hands it out."""
+        """Return the .torrent from the app at this URL."""
         answer = requests.get(f"{app}/v0/torrents/{SCOPE}/{self.digest}", auth=self.auth, timeout=20)
         answer.raise_for_status()
         return answer.content
 
     @contextmanager
     def torrent(self, **torrents: object) -> Iterator[bytes]:
-        """The .torrent from an app with this configuration, which runs during the block."""
+        """Yield the .torrent from an app with this configuration, which runs during the block."""
         with self.app(**torrents) as url:
             yield self.torrent_of(url)
 
@@ -197,7 +197,7 @@ def tracker(tmp_path: Path) -> Iterator[Tracker]:
 
 @contextmanager
 def tracked(shop: Shop, tracker: Tracker) -> Iterator[tuple[bytes, str]]:
-    """A torrent with a tracker and without web seeds, and its info-hash, which the tracker serves."""
+    """Yield a torrent with a tracker and without web seeds, and its info-hash, which the tracker serves."""
     with shop.torrent(trackers=[tracker.announce_url], web_seeds=[]) as torrent:
         parameters = libtorrent.load_torrent_buffer(torrent)
         assert parameters.url_seeds == []
@@ -280,7 +280,7 @@ def test_a_tracker_without_the_torrent_returns_no_peers(shop: Shop, tracker: Tra
 
 @contextmanager
 def start_libtorrent_on(folder: Path, torrent: bytes) -> Iterator[Callable[[], str]]:
-    """A client that has the layer, and a function that returns its messages."""
+    """Yield a client that has the layer, and a function that returns its messages."""
     said: list[str] = []
     with start_libtorrent(folder) as client:
         client.add(torrent)

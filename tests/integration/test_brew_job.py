@@ -76,7 +76,7 @@ def record(settings: BrewSettings, digest: Digest) -> LayerRecord:
 
 
 def id_of(metainfo: bytes) -> str:
-    """The id that another library computes from a torrent."""
+    """Return the id that another library computes from a torrent."""
     return f"rbtorrent:{libtorrent.load_torrent_buffer(metainfo).ti.info_hashes().v1}"
 
 

@@ -75,7 +75,7 @@ def torrent(service: SwarmService) -> bytes:
 
 
 def handshake(node: Node, origin: BytesOrigin) -> bytes:
-    """What the node answers to a peer that connects for the layer, b"" if it hangs up."""
+    """Return the node's answer to a peer that connects for the layer, b"" if it hangs up."""
     info_hash = libtorrent.load_torrent_buffer(origin.metainfo).ti.info_hashes().v1.to_bytes()
     with socket.create_connection(("127.0.0.1", node.session.port), 30) as peer:
         try:

@@ -180,7 +180,7 @@ def test_a_folder_that_may_not_be_read_is_raised_behind_all_others(
 
 
 def page(*keys: str, onward: str | None = None) -> bytes:
-    """A page of a listing (S3, ListObjectsV2)."""
+    """Return a page of a listing (S3, ListObjectsV2)."""
     contents = "".join(f"<Contents><Key>{key}</Key><Size>1</Size></Contents>" for key in keys)
     more = f"<NextContinuationToken>{onward}</NextContinuationToken>" if onward else ""
     truncated = "true" if onward else "false"

@@ -33,7 +33,7 @@ def redirecting(to: str, status: int = 302) -> Answer:
 
 
 def silent() -> Answer:
-    """Reads the request and never answers."""
+    """Read the request and never answer."""
 
     def answer(request: Request, connection: Connection) -> None:
         connection.pause()
@@ -42,7 +42,7 @@ def silent() -> Answer:
 
 
 def hanging_up(*, reset: bool = False) -> Answer:
-    """Reads the request and closes the connection, with a TCP reset if `reset`."""
+    """Read the request and close the connection, with a TCP reset if `reset`."""
     return sending(b"", reset=reset)
 
 

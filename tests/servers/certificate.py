@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 
 def certificate(folder: Path, name: str = "127.0.0.1", *, starts: int = -1, days: int = 1) -> Path:
-    """A self-signed certificate for an address, and its key, in one PEM file.
+    """Return a self-signed certificate for an address, and its key, in one PEM file.
 
     It is valid from `starts` hours from now on, until `days` days from now.
     """

@@ -52,7 +52,7 @@ def digest_of(layer: Layer) -> str:
 
 
 def size_of(layer: Layer) -> int:
-    """A layer's length in bytes."""
+    """Return a layer's length in bytes."""
     return layer.stat().st_size if isinstance(layer, Path) else len(layer)
 
 

@@ -37,7 +37,7 @@ class Moto:
 
     @contextmanager
     def client(self) -> Iterator[Any]:
-        """A boto3 client, closed at the end of the block."""
+        """Yield a boto3 client, closed at the end of the block."""
         client = boto3.client(
             "s3",
             endpoint_url=self.endpoint,
@@ -51,7 +51,7 @@ class Moto:
             client.close()
 
     def registry_storage(self, bucket: str) -> S3Storage:
-        """The `s3` argument of start_registry for a registry that stores in `bucket`."""
+        """Return the `s3` argument of start_registry for a registry that stores in `bucket`."""
         return {
             "endpoint": self.endpoint,
             "bucket": bucket,

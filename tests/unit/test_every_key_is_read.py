@@ -88,7 +88,7 @@ def test_an_attribute_of_the_same_name_elsewhere_does_not_count() -> None:
 
 
 def looked_up_in_the_code() -> set[tuple[str, str]]:
-    """Attributes that the code reads, each with the name of what it is read from: (`torrents`, `store`) for
+    """Return the attributes that the code reads, each with the name of its object: (`torrents`, `store`) for
     `config.torrents.store`. But for core/config/ with its checks.
     """
     pairs = set()

@@ -68,7 +68,7 @@ def read_all(reader: BlobReader, at_once: int = 997) -> bytes:
 
 
 def slow(clock: Clock) -> MemorySource:
-    """A source that takes 110 ms for each read over one connection, and no time over several."""
+    """Return a source that takes 110 ms for each read over one connection, and no time over several."""
 
     def take_time(_offset: int) -> None:
         if threading.current_thread() is threading.main_thread():

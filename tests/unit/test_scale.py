@@ -21,7 +21,7 @@ PIECES = -(-LAYER // piece_length(LAYER))
 
 
 def measured(bench: str, column: str, **row: object) -> float:
-    """A figure of bench/results/<bench>.json: `column` of the row with these values."""
+    """Return a figure of bench/results/<bench>.json: `column` of the row with these values."""
     rows: list[dict[str, Any]] = json.loads((ROOT / "bench" / "results" / f"{bench}.json").read_text())[
         "rows"
     ]

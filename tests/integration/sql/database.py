@@ -50,7 +50,7 @@ class Database:
 
     @classmethod
     def created(cls, engine: sa.Engine, mapping: str = "rbtorrent_mapping") -> Database:
-        """A database with all its tables."""
+        """Return a database with all its tables."""
         database = cls(engine, build_tables(mapping))
         with transaction(engine) as connection:
             create_missing(connection, database.tables)
@@ -158,6 +158,6 @@ class Database:
     def mapping(
         self,
     ) -> dict[str, sa.Row[tuple[str, str | None, int | None, int | None, int | None]]]:
-        """The mapping's rows by digest."""
+        """Return the mapping's rows by digest."""
         with transaction(self.engine) as connection:
             return {row.digest: row for row in connection.execute(sa.select(self.tables.mapping))}
