@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import tomllib
 from pathlib import Path
@@ -10,9 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from core.command_line import DONE, FAILED, build_parser, parse
+from core.command_line import DONE, FAILED
 from core.config.config import Config
-from node.configure import ENGINES, add_configure
+from docker_torrents import parse_arguments
+from node.configure import ENGINES
 from node.engines.engines import Engines, Mirror, config_path
 
 REGISTRY = "registry.example.com"
@@ -27,9 +27,7 @@ def config_of(**mirror: object) -> Config:
 
 
 def configure(root: Path, *options: str, config: Config | None = None) -> int:
-    parser, commands = build_parser(default=lambda config, arguments: DONE)
-    add_configure(commands)
-    arguments: argparse.Namespace = parse(parser, ["configure", "--root", str(root), *options])
+    arguments = parse_arguments(["mirror", "configure", "--root", str(root), *options])
     status: int = arguments.func(config or config_of(), arguments)
     return status
 
