@@ -26,6 +26,9 @@ from tests.servers.dockerd import start_dockerd
 from tests.servers.nginx import Nginx
 from tests.servers.process import ServerProcess, free_port, listening
 
+GIVEN_UP = 499
+"""What nginx logs where the client hangs up before the answer."""
+
 
 @dataclass(frozen=True)
 class Site:
@@ -45,10 +48,18 @@ class Site:
         return self.machine.call(self.guarded.registry.sent, digest)
 
     def asked(self, digest: str) -> int:
-        """Return how often mirrors have requested a verdict on a caller: by HEAD, or for a torrent."""
+        """Return how often mirrors were allowed to serve a layer to a caller: by HEAD, or with its torrent."""
         return sum(
-            request.path.endswith(digest) and (request.method == "HEAD" or "/v0/torrents/" in request.path)
+            request.status == 200
+            and request.path.endswith(digest)
+            and (request.method == "HEAD" or "/v0/torrents/" in request.path)
             for request in self.nginx.requests()
+        )
+
+    def given_up(self, digest: str) -> int:
+        """How often mirrors have not waited for a layer's torrent, but asked the registry instead."""
+        return sum(
+            request.status == GIVEN_UP and request.path.endswith(digest) for request in self.nginx.requests()
         )
 
     def heads(self, digest: str) -> int:
@@ -61,11 +72,11 @@ class Site:
 
 @dataclass(frozen=True)
 class Node:
-    """A machine with a mirror, and an engine that pulls through it."""
+    """A machine with a mirror, and engines that pull through it."""
 
     machine: Machine
     mirror: MirrorProcess
-    engine: ThroughMirror
+    engines: list[ThroughMirror]
 
 
 @contextmanager
@@ -110,17 +121,21 @@ def start_site(
 
 
 @contextmanager
-def start_nodes(network: Network, site: Site, engines: Sequence[str], folder: Path) -> Iterator[list[Node]]:
-    """Add a machine for each of these engines, with a mirror of the site's registry."""
+def start_nodes(
+    network: Network, site: Site, machines: Sequence[Sequence[str]], folder: Path
+) -> Iterator[list[Node]]:
+    """Add machines with these engines, each with a mirror of the site's registry."""
     with ExitStack() as stack:
         begun, owned = [], []
-        for number, name in enumerate(engines):
+        for number, engines in enumerate(machines):
             machine = network.connect()
             own = stack.enter_context(ExitStack())
             # podman and dockerd accept only short paths.
             home = Path(own.enter_context(TemporaryDirectory(prefix="node-")))
             owned.append((machine, own))
-            begun.append(machine.begin(_start_node, machine, site, name, own, folder / f"node{number}", home))
+            begun.append(
+                machine.begin(_start_node, machine, site, engines, own, folder / f"node{number}", home)
+            )
         try:
             yield [node.result() for node in begun]
         finally:
@@ -129,9 +144,15 @@ def start_nodes(network: Network, site: Site, engines: Sequence[str], folder: Pa
                 one.result()
 
 
-def _start_node(machine: Machine, site: Site, engine: str, own: ExitStack, folder: Path, home: Path) -> Node:
+def _start_node(
+    machine: Machine, site: Site, engines: Sequence[str], own: ExitStack, folder: Path, home: Path
+) -> Node:
     tls = {"docker_registry": {"proto": "https"}, "tls": {"ca_file": str(site.certificate)}}
     mirror = own.enter_context(start_mirror(folder, site.netloc, sections=tls, peer_host=machine.address))
-    needs_daemon = engine in ("docker", "containerd")
+    needs_daemon = {"docker", "containerd"} & set(engines)
     daemon = own.enter_context(start_dockerd(home / "d")) if needs_daemon else None
-    return Node(machine, mirror, ThroughMirror(engine, mirror, SCOPE, home, daemon))
+    through = []
+    for name in engines:
+        (home / name).mkdir()
+        through.append(ThroughMirror(name, mirror, SCOPE, home / name, daemon))
+    return Node(machine, mirror, through)

@@ -72,6 +72,7 @@ def test_a_killed_and_restarted_backfill_of_a_storage_does_nothing_twice(
     )
     words = ("backfill", "storage")
     assert "known 0" in installation.last_line(*words, "--dry-run")
+    installation.init_db()
 
     # Slow enough that all of them together do not finish.
     assert kill_again_and_again(installation, *words, "--rate", "400") == 6
@@ -109,7 +110,7 @@ def test_a_killed_and_restarted_takeover_adopts_each_id_once(tmp_path: Path, db:
     last = installation.last_line("backfill", "legacy")
 
     assert before.items() <= expected.items()
-    assert last == f"took over {300 - len(before)} of 300 ids, had {len(before)} already, not taken 0"
+    assert last == f"took over {300 - len(before)} of 300 ids, {len(before)} known already, not taken 0"
     assert {digest: id_ for digest, (id_, _) in mapping_of(installation).items()} == expected
 
     # No server has the layers' bytes.

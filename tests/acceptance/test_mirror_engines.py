@@ -1,10 +1,11 @@
-"""Unmodified container engines, each on a machine of its own, pull through mirrors: public and private images, by tag
-and by digest. The registry sends each layer about once, to all of them.
+"""Unmodified container engines on several machines pull through mirrors: public and private images, by tag and by
+digest. The registry sends each layer about once, to all of them.
 """
 
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +23,12 @@ from tests.servers.push import Descriptor
 from tests.servers.waiting import comes_true
 
 MIB = 1024 * 1024
-AT_ONCE: dict[Kind, list[str]] = {
-    "token": [*ENGINES, "podman", "skopeo", "skopeo", "skopeo"],
-    "htpasswd": ENGINES,
-    "public": ENGINES,
+MACHINES: dict[Kind, list[list[str]]] = {
+    "token": [[engine] for engine in [*ENGINES, "podman", "skopeo", "skopeo", "skopeo"]],
+    "htpasswd": [["docker", "containerd"], ["podman", "skopeo"]],
+    "public": [["docker", "containerd"], ["podman", "skopeo"]],
 }
+"""The engines of each machine."""
 PULLED: dict[Kind, list[str]] = {
     "token": TAGS,
     "htpasswd": ["multi-docker", "multi-oci"],
@@ -46,7 +48,7 @@ def network() -> Iterator[Network]:
         pytest.skip(str(error))
 
 
-@pytest.fixture(scope="module", params=AT_ONCE)
+@pytest.fixture(scope="module", params=MACHINES)
 def site(
     request: pytest.FixtureRequest, network: Network, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Site]:
@@ -59,8 +61,7 @@ def site(
 
 @pytest.fixture(scope="module")
 def nodes(network: Network, site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Node]]:
-    engines = AT_ONCE[site.kind]
-    with start_nodes(network, site, engines, tmp_path_factory.mktemp("nodes")) as nodes:
+    with start_nodes(network, site, MACHINES[site.kind], tmp_path_factory.mktemp("nodes")) as nodes:
         yield nodes
 
 
@@ -70,25 +71,27 @@ def layers(site: Site) -> list[Descriptor]:
 
 
 def pull_together(site: Site, nodes: list[Node], references: list[str]) -> list[list[str]]:
-    """Pull images on all nodes at once, one after the other on each. Return the digests that each recorded."""
+    """Pull images with all engines at once, one after the other with each. Return the digests that each recorded."""
 
-    def pull(node: Node) -> list[str]:
-        return [node.engine.pull(reference, site.guarded.login) for reference in references]
+    def pull(engine: ThroughMirror) -> list[str]:
+        return [engine.pull(reference, site.guarded.login) for reference in references]
 
-    pulls = [node.machine.begin(pull, node) for node in nodes]
+    pulls = [node.machine.begin(pull, engine) for node in nodes for engine in node.engines]
     return [pulled.result() for pulled in pulls]
 
 
 @dataclass(frozen=True)
 class Pulled:
-    """What came of all nodes pulling all images by tag, then by digest."""
+    """What came of all engines pulling the images by tag, then by digest."""
 
     by_tag: list[list[str]]
     by_digest: list[list[str]]
     asked: list[int]
-    """For each layer, how often mirrors asked whether a caller may pull it, while they pulled by tag."""
+    """For each layer, how often mirrors were allowed to serve it while engines pulled by tag."""
     heads: list[int]
-    """For each layer that no web seed serves, how often the registry answered that meanwhile."""
+    """For each layer that no web seed serves, how often the registry allowed that meanwhile."""
+    minutes: int
+    """Minutes that have begun meanwhile: so long an answer is remembered."""
     sent_by_tag: int
     """Bytes of layers that left the registry."""
     sent_by_digest: int
@@ -101,13 +104,19 @@ def pulled(site: Site, nodes: list[Node]) -> Pulled:
     def sent() -> int:
         return sum(site.sent(layer.digest) for layer in layers(site))
 
-    heads_before, sent_before = [site.heads(digest) for digest in small], sent()
+    def heads() -> list[int]:
+        return [site.heads(digest) - site.given_up(digest) for digest in small]
+
+    heads_before, sent_before, began = heads(), sent(), time.monotonic()
     by_tag = pull_together(site, nodes, [f":{tag}" for tag in PULLED[site.kind]])
     asked = [site.asked(layer.digest) for layer in layers(site)]
-    heads = [site.heads(digest) - before for digest, before in zip(small, heads_before, strict=True)]
+    minutes = 1 + int(time.monotonic() - began) // 60
+    heads_of_pulls = [after - before for after, before in zip(heads(), heads_before, strict=True)]
     sent_between = sent()
     by_digest = pull_together(site, nodes, [f"@{site.pushed[tag].digest}" for tag in PULLED[site.kind]])
-    return Pulled(by_tag, by_digest, asked, heads, sent_between - sent_before, sent() - sent_between)
+    return Pulled(
+        by_tag, by_digest, asked, heads_of_pulls, minutes, sent_between - sent_before, sent() - sent_between
+    )
 
 
 @pytest.mark.timeout(600)
@@ -115,8 +124,9 @@ def test_engines_record_the_registrys_digests_by_tag_and_by_digest(
     site: Site, nodes: list[Node], pulled: Pulled
 ) -> None:
     digests = [site.pushed[tag].digest for tag in PULLED[site.kind]]
-    assert pulled.by_tag == [digests] * len(nodes)
-    assert pulled.by_digest == [digests] * len(nodes)
+    engines = sum(len(node.engines) for node in nodes)
+    assert pulled.by_tag == [digests] * engines
+    assert pulled.by_digest == [digests] * engines
     for node in nodes:
         assert node.machine.call(node.mirror.layer_requests) > 0, "no layer was requested from the mirror"
 
@@ -128,19 +138,22 @@ def test_each_layer_leaves_the_registry_about_once(site: Site, pulled: Pulled) -
     assert pulled.sent_by_digest == 0
 
 
+# Engines may fetch a second token, which is another caller to the registry.
+@pytest.mark.parametrize("site", ["htpasswd", "public"], indirect=True)
 def test_the_registry_authorizes_each_machine_at_most_once_for_a_layer(
     nodes: list[Node], pulled: Pulled
 ) -> None:
-    for counts in (pulled.asked, pulled.heads):
-        assert min(counts) > 0
-        assert max(counts) <= len(nodes)
+    assert min(pulled.asked) > 0
+    assert max(*pulled.asked, *pulled.heads) <= len(nodes) * pulled.minutes
 
 
 @pytest.mark.parametrize("site", ["token", "htpasswd"], indirect=True)
 def test_without_the_password_no_engine_pulls_a_cached_image(
     site: Site, nodes: list[Node], pulled: Pulled
 ) -> None:
-    for pull in [node.machine.begin(node.engine.pull, f":{PULLED[site.kind][0]}", None) for node in nodes]:
+    tag = f":{PULLED[site.kind][0]}"
+    pulls = [node.machine.begin(engine.pull, tag, None) for node in nodes for engine in node.engines]
+    for pull in pulls:
         with pytest.raises(
             PullFailed, match=r"(?i)unauthorized|authentication required|no basic auth|denied"
         ):
@@ -165,7 +178,7 @@ def test_a_killed_mirror_and_a_restarted_service_cost_the_others_little(
 
     killed, *others = nodes[-3:]
     before = site.sent(layer.digest)
-    site.machine.run(*shape("eth0", 2))  # the layer takes it 12 s
+    site.machine.run(*shape("eth0", 1))  # the layer takes it 24 s
     broken, *whole = [node.machine.begin(pull, node) for node in (killed, *others)]
     assert comes_true(lambda: all(done(node) >= MIB // 2 for node in (killed, *others)))
     had = done(killed)

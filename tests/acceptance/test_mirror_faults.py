@@ -128,9 +128,9 @@ def test_an_engine_whose_mirror_is_killed_pulls_from_the_registry(
         daemon = enter(start_dockerd(folder / "d")) if name == "containerd" else None
         mirror = enter(start_mirror(tmp_path / "mirror", proxy.netloc))
         engine = ThroughMirror(name, mirror, scope, folder, daemon)
-        proxy.throttle(2 * MIB)
+        proxy.throttle(MIB // 2)
         pull = enter(ThreadPoolExecutor(1)).submit(engine.pull, ":v1", None)
-        assert comes_true(lambda: any(one["done"] >= MIB for one in mirror.status()["downloads"]))
+        assert comes_true(lambda: any(one["done"] >= MIB // 2 for one in mirror.status()["downloads"]))
         mirror.process.kill()
         proxy.throttle(None)
         if name == "podman":

@@ -174,7 +174,7 @@ def test_jobs_run_in_a_database_of_an_older_version(
     assert "init-db" in ended.stderr
     assert f"{absent} is delayed" in installation.run("show", str(absent)).stdout
     assert "brewed 1 of 1 layers" in installation.run("show", f"{scope}@{image.digest}").stdout
-    assert installation.asked("queue", "status")["delayed"] == 1
+    assert installation.json("queue", "status")["delayed"] == 1
     service = Service(load_config(installation.config, checks=CHECKS))
     app = web_app(service)
     page = call(app, "GET", "/")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +18,7 @@ from core.errors import CacheFailed
 from core.swarm.bitmap import Bitmap
 from core.swarm.messages import SwarmRequest
 from node.cache import Cache
+from node.fallback import pause_before_registry
 from node.metainfo import parse_metainfo
 from node.pieces import Pieces
 from node.session import Session, Torrent
@@ -179,8 +181,17 @@ def test_a_peer_that_never_uploads_delays_no_other(
 
 
 def test_nodes_that_lose_the_service_together_do_not_each_read_the_layer(
-    service: SwarmService, start: Callable[..., Node]
+    service: SwarmService, start: Callable[..., Node], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    others: list[int] = []
+
+    def note(others_of_one: int, generator: random.Random) -> float:
+        others.append(others_of_one)
+        return pause_before_registry(others_of_one, generator)
+
+    monkeypatch.setattr("node.swarm_download.pause_before_registry", note)
+    monkeypatch.setattr("node.stalled.pause_before_registry", note)
+
     def lose(offset: int, length: int) -> None:
         # A node without peers has to read everything.
         assert comes_true(lambda: list(service.named.values()) == [3] * 4)
@@ -191,6 +202,8 @@ def test_nodes_that_lose_the_service_together_do_not_each_read_the_layer(
     origins = [origin(service) for _ in nodes]
     assert pull_together(nodes, LAYER, origins) == [DATA] * 4
     assert sum(one.sent for one in origins) <= 2.5 * SIZE
+    # Each pause grew with the whole swarm.
+    assert set(others) == {3}
 
 
 def test_a_thousand_layers_are_served_at_once_and_seeded_soon(

@@ -43,7 +43,7 @@ def test_an_address_that_cannot_be_used_fails_its_own_line() -> None:
         tls_probes(["https://a b/", "http://plain/", "https://a b/announce"], None, False), lines.append
     )
 
-    assert lines == ["failed  tls        ValueError: it has characters that no URL may have"]
+    assert lines == ["failed  tls        ValueError: it has characters that are not allowed in a URL"]
     assert str(summary) == "checked 1, failed 1"
 
 
