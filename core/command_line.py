@@ -53,7 +53,7 @@ example: docker_torrents -c config.yaml backfill repository library/ubuntu
 
 @dataclass(frozen=True)
 class Command:
-    """A command: what it does (its help), an example of what follows `-c config.yaml`, and its options.
+    """A command: its help, an example without `-c config.yaml`, and its options.
 
     `options` names a function, `module:function`, that is called with the command's parser. Its module is
     imported only if the command is chosen: no command waits for the libraries of another.

@@ -175,7 +175,7 @@ class Interrupted(LayerError):
 
 
 class InputInvalid(DockerTorrentsError):
-    """What came from outside breaks its rules. `why` says which; `prefix` stands before it in the text."""
+    """Input from outside is invalid. `why` is the reason; `prefix` precedes it in the text."""
 
     prefix: ClassVar[str] = ""
 
@@ -204,7 +204,7 @@ class SwarmMessageInvalid(InputInvalid):
 
 
 class EngineConfigInvalid(InputInvalid):
-    """A file of a container engine that cannot be changed safely. `why` says what to do."""
+    """A file of a container engine that cannot be changed safely. `why` is the remedy."""
 
 
 class CapabilityInvalid(InputInvalid):
@@ -238,7 +238,7 @@ class MetainfoMissing(DockerTorrentsError):
 
 
 class LocalFailure(DockerTorrentsError):
-    """A store of this service's own cannot be used. `why` is the cause, `text` what is said of `where`."""
+    """A store of this service cannot be used. `why` is the cause, `text` describes `where`."""
 
     text: ClassVar[str]
 
@@ -271,7 +271,7 @@ class DatabaseError(DockerTorrentsError):
 
 
 class DatabaseDown(DatabaseError):
-    """The database cannot be reached, takes no writes, was lost, or is too busy. `why` is its message.
+    """The database cannot be reached, refuses writes, was lost, or is too busy. `why` is its message.
 
     The transaction did not happen, with one exception that no client can detect: the connection was lost
     during COMMIT. All writes of this service may safely be repeated.
@@ -301,7 +301,7 @@ class DatabaseRefused(DatabaseDown):
 
 
 class DatabaseNotReady(DatabaseDown):
-    """The database lacks a table, a column or a privilege. `why` says which."""
+    """The database lacks a table, a column or a privilege, named in `why`."""
 
     prefix = "the database is not ready: "
 

@@ -36,10 +36,10 @@ class Plan:
 def plan(notification: Notification, has_role: Callable[[str], bool]) -> Plan:
     """Return what to queue, each thing once, in the order of the events.
 
-    `has_role` says whether a scope's pushes are brewed; it is called once per scope. For an image, the layers
-    among its references are queued; an index, and an image without references, are to be resolved. A blob is
-    queued if its media type is a layer's. Registries send application/octet-stream for layers and configs
-    alike: then the manifest's event decides.
+    `has_role` returns whether a scope's pushes are brewed; it is called once per scope. For an image, the
+    layers among its references are queued; an index, and an image without references, are to be resolved. A
+    blob is queued if its media type is a layer's. Registries send application/octet-stream for layers and
+    configs alike: then the manifest's event decides.
     """
     roles: dict[str, bool] = {}
     layers: dict[tuple[Digest, str], None] = {}

@@ -1,4 +1,4 @@
-"""The address that a server listens at: what it resolves to, and whether it is free."""
+"""The address of a server: resolving it, and checking that it is free."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def create_directory(link: Path, memory: Path = _MEMORY) -> None:
 
 
 def _has_room(memory: Path) -> bool:
-    """Return whether this process may write there, and whether there is room for its files: some MiB."""
+    """Return whether this process may write there, and the disk has space for its files: some MiB."""
     if not os.access(memory, os.W_OK | os.X_OK):
         return False
     disk = os.statvfs(memory)

@@ -1,4 +1,4 @@
-"""What brewing works with, and what it keeps from run to run: outages, and counts for the history."""
+"""The settings of brewing, and its state across runs: outages, and counts for the history."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class Outages:
-    """What brewing depends on. Kept from run to run, so that each outage is logged once."""
+    """The outages of the dependencies of brewing. Kept across runs, so that each is logged once."""
 
     def __init__(self) -> None:
         self.source = OutageLog(log, "layer source")
@@ -28,19 +28,19 @@ class Outages:
 
 
 class BrewCounter:
-    """Counts what brewing does, from run to run, until the counts are taken. Threads may share it."""
+    """Counts the work of brewing across runs, until the counts are taken. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._counted = Brews()
 
     def add(self, brews: Brews) -> None:
-        """Count these as well."""
+        """Add these counts."""
         with self._lock:
             self._counted += brews
 
     def take(self) -> Brews:
-        """Return what was counted since the last call."""
+        """Return the counts since the last call."""
         with self._lock:
             taken, self._counted = self._counted, Brews()
         return taken
@@ -48,7 +48,7 @@ class BrewCounter:
 
 @dataclass(frozen=True)
 class BrewSettings:
-    """What a run works with. Times are in seconds; `brewer` is the name that operators see; `backend` is the
+    """The settings of a run. Times are in seconds; `brewer` is the name shown to operators; `backend` is the
     source in metrics.
     """
 

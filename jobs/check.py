@@ -114,7 +114,7 @@ def probe_store(store: MetainfoStore, folder: Path | None) -> str:
 
 
 def _newest_brewed(service: Service) -> LayerRecord | Skipped:
-    """Return the last brewed layer, or why there is none to test with."""
+    """Return the last brewed layer, or why there is none for tests."""
     try:
         with reading(service.reader) as connection:
             newest = newest_brewed(connection, service.tables)

@@ -135,7 +135,8 @@ class Dropped:
 
 
 def requeue(service: Service, *, reason: str | None = None, digest: Digest | None = None) -> Requeued:
-    """Queue again what was set aside: everything, failures for `reason`, or the layer or manifest `digest`.
+    """Queue layers and manifests again that were set aside: everything, failures for `reason`, or the layer
+    or manifest `digest`.
 
     A manifest is retried in each of its repositories, and a layer `digest` that is brewed is brewed again.
     Raises DatabaseDown.

@@ -28,7 +28,7 @@ forever.
 
 @dataclass(frozen=True)
 class _Run:
-    """A run from `began` to `ended` (None: it goes on), in seconds; `idle` if it found nothing to do."""
+    """A run from `began` to `ended` (None: still running), in seconds; `idle` if it found nothing to do."""
 
     began: float
     ended: float | None = None
@@ -70,7 +70,7 @@ class RunRecorder:
         self._thread.join()
 
     def run(self, job: str, run: Callable[[], Summary]) -> Summary:
-        """Do one run of `job` and record it. Raises what it raises."""
+        """Do one run of `job` and record it. Raises its errors."""
         began = self._timer()
         with self._lock:
             self._running[job] = _Run(began)

@@ -57,7 +57,7 @@ class EverySeconds(BaseTrigger):  # type: ignore[misc]  # APScheduler has no typ
 class Scheduler:
     """The scheduled jobs, in threads. A job that fails is logged and runs again at its next time.
 
-    `database` logs that the database is down, once for all jobs. Jobs that write may end that outage as well.
+    `database` logs that the database is down, once for all jobs. Jobs that write may end that outage too.
     """
 
     def __init__(self, schedules: Collection[Schedule], database: OutageLog) -> None:
@@ -174,7 +174,7 @@ class Scheduler:
         self._outages[name].succeeded()
         log.log(logging.DEBUG if summary.idle else logging.INFO, "job done name=%s did=%s", name, summary)
         if not summary.idle:
-            # An idle run may have read only, from a database that takes no writes.
+            # An idle run may have read only, from a database that refuses writes.
             self._database.succeeded()
             self.run_now(*schedule.then)
 

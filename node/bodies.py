@@ -43,7 +43,7 @@ class _Body:
 class LayerBody(_Body):
     """`span` of a layer. The first bytes are read at once, so that a failure can still have a status.
 
-    `read(offset, limit)` returns at least one byte. Raises what it raises.
+    `read(offset, limit)` returns at least one byte. Raises its errors.
     """
 
     def __init__(self, digest: Digest, span: Span, read: Callable[[int, int], bytes]) -> None:

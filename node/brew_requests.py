@@ -1,7 +1,7 @@
 """Request that the service brews layers without a torrent, for the next machine that pulls them.
 
 The service queues the layers of a manifest that is requested with ids. Engines get the registry's own
-manifest, so the mirror requests it as well: once, when a layer that the manifest names has no torrent.
+manifest, so the mirror requests that one too: once, when a layer that the manifest names has no torrent.
 """
 
 from __future__ import annotations

@@ -102,7 +102,8 @@ class Cache:
         return sorted(found, key=lambda entry: entry.used)
 
     def reserve(self, digest: Digest, size: int) -> Path:
-        """Make room for a layer to download and return the path of its file, which may contain a part of it.
+        """Reserve space for a layer to download and return the path of its file, which may contain a part of
+        it.
 
         Raises CacheFailed if there is not enough room even after evicting everything possible. Must
         be followed by `commit` or `release`.

@@ -95,7 +95,7 @@ def _prefetch(config: Config, arguments: argparse.Namespace) -> int:
     registry = RegistryClient(
         settings, http, login.user if login else None, login.password if login else None
     )
-    mirror.status()  # says so if it is not running
+    mirror.status()  # fails if it is not running
     platforms = tuple(arguments.platforms or [_own_platform()])
     stop = threading.Event()
     with stop_on_signals(stop):

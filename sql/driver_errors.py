@@ -59,7 +59,7 @@ def no_permission(error: OSError, path: Path) -> str:
 
 
 def _of_sqlite(error: sqlite3.Error, file: Path) -> DatabaseDown | None:
-    # OperationalError may be a missing table or a full disk, so look at the code.
+    # OperationalError may be a missing table or a full disk, so check the code.
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code in _SQLITE_DOWN:
         denied = code in _SQLITE_SHUT and not all(map(_is_writable, _used(file)))

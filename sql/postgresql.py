@@ -128,7 +128,7 @@ def _addresses(
 
 
 def _address_arguments(host: Host, address: Address) -> dict[str, object]:
-    # The name as well, for certificates and ~/.pgpass.
+    # The name too, for certificates and ~/.pgpass.
     arguments: dict[str, object] = {"host": host.name, "port": host.port}
     return {**arguments, "hostaddr": address.ip} if address.ip else arguments
 

@@ -44,7 +44,7 @@ def lacks_optional_tables_only(connection: sa.Connection, tables: Tables) -> boo
 
 
 def probe_writable(connection: sa.Connection, tables: Tables) -> None:
-    """Read a row of the mapping. Raises DatabaseRefused if it takes no writes, DatabaseDown on a full disk.
+    """Read a row of the mapping. Raises DatabaseRefused if it refuses writes, DatabaseDown on a full disk.
 
     A connection may be older than the server's change from primary to standby.
     """
@@ -76,8 +76,8 @@ def _empty(table: sa.Table) -> sa.Subquery:
 def create_missing(connection: sa.Connection, tables: Tables) -> list[str]:
     """Create the tables and indexes that the database lacks, in the transaction of `connection`.
 
-    Return what was created, named as in `missing_objects`. Existing tables are not changed: a missing column
-    stays missing, and so do its table's indexes that use it. Several processes may do this at once; if
+    Return the created objects, named as in `missing_objects`. Existing tables are not changed: a missing
+    column stays missing, and so do its table's indexes that use it. Several processes may do this at once; if
     nothing is missing, no privilege to create is needed. On PostgreSQL, writers to a table wait while it gets
     a new index.
     """

@@ -94,7 +94,7 @@ def check_room(engine: sa.Engine) -> None:
 
 
 class _Turns:
-    """Write transactions of this process, which leave room for those of other processes.
+    """Write transactions of this process, which leave time for those of other processes.
 
     SQLite's own wait backs off to 100 ms, and starves while another process writes without a pause. So
     waiting writers try every millisecond, and a process that writes without a pause has to pause.

@@ -130,7 +130,7 @@ def build_app(
 
     `registry` has no credentials: callers bring their own. `own_registry` has the service's, for operators'
     searches. `capability_secret` signs the URLs of web seeds. `clock` returns Unix seconds, `timer` monotonic
-    seconds, `database_clock` the time of what is written. `book` is shared by several workers. `job_pauses`
+    seconds, `database_clock` the time for writes. `book` is shared by several workers. `job_pauses`
     are the seconds between two runs of each scheduled job.
     """
     ids = IdLookup(engine, tables, timer)

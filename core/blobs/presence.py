@@ -25,7 +25,7 @@ MAX_CONSECUTIVE_FAILURES = 20
 """Unanswered requests in a row after which the registry itself is probed."""
 
 Presence = Literal["there", "missing", "unanswered"]
-"""The finding. "missing" requires an answer that says so; any failure is "unanswered"."""
+"""The finding. "missing" requires a clear answer; any failure is "unanswered"."""
 
 
 @dataclass(frozen=True, slots=True)

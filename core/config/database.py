@@ -67,7 +67,7 @@ def _text(value: str | SecretStr) -> str:
 
 
 def problems_of(db: Db) -> list[str]:
-    """Return what is wrong with the combination of keys, a line each."""
+    """Return the problems of the combination of keys, a line each."""
     problems = []
     parts, index = db.blob_path_template.split("/"), db.blob_path_digest_index
     if index >= len(parts) or parts[index] != "{full_digest}":

@@ -38,7 +38,7 @@ _WORDS = {
 
 
 def describe(detail: Mapping[str, Any]) -> list[str]:
-    """Return lines for one of pydantic's errors: the path of the key, and what was expected."""
+    """Return lines for one of pydantic's errors: the path of the key, and the expected value."""
     path = ".".join(str(part) for part in detail["loc"])
     lines = _message(detail["type"], detail.get("ctx", {}), detail).split("\n")
     return [f"{path}: {line}" if path else line for line in lines]

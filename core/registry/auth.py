@@ -240,7 +240,7 @@ class Challenge:
 def parse_challenges(values: Iterable[str]) -> tuple[Challenge, ...]:
     """Parse the challenges in the values of all WWW-Authenticate lines, in order.
 
-    One line may have several: commas separate challenges as well as the parameters of one. Parsing of a line
+    One line may have several: commas separate both challenges and their parameters. Parsing of a line
     stops at the first syntax error; challenges before it count.
     """
     return tuple(challenge for value in values for challenge in _line(value[:MAX_CHARACTERS]))

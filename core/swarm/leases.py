@@ -29,14 +29,14 @@ IDLE_INTERVAL = 1.0
 HOLDERS_INTERVAL = 1.5
 """The interval of a node with leases; it also calls when it has fetched a chunk."""
 SHORTEST_BELIEF = 5.0
-"""A node's chunks count as held for two of its intervals, at least for so many seconds: it may be busy."""
+"""A node's chunks count as held for two of its intervals, at least for this many seconds: it may be busy."""
 UNSPREAD_SHARES = 2
-"""A node that has fetched more chunks that no peer has yet than so many times its share of leases has a slow
-line: it gets no lease while others want some, as the swarm would wait for what it fetched.
+"""A node has a slow link if it has fetched more chunks that no peer has than this many times its share of
+leases: it gets no lease while others request some, as the swarm would wait for its chunks.
 """
 SEEDS_GRACE = 3.0
-"""Seconds in which a node that joins gets no lease if the swarm has seeds. They call so seldom that they may
-be gone for long: a node that does not get the layer from them in this time gets leases nevertheless.
+"""Seconds in which a node that joins gets no lease if the swarm has seeds. They call so rarely that they may
+have left long ago: a node that does not get the layer from them in this time gets leases anyway.
 """
 MAX_SWARMS = 10_000
 MAX_MEMBERS = 200_000
@@ -90,9 +90,9 @@ class LeaseBook:
         self._active: dict[tuple[_Key, str], float] = {}
         """Incomplete nodes, and when each expires."""
         self._wanting: dict[tuple[_Key, str], float] = {}
-        """Those of them that want leases."""
+        """Those of them that request leases."""
         self._spreading: dict[tuple[_Key, str], float] = {}
-        """Those that want chunks and pass on what they fetch."""
+        """Those that request leases and pass on their chunks."""
         self._swept_at = float("-inf")
 
     @property
