@@ -84,7 +84,7 @@ def test_check_reports_missing_prerequisites_of_torrents(
         try:
             digest = image.layers[0].digest
             said = lines_of(installation)
-            assert said["web seed"] == [f"ok: http://127.0.0.1:{port} gives {digest} by Range"]
+            assert said["web seed"] == [f"ok: http://127.0.0.1:{port} returns ranges of {digest}"]
             assert f"http://127.0.0.1:{port}/v0/event" in said["events"][0]
             for line, why in zip(said["tracker"], ["not authorized", "not for this torrent"], strict=True):
                 assert line.startswith("failed: ")

@@ -64,7 +64,7 @@ def test_every_id_goes_to_the_layer_whose_file_has_its_key(database: Database, o
 
     summary = take_over(database)
 
-    assert str(summary) == "took over 40 of 40 ids, had 0 already, not taken 0"
+    assert str(summary) == "took over 40 of 40 ids, 0 known already, not taken 0"
     assert ids_in(database) == expected
     assert {(row.added, row.brewed, row.brew_lock) for row in database.mapping().values()} == {
         (NOW, NOW, None)
@@ -269,7 +269,7 @@ def test_a_dry_run_reports_the_same_and_writes_nothing(database: Database, old: 
 
     dry = take_over(database, dry_run=True)
 
-    assert str(dry) == "would take over 11 of 12 ids, had 0 already, not taken 1 (malformed id: 1)"
+    assert str(dry) == "would take over 11 of 12 ids, 0 known already, not taken 1 (malformed id: 1)"
     assert ids_in(database) == {waiting: None}
     assert str(take_over(database)) == str(dry).replace("would take over", "took over")
 

@@ -124,7 +124,7 @@ print(json.dumps([*sys.modules]))
         ("mirror configure --print --engine docker", set()),
         ("mirror status", {"requests", "urllib3"}),
         ("role list", {"sqlalchemy"}),
-        ("run brew", {"sqlalchemy", "requests", "urllib3", "torf"}),
+        ("run brew", {"sqlalchemy", "requests", "urllib3", "cachetools", "torf"}),
     ],
 )
 def test_a_command_imports_only_the_libraries_that_it_needs(
