@@ -37,8 +37,6 @@ _RECENT = 50
 class _Seeded:
     metainfo: Metainfo
     torrent: Torrent
-    since: float
-    uploaded: int = 0
 
 
 class _Listener:
@@ -91,7 +89,7 @@ class Seeding:
     def adopt(self, digest: Digest, metainfo: Metainfo, torrent: Torrent) -> None:
         """Take over the torrent of a layer that was just verified."""
         with self._changed:
-            self._seeded[digest] = _Seeded(metainfo, torrent, time.time())
+            self._seeded[digest] = _Seeded(metainfo, torrent)
             self._session.listen(torrent, self._listener(digest))
             self._new.add(digest)
             self._left.pop(digest, None)
@@ -127,12 +125,11 @@ class Seeding:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-            recent = sorted(self._seeded.items(), key=lambda item: -item[1].since)[:_RECENT]
         if self._thread.ident is not None:
             self._thread.join()
         until = time.monotonic() + _LEAVE_SECONDS
-        for digest, seeded in recent:
-            if time.monotonic() > until or not self._announce_stopped(digest, seeded.metainfo):
+        for digest, metainfo in self._recent()[:_RECENT]:
+            if time.monotonic() > until or not self._announce_stopped(digest, metainfo):
                 return
 
     def _run(self) -> None:
@@ -168,16 +165,16 @@ class Seeding:
                 metainfo = parse_metainfo(data, Layer(entry.digest, "", entry.size))
                 with self._changed:
                     if entry.digest not in self._seeded:
-                        self._add(entry.digest, metainfo, entry.used)
+                        self._add(entry.digest, metainfo)
             except (ValueError, RuntimeError) as error:
                 log.warning("layer not seeded digest=%s reason=%s", entry.digest, error)
             with self._changed:
                 self._changed.wait_for(lambda: self._closed, _START_PAUSE)
 
-    def _add(self, digest: Digest, metainfo: Metainfo, used: float) -> None:
+    def _add(self, digest: Digest, metainfo: Metainfo) -> None:
         folder = self._cache.directory / "layers"
         torrent = self._session.add(metainfo, folder, self._listener(digest), verified=True)
-        self._seeded[digest] = _Seeded(metainfo, torrent, used)
+        self._seeded[digest] = _Seeded(metainfo, torrent)
 
     def _listener(self, digest: Digest) -> _Listener:
         def failed(why: str) -> None:
@@ -191,14 +188,18 @@ class Seeding:
         with suppress(CacheFailed):
             self._cache.drop(digest)
 
+    def _recent(self) -> list[tuple[Digest, Metainfo]]:
+        """Return the seeded layers, the most recently used first."""
+        used = [entry.digest for entry in reversed(self._cache.entries())]
+        with self._changed:
+            return [(digest, self._seeded[digest].metainfo) for digest in used if digest in self._seeded]
+
     def _announce(self) -> float:
         """Announce the most recently used layers, one call a service. Return the pause in seconds."""
-        with self._changed:
-            recent = sorted(self._seeded.items(), key=lambda item: -item[1].since)
         by_service: dict[str, list[tuple[Digest, SwarmAddress, Metainfo]]] = defaultdict(list)
-        for digest, seeded in recent:
-            if (address := SwarmAddress.of(seeded.metainfo.web_seeds)) is not None:
-                by_service[address.base].append((digest, address, seeded.metainfo))
+        for digest, metainfo in self._recent():
+            if (address := SwarmAddress.of(metainfo.web_seeds)) is not None:
+                by_service[address.base].append((digest, address, metainfo))
         pause = SEEDS_INTERVAL
         for base, layers in by_service.items():
             layers = layers[:MAX_SEEDS]
