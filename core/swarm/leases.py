@@ -32,7 +32,7 @@ SHORTEST_BELIEF = 5.0
 """A node's chunks count as held for two of its intervals, at least for this many seconds: it may be busy."""
 UNSPREAD_SHARES = 2
 """A node has a slow link if it has fetched more chunks that no peer has than this many times its share of
-leases: it gets no lease while others request some, as the swarm would wait for its chunks.
+leases: it gets no lease while others of its swarm request some, as these would wait for its chunks.
 """
 SEEDS_GRACE = 3.0
 """Seconds in which a node that joins gets no lease if the swarm has seeds. They call so rarely that they may
@@ -184,9 +184,12 @@ class LeaseBook:
 
     def _share(self, key: _Key, request: SwarmRequest) -> int:
         """Return how many leases the node may hold now."""
-        if self._spreading and (key, request.node) not in self._spreading:
+        if (key, request.node) in self._spreading:
+            nodes = len(self._spreading)
+        elif any(swarm == key for swarm, _ in self._spreading):
             return 0
-        nodes = len(self._spreading or self._wanting)
+        else:
+            nodes = len(self._wanting)
         return min(request.want, max(1, self._slots // max(1, nodes)))
 
     def _note_active(self, now: float, key: _Key, request: SwarmRequest) -> float:

@@ -137,6 +137,14 @@ def test_a_slow_node_gets_leases_again_when_the_others_are_complete_or_silent() 
     assert leased(swarm.call(1, unspread=50))
 
 
+def test_a_node_alone_in_its_swarm_gets_leases_beside_other_swarms() -> None:
+    swarm = Swarm(chunks=100)
+    other = Swarm(OTHER_LAYER, book=swarm.book)
+    other.call(2, want=1)
+
+    assert leased(swarm.call(1, fetched=range(50), unspread=50)), "it has no peer to pass chunks to"
+
+
 def test_slots_are_shared_by_all_layers() -> None:
     swarm = Swarm()
     other = Swarm(OTHER_LAYER, book=swarm.book)
