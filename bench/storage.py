@@ -64,12 +64,13 @@ def main() -> None:
             for number in range(S3_BLOBS):
                 content = content_of(number)
                 place.put(blob_path_of(hashlib.sha256(content).hexdigest()), content)
-            with scan_of(storage, f"sqlite:///{folder / 's3.sqlite'}") as scan:
-                scan = replace(scan, storage=place.storage)
-                one_by_one, _ = timed(
-                    lambda: run(replace(scan, readers=1, dry_run=True), layers_in(S3_BLOBS))
-                )
-                took, grown = timed(lambda: run(scan, layers_in(S3_BLOBS)))
+            url = f"sqlite:///{folder / 's3.sqlite'}"
+            with scan_of(storage, url, connections=1) as scan:
+                alone = replace(scan, storage=place.storage, dry_run=True)
+                one_by_one, _ = timed(lambda: run(alone, layers_in(S3_BLOBS)))
+            with scan_of(storage, url, connections=8) as scan:
+                together = replace(scan, storage=place.storage)
+                took, grown = timed(lambda: run(together, layers_in(S3_BLOBS)))
                 rows.append(row("S3", "dry, 1 connection", S3_BLOBS, one_by_one, one_by_one))
                 rows.append(row("S3", "first time, 8 connections", S3_BLOBS, took, one_by_one, grown))
     show_results(rows)
@@ -109,12 +110,14 @@ def walk_and_read(storage: Path) -> None:
 
 
 @contextmanager
-def scan_of(storage: Path, url: str) -> Iterator[StorageScan]:
+def scan_of(storage: Path, url: str, connections: int = 8) -> Iterator[StorageScan]:
     engine = create_engine_for(url=url)
     tables = build_tables()
     with transaction(engine) as connection:
         create_missing(connection, tables)
-    service = service_of(engine, tables, db={"blob_path_template": TEMPLATE})
+    service = service_of(
+        engine, tables, db={"blob_path_template": TEMPLATE}, layers={"connections": connections}
+    )
     yield StorageScan(service, DirectoryBlobs(storage, TEMPLATE))
     with transaction(engine) as connection:
         links = connection.scalars(sa.select(sa.func.count()).select_from(tables.scope)).one()
