@@ -89,10 +89,10 @@ def backfill_storage(scan: StorageScan) -> StorageSummary:
     """Queue the unknown layers of the storage, then record which repositories hold them.
 
     Known layers are skipped before anything is read, so a later or concurrent run continues where the other
-    one is. After a run that did not reach the end, the next one does not read again the blobs that are not
-    layers; after one that did, it does. If the storage as a whole fails, the run ends, and the layers found
-    so far are queued. With a limit, the run that reaches the end of the blobs records the links.
-    Raises DatabaseDown.
+    one is. After a run that ended early, the next one does not read again the blobs that are not layers;
+    after one that reached the end, or could not list everything, it does. If the storage as a whole fails,
+    the run ends, and the layers found so far are queued. With a limit, the run that reaches the end of the
+    blobs records the links. Raises DatabaseDown.
     """
     run = _Run(scan)
     for part in (run.queue_blobs, run.record_links):
@@ -103,6 +103,8 @@ def backfill_storage(scan: StorageScan) -> StorageSummary:
         except RemoteError as error:
             log.error("storage not read to its end reason=%s", error)
             run.summary.broken = run.summary.broken or str(error)
+            # Folders that could not be listed may be readable then, and blobs may be added anywhere.
+            run.start_over()
     return run.summary
 
 
@@ -150,7 +152,11 @@ class _Run:
                 progress.step(len(batch), note=f"{self.summary.queued} layers")
             if not seen:
                 log.warning("no blob found, is this the registry's storage? folder=%s", self.layout.blobs)
-        if not (scan.dry_run or self.over()):
+        self.start_over()
+
+    def start_over(self) -> None:
+        """Let the next run read all blobs, unless this one ended early."""
+        if not (self.scan.dry_run or self.over() or self.down is not None):
             with transaction(self.engine) as connection:
                 save_cursor(connection, self.service.tables, _JOB, "")
 
@@ -242,9 +248,13 @@ class _Run:
             # Not all at once: after a stop, or if the storage stops responding, the rest is not read.
             if len(peeks) == 2 * self.readers:
                 self._sort(*peeks.popleft(), layers)
-        for blob, peek in peeks:
-            if not (self._no_more() and peek.cancel()):
-                self._sort(blob, peek, layers)
+        while peeks:
+            if self._no_more() and peeks[-1][1].cancel():
+                # From the end: the next run continues behind the last blob that was read.
+                peeks.pop()
+                read -= 1
+            else:
+                self._sort(*peeks.popleft(), layers)
         return layers, read
 
     def _no_more(self) -> bool:

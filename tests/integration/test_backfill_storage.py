@@ -329,6 +329,26 @@ def test_what_was_read_is_queued_after_a_while_however_slow_reading_is(
     assert queued == [0, 1, 2, 3, 4]
 
 
+def test_a_folder_that_cannot_be_listed_hides_no_later_blobs(
+    database: Database, place: DirectoryStoragePlace
+) -> None:
+    class Partial(DirectoryBlobs):
+        def files(self, folder: str, skipping: frozenset[str] = frozenset()) -> Iterator[StoredFile]:
+            yield from super().files(folder, skipping)
+            raise Refused("folder", None, "permission denied")
+
+    put_blob(place, b'{"a": 1}')
+    digests = {put_blob(place, layer_bytes(1000, seed)) for seed in range(5)}
+    storage = Partial(place.root, TEMPLATE)
+    assert backfill(database, place, storage=storage).failed == 1
+    digests |= {put_blob(place, layer_bytes(1000, seed)) for seed in range(5, 10)}
+
+    summary = backfill(database, place, storage=storage)
+
+    assert (summary.queued, summary.failed) == (5, 1)
+    assert set(database.mapping()) == digests
+
+
 def test_a_blob_that_vanishes_between_listing_and_reading_is_skipped(
     database: Database, place: DirectoryStoragePlace
 ) -> None:
