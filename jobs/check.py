@@ -118,11 +118,8 @@ def _newest_brewed(service: Service) -> LayerRecord | Skipped:
     try:
         with reading(service.reader) as connection:
             newest = newest_brewed(connection, service.tables)
-            brewed = (
-                find_layer(connection, service.tables, newest[0], now=service.now(connection))
-                if newest
-                else None
-            )
+            now = service.now(connection)
+            brewed = find_layer(connection, service.tables, newest, now=now) if newest else None
     except DatabaseError:
         # The probe of the database has reported it.
         return Skipped("the database does not answer")

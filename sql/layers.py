@@ -75,16 +75,17 @@ def known_layers(connection: sa.Connection, tables: Tables, digests: Iterable[Di
     return {wanted[name] for name in found}
 
 
-def newest_brewed(connection: sa.Connection, tables: Tables, limit: int = 1) -> list[Digest]:
-    """Return the layers that were brewed last, the newest first."""
+def newest_brewed(connection: sa.Connection, tables: Tables) -> Digest | None:
+    """Return the layer that was brewed last, None if no layer is brewed."""
     mapping = tables.mapping
     newest = (
         sa.select(mapping.c.digest)
         .where(mapping.c.brewed.is_not(None), mapping.c.rbtorrent_id.is_not(None))
         .order_by(mapping.c.brewed.desc())
-        .limit(limit)
+        .limit(1)
     )
-    return [digest for found in connection.scalars(newest) if (digest := parse_stored(found)) is not None]
+    found = connection.scalars(newest).first()
+    return None if found is None else parse_stored(found)
 
 
 def list_scopes(connection: sa.Connection, tables: Tables) -> list[str]:
