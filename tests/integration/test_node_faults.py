@@ -189,7 +189,7 @@ def test_nodes_that_lose_the_service_together_do_not_each_read_the_layer(
         others.append(others_of_one)
         return pause_before_registry(others_of_one, generator)
 
-    monkeypatch.setattr("node.swarm_download.pause_before_registry", note)
+    monkeypatch.setattr("node.without_leases.pause_before_registry", note)
     monkeypatch.setattr("node.stalled.pause_before_registry", note)
 
     def lose(offset: int, length: int) -> None:

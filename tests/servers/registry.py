@@ -118,7 +118,7 @@ class Registry:
         """Return the answered requests. Waits until no request is in progress, as the line of a large body is
         written after the client has received all of it.
         """
-        assert comes_true(self._is_idle, timeout=30), "a request is not answered"
+        assert comes_true(self._is_idle, timeout=120), "a request is not answered"
         return _ACCESS.findall(self.process.log.read_text(errors="replace"))
 
     def _is_idle(self) -> bool:
