@@ -310,7 +310,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for problem in error.problems:
             print_error(f"{error.where}: {problem}")
         return USAGE
-    except (DockerTorrentsError, DatabaseError, OSError) as error:
+    except (DockerTorrentsError, OSError) as error:
         print_error(str(error))
         return USAGE if isinstance(error, CannotListen) else FAILED
 

@@ -71,7 +71,7 @@ def tls_probes(urls: Sequence[str], ca_file: Path | None, proxy: bool) -> Iterat
 
     Through a `proxy` the servers themselves cannot be reached.
     """
-    servers = ("/".join(url.split("/")[:3]) for url in urls if url.startswith("https://"))
+    servers = ("/".join(url.split("/")[:3]) for url in urls if url.lower().startswith("https://"))
     for server in dict.fromkeys(servers):
         yield "tls", partial(_look_at_certificate, server, ca_file, proxy)
 

@@ -43,6 +43,9 @@ _SAMPLES = 3
 _PAGE = 500
 """The number of rows in which they are looked up."""
 
+_CANDIDATES = 30
+"""The number of brewed layers of which some have a known repository."""
+
 
 class Dependency:
     """The layer source or the metainfo store as a whole. Thread-safe.
@@ -148,11 +151,12 @@ class LayerBrewer:
                     list_brewed_here(connection, tables, after=after, limit=_PAGE)[0]
                     for after in (anywhere, "")
                 ]
-                digests = list(dict.fromkeys(layer.digest for page in pages for layer in page))[:_SAMPLES]
-                scopes = find_scopes(connection, tables, digests)
+                digests = list(dict.fromkeys(layer.digest for page in pages for layer in page))
+                chosen = secrets.SystemRandom().sample(digests, min(_CANDIDATES, len(digests)))
+                scopes = find_scopes(connection, tables, chosen)
         except DatabaseError:
             return []
-        return [Layer(digest, scopes[digest]) for digest in digests if digest in scopes]
+        return [Layer(digest, scopes[digest]) for digest in chosen if digest in scopes][:_SAMPLES]
 
     def brew(self, digest: Digest) -> Outcome:
         """Brew the layer and finish it in the database."""

@@ -15,7 +15,7 @@ from apscheduler.jobstores.base import JobLookupError
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.base import BaseTrigger
 
-from core.errors import DatabaseDown, DatabaseError, DatabaseNotReady, DockerTorrentsError
+from core.errors import DatabaseDown, DatabaseNotReady, DockerTorrentsError
 from core.logs import OutageLog, choose_request_id, request_id
 from core.metrics import JOB_LAST_SUCCESS, JOB_RUNS, JOB_SECONDS
 from jobs.cron import cron_trigger
@@ -156,7 +156,7 @@ class Scheduler:
         try:
             with JOB_SECONDS.timed(name):
                 summary = schedule.run()
-        except (DockerTorrentsError, DatabaseError) as error:
+        except DockerTorrentsError as error:
             JOB_RUNS.count(name, "failed")
             # The table or privilege may be missing for this job only.
             down = isinstance(error, DatabaseDown) and not isinstance(error, DatabaseNotReady)

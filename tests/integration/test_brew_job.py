@@ -327,8 +327,7 @@ def test_a_layer_brewed_for_longer_than_the_time_out_is_not_stolen(settings: Bre
             brew_discard_timeout=timeout,
             max_attempts=8,
         ).released
-        time.sleep(0.2)
-    run.join()
+        run.join(0.2)
 
     assert released == 0
     assert [summary.brewed for summary in summaries] == [1]
