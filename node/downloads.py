@@ -6,7 +6,6 @@ import logging
 import threading
 import time
 from dataclasses import dataclass, replace
-from types import TracebackType
 from typing import Self
 
 from core.digest import Digest
@@ -92,9 +91,7 @@ class Reader:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
