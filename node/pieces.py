@@ -57,7 +57,8 @@ class Pieces:
         self._added: dict[int, float] = {}
         """When the pieces that are not complete yet were added."""
         self._progressed = time.monotonic()
-        """When the last piece was completed."""
+        """When the last piece was completed; moved on by what checks of the file took."""
+        self._check_began = self._progressed
         self._damaged: set[int] = set()
         """Pieces received with wrong bytes."""
         self._kept: OrderedDict[int, bytes] = OrderedDict()
@@ -83,6 +84,7 @@ class Pieces:
         """Clear all state: another torrent of the same file will be checked and attached."""
         with self._changed:
             self.checked = False
+            self._check_began = time.monotonic()
             self._have = bytearray(self._metainfo.pieces)
             self._fetched.clear()
             self._added.clear()
@@ -183,7 +185,7 @@ class Pieces:
             # Pieces added before were dropped.
             self._added.clear()
             self.checked = True
-            self._progressed = time.monotonic()
+            self._progressed += time.monotonic() - self._check_began
             self._prefer_lowest()
             self._changed.notify_all()
         self._milestone()

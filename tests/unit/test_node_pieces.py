@@ -6,6 +6,8 @@ import hashlib
 import threading
 from typing import Any, cast
 
+import pytest
+
 from core.digest import Digest
 from node.counters import Counters
 from node.metainfo import Metainfo
@@ -47,3 +49,21 @@ def test_a_piece_added_before_the_file_was_checked_is_fetched_again() -> None:
     pieces.on_checked([True, False, False])
     assert pieces.missing([]) == [1, 2]
     assert not pieces.stuck(0.0)
+
+
+def test_checking_the_file_again_is_no_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("node.pieces.time.monotonic", lambda: now)
+    pieces = pieces_of_three()
+    now += 100  # the first check
+    pieces.on_checked([False] * 3)
+    now += 60
+    pieces.reset()
+    now += 100  # the second one
+    pieces.on_checked([False] * 3)
+    now += 59
+    assert not pieces.idle(119.5)
+    now += 1
+    assert pieces.idle(119.5)
+    pieces.on_piece(0)
+    assert not pieces.idle(0)
