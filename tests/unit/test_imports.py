@@ -23,7 +23,7 @@ OWNERS = {
     "tqdm": ["jobs/progress.py", "node/prefetch.py"],
     "bottle": ["web/", "node/", "docker_torrents.py"],
     "granian": ["core/server.py"],
-    "cachetools": ["core/access/", "core/registry/", "web/", "node/"],
+    "cachetools": ["core/access/", "core/blobs/", "core/registry/", "web/", "node/"],
     "libtorrent": ["node/session.py", "node/metainfo.py"],
     "prometheus_client": ["core/metrics.py", "node/"],
     "sqlalchemy": ["sql/", "jobs/", "web/"],
