@@ -50,9 +50,6 @@ class Brews:
     def __add__(self, other: Brews) -> Brews:
         return Brews(self.brewed + other.brewed, self.bytes + other.bytes, self.failed + other.failed)
 
-    def __sub__(self, other: Brews) -> Brews:
-        return Brews(self.brewed - other.brewed, self.bytes - other.bytes, self.failed - other.failed)
-
 
 @dataclass(frozen=True, slots=True)
 class QueueSize:
