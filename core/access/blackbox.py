@@ -23,7 +23,7 @@ from cachetools import TTLCache
 from core.access.registry import RegistryAccess
 from core.config.config import Blackbox
 from core.digest import Digest
-from core.errors import AccessDenied, DockerTorrentsError, RemoteError
+from core.errors import AccessDenied, NoVerdict, RemoteError
 from core.http.client import HttpClient
 from core.http.url import parse_url
 from core.logs import OutageLog
@@ -45,14 +45,6 @@ _EXCEPTIONS = {
 _ASK_AGAIN = (9, 10)
 _TRIES = 2
 _AUTHORIZATION = re.compile(r"(?:OAuth|Bearer) +([A-Za-z0-9._~+/=-]{1,8192}) *\Z", re.IGNORECASE)
-
-
-class NoVerdict(DockerTorrentsError):
-    """Blackbox gives no verdict on a token. `why` does not contain it."""
-
-    def __init__(self, why: str) -> None:
-        self.why = why
-        super().__init__(f"Blackbox gives no verdict: {why}")
 
 
 class BlackboxAccess:
