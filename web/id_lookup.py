@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 
 from cachetools import TTLCache
 from sqlalchemy import Engine
-from sqlalchemy.exc import SQLAlchemyError
 
 from core.digest import Digest
 from core.errors import DatabaseDown
@@ -55,7 +54,8 @@ class IdLookup:
         self._pause = DatabasePause(timer)
         self._outage = OutageLog(log, "lookup of ids", timer)
         self._questions: queue.SimpleQueue[_Question | None] = queue.SimpleQueue()
-        self._thread = self._start()
+        self._thread = threading.Thread(target=self._run, name="ids", daemon=True)
+        self._thread.start()
 
     def find(self, digests: Iterable[Digest]) -> tuple[dict[Digest, str], bool]:
         """Return the ids of brewed layers, and whether they are complete.
@@ -70,7 +70,6 @@ class IdLookup:
             return ids, True
         if not self._pause.may_ask():
             return ids, False
-        self._revive()
         question = _Question(unknown)
         self._questions.put(question)
         if not question.answered.wait(WAIT_SECONDS):
@@ -84,19 +83,6 @@ class IdLookup:
         """End the thread, unless the database blocks it."""
         self._questions.put(None)
         self._thread.join(WAIT_SECONDS)
-
-    def _start(self) -> threading.Thread:
-        thread = threading.Thread(target=self._run, name="ids", daemon=True)
-        thread.start()
-        return thread
-
-    def _revive(self) -> None:
-        if self._thread.is_alive():
-            return
-        with self._lock:
-            # An unexpected error ended it, and was logged by threading.excepthook.
-            if not self._thread.is_alive():
-                self._thread = self._start()
 
     def _run(self) -> None:
         while (first := self._questions.get()) is not None:
@@ -124,9 +110,8 @@ class IdLookup:
                 question.ids = {digest: ids[digest] for digest in question.digests if digest in ids}
         except DatabaseDown as down:
             self._outage.failed(f"manifests are sent without ids: {down}")
-        except SQLAlchemyError as error:
-            # For example a missing table: the thread continues, and manifests are sent without ids.
-            self._outage.failed(f"manifests are sent without ids: {type(error).__name__}")
+        except Exception:
+            log.exception("manifests are sent without ids, internal error")
         finally:
             for question in batch:
                 question.answered.set()
