@@ -19,7 +19,7 @@ from core.errors import ConfigInvalid
 _VARIABLE = re.compile(r"\$(\$|\{([A-Za-z_][A-Za-z0-9_]*)\})")
 
 
-def load_config(path: Path, environ: Mapping[str, str] | None = None, checks: Checks | None = None) -> Config:
+def load_config(path: Path, checks: Checks | None = None) -> Config:
     """Return the configuration in the file at `path`. Raises ConfigInvalid with every problem in it.
 
     `${NAME}` in a value is replaced from the environment, `$$` stands for one `$`. Relative paths start at
@@ -34,9 +34,7 @@ def load_config(path: Path, environ: Mapping[str, str] | None = None, checks: Ch
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigInvalid(where, [f"cannot be read: {error}"]) from None
-    return parse_config(
-        text, where, os.environ if environ is None else environ, checks, path.absolute().parent
-    )
+    return parse_config(text, where, os.environ, checks, path.absolute().parent)
 
 
 def parse_config(
