@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import atexit
 import logging
+import pkgutil
 import signal
 import sys
 import threading
@@ -25,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.command_line import FAILED, USAGE, Command, parse, positive
-from core.config.checks import Checks
+from core.config.checks import Check, Checks
 from core.config.config import Config
 from core.config.file import load_config
 from core.errors import CannotListen, ConfigInvalid, DatabaseError, DockerTorrentsError
@@ -76,10 +77,7 @@ COMMANDS = (
         "jobs.role_commands:add_options",
     ),
     Command(
-        "queue",
-        "Show the queue, retry or drop failures.",
-        "queue status",
-        "jobs.queue_commands:add_options",
+        "queue", "Show the queue, retry or drop failures.", "queue status", "jobs.queue_commands:add_options"
     ),
     Command(
         "show",
@@ -103,25 +101,16 @@ COMMANDS = (
 )
 
 
-def _check_cron(expression: str) -> None:
-    from jobs.cron import cron_trigger
-
-    cron_trigger(expression)
-
-
-def _check_database_url(url: str) -> None:
-    from sql.engine import check_url
-
-    check_url(url)
+def _imported(name: str) -> Check:
+    """Return a check that imports the function `name`, `module:function`, when it is called."""
+    return lambda value: pkgutil.resolve_name(name)(value)
 
 
-def _check_database_host(host: str) -> None:
-    from sql.hosts import parse_host
-
-    parse_host(host)
-
-
-CHECKS = Checks(cron=_check_cron, database_url=_check_database_url, database_host=_check_database_host)
+CHECKS = Checks(
+    cron=_imported("jobs.cron:cron_trigger"),
+    database_url=_imported("sql.engine:check_url"),
+    database_host=_imported("sql.hosts:parse_host"),
+)
 """Functions that validate values which core cannot validate."""
 
 
