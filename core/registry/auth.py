@@ -116,7 +116,7 @@ class RegistryAuth:
         self._challenges[target.origin] = basic
         return self._basic
 
-    def refused(self, target: Target, used: str) -> Refused:
+    def refused(self, target: Target, used: str | None) -> Refused:
         """Return the error for a 401 to the Authorization from `answer`."""
         if self._basic is not None and used == self._basic:
             return Refused(str(target), 401, f"wrong password for user {self._user} (brewer.brew_password)")
