@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from core.command_line import DONE, FAILED, add_json, named, positive_number
 from core.digest import Digest
-from core.errors import NO_ANSWER, DatabaseDown, DatabaseNotReady, InvalidName
+from core.errors import NO_ANSWER, DatabaseDown, DatabaseNotReady
 from core.manifests.coverage import Coverage, ImageLayer
 from core.manifests.platform import Platform
 from core.names import parse_digest_or_image
@@ -33,7 +33,7 @@ def add_options(show: argparse.ArgumentParser) -> None:
     """Add the options of `show`."""
     show.set_defaults(func=with_service(_show), check=_check)
     show.add_argument(
-        "what", type=_digest_or_image, metavar="DIGEST|SCOPE:TAG",
+        "what", type=named(parse_digest_or_image), metavar="DIGEST|SCOPE:TAG",
         help="sha256:... for a layer, scope:tag or scope@sha256:... for an image or an index",
     )  # fmt: skip
     add_json(show)
@@ -59,13 +59,6 @@ def _check(arguments: argparse.Namespace) -> str | None:
     if arguments.timeout and not arguments.wait:
         return "--timeout needs --wait"
     return None
-
-
-def _digest_or_image(text: str) -> Digest | tuple[str, str | Digest]:
-    try:
-        return parse_digest_or_image(text)
-    except InvalidName as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _show(service: Service, arguments: argparse.Namespace) -> int:

@@ -80,11 +80,6 @@ def _failed(health: Health) -> tuple[str, ...]:
     return tuple(f"{name}: {part.reason}" for name, part in health.parts.items() if not part.ok)
 
 
-def _figure_and_unit(number: int) -> tuple[str, str]:
-    figure, _, unit = size(number).partition(" ")
-    return figure, unit
-
-
 def _set_aside(counts: QueueCounts) -> str:
     layers, manifests = counts.set_aside, counts.set_aside_manifests
     parts = []
@@ -106,7 +101,7 @@ def tiles(overview: Overview) -> list[Tile]:
         # The sample of the minute counts all of them.
         waiting = max(waiting, overview.samples[-1].waiting)
     oldest = counts.oldest_waiting
-    figure, unit = _figure_and_unit(bytes_brewed)
+    figure, _, unit = size(bytes_brewed).partition(" ")
     delayed = f", {count(counts.delayed)} to be retried" if counts.delayed else ""
     return [
         Tile(
