@@ -85,7 +85,7 @@ class MissingTorrents:
         try:
             # An earlier request may have determined it.
             why = self._recent(digest)
-            if why is not None or not self._pause.may_ask():
+            if why is not None or not self._pause.may_query():
                 return why or "not brewed"
             found = self._determine(scope, digest)
             self._pause.answered()

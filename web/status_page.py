@@ -153,7 +153,7 @@ class StatusPage:
         try:
             if (overview := self._overview.get("")) is not None:
                 return overview
-            if not self._pause.may_ask():
+            if not self._pause.may_query():
                 raise DatabaseDown("it did not answer a moment ago")
             overview = self._overview[""] = self._query()
             return overview

@@ -77,7 +77,7 @@ class BlackboxAccess:
             self._outage.failed(error.why)
             raise _unavailable() from None
         self._outage.succeeded()
-        self._judge(status, held)
+        self._check_verdict(status, held)
         self._verdicts.keep(token, address)
 
     def may_pull(self, scope: str, digest: Digest, authorization: str | None) -> None:
@@ -135,7 +135,7 @@ class BlackboxAccess:
             raise NoVerdict(f"HTTP status {answer.status} without its JSON: check blackbox.url_template")
         return verdict
 
-    def _judge(self, status: int, held: frozenset[str]) -> None:
+    def _check_verdict(self, status: int, held: frozenset[str]) -> None:
         """Raise AccessDenied unless the verdict is positive."""
         if status != VALID:
             log.info("token refused status=%d", status)
