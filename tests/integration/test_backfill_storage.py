@@ -16,7 +16,6 @@ from core.blobs.source import StoredFile
 from core.errors import Refused, Unavailable
 from core.layer import Layer
 from jobs.backfill_storage import StorageScan, StorageSummary, backfill_storage
-from sql.engine import create_engine_for
 from sql.tables import Priority
 from tests.integration.sql.database import NOW, Database
 from tests.layer_places import TEMPLATE
@@ -34,13 +33,6 @@ from tests.storage_places import (
     put_blob,
     s3_storage_place,
 )
-
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    engine = create_engine_for(url=database_url)
-    yield Database.created(engine)
-    engine.dispose()
 
 
 @pytest.fixture

@@ -20,7 +20,6 @@ from core.layer import Layer
 from core.registry.client import RegistryClient
 from core.torrents.store import DirectoryStore, MetainfoStore
 from jobs.prune import PruneSummary, prune
-from sql.engine import create_engine_for
 from sql.manifests import mark_seen, seen_manifests
 from sql.missing_layers import suspect_layers
 from sql.transaction import transaction
@@ -91,13 +90,6 @@ class Brewed:
             return self.store.get(digest) == b"the metainfo"
         except MetainfoMissing:
             return False
-
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    engine = create_engine_for(url=database_url)
-    yield Database.created(engine)
-    engine.dispose()
 
 
 @pytest.fixture
