@@ -19,7 +19,7 @@ from sql.engine import create_engine_for
 from sql.layers import find_rbtorrent_ids
 from sql.transaction import reading
 from tests.integration.sql.database import NOW, Database, digest_of, rbtorrent_id_of
-from tests.layer_places import TEMPLATE, layer_of
+from tests.layer_backends import TEMPLATE, layer_of
 from tests.memory_source import Fault, MemorySource
 from tests.old_service import OldService, old_id_of
 from tests.servers.pgbouncer import start_pgbouncer
