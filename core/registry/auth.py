@@ -250,7 +250,7 @@ def parse_challenges(values: Iterable[str]) -> tuple[Challenge, ...]:
 
 def _line(value: str) -> list[Challenge]:
     found: list[Challenge] = []
-    at = _COMMAS.match(value).end()  # type: ignore[union-attr] # it matches nothing, too
+    at = _after_commas(value, 0)
     while at < len(value):
         scheme = _SCHEME.match(value, at)
         if scheme is None:
