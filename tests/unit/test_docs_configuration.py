@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 
 from core.config.file import parse_config
+from core.s3 import PERMISSIONS
 
 ROOT = Path(__file__).resolve().parents[2]
 SHOWN = [
@@ -28,3 +30,12 @@ def test_a_configuration_shown_in_the_docs_loads(text: str, tmp_path: Path) -> N
 
 def test_configurations_are_found() -> None:
     assert len(SHOWN) >= 5
+
+
+def test_the_policy_for_s3_allows_every_operation_in_use() -> None:
+    [text] = re.findall(r"```json\n(.*?)```", (ROOT / "docs/configuration.md").read_text(), re.DOTALL)
+    actions = [statement["Action"] for statement in json.loads(text)["Statement"]]
+
+    flat = {name for action in actions for name in ([action] if isinstance(action, str) else action)}
+
+    assert flat == set(PERMISSIONS.values())
