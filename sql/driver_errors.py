@@ -33,6 +33,7 @@ _SQLITE_SHUT = frozenset({sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.
 _SQLITE_UNFIT = re.compile(
     r"no such (?:table|column): |has no column named |ON CONFLICT clause does not match"
 )
+_CREATE = " (create it with `docker_torrents init-db`)"
 
 # PostgreSQL's manual, appendix A.
 _NO_RIGHT, _NO_TABLE = "42501", "42P01"
@@ -71,7 +72,8 @@ def _of_sqlite(error: sqlite3.Error, file: Path) -> DatabaseDown | None:
             return DatabaseRefused(f"{file}: permission denied for user {_me()}")
         return (DatabaseBusy if code in _SQLITE_BUSY else DatabaseDown)(f"{file}: {error}")
     if _SQLITE_UNFIT.search(str(error)):
-        return DatabaseNotReady(f"{file}: {error}")
+        remedy = _CREATE if str(error).startswith("no such table: ") else ""
+        return DatabaseNotReady(f"{file}: {error}{remedy}")
     return None
 
 
@@ -96,7 +98,7 @@ def _me() -> str:
 def _remedy(code: str, said: str, statement: str, user: str | None) -> str:
     who = user or "this user"
     if code == _NO_TABLE:
-        return f"{said} (create it with `docker_torrents init-db`)"
+        return f"{said}{_CREATE}"
     if code != _NO_RIGHT:
         return said
     creates = statement.lstrip().upper().startswith("CREATE")
