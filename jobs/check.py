@@ -152,7 +152,9 @@ def _urls(config: Config) -> list[str]:
 def _probe_blackbox(service: Service) -> str | Skipped:
     access = choose_access(service.config, service.registry, time.monotonic)
     return (
-        access.check() if isinstance(access, BlackboxAccess) else Skipped("the registry authorizes callers")
+        access.check()
+        if isinstance(access, BlackboxAccess)
+        else Skipped("callers are authorized by the registry")
     )
 
 

@@ -68,7 +68,10 @@ def test_an_images_layers_are_queued_as_pushed_and_its_config_is_not(
 ) -> None:
     image = push(media)
     job.enqueue(image.digest)
+    pushed = job.now
+    job.now += 90
     summary = job.run()
+    assert job.added() == {pushed}
     assert job.queued() == dict.fromkeys(digests(image), Priority.PUSHED)
     assert job.waiting() == {}
     assert job.seen(image.digest) == {image.digest}
