@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 from core.digest import Digest
 from core.errors import CacheFailed, DockerTorrentsError, RemoteError
-from core.http.client import HttpClient
 from core.swarm.bitmap import Bitmap
 from core.swarm.chunks import Chunks
 from core.swarm.messages import MAX_SEEDS, SEEDS_INTERVAL, Seed, SeedsRequest, SwarmRequest
@@ -21,7 +20,7 @@ from node.counters import Counters
 from node.metainfo import Metainfo, parse_metainfo
 from node.origin import Layer
 from node.session import Session, Torrent
-from node.swarm_client import SwarmAddress, SwarmClient, announce_seeds, renewed
+from node.swarm_client import SwarmAddress, SwarmClient, SwarmService, renewed
 
 log = logging.getLogger(__name__)
 
@@ -68,10 +67,10 @@ class _Listener:
 class Seeding:
     """Seeds the cache's verified layers that have a torrent. Thread-safe."""
 
-    def __init__(self, session: Session, cache: Cache, http: HttpClient, counters: Counters) -> None:
+    def __init__(self, session: Session, cache: Cache, service: SwarmService, counters: Counters) -> None:
         self._session = session
         self._cache = cache
-        self._http = http
+        self._service = service
         self._counters = counters
         self._seeded: dict[Digest, _Seeded] = {}
         self._new: set[Digest] = set()
@@ -212,13 +211,10 @@ class Seeding:
                 for digest, address, metainfo in layers
             ]
             try:
-                answer = announce_seeds(
-                    self._http,
-                    base,
-                    SeedsRequest(node=self._session.node, port=self._session.port, layers=seeds),
+                answer = self._service.announce(
+                    base, SeedsRequest(node=self._session.node, port=self._session.port, layers=seeds)
                 )
-            except RemoteError as error:
-                log.warning("seeded layers not announced reason=%s", error)
+            except RemoteError:
                 pause = min(pause, _RETRY_SECONDS)
                 continue
             pause = max(pause, answer.again)
@@ -262,8 +258,7 @@ class Seeding:
             want=0,
         )
         try:
-            SwarmClient(self._http, address, digest).call(request)
-        except RemoteError as error:
-            log.warning("swarm call failed digest=%s reason=%s", digest, error)
+            SwarmClient(self._service, address, digest).call(request)
+        except RemoteError:
             return False
         return True

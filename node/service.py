@@ -16,7 +16,7 @@ from core.errors import CannotListen
 from core.listening import check_free
 from core.logs import set_log_format, set_up_logging
 from core.server import serve
-from node.app import CountAnswers, Pulls, answer_failures, identify, new_app
+from node.app import AnswerFailures, CountAnswers, Pulls, identify, new_app
 from node.blobs import MAX_BODIES, Blobs
 from node.cache import Cache
 from node.downloads import Downloads
@@ -66,7 +66,7 @@ class Node:
         metrics = Metrics(self.cache, self.downloads)
         self.app.install(identify)
         self.app.install(CountAnswers(metrics.answers))
-        self.app.install(answer_failures)
+        self.app.install(AnswerFailures(lambda: upstream.registry_is_down))
         Pulls(RegistryProxy(upstream), blobs, names, MAX_WAITING).install(self.app)
         Operations(registry.host, upstream, self.cache, self.downloads, metrics).install(self.app)
 

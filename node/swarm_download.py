@@ -183,8 +183,7 @@ class SwarmDownload:
         fetched = self._leased.unreported()
         try:
             answer = self._client.call(self._request(fetched))
-        except RemoteError as error:
-            log.warning("swarm call failed digest=%s reason=%s", self._layer.digest, error)
+        except RemoteError:
             self._counters.fell_back("swarm_service")
             self._failures += 1
             self._without_leases.run(backoff(self._failures, self._random))
