@@ -166,10 +166,19 @@ def test_a_cached_private_layer_is_only_for_authorised_readers(private: Registry
         wait_until_cached(mirror, path)
 
         for headers in ({}, {"Authorization": "Basic cmVhZGVyOndyb25n"}):
-            for method in ("GET", "HEAD"):
-                answer = mirror.ask(method, path, **headers)
-                assert answer.status == 401
-                assert answer.headers["WWW-Authenticate"] == 'Basic realm="tests"'
+            for more in (
+                {},
+                {"Range": "bytes=5-"},
+                {"Range": "bytes=0-3,100-103"},
+                {"Range": f"bytes={SIZE}-"},
+                {"If-None-Match": f'"{digest_of_path(path)}"'},
+                {"If-None-Match": "*"},
+            ):
+                for method in ("GET", "HEAD"):
+                    answer = mirror.ask(method, path, **headers, **more)
+                    assert answer.status == 401
+                    assert answer.headers["WWW-Authenticate"] == 'Basic realm="tests"'
+                    assert content[5:100] not in answer.body
         assert mirror.get(path, Authorization=READERS_HEADER).body == content
 
 

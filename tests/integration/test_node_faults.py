@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import subprocess
@@ -21,6 +22,7 @@ from node.cache import Cache
 from node.fallback import pause_before_registry
 from node.metainfo import parse_metainfo
 from node.pieces import Pieces
+from node.seeding import Seeding
 from node.session import Session, Torrent
 from node.swarm_download import SwarmDownload
 from tests.nodes import (
@@ -36,7 +38,7 @@ from tests.nodes import (
     wait_for_end,
 )
 from tests.servers.libtorrent_client import done, start_libtorrent
-from tests.servers.swarm_service import SwarmService, start_swarm_service
+from tests.servers.swarm_service import CAPABILITY, SwarmService, start_swarm_service
 from tests.servers.waiting import comes_true
 
 SIZE = 4 * 1024 * 1024 + 321
@@ -327,3 +329,62 @@ def test_a_reader_is_helped_while_a_large_file_is_checked(
     finally:
         checked.set()
     assert wait_for_end(node, LAYER) is None
+
+
+def test_an_outage_of_the_service_is_logged_once_for_all_layers_and_its_end(
+    service: SwarmService, start: Callable[..., Node], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    service.swarm_status = service.web_seed_status = 503
+    node = start()
+    for seed in (2, 3):
+        data, layer = make_layer(300_000, seed)
+        assert pull(node, layer, BytesOrigin(data, make_torrent(data, [service.web_seed]))) == data
+    service.swarm_status = service.web_seed_status = 0
+    assert pull(node, LAYER, origin(service)) == DATA
+    lines = [record.getMessage() for record in caplog.records]
+    server = service.url.removeprefix("http://")
+    for what in ("swarm calls", f"web seed of {server}"):
+        assert [line.split(what)[1].split()[0] for line in lines if what in line] == ["failed", "works"]
+    assert CAPABILITY not in caplog.text
+
+
+def test_a_damaged_layer_is_neither_seeded_nor_served_and_is_repaired(
+    service: SwarmService, start: Callable[..., Node], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.fallback.PATIENCE", 0.5)
+    folder = tmp_path / "damaged"
+    with start_node(folder) as node:
+        assert pull(node, LAYER, origin(service)) == DATA
+    file = folder / "layers" / LAYER.digest.hex
+    before = file.stat()
+    with file.open("r+b") as stream:
+        stream.write(bytes(10))
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with start_node(folder) as node:
+        assert comes_true(lambda: [status.state for status in node.downloads.status()] == ["seeding"])
+        announce(service, node.session.port, complete=True)
+        with node.downloads.open(LAYER, BytesOrigin(b"")):
+            # While an engine reads it.
+            assert pull(start(), LAYER, origin(service)) == DATA
+            assert comes_true(lambda: node.cache.entries() == [])
+        assert pull(node, LAYER, origin(service)) == DATA
+        received = node.downloads.totals().origins
+        assert received["peers"] + received["web_seed"] < SIZE // 2
+
+
+def test_a_late_failure_of_an_old_torrent_does_not_concern_the_new_one(
+    service: SwarmService, start: Callable[..., Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node, failures = start(), []
+    distrust = Seeding._distrust
+    monkeypatch.setattr(Seeding, "_distrust", lambda *failure: failures.append(failure))
+    assert pull(node, LAYER, origin(service)) == DATA
+    [listener] = node.session._listeners.values()
+    listener.on_hash_failed(0)
+    assert comes_true(lambda: failures)
+    assert comes_true(lambda: node.downloads.drop(LAYER.digest))
+    assert pull(node, LAYER, origin(service)) == DATA
+    distrust(*failures[0])
+    assert [entry.digest for entry in node.cache.entries()] == [LAYER.digest]
+    assert [status.state for status in node.downloads.status()] == ["seeding"]

@@ -20,18 +20,24 @@ DATA = [bytes([number]) * SIZE for number in range(3)]
 
 
 class Handle:
-    """Accepts every call and returns None."""
+    """Accepts every call and returns None; notes the pieces that are to be requested before others."""
+
+    def __init__(self) -> None:
+        self.preferred: list[int] = []
 
     def __getattr__(self, name: str) -> Any:
         return lambda *arguments: None
 
+    def piece_priority(self, piece: int, priority: int) -> None:
+        self.preferred.append(piece)
 
-def pieces_of_three() -> Pieces:
+
+def pieces_of_three(handle: Handle | None = None) -> Pieces:
     hashes = b"".join(hashlib.sha1(data, usedforsecurity=False).digest() for data in DATA)
     metainfo = Metainfo(b"", 3 * SIZE, SIZE, hashes, ())
     layer = Layer(Digest("0" * 64), "library/test", 3 * SIZE)
     pieces = Pieces(layer, metainfo, threading.Condition(), Counters(), lambda: None)
-    pieces.attach(Torrent(cast(Any, Handle())))
+    pieces.attach(Torrent(cast(Any, handle or Handle())))
     return pieces
 
 
@@ -67,3 +73,15 @@ def test_checking_the_file_again_is_no_progress(monkeypatch: pytest.MonkeyPatch)
     assert pieces.idle(119.5)
     pieces.on_piece(0)
     assert not pieces.idle(0)
+
+
+def test_the_lowest_missing_pieces_are_requested_before_others() -> None:
+    handle = Handle()
+    pieces = pieces_of_three(handle)
+    pieces.on_checked([False] * 3)
+    assert handle.preferred == [0, 1]
+    pieces.on_piece(1)
+    assert handle.preferred == [0, 1, 2]
+    pieces.reset()  # another torrent follows
+    pieces.attach(Torrent(cast(Any, handle)))
+    assert handle.preferred == [0, 1, 2, 0, 1]
