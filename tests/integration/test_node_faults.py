@@ -13,6 +13,7 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import libtorrent
+import psutil
 import pytest
 
 from core.errors import CacheFailed
@@ -27,6 +28,7 @@ from node.session import Session, Torrent
 from node.swarm_download import SwarmDownload
 from tests.nodes import (
     PIECE,
+    BytesBody,
     BytesOrigin,
     Node,
     make_layer,
@@ -136,13 +138,16 @@ def test_a_download_without_readers_completes_despite_a_seed_that_sends_nothing(
     assert service.sent > SIZE // 2
 
 
-def test_a_full_disk_ends_the_download_but_not_the_pull(service: SwarmService, tmp_path: Path) -> None:
+@pytest.mark.parametrize("by", ["swarm", "registry"])
+def test_a_full_disk_ends_the_download_but_not_the_pull(
+    service: SwarmService, tmp_path: Path, by: str
+) -> None:
     with small_disk(tmp_path / "disk", SIZE + (1 << 20)) as disk, ExitStack() as stack:
         node = stack.enter_context(start_node(disk / "cache"))
         filled = threading.Event()
 
-        def fill(offset: int, length: int) -> None:
-            if service.reads > 8 and not filled.is_set():
+        def fill(*_: int) -> None:
+            if (by == "registry" or service.reads > 8) and not filled.is_set():
                 filled.set()
                 with (disk / "filler").open("wb", buffering=0) as filler:
                     try:
@@ -151,11 +156,19 @@ def test_a_full_disk_ends_the_download_but_not_the_pull(service: SwarmService, t
                     except OSError:
                         return
 
+        class FillingBody(BytesBody):
+            def readinto(self, buffer: memoryview, /) -> int:
+                if len(self.data) < SIZE // 2:
+                    fill()
+                return super().readinto(buffer)
+
         service.on_read = fill
-        with node.downloads.open(LAYER, origin(service)) as reader:
+        registry = origin(service) if by == "swarm" else BytesOrigin(DATA, body=FillingBody)
+        with node.downloads.open(LAYER, registry) as reader:
             assert read_all(reader) == DATA
         assert node.cache.open(LAYER.digest) is None
         assert node.downloads.totals().fallbacks["disk_error"] == 1
+        assert filled.is_set()
         [failed] = node.downloads.status()
         assert failed.state == "failed"
         assert "space" in str(failed.error)
@@ -388,3 +401,25 @@ def test_a_late_failure_of_an_old_torrent_does_not_concern_the_new_one(
     distrust(*failures[0])
     assert [entry.digest for entry in node.cache.entries()] == [LAYER.digest]
     assert [status.state for status in node.downloads.status()] == ["seeding"]
+
+
+def test_pulls_from_the_swarm_leak_neither_threads_nor_descriptors(
+    service: SwarmService, start: Callable[..., Node]
+) -> None:
+    seed, node = start(), start()
+    assert pull(seed, LAYER, origin(service)) == DATA
+
+    def pull_and_drop() -> None:
+        with node.downloads.open(LAYER, origin(service)) as reader:
+            assert read_all(reader) == DATA
+        assert comes_true(lambda: node.downloads.drop(LAYER.digest))
+
+    pull_and_drop()
+    descriptors, threads = psutil.Process().num_fds(), threading.active_count()
+    for _ in range(20):
+        pull_and_drop()
+    assert node.downloads.status() == []
+    assert node.session._listeners == {}
+    # Fewer than one for each pull: connections that are idle may be among them.
+    assert comes_true(lambda: psutil.Process().num_fds() < descriptors + 15)
+    assert comes_true(lambda: threading.active_count() < threads + 15)
