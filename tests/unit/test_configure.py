@@ -208,6 +208,19 @@ def test_the_setting_that_containerd_needs_is_named(tmp_path: Path) -> None:
     assert ['config_path = "/etc/containerd/certs.d"' in note for note in plan.notes] == [True]
 
 
+@pytest.mark.parametrize(
+    ("engine", "note"),
+    [
+        ("crio", "pull secrets of Kubernetes never reach a mirror"),
+        ("crio", "systemctl reload crio"),
+        ("podman", "podman login --tls-verify=false 127.0.0.1:5050"),
+        ("k3s", "systemctl restart k3s"),
+    ],
+)
+def test_limits_and_needs_of_an_engine_are_named(tmp_path: Path, engine: str, note: str) -> None:
+    assert note in "\n".join(Engines(tmp_path).plan(engine, Mirror.of(config_of())).notes)
+
+
 def test_an_old_docker_is_not_configured_and_the_user_is_advised_what_to_pull() -> None:
     engines = Engines(run=lambda *command: "Docker version 20.10.24+dfsg1, build 5d6db84")
     plan = engines.plan("docker", Mirror.of(config_of()))
