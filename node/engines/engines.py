@@ -9,6 +9,7 @@ import tomllib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -186,7 +187,7 @@ class Engines:
         known: dict[str, registries_conf.Registry] = {}
         for file in files:
             if file != path and (text := _read(file)):
-                known |= _about(file, lambda text=text: registries_conf.registries(text))
+                known |= _about(file, partial(registries_conf.registries, text))
         insecure = mirror.registry_url.startswith("http://")
         after = registries_conf.render(mirror.names, mirror.netloc, known, insecure=insecure)
         return [Change(path, _read(path), after)]

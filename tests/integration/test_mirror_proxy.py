@@ -178,11 +178,11 @@ def test_an_outage_of_the_registry_is_logged_once_and_its_end(
     caplog.set_level(logging.WARNING)
     blob = f"/v2/a/blobs/sha256:{'0' * 64}"
     with mirror_of(upstream.netloc, tmp_path) as mirror:
-        for outage in (hanging_up(), replying(502)):
+        for outage in (hanging_up(), replying(502, b"{}", JSON)):
             upstream.on("/*", outage)
             for path in ("/v2/", "/v2/a/manifests/latest", blob):
                 assert mirror.get(path).status in (502, 503)
-        upstream.on("/*", replying(404))
+        upstream.on("/*", replying(404, b"{}", JSON))
         assert mirror.get(blob).status == 404
         upstream.on(blob, replying(418))
         assert mirror.get(blob).status == 503

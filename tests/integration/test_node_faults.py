@@ -252,6 +252,16 @@ def test_limits_are_set_for_local_and_public_peers() -> None:
         session.close()
 
 
+def test_a_preferred_piece_has_libtorrents_highest_priority(tmp_path: Path) -> None:
+    session = Session("127.0.0.1:0")
+    try:
+        torrent = session.add(parse_metainfo(make_torrent(DATA), LAYER), tmp_path, Mock())
+        torrent.prefer(3)
+        assert torrent.handle.get_piece_priorities()[2:5] == [4, 7, 4]
+    finally:
+        session.close()
+
+
 class DroppedPieces:
     """Makes every torrent but the last of `generations` ignore added pieces."""
 
@@ -393,11 +403,13 @@ def test_a_late_failure_of_an_old_torrent_does_not_concern_the_new_one(
     distrust = Seeding._distrust
     monkeypatch.setattr(Seeding, "_distrust", lambda *failure: failures.append(failure))
     assert pull(node, LAYER, origin(service)) == DATA
+    assert comes_true(lambda: [status.state for status in node.downloads.status()] == ["seeding"])
     [listener] = node.session._listeners.values()
     listener.on_hash_failed(0)
     assert comes_true(lambda: failures)
     assert comes_true(lambda: node.downloads.drop(LAYER.digest))
     assert pull(node, LAYER, origin(service)) == DATA
+    assert comes_true(lambda: [status.state for status in node.downloads.status()] == ["seeding"])
     distrust(*failures[0])
     assert [entry.digest for entry in node.cache.entries()] == [LAYER.digest]
     assert [status.state for status in node.downloads.status()] == ["seeding"]
