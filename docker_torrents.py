@@ -142,7 +142,8 @@ def web_app(service: Service, book: BookAddress | None = None) -> bottle.Bottle:
     except DatabaseError as error:
         # Manifests are served without the database; notifications are refused until it is back.
         log.warning("web app starts without its database reason=%s", error)
-        engine = service.writable_engine
+        # As its database: it is back by the end, when an SQLite file has to contain everything.
+        engine = service.database = service.writable_engine
     return build_app(
         config,
         engine=engine,

@@ -9,7 +9,7 @@ DockerTorrentsError
 ├── LocalFailure: StoreFailed, PublishFailed, CacheFailed
 ├── MetainfoMissing, AccessDenied
 └── DatabaseError
-    ├── DatabaseDown: LayersDropped, DatabaseRefused, DatabaseNotReady
+    ├── DatabaseDown: LayersDropped, DatabaseBusy, DatabaseRefused, DatabaseNotReady
     └── UnsupportedDatabase, RbtorrentIdTaken, TablesMissing
 
 An error carries its data as attributes, and its text is one line, fit for a log. None holds a secret: no
@@ -271,7 +271,7 @@ class DatabaseError(DockerTorrentsError):
 
 
 class DatabaseDown(DatabaseError):
-    """The database cannot be reached, refuses writes, was lost, or is too busy. `why` is its message.
+    """The database cannot be reached, refuses writes, or was lost. `why` is its message.
 
     The transaction did not happen, with one exception that no client can detect: the connection was lost
     during COMMIT. All writes of this service may safely be repeated.
@@ -292,6 +292,12 @@ class LayersDropped(DatabaseDown):
 
     def __init__(self) -> None:
         super().__init__("layers were dropped while they were being queued: try again")
+
+
+class DatabaseBusy(DatabaseDown):
+    """The database is up, but a lock, a connection or a query takes too long."""
+
+    prefix = "the database is busy: "
 
 
 class DatabaseRefused(DatabaseDown):

@@ -154,7 +154,7 @@ BREWED_BYTES = Counter("brewed_bytes", "Bytes of the layers brewed.", "backend")
 BREW_SECONDS = Counter("brew_seconds", "Time spent on the layers brewed.", "backend")
 PUSH_TO_ID_SECONDS = Histogram(
     "push_to_id_seconds",
-    "Time from a push to the id, in whole seconds, of each layer.",
+    "Time from the notification of a push to the id, in whole seconds, of each layer.",
     buckets=_PUSH_SECONDS,
 )
 LOCKS_RELEASED = Counter("locks_released", "Released locks of brewers that died.")
@@ -168,6 +168,7 @@ QUEUE_LAYERS = ReadGauge("queue_layers", "Layers in the queue.", "state", "prior
 QUEUE_OLDEST = ReadGauge(
     "queue_oldest_waiting_seconds", "Age of the layer that may be brewed and waits longest.", "priority"
 )
+LAST_BREWED = ReadGauge("last_brewed_seconds", "Time since any brewer last finished a layer.")
 DATABASE_UP = ReadGauge("database_up", "1 if the database answers, else 0.")
 BUILD_INFO = ReadGauge("build_info", "1; the version is in the label.", "version")
 

@@ -33,13 +33,14 @@ _WRONG_CREDENTIALS = frozenset(
     {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"}
 )
 
-_PERMISSIONS = {
+PERMISSIONS = {
     "GetObject": "s3:GetObject",
     "HeadObject": "s3:GetObject",
     "PutObject": "s3:PutObject",
     "DeleteObject": "s3:DeleteObject",
     "ListObjectsV2": "s3:ListBucket",
 }
+"""The permission for each operation in use. docs/configuration.md has a policy with all of them."""
 
 
 def s3_client(
@@ -238,13 +239,13 @@ def _refusal(error: boto.ClientError, where: str, offset: int) -> RemoteError:
     message = error.response.get("Error", {}).get("Message", "")
     why = f"{status} {code}: {message}"
     if code == "NoSuchBucket":
-        return Unavailable(where, "no such bucket")
+        return Unavailable(where, "no such bucket: create it, or correct its name in the configuration")
     if status == 404:
         return NotFound(where)
     if code in _WRONG_CREDENTIALS:
         return Refused(where, 401, f"{code}: {message}")
     if status in (401, 403):
-        permission = _PERMISSIONS.get(error.operation_name)
+        permission = PERMISSIONS.get(error.operation_name)
         needs = f" (needs {permission})" if permission else ""
         return Refused(where, status, f"{code}: {message}{needs}")
     if status == 416:

@@ -27,7 +27,7 @@ from granian import Granian
 from granian.constants import HTTPModes, Interfaces
 from granian.log import LogLevels
 
-from core.errors import CannotListen
+from core.errors import CannotListen, ConfigInvalid
 from core.listening import ALL_IPV4, check_free, resolve_host
 
 if TYPE_CHECKING:
@@ -70,7 +70,8 @@ def serve(
     have `grace` seconds. `lock` names a file that only one such process may hold. `stop` is set as soon as
     the signal arrives, before the workers have ended. `on_start` is called in this process once the address
     is known to be free. SIGHUP replaces the workers, starting each new one before the old one ends; without
-    `replace_on_hangup` it does nothing. Call this from the main thread. Raises CannotListen.
+    `replace_on_hangup` it does nothing. Call this from the main thread. Raises CannotListen; ConfigInvalid
+    if the lock cannot be created.
     """
     stopping = stop or threading.Event()
     address = resolve_host(host, port)
@@ -107,16 +108,21 @@ def serve(
             server.serve(target_loader=partial(_load, build_app, grace), wrap_loader=False)
         except SystemExit:
             if not stopping.is_set():
-                log.error("stopped: workers keep dying")
+                log.error("stopped: workers keep dying, the lines above say why")
                 return 1
         return 0
 
 
 @contextmanager
 def _locked(path: Path, address: str, port: int) -> Iterator[None]:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # A user who could open it would keep the server from starting by holding it.
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600), "w") as file:
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # A user who could open it would keep the server from starting by holding it.
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        why = f"{path} cannot be created: {error.strerror}: choose a folder that this user may write to"
+        raise ConfigInvalid("application.state_dir", [why]) from error
+    with open(descriptor, "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -151,7 +151,11 @@ def _urls(config: Config) -> list[str]:
 
 def _probe_blackbox(service: Service) -> str | Skipped:
     access = choose_access(service.config, service.registry, time.monotonic)
-    return access.check() if isinstance(access, BlackboxAccess) else Skipped("the registry judges callers")
+    return (
+        access.check()
+        if isinstance(access, BlackboxAccess)
+        else Skipped("callers are authorized by the registry")
+    )
 
 
 def _probe_tracker(config: Config, tracker: str, brewed: Callable[[], LayerRecord | Skipped]) -> str:

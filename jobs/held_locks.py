@@ -129,7 +129,7 @@ class HeldLocks:
                 return return_layers(connection, self._tables, claims)
         except DatabaseDown as error:
             self._outage.failed(error)
-            log.warning("locks not returned number=%d", len(claims))
+            log.warning("locks not returned, release-locks will free them number=%d", len(claims))
             return 0
 
     def close(self) -> int:

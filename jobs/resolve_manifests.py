@@ -158,14 +158,15 @@ class _Run:
         return read.unread if read else ()
 
     def _queue(self, connection: Connection, due: DueManifest, read: ReadManifest) -> None:
-        now = self._service.now(connection)
         layers = [Layer(layer.digest, (due.scope,), layer.size) for layer in read.layers if layer.brewable]
         if layers:
             priority = Priority(due.priority)
+            # They have waited since the manifest was pushed.
             self.summary.queued += enqueue_layers(
-                connection, self._tables, layers, priority=priority, now=now
+                connection, self._tables, layers, priority=priority, now=due.added
             )
         if not read.unread:
+            now = self._service.now(connection)
             mark_seen(connection, self._tables, due.scope, [read.digest], now=now)
 
     def _delay(self, due: DueManifest, reason: str, *, final: bool = False) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from core.errors import DatabaseDown, DatabaseNotReady, DatabaseRefused
+from core.errors import DatabaseBusy, DatabaseDown, DatabaseNotReady, DatabaseRefused
 
 _SQLITE_DOWN = frozenset(
     {
@@ -27,15 +27,18 @@ _SQLITE_DOWN = frozenset(
         sqlite3.SQLITE_READONLY,
     }
 )
+_SQLITE_BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 _SQLITE_SHUT = frozenset({sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY})
 # These have the error code of any mistake in a statement.
 _SQLITE_UNFIT = re.compile(
     r"no such (?:table|column): |has no column named |ON CONFLICT clause does not match"
 )
+_CREATE = " (create it with `docker_torrents init-db`)"
 
 # PostgreSQL's manual, appendix A.
 _NO_RIGHT, _NO_TABLE = "42501", "42P01"
 _UNFIT = frozenset({_NO_RIGHT, _NO_TABLE, "42703", "42P10", "3F000"})  # no column, no unique index, no schema
+_BUSY = frozenset({"40P01", "53300", "55P03", "57014"})  # deadlock, connections, lock and statement time-outs
 _DENIED = re.compile(r"permission denied for (?P<kind>table|relation|view|schema) (?P<name>\S+)")
 
 
@@ -48,14 +51,16 @@ def as_ours(error: sa.exc.DBAPIError, engine: sa.Engine) -> DatabaseDown | None:
         said = str(error.orig).partition("\n")[0]
         return DatabaseNotReady(_remedy(code, said, error.statement or "", engine.url.username))
     if error.connection_invalidated or isinstance(error, (sa.exc.OperationalError, sa.exc.InterfaceError)):
-        return DatabaseDown(" ".join(str(error.orig).split()))
+        return (DatabaseBusy if code in _BUSY else DatabaseDown)(" ".join(str(error.orig).split()))
     return None
 
 
-def no_permission(error: OSError, path: Path) -> str:
-    """Return why `path` cannot be used, in one line; for a missing permission with the user's name."""
+def of_sqlite_path(error: OSError, path: Path) -> DatabaseDown:
+    """Return the error for a `path` that cannot be used; for a missing permission with the user's name."""
     why = error.strerror or str(error)
-    return f"{path}: {why} for user {_me()}" if isinstance(error, PermissionError) else f"{path}: {why}"
+    if isinstance(error, PermissionError):
+        return DatabaseRefused(f"{path}: {why} for user {_me()}")
+    return DatabaseDown(f"{path}: {why}: is db.url or application.state_dir right?")
 
 
 def _of_sqlite(error: sqlite3.Error, file: Path) -> DatabaseDown | None:
@@ -65,9 +70,10 @@ def _of_sqlite(error: sqlite3.Error, file: Path) -> DatabaseDown | None:
         denied = code in _SQLITE_SHUT and not all(map(_is_writable, _used(file)))
         if denied:
             return DatabaseRefused(f"{file}: permission denied for user {_me()}")
-        return DatabaseDown(f"{file}: {error}")
+        return (DatabaseBusy if code in _SQLITE_BUSY else DatabaseDown)(f"{file}: {error}")
     if _SQLITE_UNFIT.search(str(error)):
-        return DatabaseNotReady(f"{file}: {error}")
+        remedy = _CREATE if str(error).startswith("no such table: ") else ""
+        return DatabaseNotReady(f"{file}: {error}{remedy}")
     return None
 
 
@@ -92,7 +98,7 @@ def _me() -> str:
 def _remedy(code: str, said: str, statement: str, user: str | None) -> str:
     who = user or "this user"
     if code == _NO_TABLE:
-        return f"{said} (create it with `docker_torrents init-db`)"
+        return f"{said}{_CREATE}"
     if code != _NO_RIGHT:
         return said
     creates = statement.lstrip().upper().startswith("CREATE")

@@ -19,11 +19,12 @@ from sql.tables import Priority, Tables
 
 @dataclass(frozen=True, slots=True)
 class DueManifest:
-    """A manifest to resolve now. `attempts` counts failed attempts."""
+    """A manifest to resolve now, waiting since `added` (Unix seconds). `attempts` counts failed attempts."""
 
     scope: str
     digest: Digest
     priority: int
+    added: int
     attempts: int
 
 
@@ -92,7 +93,9 @@ def due_manifests(connection: sa.Connection, tables: Tables, *, now: int, limit:
     """Return up to `limit` manifests that are due, the most urgent first, then those waiting longest."""
     manifest = tables.manifest
     rows = connection.execute(
-        sa.select(manifest.c.scope, manifest.c.digest, manifest.c.priority, manifest.c.attempts)
+        sa.select(
+            manifest.c.scope, manifest.c.digest, manifest.c.priority, manifest.c.added, manifest.c.attempts
+        )
         # Rows inserted by hand with a malformed digest must not take up the limit.
         .where(manifest.c.next_try <= now, manifest.c.digest.like(f"{Digest.PREFIX}%"))
         .where(sa.func.length(manifest.c.digest) == len(Digest.PREFIX) + 64)
@@ -100,7 +103,7 @@ def due_manifests(connection: sa.Connection, tables: Tables, *, now: int, limit:
         .limit(limit)
     )
     return [
-        DueManifest(row.scope, digest, row.priority, row.attempts)
+        DueManifest(row.scope, digest, row.priority, row.added, row.attempts)
         for row in rows
         if (digest := parse_stored(row.digest))
     ]

@@ -1,4 +1,4 @@
-"""The queue's gauges: how many layers are in it, by state and priority. Few, cheap statements."""
+"""The queue's gauges: its layers by state and priority, and the last brewed one. Few, cheap statements."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Literal
 
 import sqlalchemy as sa
 
-from core.metrics import QUEUE_LAYERS, QUEUE_OLDEST, Readings
+from core.metrics import LAST_BREWED, QUEUE_LAYERS, QUEUE_OLDEST, Readings
 from sql.postgresql import query_timeout
 from sql.tables import AT_ONCE, Priority, Tables, is_set_aside
 
@@ -17,12 +17,15 @@ _State = Literal["waiting", "delayed", "locked", "set_aside"]
 
 
 def read_queue(connection: sa.Connection, tables: Tables, *, now: int) -> Readings:
-    """Return the gauges of the queue. Each statement reads one partial index without brewed layers.
+    """Return the gauges of the queue. No statement reads more rows as brewed layers grow: each uses a partial
+    index.
 
     Waiting layers may be brewed now; delayed ones wait for a retry.
     """
+    brewed = tables.mapping.c.brewed
     with query_timeout(MOST_SECONDS):
         found = _count_by_state(connection, tables)
+        last = connection.scalar(sa.select(sa.func.max(brewed)).where(brewed <= now))
         return {
             QUEUE_LAYERS: {
                 (state, _label(priority)): float(layers)
@@ -34,6 +37,7 @@ def read_queue(connection: sa.Connection, tables: Tables, *, now: int) -> Readin
                 for priority, layers in found["waiting"].items()
                 if layers and (added := _oldest(connection, tables, priority)) is not None
             },
+            LAST_BREWED: {} if last is None else {(): float(now - last)},
         }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from core.errors import DatabaseDown
+from core.errors import DatabaseBusy
 from core.metrics import WAIT_SECONDS
 from sql.driver_errors import as_ours
 
@@ -74,7 +74,7 @@ def _translated(engine: sa.Engine) -> Iterator[None]:
     try:
         yield
     except sa.exc.TimeoutError as error:
-        raise DatabaseDown("all of its connections are in use") from error
+        raise DatabaseBusy("all connections are in use: raise db.max_pool_size if that repeats") from error
     except sa.exc.DBAPIError as error:
         if (ours := as_ours(error, engine)) is None:
             raise

@@ -21,9 +21,11 @@ def nginx_front(
     host: str = "127.0.0.1",
     certificate: Path | None = None,
     port: int | None = None,
+    header_timeout: str = "30s",
 ) -> Iterator[Nginx]:
     """Run nginx in front of these two (`host:port`). `fallback` uncomments the lines by which pulls continue
-    while the app is down. With `certificate`, a PEM file, it uses TLS.
+    while the app is down. With `certificate`, a PEM file, it uses TLS. `header_timeout` is the time for the
+    head of a request.
     """
 
     def http(port: int) -> str:
@@ -36,6 +38,7 @@ def nginx_front(
             "server 127.0.0.1:5000;": f"server {registry};",
             "listen 80;": listen,
             "/var/log/nginx/access.log combined": f"{folder}/access.log tests",
+            "client_header_timeout 30s;": f"client_header_timeout {header_timeout};",
         }
         if fallback:
             changes["#error_page"] = "error_page"

@@ -67,6 +67,12 @@ class Desk:
         with transaction(self.engine) as connection:
             return {row.digest: row.priority for row in connection.execute(sa.select(queue))}
 
+    def added(self) -> set[int]:
+        """Return since when the layers in the queue wait."""
+        queue = self.tables.queue
+        with transaction(self.engine) as connection:
+            return set(connection.scalars(sa.select(queue.c.added)))
+
     def waiting(self) -> dict[str, Any]:
         """Return the manifests still to resolve, by digest."""
         with transaction(self.engine) as connection:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Engine
 
-from core.errors import DatabaseDown
+from core.errors import DatabaseBusy, DatabaseDown
 from core.event_plan import Plan
 from sql.clock import Clock, database_time
 from sql.enqueue import enqueue_layers
@@ -48,7 +48,7 @@ class EventWriter:
         with self._arrivals:
             self._arrived.append(waiting)
         if not self._writing.acquire(timeout=WAIT_SECONDS):
-            raise DatabaseDown("earlier events are still being written")
+            raise DatabaseBusy("earlier events are still being written")
         try:
             # The thread that had the lock before may have written this plan with its own.
             if not waiting.done:

@@ -47,7 +47,9 @@ class EventReceiver:
         environ = bottle.request.environ
         if not self._authorized(environ.get("HTTP_AUTHORIZATION")):
             EVENTS.count("unauthorized")
-            return error(401, "UNAUTHORIZED", "wrong Authorization header")
+            return error(
+                401, "UNAUTHORIZED", "the header Authorization differs from application.event_authorization"
+            )
         with self._turns.turn():
             return self._handle(read_body(environ, MAX_BODY))
 

@@ -24,6 +24,9 @@ MAX_LAYERS = 1_000
 """Larger images are passed on without ids: registries accept 12,000 layers, and rewriting such a manifest
 would delay other requests."""
 
+MAX_BYTES = 1024 * 1024
+"""The same for long manifests: a thousand layers have some 200 KiB, the rest would be annotations."""
+
 log = logging.getLogger(__name__)
 
 
@@ -64,7 +67,7 @@ def find_image(
     seen: set[Digest] = set()
     refused: HttpAnswer | None = None
     while True:
-        if answer.status == 200 and answer.body.count(b'"digest"') > MAX_LAYERS + 1:  # and the config
+        if answer.status == 200 and _too_large(answer.body):
             log.info("manifest too large for ids url=%s bytes=%d", answer.target, len(answer.body))
             return _without_ids(answer)
         read = _read(answer, digest)
@@ -92,6 +95,13 @@ def find_image(
     if refused is not None:
         return refused
     raise NoImage
+
+
+def _too_large(body: bytes) -> bool:
+    """Return whether rewriting a manifest would take long, without parsing it."""
+    # The letters of a key may be escaped.
+    digests = body.count(b'"digest"') + body.count(rb"\u00")
+    return len(body) > MAX_BYTES or digests > MAX_LAYERS + 1  # and the config
 
 
 def _without_ids(answer: HttpAnswer) -> HttpAnswer:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from sqlalchemy import Engine
 
-from core.errors import DatabaseDown
+from core.errors import DatabaseBusy, DatabaseDown
 from core.names import is_glob, matches
 from sql.scopes import list_roles
 from sql.tables import Tables
@@ -45,7 +45,7 @@ class RoleCache:
         """Read the roles, unless another thread just has."""
         if not self._reading.acquire(timeout=WAIT_SECONDS):
             self._pause.failed()
-            raise DatabaseDown("reading the roles takes too long")
+            raise DatabaseBusy("reading the roles takes too long")
         try:
             if self._timer() < self._fresh_until:
                 return

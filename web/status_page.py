@@ -15,7 +15,7 @@ from cachetools import TTLCache
 from sqlalchemy import Engine
 
 from core.config.config import Config
-from core.errors import DatabaseDown
+from core.errors import DatabaseBusy, DatabaseDown
 from core.health import HealthCheck
 from core.registry.client import RegistryClient
 from sql.clock import Clock
@@ -149,7 +149,7 @@ class StatusPage:
     def _read_overview(self) -> view.Overview:
         """Return an overview, at most FRESH_SECONDS old, read by one thread. Raises DatabaseDown."""
         if not self._reading.acquire(timeout=WAIT_SECONDS):
-            raise DatabaseDown("reading the status takes too long")
+            raise DatabaseBusy("reading the status takes too long")
         try:
             if (overview := self._overview.get("")) is not None:
                 return overview

@@ -74,7 +74,7 @@ def database_down(reason: str, health: Health) -> HealthLine:
     """Return the line of a page without its database."""
     # Jobs are read from the database.
     others = [line for line in _failed(health) if not line.startswith(("database:", "jobs:"))]
-    return HealthLine("bad", "The database does not answer", (reason, _WITHOUT_DATABASE, *others))
+    return HealthLine("bad", "The database cannot be read", (reason, _WITHOUT_DATABASE, *others))
 
 
 def _failed(health: Health) -> tuple[str, ...]:

@@ -79,7 +79,9 @@ class TorrentHandler:
             seeds = web_seed_urls(self._config, self._secret, scope, digest, self._clock())
             torrent = with_sources(found, self._config.trackers, seeds)
         except ValueError as broken:
-            log.error("metainfo broken digest=%s reason=%s", digest, broken)
+            log.error(
+                "metainfo broken, `queue retry --digest` brews it again digest=%s reason=%s", digest, broken
+            )
             return error(500, "UNKNOWN", "the stored torrent is damaged")
         return bottle.HTTPResponse(
             torrent,

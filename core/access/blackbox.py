@@ -168,7 +168,9 @@ def _verdict(answer: dict[str, Any]) -> tuple[int, frozenset[str]]:
 
 def _address(text: str | None) -> str:
     if not text:
-        raise AccessDenied(400, (), "HEADER_INVALID", "the header X-Real-IP is required")
+        raise AccessDenied(
+            400, (), "HEADER_INVALID", "the header X-Real-IP is required: the proxy in front has to set it"
+        )
     try:
         return str(ip_address(text.strip()))
     except ValueError:

@@ -146,7 +146,9 @@ class RegistryPresence:
         """Return all repositories. Raises RemoteError, also for an empty list."""
         scopes = list(self._registry.list_repositories(complete=True))
         if not scopes:
-            raise BadAnswer("catalog", "it has no repositories")
+            raise BadAnswer(
+                "the registry's catalog", "it is empty: is docker_registry.host another registry?"
+            )
         return scopes
 
     def _ask(self, layer: Layer, scope: str) -> PresenceResult:
@@ -173,7 +175,7 @@ class StoragePresence:
     def check(self) -> None:
         """See PresenceChecker. Raises LayerError."""
         if next(iter(self._storage.files(self._folder)), None) is None:
-            raise Unavailable(self._folder, "it holds no blobs")
+            raise Unavailable(self._folder, "it holds no blobs: is it the storage of another registry?")
 
     def locate(self, layer: Layer) -> PresenceResult:
         """See PresenceChecker."""

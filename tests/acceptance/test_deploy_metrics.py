@@ -6,11 +6,13 @@ import json
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from core.metrics import ALL, PREFIX, Metric
+from docker_torrents import parse_arguments
 from tests.metrics import scrape
 from tests.mirror_process import start_mirror
 from tests.servers.process import require
@@ -25,12 +27,15 @@ EVERYWHERE = {"le", "instance"}
 """Labels that Prometheus adds, or that every histogram has."""
 
 
+def alerts() -> list[Any]:
+    return [rule for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]]
+
+
 def expressions() -> list[str]:
     """Return all expressions of both files."""
-    rules = [rule for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]]
     panels = json.loads(DASHBOARD.read_text())["panels"]
     targets = [target for panel in panels for target in panel.get("targets", ())]
-    return [one["expr"] for one in rules + targets]
+    return [one["expr"] for one in alerts() + targets]
 
 
 def samples_of(metric: Metric) -> list[str]:
@@ -71,14 +76,16 @@ def test_promtool_accepts_the_alerts() -> None:
     subprocess.run([promtool, "check", "rules", ALERTS], check=True, timeout=60, capture_output=True)
 
 
+@pytest.mark.parametrize("rule", alerts(), ids=lambda rule: rule["alert"])
+def test_an_alert_explains_itself_and_names_commands_that_exist(rule: Any) -> None:
+    assert set(rule["annotations"]) == {"summary", "description"}
+    for command in re.findall(r"`docker_torrents ([^`]+)`", rule["annotations"]["description"]):
+        assert parse_arguments(command.split())
+
+
 def fires(folder: Path, alert: str, series: dict[str, str], expected: list[dict[str, str]]) -> None:
     """Assert that, after four hours of these values a minute, the alert fires with exactly these labels."""
-    [rule] = [
-        rule
-        for group in yaml.safe_load(ALERTS.read_text())["groups"]
-        for rule in group["rules"]
-        if rule["alert"] == alert
-    ]
+    [rule] = [rule for rule in alerts() if rule["alert"] == alert]
     # Its text is not tested here.
     del rule["annotations"]
     rules, cases = folder / "rules.yaml", folder / "cases.yaml"
@@ -106,6 +113,19 @@ def test_a_job_that_keeps_failing_raises_an_alert_even_if_it_runs_rarely(tmp_pat
         f'{runs}{{job_name="scan-tags",outcome="done"}}': "0x119 1x59 2x59",
     }
     fires(tmp_path, "DockerTorrentsJobFails", series, [{"job_name": "brew"}, {"job_name": "prune"}])
+
+
+@pytest.mark.parametrize(("last_brewed", "fired"), [("_x240", 1), ("0+60x240", 1), ("0+60x25 " * 10, 0)])
+def test_waiting_layers_raise_an_alert_unless_any_brewer_works(
+    tmp_path: Path, last_brewed: str, fired: int
+) -> None:
+    """The gauges come from the database, so brewers that cron starts count too."""
+    series = {
+        'docker_torrents_queue_layers{state="waiting",priority="pushed",instance="a"}': "7x240",
+        'docker_torrents_queue_layers{state="waiting",priority="pushed",instance="b"}': "7x240",
+        'docker_torrents_last_brewed_seconds{instance="a"}': last_brewed,
+    }
+    fires(tmp_path, "DockerTorrentsNothingBrewed", series, [{}] * fired)
 
 
 def test_a_mirror_whose_downloads_keep_failing_raises_an_alert(tmp_path: Path) -> None:

@@ -25,6 +25,8 @@ from tests.servers.waiting import comes_true
 
 KEY = "a key"
 DIGEST = {"Accept": "application/vnd.docker.distribution.manifest.v2+json"}
+NOT_ALWAYS = {f"{PREFIX}queue_oldest_waiting_seconds", f"{PREFIX}last_brewed_seconds"}
+"""Gauges without a value while no layer waits, or none is brewed."""
 Start = Callable[..., ServerProcess]
 
 
@@ -115,7 +117,7 @@ def test_the_daemon_has_metrics_of_jobs_and_requests_and_keeps_those_of_a_dead_w
     assert first.value("wait_seconds_count", resource="database") > 0
     assert first.value("database_up") == 1
     shown = {family.name for family in first.families}
-    assert {PREFIX + metric.name for metric in ALL} - shown <= {f"{PREFIX}queue_oldest_waiting_seconds"}
+    assert {PREFIX + metric.name for metric in ALL} - shown <= NOT_ALWAYS
     assert scope not in {label for sample in first.samples for label in sample.labels.values()}
 
     [worker] = workers(process)
@@ -140,7 +142,7 @@ def test_several_workers_show_the_sum_and_report_a_database_that_is_down(
     installation = Installation(
         tmp_path,
         registry,
-        application={"port": port},
+        application={"port": port, "event_authorization": KEY},
         db={"url": f"postgresql://nobody@127.0.0.1:{free_port()}/none", "connect_timeout": 0.2},
     )
     process = start(installation, "web", "--workers", "2", port=port)
@@ -155,7 +157,9 @@ def test_several_workers_show_the_sum_and_report_a_database_that_is_down(
         return len(list(shared.glob("counter_*.db"))) == 3
 
     assert comes_true(both_have_answered)
+    assert post(port, pushed(registry, scope)[1]) == 503
     now = scrape(port)
+    assert now.value("events_total", outcome="unavailable") == 1
     assert now.value("http_requests_total", route="ping") == count
     assert now.value("database_up") == 0
     assert f"{PREFIX}queue_layers" not in now.names()
@@ -206,7 +210,7 @@ def test_the_scheduler_has_its_own_port(tmp_path: Path, registry: Registry, scop
     assert now.value("push_to_id_seconds_count") == 0
     assert now.value("build_info") == 1
     for metric in ALL:
-        if isinstance(metric, ReadGauge) and metric.name != "queue_oldest_waiting_seconds":
+        if isinstance(metric, ReadGauge) and PREFIX + metric.name not in NOT_ALWAYS:
             assert PREFIX + metric.name in now.names()
 
 

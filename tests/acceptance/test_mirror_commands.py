@@ -280,7 +280,11 @@ def answering() -> Iterator[Answering]:
             0,
             "Blackbox authorizes callers, engines get",
         ),
-        ((400, b'{"message":"the header X-Real-IP is required"}', {}), 1, "nginx in front must set it"),
+        (
+            (400, b'{"message":"the header X-Real-IP is required: the proxy in front has to set it"}', {}),
+            1,
+            "nginx in front must set it",
+        ),
         ((404, b"404 page not found", {}), 1, "set mirror.torrents_url"),
         ((503, b"{}", {}), 1, "cannot reach the server that authorizes callers"),
     ],

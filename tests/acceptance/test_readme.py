@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+import requests
+import yaml
+
 from tests.installation import PROGRAM
+from tests.servers.bad_http import replying
+from tests.servers.http_server import start_http_server
 from tests.servers.layers import layer_bytes
 from tests.servers.process import ServerProcess, child_environment, free_port, listening, require
-from tests.servers.push import push_image
+from tests.servers.push import MANIFEST, push_image
 from tests.servers.registry import start_registry
+from tests.servers.waiting import comes_true
 
 README = Path(__file__).parents[2] / "README.md"
+COMPOSE = Path(__file__).parents[2] / "deploy/compose/registry.yml"
 INSTALLED = "/opt/docker-torrents/.venv/bin"
 
 
@@ -102,3 +111,35 @@ def test_the_commands_of_the_first_use_work_as_written(tmp_path: Path) -> None:
             assert "certs.d" in printed
         finally:
             running.stop()
+
+
+@pytest.mark.parametrize("example", ["README", "compose"])
+def test_the_examples_of_an_endpoint_send_pushed_manifests_and_no_pulls(tmp_path: Path, example: str) -> None:
+    text = blocks("yaml")[1] if example == "README" else COMPOSE.read_text()
+    [endpoint] = yaml.safe_load(text)["notifications"]["endpoints"]
+    with start_http_server() as receiver:
+        receiver.on("/v0/event", replying(200, b"OK"))
+
+        def events() -> list[tuple[str, str]]:
+            bodies = [json.loads(request.body) for request in receiver.requests]
+            sent = [event for body in bodies for event in body["events"]]
+            return [(event["action"], event["target"]["digest"]) for event in sent]
+
+        with start_registry(
+            tmp_path, notifications=[{**endpoint, "url": f"{receiver.url}/v0/event"}]
+        ) as registry:
+            pushed = []
+            accept = {"Accept": MANIFEST["docker"]}
+            for tag in ("v1", "v2"):
+                image = push_image(registry, "library/ubuntu", tag, [layer_bytes(3000, len(pushed))])
+                pushed.append(("push", image.digest))
+                blob = f"blobs/{image.layers[0].digest}"
+                for path in (f"manifests/{tag}", f"manifests/{image.digest}", blob):
+                    requests.get(
+                        f"{registry.url}/v2/library/ubuntu/{path}", headers=accept, timeout=20
+                    ).raise_for_status()
+            # Events arrive in their order.
+            assert comes_true(lambda: pushed[-1] in events())
+    # A receiver that is slow for a moment gets an event again.
+    assert list(dict.fromkeys(events())) == pushed
+    assert receiver.requests[0].headers["Authorization"] == "secretkey"

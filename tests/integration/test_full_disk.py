@@ -1,14 +1,16 @@
-"""The directory store, the database and metrics on a full or read-only file system."""
+"""The directory store, brewing, the database and metrics on a full or read-only file system."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,11 +20,20 @@ from core.layer import Layer
 from core.metrics_files import create_directory, remove_directory
 from core.torrents.brewing import brew_layer
 from core.torrents.store import DirectoryStore
+from docker_torrents import web_app
 from sql.engine import create_engine_for
 from sql.schema import create_missing, probe_writable
 from sql.tables import build_tables
 from sql.transaction import reading, transaction
+from tests.installation import Installation
 from tests.memory_source import MemorySource
+from tests.metrics import shows
+from tests.servers.layers import layer_bytes
+from tests.servers.process import free_port, listening
+from tests.servers.push import push_image
+from tests.servers.registry import Registry
+from tests.servers.waiting import comes_true
+from tests.wsgi import call
 
 CONTENT = b"a layer whose metainfo finds no room" * 40_000
 DIGEST = Digest(hashlib.sha256(CONTENT).hexdigest())
@@ -101,6 +112,43 @@ def test_the_check_reports_a_read_only_disk(tmp_path: Path) -> None:
         with pytest.raises(StoreFailed, match="Read-only file system"):
             store.check()
         assert store.get(DIGEST) == b"kept before"
+
+
+def test_a_disk_without_room_for_metainfo_is_reported_until_brewing_goes_on(
+    tmp_path: Path, registry: Registry, scope: str
+) -> None:
+    port = free_port()
+    with small_disk(tmp_path / "disk") as disk:
+        installation = Installation(
+            tmp_path / "installation",
+            registry,
+            application={"metrics_port": port},
+            torrents={"directory": str(disk / "metainfo")},
+            brewer={"sleep_time": 1},
+        )
+        push_image(registry, scope, "v1", [layer_bytes(1000, 1)])
+        installation.run("backfill", "repository", scope)
+        filler = fill(disk)
+        scheduler = installation.process("scheduler", ready=listening(port))
+        scheduler.start()
+        try:
+            assert comes_true(shows(port, lambda now: now.value("brews_total", outcome="returned") > 0))
+            assert comes_true(lambda: health(installation)["status"] == "degraded")
+            assert "No space left on device" in health(installation)["parts"]["job brew"]["reason"]
+            filler.unlink()
+            assert comes_true(shows(port, lambda now: now.value("brews_total", outcome="brewed") == 1))
+            assert comes_true(lambda: health(installation)["status"] == "ok")
+        finally:
+            scheduler.stop()
+
+
+def health(installation: Installation) -> Any:
+    """Return the answer of `/healthz`."""
+    with installation.service() as service:
+        app = web_app(service)
+        answer = call(app, "GET", "/healthz")
+        app.close()
+    return json.loads(answer.body)
 
 
 def info_hash(data: bytes) -> str:

@@ -10,7 +10,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
+from core.clients import http_client, open_bucket
+from core.config.config import S3, Config, DockerRegistry, Tls
 from core.errors import ConfigInvalid, ConnectionCut, Unavailable
 from core.http.client import HttpClient
 from core.http.tls import system_store, trusted_bundle
@@ -97,6 +100,29 @@ def test_environment_variables_do_not_change_trust(
         with pytest.raises(Unavailable, match=r"tls\.ca_file"):
             Bucket(s3, "bucket").check()
         assert received == []
+
+
+@pytest.mark.parametrize("store", ["tls.ca_file", "the system's"])
+def test_all_clients_trust_the_same_certificates(
+    tmp_path: Path, trusted: Path, monkeypatch: pytest.MonkeyPatch, store: str
+) -> None:
+    config = Config(
+        docker_registry=DockerRegistry(host="a"),
+        s3=S3(region="us-east-1", access_key="tests", secret_key=SecretStr("not a secret")),
+        tls=Tls(ca_file=trusted if store == "tls.ca_file" else None),
+    )
+    if store == "the system's":
+        monkeypatch.setattr("core.http.tls._SYSTEM_FILES", (str(trusted),))
+    system_store.cache_clear()
+    trusted_bundle.cache_clear()
+    try:
+        with tls_server(trusted, HELLO) as (url, _), http_client(config, 1, 20) as client:
+            assert client.fetch("GET", url).body == b"hello"
+            s3 = config.s3.model_copy(update={"endpoint_url": url})
+            assert open_bucket(config.model_copy(update={"s3": s3}), "bucket").get("key", 100) == b"hello"
+    finally:
+        system_store.cache_clear()
+        trusted_bundle.cache_clear()
 
 
 def test_s3_trusts_the_certificates_of_ca_file(trusted: Path) -> None:

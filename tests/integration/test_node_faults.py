@@ -110,6 +110,8 @@ def test_wrong_bytes_from_a_peer_are_discarded(
         announce(service, peer.session.listen_port(), complete=True)
         # A reader falls back to the registry as soon as it knows of wrong bytes.
         monkeypatch.setattr("node.fallback.PATIENCE", float("inf"))
+        # The service still names the peer when libtorrent has banned it.
+        monkeypatch.setattr("node.swarm_download.IDLE_SECONDS", 2.0)
         node = start()
         assert pull(node, LAYER, origin(service)) == DATA
     with node.downloads.open(LAYER, BytesOrigin(b"")) as reader:

@@ -23,7 +23,7 @@ from core.manifests.media_types import DOCKER_SCHEMA1_SIGNED, OCI_MANIFEST
 from core.registry.client import MANIFEST_LIMIT, RegistryClient
 from tests.registry_clients import client_of, read_blob
 from tests.servers import bad_http
-from tests.servers.http_server import Answer, HttpServer, start_http_server
+from tests.servers.http_server import Answer, Connection, HttpServer, Request, start_http_server
 
 DIGEST = Digest("ab" * 32)
 MANIFEST = b'{"schemaVersion": 2}'
@@ -101,6 +101,18 @@ def test_a_missing_path(registry: HttpServer, client: RegistryClient, what: str)
     registry.on("/*", bad_http.replying(404, errors("MANIFEST_UNKNOWN"), JSON))
     with pytest.raises(NotFound):
         ASKING[what](client)
+
+
+def test_a_catalog_may_take_longer_than_other_answers(registry: HttpServer) -> None:
+    def slow(request: Request, connection: Connection) -> None:
+        connection.pause(0.5)
+        connection.reply(200, b'{"repositories": ["a"], "tags": ["b"]}')
+
+    registry.on("/*", slow)
+    with client_of(registry.netloc, read_timeout=0.1, catalog_timeout=60.0) as client:
+        assert list(client.list_repositories()) == ["a"]
+        with pytest.raises(TimedOut):
+            list(client.list_tags("a"))
 
 
 @pytest.mark.parametrize("status", [401, 404, 405])

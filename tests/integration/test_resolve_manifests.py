@@ -68,7 +68,10 @@ def test_an_images_layers_are_queued_as_pushed_and_its_config_is_not(
 ) -> None:
     image = push(media)
     desk.put_down(image.digest)
+    pushed = desk.now
+    desk.now += 90
     summary = desk.run()
+    assert desk.added() == {pushed}
     assert desk.queued() == dict.fromkeys(digests(image), Priority.PUSHED)
     assert desk.waiting() == {}
     assert desk.seen(image.digest) == {image.digest}

@@ -166,6 +166,7 @@ def test_without_the_tables_of_a_newer_version_the_rest_is_shown(front: Front) -
     answer = front.get("/")
     assert answer.status == 200
     assert "Layers waiting 1 " in text_of(answer)
+    assert "create it with `docker_torrents init-db`" in text_of(answer)
 
 
 def test_the_page_reports_a_missing_database(front: Front) -> None:
@@ -174,7 +175,7 @@ def test_the_page_reports_a_missing_database(front: Front) -> None:
     answer = front.get("/")
 
     assert answer.status == 503
-    assert "The database does not answer" in text_of(answer)
+    assert "The database cannot be read" in text_of(answer)
     assert "Manifests go out without ids" in text_of(answer)
     assert answer.headers["Retry-After"] == "5"
 

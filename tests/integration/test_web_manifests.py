@@ -25,6 +25,7 @@ from tests.servers.registry import Registry
 from tests.web_manifests import FIELD, brew, ids, image_of, rbtorrent, sha256, until
 from tests.web_parts import NOON, rows
 from tests.web_server import Front, front_of
+from web.image_lookup import MAX_BYTES
 
 
 @pytest.fixture
@@ -191,3 +192,16 @@ def test_an_image_of_thousands_of_layers_is_passed_on_without_ids(
         brew(front, descriptors[-1])
         answer = front.get("/v2/a/manifests/large")
         assert (answer.status, answer.body == body) == (200, not augmented)
+
+
+@pytest.mark.parametrize("large", ["digests with an escaped letter", "annotations"])
+def test_a_manifest_that_hides_its_size_is_passed_on_without_ids(tmp_path: Path, large: str) -> None:
+    descriptors = [Descriptor(DOCKER_LAYER, f"sha256:{number:064x}", 1) for number in range(2_000)]
+    body = image_manifest(descriptors[0], descriptors).replace(b'"digest"', rb'"\u0064igest"')
+    if large == "annotations":
+        manifest = json.loads(image_manifest(descriptors[0], descriptors[-1:]))
+        body = json.dumps({**manifest, "annotations": {"a": "x" * MAX_BYTES}}).encode()
+    with start_http_server() as registry, front_of(registry.netloc, tmp_path) as front:
+        registry.on("/v2/a/manifests/large", replying(200, body, {"Content-Type": DOCKER_MANIFEST}))
+        brew(front, descriptors[-1])
+        assert front.get("/v2/a/manifests/large").body == body

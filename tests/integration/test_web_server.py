@@ -18,7 +18,7 @@ import psutil
 import pytest
 import requests
 
-from core.errors import CannotListen
+from core.errors import CannotListen, ConfigInvalid
 from core.listening import check_free, resolve_host
 from core.server import serve
 from tests.served_app import LARGE, build
@@ -115,6 +115,14 @@ def test_a_lock_that_another_process_holds_is_refused(tmp_path: Path) -> None:
         first.stop()
 
 
+def test_a_lock_that_cannot_be_created_names_the_key_to_set(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        ConfigInvalid, match=r"application\.state_dir: .*/file/state/lock .*Not a directory: choose"
+    ):
+        serve(build, "127.0.0.1", free_port(), threads=1, lock=tmp_path / "file/state/lock")
+
+
 def test_serving_is_logged_once_a_worker_accepts_connections(start: Start) -> None:
     process, port = start(workers=2)
     assert comes_true(lambda: "serving host=127.0.0.1" in process.log.read_text())
@@ -146,6 +154,21 @@ def test_the_server_refuses_malformed_requests(start: Start, head: str) -> None:
     with socket.create_connection(("127.0.0.1", port), 60) as client:
         client.sendall(f"{head}\r\n\r\n".encode())
         assert client.recv(1000).startswith(b"HTTP/1.1 400 ")
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "GET / HTTP/1.1\r\nHost: a\r\nHost: b",
+        "GET / HTTP/1.1",
+        "GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0",
+    ],
+)
+def test_the_server_leaves_other_malformed_requests_to_nginx(start: Start, head: str) -> None:
+    _, port = start()
+    with socket.create_connection(("127.0.0.1", port), 60) as client:
+        client.sendall(f"{head}\r\n\r\n".encode())
+        assert client.recv(1000).startswith(b"HTTP/1.1 200 ")
 
 
 def test_idle_connections_delay_no_other(start: Start) -> None:

@@ -192,7 +192,7 @@ def test_damaged_metainfo_is_not_served(tmp_path: Path, caplog: pytest.LogCaptur
     answer = get(app_of(parts))
     assert answer.status == 500
     assert json.loads(answer.body)["errors"][0]["code"] == "UNKNOWN"
-    assert f"metainfo broken digest={LAYER}" in caplog.text
+    assert f"brews it again digest={LAYER}" in caplog.text
 
 
 @pytest.mark.parametrize(

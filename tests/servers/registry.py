@@ -60,6 +60,7 @@ class Endpoint(TypedDict, total=False):
     timeout: str
     threshold: int
     backoff: str
+    ignore: dict[str, list[str]]
 
 
 @dataclass(frozen=True)

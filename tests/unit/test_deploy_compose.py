@@ -96,6 +96,17 @@ def test_commands_exist_and_use_the_mounted_configuration() -> None:
     }
 
 
+def test_commands_in_the_docs_name_its_services_and_ports() -> None:
+    page = (ROOT / "docs" / "operations.md").read_text()
+    shown = page.partition("### Docker Compose")[2].partition("\n## ")[0]
+    published = {
+        port.rpartition(":")[0] for service in SERVICES.values() for port in service.get("ports", ())
+    }
+
+    assert set(re.findall(r" exec (\w+)", shown)) == {"brewer", "mirror2"} <= set(SERVICES)
+    assert set(re.findall(r"127\.0\.0\.1:\d+", shown)) == published
+
+
 def test_written_folders_are_volumes_owned_by_the_user_of_the_image() -> None:
     config, mirror = load("config.yaml"), load("mirror.yaml")
     made = (DEPLOY / "Dockerfile").read_text()

@@ -120,7 +120,10 @@ def test_images_are_ours_or_nginx() -> None:
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     compose = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text())["services"]
 
-    assert images == {f"registry.example.com/docker-torrents:{version}", compose["nginx"]["image"]}
+    ours = f"registry.example.com/docker-torrents:{version}"
+    page = (ROOT / "docs" / "operations.md").read_text()
+    assert images == {ours, compose["nginx"]["image"]}
+    assert set(re.findall(r"registry\.example\.com/docker-torrents:[\w.]+", page)) == {ours}
 
 
 def test_jobs_are_run_by_brewers_or_at_the_times_of_the_crontab(config: Config) -> None:
@@ -217,6 +220,14 @@ def test_nginx_accepts_its_configuration_and_routes_to_the_services(tmp_path: Pa
     command = [binary, "-t", "-c", tmp_path / "nginx.conf", "-e", tmp_path / "error.log"]
     tried = subprocess.run(command, capture_output=True, text=True, check=False)
     assert tried.returncode == 0, tried.stderr
+
+
+def test_commands_in_the_docs_name_its_deployments() -> None:
+    page = (ROOT / "docs" / "operations.md").read_text()
+    named = set(re.findall(r"(?:deploy|deployment)/(docker-torrents-\w+)", page))
+
+    assert len(named) > 1
+    assert named <= {name_of(found) for found in OBJECTS if found["kind"] == "Deployment"}
 
 
 def test_objects_created_by_hand_are_documented() -> None:

@@ -15,12 +15,13 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 
 
 def shown(page: Path) -> list[str]:
-    """Yield the shell lines that start with the program, and `docker_torrents …` in prose."""
+    """Return the commands of the program in shell lines, also behind `kubectl exec … --` and the like."""
     text = page.read_text()
     blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
     # Indented blocks in lists, too.
     lines = [line.strip() for block in blocks for line in block.splitlines()]
-    return [line for line in lines if line.startswith("docker_torrents")]
+    found = [re.search(r"(?:^|[ /])(docker_torrents( .*)?)$", line) for line in lines if line[:3] != "ln "]
+    return [match[1] for match in found if match]
 
 
 COMMANDS = [pytest.param(line, id=f"{page.name}: {line}") for page in PAGES for line in shown(page)]
@@ -34,16 +35,36 @@ def test_a_documented_command_is_valid(line: str) -> None:
 
 
 def test_commands_are_found() -> None:
-    assert len(COMMANDS) > 10
+    assert len(COMMANDS) > 30
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_within_the_project_exist(page: Path) -> None:
-    targets = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text())
-
-    for target in targets:
+def test_links_and_pictures_within_the_project_exist(page: Path) -> None:
+    text = page.read_text()
+    for target, section in re.findall(r"\]\(([^)#]*)(?:#([^)]*))?\)", text):
         if not target.startswith(("http://", "https://")):
-            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+            other = page.parent / target if target else page
+            assert other.exists(), f"{page.name} links to {target}"
+            assert not section or section in sections(other), f"{page.name} links to {target}#{section}"
+    for picture in re.findall(r'(?:src|srcset)="([^"]+)"', text):
+        assert (page.parent / picture).is_file(), f"{page.name} shows {picture}"
+
+
+def sections(page: Path) -> set[str]:
+    """Return the anchors of the headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"(?s)```.*?```", "", page.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+DEPLOY = [path for path in sorted((ROOT / "deploy").rglob("*")) if path.is_file()]
+
+
+@pytest.mark.parametrize("file", DEPLOY, ids=lambda file: file.name)
+def test_sections_of_the_docs_named_in_deploy_exist(file: Path) -> None:
+    text = " ".join(re.sub(r"^#", "", file.read_text(), flags=re.MULTILINE).split())
+
+    for page, section in re.findall(r"(docs/[\w/]+\.md), section ([A-Z]\w+)", text):
+        assert section.lower() in sections(ROOT / page), f"{file.name}: {page}, section {section}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

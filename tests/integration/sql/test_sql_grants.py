@@ -22,6 +22,8 @@ from sql.tables import build_tables
 from sql.transaction import reading, transaction
 from tests.installation import Installation
 from tests.integration.sql.database import NOW, Database, digest_of
+from tests.servers.bad_http import replying
+from tests.servers.http_server import start_http_server
 from tests.servers.postgres import PostgresServer
 from tests.servers.process import free_port
 
@@ -138,6 +140,28 @@ def test_every_command_reports_it_in_one_line_and_exits_with_1(tmp_path: Path, l
     checked = installation.run("check", check=False)
     assert checked.stdout.startswith("failed  database   the database is not ready: GRANT CREATE ON SCHEMA")
     assert checked.stdout.splitlines()[-1] == "checked 4, failed 3, skipped 3"
+
+
+def test_commands_that_only_read_need_only_select(
+    tmp_path: Path, low_url: str, on_postgres: Database, postgres: PostgresServer, empty_database: str
+) -> None:
+    on_postgres.enqueue(A)
+    postgres.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO low_user", empty_database)
+    with start_http_server() as registry:
+        registry.on("/*", replying(200, b"{}"))
+        installation = Installation(tmp_path, registry.netloc, db={"url": low_url})
+        for words, last in {
+            "queue status": "waiting    1",
+            "role list": "roles 0",
+            f"show {A}": "waiting",
+            "run prune --dry-run": "would forget 0",
+        }.items():
+            ended = installation.run(*words.split())
+            assert last in ended.stdout
+            assert ended.stderr == ""
+        checked = installation.run("check", check=False)
+    assert checked.returncode == 1
+    assert "GRANT INSERT, UPDATE, DELETE ON rbtorrent_mapping TO low_user" in checked.stdout
 
 
 def test_check_continues_whatever_a_probe_raises() -> None:

@@ -51,7 +51,7 @@ def test_manifests_are_ordered_by_priority_and_age(database: Database) -> None:
     assert _enqueue(database, ("team/a", B), ("team/b", B), ("team/a", B), now=NOW - 5) == 2
     assert _enqueue(database, ("team/a", C), now=NOW - 7) == 1
     due = _due(database)
-    assert due[0] == DueManifest("team/a", C, Priority.PUSHED, 0)
+    assert due[0] == DueManifest("team/a", C, Priority.PUSHED, NOW - 7, 0)
     assert {(one.scope, one.digest) for one in due[1:3]} == {("team/a", B), ("team/b", B)}
     assert due[3].digest == A
     assert len(_due(database, limit=2)) == 2
@@ -71,7 +71,7 @@ def test_a_failed_manifest_is_due_after_its_delay(database: Database) -> None:
         assert fail_manifest(connection, database.tables, "a", A, reason="slow", next_try=NOW + 30)
         assert not fail_manifest(connection, database.tables, "a", B, reason="slow", next_try=NOW)
     assert _due(database, now=NOW + 29) == []
-    assert _due(database, now=NOW + 30) == [DueManifest("a", A, Priority.PUSHED, 1)]
+    assert _due(database, now=NOW + 30) == [DueManifest("a", A, Priority.PUSHED, NOW, 1)]
 
 
 def test_a_failed_manifest_is_due_at_once_when_it_is_pushed_again(database: Database) -> None:
@@ -79,9 +79,9 @@ def test_a_failed_manifest_is_due_at_once_when_it_is_pushed_again(database: Data
     with transaction(database.engine) as connection:
         assert fail_manifest(connection, database.tables, "a", A, reason="slow", next_try=NOW + 30)
     assert _enqueue(database, ("a", A), now=NOW + 5) == 0
-    assert _due(database, now=NOW + 5) == [DueManifest("a", A, Priority.PUSHED, 1)]
+    assert _due(database, now=NOW + 5) == [DueManifest("a", A, Priority.PUSHED, NOW, 1)]
     assert _enqueue(database, ("a", A), now=NOW + 7) == 0
-    assert _due(database, now=NOW + 5) == [DueManifest("a", A, Priority.PUSHED, 1)]
+    assert _due(database, now=NOW + 5) == [DueManifest("a", A, Priority.PUSHED, NOW, 1)]
 
 
 def test_a_finished_manifest_leaves_the_table(database: Database) -> None:
@@ -100,7 +100,7 @@ def test_a_manifest_set_aside_is_retried_when_pushed_again(database: Database) -
     assert _due(database, now=NOW + 10**6) == []
     assert _counts(database) == ManifestCounts(waiting=0, set_aside=2)
     assert _enqueue(database, ("a", A), priority=Priority.BACKFILLED) == 1
-    assert _due(database) == [DueManifest("a", A, Priority.PUSHED, 0)]
+    assert _due(database) == [DueManifest("a", A, Priority.PUSHED, NOW, 0)]
     with transaction(database.engine) as connection:
         assert retry_failed_manifests(connection, database.tables, now=NOW) == 1
     assert _counts(database) == ManifestCounts(waiting=2, set_aside=0)

@@ -15,7 +15,7 @@ from typing import TypeVar
 import pytest
 import sqlalchemy as sa
 
-from core.errors import DatabaseDown
+from core.errors import DatabaseBusy, DatabaseDown
 from sql.engine import create_engine_for
 from sql.postgresql import query_timeout
 from sql.schema import create_missing
@@ -201,13 +201,13 @@ def test_restarts_on_either_side_of_pgbouncer_are_survived(server: OwnPostgres, 
         engine.dispose()
 
 
-def test_an_exhausted_pool_counts_as_down(database: Database) -> None:
+def test_an_exhausted_pool_is_reported_with_the_key_to_raise(database: Database) -> None:
     engine = create_engine_for(
         url=database.engine.url.render_as_string(hide_password=False), max_pool_size=1, pool_timeout=0.05
     )
     with (
         reading(engine),
-        pytest.raises(DatabaseDown, match="all of its connections are in use"),
+        pytest.raises(DatabaseBusy, match=r"busy: all connections are in use: raise db\.max_pool_size"),
         transaction(engine),
     ):
         pass

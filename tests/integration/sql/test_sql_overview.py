@@ -20,6 +20,7 @@ from sql.overview import (
     list_busy_repositories,
     list_failure_reasons,
 )
+from sql.queue_counts import read_queue
 from sql.transaction import reading, transaction
 from tests.integration.sql.database import NOW, Database, digest_of
 
@@ -128,6 +129,7 @@ def test_no_query_scans_a_whole_table(database: Database) -> None:
         list_busy_repositories(connection, database.tables, limit=10)
         list_recent_failures(connection, database.tables, limit=10)
         measure_queue(connection, database.tables, now=NOW)
+        read_queue(connection, database.tables, now=NOW)
 
     scans = [
         plan

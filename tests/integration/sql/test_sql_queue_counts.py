@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from core.errors import DatabaseDown
-from core.metrics import QUEUE_LAYERS, QUEUE_OLDEST, Readings
+from core.metrics import LAST_BREWED, QUEUE_LAYERS, QUEUE_OLDEST, Readings
 from sql import queue_counts
 from sql.queue_counts import read_queue
 from sql.tables import Priority
@@ -25,7 +25,7 @@ def test_an_empty_queue_has_all_states_and_no_oldest_layer(database: Database) -
 
     assert len(readings[QUEUE_LAYERS]) == 16
     assert set(readings[QUEUE_LAYERS].values()) == {0}
-    assert readings[QUEUE_OLDEST] == {}
+    assert readings[QUEUE_OLDEST] == readings[LAST_BREWED] == {}
 
 
 def test_layers_are_counted_by_state_and_priority(database: Database) -> None:
@@ -35,7 +35,7 @@ def test_layers_are_counted_by_state_and_priority(database: Database) -> None:
     database.enqueue(D, now=NOW - 70)
     database.enqueue(E, now=NOW - 60)
     database.enqueue(F, priority=Priority.SCANNED, now=NOW - 50)
-    database.complete(database.claim_one())
+    database.complete(database.claim_one(), now=NOW - 30)
     database.retry(database.claim_one(), next_try=NOW + 10)
     database.set_aside(database.claim_one())
     database.claim_one()
@@ -49,12 +49,21 @@ def test_layers_are_counted_by_state_and_priority(database: Database) -> None:
         ("waiting", "scanned"): 1,
     }
     assert readings[QUEUE_OLDEST] == {("pushed",): 60, ("scanned",): 50}
+    assert readings[LAST_BREWED] == {(): 30}
 
 
 def test_a_layer_added_in_the_future_has_no_negative_age(database: Database) -> None:
     database.enqueue(A, now=NOW + 100)
 
     assert read(database)[QUEUE_OLDEST] == {("pushed",): 0}
+
+
+def test_a_layer_brewed_in_the_future_is_not_the_last_one(database: Database) -> None:
+    for digest, ago in ((A, 70), (B, -1)):
+        database.enqueue(digest)
+        database.complete(database.claim_one(), now=NOW - ago)
+
+    assert read(database)[LAST_BREWED] == {(): 70}
 
 
 def test_layers_locked_by_hand_without_a_queue_row_are_left_out(database: Database) -> None:

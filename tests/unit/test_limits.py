@@ -1,0 +1,31 @@
+"""Limits on concurrent requests: who waits for a turn, and who is refused."""
+
+from __future__ import annotations
+
+import queue
+import threading
+
+import bottle
+
+from web.limits import Turns
+
+
+def test_only_a_bounded_number_of_requests_waits_for_a_turn() -> None:
+    turns = Turns("tests", 1, waiting=2, seconds=60.0)
+    outcomes: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            with turns.turn():
+                outcomes.put("served")
+        except bottle.HTTPResponse as refused:
+            outcomes.put(refused.status_line)
+
+    threads = [threading.Thread(target=ask) for _ in range(5)]
+    with turns.turn():
+        for thread in threads:
+            thread.start()
+        assert [outcomes.get(timeout=60) for _ in range(3)] == ["503 Service Unavailable"] * 3
+    for thread in threads:
+        thread.join()
+    assert [outcomes.get(timeout=60) for _ in range(2)] == ["served"] * 2
