@@ -146,7 +146,12 @@ def add_command(
 
 def add_actions(command: argparse.ArgumentParser, *, required: bool = True) -> Commands:
     """Return the actions of `command` to add to. Unless one is `required`, it also runs without one."""
-    return command.add_subparsers(dest="action", required=required, metavar="COMMAND", title="commands")
+    return command.add_subparsers(
+        dest="action",
+        required=required,
+        metavar="COMMAND" if required else "[COMMAND]",
+        title="commands",
+    )
 
 
 def add_json(command: argparse.ArgumentParser) -> None:

@@ -53,7 +53,7 @@ def add_options(mirror: argparse.ArgumentParser) -> None:
     drop = add_command(
         actions, "drop", "Remove a layer from the cache.", f"mirror drop sha256:{'4' * 64}", _drop
     )
-    drop.add_argument("digest", type=named(Digest.parse), metavar="DIGEST")
+    drop.add_argument("digest", type=named(Digest.parse), metavar="DIGEST", help="sha256:... of the layer")
     status = add_command(
         actions,
         "status",

@@ -13,6 +13,7 @@ from core.clients import http_client
 from core.config.config import Config
 from core.config.mirror import Mirror
 from core.errors import CannotListen
+from core.http.tls import trusted_bundle
 from core.listening import check_free
 from core.logs import set_log_format, set_up_logging
 from core.server import serve
@@ -89,6 +90,7 @@ def run_mirror(config: Config, *, debug: bool) -> int:
     """Serve the mirror until SIGTERM. Return the exit status."""
     mirror = config.mirror
     # Report errors once, here: a worker that cannot start would be restarted again and again.
+    trusted_bundle(config.tls.ca_file)
     # libtorrent would use the next port, at which other mirrors do not look for this one.
     check_free(mirror.peer_host, mirror.peer_port)
     Cache(mirror.cache_dir, mirror.cache_size, mirror.keep_free).close()
