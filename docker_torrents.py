@@ -29,7 +29,7 @@ from core.command_line import FAILED, USAGE, Command, parse, positive
 from core.config.checks import Check, Checks
 from core.config.config import Config
 from core.config.file import load_config
-from core.errors import CannotListen, ConfigInvalid, DatabaseError, DockerTorrentsError
+from core.errors import CannotListen, ConfigInvalid, DatabaseError, DockerTorrentsError, os_reason
 from core.logs import set_log_format, set_up_logging
 from core.metrics import shared_metrics, start_metrics
 from core.output import print_error, replace_unencodable
@@ -197,6 +197,7 @@ def _serve(
     background: AbstractContextManager[None] | None = None,
 ) -> int:
     """Serve the web app until `stop` is set. `background` is entered in this process meanwhile."""
+    from core.http.tls import trusted_bundle
     from core.server import serve
     from core.torrents.web_seeds import warn_of_useless_torrents
     from web.swarm_book import LocalBook, serve_book
@@ -204,6 +205,8 @@ def _serve(
 
     application = config.application
     metrics = application.state_dir / f"metrics-{application.port}"
+    # Report errors once, here: a worker that cannot start would be restarted again and again.
+    trusted_bundle(config.tls.ca_file)
     warn_of_useless_torrents(config)
     secret = application.event_authorization
     if secret is None or not secret.get_secret_value():
@@ -300,9 +303,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         for problem in error.problems:
             print_error(f"{error.where}: {problem}")
         return USAGE
-    except (DockerTorrentsError, OSError) as error:
+    except DockerTorrentsError as error:
         print_error(str(error))
         return USAGE if isinstance(error, CannotListen) else FAILED
+    except OSError as error:
+        print_error(f"{error.filename}: {os_reason(error)}" if error.filename else os_reason(error))
+        return FAILED
 
 
 if __name__ == "__main__":

@@ -128,7 +128,12 @@ def add_command(
 
 def add_actions(command: argparse.ArgumentParser, *, required: bool = True) -> Commands:
     """Return the actions of `command` to add to. Unless one is `required`, it also runs without one."""
-    actions = command.add_subparsers(dest="action", required=required, metavar="COMMAND", title="commands")
+    actions = command.add_subparsers(
+        dest="action",
+        required=required,
+        metavar="COMMAND" if required else "[COMMAND]",
+        title="commands",
+    )
     return actions.add_parser
 
 

@@ -19,10 +19,27 @@ where the library is used.
 
 from __future__ import annotations
 
+import os
+import pwd
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 Verdict = Literal["set aside", "try again", "give back", "fault"]
+
+
+def os_reason(error: OSError) -> str:
+    """Return the system's reason without the path; for a missing permission with the name of this user."""
+    why = error.strerror or str(error)
+    why = why[:1].lower() + why[1:]
+    return f"{why} for user {user_name()}" if isinstance(error, PermissionError) else why
+
+
+def user_name() -> str:
+    """Return the name of this process's user, or else the number."""
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
 
 
 class DockerTorrentsError(Exception):
@@ -53,7 +70,7 @@ class CannotListen(DockerTorrentsError):
 
     def __init__(self, host: str, port: int, why: str) -> None:
         self.prefix = f"cannot listen at {host or '::'} port {port}: "
-        super().__init__(why[:1].lower() + why[1:])
+        super().__init__(why)
 
 
 class InvalidName(DockerTorrentsError, ValueError):

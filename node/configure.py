@@ -33,9 +33,16 @@ def add_configure(actions: Commands) -> None:
     command.add_argument("--print", action="store_true", help="print the files instead of writing them")
     command.add_argument("--remove", action="store_true", help="undo it")
     command.add_argument(
-        "--root", type=Path, default=Path("/"), metavar="FOLDER",
+        "--root", type=_folder, default=Path("/"), metavar="FOLDER",
         help="where the file system of the machine is mounted (default /)",
     )  # fmt: skip
+
+
+def _folder(text: str) -> Path:
+    # Also of an empty text, which would be the current folder.
+    if not text or not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a folder")
+    return Path(text)
 
 
 def run_configure(config: Config, arguments: argparse.Namespace) -> int:
@@ -59,7 +66,12 @@ def run_configure(config: Config, arguments: argparse.Namespace) -> int:
                 else:
                     unchanged += 1
         except (EngineConfigInvalid, OSError) as error:
-            print_error(f"{engine}: {error}")
+            why = (
+                f"{error.filename}: {error.strerror}"
+                if isinstance(error, OSError) and error.filename
+                else error
+            )
+            print_error(f"{engine}: {why}")
             failed += 1
             continue
         for note in plan.notes:

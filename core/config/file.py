@@ -14,7 +14,7 @@ from core.config.checks import Checks, Context
 from core.config.config import Config
 from core.config.problems import describe
 from core.config.yaml_text import parse_yaml
-from core.errors import ConfigInvalid
+from core.errors import ConfigInvalid, os_reason
 
 _VARIABLE = re.compile(r"\$(\$|\{([A-Za-z_][A-Za-z0-9_]*)\})")
 
@@ -32,8 +32,10 @@ def load_config(path: Path, checks: Checks | None = None) -> Config:
         raise ConfigInvalid(
             where, ["no such file: name one with -c; config.example.yaml shows every key"]
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigInvalid(where, [f"cannot be read: {error}"]) from None
+    except OSError as error:
+        raise ConfigInvalid(where, [f"cannot be read: {os_reason(error)}"]) from None
+    except UnicodeDecodeError:
+        raise ConfigInvalid(where, ["cannot be read: not text in UTF-8"]) from None
     return parse_config(text, where, os.environ, checks, path.absolute().parent)
 
 

@@ -18,7 +18,7 @@ OWNERS = {
     "botocore": ["core/s3.py"],
     "torf": ["core/torrents/metainfo.py"],
     "pydantic": ["core/config/", "core/swarm/messages.py"],
-    "yaml": ["core/config/", "node/engines/k3s_registries.py"],
+    "yaml": ["core/config/"],
     "apscheduler": ["jobs/cron.py", "jobs/scheduler.py"],
     "tqdm": ["jobs/progress.py", "node/prefetch.py"],
     "bottle": ["web/", "node/", "docker_torrents.py"],
