@@ -167,10 +167,8 @@ class Cache:
         return True
 
     def distrust(self, digest: Digest) -> None:
-        """Serve a layer no more, as its file is damaged: the next download checks it. Its pin and open
-        readers stay.
-
-        Raises CacheFailed.
+        """Stop serving a layer whose file is damaged, except to its current readers. It stays pinned, and the
+        next download checks the file. Raises CacheFailed.
         """
         with self._lock, self._files.disk_errors():
             layer = self._layers.get(digest)

@@ -118,9 +118,8 @@ def test_another_invalid_file_is_named(tmp_path: Path, capsys: pytest.CaptureFix
 
 @pytest.mark.parametrize("root", ["", "/missing"])
 def test_a_root_that_is_not_a_folder_is_refused(root: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        parse_arguments(["mirror", "configure", "--engine", "podman", "--root", root])
-    assert ended.value.code == USAGE
+    arguments = parse_arguments(["mirror", "configure", "--engine", "podman", "--root", root])
+    assert arguments.func(config_of(), arguments) == USAGE
     assert f"{root!r} is not a folder" in capsys.readouterr().err
 
 

@@ -236,7 +236,7 @@ def test_a_directory_that_could_not_be_read_at_first_is_read_by_the_next_check(c
     assert content(cache, fill(cache, b"new")) == b"new"
 
 
-def test_a_damaged_layer_is_served_no_more_and_stays_pinned(cache: Cache) -> None:
+def test_a_damaged_layer_is_no_longer_served_and_stays_pinned(cache: Cache) -> None:
     layer = fill(cache, b"data")
     cache.pin(layer)
     with cache.open(layer) as reader:
