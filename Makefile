@@ -24,8 +24,8 @@ servers: ## install the servers that the tests and the demo run, from Debian's p
 demo: .venv servers ## brew a real image from a real registry, and show the result
 	$(BIN)/python -m demo
 
-# One more than cores, at most 4: tests wait for servers more than they compute.
-PROCESSES ?= $(shell $(PYTHON) -c 'import os; print(min(4, 1 + len(os.sched_getaffinity(0))))')
+# Two per core, at most 4: tests wait for servers about as long as they compute.
+PROCESSES ?= $(shell $(PYTHON) -c 'import os; print(min(4, 2 * len(os.sched_getaffinity(0))))')
 .PHONY: test
 test: .venv servers ## run every test
 	$(BIN)/python -m pytest --numprocesses=$(PROCESSES) --dist=loadfile --no-loadscope-reorder --durations=15 $(PYTEST_ARGS)

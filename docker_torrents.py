@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import atexit
 import logging
+import pkgutil
 import signal
 import sys
 import threading
@@ -25,10 +26,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.command_line import FAILED, USAGE, Command, parse, positive
-from core.config.checks import Checks
+from core.config.checks import Check, Checks
 from core.config.config import Config
 from core.config.file import load_config
-from core.errors import CannotListen, ConfigInvalid, DatabaseError, DockerTorrentsError
+from core.errors import CannotListen, ConfigInvalid, DatabaseError, DockerTorrentsError, os_reason
 from core.logs import set_log_format, set_up_logging
 from core.metrics import shared_metrics, start_metrics
 from core.output import print_error, replace_unencodable
@@ -76,10 +77,7 @@ COMMANDS = (
         "jobs.role_commands:add_options",
     ),
     Command(
-        "queue",
-        "Show the queue, retry or drop failures.",
-        "queue status",
-        "jobs.queue_commands:add_options",
+        "queue", "Show the queue, retry or drop failures.", "queue status", "jobs.queue_commands:add_options"
     ),
     Command(
         "show",
@@ -103,25 +101,16 @@ COMMANDS = (
 )
 
 
-def _check_cron(expression: str) -> None:
-    from jobs.cron import cron_trigger
-
-    cron_trigger(expression)
-
-
-def _check_database_url(url: str) -> None:
-    from sql.engine import check_url
-
-    check_url(url)
+def _imported(name: str) -> Check:
+    """Return a check that imports the function `name`, `module:function`, when it is called."""
+    return lambda value: pkgutil.resolve_name(name)(value)
 
 
-def _check_database_host(host: str) -> None:
-    from sql.hosts import parse_host
-
-    parse_host(host)
-
-
-CHECKS = Checks(cron=_check_cron, database_url=_check_database_url, database_host=_check_database_host)
+CHECKS = Checks(
+    cron=_imported("jobs.cron:cron_trigger"),
+    database_url=_imported("sql.engine:check_url"),
+    database_host=_imported("sql.hosts:parse_host"),
+)
 """Functions that validate values which core cannot validate."""
 
 
@@ -208,6 +197,7 @@ def _serve(
     background: AbstractContextManager[None] | None = None,
 ) -> int:
     """Serve the web app until `stop` is set. `background` is entered in this process meanwhile."""
+    from core.http.tls import trusted_bundle
     from core.server import serve
     from core.torrents.web_seeds import warn_of_useless_torrents
     from web.swarm_book import LocalBook, serve_book
@@ -215,6 +205,8 @@ def _serve(
 
     application = config.application
     metrics = application.state_dir / f"metrics-{application.port}"
+    # Report errors once, here: a worker that cannot start would be restarted again and again.
+    trusted_bundle(config.tls.ca_file)
     warn_of_useless_torrents(config)
     secret = application.event_authorization
     if secret is None or not secret.get_secret_value():
@@ -311,9 +303,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         for problem in error.problems:
             print_error(f"{error.where}: {problem}")
         return USAGE
-    except (DockerTorrentsError, OSError) as error:
+    except DockerTorrentsError as error:
         print_error(str(error))
         return USAGE if isinstance(error, CannotListen) else FAILED
+    except OSError as error:
+        print_error(f"{error.filename}: {os_reason(error)}" if error.filename else os_reason(error))
+        return FAILED
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from sql.engine import create_engine_for
 from sql.schema import create_missing
 from sql.tables import Tables, build_tables
 from sql.transaction import transaction
-from tests.layer_places import TEMPLATE
+from tests.layer_backends import TEMPLATE
 from tests.servers.postgres import start_postgres
 from tests.services import service_of
 

@@ -25,11 +25,11 @@ from sql.engine import create_engine_for
 from sql.schema import create_missing
 from sql.tables import build_tables
 from sql.transaction import transaction
-from tests.layer_places import TEMPLATE
+from tests.layer_backends import TEMPLATE
 from tests.servers.moto import start_moto
 from tests.servers.postgres import start_postgres
 from tests.services import service_of
-from tests.storage_places import blob_path_of, s3_storage_place
+from tests.storage_backends import blob_path_of, s3_storage_backend
 
 BLOBS = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000
 # moto, a server in Python, takes most of the time there.
@@ -60,16 +60,16 @@ def main() -> None:
                     for what, expected in (("first time", layers_in(BLOBS)), ("again", 0)):
                         took, grown = timed(lambda scan=scan, expected=expected: run(scan, expected))
                         rows.append(row("directory", f"{what}, {engine_name}", BLOBS, took, base, grown))
-        with start_moto(folder) as moto, s3_storage_place(moto, moto.create_bucket()) as place:
+        with start_moto(folder) as moto, s3_storage_backend(moto, moto.create_bucket()) as backend:
             for number in range(S3_BLOBS):
                 content = content_of(number)
-                place.put(blob_path_of(hashlib.sha256(content).hexdigest()), content)
+                backend.put(blob_path_of(hashlib.sha256(content).hexdigest()), content)
             url = f"sqlite:///{folder / 's3.sqlite'}"
             with scan_of(storage, url, connections=1) as scan:
-                alone = replace(scan, storage=place.storage, dry_run=True)
+                alone = replace(scan, storage=backend.storage, dry_run=True)
                 one_by_one, _ = timed(lambda: run(alone, layers_in(S3_BLOBS)))
             with scan_of(storage, url, connections=8) as scan:
-                together = replace(scan, storage=place.storage)
+                together = replace(scan, storage=backend.storage)
                 took, grown = timed(lambda: run(together, layers_in(S3_BLOBS)))
                 rows.append(row("S3", "dry, 1 connection", S3_BLOBS, one_by_one, one_by_one))
                 rows.append(row("S3", "first time, 8 connections", S3_BLOBS, took, one_by_one, grown))
@@ -95,9 +95,9 @@ def fill(storage: Path, blobs: int) -> None:
         repository = f"docker/registry/v2/repositories/team/app{number % REPOSITORIES}"
         link = f"{repository}/_layers/sha256/{hex_digits}/link"
         for path, body in ((blob_path_of(hex_digits), content), (link, f"sha256:{hex_digits}".encode())):
-            place = storage / path
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_bytes(body)
+            file = storage / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(body)
 
 
 def walk_and_read(storage: Path) -> None:

@@ -31,7 +31,7 @@ from tests.servers.registry import start_registry
 
 LINE_MBIT, SLOW_NODE_MBIT = 50, 3
 FAST_MBIT = (500, 200)
-LINES = (*((mbit, (1,)) for mbit in FAST_MBIT), (LINE_MBIT, (1, 4, 8)), (25, (16,)), (12, (32,)))
+LINES = (*((mbit, (1,)) for mbit in FAST_MBIT), (LINE_MBIT, (1, 4, 8)), (12, (16,)), (6, (32,)))
 """Links, and how many machines fetch over such links: the more machines, the slower, so that the processor of
 this one machine is not the limit."""
 MOST_HTTP = 4

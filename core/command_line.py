@@ -13,7 +13,7 @@ import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from core.config.config import Config
 from core.errors import InvalidName
@@ -29,18 +29,15 @@ Run = Callable[[Config, argparse.Namespace], int]
 Check = Callable[[argparse.Namespace], str | None]
 """Returns the error in a combination of arguments, or None."""
 
+Commands = Callable[..., argparse.ArgumentParser]
+"""Adds a command: argparse's `add_parser`."""
+
 Value = TypeVar("Value")
 
 _WIDTH = 79
 _SWITCH = {
-    "true": True,
-    "1": True,
-    "yes": True,
-    "on": True,
-    "false": False,
-    "0": False,
-    "no": False,
-    "off": False,
+    **dict.fromkeys(("true", "1", "yes", "on"), True),
+    **dict.fromkeys(("false", "0", "no", "off"), False),
 }
 
 _EPILOG = """\
@@ -63,21 +60,6 @@ class Command:
     does: str
     example: str
     options: str
-
-
-class Commands(Protocol):
-    """What argparse's `add_subparsers` returns."""
-
-    def add_parser(
-        self,
-        name: str,
-        *,
-        help: str,
-        description: str,
-        epilog: str,
-        formatter_class: type[argparse.HelpFormatter],
-        allow_abbrev: bool,
-    ) -> argparse.ArgumentParser: ...
 
 
 def parse(commands: Sequence[Command], default: Run, argv: Sequence[str]) -> argparse.Namespace:
@@ -119,7 +101,7 @@ def _build_parser(default: Run) -> tuple[argparse.ArgumentParser, Commands]:
         description="without one: the daemon, which is the web app and the scheduler",
         prog="docker_torrents",
     )
-    return parser, commands
+    return parser, commands.add_parser
 
 
 def add_command(
@@ -130,7 +112,7 @@ def add_command(
     func: Run | None = None,
 ) -> argparse.ArgumentParser:
     """Add a command or an action that is run by `func`. `does` and `example` are as in Command."""
-    command = commands.add_parser(
+    command = commands(
         name,
         help=does.partition(". ")[0].rstrip("."),
         description=textwrap.fill(does, _WIDTH),
@@ -146,7 +128,13 @@ def add_command(
 
 def add_actions(command: argparse.ArgumentParser, *, required: bool = True) -> Commands:
     """Return the actions of `command` to add to. Unless one is `required`, it also runs without one."""
-    return command.add_subparsers(dest="action", required=required, metavar="COMMAND", title="commands")
+    actions = command.add_subparsers(
+        dest="action",
+        required=required,
+        metavar="COMMAND" if required else "[COMMAND]",
+        title="commands",
+    )
+    return actions.add_parser
 
 
 def add_json(command: argparse.ArgumentParser) -> None:

@@ -6,8 +6,8 @@ DockerTorrentsError
 ├── LayerError: DigestMismatch, SizeMismatch, LayerEmpty, Interrupted
 ├── InputInvalid: ManifestInvalid, EventsMalformed, SwarmMessageInvalid, EngineConfigInvalid,
 │       CapabilityInvalid
-├── LocalFailure: StoreFailed, PublishFailed, CacheFailed
-├── MetainfoMissing, AccessDenied
+├── LocalFailure: StoreFailed, PublishFailed, CacheFailed, OutputFailed
+├── MetainfoMissing, AccessDenied, NoVerdict
 └── DatabaseError
     ├── DatabaseDown: LayersDropped, DatabaseBusy, DatabaseRefused, DatabaseNotReady
     └── UnsupportedDatabase, RbtorrentIdTaken, TablesMissing
@@ -19,16 +19,41 @@ where the library is used.
 
 from __future__ import annotations
 
+import os
+import pwd
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 Verdict = Literal["set aside", "try again", "give back", "fault"]
 
 
+def os_reason(error: OSError) -> str:
+    """Return the system's reason without the path; for a missing permission with the name of this user."""
+    why = error.strerror or str(error)
+    why = why[:1].lower() + why[1:]
+    return f"{why} for user {user_name()}" if isinstance(error, PermissionError) else why
+
+
+def user_name() -> str:
+    """Return the name of this process's user, or else the number."""
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
+
+
 class DockerTorrentsError(Exception):
-    """The root. `verdict` is what the queue does with a layer whose work raised it."""
+    """The root. `why` is the cause, which `prefix` precedes in the text.
+
+    `verdict` is what the queue does with a layer whose work raised it.
+    """
 
     verdict: ClassVar[Verdict] = "fault"
+    prefix: str = ""
+
+    def __init__(self, why: str) -> None:
+        self.why = why
+        super().__init__(self.prefix + why)
 
 
 class ConfigInvalid(DockerTorrentsError):
@@ -44,7 +69,8 @@ class CannotListen(DockerTorrentsError):
     """The configured address is in use, or not an address of this machine. `why` is the system's message."""
 
     def __init__(self, host: str, port: int, why: str) -> None:
-        super().__init__(f"cannot listen at {host or '::'} port {port}: {why[:1].lower()}{why[1:]}")
+        self.prefix = f"cannot listen at {host or '::'} port {port}: "
+        super().__init__(why)
 
 
 class InvalidName(DockerTorrentsError, ValueError):
@@ -62,24 +88,25 @@ class InvalidName(DockerTorrentsError, ValueError):
 class RemoteError(DockerTorrentsError):
     """A server, a bucket or a disk did not return what was requested.
 
-    `where` names the resource: a URL without its query, `s3://bucket/key`, a path. `why` is only the
-    cause.
+    `where` names the resource: a URL without its query, `s3://bucket/key`, a path.
     """
 
     verdict = "try again"
 
-    def __init__(self, where: str, message: str, why: str | None = None) -> None:
+    def __init__(self, where: str, why: str) -> None:
         self.where = where
-        self.why = message if why is None else why
-        super().__init__(f"{where}: {message}")
+        self.prefix = f"{where}: {self.prefix}"
+        super().__init__(why)
 
 
 class Unavailable(RemoteError):
     """The server cannot be reached, or answers 5xx or 429. `retry_after` is in seconds."""
 
+    prefix = "unavailable: "
+
     def __init__(self, where: str, why: str, retry_after: float | None = None) -> None:
         self.retry_after = retry_after
-        super().__init__(where, f"unavailable: {why}", why)
+        super().__init__(where, why)
 
 
 class TimedOut(RemoteError):
@@ -95,7 +122,8 @@ class ConnectionCut(RemoteError):
 
     def __init__(self, where: str, offset: int, why: str) -> None:
         self.offset = offset
-        super().__init__(where, f"connection cut at byte {offset}: {why}", why)
+        self.prefix = f"connection cut at byte {offset}: "
+        super().__init__(where, why)
 
 
 class Refused(RemoteError):
@@ -103,7 +131,8 @@ class Refused(RemoteError):
 
     def __init__(self, where: str, status: int | None, why: str) -> None:
         self.status = status
-        super().__init__(where, f"refused: {why}" if status is None else f"refused ({status}): {why}", why)
+        self.prefix = "refused: " if status is None else f"refused ({status}): "
+        super().__init__(where, why)
 
 
 class NotFound(RemoteError):
@@ -116,8 +145,7 @@ class NotFound(RemoteError):
 class BadAnswer(RemoteError):
     """The answer breaks its protocol, or is longer than any that this service reads."""
 
-    def __init__(self, where: str, why: str) -> None:
-        super().__init__(where, f"bad answer: {why}", why)
+    prefix = "bad answer: "
 
 
 class RangeIgnored(RemoteError):
@@ -175,13 +203,7 @@ class Interrupted(LayerError):
 
 
 class InputInvalid(DockerTorrentsError):
-    """Input from outside is invalid. `why` is the reason; `prefix` precedes it in the text."""
-
-    prefix: ClassVar[str] = ""
-
-    def __init__(self, why: str) -> None:
-        self.why = why
-        super().__init__(self.prefix + why)
+    """Input from outside is invalid."""
 
 
 class ManifestInvalid(InputInvalid):
@@ -228,42 +250,51 @@ class AccessDenied(DockerTorrentsError):
         super().__init__(f"{status} {code}: {message}")
 
 
+class NoVerdict(DockerTorrentsError):
+    """Blackbox gives no verdict on a token. `why` does not contain it."""
+
+    prefix = "Blackbox gives no verdict: "
+
+
 class MetainfoMissing(DockerTorrentsError):
     """The store has no metainfo for this layer."""
 
     verdict = "try again"
 
-    def __init__(self, digest: str) -> None:
-        super().__init__(f"no metainfo for {digest}")
+    prefix = "no metainfo for "
 
 
 class LocalFailure(DockerTorrentsError):
-    """A store of this service cannot be used. `why` is the cause, `text` describes `where`."""
+    """A file or a store of this service cannot be used. `prefix` describes `where`."""
 
-    text: ClassVar[str]
+    prefix = "{where}: "
 
     def __init__(self, where: str, why: str) -> None:
-        self.why = why
-        super().__init__(f"{self.text.format(where=where)}: {why}")
+        self.prefix = self.prefix.format(where=where)
+        super().__init__(why)
 
 
 class StoreFailed(LocalFailure):
     """The metainfo could not be stored: a full disk, an unreachable bucket."""
 
     verdict = "try again"
-    text = "metainfo store {where} failed"
+    prefix = "metainfo store {where} failed: "
 
 
 class CacheFailed(LocalFailure):
     """A node's cache of layers cannot be used, or has no room. `where` is its directory."""
 
-    text = "cache {where}"
+    prefix = "cache {where}: "
 
 
 class PublishFailed(LocalFailure):
     """The tracker's whitelist file could not be written."""
 
-    text = "{where} cannot be written"
+    prefix = "{where} cannot be written: "
+
+
+class OutputFailed(LocalFailure):
+    """Standard output cannot be written, for example because its disk is full."""
 
 
 class DatabaseError(DockerTorrentsError):
@@ -278,11 +309,7 @@ class DatabaseDown(DatabaseError):
     """
 
     verdict = "try again"
-    prefix: ClassVar[str] = "the database is down: "
-
-    def __init__(self, why: str) -> None:
-        self.why = why
-        super().__init__(self.prefix + why)
+    prefix = "the database is down: "
 
 
 class LayersDropped(DatabaseDown):

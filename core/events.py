@@ -56,13 +56,13 @@ class Event:
 class Notification:
     """The pushes and mounts of an envelope, and the digests of blobs and manifests that were deleted.
 
-    `odd` describes the first events that were skipped; `more_odd` is the number of further ones.
+    `skipped` describes the first events that were skipped; `more_skipped` is the number of further ones.
     """
 
     events: tuple[Event, ...]
-    odd: tuple[str, ...]
+    skipped: tuple[str, ...]
     deleted: tuple[Digest, ...] = ()
-    more_odd: int = 0
+    more_skipped: int = 0
 
 
 def parse_events(body: bytes) -> Notification:
@@ -74,9 +74,9 @@ def parse_events(body: bytes) -> Notification:
     One event at a time is in memory, whatever their number.
     """
     events: list[Event] = []
-    odd: list[str] = []
+    skipped: list[str] = []
     deleted: dict[Digest, None] = {}
-    skipped = 0
+    more = 0
     try:
         for number, value in enumerate(_iterate_events(body.decode("utf-8"))):
             action = value.get("action") if type(value) is dict else None
@@ -86,21 +86,21 @@ def parse_events(body: bytes) -> Notification:
                 if digest := _deleted_digest(value):
                     deleted[digest] = None
                 continue
-            if action not in ("push", "mount") and len(odd) == MAX_REPORTED:
-                skipped += 1
+            if action not in ("push", "mount") and len(skipped) == MAX_REPORTED:
+                more += 1
                 continue
             try:
                 events.append(_parse_event(value))
             except InvalidName as error:
-                if len(odd) < MAX_REPORTED:
-                    odd.append(f"event {number}: {error}")
+                if len(skipped) < MAX_REPORTED:
+                    skipped.append(f"event {number}: {error}")
                 else:
-                    skipped += 1
+                    more += 1
     except RecursionError:
         raise EventsMalformed("nested too deeply") from None
     except ValueError as error:  # of the decoding, of JSON, and of numbers with thousands of digits
         raise EventsMalformed(f"not JSON: {str(error)[:80]}") from None
-    return Notification(tuple(events), tuple(odd), tuple(deleted), skipped)
+    return Notification(tuple(events), tuple(skipped), tuple(deleted), more)
 
 
 def _iterate_events(text: str) -> Iterator[Any]:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from contextlib import suppress
 
-from core.errors import CannotListen
+from core.errors import CannotListen, os_reason
 
 ALL_IPV4 = "0.0.0.0"  # noqa: S104  # configured by the user
+
+_REMEDIES = {
+    errno.EADDRINUSE: ": end the process that uses it (`ss -ltnp` shows it), or configure another port",
+    errno.EADDRNOTAVAIL: ": configure an address of this machine",
+}
 
 
 def resolve_host(host: str, port: int) -> str:
@@ -21,7 +27,7 @@ def resolve_host(host: str, port: int) -> str:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
-        raise CannotListen(host, port, error.strerror or str(error)) from error
+        raise CannotListen(host, port, os_reason(error)) from error
     found.sort(key=lambda one: one[0] != socket.AF_INET)
     return str(found[0][4][0])
 
@@ -40,7 +46,12 @@ def check_free(address: str, port: int) -> None:
             probe.bind((address, port))
             probe.listen()
     except OSError as error:
-        raise CannotListen(address, port, error.strerror or str(error)) from error
+        raise cannot_listen(address, port, error) from error
+
+
+def cannot_listen(address: str, port: int, error: OSError) -> CannotListen:
+    """Return the error for a failed bind, with its remedy."""
+    return CannotListen(address, port, os_reason(error) + _REMEDIES.get(error.errno or 0, ""))
 
 
 def _has_ipv6() -> bool:

@@ -15,10 +15,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Literal
 
-_FIELD = re.compile(r"=%[-#0 +]*\d*(?:\.\d+)?[diouxXeEfFgGcrsa]|%%|%[-#0 +]*\d*(?:\.\d+)?[diouxXeEfFgGcrsa]")
+_FIELD = re.compile(r"(?:(?P<name>\w+)=)?(?P<conversion>%%|%[-#0 +]*\d*(?:\.\d+)?[diouxXeEfFgGcrsa])")
 _PLAIN = re.compile(r'[^\s"=\\\x00-\x1f\x7f]+\Z')
-
-_NAMED_FIELD = re.compile(r"(?:(?P<name>\w+)=)?(?P<conversion>%%|%[-#0 +]*\d*(?:\.\d+)?[diouxXeEfFgGcrsa])")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}\Z")
 # A scheme of HTTP authentication and what looks like its credentials: 8 characters or more with a digit or =.
 _CREDENTIALS = re.compile(r"(Bearer|Basic|OAuth) +(?=[^\s\"]*[0-9=])[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE)
@@ -108,7 +106,7 @@ class FieldFormatter(logging.Formatter):
         record = copy.copy(record)
         record.exc_info = record.exc_text = None
         if isinstance(arguments, tuple) and arguments:
-            record.msg, record.args = _fill(str(record.msg), arguments), None
+            record.msg, record.args = _fill(str(record.msg), arguments, _quoted), None
         line = super().format(record).replace("\r", "\\r").replace("\n", "\\n")
         if raised:
             line += f" traceback={json.dumps(self.formatException(raised), ensure_ascii=False)}"
@@ -148,48 +146,37 @@ def _without_credentials(text: str) -> str:
 
 def _split(record: logging.LogRecord) -> tuple[str, dict[str, str]]:
     """Return the message without its fields, and these by name."""
-    message, arguments = str(record.msg), record.args
-    if not isinstance(arguments, tuple) or not arguments:
-        return record.getMessage(), {}
     fields: dict[str, str] = {}
-    values = iter(arguments)
 
-    def one(found: re.Match[str]) -> str:
-        name, conversion = found["name"], found["conversion"]
-        if conversion == "%%":
-            return "%"
-        value: str = conversion % (next(values),)
-        if name is None:
-            return value
+    def keep(name: str, value: str) -> str:
         fields[name] = value
         return ""
 
-    try:
-        event = _NAMED_FIELD.sub(one, message)
-    except (StopIteration, TypeError, ValueError):
+    if not isinstance(record.args, tuple) or not record.args:
         return record.getMessage(), {}
+    event = _fill(str(record.msg), record.args, keep)
     return " ".join(event.split()), fields
 
 
-def _fill(message: str, arguments: tuple[object, ...]) -> str:
-    """Return `message % arguments` with the values of fields quoted where necessary."""
+def _quoted(name: str, value: str) -> str:
+    return f"{name}={value if _PLAIN.match(value) else json.dumps(value, ensure_ascii=False)}"
+
+
+def _fill(message: str, arguments: tuple[object, ...], show: Callable[[str, str], str]) -> str:
+    """Return `message % arguments`, in which `show(name, value)` takes the place of each field."""
     values = iter(arguments)
 
     def one(found: re.Match[str]) -> str:
-        conversion = found[0]
-        if conversion == "%%":
+        if found["conversion"] == "%%":
             return "%"
-        if not conversion.startswith("="):
-            return conversion % (next(values),)
-        value = conversion[1:] % (next(values),)
-        return "=" + (value if _PLAIN.match(value) else json.dumps(value, ensure_ascii=False))
+        value: str = found["conversion"] % (next(values),)
+        return value if found["name"] is None else show(found["name"], value)
 
     try:
-        filled = _FIELD.sub(one, message)
+        return _FIELD.sub(one, message)
     except (StopIteration, TypeError, ValueError):
         # The same error as from logging, for a wrong call.
         return message % arguments
-    return filled
 
 
 class OutageLog:

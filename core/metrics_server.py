@@ -11,8 +11,7 @@ from http.server import BaseHTTPRequestHandler
 from socketserver import ThreadingTCPServer
 from typing import Any
 
-from core.errors import CannotListen
-from core.listening import resolve_host
+from core.listening import cannot_listen, resolve_host
 from core.metrics import Readings, render
 from core.networks import Networks, is_within, parse_address
 
@@ -93,7 +92,7 @@ def serve_metrics(host: str, port: int, networks: Networks, read: Callable[[], R
     try:
         server = _Server(address, port, networks, read)
     except OSError as error:
-        raise CannotListen(address, port, error.strerror or str(error)) from error
+        raise cannot_listen(address, port, error) from error
     with server:
         threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
         log.info("serving metrics host=%s port=%d", host or address, port)

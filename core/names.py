@@ -27,7 +27,11 @@ def parse_scope(text: object) -> str:
     if not 0 < len(text) <= MAX_SCOPE:
         raise InvalidName("scope", text, f"expected 1 to {MAX_SCOPE} characters")
     if not _SCOPE.match(text):
-        raise InvalidName("scope", text, "expected lower-case path components, as in library/ubuntu")
+        raise InvalidName(
+            "scope",
+            text,
+            "expected lower-case path components, as in library/ubuntu, without registry or tag",
+        )
     return text
 
 

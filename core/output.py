@@ -8,15 +8,7 @@ import os
 import sys
 from collections.abc import Iterable
 
-from core.errors import DockerTorrentsError
-
-
-class OutputFailed(DockerTorrentsError):
-    """Standard output cannot be written, for example because its disk is full."""
-
-    def __init__(self, why: str) -> None:
-        self.why = why
-        super().__init__(f"standard output: {why}")
+from core.errors import OutputFailed
 
 
 def replace_unencodable() -> None:
@@ -34,7 +26,7 @@ def print_line(line: str) -> None:
         _discard_rest()
     except OSError as error:
         _discard_rest()
-        raise OutputFailed(error.strerror or str(error)) from error
+        raise OutputFailed("standard output", error.strerror or str(error)) from error
 
 
 def print_json(value: object) -> None:

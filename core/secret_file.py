@@ -6,7 +6,7 @@ import os
 import secrets
 from pathlib import Path
 
-from core.errors import ConfigInvalid
+from core.errors import ConfigInvalid, os_reason
 
 _BYTES = 32
 
@@ -31,8 +31,12 @@ def own_secret(path: Path) -> bytes:
             finally:
                 made.unlink()
         secret = path.read_text(encoding="ascii").strip().encode("ascii")
-    except (OSError, UnicodeError) as error:
-        raise ConfigInvalid(str(path), [f"the secret cannot be created or read: {error}"]) from None
+    except OSError as error:
+        raise ConfigInvalid(
+            str(path), [f"the secret cannot be created or read: {os_reason(error)}"]
+        ) from None
+    except UnicodeError:
+        raise ConfigInvalid(str(path), ["the secret is not ASCII text"]) from None
     if len(secret) < _BYTES:
         raise ConfigInvalid(str(path), [f"the secret is too short, expected {_BYTES} characters or more"])
     return secret

@@ -14,6 +14,7 @@ import os
 import resource
 import signal
 import socket
+import sys
 import threading
 import time
 from _thread import start_new_thread
@@ -27,7 +28,7 @@ from granian import Granian
 from granian.constants import HTTPModes, Interfaces
 from granian.log import LogLevels
 
-from core.errors import CannotListen, ConfigInvalid
+from core.errors import CannotListen, ConfigInvalid, DockerTorrentsError, os_reason
 from core.listening import ALL_IPV4, check_free, resolve_host
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def _locked(path: Path, address: str, port: int) -> Iterator[None]:
         # A user who could open it would keep the server from starting by holding it.
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        why = f"{path} cannot be created: {error.strerror}: choose a folder that this user may write to"
+        why = f"{path} cannot be created: {os_reason(error)}: choose a folder that this user may write to"
         raise ConfigInvalid("application.state_dir", [why]) from error
     with open(descriptor, "w") as file:
         try:
@@ -188,7 +189,11 @@ def _announce(host: str, address: str, port: int, workers: int, stopping: thread
 def _load(build_app: Callable[[], WSGIApplication], grace: int) -> WSGIApplication:
     """Build the app, in a worker."""
     threading.Thread(target=_end_with_parent, args=(grace,), name="parent", daemon=True).start()
-    app = build_app()
+    try:
+        app = build_app()
+    except DockerTorrentsError as error:
+        log.error("worker cannot start reason=%s", error)
+        sys.exit(1)
     # Existing objects stay: the garbage collector need not scan them again.
     gc.collect()
     gc.freeze()

@@ -7,7 +7,6 @@ import secrets
 import socket
 import struct
 import time
-from collections.abc import Callable
 from typing import Literal
 from urllib.parse import quote, urlsplit
 
@@ -73,14 +72,14 @@ class Announcer:
             with socket.socket(family, kind, protocol) as udp:
                 udp.connect(address)
                 call = _UdpCall(udp, where)
-                answer = call(_CONNECT, _UDP_MAGIC.to_bytes(8), lambda: b"", at_least=16)
+                answer = call(_CONNECT, _UDP_MAGIC.to_bytes(8), b"", at_least=16)
                 connection = answer[8:16]
                 request = struct.pack(
                     "!20s20sQQQIIIiH",
                     *(info_hash, self._peer_id, 0, left, 0, _UDP_EVENTS[event], 0),
                     *(secrets.randbits(32), 0, _PORT),
                 )
-                call(_ANNOUNCE, connection, lambda: request, at_least=20)
+                call(_ANNOUNCE, connection, request, at_least=20)
         except TimeoutError:
             raise TimedOut(where, SECONDS) from None
         except (OSError, ValueError) as error:
@@ -94,12 +93,12 @@ class _UdpCall:
         self._udp = udp
         self._where = where
 
-    def __call__(self, action: int, connection: bytes, body: Callable[[], bytes], *, at_least: int) -> bytes:
+    def __call__(self, action: int, connection: bytes, body: bytes, *, at_least: int) -> bytes:
         """Return the answer to this action. Raises Refused, TimeoutError, OSError."""
         until = time.monotonic() + SECONDS
         for left in range(_UDP_TRIES, 0, -1):
             transaction = secrets.token_bytes(4)
-            self._udp.send(connection + struct.pack("!I", action) + transaction + body())
+            self._udp.send(connection + struct.pack("!I", action) + transaction + body)
             try:
                 return self._receive(action, transaction, at_least, (until - time.monotonic()) / left)
             except TimeoutError:

@@ -174,11 +174,7 @@ class _Run:
                 links = [link for file in batch if (link := self.layout.link_at(file.path)) is not None]
                 if links and not scan.dry_run:
                     with transaction(self.engine) as connection:
-                        self.summary.links += remember_scopes(
-                            connection,
-                            self.service.tables,
-                            [(link.digest, link.scope) for link in links],
-                        )
+                        self.summary.links += remember_scopes(connection, self.service.tables, links)
                 for file in batch:
                     part = self.layout.upload_at(file.path)
                     # The files of an upload follow one another.

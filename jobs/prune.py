@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 _JOB = "prune"
 _BATCH = 500
-_PATIENCE = 3600
+_RETRY_SECONDS = 3600
 """Seconds after which a suspect without an answer is checked again."""
 
 _READ_AGAIN = 30 * 86_400
@@ -97,7 +97,7 @@ class _Run:
         self.limit = service.config.jobs.prune.limit
         self.summary = PruneSummary(dry_run=dry_run)
         self._streak = FailureStreak(service.presence.check, MAX_CONSECUTIVE_FAILURES)
-        self._looked: set[Digest] = set()
+        self._checked: set[Digest] = set()
 
     def run(self) -> PruneSummary:
         """Check suspects for up to half of the run, so that the round always advances, then other layers.
@@ -108,7 +108,7 @@ class _Run:
             now = self.service.now(connection)
             due = due_suspects(connection, self.tables, now=now, limit=max(1, self.limit // 2))
         missed = [(suspect, suspect.missed + self.grace) for suspect in due if suspect.missed is not None]
-        self._judge([suspect for suspect, ripe in missed if ripe <= now])
+        self._recheck([suspect for suspect, ripe in missed if ripe <= now])
         # `grace` was increased since they were missed.
         self._wait_for({suspect.digest: ripe for suspect, ripe in missed if ripe > now})
         self._check_layers([suspect.digest for suspect in due if suspect.missed is None])
@@ -120,51 +120,53 @@ class _Run:
     def _over(self) -> bool:
         return self.service.stop.is_set() or self.summary.paused is not None
 
-    def _judge(self, missed: Sequence[Suspect]) -> None:
+    def _recheck(self, missed: Sequence[Suspect]) -> None:
         """Check suspects again, in their repositories and then in all. Forget those that are not found."""
         suspects = {suspect.digest: suspect for suspect in missed}
-        looks = self._looks(suspects)
-        for look in self._everywhere([look.layer for look in looks if look.presence == "missing"]):
-            looks.append(look)
-            if look.presence == "missing" and not self.service.stop.is_set():
-                self._forget(suspects[look.layer.digest])
-        self._settle(look for look in looks if look.presence != "missing")
+        results = self._locate(suspects)
+        for result in self._everywhere([result.layer for result in results if result.presence == "missing"]):
+            results.append(result)
+            if result.presence == "missing" and not self.service.stop.is_set():
+                self._forget(suspects[result.layer.digest])
+        self._settle(result for result in results if result.presence != "missing")
 
     def _everywhere(self, layers: list[Layer]) -> Iterable[PresenceResult]:
         if not layers or self._over():
             return
-        for look in self.service.presence.locate_everywhere(layers, self.service.stop.is_set):
-            self._note(look)
-            yield look
+        for result in self.service.presence.locate_everywhere(layers, self.service.stop.is_set):
+            self._note(result)
+            yield result
 
     def _check_layers(self, digests: Sequence[Digest]) -> str | None:
         """Check layers in their repositories, and suspect missing ones. Return the last layer checked."""
-        looks = self._looks(digests)
-        self._settle(look for look in looks if look.presence != "missing")
-        missing = [look.layer.digest for look in looks if look.presence == "missing"]
+        results = self._locate(digests)
+        self._settle(result for result in results if result.presence != "missing")
+        missing = [result.layer.digest for result in results if result.presence == "missing"]
         self.summary.missed += len(missing)
         if missing and not self.dry_run:
             with transaction(self.engine) as connection:
                 now = self.service.now(connection)
                 record_misses(connection, self.tables, missing, now=now, due=now + self.grace)
-        return str(looks[-1].layer.digest) if looks else None
+        return str(results[-1].layer.digest) if results else None
 
     def _continue_round(self, limit: int) -> None:
         """Continue where the last run ended, up to the end of the layers."""
         with reading(self.engine) as connection:
-            place: str | None = find_cursor(connection, self.tables, _JOB)
-        while place is not None and limit > 0 and not self._over():
+            cursor: str | None = find_cursor(connection, self.tables, _JOB)
+        while cursor is not None and limit > 0 and not self._over():
             with reading(self.engine) as connection:
                 digests, behind = list_forgettable_layers(
-                    connection, self.tables, after=place, limit=min(limit, _BATCH)
+                    connection, self.tables, after=cursor, limit=min(limit, _BATCH)
                 )
                 suspects = filter_suspects(connection, self.tables, digests)
-            last = self._check_layers([digest for digest in digests if digest not in suspects | self._looked])
+            last = self._check_layers(
+                [digest for digest in digests if digest not in suspects | self._checked]
+            )
             limit -= _BATCH
-            place = (last or place) if self._over() else behind
+            cursor = (last or cursor) if self._over() else behind
             if not self.dry_run:
                 with transaction(self.engine) as connection:
-                    save_cursor(connection, self.tables, _JOB, place or "")
+                    save_cursor(connection, self.tables, _JOB, cursor or "")
 
     def _forget_seen(self) -> None:
         if self.dry_run or self.service.stop.is_set():
@@ -181,39 +183,39 @@ class _Run:
                 for digest, due in sorted(times.items()):
                     postpone_suspects(connection, self.tables, [digest], due=due)
 
-    def _looks(self, digests: Iterable[Digest]) -> list[PresenceResult]:
-        """Yield the result of checking each layer in its repositories, until the run is over."""
+    def _locate(self, digests: Iterable[Digest]) -> list[PresenceResult]:
+        """Return the results of checking each layer in its repositories, until the run is over."""
         digests = list(digests)
-        self._looked.update(digests)
+        self._checked.update(digests)
         with reading(self.engine) as connection:
             scopes = find_scopes(connection, self.tables, digests)
-        looks = []
+        results = []
         for digest in digests:
             if self._over():
                 break
-            look = self.service.presence.locate(Layer(digest, scopes.get(digest, ())))
-            self._note(look)
-            looks.append(look)
-        return looks
+            result = self.service.presence.locate(Layer(digest, scopes.get(digest, ())))
+            self._note(result)
+            results.append(result)
+        return results
 
-    def _note(self, look: PresenceResult) -> None:
-        if not look.silent:
+    def _note(self, result: PresenceResult) -> None:
+        if not result.silent:
             self._streak.succeeded()
         elif self._streak.unanswered():
-            self.summary.paused = look.why or "no answer"
+            self.summary.paused = result.why or "no answer"
 
-    def _settle(self, looks: Iterable[PresenceResult]) -> None:
+    def _settle(self, results: Iterable[PresenceResult]) -> None:
         """Count the layers that are not missing, and record the results."""
         there, unanswered, found = [], [], []
-        for look in looks:
-            digest = look.layer.digest
-            if look.presence == "there":
+        for result in results:
+            digest = result.layer.digest
+            if result.presence == "there":
                 there.append(digest)
-                if look.scope is not None:
-                    found.append((digest, look.scope))
+                if result.scope is not None:
+                    found.append((digest, result.scope))
             else:
                 unanswered.append(digest)
-                log.warning("layer not looked up digest=%s reason=%s", digest, look.why)
+                log.warning("layer not looked up digest=%s reason=%s", digest, result.why)
         self.summary.there += len(there)
         self.summary.unanswered += len(unanswered)
         if self.dry_run or not (there or unanswered):
@@ -221,7 +223,7 @@ class _Run:
         tables = self.tables
         with transaction(self.engine) as connection:
             clear_suspects(connection, tables, there)
-            due = self.service.now(connection) + _PATIENCE
+            due = self.service.now(connection) + _RETRY_SECONDS
             postpone_suspects(connection, tables, unanswered, due=due)
             remember_scopes(connection, tables, found)
 

@@ -12,7 +12,7 @@ import os
 import re
 import stat
 import subprocess
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +31,7 @@ RELOAD_SECONDS = 30.0
 
 _BATCH = 10_000
 _ID = re.compile(r"rbtorrent:([0-9a-f]{40})\Z")
-_OWED = b"reload\n"
+_MARK = b"reload\n"
 
 
 @dataclass
@@ -70,29 +70,23 @@ def publish_whitelist(
     The replacement is atomic. If the tracker could not be reloaded, the next run tries again. `<file>.lock`
     is kept next to the file. Raises PublishFailed if the file cannot be written, DatabaseDown.
     """
+    summary = WhitelistSummary()
     try:
-        with _pending_reload(file) as owed:
-            if owed is None:
+        with _pending_reload(file) as pending:
+            if pending is None:
                 return WhitelistSummary(busy=True)
-            return _publish(lambda: _blocks(engine, tables), file, reload_command, owed)
+            summary.changed, summary.hashes = _compare(file, _blocks(engine, tables))
+            if summary.changed:
+                # Before the file is replaced, so that after a crash the next run reloads the tracker.
+                pending.note()
+                summary.hashes = _replace(file, _blocks(engine, tables))
+            if pending.noted and reload_command:
+                summary.reloaded = _reload(reload_command)
+                summary.failed = int(not summary.reloaded)
+            if not summary.failed:
+                pending.clear()
     except OSError as error:
         raise PublishFailed(str(file), error.strerror or str(error)) from error
-
-
-def _publish(
-    blocks: Callable[[], Iterator[list[str]]], file: Path, reload_command: Sequence[str], owed: _PendingReload
-) -> WhitelistSummary:
-    summary = WhitelistSummary()
-    summary.changed, summary.hashes = _compare(file, blocks())
-    if summary.changed:
-        # Before the file is replaced, so that after a crash the next run reloads the tracker.
-        owed.note()
-        summary.hashes = _replace(file, blocks())
-    if owed.noted and reload_command:
-        summary.reloaded = _reload(reload_command)
-        summary.failed = int(not summary.reloaded)
-    if not summary.failed:
-        owed.clear()
     return summary
 
 
@@ -108,7 +102,7 @@ class _PendingReload:
 
     def note(self) -> None:
         """Record on disk that the tracker must be reloaded."""
-        os.pwrite(self._descriptor, _OWED, 0)
+        os.pwrite(self._descriptor, _MARK, 0)
         os.fsync(self._descriptor)
 
     def clear(self) -> None:

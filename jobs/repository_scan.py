@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -265,15 +265,15 @@ class RepositoryScan:
 
 
 def _timed_batches(
-    heads: Iterable[tuple[str, Digest | None]], clock: Callable[[], float] = time.monotonic
+    heads: Iterable[tuple[str, Digest | None]],
 ) -> Iterator[list[tuple[str, Digest | None]]]:
     """Yield batches of up to _BATCH tags, or of those received within _BATCH_SECONDS."""
     batch: list[tuple[str, Digest | None]] = []
-    began = clock()
+    began = time.monotonic()
     for head in heads:
         batch.append(head)
-        if len(batch) == _BATCH or clock() - began >= _BATCH_SECONDS:
+        if len(batch) == _BATCH or time.monotonic() - began >= _BATCH_SECONDS:
             yield batch
-            batch, began = [], clock()
+            batch, began = [], time.monotonic()
     if batch:
         yield batch

@@ -77,16 +77,13 @@ class Service:
     def engine(self) -> Engine:
         """The database, for commands that only read. Tables may be missing."""
         # On PostgreSQL the privileges depend on the user, so one pool is enough.
-        return self.writable_engine if self._on_postgresql else self._create_engine(read_only=True)
+        shared = self.writable_engine.name == "postgresql"
+        return self.writable_engine if shared else self._create_engine(read_only=True)
 
     @cached_property
     def writable_engine(self) -> Engine:
         """The database for writing. Tables may be missing."""
         return self._create_engine()
-
-    @property
-    def _on_postgresql(self) -> bool:
-        return self.writable_engine.name == "postgresql"
 
     def _create_engine(self, *, read_only: bool = False) -> Engine:
         db = self.config.db

@@ -11,14 +11,14 @@ from typing import TypeVar
 
 from core.command_line import DONE, FAILED, add_json, named, positive_number
 from core.digest import Digest
-from core.errors import NO_ANSWER, DatabaseDown, DatabaseNotReady, InvalidName
-from core.manifests.coverage import Coverage
+from core.errors import NO_ANSWER, DatabaseDown, DatabaseNotReady
+from core.manifests.coverage import Coverage, ImageLayer
 from core.manifests.platform import Platform
 from core.names import parse_digest_or_image
 from core.output import print_error, print_result
-from jobs.image_coverage import coverage_json, coverage_lines, show_image
+from core.registry.image_contents import read_image_contents
 from jobs.service import Service, with_service
-from sql.layers import find_layer
+from sql.layers import find_coverage, find_layer
 from sql.transaction import reading
 
 _POLL_SECONDS = 2.0
@@ -33,7 +33,7 @@ def add_options(show: argparse.ArgumentParser) -> None:
     """Add the options of `show`."""
     show.set_defaults(func=with_service(_show), check=_check)
     show.add_argument(
-        "what", type=_digest_or_image, metavar="DIGEST|SCOPE:TAG",
+        "what", type=named(parse_digest_or_image), metavar="DIGEST|SCOPE:TAG",
         help="sha256:... for a layer, scope:tag or scope@sha256:... for an image or an index",
     )  # fmt: skip
     add_json(show)
@@ -61,13 +61,6 @@ def _check(arguments: argparse.Namespace) -> str | None:
     return None
 
 
-def _digest_or_image(text: str) -> Digest | tuple[str, str | Digest]:
-    try:
-        return parse_digest_or_image(text)
-    except InvalidName as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
 def _show(service: Service, arguments: argparse.Namespace) -> int:
     deadline = time.monotonic() + (arguments.timeout or _WAIT_SECONDS) if arguments.wait else 0.0
     if isinstance(arguments.what, Digest):
@@ -93,16 +86,12 @@ def _show_image(service: Service, arguments: argparse.Namespace, deadline: float
     usual = tuple(Platform.parse(name) for name in service.config.jobs.scan_tags.platforms)
 
     def look() -> tuple[bool, Coverage]:
-        coverage = show_image(
-            service.reader,
-            service.tables,
-            service.registry,
-            scope,
-            reference,
-            requested=tuple(arguments.platforms),
-            usual=usual,
-            clock=service.clock,
+        contents = read_image_contents(
+            service.registry, scope, reference, requested=tuple(arguments.platforms), usual=usual
         )
+        with reading(service.reader) as connection:
+            now = service.now(connection)
+            coverage = find_coverage(connection, service.tables, contents, now=now)
         return coverage.whole or coverage.hopeless, coverage
 
     coverage = _wait_for(look, service, deadline)
@@ -144,3 +133,49 @@ def layer_lines(record: dict[str, object]) -> Iterator[str]:
             value = " ".join(value) + (" and more" if record["more_scopes"] else "")
         yield f"{name:<13} {value}"
     yield f"{record['digest']} is {record['state']}"
+
+
+def coverage_json(coverage: Coverage) -> dict[str, object]:
+    """Return the coverage as JSON values."""
+    contents = coverage.contents
+    return {
+        "image": contents.image,
+        "whole": coverage.whole,
+        "layers_total": len(coverage.layers),
+        "layers_brewed": len(coverage.brewed),
+        "bytes_total": sum(layer.size for layer in coverage.layers),
+        "bytes_brewed": coverage.bytes_brewed,
+        "missing_manifests": list(contents.missing),
+        "platforms": [str(platform) for platform in contents.platforms],
+        "platforms_left_out": [str(platform) for platform in contents.left_out],
+        "platforms_absent": [str(platform) for platform in contents.absent],
+        "layers": [asdict(layer) for layer in coverage.layers],
+    }
+
+
+def coverage_lines(coverage: Coverage) -> Iterator[str]:
+    """Yield a line for each layer, the platforms of an index, and the share that is brewed."""
+    contents = coverage.contents
+    for layer in coverage.layers:
+        yield f"{layer.digest}  {layer.size:>12}  {layer.rbtorrent_id or _lacks(layer)}"
+    for digest in contents.missing:
+        yield f"{digest}  {'?':>12}  the registry does not return this manifest"
+    if contents.platforms or contents.left_out:
+        yield f"platforms {_names(contents.platforms)}, left out {_names(contents.left_out)}"
+    for platform in contents.absent:
+        yield f"no image for {platform}"
+    brewable = len(coverage.brewed) + len(coverage.lacking)
+    other = len(coverage.layers) - brewable
+    yield (
+        f"{contents.image}: brewed {len(coverage.brewed)} of {brewable} layers, "
+        f"{coverage.bytes_brewed} of {coverage.bytes_brewable} bytes ({coverage.percent:.1f} %)"
+        f"{f', {other} not brewable' if other else ''}"
+    )
+
+
+def _names(platforms: tuple[Platform, ...]) -> str:
+    return " ".join(str(platform) for platform in platforms) or "none"
+
+
+def _lacks(layer: ImageLayer) -> str:
+    return f"{layer.state}: {layer.why}" if layer.why else layer.state

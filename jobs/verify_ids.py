@@ -8,19 +8,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from core.blobs.source import BlobSource
-from core.digest import Digest
 from core.errors import (
     DigestMismatch,
     Interrupted,
     LayerEmpty,
     LayerError,
-    MetainfoMissing,
     NotFound,
     RemoteError,
     SizeMismatch,
 )
 from core.layer import Layer
-from core.torrents.brewing import brew_layer
+from core.torrents.brewing import hash_verified
+from core.torrents.metainfo import build_metainfo
 from jobs.backfill_legacy import TakenOver
 from jobs.progress import Progress
 
@@ -71,14 +70,8 @@ def verify_ids(
     with Progress("verify", "layers", total=len(layers)) as progress:
         for layer in layers:
             try:
-                brewed = brew_layer(
-                    source,
-                    _NullStore(),
-                    Layer(layer.digest, size=layer.size),
-                    private=private,
-                    connections=connections,
-                    interrupted=stop.is_set,
-                )
+                wanted = Layer(layer.digest, size=layer.size)
+                hashes = hash_verified(source, wanted, connections=connections, interrupted=stop.is_set)
             except Interrupted:
                 summary.interrupted = True
                 break
@@ -87,7 +80,8 @@ def verify_ids(
                 log.warning("layer not verified digest=%s reason=%s", layer.digest, error)
             else:
                 summary.sound += 1
-                summary.own += brewed.rbtorrent_id == layer.rbtorrent_id
+                own = build_metainfo(layer.digest.hex, hashes, private)
+                summary.own += own.rbtorrent_id == layer.rbtorrent_id
             progress.step()
     return summary
 
@@ -99,21 +93,3 @@ def _count(summary: VerifySummary, error: RemoteError | LayerError) -> None:
         summary.damaged += 1
     else:
         summary.unread += 1
-
-
-class _NullStore:
-    """A metainfo store that stores nothing."""
-
-    def put(self, digest: Digest, data: bytes) -> None:
-        """Discard it."""
-
-    def get(self, digest: Digest) -> bytes:
-        """Raise MetainfoMissing."""
-        raise MetainfoMissing(str(digest))
-
-    def delete(self, digest: Digest) -> None:
-        """Do nothing."""
-
-    def check(self) -> str:
-        """See MetainfoStore."""
-        return "stores nothing"

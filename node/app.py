@@ -108,29 +108,40 @@ def identify(callback: Callable[..., Any]) -> Callable[..., Any]:
     return identified
 
 
-def answer_failures(callback: Callable[..., Any]) -> Callable[..., Any]:
-    """Turn, as a Bottle plugin, domain errors into answers that make an engine use the registry."""
+class AnswerFailures:
+    """A Bottle plugin: turns domain errors into answers that make an engine use the registry.
 
-    def answered(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return callback(*args, **kwargs)
-        except bottle.HTTPResponse:
-            raise
-        except AccessDenied as denied:
-            return error(denied.status, denied.code, denied.message, denied.headers)
-        except InvalidName as invalid:
-            # 404 sends an engine to the registry, which may know more kinds of names and digests.
-            return error(404, "NAME_UNKNOWN", f"the mirror does not serve this {invalid.what}")
-        except UnicodeDecodeError:
-            return error(400, "HEADER_INVALID", "a header or the query is not text")
-        except DockerTorrentsError as failed:
-            log.warning("request failed path=%s reason=%s", bottle.request.path, failed)
-            retry_after = failed.retry_after if isinstance(failed, Unavailable) else None
-            remote = isinstance(failed, RemoteError)
-            message = "the registry does not answer" if remote else "the mirror cannot do this: see its log"
-            return unavailable(message, retry_after)
-        except Exception:
-            log.exception("request failed, internal error path=%s", bottle.request.path)
-            return error(500, "UNKNOWN", "internal error")
+    `registry_is_down` returns whether an outage of the registry is logged already.
+    """
 
-    return answered
+    def __init__(self, registry_is_down: Callable[[], bool]) -> None:
+        self._registry_is_down = registry_is_down
+
+    def __call__(self, callback: Callable[..., Any]) -> Callable[..., Any]:
+        def answered(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return callback(*args, **kwargs)
+            except bottle.HTTPResponse:
+                raise
+            except AccessDenied as denied:
+                return error(denied.status, denied.code, denied.message, denied.headers)
+            except InvalidName as invalid:
+                # 404 sends an engine to the registry, which may know more kinds of names and digests.
+                return error(404, "NAME_UNKNOWN", f"the mirror does not serve this {invalid.what}")
+            except UnicodeDecodeError:
+                return error(400, "HEADER_INVALID", "a header or the query is not text")
+            except DockerTorrentsError as failed:
+                return self._unavailable(failed)
+            except Exception:
+                log.exception("request failed, internal error path=%s", bottle.request.path)
+                return error(500, "UNKNOWN", "internal error")
+
+        return answered
+
+    def _unavailable(self, failed: DockerTorrentsError) -> bottle.HTTPResponse:
+        remote = isinstance(failed, RemoteError)
+        level = logging.DEBUG if remote and self._registry_is_down() else logging.WARNING
+        log.log(level, "request failed path=%s reason=%s", bottle.request.path, failed)
+        retry_after = failed.retry_after if isinstance(failed, Unavailable) else None
+        message = "the registry does not answer" if remote else "the mirror cannot do this: see its log"
+        return unavailable(message, retry_after)

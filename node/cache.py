@@ -65,11 +65,15 @@ class Cache:
         lost: list[Digest] = []
         with self._lock, self._files.disk_errors():
             if self._files.take():
+                before = self._layers
                 try:
-                    lost = self._load()
+                    self._load()
                 except BaseException:
+                    # The next check reads the directory again, and reports what is lost.
+                    self._layers = before
                     self._files.close()
                     raise
+                lost = [digest for digest in before if digest not in self._layers]
         self._report(lost)
 
     def open(self, digest: Digest) -> CachedLayer | None:
@@ -162,6 +166,16 @@ class Cache:
         self.on_removed(digest)
         return True
 
+    def distrust(self, digest: Digest) -> None:
+        """Stop serving a layer whose file is damaged, except to its current readers. It stays pinned, and the
+        next download checks the file. Raises CacheFailed.
+        """
+        with self._lock, self._files.disk_errors():
+            layer = self._layers.get(digest)
+            if layer is not None and layer.verified:
+                layer.verified = False
+                self._files.unlink("verified", digest)
+
     def pin(self, digest: Digest) -> None:
         """Protect a layer from eviction, even before it is downloaded. Survives restarts.
 
@@ -208,10 +222,11 @@ class Cache:
         with self._lock:
             self._files.close()
 
-    def _load(self) -> list[Digest]:
-        """Read the directory. Return the layers that were known before and are lost."""
-        before = self._layers
-        self._layers = {digest: layer for digest, layer in before.items() if layer.downloading or layer.open}
+    def _load(self) -> None:
+        """Read the directory. Raises OSError."""
+        self._layers = {
+            digest: layer for digest, layer in self._layers.items() if layer.downloading or layer.open
+        }
         self._files.remove_leftovers()
         self._pinned = set(self._files.digests("pinned"))
         for digest in self._files.digests("layers"):
@@ -224,7 +239,6 @@ class Cache:
                 break
             excess -= self._layers[digest].size
             self._remove(digest)
-        return [digest for digest in before if digest not in self._layers]
 
     def _found(self, digest: Digest) -> _Layer:
         state = self._files.path("layers", digest).stat()

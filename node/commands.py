@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from core.command_line import DONE, FAILED, USAGE, add_actions, add_command, add_json, named
 from core.config.config import Config
 from core.digest import Digest
-from core.errors import InvalidName, NotFound
+from core.errors import InvalidName
 from core.manifests.platform import Platform
 from core.names import parse_scope, parse_tag
 from core.output import print_error, print_line, print_result
@@ -53,7 +53,7 @@ def add_options(mirror: argparse.ArgumentParser) -> None:
     drop = add_command(
         actions, "drop", "Remove a layer from the cache.", f"mirror drop sha256:{'4' * 64}", _drop
     )
-    drop.add_argument("digest", type=named(Digest.parse), metavar="DIGEST")
+    drop.add_argument("digest", type=named(Digest.parse), metavar="DIGEST", help="sha256:... of the layer")
     status = add_command(
         actions,
         "status",
@@ -105,14 +105,11 @@ def _prefetch(config: Config, arguments: argparse.Namespace) -> int:
 
 
 def _drop(config: Config, arguments: argparse.Namespace) -> int:
-    try:
-        _local(config).drop(arguments.digest)
-    except NotFound as error:
-        print_error(str(error))
-        print_line("dropped 0")
-        return FAILED
-    print_line("dropped 1")
-    return DONE
+    dropped = _local(config).drop(arguments.digest)
+    if not dropped:
+        print_error(f"{arguments.digest} is not in the cache, or being read or downloaded: see mirror status")
+    print_line(f"dropped {dropped:d}")
+    return DONE if dropped else FAILED
 
 
 def _status(config: Config, arguments: argparse.Namespace) -> int:

@@ -8,7 +8,7 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from core.command_line import DONE, FAILED, Commands, add_command
+from core.command_line import DONE, FAILED, USAGE, Commands, add_command
 from core.config.config import Config
 from core.errors import EngineConfigInvalid
 from core.output import print_error, print_line
@@ -33,14 +33,17 @@ def add_configure(actions: Commands) -> None:
     command.add_argument("--print", action="store_true", help="print the files instead of writing them")
     command.add_argument("--remove", action="store_true", help="undo it")
     command.add_argument(
-        "--root", type=Path, default=Path("/"), metavar="FOLDER",
+        "--root", default="/", metavar="FOLDER",
         help="where the file system of the machine is mounted (default /)",
     )  # fmt: skip
 
 
 def run_configure(config: Config, arguments: argparse.Namespace) -> int:
     """Run the command."""
-    engines, mirror = Engines(arguments.root.absolute()), Mirror.of(config)
+    if not os.path.isdir(arguments.root):
+        print_error(f"--root: {arguments.root!r} is not a folder")
+        return USAGE
+    engines, mirror = Engines(Path(arguments.root).absolute()), Mirror.of(config)
     chosen = list(dict.fromkeys(arguments.engines or engines.installed()))
     if not chosen:
         print_error(f"no engine is installed: name one with --engine ({', '.join(ENGINES)})")
@@ -59,7 +62,12 @@ def run_configure(config: Config, arguments: argparse.Namespace) -> int:
                 else:
                     unchanged += 1
         except (EngineConfigInvalid, OSError) as error:
-            print_error(f"{engine}: {error}")
+            why = (
+                f"{error.filename}: {error.strerror}"
+                if isinstance(error, OSError) and error.filename
+                else error
+            )
+            print_error(f"{engine}: {why}")
             failed += 1
             continue
         for note in plan.notes:

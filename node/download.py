@@ -15,7 +15,7 @@ from core.errors import CacheFailed, DigestMismatch, DockerTorrentsError, Interr
 from core.http.client import HttpClient
 from node.cache import Cache
 from node.counters import Counters
-from node.fetch import PieceFetcher
+from node.fetch import PieceFetcher, WebSeedOutages
 from node.metainfo import Metainfo, parse_metainfo
 from node.origin import Layer, Origin
 from node.readers import ByteSource, Readers
@@ -23,7 +23,7 @@ from node.registry_download import RegistryDownload
 from node.seeding import Seeding
 from node.session import Session, Torrent
 from node.status import DownloadStatus, State
-from node.swarm_client import SwarmAddress, SwarmClient
+from node.swarm_client import SwarmAddress, SwarmClient, SwarmService
 from node.swarm_download import SwarmDownload
 
 log = logging.getLogger(__name__)
@@ -40,6 +40,8 @@ class NodeParts:
     cache: Cache
     session: Session
     http: HttpClient
+    swarm_service: SwarmService
+    web_seeds: WebSeedOutages
     seeding: Seeding
     counters: Counters
     min_size: int
@@ -206,14 +208,16 @@ class Download:
     def _by_swarm(self, metainfo: Metainfo) -> tuple[SwarmDownload, Torrent]:
         parts, layer = self._parts, self.layer
         address = SwarmAddress.of(metainfo.web_seeds)
-        fetcher = PieceFetcher(parts.http, layer, metainfo, lambda: self.origin, self._counters)
+        fetcher = PieceFetcher(
+            parts.http, layer, metainfo, lambda: self.origin, self._counters, parts.web_seeds
+        )
         swarm = SwarmDownload(
             layer,
             metainfo,
             self._path.parent,
             parts.session,
             fetcher,
-            SwarmClient(parts.http, address, layer.digest) if address is not None else None,
+            SwarmClient(parts.swarm_service, address, layer.digest) if address is not None else None,
             self.readers.all,
             self._changed,
             self._counters,

@@ -17,10 +17,12 @@ from node.cache_files import CachedLayer
 from node.counters import Counters, Totals
 from node.download import Download, NodeParts
 from node.fallback import Progress
+from node.fetch import WebSeedOutages
 from node.origin import Body, Layer, Origin
 from node.seeding import Seeding
 from node.session import Session
 from node.status import DownloadStatus
+from node.swarm_client import SwarmService
 
 __all__ = ["DownloadStatus", "Downloads", "Layer", "Origin", "Reader", "Totals"]
 
@@ -147,8 +149,19 @@ class Downloads:
         self, cache: Cache, session: Session, http: HttpClient, *, min_size: int, time_limit: float
     ) -> None:
         self._counters = Counters()
-        self._seeding = Seeding(session, cache, http, self._counters)
-        self._parts = NodeParts(cache, session, http, self._seeding, self._counters, min_size, time_limit)
+        service = SwarmService(http)
+        self._seeding = Seeding(session, cache, service, self._counters)
+        self._parts = NodeParts(
+            cache,
+            session,
+            http,
+            service,
+            WebSeedOutages(),
+            self._seeding,
+            self._counters,
+            min_size,
+            time_limit,
+        )
         self._cache = cache
         self._lock = threading.Lock()
         self._running: dict[Digest, Download] = {}

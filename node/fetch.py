@@ -8,8 +8,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from urllib.parse import urlsplit
 
 from core.errors import (
+    NO_ANSWER,
     BadAnswer,
     ConnectionCut,
     NotFound,
@@ -21,6 +23,7 @@ from core.errors import (
 )
 from core.http.client import HttpClient
 from core.http.stream import HttpStream
+from core.logs import OutageLog
 from node.counters import Counters
 from node.metainfo import Metainfo
 from node.origin import Body, Layer, Origin
@@ -71,6 +74,18 @@ class WrongBytes(BadAnswer):
         super().__init__(where, f"piece {piece} does not have its hash")
 
 
+class WebSeedOutages:
+    """Logs when the servers of web seeds do not answer, for all layers. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._by_server: dict[str, OutageLog] = {}
+
+    def of(self, url: str) -> OutageLog:
+        """Return the log of the server of this URL, which is not shown: it contains a capability."""
+        server = urlsplit(url).netloc.rpartition("@")[2]
+        return self._by_server.setdefault(server, OutageLog(log, f"web seed of {server}"))
+
+
 class _NotTooSlow:
     """A web seed's Body that gives up if it is too slow, as the registry may be faster."""
 
@@ -107,6 +122,7 @@ class PieceFetcher:
         metainfo: Metainfo,
         origin: Callable[[], Origin],
         counters: Counters,
+        outages: WebSeedOutages,
     ) -> None:
         self.rate: float | None = None
         """The recent rate of one request, in bytes per second."""
@@ -115,6 +131,7 @@ class PieceFetcher:
         self._metainfo = metainfo
         self._origin = origin
         self._counters = counters
+        self._outages = outages
         self._seeds = [WebSeed(url) for url in metainfo.web_seeds]
         self._open: dict[int, Body] = {}
         self._closed = False
@@ -149,11 +166,10 @@ class PieceFetcher:
                         raise
                     seed.failed(error, time.monotonic())
                     self._counters.fell_back("web_seed")
-                    log.warning(
-                        "web seed failed digest=%s reason=%s", self._layer.digest, type(error).__name__
-                    )
+                    self._log_failure(seed, error)
                 else:
                     seed.served()
+                    self._outages.of(seed.url).succeeded()
                     return
         self._read_pieces(self._origin().open, "registry", pieces, lacks, deliver)
 
@@ -188,6 +204,13 @@ class PieceFetcher:
                     deliver(piece, data, name == "registry")
         rate = (end - start) / max(1e-3, time.monotonic() - begun)
         self.rate = rate if self.rate is None else self.rate + _SMOOTHING * (rate - self.rate)
+
+    def _log_failure(self, seed: WebSeed, error: RemoteError) -> None:
+        reason = type(error).__name__
+        if isinstance(error, NO_ANSWER):
+            self._outages.of(seed.url).failed(reason)
+        else:
+            log.warning("web seed failed digest=%s reason=%s", self._layer.digest, reason)
 
     def _open_seed(self, seed: WebSeed, offset: int, length: int) -> Body:
         return _NotTooSlow(open_range(self._http, seed.url, offset, length))

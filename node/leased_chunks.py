@@ -123,10 +123,8 @@ class LeasedChunks:
                 self._fetch(range(self._chunks.pieces(run.start).start, self._chunks.pieces(run[-1]).stop))
                 fetched = True
             except DockerTorrentsError as error:
-                if not self._over():
-                    log.warning(
-                        "leased chunks not fetched first=%d last=%d reason=%s", run[0], run[-1], error
-                    )
+                # A server that does not answer is logged elsewhere, once for all layers.
+                log.debug("leased chunks not fetched first=%d last=%d reason=%s", run[0], run[-1], error)
             except Exception:
                 log.exception("leased chunks not fetched, internal error first=%d last=%d", run[0], run[-1])
             with self._lock:

@@ -8,7 +8,7 @@ from typing import Any
 from core.config.config import DockerRegistry
 from core.config.mirror import Mirror
 from core.digest import Digest
-from core.errors import BadAnswer, NotFound, Unavailable
+from core.errors import BadAnswer, Unavailable
 from core.http.client import HttpAnswer, HttpClient
 
 _ALL = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - where to connect to
@@ -43,20 +43,14 @@ class LocalMirror:
             raise BadAnswer(str(answer.target), f"status {answer.status}: is this port another program's?")
         return status
 
-    def drop(self, digest: Digest) -> None:
-        """Remove a layer from the cache. Raises NotFound if it is not cached, or in use."""
-        self._change("DELETE", f"layers/{digest}", f"{digest} in the cache, and not in use")
+    def drop(self, digest: Digest) -> bool:
+        """Remove a layer from the cache. Return False if it is not cached, or in use."""
+        answer = self._ask("DELETE", f"layers/{digest}")
+        return answer.status != 404 and _changed(answer)
 
     def pin(self, digest: Digest) -> None:
         """Protect a layer from eviction."""
-        self._change("PUT", f"pins/{digest}", str(digest))
-
-    def _change(self, method: str, path: str, what: str) -> None:
-        answer = self._ask(method, path)
-        if answer.status == 404:
-            raise NotFound(what)
-        if answer.status != 204:
-            raise BadAnswer(str(answer.target), f"status {answer.status}")
+        _changed(self._ask("PUT", f"pins/{digest}"))
 
     def _ask(self, method: str, path: str) -> HttpAnswer:
         url = f"http://{self.netloc}/v0/mirror/{path}"
@@ -65,3 +59,9 @@ class LocalMirror:
         except Unavailable as error:
             why = f"{error.why}; is the mirror running (docker_torrents mirror)?"
             raise Unavailable(f"http://{self.netloc}", why) from error
+
+
+def _changed(answer: HttpAnswer) -> bool:
+    if answer.status != 204:
+        raise BadAnswer(str(answer.target), f"status {answer.status}: see the log of the mirror")
+    return True

@@ -58,7 +58,11 @@ class Pieces:
         """When the pieces that are not complete yet were added."""
         self._progressed = time.monotonic()
         """When the last piece was completed; moved on by what checks of the file took."""
+        self._swarmed = self._progressed
+        """The same for pieces from peers or by a lease: while they come, the swarm works."""
         self._check_began = self._progressed
+        self._alone: set[int] = set()
+        """Pieces fetched without a lease."""
         self._damaged: set[int] = set()
         """Pieces received with wrong bytes."""
         self._kept: OrderedDict[int, bytes] = OrderedDict()
@@ -87,6 +91,7 @@ class Pieces:
             self._check_began = time.monotonic()
             self._have = bytearray(self._metainfo.pieces)
             self._fetched.clear()
+            self._alone.clear()
             self._added.clear()
             self._being_read.clear()
             self._preferred.clear()
@@ -101,6 +106,11 @@ class Pieces:
         """Return whether no piece was completed for that long."""
         with self._changed:
             return time.monotonic() - self._progressed > seconds
+
+    def abandoned(self, seconds: float) -> bool:
+        """Return whether no piece came from a peer or by a lease for that long."""
+        with self._changed:
+            return time.monotonic() - self._swarmed > seconds
 
     @property
     def torrent(self) -> Torrent:
@@ -142,13 +152,17 @@ class Pieces:
                 if not have and piece not in self._added and not (piece < len(available) and available[piece])
             ]
 
-    def add(self, piece: int, data: bytes, from_registry: bool, *, helps: bool) -> None:
+    def add(
+        self, piece: int, data: bytes, from_registry: bool, *, helps: bool = False, leased: bool = False
+    ) -> None:
         """Add a piece whose hash was verified; `helps` if a stalled reader waits for it."""
         with self._changed:
             if self._have[piece]:
                 return
             first = piece not in self._fetched
             self._fetched[piece] = helps
+            if not leased:
+                self._alone.add(piece)
             self._added.setdefault(piece, time.monotonic())
             # Its hash was verified: a reader need not wait until libtorrent has it.
             if helps or piece in self._awaited or 0 <= piece - self._reader_at < self._most_kept // 2:
@@ -185,7 +199,9 @@ class Pieces:
             # Pieces added before were dropped.
             self._added.clear()
             self.checked = True
-            self._progressed += time.monotonic() - self._check_began
+            took = time.monotonic() - self._check_began
+            self._progressed += took
+            self._swarmed += took
             self._prefer_lowest()
             self._changed.notify_all()
         self._milestone()
@@ -197,6 +213,8 @@ class Pieces:
                 return
             self._have[piece] = 1
             self._progressed = time.monotonic()
+            if piece not in self._alone:
+                self._swarmed = self._progressed
             self._added.pop(piece, None)
             if self.checked and piece not in self._fetched:
                 self._counters.received("peers", last - first)
@@ -227,6 +245,7 @@ class Pieces:
     def on_hash_failed(self, piece: int) -> None:
         with self._changed:
             self._fetched.pop(piece, None)
+            self._alone.discard(piece)
             self._added.pop(piece, None)
             self._damaged.add(piece)
             self._changed.notify_all()

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 from core.digest import Digest
 from core.errors import CacheFailed, DockerTorrentsError, RemoteError
-from core.http.client import HttpClient
 from core.swarm.bitmap import Bitmap
 from core.swarm.chunks import Chunks
 from core.swarm.messages import MAX_SEEDS, SEEDS_INTERVAL, Seed, SeedsRequest, SwarmRequest
@@ -21,7 +20,7 @@ from node.counters import Counters
 from node.metainfo import Metainfo, parse_metainfo
 from node.origin import Layer
 from node.session import Session, Torrent
-from node.swarm_client import SwarmAddress, SwarmClient, announce_seeds, renewed
+from node.swarm_client import SwarmAddress, SwarmClient, SwarmService, renewed
 
 log = logging.getLogger(__name__)
 
@@ -31,12 +30,6 @@ _RETRY_SECONDS = 60.0
 _LEAVE_SECONDS = 3.0
 _RECENT = 50
 """The most layers whose swarms the node leaves explicitly when it stops."""
-
-
-@dataclass(slots=True)
-class _Seeded:
-    metainfo: Metainfo
-    torrent: Torrent
 
 
 class _Listener:
@@ -65,13 +58,20 @@ class _Listener:
         self._failed(why)
 
 
+@dataclass(slots=True)
+class _Seeded:
+    metainfo: Metainfo
+    torrent: Torrent
+    listener: _Listener
+
+
 class Seeding:
     """Seeds the cache's verified layers that have a torrent. Thread-safe."""
 
-    def __init__(self, session: Session, cache: Cache, http: HttpClient, counters: Counters) -> None:
+    def __init__(self, session: Session, cache: Cache, service: SwarmService, counters: Counters) -> None:
         self._session = session
         self._cache = cache
-        self._http = http
+        self._service = service
         self._counters = counters
         self._seeded: dict[Digest, _Seeded] = {}
         self._new: set[Digest] = set()
@@ -88,9 +88,10 @@ class Seeding:
 
     def adopt(self, digest: Digest, metainfo: Metainfo, torrent: Torrent) -> None:
         """Take over the torrent of a layer that was just verified."""
+        listener = self._listener(digest)
         with self._changed:
-            self._seeded[digest] = _Seeded(metainfo, torrent)
-            self._session.listen(torrent, self._listener(digest))
+            self._seeded[digest] = _Seeded(metainfo, torrent, listener)
+            self._session.listen(torrent, listener)
             self._new.add(digest)
             self._left.pop(digest, None)
             self._changed.notify_all()
@@ -98,14 +99,7 @@ class Seeding:
     def forget(self, digest: Digest) -> None:
         """Stop seeding a layer whose file was removed."""
         with self._changed:
-            seeded = self._seeded.pop(digest, None)
-            if seeded is None:
-                return
-            self._new.discard(digest)
-            self._left[digest] = seeded.metainfo
-            self._changed.notify_all()
-        self._counters.uploaded(seeded.torrent.status().uploaded)
-        self._session.remove(seeded.torrent)
+            self._forget(digest)
 
     def peers(self) -> dict[Digest, tuple[int, int]]:
         """Return the layers being seeded, with their sizes and numbers of peers."""
@@ -173,20 +167,40 @@ class Seeding:
 
     def _add(self, digest: Digest, metainfo: Metainfo) -> None:
         folder = self._cache.directory / "layers"
-        torrent = self._session.add(metainfo, folder, self._listener(digest), verified=True)
-        self._seeded[digest] = _Seeded(metainfo, torrent)
+        listener = self._listener(digest)
+        torrent = self._session.add(metainfo, folder, listener, verified=True)
+        self._seeded[digest] = _Seeded(metainfo, torrent, listener)
 
     def _listener(self, digest: Digest) -> _Listener:
         def failed(why: str) -> None:
-            log.warning("layer no longer seeded, and removed from the cache digest=%s reason=%s", digest, why)
-            threading.Thread(target=self._drop, args=(digest,), name="drop", daemon=True).start()
+            # In another thread: the session's own must not wait for it.
+            arguments = digest, listener, why
+            threading.Thread(target=self._distrust, args=arguments, name="damaged layer", daemon=True).start()
 
-        return _Listener(failed)
+        listener = _Listener(failed)
+        return listener
 
-    def _drop(self, digest: Digest) -> None:
-        self.forget(digest)
-        with suppress(CacheFailed):
-            self._cache.drop(digest)
+    def _distrust(self, digest: Digest, listener: _Listener, why: str) -> None:
+        """Stop seeding and serving a damaged layer, unless it was downloaded again since."""
+        with self._changed:
+            seeded = self._seeded.get(digest)
+            if seeded is None or seeded.listener is not listener:
+                return
+            log.warning("layer is damaged, no longer seeded or served digest=%s reason=%s", digest, why)
+            with suppress(CacheFailed):
+                self._cache.distrust(digest)
+            self._forget(digest)
+
+    def _forget(self, digest: Digest) -> None:
+        """Stop seeding a layer. The lock is held."""
+        seeded = self._seeded.pop(digest, None)
+        if seeded is None:
+            return
+        self._new.discard(digest)
+        self._left[digest] = seeded.metainfo
+        self._changed.notify_all()
+        self._counters.uploaded(seeded.torrent.status().uploaded)
+        self._session.remove(seeded.torrent)
 
     def _recent(self) -> list[tuple[Digest, Metainfo]]:
         """Return the seeded layers, the most recently used first."""
@@ -212,13 +226,10 @@ class Seeding:
                 for digest, address, metainfo in layers
             ]
             try:
-                answer = announce_seeds(
-                    self._http,
-                    base,
-                    SeedsRequest(node=self._session.node, port=self._session.port, layers=seeds),
+                answer = self._service.announce(
+                    base, SeedsRequest(node=self._session.node, port=self._session.port, layers=seeds)
                 )
-            except RemoteError as error:
-                log.warning("seeded layers not announced reason=%s", error)
+            except RemoteError:
                 pause = min(pause, _RETRY_SECONDS)
                 continue
             pause = max(pause, answer.again)
@@ -262,8 +273,7 @@ class Seeding:
             want=0,
         )
         try:
-            SwarmClient(self._http, address, digest).call(request)
-        except RemoteError as error:
-            log.warning("swarm call failed digest=%s reason=%s", digest, error)
+            SwarmClient(self._service, address, digest).call(request)
+        except RemoteError:
             return False
         return True

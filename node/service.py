@@ -13,10 +13,11 @@ from core.clients import http_client
 from core.config.config import Config
 from core.config.mirror import Mirror
 from core.errors import CannotListen
+from core.http.tls import trusted_bundle
 from core.listening import check_free
 from core.logs import set_log_format, set_up_logging
 from core.server import serve
-from node.app import CountAnswers, Pulls, answer_failures, identify, new_app
+from node.app import AnswerFailures, CountAnswers, Pulls, identify, new_app
 from node.blobs import MAX_BODIES, Blobs
 from node.cache import Cache
 from node.downloads import Downloads
@@ -66,7 +67,7 @@ class Node:
         metrics = Metrics(self.cache, self.downloads)
         self.app.install(identify)
         self.app.install(CountAnswers(metrics.answers))
-        self.app.install(answer_failures)
+        self.app.install(AnswerFailures(lambda: upstream.registry_is_down))
         Pulls(RegistryProxy(upstream), blobs, names, MAX_WAITING).install(self.app)
         Operations(registry.host, upstream, self.cache, self.downloads, metrics).install(self.app)
 
@@ -89,6 +90,7 @@ def run_mirror(config: Config, *, debug: bool) -> int:
     """Serve the mirror until SIGTERM. Return the exit status."""
     mirror = config.mirror
     # Report errors once, here: a worker that cannot start would be restarted again and again.
+    trusted_bundle(config.tls.ca_file)
     # libtorrent would use the next port, at which other mirrors do not look for this one.
     check_free(mirror.peer_host, mirror.peer_port)
     Cache(mirror.cache_dir, mirror.cache_size, mirror.keep_free).close()

@@ -92,8 +92,9 @@ class StalledReaders:
         try:
             self._fetcher.fetch(pieces, self._lacks, self._add, registry_only=True)
         except RemoteError as error:
-            self._fail(reader, error)
-            self._pause(TICK, None)
+            # The end of the download closes its requests, and the swarm may have served the reader.
+            if self._pause(TICK, None) and self._waits(reader, offset):
+                self._fail(reader, error)
 
     def _lacks(self, piece: int) -> bool:
         return not self._pieces.has(piece)

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from core.digest import Digest
 from core.errors import BadAnswer, NotFound, Refused, RemoteError, SwarmMessageInvalid, TimedOut, Unavailable
 from core.http.client import HttpClient
+from core.logs import OutageLog
 from core.swarm.messages import MAX_ANSWER, SeedsAnswer, SeedsRequest, SwarmAnswer, SwarmRequest
 from node.metainfo import Metainfo
 
+log = logging.getLogger(__name__)
+
 _WEB_SEED = re.compile(r"(?P<base>https?://.+)/v0/layers/(?P<capability>[A-Za-z0-9_-]{1,512})/[0-9a-f]{64}")
 _SECONDS = 5.0
+_Answer = TypeVar("_Answer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,42 +48,53 @@ def renewed(metainfo: Metainfo, address: SwarmAddress, digest: Digest) -> Metain
     return metainfo.with_web_seeds((address.web_seed(digest), *others))
 
 
+class SwarmService:
+    """Makes the swarm calls of all layers, and logs when they fail. Thread-safe."""
+
+    def __init__(self, http: HttpClient) -> None:
+        self._http = http
+        self._outage = OutageLog(log, "swarm calls")
+
+    def announce(self, base: str, request: SeedsRequest) -> SeedsAnswer:
+        """Announce layers that this node has completely. Raises RemoteError."""
+        return self.post(base, "/v0/swarm", request.encode(), SeedsAnswer.decode)
+
+    def post(self, base: str, path: str, body: bytes, decode: Callable[[bytes], _Answer]) -> _Answer:
+        """Make a call. Raises RemoteError."""
+        # The path contains a capability, so errors do not show it.
+        where = f"{base}/v0/swarm"
+        try:
+            answer = decode(_post(self._http, where, base + path, body))
+        except SwarmMessageInvalid as error:
+            self._outage.failed(error)
+            raise BadAnswer(where, str(error)) from error
+        except RemoteError as error:
+            self._outage.failed(error)
+            raise
+        self._outage.succeeded()
+        return answer
+
+
 class SwarmClient:
     """A member of one layer's swarm; keeps the capability that the service renews."""
 
-    def __init__(self, http: HttpClient, address: SwarmAddress, digest: Digest) -> None:
+    def __init__(self, service: SwarmService, address: SwarmAddress, digest: Digest) -> None:
         self.address = address
-        self._http = http
+        self._service = service
         self._digest = digest
 
     def call(self, request: SwarmRequest) -> SwarmAnswer:
         """Make a swarm call. Raises RemoteError."""
         path = f"/v0/swarm/{self.address.capability}/{self._digest.hex}"
-        body = _post(self._http, self.address.base, path, request.encode())
-        try:
-            answer = SwarmAnswer.decode(body)
-        except SwarmMessageInvalid as error:
-            raise BadAnswer(f"{self.address.base}/v0/swarm", str(error)) from error
+        answer = self._service.post(self.address.base, path, request.encode(), SwarmAnswer.decode)
         self.address = SwarmAddress(self.address.base, answer.capability)
         return answer
 
 
-def announce_seeds(http: HttpClient, base: str, request: SeedsRequest) -> SeedsAnswer:
-    """Announce layers that this node has completely. Raises RemoteError."""
-    try:
-        return SeedsAnswer.decode(_post(http, base, "/v0/swarm", request.encode()))
-    except SwarmMessageInvalid as error:
-        raise BadAnswer(f"{base}/v0/swarm", str(error)) from error
-
-
-def _post(http: HttpClient, base: str, path: str, body: bytes) -> bytes:
-    # The path contains a capability, so errors do not show it.
-    where = f"{base}/v0/swarm"
+def _post(http: HttpClient, where: str, url: str, body: bytes) -> bytes:
     headers = {"Content-Type": "application/json"}
     try:
-        answer = http.fetch(
-            "POST", base + path, headers=headers, body=body, limit=MAX_ANSWER, seconds=_SECONDS
-        )
+        answer = http.fetch("POST", url, headers=headers, body=body, limit=MAX_ANSWER, seconds=_SECONDS)
     except TimedOut:
         raise TimedOut(where, _SECONDS) from None
     except RemoteError as error:

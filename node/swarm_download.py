@@ -32,7 +32,7 @@ _RECONNECT_SECONDS = 10.0
 STUCK_SECONDS = 20.0
 """Time after which libtorrent is restarted if it did not accept a piece."""
 IDLE_SECONDS = 20.0
-"""Time without a piece after which a node no longer relies on what its peers claim to have."""
+"""Time without a piece from a peer or by a lease after which a node no longer relies on what peers claim."""
 
 
 class SwarmDownload:
@@ -85,14 +85,14 @@ class SwarmDownload:
             counters,
         )
         self._leased = LeasedChunks(
-            layer.digest, self._chunks, self.pieces, self._fetch, self._over, changed, self._wake.set
+            layer.digest, self._chunks, self.pieces, self._fetch_leased, self._over, changed, self._wake.set
         )
         self._without_leases = WithoutLeases(
             layer,
             self._chunks,
             readers,
             self._lacking,
-            self._fetch,
+            self._fetch_alone,
             self._others,
             self._over,
             self._sleep,
@@ -183,8 +183,7 @@ class SwarmDownload:
         fetched = self._leased.unreported()
         try:
             answer = self._client.call(self._request(fetched))
-        except RemoteError as error:
-            log.warning("swarm call failed digest=%s reason=%s", self._layer.digest, error)
+        except RemoteError:
             self._counters.fell_back("swarm_service")
             self._failures += 1
             self._without_leases.run(backoff(self._failures, self._random))
@@ -195,7 +194,7 @@ class SwarmDownload:
         self._fetcher.set_web_seed(self._client.address.web_seed(self._layer.digest))
         self._connect(self.pieces.torrent, answer.peers)
         self._leased.take(answer.leases)
-        if self.pieces.idle(IDLE_SECONDS):
+        if self.pieces.abandoned(IDLE_SECONDS):
             self._without_leases.run(answer.again)
         else:
             self._wait_for_next_call(answer)
@@ -225,7 +224,7 @@ class SwarmDownload:
         The claims of peers count only while pieces arrive: they may send nothing, or wrong bytes.
         """
         missing = self.pieces.missing(
-            [] if self.pieces.idle(IDLE_SECONDS) else self.pieces.torrent.available()
+            [] if self.pieces.abandoned(IDLE_SECONDS) else self.pieces.torrent.available()
         )
         return sorted({self._chunks.chunk_of(piece) for piece in missing})
 
@@ -236,16 +235,21 @@ class SwarmDownload:
         if first and self._connected and not connections and not self._leased.count:
             torrent.connect_now()
 
-    def _fetch(self, pieces: range) -> None:
-        """Fetch the missing ones of `pieces` by HTTP. Raises RemoteError."""
-        self._fetcher.fetch(pieces, self._lacks, self._add)
+    def _fetch_leased(self, pieces: range) -> None:
+        """Fetch the missing ones of leased `pieces` by HTTP. Raises RemoteError."""
+
+        def add(piece: int, data: bytes, from_registry: bool) -> None:
+            self.pieces.add(piece, data, from_registry, leased=True)
+            self._leased.note(piece)
+
+        self._fetcher.fetch(pieces, self._lacks, add)
+
+    def _fetch_alone(self, pieces: range) -> None:
+        """Fetch the missing ones of `pieces` by HTTP, without a lease. Raises RemoteError."""
+        self._fetcher.fetch(pieces, self._lacks, self.pieces.add)
 
     def _lacks(self, piece: int) -> bool:
         return not self._stopped and not self.pieces.has_all((piece,))
-
-    def _add(self, piece: int, data: bytes, from_registry: bool) -> None:
-        self.pieces.add(piece, data, from_registry, helps=False)
-        self._leased.note(piece)
 
     def _sleep(self, seconds: float | None, until: Callable[[], bool] = lambda: False) -> None:
         """Wait in the download's own thread for some seconds, or until `until` is true or it ends."""

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from ipaddress import ip_address
+from typing import TypeVar
 from urllib.parse import quote
 
 from core.config.config import DockerRegistry
@@ -20,6 +21,8 @@ from core.registry.urls import RegistryUrls
 from node.brew_requests import BrewRequest, BrewRequests
 
 log = logging.getLogger(__name__)
+
+_Answer = TypeVar("_Answer", HttpAnswer, HttpStream)
 
 TORRENT_SECONDS = 2.0
 """How long to wait for a torrent from the service before the layer is read from the registry."""
@@ -50,6 +53,7 @@ class Upstream:
         self._http = http
         self._clock = clock
         self._quiet_until = float("-inf")
+        self._registry_outage = OutageLog(log, "registry")
         self._outage = OutageLog(log, "torrents service")
         self.brew_requests = BrewRequests(self._request_brewing)
 
@@ -61,12 +65,19 @@ class Upstream:
         """Return whether callers' credentials are withheld, as they would be sent in cleartext."""
         return not _is_confidential(parse_url(self.urls.base))
 
+    @property
+    def registry_is_down(self) -> bool:
+        """Whether the registry did not answer the last request, or answered 5xx: that is logged here."""
+        return self._registry_outage.out
+
     def fetch(
         self, method: str, url: str, authorization: str | None, headers: Mapping[str, str] | None = None
     ) -> HttpAnswer:
         """Return the registry's answer of any status; redirects are not followed."""
         sent = _with_credentials(url, authorization, headers)
-        return self._http.fetch(method, url, headers=sent, limit=_ANSWER_LIMIT, follow=False)
+        return self._watched(
+            lambda: self._http.fetch(method, url, headers=sent, limit=_ANSWER_LIMIT, follow=False)
+        )
 
     def head_blob(self, scope: str, digest: Digest, authorization: str | None) -> HttpAnswer:
         """Return the registry's answer to HEAD of a blob, of any status."""
@@ -74,7 +85,7 @@ class Upstream:
 
     def head(self, target: Target) -> HttpAnswer:
         """Return the answer of the registry's storage to HEAD, without credentials."""
-        return self._http.fetch("HEAD", target.url)
+        return self._watched(lambda: self._http.fetch("HEAD", target.url))
 
     def open_blob(
         self, scope: str, digest: Digest, authorization: str | None, range_: str | None
@@ -82,7 +93,8 @@ class Upstream:
         """Return the answer of the registry, or of its storage, to GET of a blob, of any status."""
         url = self.urls.blob(scope, digest)
         headers = {} if range_ is None else {"Range": range_}
-        return self._http.open("GET", url, headers=_with_credentials(url, authorization, headers))
+        sent = _with_credentials(url, authorization, headers)
+        return self._watched(lambda: self._http.open("GET", url, headers=sent))
 
     def torrent(
         self, scope: str, digest: Digest, authorization: str | None, *, patient: bool = False
@@ -107,6 +119,19 @@ class Upstream:
     def probe_torrent(self, scope: str, digest: Digest) -> HttpAnswer:
         """Return the service's answer about a torrent, of any status, to a caller without credentials."""
         return self._fetch_torrent(scope, digest, None)
+
+    def _watched(self, send: Callable[[], _Answer]) -> _Answer:
+        """Make a request to the registry or its storage, and log its outages."""
+        try:
+            answer = send()
+        except RemoteError as error:
+            self._registry_outage.failed(error)
+            raise
+        if answer.status >= 500:
+            self._registry_outage.failed(f"{answer.target} answers {answer.status}")
+        else:
+            self._registry_outage.succeeded()
+        return answer
 
     def _fetch_torrent(
         self, scope: str, digest: Digest, authorization: str | None, seconds: float | None = None

@@ -7,9 +7,10 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from cachetools import TTLCache, cachedmethod
+from cachetools import TTLCache
 
 from core.access.registry import leads_to_storage
 from core.digest import Digest
@@ -23,6 +24,8 @@ REMEMBER_SECONDS = 60.0
 _MAX_REMEMBERED = 32 * 1024 * 1024
 """Bytes of verdicts with their torrents."""
 _VERDICT_BYTES = 1024
+_Caller = tuple[str, Digest, bytes]
+"""The scope, the layer, and a hash of the Authorization."""
 _REFUSALS = {
     401: ("UNAUTHORIZED", "authentication required"),
     403: ("DENIED", "requested access to the resource is denied"),
@@ -39,7 +42,10 @@ class Verdict:
 
 
 class Verdicts:
-    """Authorizes callers to pull layers. Thread-safe; one request at a time for one caller and layer.
+    """Authorizes callers to pull layers. Thread-safe.
+
+    A caller's simultaneous requests for a layer share one verdict, or one failure: otherwise each would wait
+    for a silent registry after the one before it.
 
     Layers of the scopes `torrents_off` (names or globs) have no torrent here. `clock` never goes back.
     """
@@ -52,10 +58,11 @@ class Verdicts:
     ) -> None:
         self._upstream = upstream
         self._torrents_off = torrents_off or []
-        self._remembered: TTLCache[tuple[str, Digest, bytes], Verdict] = TTLCache(
+        self._remembered: TTLCache[_Caller, Verdict] = TTLCache(
             _MAX_REMEMBERED, REMEMBER_SECONDS, clock, _bytes_of
         )
-        self._condition = threading.Condition()
+        self._pending: dict[_Caller, Future[Verdict]] = {}
+        self._lock = threading.Lock()
         self._key = secrets.token_bytes(32)
 
     def torrent_allowed(self, scope: str) -> bool:
@@ -66,18 +73,34 @@ class Verdicts:
         """Return the registry's positive verdict. Raises AccessDenied with its 401, 403 or 404, and
         RemoteError without a verdict.
         """
-        return self._judge(scope, digest, authorization)
+        caller = self._caller(scope, digest, authorization)
+        with self._lock:
+            if (known := self._remembered.get(caller)) is not None:
+                return known
+            shared = self._pending.get(caller)
+            if shared is None:
+                own = self._pending[caller] = Future()
+        if shared is not None:
+            return shared.result()
+        try:
+            own.set_result(self._judge(scope, digest, authorization))
+        except BaseException as error:  # noqa: BLE001 - raised again below
+            own.set_exception(error)
+        with self._lock:
+            del self._pending[caller]
+            if own.exception() is None:
+                self._remembered[caller] = own.result()
+        return own.result()
 
     def forget(self, scope: str, digest: Digest, authorization: str | None) -> None:
         """Drop the cached verdict: the registry has refused what it allowed before."""
-        with self._condition:
+        with self._lock:
             self._remembered.pop(self._caller(scope, digest, authorization), None)
 
-    def _caller(self, scope: str, digest: Digest, authorization: str | None) -> tuple[str, Digest, bytes]:
+    def _caller(self, scope: str, digest: Digest, authorization: str | None) -> _Caller:
         credentials = b"" if authorization is None else authorization.encode("latin-1", "replace")
         return scope, digest, hashlib.blake2b(credentials, key=self._key, digest_size=32).digest()
 
-    @cachedmethod(lambda self: self._remembered, key=_caller, condition=lambda self: self._condition)
     def _judge(self, scope: str, digest: Digest, authorization: str | None) -> Verdict:
         if self.torrent_allowed(scope):
             # The service returns a torrent only to callers who may pull the layer from the registry.

@@ -62,10 +62,10 @@ class WithoutLeases:
             try:
                 self._fetch(pieces)
             except RemoteError as error:
-                if not self._over():
-                    log.warning(
-                        "pieces not fetched pieces=%s digest=%s reason=%s", pieces, self._layer.digest, error
-                    )
+                # A server that does not answer is logged elsewhere, once for all layers.
+                log.debug(
+                    "pieces not fetched pieces=%s digest=%s reason=%s", pieces, self._layer.digest, error
+                )
                 self._sleep(max(ALONE_SECONDS, until - time.monotonic()))
 
     def _wanted(self) -> int:

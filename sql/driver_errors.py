@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
-import pwd
 import re
 import sqlite3
 from pathlib import Path
 
 import sqlalchemy as sa
 
-from core.errors import DatabaseBusy, DatabaseDown, DatabaseNotReady, DatabaseRefused
+from core.errors import (
+    DatabaseBusy,
+    DatabaseDown,
+    DatabaseNotReady,
+    DatabaseRefused,
+    os_reason,
+    user_name,
+)
 
 _SQLITE_DOWN = frozenset(
     {
@@ -57,10 +63,9 @@ def as_ours(error: sa.exc.DBAPIError, engine: sa.Engine) -> DatabaseDown | None:
 
 def of_sqlite_path(error: OSError, path: Path) -> DatabaseDown:
     """Return the error for a `path` that cannot be used; for a missing permission with the user's name."""
-    why = error.strerror or str(error)
     if isinstance(error, PermissionError):
-        return DatabaseRefused(f"{path}: {why} for user {_me()}")
-    return DatabaseDown(f"{path}: {why}: is db.url or application.state_dir right?")
+        return DatabaseRefused(f"{path}: {os_reason(error)}")
+    return DatabaseDown(f"{path}: {os_reason(error)}: is db.url or application.state_dir right?")
 
 
 def _of_sqlite(error: sqlite3.Error, file: Path) -> DatabaseDown | None:
@@ -69,7 +74,7 @@ def _of_sqlite(error: sqlite3.Error, file: Path) -> DatabaseDown | None:
     if code in _SQLITE_DOWN:
         denied = code in _SQLITE_SHUT and not all(map(_is_writable, _used(file)))
         if denied:
-            return DatabaseRefused(f"{file}: permission denied for user {_me()}")
+            return DatabaseRefused(f"{file}: permission denied for user {user_name()}")
         return (DatabaseBusy if code in _SQLITE_BUSY else DatabaseDown)(f"{file}: {error}")
     if _SQLITE_UNFIT.search(str(error)):
         remedy = _CREATE if str(error).startswith("no such table: ") else ""
@@ -86,13 +91,6 @@ def _used(file: Path) -> list[Path]:
 def _is_writable(path: Path) -> bool:
     searched = os.X_OK if path.is_dir() else 0
     return os.access(path, os.R_OK | os.W_OK | searched, effective_ids=True)
-
-
-def _me() -> str:
-    try:
-        return pwd.getpwuid(os.geteuid()).pw_name
-    except KeyError:
-        return str(os.geteuid())
 
 
 def _remedy(code: str, said: str, statement: str, user: str | None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 import sqlalchemy as sa
@@ -50,9 +50,6 @@ class Brews:
     def __add__(self, other: Brews) -> Brews:
         return Brews(self.brewed + other.brewed, self.bytes + other.bytes, self.failed + other.failed)
 
-    def __sub__(self, other: Brews) -> Brews:
-        return Brews(self.brewed - other.brewed, self.bytes - other.bytes, self.failed - other.failed)
-
 
 @dataclass(frozen=True, slots=True)
 class QueueSize:
@@ -90,8 +87,7 @@ def record_job_runs(connection: sa.Connection, tables: Tables, runs: Iterable[Jo
 def last_job_runs(connection: sa.Connection, tables: Tables) -> list[JobRun]:
     """Return the last run of each job that ever ran, by name."""
     run = tables.job_run
-    columns = (run.c.job, run.c.started, run.c.seconds, run.c.outcome, run.c.reason)
-    return [JobRun(*row) for row in connection.execute(sa.select(*columns).order_by(run.c.job))]
+    return [JobRun(**row) for row in connection.execute(sa.select(run).order_by(run.c.job)).mappings()]
 
 
 def measure_queue(connection: sa.Connection, tables: Tables, *, now: int) -> QueueSize | None:
@@ -118,15 +114,7 @@ def record_sample(
     Samples older than KEPT_SECONDS are deleted.
     """
     history, size = tables.history, queue or QueueSize(0, 0, 0)
-    add = insert(connection, history).values(
-        minute=now - now % MINUTE,
-        waiting=size.waiting,
-        locked=size.locked,
-        set_aside=size.set_aside,
-        brewed=brews.brewed,
-        bytes=brews.bytes,
-        failed=brews.failed,
-    )
+    add = insert(connection, history).values(minute=now - now % MINUTE, **asdict(size), **asdict(brews))
     counters = (history.c.brewed, history.c.bytes, history.c.failed)
     sums = {counter.name: counter + add.excluded[counter.name] for counter in counters}
     connection.execute(add.on_conflict_do_update(index_elements=["minute"], set_=sums))
@@ -140,16 +128,6 @@ def samples(connection: sa.Connection, tables: Tables, *, since: int) -> list[Sa
     """
     history = tables.history
     rows = connection.execute(
-        sa.select(
-            history.c.minute,
-            history.c.waiting,
-            history.c.locked,
-            history.c.set_aside,
-            history.c.brewed,
-            history.c.bytes,
-            history.c.failed,
-        )
-        .where(history.c.minute >= since)
-        .order_by(history.c.minute)
-    )
-    return [Sample(*row) for row in rows]
+        sa.select(history).where(history.c.minute >= since).order_by(history.c.minute)
+    ).mappings()
+    return [Sample(**row) for row in rows]

@@ -113,7 +113,7 @@ def classify_legacy_ids(
 
     Of several ids for one layer, or several layers for one id, the first counts.
     """
-    return _judge(connection, tables, ids)[0]
+    return _classify(connection, tables, ids)[0]
 
 
 def adopt_legacy_ids(
@@ -130,21 +130,21 @@ def adopt_legacy_ids(
     outcomes: dict[LegacyId, Outcome] = {}
     left = list(ids)
     for _ in range(_TRIES):
-        judged, waiting = _judge(connection, tables, left)
-        wanted = [one for one, outcome in judged.items() if outcome == "taken"]
+        outcomes_now, waiting = _classify(connection, tables, left)
+        wanted = [one for one, outcome in outcomes_now.items() if outcome == "taken"]
         written = _update(connection, tables, [one for one in wanted if str(one.digest) in waiting], now=now)
         written |= _insert(
             connection, tables, [one for one in wanted if str(one.digest) not in waiting], now=now
         )
         left = [one for one in wanted if str(one.digest) not in written]
-        outcomes |= judged
+        outcomes |= outcomes_now
         if not left:
             return outcomes
         # Another transaction was faster with those: read its result.
     return outcomes | dict.fromkeys(left, "being brewed")
 
 
-def _judge(
+def _classify(
     connection: sa.Connection, tables: Tables, ids: Sequence[LegacyId]
 ) -> tuple[dict[LegacyId, Outcome], set[str]]:
     """Return the outcome for each id, and which of the layers are in the mapping."""

@@ -59,7 +59,7 @@ def enqueue_manifests(
     known = requested.outerjoin(manifest, same)
     unless_waiting = sa.or_(manifest.c.digest.is_(None), aside)
     count = connection.scalars(sa.select(sa.func.count()).select_from(known).where(unless_waiting)).one()
-    put_down = insert(connection, manifest).from_select(
+    new = insert(connection, manifest).from_select(
         ["scope", "digest", "priority", "added", "next_try"],
         sa.select(
             requested.c.scope,
@@ -72,16 +72,16 @@ def enqueue_manifests(
         .where(sa.or_(unless_waiting, manifest.c.priority > priority, manifest.c.next_try > now))
         .order_by(requested.c.scope, requested.c.digest),
     )
-    more_urgent = manifest.c.priority > put_down.excluded.priority
+    more_urgent = manifest.c.priority > new.excluded.priority
     connection.execute(
-        put_down.on_conflict_do_update(
+        new.on_conflict_do_update(
             index_elements=["scope", "digest"],
             set_={
-                "priority": sa.case((more_urgent, put_down.excluded.priority), else_=manifest.c.priority),
+                "priority": sa.case((more_urgent, new.excluded.priority), else_=manifest.c.priority),
                 "attempts": sa.case((aside, 0), else_=manifest.c.attempts),
                 "next_try": sa.case(
-                    (manifest.c.next_try <= put_down.excluded.next_try, manifest.c.next_try),
-                    else_=put_down.excluded.next_try,
+                    (manifest.c.next_try <= new.excluded.next_try, manifest.c.next_try),
+                    else_=new.excluded.next_try,
                 ),
             },
         )

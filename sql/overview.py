@@ -55,14 +55,13 @@ class FailureReason:
 class BusyRepository:
     """A repository that many of the NEWEST layers belong to: how many, and how many of these are brewed.
 
-    Sizes are in bytes, of layers whose size is known.
+    `size` is in bytes, of the layers whose size is known.
     """
 
     scope: str
     layers: int
     brewed: int
     size: int
-    size_brewed: int
 
 
 def count_queue(connection: sa.Connection, tables: Tables, *, now: int) -> QueueCounts:
@@ -158,13 +157,10 @@ def list_busy_repositories(connection: sa.Connection, tables: Tables, *, limit: 
             layers.label("layers"),
             layers.filter(brewed).label("brewed"),
             sa.func.sum(size).label("size"),
-            sa.func.coalesce(sa.func.sum(size).filter(brewed), 0).label("size_brewed"),
         )
         .join_from(pairs, queue, queue.c.digest == pairs.c.digest, isouter=True)
         .group_by(pairs.c.scope)
         .order_by(layers.desc(), pairs.c.scope)
         .limit(limit)
     )
-    return [
-        BusyRepository(row.scope, row.layers, row.brewed, int(row.size), int(row.size_brewed)) for row in rows
-    ]
+    return [BusyRepository(row.scope, row.layers, row.brewed, int(row.size)) for row in rows]

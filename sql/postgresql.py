@@ -52,8 +52,6 @@ def postgresql_engine(
         url,
         # Saves a query for each new connection: hstore is not used.
         use_native_hstore=False,
-        # A pooled connection may have died with the server: it is pinged before use.
-        pool_pre_ping=True,
         # The server's idle time-out closes surplus connections after a peak.
         pool_use_lifo=True,
         hide_parameters=True,
@@ -79,20 +77,25 @@ def postgresql_engine(
             raise DatabaseRefused("; ".join(refused or reasons))
         raise DatabaseDown("; ".join(reasons))
 
-    ping = engine.dialect.do_ping
-
-    def ping_within_timeout(connection: Any) -> bool:
-        with query_timeout(_PING_SECONDS):
-            return ping(connection)
+    def ping(connection: Any, record: Any, _: object) -> None:
+        """Ping a pooled connection before use: it may have died with the server."""
+        if record.info.pop("new", False):
+            return
+        try:
+            with query_timeout(_PING_SECONDS):
+                engine.dialect.do_ping(connection)
+        except dbapi.Error as error:
+            # Replaces the other connections too.
+            raise sa.exc.InvalidatePoolError from error
 
     def after_error(context: sa.ExceptionContext) -> None:
         # A primary that became a standby keeps its connections: drop them, and find the new one.
         if getattr(context.original_exception, "pgcode", None) == _READ_ONLY_TRANSACTION:
             context.is_disconnect = True
 
-    # SQLAlchemy has no event for this.
-    engine.dialect.do_ping = ping_within_timeout  # type: ignore[assignment]
     sa.event.listen(engine, "do_connect", connect)
+    sa.event.listen(engine, "connect", lambda _, record: record.info.update(new=True))
+    sa.event.listen(engine, "checkout", ping)
     sa.event.listen(engine, "handle_error", after_error)
     return engine
 

@@ -9,7 +9,7 @@ from typing import Any
 from sql.tables import Tables
 from sql.transaction import transaction
 from tests.integration.sql.database import Database
-from tests.storage_places import blob_path_of
+from tests.storage_backends import blob_path_of
 
 
 def old_id_of(name: object) -> str:

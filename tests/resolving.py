@@ -23,7 +23,7 @@ NOWHERE = "sha256:" + "0" * 64
 """A manifest that no registry has."""
 
 
-class Desk:
+class ResolveJob:
     """A database, the registry, and a clock that tests set."""
 
     def __init__(self, engine: sa.Engine, tables: Tables, registry: RegistryClient, scope: str) -> None:
@@ -33,9 +33,9 @@ class Desk:
         self.scope = scope
         self.now = NOON
         self.stop = threading.Event()
-        self.outage = OutageLog(logging.getLogger("desk"), "registry")
+        self.outage = OutageLog(logging.getLogger("tests"), "registry")
 
-    def put_down(self, *digests: str, scope: str | None = None) -> None:
+    def enqueue(self, *digests: str, scope: str | None = None) -> None:
         """Queue these manifests for resolving."""
         with transaction(self.engine) as connection:
             enqueue_manifests(

@@ -23,6 +23,17 @@ FIELD = "rbtorrent_id"
 ENGINE = ", ".join([DOCKER_MANIFEST, DOCKER_LIST, OCI_MANIFEST, OCI_INDEX, "*/*"])
 """The Accept header of container engines."""
 
+PATH = "/v2/team/app/manifests/latest"
+IMAGE = json.dumps(
+    {
+        "schemaVersion": 2,
+        "mediaType": DOCKER_MANIFEST,
+        "config": {"mediaType": "application/json", "size": 2, "digest": "sha256:" + "c" * 64},
+        "layers": [{"mediaType": "application/gzip", "size": 9, "digest": "sha256:" + "a" * 64}],
+    }
+).encode()
+KIND = {"Content-Type": DOCKER_MANIFEST}
+
 
 def rbtorrent(digest: str) -> str:
     """Return some id for a layer."""

@@ -182,12 +182,10 @@ def build_app(
     return app
 
 
-def build_swarm_app(
-    config: Config, *, capability_secret: bytes, clock: Callable[[], float] = time.time
-) -> bottle.Bottle:
+def build_swarm_app(config: Config, *, capability_secret: bytes) -> bottle.Bottle:
     """Return the app of the command `swarm`: only swarm calls, for several web workers or replicas."""
     app = _new_app()
-    web.swarm.install(app, SwarmHandler(config, LocalBook(), capability_secret, clock))
+    web.swarm.install(app, SwarmHandler(config, LocalBook(), capability_secret, time.time))
     web.metrics.install(app, StatusNetworks(config.application))
     return app
 

@@ -43,12 +43,10 @@ class Series:
     values: Sequence[float | None]
 
 
-def area_chart(
-    label: str, axis: TimeAxis, series: Sequence[Series], show: Callable[[float], str] = "{:,.0f}".format
-) -> str:
+def area_chart(label: str, axis: TimeAxis, series: Sequence[Series]) -> str:
     """Return series as filled lines, each from zero, with gaps where values are unknown.
 
-    `label` describes the chart, `show` formats a value.
+    `label` describes the chart.
     """
     top = _nice_top(max((value for one in series for value in _known(one)), default=0.0))
     plot = "".join(
@@ -58,13 +56,13 @@ def area_chart(
         if any(one.values)
         for run in _runs(one.values)
     )
-    return _chart(label, axis, series, top, show, plot)
+    return _chart(label, axis, series, top, "{:,.0f}".format, plot)
 
 
 def bar_chart(
     label: str, axis: TimeAxis, series: Sequence[Series], show: Callable[[float], str] = "{:,.0f}".format
 ) -> str:
-    """Return series as bars, the first at the bottom and the others stacked on it."""
+    """Return series as bars, the first at the bottom and the others stacked on it. `show` formats a value."""
     heights = [sum(one.values[slot] or 0.0 for one in series) for slot in range(axis.slots)]
     top = _nice_top(max(heights, default=0.0))
     bars: list[str] = []
@@ -81,13 +79,13 @@ def bar_chart(
     return _chart(label, axis, series, top, show, "".join(bars))
 
 
-def meter(share: float, label: str, style: str = "ok") -> str:
+def meter(share: float, label: str) -> str:
     """Return a horizontal bar that is full to `share`, from 0 to 1."""
     width = 100 * min(max(share, 0.0), 1.0)
     return (
         f'<svg class="meter" role="img" aria-label="{escape(label)}"><title>{escape(label)}</title>'
         f'<rect class="track" width="100%" height="100%" rx="3"/>'
-        f'<rect class="{style} fill" width="{width:.1f}%" height="100%" rx="3"/></svg>'
+        f'<rect class="ok fill" width="{width:.1f}%" height="100%" rx="3"/></svg>'
     )
 
 

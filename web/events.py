@@ -60,10 +60,10 @@ class EventReceiver:
             EVENTS.count("malformed")
             log.warning("events malformed bytes=%d reason=%s", len(body), malformed)
             return error(400, "MANIFEST_INVALID", "the body is not a list of events", detail=str(malformed))
-        for odd in notification.odd:
-            log.warning("event ignored reason=%s", odd)
-        if notification.more_odd:
-            log.warning("further events ignored number=%d", notification.more_odd)
+        for reason in notification.skipped:
+            log.warning("event ignored reason=%s", reason)
+        if notification.more_skipped:
+            log.warning("further events ignored number=%d", notification.more_skipped)
         try:
             planned = plan(notification, self._roles.has)
             if planned:

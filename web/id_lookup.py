@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 
 from cachetools import TTLCache
 from sqlalchemy import Engine
-from sqlalchemy.exc import SQLAlchemyError
 
 from core.digest import Digest
 from core.errors import DatabaseDown
@@ -33,7 +32,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
-class _Question:
+class _Lookup:
     """A request's layers. `ids` is None until the database has answered."""
 
     digests: Sequence[Digest]
@@ -54,8 +53,9 @@ class IdLookup:
         self._kept: TTLCache[Digest, str] = TTLCache(_MAX_KEPT, KEEP_SECONDS, timer)
         self._pause = DatabasePause(timer)
         self._outage = OutageLog(log, "lookup of ids", timer)
-        self._questions: queue.SimpleQueue[_Question | None] = queue.SimpleQueue()
-        self._thread = self._start()
+        self._lookups: queue.SimpleQueue[_Lookup | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="ids", daemon=True)
+        self._thread.start()
 
     def find(self, digests: Iterable[Digest]) -> tuple[dict[Digest, str], bool]:
         """Return the ids of brewed layers, and whether they are complete.
@@ -68,51 +68,37 @@ class IdLookup:
         unknown = [digest for digest in wanted if digest not in ids]
         if not unknown:
             return ids, True
-        if not self._pause.may_ask():
+        if not self._pause.may_query():
             return ids, False
-        self._revive()
-        question = _Question(unknown)
-        self._questions.put(question)
-        if not question.answered.wait(WAIT_SECONDS):
+        lookup = _Lookup(unknown)
+        self._lookups.put(lookup)
+        if not lookup.answered.wait(WAIT_SECONDS):
             self._outage.failed(f"the database did not answer within {WAIT_SECONDS:g} s")
-        if question.ids is None:
+        if lookup.ids is None:
             self._pause.failed()
             return ids, False
-        return {**ids, **question.ids}, True
+        return {**ids, **lookup.ids}, True
 
     def close(self) -> None:
         """End the thread, unless the database blocks it."""
-        self._questions.put(None)
+        self._lookups.put(None)
         self._thread.join(WAIT_SECONDS)
 
-    def _start(self) -> threading.Thread:
-        thread = threading.Thread(target=self._run, name="ids", daemon=True)
-        thread.start()
-        return thread
-
-    def _revive(self) -> None:
-        if self._thread.is_alive():
-            return
-        with self._lock:
-            # An unexpected error ended it, and was logged by threading.excepthook.
-            if not self._thread.is_alive():
-                self._thread = self._start()
-
     def _run(self) -> None:
-        while (first := self._questions.get()) is not None:
+        while (first := self._lookups.get()) is not None:
             batch, last = [first], False
-            while not self._questions.empty():
-                more = self._questions.get()
+            while not self._lookups.empty():
+                more = self._lookups.get()
                 if more is None:
                     last = True
                     break
                 batch.append(more)
-            self._ask(batch)
+            self._answer(batch)
             if last:
                 return
 
-    def _ask(self, batch: Sequence[_Question]) -> None:
-        digests = {digest for question in batch for digest in question.digests}
+    def _answer(self, batch: Sequence[_Lookup]) -> None:
+        digests = {digest for lookup in batch for digest in lookup.digests}
         try:
             with reading(self._engine) as connection:
                 ids = find_rbtorrent_ids(connection, self._tables, digests)
@@ -120,13 +106,12 @@ class IdLookup:
                 self._kept.update(ids)
             self._pause.answered()
             self._outage.succeeded()
-            for question in batch:
-                question.ids = {digest: ids[digest] for digest in question.digests if digest in ids}
+            for lookup in batch:
+                lookup.ids = {digest: ids[digest] for digest in lookup.digests if digest in ids}
         except DatabaseDown as down:
             self._outage.failed(f"manifests are sent without ids: {down}")
-        except SQLAlchemyError as error:
-            # For example a missing table: the thread continues, and manifests are sent without ids.
-            self._outage.failed(f"manifests are sent without ids: {type(error).__name__}")
+        except Exception:
+            log.exception("manifests are sent without ids, internal error")
         finally:
-            for question in batch:
-                question.answered.set()
+            for lookup in batch:
+                lookup.answered.set()

@@ -74,7 +74,7 @@ class DatabasePause:
         self._lock = threading.Lock()
         self._until: float | None = None
 
-    def may_ask(self) -> bool:
+    def may_query(self) -> bool:
         """Return whether to query the database now; afterwards call `failed` or `answered`."""
         if self._until is None:
             return True

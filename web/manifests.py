@@ -12,7 +12,6 @@ from core.config.config import DockerRegistry
 from core.digest import Digest
 from core.errors import ManifestInvalid
 from core.http.byte_range import etag_matches
-from core.manifests.augment import brewable
 from core.manifests.platform import Platform
 from core.metrics import LAYERS
 from core.registry.client import RegistryClient
@@ -121,7 +120,8 @@ class ManifestHandler:
         LAYERS.count("missing", amount=len(set(manifest.layers)) - len(ids))
         # While the database is down it is unknown which layers are missing, and they could not be queued.
         if complete and len(ids) < len(manifest.layers):
-            missing = [layer for layer in brewable(manifest.image) if layer.digest not in ids]
+            layers = manifest.image.layers
+            missing = [layer for layer in layers if layer.brewable and layer.digest not in ids]
             queued = self._on_demand.put(scope, missing)
             if queued:
                 log.info(

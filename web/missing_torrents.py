@@ -16,7 +16,6 @@ from typing import Literal
 
 from cachetools import TTLCache
 from sqlalchemy import Engine
-from sqlalchemy.exc import SQLAlchemyError
 
 from core.digest import Digest
 from core.errors import DatabaseDown, MetainfoMissing
@@ -77,7 +76,7 @@ class MissingTorrents:
     def request(self, scope: str, digest: Digest) -> bytes | Why:
         """Return why the store lacks the layer's metainfo; or the metainfo, if it has just been stored.
 
-        Never fails because of the database. Raises StoreFailed.
+        Never raises DatabaseDown. Raises StoreFailed.
         """
         why = self._recent(digest)
         lock = self._locks[int(digest.short, 16) % _LOCKS]
@@ -86,7 +85,7 @@ class MissingTorrents:
         try:
             # An earlier request may have determined it.
             why = self._recent(digest)
-            if why is not None or not self._pause.may_ask():
+            if why is not None or not self._pause.may_query():
                 return why or "not brewed"
             found = self._determine(scope, digest)
             self._pause.answered()
@@ -95,11 +94,9 @@ class MissingTorrents:
                 with self._caches:
                     self._answers[digest] = found
             return found
-        except (DatabaseDown, SQLAlchemyError) as error:
-            # SQLAlchemyError: for example a missing table.
+        except DatabaseDown as error:
             self._pause.failed()
-            reason = str(error) if isinstance(error, DatabaseDown) else type(error).__name__
-            self._outage.failed(f"layer {digest} of {scope} not queued: {reason}")
+            self._outage.failed(f"layer {digest} of {scope} not queued: {error}")
             return "not brewed"
         finally:
             lock.release()

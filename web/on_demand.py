@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Sequence
 
 from cachetools import TTLCache
 from sqlalchemy import Engine
-from sqlalchemy.exc import SQLAlchemyError
 
 from core.digest import Digest
 from core.errors import DatabaseDown
@@ -56,7 +55,8 @@ class OnDemandQueue:
         self._written: TTLCache[tuple[str, Digest], bool] = TTLCache(_MAX_REMEMBERED, REPEAT_SECONDS, timer)
         self._closing = False
         self.dropped = 0
-        self._thread = self._start()
+        self._thread = threading.Thread(target=self._write, name="on-demand", daemon=True)
+        self._thread.start()
 
     def put(self, scope: str, layers: Iterable[LayerDescriptor]) -> int:
         """Request that these layers of this repository are brewed before all others.
@@ -76,9 +76,6 @@ class OnDemandQueue:
                 self._written[key] = True
                 taken += 1
             self.dropped += dropped
-            if taken and not self._thread.is_alive():
-                # An unexpected error ended it, and was logged by threading.excepthook.
-                self._thread = self._start()
             self._changed.notify()
         if dropped:
             log.warning("layers not queued: too many are waiting scope=%s dropped=%d", scope, dropped)
@@ -90,11 +87,6 @@ class OnDemandQueue:
             self._closing = True
             self._changed.notify()
         self._thread.join(_CLOSE_SECONDS)
-
-    def _start(self) -> threading.Thread:
-        thread = threading.Thread(target=self._write, name="on-demand", daemon=True)
-        thread.start()
-        return thread
 
     def _write(self) -> None:
         while True:
@@ -110,13 +102,14 @@ class OnDemandQueue:
             with transaction(self._engine) as connection:
                 now = self._clock(connection)
                 enqueue_layers(connection, self._tables, layers, priority=Priority.ASKED, now=now)
-        except (DatabaseDown, SQLAlchemyError) as error:
-            # SQLAlchemyError: for example a missing table. The thread continues.
-            reason = str(error) if isinstance(error, DatabaseDown) else type(error).__name__
+        except Exception as error:
             with self._changed:
                 self.dropped += len(layers)
                 for layer in layers:
                     self._written.pop((layer.scopes[0], layer.digest), None)
-            self._outage.failed(f"layers wait for the next request of their manifest: {reason}")
+            if isinstance(error, DatabaseDown):
+                self._outage.failed(f"layers wait for the next request of their manifest: {error}")
+            else:
+                log.exception("layers wait for the next request of their manifest, internal error")
         else:
             self._outage.succeeded()

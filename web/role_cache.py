@@ -49,7 +49,7 @@ class RoleCache:
         try:
             if self._timer() < self._fresh_until:
                 return
-            if not self._pause.may_ask():
+            if not self._pause.may_query():
                 raise DatabaseDown("it did not answer a moment ago")
             now = self._timer()
             with reading(self._engine) as connection:

@@ -24,6 +24,7 @@ from sql.history import last_job_runs, samples
 from sql.overview import count_queue, list_busy_repositories, list_failure_reasons
 from sql.postgresql import query_timeout
 from sql.schema import existing_tables
+from sql.status import failure_kind
 from sql.tables import Tables
 from sql.transaction import reading
 from web import status_view as view
@@ -111,7 +112,6 @@ class StatusPage:
 
     def _show_overview(self, hours: int, *, refresh: bool) -> bottle.HTTPResponse:
         overview = self._read_overview()
-        reasons = view.reason_rows(overview)
         return self._render(
             200,
             now=overview.now,
@@ -122,12 +122,12 @@ class StatusPage:
             refresh=_REFRESH_SECONDS if refresh else None,
             tiles=view.tiles(overview),
             charts=charts(overview.samples, hours, overview.now),
-            reasons=reasons[:_MOST_REASONS],
-            more_reasons=len(reasons[_MOST_REASONS:]),
-            failures=view.failure_rows(overview),
-            repositories=view.repository_rows(overview),
+            reasons=overview.reasons[:_MOST_REASONS],
+            more_reasons=len(overview.reasons[_MOST_REASONS:]),
+            failures=overview.failures,
+            repositories=overview.repositories,
             newest=view.NEWEST_NOTE,
-            jobs=view.job_rows(overview),
+            jobs=overview.runs,
         )
 
     def _show_search(self, text: str) -> bottle.HTTPResponse:
@@ -153,7 +153,7 @@ class StatusPage:
         try:
             if (overview := self._overview.get("")) is not None:
                 return overview
-            if not self._pause.may_ask():
+            if not self._pause.may_query():
                 raise DatabaseDown("it did not answer a moment ago")
             overview = self._overview[""] = self._query()
             return overview
@@ -191,6 +191,7 @@ class StatusPage:
             "health": None,
             "refresh": None,
             "view": view,
+            "failure_kind": failure_kind,
         }
         body = _TEMPLATE.render(**{**defaults, **values}).encode()
         headers = {**_HEADERS, "Retry-After": "5"} if status == 503 else _HEADERS

@@ -1,4 +1,4 @@
-"""The status page's texts and figures for its templates, from the database."""
+"""The texts and figures of the status page. The templates call the functions of this module."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from core.units import size, span
 from sql.failures import RecentFailure
 from sql.history import JobRun, Sample
 from sql.overview import MOST_COUNTED, NEWEST, BusyRepository, FailureReason, QueueCounts
-from sql.status import failure_kind
 from web.charts import meter
 
 _HOUR = 3600
@@ -81,11 +80,6 @@ def _failed(health: Health) -> tuple[str, ...]:
     return tuple(f"{name}: {part.reason}" for name, part in health.parts.items() if not part.ok)
 
 
-def _figure_and_unit(number: int) -> tuple[str, str]:
-    figure, _, unit = size(number).partition(" ")
-    return figure, unit
-
-
 def _set_aside(counts: QueueCounts) -> str:
     layers, manifests = counts.set_aside, counts.set_aside_manifests
     parts = []
@@ -107,7 +101,7 @@ def tiles(overview: Overview) -> list[Tile]:
         # The sample of the minute counts all of them.
         waiting = max(waiting, overview.samples[-1].waiting)
     oldest = counts.oldest_waiting
-    figure, unit = _figure_and_unit(bytes_brewed)
+    figure, _, unit = size(bytes_brewed).partition(" ")
     delayed = f", {count(counts.delayed)} to be retried" if counts.delayed else ""
     return [
         Tile(
@@ -127,127 +121,15 @@ def tiles(overview: Overview) -> list[Tile]:
     ]
 
 
-@dataclass(frozen=True)
-class FailureRow:
-    """A layer that failed, for the table of the latest."""
-
-    digest: str
-    short: str
-    ago: str
-    at: str
-    scope: str
-    size: str
-    attempts: int
-    then: str
-    style: str
-    reason: str
-
-
-def failure_rows(overview: Overview) -> list[FailureRow]:
-    """Return the latest failures."""
-    now = overview.now
-    return [
-        FailureRow(
-            failure.digest,
-            short(failure.digest),
-            _ago(now, failure.failed),
-            clock(failure.failed),
-            failure.scope or "repository unknown",
-            "size unknown" if failure.size is None else size(failure.size),
-            failure.attempts,
-            "set aside" if failure.next_try is None else _until(now, failure.next_try),
-            "bad" if failure.next_try is None else "warn",
-            failure_kind(failure.reason),
-        )
-        for failure in overview.failures
-    ]
-
-
-@dataclass(frozen=True)
-class ReasonRow:
-    """A reason of failures, and the command that retries the layers set aside for it."""
-
-    reason: str
-    set_aside: str
-    retried: str
-    command: str
-
-
-def reason_rows(overview: Overview) -> list[ReasonRow]:
-    """Return the reasons of failures, the most frequent first."""
-    return [
-        ReasonRow(
-            one.reason,
-            count(one.set_aside),
-            count(one.retried),
-            retry_command(one.reason) if one.set_aside else "",
-        )
-        for one in overview.reasons
-    ]
-
-
 def retry_command(reason: str) -> str:
     """Return the command for a shell; a quote within the reason is escaped for sh(1)."""
     return "docker_torrents queue retry --reason '" + reason.replace("'", "'\\''") + "'"
 
 
-@dataclass(frozen=True)
-class RepositoryRow:
-    """A busy repository and its coverage."""
-
-    scope: str
-    layers: str
-    size: str
-    percent: str
-    meter: str
-
-
-def repository_rows(overview: Overview) -> list[RepositoryRow]:
-    """Return the busiest repositories."""
-    rows = []
-    for one in overview.repositories:
-        share = one.brewed / one.layers
-        label = f"{one.brewed} of {one.layers} layers brewed"
-        rows.append(
-            RepositoryRow(
-                one.scope,
-                f"{one.brewed} of {one.layers}",
-                size(one.size),
-                percent(share),
-                meter(share, label),
-            )
-        )
-    return rows
-
-
-@dataclass(frozen=True)
-class JobRow:
-    """The last run of a job."""
-
-    job: str
-    ago: str
-    at: str
-    took: str
-    outcome: str
-    style: str
-    did: str
-
-
-def job_rows(overview: Overview) -> list[JobRow]:
-    """Return the last run of each job."""
-    styles = {"done": "ok", "failed": "bad", "running": ""}
-    return [
-        JobRow(
-            run.job,
-            _ago(overview.now, run.started),
-            clock(run.started),
-            f"{run.seconds:.1f} s" if run.seconds < 10 else span(run.seconds),
-            run.outcome,
-            styles.get(run.outcome, ""),
-            run.reason or "",
-        )
-        for run in overview.runs
-    ]
+def coverage_meter(repository: BusyRepository) -> str:
+    """Return the share of the repository's layers that is brewed, as a meter."""
+    label = f"{repository.brewed} of {repository.layers} layers brewed"
+    return meter(repository.brewed / repository.layers, label)
 
 
 def clock(time: float) -> str:
@@ -279,12 +161,18 @@ def count(number: int) -> str:
     return f"{number:,}+" if number >= MOST_COUNTED else f"{number:,}"
 
 
-def _ago(now: float, time: float) -> str:
+def took(seconds: float) -> str:
+    """Return the duration of a job's run."""
+    return f"{seconds:.1f} s" if seconds < 10 else span(seconds)
+
+
+def ago(now: float, time: float) -> str:
     """Return the largest unit: `3 h ago`."""
     return f"{' '.join(span(now - time).split()[:2])} ago"
 
 
-def _until(now: float, time: float) -> str:
+def until(now: float, time: float) -> str:
+    """Return when a layer is retried."""
     return f"again in {span(time - now)}" if time > now else "retry is due"
 
 

@@ -23,7 +23,7 @@ from cachetools import TTLCache
 from core.access.registry import RegistryAccess
 from core.config.config import Blackbox
 from core.digest import Digest
-from core.errors import AccessDenied, DockerTorrentsError, RemoteError
+from core.errors import AccessDenied, NoVerdict, RemoteError
 from core.http.client import HttpClient
 from core.http.url import parse_url
 from core.logs import OutageLog
@@ -45,14 +45,6 @@ _EXCEPTIONS = {
 _ASK_AGAIN = (9, 10)
 _TRIES = 2
 _AUTHORIZATION = re.compile(r"(?:OAuth|Bearer) +([A-Za-z0-9._~+/=-]{1,8192}) *\Z", re.IGNORECASE)
-
-
-class NoVerdict(DockerTorrentsError):
-    """Blackbox gives no verdict on a token. `why` does not contain it."""
-
-    def __init__(self, why: str) -> None:
-        self.why = why
-        super().__init__(f"Blackbox gives no verdict: {why}")
 
 
 class BlackboxAccess:
@@ -85,7 +77,7 @@ class BlackboxAccess:
             self._outage.failed(error.why)
             raise _unavailable() from None
         self._outage.succeeded()
-        self._judge(status, held)
+        self._check_verdict(status, held)
         self._verdicts.keep(token, address)
 
     def may_pull(self, scope: str, digest: Digest, authorization: str | None) -> None:
@@ -143,7 +135,7 @@ class BlackboxAccess:
             raise NoVerdict(f"HTTP status {answer.status} without its JSON: check blackbox.url_template")
         return verdict
 
-    def _judge(self, status: int, held: frozenset[str]) -> None:
+    def _check_verdict(self, status: int, held: frozenset[str]) -> None:
         """Raise AccessDenied unless the verdict is positive."""
         if status != VALID:
             log.info("token refused status=%d", status)

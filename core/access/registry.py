@@ -14,7 +14,7 @@ from core.registry.client import RegistryClient
 
 log = logging.getLogger(__name__)
 
-_SAYINGS = {
+_ERRORS = {
     401: ("UNAUTHORIZED", "authentication required"),
     403: ("DENIED", "requested access to the resource is denied"),
     404: ("BLOB_UNKNOWN", "blob unknown to registry"),
@@ -41,11 +41,11 @@ class RegistryAccess:
         answer = self._registry.forward("HEAD", self._registry.urls.blob(scope, digest), headers)
         if (answer.status == 200 and not is_html(answer.headers)) or leads_to_storage(answer, digest):
             return
-        if answer.status not in _SAYINGS:
+        if answer.status not in _ERRORS:
             log.warning("registry gave no verdict status=%d url=%s", answer.status, answer.target)
         unknown = ("UNAVAILABLE", f"the registry answered {answer.status}, access cannot be checked now")
-        code, message = _SAYINGS.get(answer.status, unknown)
-        status = answer.status if answer.status in _SAYINGS else 502
+        code, message = _ERRORS.get(answer.status, unknown)
+        status = answer.status if answer.status in _ERRORS else 502
         passed_on = [(name, value) for name in _PASSED_ON for value in answer.headers.all(name)]
         raise AccessDenied(status, tuple(passed_on), code, message)
 

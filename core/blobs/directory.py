@@ -90,7 +90,7 @@ class DirectoryBlobs:
             below = f"{path}/{entry.name}"
             file: StoredFile | None = None
             try:
-                if not _leads_on(entry):
+                if not _is_folder(entry):
                     file = _file(entry, below)
                 elif entry.name not in skipping:
                     target = {os.path.realpath(entry.path)} if entry.is_symlink() else nothing
@@ -166,18 +166,18 @@ def _refusal(error: OSError, path: Path) -> RemoteError:
     return Unavailable(str(path), error.strerror or str(error))
 
 
-def _entries(place: str) -> list[os.DirEntry[str]]:
+def _entries(folder: str) -> list[os.DirEntry[str]]:
     """Return the entries of a folder, in descending order."""
     try:
-        with os.scandir(place) as entries:
+        with os.scandir(folder) as entries:
             return sorted(entries, key=lambda entry: entry.name, reverse=True)
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
-        raise _refusal(error, Path(place)) from error
+        raise _refusal(error, Path(folder)) from error
 
 
-def _leads_on(entry: os.DirEntry[str]) -> bool:
+def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
     except OSError as error:

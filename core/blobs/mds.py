@@ -7,13 +7,16 @@ Its tables hold the key: `mfs.path` -> `mfs.key` = `mds.key` -> `mdsfileinfo`. T
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
 
-from core.blobs.recent import Recent
+from cachetools import LRUCache
+
 from core.blobs.source import StoredFile
 from core.blobs.storage_layout import blob_path
+from core.digest import Digest
 from core.errors import NotFound, Refused, SizeMismatch, Unavailable
 from core.http.client import HttpClient
 from core.http.stream import HttpStream
@@ -31,6 +34,7 @@ bytes, and the path read last, None at the end. May raise DatabaseError."""
 _PATH_SIGNS = "/!$&'()*+,:;=@~"
 _LONGEST_KEY = 1024
 _LONGEST_INFO = 64 * 1024
+_MAX_FOUND = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +93,9 @@ class MdsBlobs:
         self._path_template = blob_path_template
         self._find_file = find_file
         self._read_page = read_page
-        self._recent: Recent[MdsFile] = Recent()
+        # The next range of a layer needs no further lookup.
+        self._found: LRUCache[Digest, MdsFile] = LRUCache(_MAX_FOUND)
+        self._lock = threading.Lock()
 
     def size(self, layer: Layer) -> int:
         """Return the size in bytes according to the tables, without a request to MDS."""
@@ -97,13 +103,13 @@ class MdsBlobs:
 
     def open(self, layer: Layer, offset: int, length: int | None = None) -> BlobStream:
         """Return a reader of the file, or of a range of it. See BlobSource."""
-        known = self._recent.get(layer.digest)
+        with self._lock:
+            known = self._found.get(layer.digest)
         file = known or self._find(layer)
         try:
             return self._open(layer, file, offset, length)
         except NotFound:
             # It may have been uploaded again, under another key.
-            self._recent.forget(layer.digest)
             if known is None or (file := self._find(layer)) == known:
                 raise
             return self._open(layer, file, offset, length)
@@ -136,7 +142,8 @@ class MdsBlobs:
             file = parse_mdsfileinfo(text)
         except ValueError as error:
             raise Refused(f"mdsfileinfo of {path}", None, str(error)) from error
-        self._recent.put(layer.digest, file)
+        with self._lock:
+            self._found[layer.digest] = file
         return file
 
     def _open(self, layer: Layer, file: MdsFile, offset: int, length: int | None) -> BlobStream:

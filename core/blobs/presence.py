@@ -64,7 +64,7 @@ class PresenceChecker(Protocol):
         ...
 
 
-QUESTIONS = 100_000
+MAX_REQUESTS = 100_000
 """The maximum number of requests for layers of one run that are checked everywhere: about ten minutes."""
 
 
@@ -76,9 +76,9 @@ class RegistryPresence:
     or does not answer for one repository, the layer is unanswered.
     """
 
-    def __init__(self, registry: RegistryClient, questions: int = QUESTIONS) -> None:
+    def __init__(self, registry: RegistryClient, max_requests: int = MAX_REQUESTS) -> None:
         self._registry = registry
-        self._questions = questions
+        self._max_requests = max_requests
 
     def check(self) -> None:
         """See PresenceChecker. Raises RemoteError."""
@@ -88,11 +88,11 @@ class RegistryPresence:
         """See PresenceChecker. A layer without known repositories is missing."""
         unanswered = None
         for scope in layer.scopes:
-            look = self._ask(layer, scope)
-            if look.presence == "there":
-                return look
-            if look.presence == "unanswered":
-                unanswered = look
+            result = self._ask(layer, scope)
+            if result.presence == "there":
+                return result
+            if result.presence == "unanswered":
+                unanswered = result
         return unanswered or PresenceResult(layer, "missing")
 
     def locate_everywhere(
@@ -110,24 +110,24 @@ class RegistryPresence:
         streak = FailureStreak(self._registry.ping, MAX_CONSECUTIVE_FAILURES)
         try:
             scopes = self._catalog()
-            left = dict(enumerate(layers[: max(1, self._questions // len(scopes))]))
+            left = dict(enumerate(layers[: max(1, self._max_requests // len(scopes))]))
             while new := [scope for scope in scopes if scope not in checked]:
                 for scope in new:
                     # Repository by repository, not layer by layer: each repository costs a token.
                     for number, layer in list(left.items()):
                         if over():
                             return
-                        look = self._ask(layer, scope)
-                        if not look.silent:
+                        result = self._ask(layer, scope)
+                        if not result.silent:
                             streak.succeeded()
                         elif streak.unanswered():
-                            raise Unavailable(scope, look.why or "no answer")
-                        if look.presence == "there":
+                            raise Unavailable(scope, result.why or "no answer")
+                        if result.presence == "there":
                             del left[number]
                             unanswered.pop(number, None)
-                            yield look
-                        elif look.presence == "unanswered":
-                            unanswered[number] = look
+                            yield result
+                        elif result.presence == "unanswered":
+                            unanswered[number] = result
                     if not left:
                         return
                 checked.update(new)

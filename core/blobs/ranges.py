@@ -64,7 +64,7 @@ class ParallelReader(BlobReader):
         self._end = end
         self._connections = connections
         self._range_bytes = range_bytes
-        self._patience = retry
+        self._retry = retry
         self._interrupted = interrupted
         # Guards all below, and is notified of every change.
         self._changed = threading.Condition()
@@ -165,7 +165,7 @@ class ParallelReader(BlobReader):
                         self._next,
                         self._next + length,
                         exact=True,
-                        retry=self._patience,
+                        retry=self._retry,
                         sleep=self._sleep,
                     )
                     part = _Range(reader, length, buffer)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
-from core.blobs.recent import Recent
+from cachetools import LRUCache
+
+from core.digest import Digest
 from core.errors import InvalidName, NotFound, Refused
 from core.layer import Layer
 from core.registry.blob import BlobStream
@@ -13,6 +16,8 @@ from core.registry.client import RegistryClient
 
 CandidateScopes = Callable[[], Iterable[str]]
 """Returns the repositories to search for a layer of unknown repository, best first."""
+
+_MAX_FOUND = 1024
 
 _Got = TypeVar("_Got")
 
@@ -34,7 +39,8 @@ class RegistryBlobs:
     def __init__(self, registry: RegistryClient, candidate_scopes: CandidateScopes = tuple) -> None:
         self._registry = registry
         self._candidate_scopes = candidate_scopes
-        self._recent: Recent[str] = Recent()
+        self._found: LRUCache[Digest, str] = LRUCache(_MAX_FOUND)
+        self._lock = threading.Lock()
 
     def size(self, layer: Layer) -> int:
         """Return the blob's size in bytes, by HEAD."""
@@ -57,11 +63,13 @@ class RegistryBlobs:
             try:
                 got = ask(scope)
             except (NotFound, InvalidName):
-                self._recent.forget(layer.digest)
+                with self._lock:
+                    self._found.pop(layer.digest, None)
             except Refused as error:
                 refused = error
             else:
-                self._recent.put(layer.digest, scope)
+                with self._lock:
+                    self._found[layer.digest] = scope
                 return got
         if refused is not None:
             raise refused
@@ -69,7 +77,8 @@ class RegistryBlobs:
 
     def _scopes(self, layer: Layer) -> Iterator[str]:
         """Yield each repository to search once, best first."""
-        known = self._recent.get(layer.digest)
+        with self._lock:
+            known = self._found.get(layer.digest)
         if known is not None:
             yield known
         seen = {known}

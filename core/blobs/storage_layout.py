@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from core.digest import Digest
 from core.errors import InvalidName
@@ -31,14 +30,6 @@ _LINK = re.compile(r"(.+)/_layers/sha256/([0-9a-f]{64})/link\Z", re.DOTALL)
 _UPLOAD = re.compile(r"(.+/_uploads/[^/]+)/.+\Z", re.DOTALL)
 
 
-@dataclass(frozen=True, slots=True)
-class LayerLink:
-    """A repository's link to a blob, which may be a layer or an image's config."""
-
-    scope: str
-    digest: Digest
-
-
 class StorageLayout:
     """Parses paths from the storage's root, with or without a leading slash."""
 
@@ -64,13 +55,13 @@ class StorageLayout:
             return None
         return digest if blob_path(self._template, digest).strip("/") == bare else None
 
-    def link_at(self, path: str) -> LayerLink | None:
-        """Return the link at `path`, or None."""
+    def link_at(self, path: str) -> tuple[Digest, str] | None:
+        """Return blob (a layer or an image's config) and repository of the link at `path`, or None."""
         found = _LINK.match(self._in_repository(path))
         if found is None:
             return None
         try:
-            return LayerLink(parse_scope(found[1]), Digest(found[2]))
+            return Digest(found[2]), parse_scope(found[1])
         except InvalidName:
             return None
 

@@ -31,9 +31,8 @@ from core.config.checks import FilePath
 from core.config.database import Db, problems_of
 from core.config.jobs import Jobs, PlatformName
 from core.config.mirror import Mirror
-from core.config.numbers import Count, Seconds, Timeout, WholeSeconds
 from core.config.section import Section
-from core.config.template import check_template, matching, template
+from core.config.values import Count, Seconds, Timeout, WholeSeconds, check_template, matching, template
 from core.manifests.media_types import ALL_MANIFESTS
 
 _SECRET_LENGTH = 32

@@ -8,9 +8,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
 from core.config.addresses import Port, check_password
 from core.config.checks import SQLITE_FROM_FOLDER, FilePath, checked
-from core.config.numbers import Timeout
 from core.config.section import Section
-from core.config.template import matching, template
+from core.config.values import Timeout, matching, template
 
 
 def _hosts(value: object) -> object:

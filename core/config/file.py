@@ -14,12 +14,12 @@ from core.config.checks import Checks, Context
 from core.config.config import Config
 from core.config.problems import describe
 from core.config.yaml_text import parse_yaml
-from core.errors import ConfigInvalid
+from core.errors import ConfigInvalid, os_reason
 
 _VARIABLE = re.compile(r"\$(\$|\{([A-Za-z_][A-Za-z0-9_]*)\})")
 
 
-def load_config(path: Path, environ: Mapping[str, str] | None = None, checks: Checks | None = None) -> Config:
+def load_config(path: Path, checks: Checks | None = None) -> Config:
     """Return the configuration in the file at `path`. Raises ConfigInvalid with every problem in it.
 
     `${NAME}` in a value is replaced from the environment, `$$` stands for one `$`. Relative paths start at
@@ -32,11 +32,11 @@ def load_config(path: Path, environ: Mapping[str, str] | None = None, checks: Ch
         raise ConfigInvalid(
             where, ["no such file: name one with -c; config.example.yaml shows every key"]
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigInvalid(where, [f"cannot be read: {error}"]) from None
-    return parse_config(
-        text, where, os.environ if environ is None else environ, checks, path.absolute().parent
-    )
+    except OSError as error:
+        raise ConfigInvalid(where, [f"cannot be read: {os_reason(error)}"]) from None
+    except UnicodeDecodeError:
+        raise ConfigInvalid(where, ["cannot be read: not text in UTF-8"]) from None
+    return parse_config(text, where, os.environ, checks, path.absolute().parent)
 
 
 def parse_config(

@@ -9,8 +9,8 @@ from pydantic import AfterValidator, ByteSize, Field
 
 from core.config.addresses import Address, Network, Port, RegistryHost, Url
 from core.config.checks import FilePath
-from core.config.numbers import Timeout
 from core.config.section import Section
+from core.config.values import Timeout
 from core.names import parse_pattern
 
 _MOST_BYTES = 2**60

@@ -12,7 +12,7 @@ _WORDS = {
     "model_type": "expected a section with keys",
     "model_attributes_type": "expected a section with keys",
     "dict_type": "expected a section with keys",
-    "list_type": "expected a list",
+    "list_type": "expected a list: put the value in [ ]",
     "too_short": "expected one item or more",
     "bool_type": "expected true or false",
     "bool_parsing": "expected true or false",
@@ -47,6 +47,8 @@ def describe(detail: Mapping[str, Any]) -> list[str]:
 def _message(kind: str, context: Mapping[str, Any], detail: Mapping[str, Any]) -> str:
     if kind == "value_error":
         return str(context["error"])
+    if kind == "model_type" and detail["input"] is None:
+        return "the section is empty: indent its keys below it, or remove it"
     if kind == "string_type":
         return _expected_text(detail["input"])
     if kind == "literal_error":

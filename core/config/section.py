@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 
+from core.errors import os_reason
+
 
 class Section(BaseModel):
     """A section: unknown keys are errors, and `x_file` is read into the secret `x`."""
@@ -26,5 +28,7 @@ class Section(BaseModel):
             raise ValueError(f"set here and by {info.field_name}_file, expected one of them")
         try:
             return path.read_text(encoding="utf-8").rstrip("\r\n")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"{info.field_name}_file cannot be read: {error}") from None
+        except OSError as error:
+            raise ValueError(f"{path} cannot be read: {os_reason(error)}") from None
+        except UnicodeDecodeError:
+            raise ValueError(f"{path} cannot be read: not text in UTF-8") from None

@@ -87,6 +87,8 @@ def _problem(error: yaml.MarkedYAMLError) -> str:
         return "a value that begins with * or & must be in quotes"
     if "tag" in problem:
         return "a value that begins with ! must be in quotes"
+    if "'\\t'" in problem:
+        return "indent with spaces, not with tabs"
     if "cannot start any token" in problem:
         return f"{problem}: put the value in quotes"
     return problem

@@ -105,44 +105,28 @@ class HttpClient:
         Redirects of GET and HEAD are followed unless `follow` is false; then `headers` may have a `Host`
         other than the URL's. Raises RemoteError; BadAnswer for a body of more than `limit` bytes.
         """
-        read_timeout = max(self._read_timeout, seconds or 0)
-        seconds = self._connect_timeout + self._read_timeout if seconds is None else seconds
-        with self._open(method, url, headers, body, seconds, read_timeout, follow) as stream:
+        with self.open(method, url, headers=headers, body=body, seconds=seconds, follow=follow) as stream:
             answer = HttpAnswer(stream.status, stream.headers, stream.read(limit), stream.target)
         if answer.status == 400 and _is_tls_port(answer):
             raise Unavailable(str(answer.target), SPEAKS_TLS)
         return answer
 
     def open(
-        self, method: str, url: str, *, headers: Mapping[str, str] | None = None, follow: bool = True
-    ) -> HttpStream:
-        """Return an answer whose body the caller reads and closes. Raises RemoteError as `fetch` does.
-
-        Its head is awaited for both time-outs together; for the body see HttpStream.readinto.
-        """
-        seconds = self._connect_timeout + self._read_timeout
-        return self._open(method, url, headers, None, seconds, self._read_timeout, follow)
-
-    def close(self) -> None:
-        """Close the idle connections."""
-        self._session.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def _open(
         self,
         method: str,
         url: str,
-        headers: Mapping[str, str] | None,
-        body: bytes | None,
-        seconds: float,
-        read_timeout: float,
-        follow: bool,
+        *,
+        headers: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+        seconds: float | None = None,
+        follow: bool = True,
     ) -> HttpStream:
+        """Return an answer whose body the caller reads and closes. Raises RemoteError as `fetch` does.
+
+        Its head is awaited for `seconds`, as in `fetch`; for the body see HttpStream.readinto.
+        """
+        read_timeout = max(self._read_timeout, seconds or 0)
+        seconds = self._connect_timeout + self._read_timeout if seconds is None else seconds
         until = time.monotonic() + seconds
         target = target_of(url)
         sent = self._headers(headers, follow)
@@ -164,6 +148,16 @@ class HttpClient:
                 sent = {name: value for name, value in sent.items() if name.lower() not in _CREDENTIALS}
             seen.add(next_target)
             target = next_target
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        self._session.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def _headers(self, headers: Mapping[str, str] | None, follow: bool) -> dict[str, str]:
         sent = {"Accept-Encoding": "identity", "User-Agent": "docker-torrents"}

@@ -62,7 +62,7 @@ def trusted_bundle(ca_file: Path | None) -> str:
         raise ConfigInvalid("tls.ca_file", [f"{ca_file} holds no certificate in PEM"])
     system = Path(system_store()).read_text("ascii", "replace")
     descriptor, path = tempfile.mkstemp(prefix="docker-torrents-", suffix=".pem")
-    atexit.register(_remove, path)
+    atexit.register(Path(path).unlink, missing_ok=True)
     with os.fdopen(descriptor, "w", encoding="ascii") as bundle:
         bundle.write("\n".join([*_CERTIFICATE.findall(system), *certificates, ""]))
     return path
@@ -91,7 +91,3 @@ def server_certificate(target: Target, bundle: str, seconds: float) -> Certifica
     names = dict(pair for part in shown.get("issuer", ()) for pair in part)
     issuer = names.get("commonName") or names.get("organizationName") or "an authority without a name"
     return Certificate(issuer[:100], ssl.cert_time_to_seconds(shown["notAfter"]))
-
-
-def _remove(path: str) -> None:
-    Path(path).unlink(missing_ok=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 from core.digest import Digest
 from core.errors import ManifestInvalid
-from core.manifests.manifest import ChildDescriptor, Image, Index, LayerDescriptor
+from core.manifests.manifest import ChildDescriptor, Image, Index
 from core.manifests.media_types import IMAGES, INDEXES
 from core.manifests.platform import Platform
 
@@ -56,11 +56,6 @@ def names_an_id(body: bytes) -> bool:
     may be escaped, and Go ignores their case.
     """
     return FIELD.encode() in _ESCAPED.sub(lambda sign: bytes.fromhex(sign[1].decode()), body).lower()
-
-
-def brewable(image: Image) -> list[LayerDescriptor]:
-    """Return the layers of the image that are brewed."""
-    return [layer for layer in image.layers if layer.brewable]
 
 
 def pick(index: Index, platform: Platform) -> list[ChildDescriptor]:

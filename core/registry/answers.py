@@ -16,7 +16,7 @@ from core.errors import (
 )
 from core.http.headers import Headers
 
-_MAX_SAID = 200
+_MAX_TEXT = 200
 _LONGEST_RETRY_AFTER = 86_400.0
 
 
@@ -25,22 +25,22 @@ def from_status(status: int, headers: Headers, body: bytes, where: str, what: st
 
     `where` is the URL to show, `what` names the requested resource. `body` may be truncated.
     """
-    said = _said(body)
+    details = _error_text(body)
     if status == 404 and not is_html(headers):
         return NotFound(what)
     if status in (408, 429) or 500 <= status < 600:
-        why = f"status {status}{said}"
+        why = f"status {status}{details}"
         return Unavailable(where, why, retry_after(headers))
     if status == 401:
-        return Refused(where, status, f"authentication required{said}")
+        return Refused(where, status, f"authentication required{details}")
     if status == 403:
-        return Refused(where, status, f"access denied{said}")
+        return Refused(where, status, f"access denied{details}")
     if status == 405:
-        return Refused(where, status, f"method not allowed{said}")
+        return Refused(where, status, f"method not allowed{details}")
     if 400 <= status < 500 and status != 404:
-        return Refused(where, status, f"bad request{said}")
+        return Refused(where, status, f"bad request{details}")
     page = " with a web page" if is_html(headers) else ""
-    return BadAnswer(where, f"status {status}{page}{said}")
+    return BadAnswer(where, f"status {status}{page}{details}")
 
 
 def refuse_page(headers: Headers, target: object) -> None:
@@ -54,7 +54,7 @@ def is_html(headers: Headers) -> bool:
     return (headers.get("Content-Type") or "").lower().lstrip().startswith(("text/html", "application/xhtml"))
 
 
-def _said(body: bytes) -> str:
+def _error_text(body: bytes) -> str:
     """Return the code and message of a registry's error (distribution-spec, error codes), as `: CODE:
     message`.
     """
@@ -63,7 +63,7 @@ def _said(body: bytes) -> str:
         text = f"{first['code']}: {first.get('message', '')}"
     except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
         return ""
-    plain = "".join(sign if sign.isprintable() else "?" for sign in text[:_MAX_SAID])
+    plain = "".join(sign if sign.isprintable() else "?" for sign in text[:_MAX_TEXT])
     return f": {plain}"
 
 

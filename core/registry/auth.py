@@ -35,7 +35,7 @@ _USABLE_TOKEN = re.compile(r"[\x21-\x7e]+\Z")
 
 
 @dataclass
-class _Kept:
+class _CachedToken:
     """The token for one scope at one registry. `lock` is held while a new one is being fetched."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -66,7 +66,7 @@ class RegistryAuth:
         self._basic = _basic(user, password) if user and password is not None else None
         self._lock = threading.Lock()
         self._challenges: dict[Origin, Challenge] = {}
-        self._tokens: LRUCache[tuple[Origin, str], _Kept] = LRUCache(_MAX_TOKENS)
+        self._tokens: LRUCache[tuple[Origin, str], _CachedToken] = LRUCache(_MAX_TOKENS)
 
     def header(self, target: Target, scope: str) -> str | None:
         """Return the Authorization for `target`, None if the registry has not required one yet.
@@ -80,7 +80,7 @@ class RegistryAuth:
         if challenge.scheme == "basic":
             return self._basic
         try:
-            return self._bearer(challenge, target, self._kept(target.origin, scope), None)
+            return self._bearer(challenge, target, self._cached(target.origin, scope), None)
         except RemoteError:
             # Next time without it first: the registry may have a different token server, or none.
             self._challenges.pop(target.origin, None)
@@ -98,9 +98,9 @@ class RegistryAuth:
         bearer, basic = by_scheme.get("bearer"), by_scheme.get("basic")
         if bearer is not None and "realm" in bearer.parameters:
             self._challenges[target.origin] = bearer
-            kept = self._kept(target.origin, scope)
-            kept.scope = bearer.parameters.get("scope", scope)
-            return self._bearer(bearer, target, kept, used)
+            cached = self._cached(target.origin, scope)
+            cached.scope = bearer.parameters.get("scope", scope)
+            return self._bearer(bearer, target, cached, used)
         if basic is None:
             schemes = ", ".join(challenge.scheme for challenge in offered) or "none"
             why = f"it offers {schemes[:100]}, but only Basic and Bearer authentication are supported"
@@ -116,41 +116,43 @@ class RegistryAuth:
         self._challenges[target.origin] = basic
         return self._basic
 
-    def refused(self, target: Target, used: str) -> Refused:
+    def refused(self, target: Target, used: str | None) -> Refused:
         """Return the error for a 401 to the Authorization from `answer`."""
         if self._basic is not None and used == self._basic:
             return Refused(str(target), 401, f"wrong password for user {self._user} (brewer.brew_password)")
         who = "anonymous callers" if self._basic is None else self._user
         return Refused(str(target), 401, f"its token server does not let {who} do this")
 
-    def _kept(self, origin: Origin, scope: str) -> _Kept:
+    def _cached(self, origin: Origin, scope: str) -> _CachedToken:
         with self._lock:
-            kept = self._tokens.get((origin, scope))
-            if kept is None:
-                kept = self._tokens[origin, scope] = _Kept(scope=scope)
-            return kept
+            cached = self._tokens.get((origin, scope))
+            if cached is None:
+                cached = self._tokens[origin, scope] = _CachedToken(scope=scope)
+            return cached
 
-    def _bearer(self, challenge: Challenge, registry: Target, kept: _Kept, refused: str | None) -> str:
+    def _bearer(
+        self, challenge: Challenge, registry: Target, cached: _CachedToken, refused: str | None
+    ) -> str:
         """Return the header with a valid token other than the `refused` one."""
-        failures = kept.failures
-        with kept.lock:
-            if kept.failure is not None and kept.failures != failures:
+        failures = cached.failures
+        with cached.lock:
+            if cached.failure is not None and cached.failures != failures:
                 # Another thread has just failed: otherwise the threads would wait for one time-out after
                 # another.
-                raise kept.failure.with_traceback(None)
-            if kept.header is None or kept.header == refused or self._clock() >= kept.good_until:
-                kept.header, kept.failure = None, None
+                raise cached.failure.with_traceback(None)
+            if cached.header is None or cached.header == refused or self._clock() >= cached.good_until:
+                cached.header, cached.failure = None, None
                 try:
                     requested = self._clock()
-                    token, lifetime = self._fetch(challenge, registry, kept.scope)
+                    token, lifetime = self._fetch(challenge, registry, cached.scope)
                 except RemoteError as error:
-                    kept.failure = error
-                    kept.failures += 1
+                    cached.failure = error
+                    cached.failures += 1
                     raise
-                kept.header = f"Bearer {token}"
+                cached.header = f"Bearer {token}"
                 # A tenth less, so that it does not expire in transit.
-                kept.good_until = requested + 0.9 * lifetime
-            return kept.header
+                cached.good_until = requested + 0.9 * lifetime
+            return cached.header
 
     def _fetch(self, challenge: Challenge, registry: Target, scope: str) -> tuple[str, float]:
         """Fetch a token; return it and its validity in seconds. Raises RemoteError."""
@@ -189,19 +191,19 @@ def _realm(challenge: Challenge, registry: Target) -> Target:
 def _token(answer: HttpAnswer, where: str) -> tuple[str, float]:
     """Return the token in a token server's answer, and its remaining validity in seconds."""
     try:
-        said = json.loads(answer.body)
+        answered = json.loads(answer.body)
     except (ValueError, RecursionError):
         raise BadAnswer(where, "its answer is not JSON") from None
-    if not isinstance(said, dict):
+    if not isinstance(answered, dict):
         raise BadAnswer(where, "its answer is not a JSON object")
-    token = said.get("token") or said.get("access_token")
+    token = answered.get("token") or answered.get("access_token")
     if not isinstance(token, str) or not _USABLE_TOKEN.match(token):
         raise BadAnswer(where, "its answer has no token")
-    lifetime = said.get("expires_in")
+    lifetime = answered.get("expires_in")
     # bool is an int in Python, but true is not a number in JSON.
     if isinstance(lifetime, bool) or not isinstance(lifetime, (int, float)) or not 0 <= lifetime < 1e9:
         lifetime = DEFAULT_LIFETIME
-    return token, lifetime - min(_age(said.get("issued_at"), answer), lifetime)
+    return token, lifetime - min(_age(answered.get("issued_at"), answer), lifetime)
 
 
 def _age(issued_at: Any, answer: HttpAnswer) -> float:
@@ -248,7 +250,7 @@ def parse_challenges(values: Iterable[str]) -> tuple[Challenge, ...]:
 
 def _line(value: str) -> list[Challenge]:
     found: list[Challenge] = []
-    at = _COMMAS.match(value).end()  # type: ignore[union-attr] # it matches nothing, too
+    at = _after_commas(value, 0)
     while at < len(value):
         scheme = _SCHEME.match(value, at)
         if scheme is None:

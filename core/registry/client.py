@@ -246,27 +246,19 @@ class RegistryClient:
     ) -> Answer:
         """Call `send` with the credentials that the registry requires; a 401 is answered once."""
         registry = target_of(url, "docker_registry.host")
-        used = self._auth.header(registry, token_scope)
-        self._pace.wait()
-        answer = send(_with(headers, used))
-        # Only the registry's own challenge is answered, not that of a redirect target.
-        if answer.status != 401 or answer.target.origin != registry.origin:
-            return answer
-        if isinstance(answer, HttpStream):
-            answer.discard()
-        challenges = answer.headers.all("WWW-Authenticate")
-        used = self._auth.answer(challenges, registry, token_scope, used)
-        self._pace.wait()
-        answer = send(_with(headers, used))
-        if answer.status == 401 and answer.target.origin == registry.origin:
+        used, answered = self._auth.header(registry, token_scope), False
+        while True:
+            self._pace.wait()
+            answer = send(headers if used is None else {**headers, "Authorization": used})
+            # Only the registry's own challenge is answered, not that of a redirect target.
+            if answer.status != 401 or answer.target.origin != registry.origin:
+                return answer
             if isinstance(answer, HttpStream):
                 answer.discard()
-            raise self._auth.refused(registry, used)
-        return answer
-
-
-def _with(headers: Mapping[str, str], authorization: str | None) -> Mapping[str, str]:
-    return headers if authorization is None else {**headers, "Authorization": authorization}
+            if answered:
+                raise self._auth.refused(registry, used)
+            challenges = answer.headers.all("WWW-Authenticate")
+            used, answered = self._auth.answer(challenges, registry, token_scope, used), True
 
 
 def _pull(scope: str) -> str:

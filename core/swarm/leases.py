@@ -72,12 +72,10 @@ class LeaseBook:
     def __init__(
         self,
         random: Random,
-        slots: int = SLOTS,
         max_swarms: int = MAX_SWARMS,
         max_members: int = MAX_MEMBERS,
     ) -> None:
         self._random = random
-        self._slots = slots
         self._max_swarms = max_swarms
         self._max_members = max_members
         self._swarms: OrderedDict[_Key, _Swarm] = OrderedDict()
@@ -175,7 +173,7 @@ class LeaseBook:
         held = turns.of(request.node)
         if not (now < swarm.seeded_until and now < member.joined + SEEDS_GRACE):
             share = self._share(key, request)
-            free = self._slots - self.live_leases(now)
+            free = SLOTS - self.live_leases(now)
             while len(held) < share and free > 0 and turns.lease(request.node, now) is not None:
                 self._leasing.add(key)
                 held = turns.of(request.node)
@@ -190,7 +188,7 @@ class LeaseBook:
             return 0
         else:
             nodes = len(self._wanting)
-        return min(request.want, max(1, self._slots // max(1, nodes)))
+        return min(request.want, max(1, SLOTS // max(1, nodes)))
 
     def _note_active(self, now: float, key: _Key, request: SwarmRequest) -> float:
         """Record the node as downloading. Return the seconds until it calls again."""
@@ -205,7 +203,7 @@ class LeaseBook:
             self._spreading.pop((key, request.node), None)
             return again
         self._wanting[key, request.node] = now + _belief(again)
-        if request.unspread <= UNSPREAD_SHARES * max(1, self._slots // len(self._wanting)):
+        if request.unspread <= UNSPREAD_SHARES * max(1, SLOTS // len(self._wanting)):
             self._spreading[key, request.node] = now + _belief(again)
         else:
             self._spreading.pop((key, request.node), None)

@@ -11,7 +11,7 @@ from core.blobs.source import BlobSource
 from core.digest import Digest
 from core.errors import ConnectionCut, DigestMismatch, LayerEmpty, Refused, SizeMismatch
 from core.layer import Layer
-from core.torrents.hashing import INLINE_SIZE, hash_layer
+from core.torrents.hashing import INLINE_SIZE, LayerHashes, hash_layer
 from core.torrents.metainfo import build_metainfo
 from core.torrents.piece_length import piece_length
 from core.torrents.store import MetainfoStore
@@ -43,6 +43,20 @@ def brew_layer(
     DigestMismatch; Interrupted soon after `interrupted` returns True; and the errors of source and store.
     """
     begun = time.monotonic()
+    hashes = hash_verified(source, layer, connections=connections, interrupted=interrupted)
+    metainfo = build_metainfo(layer.digest.hex, hashes, private)
+    store.put(layer.digest, metainfo.data)
+    seconds = time.monotonic() - begun
+    return Brewed(layer.digest, hashes.size, metainfo.rbtorrent_id, hashes.piece_count, seconds)
+
+
+def hash_verified(
+    source: BlobSource, layer: Layer, *, connections: int, interrupted: Callable[[], bool]
+) -> LayerHashes:
+    """Read `layer` from `source`, and return its hashes if digest and size match.
+
+    Raises what `brew_layer` raises, except for the errors of the store.
+    """
     size = _size(source, layer)
     if size == 0:
         raise LayerEmpty
@@ -56,10 +70,7 @@ def brew_layer(
         raise
     if hashes.sha256 != layer.digest.hex:
         raise DigestMismatch(str(layer.digest), Digest.PREFIX + hashes.sha256)
-    metainfo = build_metainfo(layer.digest.hex, hashes, private)
-    store.put(layer.digest, metainfo.data)
-    seconds = time.monotonic() - begun
-    return Brewed(layer.digest, hashes.size, metainfo.rbtorrent_id, hashes.piece_count, seconds)
+    return hashes
 
 
 def _size(source: BlobSource, layer: Layer) -> int:

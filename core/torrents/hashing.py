@@ -89,18 +89,18 @@ def hash_layer(
     """
     whole = hashlib.sha256()
     pieces = PieceHasher(piece_length)
-    filling = _Filling(reader, size, interrupted)
+    filler = _Filler(reader, size, interrupted)
     if size < INLINE_SIZE:
         buffer = memoryview(bytearray(min(buffer_size, size + 1)))
-        while part := filling.fill(buffer):
+        while part := filler.fill(buffer):
             whole.update(part)
             pieces.update(part)
     else:
-        _hash_in_threads(filling, [whole.update, pieces.update], buffer_size)
-    return LayerHashes(filling.total, whole.hexdigest(), piece_length, pieces.digests())
+        _hash_in_threads(filler, [whole.update, pieces.update], buffer_size)
+    return LayerHashes(filler.total, whole.hexdigest(), piece_length, pieces.digests())
 
 
-class _Filling:
+class _Filler:
     """Fills buffers from a reader, and checks its size."""
 
     def __init__(self, reader: Readable, size: int, interrupted: Callable[[], bool]) -> None:
@@ -129,7 +129,7 @@ class _Filling:
         return buffer[:filled]
 
 
-class _Lane:
+class _HashThread:
     """A hash in its own thread: parts go in, and a token comes out for each HALF of them that is hashed.
 
     The thread is a daemon: it must not keep the process alive while the reader is stuck in a read.
@@ -176,26 +176,24 @@ class _Lane:
             self._tokens.put(False)
 
 
-def _hash_in_threads(
-    filling: _Filling, updates: list[Callable[[memoryview], None]], buffer_size: int
-) -> None:
+def _hash_in_threads(filler: _Filler, updates: list[Callable[[memoryview], None]], buffer_size: int) -> None:
     """Fill the ring's buffers in turn; a half is filled again when every thread has hashed it."""
     ring = [memoryview(bytearray(buffer_size)) for _ in range(2 * HALF)]
-    lanes: list[_Lane] = []
+    threads: list[_HashThread] = []
     try:
         for update in updates:
-            lanes.append(_Lane(update))
+            threads.append(_HashThread(update))
         for number in itertools.count():
             if number >= len(ring) and number % HALF == 0:
-                for lane in lanes:
-                    lane.wait()
-            part = filling.fill(ring[number % len(ring)])
+                for thread in threads:
+                    thread.wait()
+            part = filler.fill(ring[number % len(ring)])
             if not part:
                 break
-            for lane in lanes:
-                lane.put(part)
+            for thread in threads:
+                thread.put(part)
     finally:
-        for lane in lanes:
-            lane.end()
-    for lane in lanes:
-        lane.check()
+        for thread in threads:
+            thread.end()
+    for thread in threads:
+        thread.check()

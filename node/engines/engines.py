@@ -7,9 +7,11 @@ import shutil
 import subprocess
 import tomllib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from core.config.config import Config
 from core.errors import EngineConfigInvalid
@@ -20,6 +22,7 @@ _DROP_IN = "zz-docker-torrents.conf"
 _CRI_TABLES = ("io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images")
 """The tables with config_path in containerd 1.x and 2.x."""
 _DOCKER_HOSTS_TOML_SINCE = 28
+_Value = TypeVar("_Value")
 
 
 class Run(Protocol):
@@ -181,11 +184,12 @@ class Engines:
         if remove:
             return [Change(path, _read(path), None)]
         files = [folder.with_name("registries.conf"), *sorted(folder.glob("*.conf"))]
-        others = [_read(file) or "" for file in files if file != path]
+        known: dict[str, registries_conf.Registry] = {}
+        for file in files:
+            if file != path and (text := _read(file)):
+                known |= _about(file, partial(registries_conf.registries, text))
         insecure = mirror.registry_url.startswith("http://")
-        after = _about(
-            path, lambda: registries_conf.render(mirror.names, mirror.netloc, others, insecure=insecure)
-        )
+        after = registries_conf.render(mirror.names, mirror.netloc, known, insecure=insecure)
         return [Change(path, _read(path), after)]
 
     def _read(self, path: str) -> str | None:
@@ -195,12 +199,14 @@ class Engines:
 def config_path(config: str) -> str | None:
     """Return the folder in which containerd looks for hosts.toml, None if it does not."""
     try:
-        plugins: dict[str, Any] = tomllib.loads(config).get("plugins", {})
+        plugins: Any = tomllib.loads(config).get("plugins", {})
     except tomllib.TOMLDecodeError:
         return None
     for table in _CRI_TABLES:
-        if found := plugins.get(table, {}).get("registry", {}).get("config_path"):
-            return str(found)
+        # A table may be missing, or be something else.
+        with suppress(LookupError, TypeError):
+            if found := plugins[table]["registry"]["config_path"]:
+                return str(found)
     return None
 
 
@@ -223,10 +229,10 @@ def _read(path: Path) -> str | None:
         raise EngineConfigInvalid(f"{path}: not UTF-8") from None
 
 
-def _about(path: Path, change: Callable[[], str]) -> str:
+def _about(path: Path, read: Callable[[], _Value]) -> _Value:
     """Name the file in the error."""
     try:
-        return change()
+        return read()
     except EngineConfigInvalid as error:
         raise EngineConfigInvalid(f"{path}: {error.why}") from None
 

@@ -6,8 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-import yaml
-
+from core.config.yaml_text import parse_yaml
 from core.errors import EngineConfigInvalid
 from node.engines.block import block, insert, without_block
 
@@ -57,9 +56,9 @@ def _entries(names: Sequence[str], mirror_url: str) -> list[str]:
 
 def _parse(text: str) -> dict[str, Any]:
     try:
-        parsed = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise EngineConfigInvalid(f"invalid YAML: {' '.join(str(error).split())}") from None
+        parsed = parse_yaml(text)
+    except ValueError as error:
+        raise EngineConfigInvalid(str(error)) from None
     if parsed is None:
         parsed = {}
     if not isinstance(parsed, dict) or not isinstance(parsed.get("mirrors") or {}, dict):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from core.errors import EngineConfigInvalid
@@ -16,13 +16,22 @@ from core.errors import EngineConfigInvalid
 Registry = dict[str, Any]
 
 
-def render(names: Sequence[str], mirror_netloc: str, others: Iterable[str], *, insecure: bool) -> str:
+def registries(text: str) -> dict[str, Registry]:
+    """Return the settings of each prefix in a file. Raises EngineConfigInvalid."""
+    try:
+        tables = tomllib.loads(text).get("registry", [])
+    except tomllib.TOMLDecodeError as error:
+        raise EngineConfigInvalid(f"invalid TOML: {error}") from None
+    if not _are_tables(tables) or not all(_are_tables(table.get("mirror", [])) for table in tables):
+        raise EngineConfigInvalid("expected tables [[registry]] and [[registry.mirror]]")
+    return {name: table for table in tables if (name := table.get("prefix") or table.get("location"))}
+
+
+def render(names: Sequence[str], mirror_netloc: str, known: Mapping[str, Registry], *, insecure: bool) -> str:
     """Return the drop-in for registries `names`.
 
-    `others` are the texts of the other files, in the order in which they are read; `insecure` means that the
-    registry has no TLS. Raises EngineConfigInvalid.
+    `known` has the settings of each prefix in the other files; `insecure` means that the registry has no TLS.
     """
-    known = _registries(others)
     lines = ["# Written by `docker_torrents mirror configure`, which `--remove` undoes."]
     for name in names:
         lines += ["", *_table(_with_mirror(name, known.get(name, {}), mirror_netloc, insecure))]
@@ -37,19 +46,8 @@ def _with_mirror(name: str, known: Registry, mirror_netloc: str, insecure: bool)
     return {**registry, "mirror": [{"location": mirror_netloc, "insecure": True}, *others]}
 
 
-def _registries(texts: Iterable[str]) -> dict[str, Registry]:
-    """Return the settings of each prefix."""
-    found: dict[str, Registry] = {}
-    for text in texts:
-        try:
-            parsed = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
-            raise EngineConfigInvalid(f"another file is invalid TOML: {error}") from None
-        for registry in parsed.get("registry", []):
-            name = registry.get("prefix") or registry.get("location")
-            if name:
-                found[name] = registry
-    return found
+def _are_tables(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(one, dict) for one in value)
 
 
 def _table(registry: Registry) -> list[str]:

@@ -16,7 +16,7 @@ from sql.engine import create_engine_for
 from sql.tables import build_tables
 from tests.installation import Installation
 from tests.integration.sql.database import Database
-from tests.layer_places import layer_of
+from tests.layer_backends import layer_of
 from tests.old_service import OldService, old_id_of
 from tests.servers.layers import layer_bytes
 from tests.servers.moto import Moto
@@ -25,7 +25,7 @@ from tests.servers.process import free_port
 from tests.servers.push import push_image
 from tests.servers.registry import Registry, start_registry
 from tests.servers.waiting import comes_true
-from tests.storage_places import DirectoryStoragePlace, put_blob
+from tests.storage_backends import DirectoryStorageBackend, put_blob
 
 LAYERS = 3_000
 
@@ -62,12 +62,12 @@ def kill_again_and_again(installation: Installation, *words: str) -> int:
 def test_a_killed_and_restarted_backfill_of_a_storage_does_nothing_twice(
     tmp_path: Path, db: dict[str, str]
 ) -> None:
-    place = DirectoryStoragePlace(tmp_path / "storage")
-    digests = {put_blob(place, layer_bytes(64, seed), f"team/app{seed % 7}") for seed in range(LAYERS)}
+    backend = DirectoryStorageBackend(tmp_path / "storage")
+    digests = {put_blob(backend, layer_bytes(64, seed), f"team/app{seed % 7}") for seed in range(LAYERS)}
     installation = Installation(
         tmp_path,
         f"127.0.0.1:{free_port()}",
-        layers={"source": "directory", "directory": str(place.root)},
+        layers={"source": "directory", "directory": str(backend.root)},
         db=db,
     )
     words = ("backfill", "storage")

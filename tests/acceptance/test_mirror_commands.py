@@ -142,6 +142,7 @@ def test_drop_removes_a_layer(registry: Registry, mirror: MirrorProcess, scope: 
     assert digest not in cached(mirror)
     again = mirror.installation.run("mirror", "drop", digest, check=False)
     assert (again.returncode, again.stdout) == (1, "dropped 0\n")
+    assert f"{digest} is not in the cache" in again.stderr
 
 
 def test_status_shows_where_bytes_came_from(registry: Registry, mirror: MirrorProcess, scope: str) -> None:

@@ -69,9 +69,9 @@ def test_of_the_mirror_which_logs_as_configured(upstream: HttpServer, tmp_path: 
     log = tmp_path / "mirror.log"
     with start_mirror(tmp_path, upstream.netloc, sections={"application": {"log_format": "json"}}) as mirror:
         answer = mirror.get(MANIFEST, headers={"X-Request-Id": "trace-7"})
-        assert comes_true(lambda: "request failed" in log.read_text())
+        assert comes_true(lambda: "registry failed" in log.read_text())
 
     assert answer.status_code == 503
-    [line] = [json.loads(line) for line in log.read_text().splitlines() if "request failed" in line]
+    [line] = [json.loads(line) for line in log.read_text().splitlines() if "registry failed" in line]
     assert line["request_id"] == "trace-7"
     assert ids_sent(upstream) == {"trace-7"}

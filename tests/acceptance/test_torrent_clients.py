@@ -30,7 +30,7 @@ from tests.servers.waiting import comes_true
 
 SCOPE = "tests/torrents"
 SIZE = 3_000_001  # 46 pieces, the last of them short
-PATIENCE = 60.0
+SECONDS = 60.0
 USER = ("puller", "let me in")
 
 
@@ -129,13 +129,13 @@ def _open_shop(folder: Path, auth: tuple[str, str] | None) -> Iterator[Shop]:
 def by_aria2(torrent: bytes, shop: Shop, folder: Path) -> bool:
     file = folder / "layer.torrent"
     file.write_bytes(torrent)
-    return shop.is_whole(aria2.download(file, folder / "aria2", timeout=PATIENCE))
+    return shop.is_whole(aria2.download(file, folder / "aria2", timeout=SECONDS))
 
 
 def by_transmission(torrent: bytes, shop: Shop, folder: Path) -> bool:
     with start_transmission(folder / "transmission") as client:
         number = client.add(torrent)
-        assert comes_true(lambda: client.done(number), timeout=PATIENCE), client.state(number)
+        assert comes_true(lambda: client.done(number), timeout=SECONDS), client.state(number)
         # It may still be writing.
         return comes_true(lambda: shop.is_whole(client.folder / shop.hex))
 
@@ -143,7 +143,7 @@ def by_transmission(torrent: bytes, shop: Shop, folder: Path) -> bool:
 def by_libtorrent(torrent: bytes, shop: Shop, folder: Path) -> bool:
     with start_libtorrent(folder / "libtorrent") as client:
         handle = client.add(torrent)
-        assert comes_true(lambda: done(handle), timeout=PATIENCE), client.messages()
+        assert comes_true(lambda: done(handle), timeout=SECONDS), client.messages()
         return comes_true(lambda: shop.is_whole(client.folder / shop.hex))
 
 
@@ -217,7 +217,7 @@ def test_from_aria2_to_libtorrent_through_the_tracker(shop: Shop, tracker: Track
         file.write_bytes(torrent)
         shop.put_layer(tmp_path / "seed")
         with aria2.seeding(file, tmp_path / "seed", log=tmp_path / "seed.log"):
-            assert comes_true(seeded(tracker, info_hash), timeout=PATIENCE)
+            assert comes_true(seeded(tracker, info_hash), timeout=SECONDS)
             assert by_libtorrent(torrent, shop, tmp_path)
 
 
@@ -225,8 +225,8 @@ def test_from_transmission_to_aria2_through_the_tracker(shop: Shop, tracker: Tra
     with tracked(shop, tracker) as (torrent, info_hash), start_transmission(tmp_path / "seed") as seeder:
         shop.put_layer(seeder.folder)
         number = seeder.add(torrent)
-        assert comes_true(lambda: seeder.done(number), timeout=PATIENCE), seeder.state(number)
-        assert comes_true(seeded(tracker, info_hash), timeout=PATIENCE), seeder.state(number)
+        assert comes_true(lambda: seeder.done(number), timeout=SECONDS), seeder.state(number)
+        assert comes_true(seeded(tracker, info_hash), timeout=SECONDS), seeder.state(number)
         assert by_aria2(torrent, shop, tmp_path)
 
 
@@ -240,10 +240,10 @@ def test_from_libtorrent_to_transmission_through_the_tracker(
         start_transmission(tmp_path / "leech") as leecher,
     ):
         number = leecher.add(torrent)
-        assert comes_true(lambda: tracker.peers(info_hash) == (0, 1), timeout=PATIENCE)
+        assert comes_true(lambda: tracker.peers(info_hash) == (0, 1), timeout=SECONDS)
         # Transmission never connects to 127.0.0.1. So it comes first, and its peer finds it at the tracker.
         seeder.add(torrent)
-        assert comes_true(lambda: leecher.done(number), timeout=PATIENCE), seeder.messages()
+        assert comes_true(lambda: leecher.done(number), timeout=SECONDS), seeder.messages()
         assert comes_true(lambda: shop.is_whole(leecher.folder / shop.hex))
 
 
@@ -257,13 +257,13 @@ def test_from_a_mirror_to_each_client_through_the_tracker(
         with ExitStack() as mirrors:
             with start_transmission(tmp_path / "leech") as leecher:
                 number = leecher.add(torrent)
-                assert comes_true(lambda: tracker.peers(info_hash) == (0, 1), timeout=PATIENCE)
+                assert comes_true(lambda: tracker.peers(info_hash) == (0, 1), timeout=SECONDS)
                 mirror = mirrors.enter_context(
                     start_mirror(tmp_path / "mirror", shop.registry, torrents_url=url)
                 )
                 layer = mirror.get(f"/v2/{SCOPE}/blobs/{shop.digest}").content
                 assert hashlib.sha256(layer).hexdigest() == shop.hex
-                assert comes_true(lambda: leecher.done(number), timeout=PATIENCE), leecher.state(number)
+                assert comes_true(lambda: leecher.done(number), timeout=SECONDS), leecher.state(number)
             assert by_aria2(torrent, shop, tmp_path)
             assert by_libtorrent(torrent, shop, tmp_path)
             assert comes_true(lambda: mirror.status()["uploaded"] >= 3 * SIZE)
@@ -274,7 +274,7 @@ def test_a_tracker_without_the_torrent_returns_no_peers(shop: Shop, tracker: Tra
         info_hash = str(libtorrent.load_torrent_buffer(torrent).ti.info_hashes().v1)
         shop.put_layer(tmp_path / "seed")
         with start_libtorrent_on(tmp_path / "seed", torrent) as messages:
-            assert comes_true(lambda: "not authorized" in messages(), timeout=PATIENCE), messages()
+            assert comes_true(lambda: "not authorized" in messages(), timeout=SECONDS), messages()
         assert tracker.peers(info_hash) == (0, 0)
 
 

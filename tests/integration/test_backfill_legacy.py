@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,19 +19,12 @@ from sql.engine import create_engine_for
 from sql.layers import find_rbtorrent_ids
 from sql.transaction import reading
 from tests.integration.sql.database import NOW, Database, digest_of, rbtorrent_id_of
-from tests.layer_places import TEMPLATE, layer_of
+from tests.layer_backends import TEMPLATE, layer_of
 from tests.memory_source import Fault, MemorySource
 from tests.old_service import OldService, old_id_of
 from tests.servers.pgbouncer import start_pgbouncer
 from tests.servers.postgres import PostgresServer
 from tests.services import service_of
-
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    engine = create_engine_for(url=database_url)
-    yield Database.created(engine)
-    engine.dispose()
 
 
 @pytest.fixture

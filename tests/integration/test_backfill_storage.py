@@ -16,50 +16,42 @@ from core.blobs.source import StoredFile
 from core.errors import Refused, Unavailable
 from core.layer import Layer
 from jobs.backfill_storage import StorageScan, StorageSummary, backfill_storage
-from sql.engine import create_engine_for
 from sql.tables import Priority
 from tests.integration.sql.database import NOW, Database
-from tests.layer_places import TEMPLATE
+from tests.layer_backends import TEMPLATE
 from tests.servers.layers import layer_bytes, layer_tar
 from tests.servers.moto import Moto
 from tests.servers.push import push_image, push_index
 from tests.servers.registry import Registry, start_registry
 from tests.services import service_of
-from tests.storage_places import (
+from tests.storage_backends import (
     REPOSITORIES,
-    DirectoryStoragePlace,
-    StoragePlace,
+    DirectoryStorageBackend,
+    StorageBackend,
     blob_path_of,
-    mds_storage_place,
+    mds_storage_backend,
     put_blob,
-    s3_storage_place,
+    s3_storage_backend,
 )
 
 
 @pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    engine = create_engine_for(url=database_url)
-    yield Database.created(engine)
-    engine.dispose()
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> DirectoryStoragePlace:
-    return DirectoryStoragePlace(tmp_path / "storage")
+def backend(tmp_path: Path) -> DirectoryStorageBackend:
+    return DirectoryStorageBackend(tmp_path / "storage")
 
 
 def scan_of(
-    database: Database, place: StoragePlace | Registry, *, stop: threading.Event | None = None, **how: Any
+    database: Database, backend: StorageBackend | Registry, *, stop: threading.Event | None = None, **how: Any
 ) -> StorageScan:
-    if isinstance(place, Registry):
-        place = DirectoryStoragePlace(place.storage)
+    if isinstance(backend, Registry):
+        backend = DirectoryStorageBackend(backend.storage)
     parts = {"clock": lambda _: NOW, "stop": stop or threading.Event()}
     service = service_of(database.engine, database.tables, parts=parts, db={"blob_path_template": TEMPLATE})
-    return replace(StorageScan(service, place.storage), **how)
+    return replace(StorageScan(service, backend.storage), **how)
 
 
-def backfill(database: Database, place: StoragePlace | Registry, **how: Any) -> StorageSummary:
-    return backfill_storage(scan_of(database, place, **how))
+def backfill(database: Database, backend: StorageBackend | Registry, **how: Any) -> StorageSummary:
+    return backfill_storage(scan_of(database, backend, **how))
 
 
 class ListedBefore(DirectoryBlobs):
@@ -151,10 +143,10 @@ def test_layers_in_the_bucket_of_a_real_registry_are_found(
 ) -> None:
     storage = moto.registry_storage(bucket)
     storage["rootdirectory"] = "/registries/one"
-    with start_registry(tmp_path, s3=storage) as registry, s3_storage_place(moto, bucket) as place:
+    with start_registry(tmp_path, s3=storage) as registry, s3_storage_backend(moto, bucket) as backend:
         image = push_image(registry, "team/one", "v1", [layer_bytes(2000, 1), layer_bytes(3000, 2)])
 
-        summary = backfill(database, place)
+        summary = backfill(database, backend)
 
         assert set(database.mapping()) == {layer.digest for layer in image.layers}
         assert database.layer(image.layers[0].digest).scopes == ("team/one",)
@@ -162,14 +154,14 @@ def test_layers_in_the_bucket_of_a_real_registry_are_found(
 
 
 def test_layers_in_the_tables_of_mds_are_found(database: Database) -> None:
-    with mds_storage_place(database.engine, database.tables) as place:
-        layer = put_blob(place, layer_bytes(2000, 1), "team/one", "team/two")
-        put_blob(place, json.dumps({"architecture": "amd64"}).encode(), "team/one")
-        missing = put_blob(place, layer_bytes(2000, 2), "team/one")
-        place.remove(blob_path_of(missing[7:]))
-        place.put(f"{REPOSITORIES}/team/one/_uploads/1/data", b"1")
+    with mds_storage_backend(database.engine, database.tables) as backend:
+        layer = put_blob(backend, layer_bytes(2000, 1), "team/one", "team/two")
+        put_blob(backend, json.dumps({"architecture": "amd64"}).encode(), "team/one")
+        missing = put_blob(backend, layer_bytes(2000, 2), "team/one")
+        backend.remove(blob_path_of(missing[7:]))
+        backend.put(f"{REPOSITORIES}/team/one/_uploads/1/data", b"1")
 
-        summary = backfill(database, place)
+        summary = backfill(database, backend)
 
         assert set(database.mapping()) == {layer}
         assert database.layer(layer).scopes == ("team/one", "team/two")
@@ -177,33 +169,33 @@ def test_layers_in_the_tables_of_mds_are_found(database: Database) -> None:
 
 
 def test_partial_uploads_and_foreign_files_are_counted_and_skipped(
-    database: Database, place: DirectoryStoragePlace
+    database: Database, backend: DirectoryStorageBackend
 ) -> None:
-    layer = put_blob(place, layer_bytes(2000, 1), "team/one")
-    put_blob(place, b"")
+    layer = put_blob(backend, layer_bytes(2000, 1), "team/one")
+    put_blob(backend, b"")
     blobs = "docker/registry/v2/blobs/sha256"
     for path in (f"{blobs}/.DS_Store", f"{blobs}/ab/{'ab' * 32}/data.tmp", f"{blobs}/ab/{'cd' * 32}/data"):
-        place.put(path, b"\x1f\x8b foreign")
-    (place.root / blobs / "ff").symlink_to("/etc/passwd")
+        backend.put(path, b"\x1f\x8b foreign")
+    (backend.root / blobs / "ff").symlink_to("/etc/passwd")
     for upload in ("1111", "2222"):
         for name in ("data", "startedat", "hashstates/sha256/0"):
-            place.put(f"{REPOSITORIES}/team/one/_uploads/{upload}/{name}", b"1")
-    place.put(f"{REPOSITORIES}/Not A Name/_layers/sha256/{layer[7:]}/link", b"1")
+            backend.put(f"{REPOSITORIES}/team/one/_uploads/{upload}/{name}", b"1")
+    backend.put(f"{REPOSITORIES}/Not A Name/_layers/sha256/{layer[7:]}/link", b"1")
 
-    summary = backfill(database, place)
+    summary = backfill(database, backend)
 
     assert set(database.mapping()) == {layer}
     assert database.layer(layer).scopes == ("team/one",)
     assert (summary.foreign, summary.uploads, summary.others, summary.failed) == (4, 2, 1, 0)
 
 
-def test_a_dry_run_counts_and_writes_nothing(database: Database, place: DirectoryStoragePlace) -> None:
-    known = put_blob(place, layer_bytes(1000, 1), "team/one")
-    put_blob(place, layer_bytes(2000, 2), "team/one")
-    put_blob(place, b"{}", "team/one")
+def test_a_dry_run_counts_and_writes_nothing(database: Database, backend: DirectoryStorageBackend) -> None:
+    known = put_blob(backend, layer_bytes(1000, 1), "team/one")
+    put_blob(backend, layer_bytes(2000, 2), "team/one")
+    put_blob(backend, b"{}", "team/one")
     database.enqueue(known, scope=None)
 
-    summary = backfill(database, place, dry_run=True)
+    summary = backfill(database, backend, dry_run=True)
 
     assert str(summary).startswith("would queue 1 layers (0.0 MB), known 1, other blobs 1,")
     assert summary.bytes == 2000
@@ -212,43 +204,45 @@ def test_a_dry_run_counts_and_writes_nothing(database: Database, place: Director
 
 
 def test_the_limit_is_kept_and_the_next_run_continues(
-    database: Database, place: DirectoryStoragePlace
+    database: Database, backend: DirectoryStorageBackend
 ) -> None:
-    digests = {put_blob(place, layer_bytes(1000, seed), "team/one") for seed in range(25)}
+    digests = {put_blob(backend, layer_bytes(1000, seed), "team/one") for seed in range(25)}
 
-    first = backfill(database, place, limit=10)
+    first = backfill(database, backend, limit=10)
     assert (first.queued, len(database.mapping())) == (10, 10)
-    second = backfill(database, place, limit=10)
+    second = backfill(database, backend, limit=10)
     assert (second.queued, second.known) == (10, 10)
-    third = backfill(database, place)
+    third = backfill(database, backend)
     assert (third.queued, third.known) == (5, 20)
 
     assert set(database.mapping()) == digests
     assert {database.layer(digest).scopes for digest in digests} == {("team/one",)}
 
 
-def test_known_manifests_are_not_read_again(database: Database, place: DirectoryStoragePlace) -> None:
+def test_known_manifests_are_not_read_again(database: Database, backend: DirectoryStorageBackend) -> None:
     for seed in range(5):
-        put_blob(place, layer_bytes(1000, seed))
-    config = put_blob(place, b'{"a": 1}')
-    backfill(database, place)
-    new = put_blob(place, layer_bytes(1000, 5))
-    source = CountingSource(place.root)
+        put_blob(backend, layer_bytes(1000, seed))
+    config = put_blob(backend, b'{"a": 1}')
+    backfill(database, backend)
+    new = put_blob(backend, layer_bytes(1000, 5))
+    source = CountingSource(backend.root)
 
-    summary = backfill(database, place, storage=source)
+    summary = backfill(database, backend, storage=source)
 
     # Configs are read again: blobs that are not layers are not recorded.
     assert sorted(source.opened) == sorted([config, new])
     assert (summary.queued, summary.known) == (1, 5)
 
 
-def test_brewed_or_more_urgent_layers_do_not_change(database: Database, place: DirectoryStoragePlace) -> None:
-    brewed, asked = (put_blob(place, layer_bytes(1000, seed), "team/one") for seed in range(2))
+def test_brewed_or_more_urgent_layers_do_not_change(
+    database: Database, backend: DirectoryStorageBackend
+) -> None:
+    brewed, asked = (put_blob(backend, layer_bytes(1000, seed), "team/one") for seed in range(2))
     database.enqueue(brewed)
     database.complete(database.claim_one(), rbtorrent_id="rbtorrent:aa")
     database.enqueue(asked, priority=Priority.ASKED)
 
-    summary = backfill(database, place)
+    summary = backfill(database, backend)
 
     assert (summary.queued, summary.known) == (0, 2)
     assert database.layer(brewed).rbtorrent_id == "rbtorrent:aa"
@@ -257,66 +251,66 @@ def test_brewed_or_more_urgent_layers_do_not_change(database: Database, place: D
 
 
 def test_a_listing_that_fails_half_way_keeps_what_was_queued_and_reports_it(
-    database: Database, place: DirectoryStoragePlace, monkeypatch: pytest.MonkeyPatch
+    database: Database, backend: DirectoryStorageBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("jobs.backfill_storage._BATCH", 4)
-    digests = {put_blob(place, layer_bytes(1000, seed), "team/one") for seed in range(20)}
-    breaking = ListedBefore(place.root, 10, raising(Unavailable("s3://bucket/", "connection lost")))
+    digests = {put_blob(backend, layer_bytes(1000, seed), "team/one") for seed in range(20)}
+    breaking = ListedBefore(backend.root, 10, raising(Unavailable("s3://bucket/", "connection lost")))
 
-    broken = backfill(database, place, storage=breaking)
+    broken = backfill(database, backend, storage=breaking)
 
     assert (broken.queued, broken.failed) == (10, 1)
     assert str(broken).endswith(
         "the storage failed, run it again to continue: s3://bucket/: unavailable: connection lost"
     )
     assert len(database.mapping()) == 10
-    whole = backfill(database, place)
+    whole = backfill(database, backend)
     assert (whole.queued, whole.known, whole.failed) == (10, 10, 0)
     assert set(database.mapping()) == digests
 
 
 def test_a_stopped_run_ends_and_the_next_continues(
-    database: Database, place: DirectoryStoragePlace, monkeypatch: pytest.MonkeyPatch
+    database: Database, backend: DirectoryStorageBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("jobs.backfill_storage._BATCH", 4)
-    digests = {put_blob(place, layer_bytes(1000, seed)) for seed in range(20)}
+    digests = {put_blob(backend, layer_bytes(1000, seed)) for seed in range(20)}
     stop = threading.Event()
 
-    stopped = backfill(database, place, stop=stop, storage=ListedBefore(place.root, 9, stop.set))
+    stopped = backfill(database, backend, stop=stop, storage=ListedBefore(backend.root, 9, stop.set))
 
     assert str(stopped).endswith("interrupted: run it again to continue")
     assert 0 < stopped.queued < 20
     assert len(database.mapping()) == stopped.queued
-    assert backfill(database, place).queued == 20 - stopped.queued
+    assert backfill(database, backend).queued == 20 - stopped.queued
     assert set(database.mapping()) == digests
 
 
 def test_a_run_that_continues_another_reads_nothing_twice(
-    database: Database, place: DirectoryStoragePlace, monkeypatch: pytest.MonkeyPatch
+    database: Database, backend: DirectoryStorageBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("jobs.backfill_storage._SECONDS", 0)
     for seed in range(20):
-        put_blob(place, layer_bytes(1000, seed) if seed % 2 else json.dumps({"a": seed}).encode())
+        put_blob(backend, layer_bytes(1000, seed) if seed % 2 else json.dumps({"a": seed}).encode())
     stop = threading.Event()
-    stopped = StoppingSource(place.root, stop, after=12)
-    backfill(database, place, storage=stopped, stop=stop)
+    stopped = StoppingSource(backend.root, stop, after=12)
+    backfill(database, backend, storage=stopped, stop=stop)
 
-    rest = CountingSource(place.root)
-    summary = backfill(database, place, storage=rest)
+    rest = CountingSource(backend.root)
+    summary = backfill(database, backend, storage=rest)
 
     assert len(rest.opened) == 20 - len(stopped.opened)
     assert not {*stopped.opened} & {*rest.opened}
     assert (summary.others, len(database.mapping())) == (10, 10)
     # A run after one that came to the end reads again what it does not know.
-    assert backfill(database, place).others == 10
+    assert backfill(database, backend).others == 10
 
 
 def test_what_was_read_is_queued_after_a_while_however_slow_reading_is(
-    database: Database, place: DirectoryStoragePlace, monkeypatch: pytest.MonkeyPatch
+    database: Database, backend: DirectoryStorageBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("jobs.backfill_storage._SECONDS", 0)
     for seed in range(5):
-        put_blob(place, layer_bytes(1000, seed))
+        put_blob(backend, layer_bytes(1000, seed))
     queued: list[int] = []
 
     class Looking(CountingSource):
@@ -324,53 +318,53 @@ def test_what_was_read_is_queued_after_a_while_however_slow_reading_is(
             queued.append(len(database.mapping()))
             return super().open(layer, offset, length)
 
-    backfill(database, place, storage=Looking(place.root))
+    backfill(database, backend, storage=Looking(backend.root))
 
     assert queued == [0, 1, 2, 3, 4]
 
 
 def test_a_folder_that_cannot_be_listed_hides_no_later_blobs(
-    database: Database, place: DirectoryStoragePlace
+    database: Database, backend: DirectoryStorageBackend
 ) -> None:
     class Partial(DirectoryBlobs):
         def files(self, folder: str, skipping: frozenset[str] = frozenset()) -> Iterator[StoredFile]:
             yield from super().files(folder, skipping)
             raise Refused("folder", None, "permission denied")
 
-    put_blob(place, b'{"a": 1}')
-    digests = {put_blob(place, layer_bytes(1000, seed)) for seed in range(5)}
-    storage = Partial(place.root, TEMPLATE)
-    assert backfill(database, place, storage=storage).failed == 1
-    digests |= {put_blob(place, layer_bytes(1000, seed)) for seed in range(5, 10)}
+    put_blob(backend, b'{"a": 1}')
+    digests = {put_blob(backend, layer_bytes(1000, seed)) for seed in range(5)}
+    storage = Partial(backend.root, TEMPLATE)
+    assert backfill(database, backend, storage=storage).failed == 1
+    digests |= {put_blob(backend, layer_bytes(1000, seed)) for seed in range(5, 10)}
 
-    summary = backfill(database, place, storage=storage)
+    summary = backfill(database, backend, storage=storage)
 
     assert (summary.queued, summary.failed) == (5, 1)
     assert set(database.mapping()) == digests
 
 
 def test_a_blob_that_vanishes_between_listing_and_reading_is_skipped(
-    database: Database, place: DirectoryStoragePlace
+    database: Database, backend: DirectoryStorageBackend
 ) -> None:
-    digests = sorted(put_blob(place, layer_bytes(1000, seed)) for seed in range(3))
-    vanishing = ListedBefore(place.root, 2, lambda: place.remove(blob_path_of(digests[0][7:])))
+    digests = sorted(put_blob(backend, layer_bytes(1000, seed)) for seed in range(3))
+    vanishing = ListedBefore(backend.root, 2, lambda: backend.remove(blob_path_of(digests[0][7:])))
 
-    summary = backfill(database, place, storage=vanishing)
+    summary = backfill(database, backend, storage=vanishing)
 
     assert set(database.mapping()) == set(digests[1:])
     assert summary.failed == 0
 
 
 def test_an_unreadable_blob_is_counted_and_others_are_queued(
-    database: Database, place: DirectoryStoragePlace
+    database: Database, backend: DirectoryStorageBackend
 ) -> None:
-    digests = {put_blob(place, layer_bytes(1000, seed)) for seed in range(30)}
+    digests = {put_blob(backend, layer_bytes(1000, seed)) for seed in range(30)}
     bad = min(digests)
 
     summary = backfill(
         database,
-        place,
-        storage=FailingSource(place.root, Refused("disk", None, "not yours"), only=frozenset({bad})),
+        backend,
+        storage=FailingSource(backend.root, Refused("disk", None, "not yours"), only=frozenset({bad})),
     )
 
     assert (summary.queued, summary.unread, summary.failed, summary.broken) == (29, 1, 1, None)
@@ -378,49 +372,49 @@ def test_an_unreadable_blob_is_counted_and_others_are_queued(
 
 
 def test_many_blobs_in_a_row_that_cannot_be_read_hide_none_behind_them(
-    database: Database, place: DirectoryStoragePlace
+    database: Database, backend: DirectoryStorageBackend
 ) -> None:
-    digests = sorted(put_blob(place, layer_bytes(100, seed)) for seed in range(60))
+    digests = sorted(put_blob(backend, layer_bytes(100, seed)) for seed in range(60))
     broken = frozenset(digests[5:50])
 
-    failing = FailingSource(place.root, Unavailable("disk", "input/output error"), only=broken)
-    summary = backfill(database, place, storage=failing)
+    failing = FailingSource(backend.root, Unavailable("disk", "input/output error"), only=broken)
+    summary = backfill(database, backend, storage=failing)
 
     assert (summary.queued, summary.unread, summary.broken) == (15, 45, None)
 
 
 @pytest.mark.parametrize("limit", [5, None])
 def test_a_storage_that_lists_but_serves_no_blob_ends_the_run_early(
-    database: Database, place: DirectoryStoragePlace, limit: int | None
+    database: Database, backend: DirectoryStorageBackend, limit: int | None
 ) -> None:
     for seed in range(100):
-        put_blob(place, layer_bytes(100, seed))
+        put_blob(backend, layer_bytes(100, seed))
 
-    failing = FailingSource(place.root, Unavailable("disk", "input/output error"))
-    summary = backfill(database, place, storage=failing, limit=limit)
+    failing = FailingSource(backend.root, Unavailable("disk", "input/output error"))
+    summary = backfill(database, backend, storage=failing, limit=limit)
 
     assert summary.broken == "disk: unavailable: input/output error"
     assert 0 < summary.unread < 50
     assert database.mapping() == {}
 
 
-def test_a_stopped_run_reads_no_more_blobs(database: Database, place: DirectoryStoragePlace) -> None:
-    digests = {put_blob(place, layer_bytes(100, seed)) for seed in range(200)}
+def test_a_stopped_run_reads_no_more_blobs(database: Database, backend: DirectoryStorageBackend) -> None:
+    digests = {put_blob(backend, layer_bytes(100, seed)) for seed in range(200)}
     stop = threading.Event()
-    source = StoppingSource(place.root, stop, after=10)
+    source = StoppingSource(backend.root, stop, after=10)
 
-    summary = backfill(database, place, storage=source, stop=stop)
+    summary = backfill(database, backend, storage=source, stop=stop)
 
     assert summary.interrupted
     assert 10 <= summary.queued == len(database.mapping()) < 50
-    assert backfill(database, place).queued == 200 - summary.queued
+    assert backfill(database, backend).queued == 200 - summary.queued
     assert set(database.mapping()) == digests
 
 
-def test_two_runs_at_once_queue_everything_once(database: Database, place: DirectoryStoragePlace) -> None:
-    digests = {put_blob(place, layer_bytes(200, seed), "team/one") for seed in range(300)}
+def test_two_runs_at_once_queue_everything_once(database: Database, backend: DirectoryStorageBackend) -> None:
+    digests = {put_blob(backend, layer_bytes(200, seed), "team/one") for seed in range(300)}
     summaries: list[StorageSummary] = []
-    runs = [threading.Thread(target=lambda: summaries.append(backfill(database, place))) for _ in range(2)]
+    runs = [threading.Thread(target=lambda: summaries.append(backfill(database, backend))) for _ in range(2)]
     for run in runs:
         run.start()
     for run in runs:

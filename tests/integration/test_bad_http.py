@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Iterator
 
 import pytest
 import requests
@@ -15,12 +14,6 @@ from tests.servers.http_server import IDLE_SECONDS, Answer, HttpServer, start_ht
 from tests.servers.waiting import comes_true
 
 BODY = bytes(range(256)) * 400
-
-
-@pytest.fixture
-def server() -> Iterator[HttpServer]:
-    with start_http_server() as http:
-        yield http
 
 
 def _raw(server: HttpServer, request: bytes) -> bytes:

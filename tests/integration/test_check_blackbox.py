@@ -6,10 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from core.access.blackbox import BlackboxAccess, NoVerdict
+from core.access.blackbox import BlackboxAccess
 from core.access.registry import RegistryAccess
 from core.config.config import Blackbox as Settings
 from core.config.config import DockerRegistry
+from core.errors import NoVerdict
 from core.http.client import HttpClient
 from core.registry.client import RegistryClient
 from tests.servers.bad_http import hanging_up, html, replying

@@ -16,7 +16,7 @@ from tests.servers.process import require
 def test_podman_reads_the_mirror_from_the_drop_in(tmp_path: Path) -> None:
     require("podman", "podman")
     file = tmp_path / "registries.conf"
-    file.write_text(render(["registry.example.com"], "127.0.0.1:5050", [], insecure=False))
+    file.write_text(render(["registry.example.com"], "127.0.0.1:5050", {}, insecure=False))
     environment = {**os.environ, "CONTAINERS_REGISTRIES_CONF": str(file), "HOME": str(tmp_path)}
     # podman refuses long paths.
     with TemporaryDirectory(prefix="podman-") as short:

@@ -11,15 +11,9 @@ import pytest
 from core.errors import BadAnswer, ConnectionCut, RemoteError, Unavailable
 from core.http.client import HttpClient
 from tests.servers import bad_http
-from tests.servers.http_server import Connection, HttpServer, Request, start_http_server
+from tests.servers.http_server import Connection, HttpServer, Request
 from tests.servers.process import free_port
 from tests.servers.registry import Registry
-
-
-@pytest.fixture
-def server() -> Iterator[HttpServer]:
-    with start_http_server() as running:
-        yield running
 
 
 @pytest.fixture

@@ -11,14 +11,8 @@ import pytest
 from core.errors import BadAnswer, TimedOut
 from core.http.client import HttpClient
 from tests.servers import bad_http
-from tests.servers.http_server import HttpServer, start_http_server
+from tests.servers.http_server import HttpServer
 from tests.servers.waiting import comes_true
-
-
-@pytest.fixture
-def server() -> Iterator[HttpServer]:
-    with start_http_server() as running:
-        yield running
 
 
 @pytest.fixture

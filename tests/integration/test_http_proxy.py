@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,17 +12,11 @@ from core.config.config import Config, Http
 from core.config.file import load_config
 from core.errors import Refused, RemoteError
 from node.check import check_node
-from tests.servers.http_server import HttpServer, start_http_server
+from tests.servers.http_server import HttpServer
 from tests.servers.process import free_port
 
 # It cannot be resolved: only a proxy can answer.
 HOST = "elsewhere.invalid"
-
-
-@pytest.fixture
-def server() -> Iterator[HttpServer]:
-    with start_http_server() as running:
-        yield running
 
 
 @pytest.fixture

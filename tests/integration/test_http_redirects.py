@@ -15,12 +15,6 @@ SECRETS = {"Authorization": "Bearer secret", "Cookie": "secret=1", "proxy-author
 
 
 @pytest.fixture
-def server() -> Iterator[HttpServer]:
-    with start_http_server() as running:
-        yield running
-
-
-@pytest.fixture
 def other() -> Iterator[HttpServer]:
     with start_http_server() as running:
         running.on("/there", bad_http.replying(200, b"there"))

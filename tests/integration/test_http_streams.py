@@ -13,18 +13,12 @@ from core.errors import ConnectionCut, TimedOut
 from core.http.client import HttpClient
 from core.http.stream import HttpStream
 from tests.servers import bad_http
-from tests.servers.http_server import Connection, HttpServer, Request, start_http_server
+from tests.servers.http_server import Connection, HttpServer, Request
 from tests.servers.layers import layer_bytes
 from tests.servers.registry import Registry
 from tests.servers.waiting import comes_true
 
 BODY = layer_bytes(3_000_000)
-
-
-@pytest.fixture
-def server() -> Iterator[HttpServer]:
-    with start_http_server() as running:
-        yield running
 
 
 @pytest.fixture

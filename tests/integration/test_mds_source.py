@@ -14,7 +14,7 @@ from core.errors import BadAnswer, NotFound, Refused, SizeMismatch, Unavailable
 from core.layer import Layer
 from sql.mds_files import find_mds_file
 from sql.tables import build_tables
-from tests.layer_places import MdsPlace, mds_place
+from tests.layer_backends import MdsBackend, mds_backend
 from tests.servers.bad_http import html, replying, serving
 from tests.servers.layers import layer_bytes
 
@@ -22,8 +22,8 @@ CONTENT = layer_bytes(200_000, seed=4)
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[MdsPlace]:
-    with mds_place(tmp_path) as ready:
+def backend(tmp_path: Path) -> Iterator[MdsBackend]:
+    with mds_backend(tmp_path) as ready:
         yield ready
 
 
@@ -36,102 +36,102 @@ def read(source: BlobSource, layer: Layer, offset: int = 0, length: int | None =
     return bytes(got)
 
 
-def test_a_file_is_requested_in_the_way_of_the_driver(place: MdsPlace) -> None:
-    layer = place.put(CONTENT)
-    key = json.loads(place.row(layer))["key"]
+def test_a_file_is_requested_in_the_way_of_the_driver(backend: MdsBackend) -> None:
+    layer = backend.put(CONTENT)
+    key = json.loads(backend.row(layer))["key"]
 
-    assert read(place.source, layer, 1000, 500) == CONTENT[1000:1500]
+    assert read(backend.source, layer, 1000, 500) == CONTENT[1000:1500]
 
-    request = place.mds.server.requests[-1]
+    request = backend.mds.server.requests[-1]
     assert (request.method, request.path) == ("GET", f"/get-docker-registry/{key}/")
     assert request.headers["Range"] == "bytes=1000-1499"
 
 
-def test_a_redirect_to_the_bytes_is_followed(place: MdsPlace) -> None:
-    layer = place.put(CONTENT)
-    place.change(layer, mdsfileinfo=place.mds.put("elsewhere", CONTENT, redirect=True))
+def test_a_redirect_to_the_bytes_is_followed(backend: MdsBackend) -> None:
+    layer = backend.put(CONTENT)
+    backend.change(layer, mdsfileinfo=backend.mds.put("elsewhere", CONTENT, redirect=True))
 
-    assert read(place.source, layer) == CONTENT
-    assert read(place.source, layer, 199_000) == CONTENT[199_000:]
+    assert read(backend.source, layer) == CONTENT
+    assert read(backend.source, layer, 199_000) == CONTENT[199_000:]
 
 
-def test_a_file_marked_deleted_is_a_missing_layer(place: MdsPlace) -> None:
-    layer = place.put(CONTENT)
-    place.change(layer, deleted=True)
+def test_a_file_marked_deleted_is_a_missing_layer(backend: MdsBackend) -> None:
+    layer = backend.put(CONTENT)
+    backend.change(layer, deleted=True)
 
     with pytest.raises(NotFound, match="tables"):
-        place.source.size(layer)
+        backend.source.size(layer)
     with pytest.raises(NotFound, match="tables"):
-        place.source.open(layer, 0)
+        backend.source.open(layer, 0)
 
 
-def test_a_file_deleted_without_a_record_is_a_missing_layer(place: MdsPlace) -> None:
-    layer = place.put(CONTENT)
-    place.mds.delete(place.row(layer))
+def test_a_file_deleted_without_a_record_is_a_missing_layer(backend: MdsBackend) -> None:
+    layer = backend.put(CONTENT)
+    backend.mds.delete(backend.row(layer))
 
-    assert place.source.size(layer) == len(CONTENT)
+    assert backend.source.size(layer) == len(CONTENT)
     with pytest.raises(NotFound, match="get-docker-registry"):
-        place.source.open(layer, 0)
+        backend.source.open(layer, 0)
 
 
-def test_a_file_uploaded_again_is_found_under_its_new_key(place: MdsPlace) -> None:
-    layer = place.put(CONTENT)
-    assert read(place.source, layer) == CONTENT
-    place.mds.delete(place.row(layer))
-    place.change(layer, mdsfileinfo=place.mds.put("anew", CONTENT))
+def test_a_file_uploaded_again_is_found_under_its_new_key(backend: MdsBackend) -> None:
+    layer = backend.put(CONTENT)
+    assert read(backend.source, layer) == CONTENT
+    backend.mds.delete(backend.row(layer))
+    backend.change(layer, mdsfileinfo=backend.mds.put("anew", CONTENT))
 
-    assert read(place.source, layer) == CONTENT
+    assert read(backend.source, layer) == CONTENT
 
 
 @pytest.mark.parametrize("info", ["", "not JSON", "{}", '{"key": "../../admin", "size": 10}'])
-def test_a_row_without_a_valid_key_is_refused_without_a_request(place: MdsPlace, info: str) -> None:
-    layer = place.put(CONTENT)
-    place.change(layer, mdsfileinfo=info)
+def test_a_row_without_a_valid_key_is_refused_without_a_request(backend: MdsBackend, info: str) -> None:
+    layer = backend.put(CONTENT)
+    backend.change(layer, mdsfileinfo=info)
 
     with pytest.raises(Refused, match="mdsfileinfo"):
-        place.source.open(layer, 0)
-    assert not place.mds.server.requests
+        backend.source.open(layer, 0)
+    assert not backend.mds.server.requests
 
 
-def test_special_characters_of_a_key_are_escaped_in_the_path(place: MdsPlace) -> None:
-    layer = place.put(CONTENT)
+def test_special_characters_of_a_key_are_escaped_in_the_path(backend: MdsBackend) -> None:
+    layer = backend.put(CONTENT)
     key = "30001/a b?c#d%2e%2e;e"
-    place.change(layer, mdsfileinfo=json.dumps({"key": key, "size": len(CONTENT)}))
-    place.mds.server.on("/get-docker-registry/30001/a%20b%3Fc%23d%252e%252e;e/", serving(CONTENT))
+    backend.change(layer, mdsfileinfo=json.dumps({"key": key, "size": len(CONTENT)}))
+    backend.mds.server.on("/get-docker-registry/30001/a%20b%3Fc%23d%252e%252e;e/", serving(CONTENT))
 
-    assert read(place.source, layer) == CONTENT
+    assert read(backend.source, layer) == CONTENT
 
 
-def test_a_file_of_another_size_than_in_the_tables_is_refused(place: MdsPlace) -> None:
-    layer = place.put(CONTENT)
-    place.replace(layer, CONTENT[:-1])
+def test_a_file_of_another_size_than_in_the_tables_is_refused(backend: MdsBackend) -> None:
+    layer = backend.put(CONTENT)
+    backend.replace(layer, CONTENT[:-1])
 
     with pytest.raises(SizeMismatch):
-        place.source.open(layer, 0)
+        backend.source.open(layer, 0)
     with pytest.raises(SizeMismatch):
-        place.source.open(layer, 1000, 1000)
+        backend.source.open(layer, 1000, 1000)
 
 
 @pytest.mark.parametrize(
     "answer", [replying(500), replying(507), replying(410), html(200), html(404), html(403)]
 )
-def test_a_failing_server_is_retried_later(place: MdsPlace, answer: object) -> None:
-    layer = place.put(CONTENT)
-    place.mds.server.on(place.mds.path(json.loads(place.row(layer))["key"]), answer)  # type: ignore[arg-type]
+def test_a_failing_server_is_retried_later(backend: MdsBackend, answer: object) -> None:
+    layer = backend.put(CONTENT)
+    backend.mds.server.on(backend.mds.path(json.loads(backend.row(layer))["key"]), answer)  # type: ignore[arg-type]
 
     with pytest.raises(Unavailable):
-        place.source.open(layer, 0)
+        backend.source.open(layer, 0)
 
 
-def test_a_server_that_returns_another_range_is_refused(place: MdsPlace) -> None:
-    layer = place.put(CONTENT)
+def test_a_server_that_returns_another_range_is_refused(backend: MdsBackend) -> None:
+    layer = backend.put(CONTENT)
     headers = {"Content-Range": f"bytes 0-999/{len(CONTENT)}"}
-    place.mds.server.on(
-        place.mds.path(json.loads(place.row(layer))["key"]), replying(206, CONTENT[:1000], headers)
+    backend.mds.server.on(
+        backend.mds.path(json.loads(backend.row(layer))["key"]), replying(206, CONTENT[:1000], headers)
     )
 
     with pytest.raises(BadAnswer):
-        place.source.open(layer, 1000, 1000)
+        backend.source.open(layer, 1000, 1000)
 
 
 def test_the_tables_are_read_alike_on_every_engine(database_url: str) -> None:

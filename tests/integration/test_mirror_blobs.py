@@ -15,7 +15,7 @@ from tests.servers.layers import layer_bytes
 from tests.servers.push import push_blob
 from tests.servers.registry import Registry, start_registry
 from tests.servers.waiting import comes_true
-from tests.wsgi import environ_of
+from tests.wsgi import call, environ_of
 
 SIZE = 3 * 1024 * 1024 + 17
 READER = ("reader", "throw-away")
@@ -166,10 +166,19 @@ def test_a_cached_private_layer_is_only_for_authorised_readers(private: Registry
         wait_until_cached(mirror, path)
 
         for headers in ({}, {"Authorization": "Basic cmVhZGVyOndyb25n"}):
-            for method in ("GET", "HEAD"):
-                answer = mirror.ask(method, path, **headers)
-                assert answer.status == 401
-                assert answer.headers["WWW-Authenticate"] == 'Basic realm="tests"'
+            for more in (
+                {},
+                {"Range": "bytes=5-"},
+                {"Range": "bytes=0-3,100-103"},
+                {"Range": f"bytes={SIZE}-"},
+                {"If-None-Match": f'"{digest_of_path(path)}"'},
+                {"If-None-Match": "*"},
+            ):
+                for method in ("GET", "HEAD"):
+                    answer = mirror.ask(method, path, **headers, **more)
+                    assert answer.status == 401
+                    assert answer.headers["WWW-Authenticate"] == 'Basic realm="tests"'
+                    assert content[5:100] not in answer.body
         assert mirror.get(path, Authorization=READERS_HEADER).body == content
 
 
@@ -228,3 +237,25 @@ def test_no_more_layers_are_sent_at_once_than_allowed(
         assert mirror.head(path).status == 200
         body.close()
         assert mirror.get(path).body == content
+
+
+def test_status_and_changes_of_the_cache_are_for_this_machine(
+    mirror: TestedMirror, layer: tuple[str, bytes]
+) -> None:
+    path, _ = layer
+    mirror.get(path)
+    wait_until_cached(mirror, path)
+    digest = digest_of_path(path)
+    calls = [
+        ("GET", "/v0/mirror/status", 200),
+        ("PUT", f"/v0/mirror/pins/{digest}", 204),
+        ("DELETE", f"/v0/mirror/pins/{digest}", 204),
+        ("DELETE", f"/v0/mirror/layers/{digest}", 204),
+    ]
+    for address in ("10.0.0.1", "2001:db8::1", ""):
+        for method, target, _ in calls:
+            assert call(mirror.app, method, target, environ={"REMOTE_ADDR": address}).status == 403
+    assert is_cached(mirror, path)
+    for address in ("::1", "::ffff:127.0.0.1"):
+        assert call(mirror.app, "GET", calls[0][1], environ={"REMOTE_ADDR": address}).status == 200
+    assert [mirror.ask(method, target).status for method, target, _ in calls] == [one[2] for one in calls]

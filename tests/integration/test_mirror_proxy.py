@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 import requests
 
 from tests.mirror_app import TestedMirror, mirror_of
+from tests.servers.bad_http import hanging_up, replying
 from tests.servers.http_server import Connection, HttpServer, Request, start_http_server
 from tests.servers.layers import layer_bytes
 from tests.servers.push import MANIFEST, push_image
@@ -167,3 +170,33 @@ def test_anything_else_is_404_in_the_registrys_json(mirror: TestedMirror, path: 
     assert answer.status == 404
     assert answer.headers["Content-Type"].startswith("application/json")
     assert b'"errors"' in answer.body
+
+
+def test_an_outage_of_the_registry_is_logged_once_and_its_end(
+    upstream: HttpServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    blob = f"/v2/a/blobs/sha256:{'0' * 64}"
+    with mirror_of(upstream.netloc, tmp_path) as mirror:
+        for outage in (hanging_up(), replying(502, b"{}", JSON)):
+            upstream.on("/*", outage)
+            for path in ("/v2/", "/v2/a/manifests/latest", blob):
+                assert mirror.get(path).status in (502, 503)
+        upstream.on("/*", replying(404, b"{}", JSON))
+        assert mirror.get(blob).status == 404
+        upstream.on(blob, replying(418))
+        assert mirror.get(blob).status == 503
+    logged = [
+        record.getMessage() for record in caplog.records if record.name in ("node.upstream", "node.app")
+    ]
+    logged = [line for line in logged if not line.startswith("torrents service")]
+    for line, expected in zip(
+        logged,
+        (
+            "registry failed reason=",
+            r"registry works again seconds=\d+ failures=6",
+            f"request failed path={blob} ",
+        ),
+        strict=True,
+    ):
+        assert re.match(expected, line)

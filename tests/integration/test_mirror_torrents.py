@@ -133,7 +133,7 @@ def test_no_token_capability_or_info_hash_is_in_the_log(
     assert {"/v0/layers", "/v0/swarm"} <= {
         request.path.partition(f"/{capability}")[0] for request in service.requests
     }
-    assert "swarm call failed" in caplog.text
+    assert "swarm calls failed" in caplog.text
     for secret in (token, capability, info_hash):
         assert secret not in caplog.text
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import libtorrent
+import psutil
 import pytest
 
 from core.errors import CacheFailed
@@ -21,10 +23,12 @@ from node.cache import Cache
 from node.fallback import pause_before_registry
 from node.metainfo import parse_metainfo
 from node.pieces import Pieces
+from node.seeding import Seeding
 from node.session import Session, Torrent
 from node.swarm_download import SwarmDownload
 from tests.nodes import (
     PIECE,
+    BytesBody,
     BytesOrigin,
     Node,
     make_layer,
@@ -36,7 +40,7 @@ from tests.nodes import (
     wait_for_end,
 )
 from tests.servers.libtorrent_client import done, start_libtorrent
-from tests.servers.swarm_service import SwarmService, start_swarm_service
+from tests.servers.swarm_service import CAPABILITY, SwarmService, start_swarm_service
 from tests.servers.waiting import comes_true
 
 SIZE = 4 * 1024 * 1024 + 321
@@ -106,6 +110,8 @@ def test_wrong_bytes_from_a_peer_are_discarded(
         announce(service, peer.session.listen_port(), complete=True)
         # A reader falls back to the registry as soon as it knows of wrong bytes.
         monkeypatch.setattr("node.fallback.PATIENCE", float("inf"))
+        # The service still names the peer when libtorrent has banned it.
+        monkeypatch.setattr("node.swarm_download.IDLE_SECONDS", 2.0)
         node = start()
         assert pull(node, LAYER, origin(service)) == DATA
     with node.downloads.open(LAYER, BytesOrigin(b"")) as reader:
@@ -134,13 +140,16 @@ def test_a_download_without_readers_completes_despite_a_seed_that_sends_nothing(
     assert service.sent > SIZE // 2
 
 
-def test_a_full_disk_ends_the_download_but_not_the_pull(service: SwarmService, tmp_path: Path) -> None:
+@pytest.mark.parametrize("by", ["swarm", "registry"])
+def test_a_full_disk_ends_the_download_but_not_the_pull(
+    service: SwarmService, tmp_path: Path, by: str
+) -> None:
     with small_disk(tmp_path / "disk", SIZE + (1 << 20)) as disk, ExitStack() as stack:
         node = stack.enter_context(start_node(disk / "cache"))
         filled = threading.Event()
 
-        def fill(offset: int, length: int) -> None:
-            if service.reads > 8 and not filled.is_set():
+        def fill(*_: int) -> None:
+            if (by == "registry" or service.reads > 8) and not filled.is_set():
                 filled.set()
                 with (disk / "filler").open("wb", buffering=0) as filler:
                     try:
@@ -149,11 +158,19 @@ def test_a_full_disk_ends_the_download_but_not_the_pull(service: SwarmService, t
                     except OSError:
                         return
 
+        class FillingBody(BytesBody):
+            def readinto(self, buffer: memoryview, /) -> int:
+                if len(self.data) < SIZE // 2:
+                    fill()
+                return super().readinto(buffer)
+
         service.on_read = fill
-        with node.downloads.open(LAYER, origin(service)) as reader:
+        registry = origin(service) if by == "swarm" else BytesOrigin(DATA, body=FillingBody)
+        with node.downloads.open(LAYER, registry) as reader:
             assert read_all(reader) == DATA
         assert node.cache.open(LAYER.digest) is None
         assert node.downloads.totals().fallbacks["disk_error"] == 1
+        assert filled.is_set()
         [failed] = node.downloads.status()
         assert failed.state == "failed"
         assert "space" in str(failed.error)
@@ -233,6 +250,16 @@ def test_limits_are_set_for_local_and_public_peers() -> None:
         for peer_class in (0, 2):
             limits = session._session.get_peer_class(peer_class)
             assert (limits["upload_limit"], limits["download_limit"]) == (1000, 2000)
+    finally:
+        session.close()
+
+
+def test_a_preferred_piece_has_libtorrents_highest_priority(tmp_path: Path) -> None:
+    session = Session("127.0.0.1:0")
+    try:
+        torrent = session.add(parse_metainfo(make_torrent(DATA), LAYER), tmp_path, Mock())
+        torrent.prefer(3)
+        assert torrent.handle.get_piece_priorities()[2:5] == [4, 7, 4]
     finally:
         session.close()
 
@@ -327,3 +354,86 @@ def test_a_reader_is_helped_while_a_large_file_is_checked(
     finally:
         checked.set()
     assert wait_for_end(node, LAYER) is None
+
+
+def test_an_outage_of_the_service_is_logged_once_for_all_layers_and_its_end(
+    service: SwarmService, start: Callable[..., Node], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    service.swarm_status = service.web_seed_status = 503
+    node = start()
+    for seed in (2, 3):
+        data, layer = make_layer(300_000, seed)
+        assert pull(node, layer, BytesOrigin(data, make_torrent(data, [service.web_seed]))) == data
+    service.swarm_status = service.web_seed_status = 0
+    assert pull(node, LAYER, origin(service)) == DATA
+    lines = [record.getMessage() for record in caplog.records]
+    server = service.url.removeprefix("http://")
+    for what in ("swarm calls", f"web seed of {server}"):
+        assert [line.split(what)[1].split()[0] for line in lines if what in line] == ["failed", "works"]
+    assert CAPABILITY not in caplog.text
+
+
+def test_a_damaged_layer_is_neither_seeded_nor_served_and_is_repaired(
+    service: SwarmService, start: Callable[..., Node], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.fallback.PATIENCE", 0.5)
+    folder = tmp_path / "damaged"
+    with start_node(folder) as node:
+        assert pull(node, LAYER, origin(service)) == DATA
+    file = folder / "layers" / LAYER.digest.hex
+    before = file.stat()
+    with file.open("r+b") as stream:
+        stream.write(bytes(10))
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with start_node(folder) as node:
+        assert comes_true(lambda: [status.state for status in node.downloads.status()] == ["seeding"])
+        announce(service, node.session.port, complete=True)
+        with node.downloads.open(LAYER, BytesOrigin(b"")):
+            # While an engine reads it.
+            assert pull(start(), LAYER, origin(service)) == DATA
+            assert comes_true(lambda: node.cache.entries() == [])
+        assert pull(node, LAYER, origin(service)) == DATA
+        received = node.downloads.totals().origins
+        assert received["peers"] + received["web_seed"] < SIZE // 2
+
+
+def test_a_late_failure_of_an_old_torrent_does_not_concern_the_new_one(
+    service: SwarmService, start: Callable[..., Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node, failures = start(), []
+    distrust = Seeding._distrust
+    monkeypatch.setattr(Seeding, "_distrust", lambda *failure: failures.append(failure))
+    assert pull(node, LAYER, origin(service)) == DATA
+    assert comes_true(lambda: [status.state for status in node.downloads.status()] == ["seeding"])
+    [listener] = node.session._listeners.values()
+    listener.on_hash_failed(0)
+    assert comes_true(lambda: failures)
+    assert comes_true(lambda: node.downloads.drop(LAYER.digest))
+    assert pull(node, LAYER, origin(service)) == DATA
+    assert comes_true(lambda: [status.state for status in node.downloads.status()] == ["seeding"])
+    distrust(*failures[0])
+    assert [entry.digest for entry in node.cache.entries()] == [LAYER.digest]
+    assert [status.state for status in node.downloads.status()] == ["seeding"]
+
+
+def test_pulls_from_the_swarm_leak_neither_threads_nor_descriptors(
+    service: SwarmService, start: Callable[..., Node]
+) -> None:
+    seed, node = start(), start()
+    assert pull(seed, LAYER, origin(service)) == DATA
+
+    def pull_and_drop() -> None:
+        with node.downloads.open(LAYER, origin(service)) as reader:
+            assert read_all(reader) == DATA
+        assert comes_true(lambda: node.downloads.drop(LAYER.digest))
+
+    pull_and_drop()
+    descriptors, threads = psutil.Process().num_fds(), threading.active_count()
+    for _ in range(20):
+        pull_and_drop()
+    assert node.downloads.status() == []
+    assert node.session._listeners == {}
+    # Fewer than one for each pull: connections that are idle may be among them.
+    assert comes_true(lambda: psutil.Process().num_fds() < descriptors + 15)
+    assert comes_true(lambda: threading.active_count() < threads + 15)

@@ -188,8 +188,9 @@ def test_a_tracker_that_is_down_does_not_matter(
     assert service.sent <= 1.5 * SIZE
 
 
-def test_start_and_eviction_are_announced_to_a_tracker(
-    service: SwarmService, start: Callable[..., Node], data: bytes, layer: Layer
+@pytest.mark.parametrize("evicted", [True, False])
+def test_start_eviction_and_exit_are_announced_to_a_tracker(
+    service: SwarmService, tmp_path: Path, data: bytes, layer: Layer, evicted: bool
 ) -> None:
     with start_http_server() as tracker:
         answer = b"d8:intervali1800e5:peers0:e"
@@ -199,10 +200,12 @@ def test_start_and_eviction_are_announced_to_a_tracker(
             return [request.query.get("event", [""])[0] for request in tracker.requests]
 
         torrent = make_torrent(data, [service.web_seed], tracker=f"{tracker.url}/announce")
-        node = start()
-        assert pull(node, layer, BytesOrigin(data, torrent)) == data
-        assert comes_true(lambda: "started" in events())
-        assert comes_true(lambda: node.downloads.drop(layer.digest))
+        with start_node(tmp_path) as node:
+            assert pull(node, layer, BytesOrigin(data, torrent)) == data
+            assert comes_true(lambda: "started" in events())
+            if evicted:
+                assert comes_true(lambda: node.downloads.drop(layer.digest))
+                assert comes_true(lambda: "stopped" in events())
         assert comes_true(lambda: "stopped" in events())
 
 

@@ -21,18 +21,17 @@ from core.registry.client import RegistryClient
 from core.torrents.store import DirectoryStore, MetainfoStore
 from jobs.prune import PruneSummary, prune
 from jobs.summary import was_paused
-from sql.engine import create_engine_for
 from sql.manifests import mark_seen, seen_manifests
 from sql.missing_layers import suspect_layers
 from sql.transaction import transaction
 from tests.integration.sql.database import NOW, Database, digest_of
-from tests.layer_places import TEMPLATE, layer_of
+from tests.layer_backends import TEMPLATE, layer_of
 from tests.registry_clients import client_of
 from tests.servers.layers import layer_bytes
 from tests.servers.push import push_blob, push_image
 from tests.servers.registry import Registry, start_registry
 from tests.services import service_of
-from tests.storage_places import DirectoryStoragePlace, blob_path_of, put_blob
+from tests.storage_backends import DirectoryStorageBackend, blob_path_of, put_blob
 
 DAY = 86_400
 BLOBS = StorageLayout(TEMPLATE, 7).blobs
@@ -43,14 +42,16 @@ class Brewed:
     """Brewed layers in a storage, with their metainfo, and a clock that tests set."""
 
     database: Database
-    place: DirectoryStoragePlace
+    backend: DirectoryStorageBackend
     store: DirectoryStore
     now: int = NOW
     presence: PresenceChecker | None = None
     stop: threading.Event = field(default_factory=threading.Event)
 
     def layers(self, number: int) -> list[Digest]:
-        digests = sorted(Digest.parse(put_blob(self.place, layer_bytes(100, seed))) for seed in range(number))
+        digests = sorted(
+            Digest.parse(put_blob(self.backend, layer_bytes(100, seed))) for seed in range(number)
+        )
         self.brew(*digests)
         return digests
 
@@ -63,10 +64,10 @@ class Brewed:
 
     def delete(self, *digests: Digest) -> None:
         for digest in digests:
-            self.place.remove(blob_path_of(digest.hex))
+            self.backend.remove(blob_path_of(digest.hex))
 
     def restore(self, seed: int) -> None:
-        put_blob(self.place, layer_bytes(100, seed))
+        put_blob(self.backend, layer_bytes(100, seed))
 
     def prune(
         self, *, dry_run: bool = False, store: MetainfoStore | None = None, **settings: int
@@ -75,7 +76,7 @@ class Brewed:
             self.database.engine,
             self.database.tables,
             parts={
-                "presence": self.presence or StoragePresence(self.place.storage, BLOBS),
+                "presence": self.presence or StoragePresence(self.backend.storage, BLOBS),
                 "store": store or self.store,
                 "clock": lambda _: self.now,
                 "stop": self.stop,
@@ -95,16 +96,9 @@ class Brewed:
 
 
 @pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    engine = create_engine_for(url=database_url)
-    yield Database.created(engine)
-    engine.dispose()
-
-
-@pytest.fixture
 def brewed(database: Database, tmp_path: Path) -> Brewed:
-    place = DirectoryStoragePlace(tmp_path / "storage")
-    return Brewed(database, place, DirectoryStore(tmp_path / "metainfo"))
+    backend = DirectoryStorageBackend(tmp_path / "storage")
+    return Brewed(database, backend, DirectoryStore(tmp_path / "metainfo"))
 
 
 def counts(summary: PruneSummary) -> dict[str, int]:
@@ -168,7 +162,7 @@ def test_a_dry_run_reports_what_would_be_forgotten_and_changes_nothing(
 def test_a_run_stops_at_its_limit_and_the_next_continues(brewed: Brewed) -> None:
     digests = brewed.layers(25)
     brewed.delete(*digests)
-    put_blob(brewed.place, b"something else")
+    put_blob(brewed.backend, b"something else")
 
     assert [brewed.prune(limit=10).missed for _ in range(3)] == [10, 10, 5]
     brewed.now += DAY
@@ -202,7 +196,7 @@ def test_layers_reported_missing_are_checked_first(brewed: Brewed) -> None:
 
 
 def test_waiting_or_locked_layers_are_kept_and_those_set_aside_are_not(brewed: Brewed) -> None:
-    put_blob(brewed.place, b"something else")
+    put_blob(brewed.backend, b"something else")
     aside, waiting, locked = (digest_of(name) for name in "abc")
     brewed.database.enqueue(aside)
     brewed.database.set_aside(brewed.database.claim_one())
@@ -218,7 +212,7 @@ def test_waiting_or_locked_layers_are_kept_and_those_set_aside_are_not(brewed: B
 
 def test_a_forgotten_layer_pushed_again_is_found_by_the_next_scan(brewed: Brewed) -> None:
     [digest] = brewed.layers(1)
-    put_blob(brewed.place, b"something else")
+    put_blob(brewed.backend, b"something else")
     with transaction(brewed.database.engine) as connection:
         mark_seen(connection, brewed.database.tables, "team/app", [digest_of("manifest")], now=NOW)
     brewed.delete(digest)
@@ -256,11 +250,11 @@ class LookingAt:
 
 def test_a_push_between_the_last_check_and_the_removal_is_not_lost(brewed: Brewed) -> None:
     digests = brewed.layers(2)
-    put_blob(brewed.place, b"something else")
+    put_blob(brewed.backend, b"something else")
     brewed.delete(*digests)
     brewed.prune()
     brewed.now += DAY
-    presence = StoragePresence(brewed.place.storage, BLOBS)
+    presence = StoragePresence(brewed.backend.storage, BLOBS)
 
     def push(digest: str) -> None:
         if digest == digests[0]:
@@ -326,7 +320,7 @@ def test_an_empty_storage_does_not_count(brewed: Brewed) -> None:
 
 def test_a_missing_storage_does_not_count(brewed: Brewed) -> None:
     digests = brewed.layers(3)
-    brewed.place.root.rename(brewed.place.root.with_name("unmounted"))
+    brewed.backend.root.rename(brewed.backend.root.with_name("unmounted"))
     with pytest.raises(RemoteError):
         brewed.prune()
     assert brewed.known() == set(digests)
@@ -396,11 +390,11 @@ def test_a_longer_grace_applies_to_layers_missed_before(brewed: Brewed) -> None:
 
 def test_a_stopped_run_forgets_nothing_further(brewed: Brewed) -> None:
     digests = brewed.layers(4)
-    put_blob(brewed.place, b"something else")
+    put_blob(brewed.backend, b"something else")
     brewed.delete(*digests)
     brewed.prune()
     brewed.now += DAY
-    presence = StoragePresence(brewed.place.storage, BLOBS)
+    presence = StoragePresence(brewed.backend.storage, BLOBS)
     looked: list[str] = []
 
     def stop(digest: str) -> None:
@@ -417,7 +411,7 @@ def test_a_stopped_run_forgets_nothing_further(brewed: Brewed) -> None:
 
 def test_two_runs_at_once_forget_each_layer_once(brewed: Brewed) -> None:
     digests = brewed.layers(30)
-    put_blob(brewed.place, b"something else")
+    put_blob(brewed.backend, b"something else")
     brewed.delete(*digests)
     brewed.prune()
     brewed.now += DAY
@@ -524,7 +518,7 @@ def test_the_last_check_ends_when_the_run_is_stopped(brewed: Brewed, tmp_path: P
         brewed.brew(digest)
         delete_blob(registry, "team/app", digest)
         with client_of(registry.netloc) as client:
-            brewed.presence = RegistryPresence(StoppedMeanwhile(client, brewed.stop, questions=5))
+            brewed.presence = RegistryPresence(StoppedMeanwhile(client, brewed.stop, max_requests=5))
             assert counts(brewed.prune()) == {"missed": 1}
             brewed.now += DAY
             assert counts(brewed.prune()) == {}
@@ -658,7 +652,7 @@ def test_a_failing_storage_does_not_mean_that_a_layer_is_missing(brewed: Brewed)
     brewed.delete(digests[0])
     brewed.prune()
     brewed.now += DAY
-    failing = StoragePresence(FailingSizes(brewed.place.storage), BLOBS)
+    failing = StoragePresence(FailingSizes(brewed.backend.storage), BLOBS)
     brewed.presence = failing
 
     assert counts(brewed.prune()) == {"unanswered": 3}

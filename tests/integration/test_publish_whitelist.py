@@ -9,7 +9,6 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,17 +17,9 @@ import jobs.publish_whitelist
 from core.errors import PublishFailed
 from jobs.publish_whitelist import WhitelistSummary, publish_whitelist
 from jobs.summary import was_paused
-from sql.engine import create_engine_for
 from tests.integration.sql.database import Database, digest_of, rbtorrent_id_of
 from tests.servers.opentracker import start_opentracker
 from tests.servers.waiting import comes_true
-
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    engine = create_engine_for(url=database_url)
-    yield Database.created(engine)
-    engine.dispose()
 
 
 @pytest.fixture

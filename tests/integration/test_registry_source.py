@@ -14,7 +14,7 @@ from core.errors import BadAnswer, NotFound, Refused, TimedOut, Unavailable
 from core.http.client import HttpClient
 from core.layer import Layer
 from core.registry.client import RegistryClient
-from tests.layer_places import layer_of
+from tests.layer_backends import layer_of
 from tests.servers.bad_http import html, in_turn, replying, silent
 from tests.servers.http_server import Answer, start_http_server
 from tests.servers.layers import layer_bytes

@@ -17,7 +17,7 @@ from sql.engine import create_engine_for
 from sql.schema import create_missing
 from sql.tables import Priority, build_tables
 from sql.transaction import transaction
-from tests.resolving import NOWHERE, Desk, client
+from tests.resolving import NOWHERE, ResolveJob, client
 from tests.servers.bad_http import html, replying, silent
 from tests.servers.http_server import start_http_server
 from tests.servers.layers import layer_bytes
@@ -37,11 +37,11 @@ from tests.servers.registry import Registry
 
 
 @pytest.fixture
-def desk(database_url: str, registry: Registry, scope: str) -> Iterator[Desk]:
+def job(database_url: str, registry: Registry, scope: str) -> Iterator[ResolveJob]:
     engine, tables = create_engine_for(url=database_url), build_tables()
     with transaction(engine) as connection:
         create_missing(connection, tables)
-    yield Desk(engine, tables, client(registry.url), scope)
+    yield ResolveJob(engine, tables, client(registry.url), scope)
     engine.dispose()
 
 
@@ -64,121 +64,121 @@ def digests(*images: PushedImage) -> set[str]:
 
 @pytest.mark.parametrize("media", ["docker", "oci"])
 def test_an_images_layers_are_queued_as_pushed_and_its_config_is_not(
-    desk: Desk, push: Callable[..., PushedImage], media: str
+    job: ResolveJob, push: Callable[..., PushedImage], media: str
 ) -> None:
     image = push(media)
-    desk.put_down(image.digest)
-    pushed = desk.now
-    desk.now += 90
-    summary = desk.run()
-    assert desk.added() == {pushed}
-    assert desk.queued() == dict.fromkeys(digests(image), Priority.PUSHED)
-    assert desk.waiting() == {}
-    assert desk.seen(image.digest) == {image.digest}
+    job.enqueue(image.digest)
+    pushed = job.now
+    job.now += 90
+    summary = job.run()
+    assert job.added() == {pushed}
+    assert job.queued() == dict.fromkeys(digests(image), Priority.PUSHED)
+    assert job.waiting() == {}
+    assert job.seen(image.digest) == {image.digest}
     assert str(summary) == "resolved 1 manifests, queued 2 layers, delayed 0, set aside 0, waiting 0"
 
 
 @pytest.mark.parametrize("media", ["docker", "oci"])
 def test_an_index_is_resolved_down_to_the_layers_of_its_images(
-    desk: Desk, registry: Registry, push: Callable[..., PushedImage], media: Any
+    job: ResolveJob, registry: Registry, push: Callable[..., PushedImage], media: Any
 ) -> None:
     images = [push(media, platform) for platform in ("linux/amd64", "linux/arm64")]
-    index = push_index(registry, desk.scope, None, [image.descriptor for image in images], media=media)
-    desk.put_down(index.digest)
-    desk.run()
-    assert desk.queued().keys() == digests(*images)
-    assert desk.seen(index.digest, *(image.digest for image in images)) == {
+    index = push_index(registry, job.scope, None, [image.descriptor for image in images], media=media)
+    job.enqueue(index.digest)
+    job.run()
+    assert job.queued().keys() == digests(*images)
+    assert job.seen(index.digest, *(image.digest for image in images)) == {
         index.digest,
         *(image.digest for image in images),
     }
 
 
 def test_an_index_of_indexes_is_resolved_too(
-    desk: Desk, registry: Registry, push: Callable[..., PushedImage]
+    job: ResolveJob, registry: Registry, push: Callable[..., PushedImage]
 ) -> None:
     first, second = push("oci"), push("oci", "linux/arm64")
-    inner = push_index(registry, desk.scope, None, [first.descriptor], media="oci")
-    outer = push_index(registry, desk.scope, None, [inner.descriptor, second.descriptor], media="oci")
-    desk.put_down(outer.digest)
-    desk.run()
-    assert desk.queued().keys() == digests(first, second)
+    inner = push_index(registry, job.scope, None, [first.descriptor], media="oci")
+    outer = push_index(registry, job.scope, None, [inner.descriptor, second.descriptor], media="oci")
+    job.enqueue(outer.digest)
+    job.run()
+    assert job.queued().keys() == digests(first, second)
 
 
 def test_an_image_resolved_before_is_not_fetched_again_for_its_index(
-    desk: Desk, registry: Registry, push: Callable[..., PushedImage]
+    job: ResolveJob, registry: Registry, push: Callable[..., PushedImage]
 ) -> None:
     image = push("oci")
-    desk.put_down(image.digest)
-    desk.run()
-    index = push_index(registry, desk.scope, None, [image.descriptor] * 2, media="oci")
-    desk.put_down(index.digest)
-    desk.run()
+    job.enqueue(image.digest)
+    job.run()
+    index = push_index(registry, job.scope, None, [image.descriptor] * 2, media="oci")
+    job.enqueue(index.digest)
+    job.run()
     fetched = [path for method, path, _ in registry.requests() if method == "GET" and image.digest in path]
     assert len(fetched) == 1
-    assert desk.waiting() == {}
+    assert job.waiting() == {}
 
 
 def test_children_pushed_after_their_index_are_waited_for(
-    desk: Desk, registry: Registry, push: Callable[..., PushedImage]
+    job: ResolveJob, registry: Registry, push: Callable[..., PushedImage]
 ) -> None:
     there, late = push("oci"), push("oci", "linux/arm64")
-    index = push_index(registry, desk.scope, None, [late.descriptor, there.descriptor], media="oci")
-    forget(registry, desk.scope, late.digest)
-    desk.put_down(index.digest)
-    summary = desk.run()
-    assert desk.queued().keys() == digests(there)
+    index = push_index(registry, job.scope, None, [late.descriptor, there.descriptor], media="oci")
+    forget(registry, job.scope, late.digest)
+    job.enqueue(index.digest)
+    summary = job.run()
+    assert job.queued().keys() == digests(there)
     assert (summary.delayed, summary.resolved, summary.waiting) == (1, 0, 1)
-    row = desk.waiting()[index.digest]
+    row = job.waiting()[index.digest]
     assert (row.attempts, row.reason) == (1, f"1 of its manifests cannot be read, first {late.digest}")
-    assert desk.seen(index.digest) == set()
+    assert job.seen(index.digest) == set()
 
-    push_manifest(registry, desk.scope, None, late.manifest, MANIFEST["oci"])
-    assert desk.run().resolved == 0, "it was tried again before its time"
-    desk.now = row.next_try
-    assert desk.run().resolved == 1
-    assert desk.queued().keys() == digests(there, late)
-    assert desk.waiting() == {}
+    push_manifest(registry, job.scope, None, late.manifest, MANIFEST["oci"])
+    assert job.run().resolved == 0, "it was tried again before its time"
+    job.now = row.next_try
+    assert job.run().resolved == 1
+    assert job.queued().keys() == digests(there, late)
+    assert job.waiting() == {}
 
 
-def test_delays_between_attempts_grow_and_attempts_end(desk: Desk) -> None:
-    desk.put_down(NOWHERE)
+def test_delays_between_attempts_grow_and_attempts_end(job: ResolveJob) -> None:
+    job.enqueue(NOWHERE)
     delays = []
     for _ in range(2):
-        desk.run(max_attempts=3)
-        next_try = desk.waiting()[NOWHERE].next_try
-        delays.append(next_try - desk.now)
-        desk.now = next_try
+        job.run(max_attempts=3)
+        next_try = job.waiting()[NOWHERE].next_try
+        delays.append(next_try - job.now)
+        job.now = next_try
     assert 0 < delays[0] < delays[1]
-    summary = desk.run(max_attempts=3)
+    summary = job.run(max_attempts=3)
     assert (summary.set_aside, summary.waiting) == (1, 0)
-    row = desk.waiting()[NOWHERE]
+    row = job.waiting()[NOWHERE]
     assert (row.next_try, row.attempts) == (None, 3)
     assert NOWHERE in row.reason
-    desk.now += 10**9
-    assert desk.run().failed == 0, "what is set aside is left alone"
+    job.now += 10**9
+    assert job.run().failed == 0, "what is set aside is left alone"
 
 
-def test_a_push_queues_a_layer_that_was_set_aside(desk: Desk) -> None:
-    desk.put_down(NOWHERE)
-    desk.run(max_attempts=1)
-    desk.put_down(NOWHERE)
-    assert desk.run(max_attempts=1).set_aside == 1
+def test_a_push_queues_a_layer_that_was_set_aside(job: ResolveJob) -> None:
+    job.enqueue(NOWHERE)
+    job.run(max_attempts=1)
+    job.enqueue(NOWHERE)
+    assert job.run(max_attempts=1).set_aside == 1
 
 
 def test_an_unresolvable_manifest_does_not_block_others(
-    desk: Desk, registry: Registry, push: Callable[..., PushedImage]
+    job: ResolveJob, registry: Registry, push: Callable[..., PushedImage]
 ) -> None:
     image = push()
-    desk.put_down(NOWHERE)
-    desk.put_down("sha256:../../etc", *(f"nonsense {number}" for number in range(100)))
-    desk.put_down(image.digest, scope="../etc")
-    desk.put_down(image.digest)
-    summary = desk.run()
-    assert desk.queued().keys() == digests(image)
+    job.enqueue(NOWHERE)
+    job.enqueue("sha256:../../etc", *(f"nonsense {number}" for number in range(100)))
+    job.enqueue(image.digest, scope="../etc")
+    job.enqueue(image.digest)
+    summary = job.run()
+    assert job.queued().keys() == digests(image)
     assert (summary.resolved, summary.delayed, summary.set_aside) == (1, 1, 1)
 
 
-def test_foreign_empty_and_attested_layers_are_not_queued(desk: Desk) -> None:
+def test_foreign_empty_and_attested_layers_are_not_queued(job: ResolveJob) -> None:
     # A registry accepts foreign layers only if configured to, so this one is simulated.
     names = iter("abcdef")
 
@@ -195,23 +195,23 @@ def test_foreign_empty_and_attested_layers_are_not_queued(desk: Desk) -> None:
     body = image_manifest(blob(CONFIG["oci"]), [*others, layer], media="oci")
     with start_http_server() as server:
         server.on("/v2/*", replying(200, body, {"Content-Type": MANIFEST["oci"]}))
-        desk.put_down("sha256:" + hashlib.sha256(body).hexdigest())
-        assert desk.run(registry=client(server.url)).resolved == 1
-    assert desk.queued().keys() == {layer.digest}
+        job.enqueue("sha256:" + hashlib.sha256(body).hexdigest())
+        assert job.run(registry=client(server.url)).resolved == 1
+    assert job.queued().keys() == {layer.digest}
 
 
-def test_a_manifest_that_contradicts_itself_is_set_aside_at_once(desk: Desk) -> None:
+def test_a_manifest_that_contradicts_itself_is_set_aside_at_once(job: ResolveJob) -> None:
     body = json.dumps({"schemaVersion": 2, "mediaType": MANIFEST["docker"], "layers": "none"}).encode()
     digest = "sha256:" + hashlib.sha256(body).hexdigest()
     with start_http_server() as server:
         server.on("/v2/*", replying(200, body, {"Content-Type": MANIFEST["docker"]}))
-        desk.put_down(digest)
-        summary = desk.run(registry=client(server.url))
+        job.enqueue(digest)
+        summary = job.run(registry=client(server.url))
     assert summary.set_aside == 1
-    assert "layers is not a list" in desk.waiting()[digest].reason
+    assert "layers is not a list" in job.waiting()[digest].reason
 
 
-def test_endless_indexes_are_abandoned(desk: Desk) -> None:
+def test_endless_indexes_are_abandoned(job: ResolveJob) -> None:
     bodies: dict[str, bytes] = {}
     inner = NOWHERE
     for _ in range(20):
@@ -229,60 +229,62 @@ def test_endless_indexes_are_abandoned(desk: Desk) -> None:
             connection.reply(200, bodies[request.path.rsplit("/", 1)[1]], {"Content-Type": INDEX["oci"]})
 
         server.on("/v2/*", answer)
-        desk.put_down(inner)
-        assert desk.run(registry=client(server.url)).delayed == 1
+        job.enqueue(inner)
+        assert job.run(registry=client(server.url)).delayed == 1
     assert len(asked) < 10
 
 
 @pytest.mark.parametrize("answer", [html(), html(500)], ids=["a web page", "a web page with 500"])
-def test_a_manifest_without_a_usable_answer_is_retried(desk: Desk, answer: Any) -> None:
+def test_a_manifest_without_a_usable_answer_is_retried(job: ResolveJob, answer: Any) -> None:
     with start_http_server() as server:
         server.on("/v2/*", answer)
         server.on("/v2/", replying(200))
-        desk.put_down(NOWHERE)
-        summary = desk.run(registry=client(server.url))
-    assert (summary.delayed, desk.queued()) == (1, {})
+        job.enqueue(NOWHERE)
+        summary = job.run(registry=client(server.url))
+    assert (summary.delayed, job.queued()) == (1, {})
 
 
 @pytest.mark.parametrize("answer", [silent(), html(503)], ids=["silent", "503"])
 def test_a_registry_that_is_down_ends_the_run_without_counting_attempts(
-    desk: Desk, caplog: pytest.LogCaptureFixture, answer: Any
+    job: ResolveJob, caplog: pytest.LogCaptureFixture, answer: Any
 ) -> None:
     with start_http_server() as server:
         server.on("/v2/*", answer)
-        desk.put_down(*(f"sha256:{number:064}" for number in range(20)))
-        summary = desk.run(registry=client(server.url, read_timeout=0.2))
-        desk.run(registry=client(server.url, read_timeout=0.2))
+        job.enqueue(*(f"sha256:{number:064}" for number in range(20)))
+        summary = job.run(registry=client(server.url, read_timeout=0.2))
+        job.run(registry=client(server.url, read_timeout=0.2))
     assert (summary.delayed, summary.waiting, exit_status(summary)) == (0, 20, 1)
-    assert {row.attempts for row in desk.waiting().values()} == {0}
+    assert {row.attempts for row in job.waiting().values()} == {0}
     assert len([line for line in caplog.messages if line.startswith("registry failed")]) == 1
-    desk.run()
+    job.run()
     assert "registry works again" in caplog.text
 
 
-def test_unreadable_manifests_do_not_delay_others(desk: Desk, push: Callable[..., PushedImage]) -> None:
+def test_unreadable_manifests_do_not_delay_others(job: ResolveJob, push: Callable[..., PushedImage]) -> None:
     good = push()
     with start_http_server() as server:
         server.on("/v2/*", html(500))
         server.on("/v2/", replying(200))
         server.on(
-            f"/v2/{desk.scope}/manifests/{good.digest}",
+            f"/v2/{job.scope}/manifests/{good.digest}",
             replying(200, good.manifest, {"Content-Type": DOCKER_MANIFEST}),
         )
-        desk.put_down(*(f"sha256:{number:064}" for number in range(20)), good.digest)
-        summary = desk.run(registry=client(server.url))
+        job.enqueue(*(f"sha256:{number:064}" for number in range(20)), good.digest)
+        summary = job.run(registry=client(server.url))
     assert (summary.delayed, summary.resolved) == (20, 1)
-    assert desk.queued().keys() == digests(good)
+    assert job.queued().keys() == digests(good)
 
 
-def test_a_stopped_run_leaves_the_rest_for_the_next(desk: Desk, push: Callable[..., PushedImage]) -> None:
+def test_a_stopped_run_leaves_the_rest_for_the_next(
+    job: ResolveJob, push: Callable[..., PushedImage]
+) -> None:
     images = [push(), push()]
-    desk.put_down(*(image.digest for image in images))
-    desk.stop.set()
-    assert desk.run().waiting == 2
-    desk.stop.clear()
-    assert desk.run().resolved == 2
-    assert desk.queued().keys() == digests(*images)
+    job.enqueue(*(image.digest for image in images))
+    job.stop.set()
+    assert job.run().waiting == 2
+    job.stop.clear()
+    assert job.run().resolved == 2
+    assert job.queued().keys() == digests(*images)
 
 
 def forget(registry: Registry, scope: str, digest: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 from core.blobs.s3 import S3Blobs
 from core.errors import NotFound, Unavailable
 from core.s3 import Bucket, s3_client
-from tests.layer_places import TEMPLATE, layer_of, making_sources
+from tests.layer_backends import TEMPLATE, layer_of, making_sources
 from tests.servers.layers import layer_bytes
 from tests.servers.moto import Moto
 from tests.servers.push import push_blob

@@ -12,7 +12,7 @@ from core.errors import MetainfoMissing, StoreFailed
 from core.s3 import Bucket, s3_client
 from core.torrents.store import MOST, S3Store
 from tests.servers.bad_http import endless, html, misstating_length, replying, silent
-from tests.servers.http_server import Answer, Connection, HttpServer, Request, start_http_server
+from tests.servers.http_server import Answer, Connection, HttpServer, Request
 from tests.servers.moto import Moto
 from tests.servers.process import free_port
 
@@ -32,12 +32,6 @@ def store_at() -> Iterator[Callable[[str, str], S3Store]]:
             return S3Store(Bucket(client, bucket), "torrents/")
 
         yield make
-
-
-@pytest.fixture
-def server() -> Iterator[HttpServer]:
-    with start_http_server() as server:
-        yield server
 
 
 def answers_everything(server: HttpServer, answer: Answer) -> None:

@@ -9,8 +9,11 @@ import pytest
 
 from core.manifests.coverage import Coverage
 from core.manifests.platform import Platform
-from jobs.image_coverage import coverage_json, coverage_lines, show_image
+from core.registry.image_contents import read_image_contents
+from jobs.show import coverage_json, coverage_lines
 from sql.engine import create_engine_for
+from sql.layers import find_coverage
+from sql.transaction import reading
 from tests.integration.sql.database import NOW, Database
 from tests.scanning import client
 from tests.servers.layers import layer_bytes
@@ -51,15 +54,9 @@ def look(
     requested: tuple[Platform, ...] = (),
     usual: tuple[Platform, ...] = (),
 ) -> Coverage:
-    return show_image(
-        database.engine,
-        database.tables,
-        client(registry.netloc),
-        *image,
-        requested=requested,
-        usual=usual,
-        clock=lambda _: NOW,
-    )
+    contents = read_image_contents(client(registry.netloc), *image, requested=requested, usual=usual)
+    with reading(database.engine) as connection:
+        return find_coverage(connection, database.tables, contents, now=NOW)
 
 
 def test_without_platforms_all_are_examined(

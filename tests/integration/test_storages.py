@@ -15,100 +15,100 @@ from core.blobs.source import StoredFile
 from core.errors import ConnectionCut, Refused, Unavailable
 from core.s3 import Bucket, s3_client
 from sql.engine import create_engine_for
-from tests.layer_places import CONNECT_TIMEOUT, READ_TIMEOUT, TEMPLATE, making_sources
+from tests.layer_backends import CONNECT_TIMEOUT, READ_TIMEOUT, TEMPLATE, making_sources
 from tests.servers.bad_http import hanging_up, html, misstating_length, replying, sending
 from tests.servers.http_server import Connection, Request, start_http_server
 from tests.servers.moto import Moto
-from tests.storage_places import (
-    DirectoryStoragePlace,
-    MdsStoragePlace,
-    S3StoragePlace,
-    StoragePlace,
-    mds_storage_place,
-    s3_storage_place,
+from tests.storage_backends import (
+    DirectoryStorageBackend,
+    MdsStorageBackend,
+    S3StorageBackend,
+    StorageBackend,
+    mds_storage_backend,
+    s3_storage_backend,
 )
 
 FOLDER = "docker/registry/v2/blobs/sha256"
 
 
 @pytest.fixture
-def directory(tmp_path: Path) -> DirectoryStoragePlace:
-    return DirectoryStoragePlace(tmp_path / "storage")
+def directory(tmp_path: Path) -> DirectoryStorageBackend:
+    return DirectoryStorageBackend(tmp_path / "storage")
 
 
 @pytest.fixture
-def s3(moto: Moto, bucket: str) -> Iterator[S3StoragePlace]:
-    with s3_storage_place(moto, bucket) as place:
-        yield place
+def s3(moto: Moto, bucket: str) -> Iterator[S3StorageBackend]:
+    with s3_storage_backend(moto, bucket) as backend:
+        yield backend
 
 
 @contextmanager
-def mds_in(url: str) -> Iterator[MdsStoragePlace]:
+def mds_in(url: str) -> Iterator[MdsStorageBackend]:
     engine = create_engine_for(url=url)
-    with mds_storage_place(engine) as place:
-        yield place
+    with mds_storage_backend(engine) as backend:
+        yield backend
     engine.dispose()
 
 
 @pytest.fixture
-def mds(tmp_path: Path) -> Iterator[MdsStoragePlace]:
-    with mds_in(f"sqlite:///{tmp_path / 'mds.sqlite'}") as place:
-        yield place
+def mds(tmp_path: Path) -> Iterator[MdsStorageBackend]:
+    with mds_in(f"sqlite:///{tmp_path / 'mds.sqlite'}") as backend:
+        yield backend
 
 
 @pytest.fixture
-def mds_on_postgres(postgres_url: str) -> Iterator[MdsStoragePlace]:
-    with mds_in(postgres_url) as place:
-        yield place
+def mds_on_postgres(postgres_url: str) -> Iterator[MdsStorageBackend]:
+    with mds_in(postgres_url) as backend:
+        yield backend
 
 
 @pytest.fixture(params=["directory", "s3", "mds", "mds_on_postgres"])
-def place(request: pytest.FixtureRequest) -> StoragePlace:
-    found: StoragePlace = request.getfixturevalue(request.param)
+def backend(request: pytest.FixtureRequest) -> StorageBackend:
+    found: StorageBackend = request.getfixturevalue(request.param)
     return found
 
 
-def paths(place: StoragePlace, folder: str = FOLDER) -> list[str]:
-    return [file.path for file in place.storage.files(folder)]
+def paths(backend: StorageBackend, folder: str = FOLDER) -> list[str]:
+    return [file.path for file in backend.storage.files(folder)]
 
 
-def test_every_file_below_the_folder_is_listed_once_in_order_with_its_size(place: StoragePlace) -> None:
+def test_every_file_below_the_folder_is_listed_once_in_order_with_its_size(backend: StorageBackend) -> None:
     names = [f"{FOLDER}/{number:02x}/{number:064x}/data" for number in range(8)]
     for number, name in reversed(list(enumerate(names))):
-        place.put(name, bytes(number))
+        backend.put(name, bytes(number))
 
-    listed = list(place.storage.files(FOLDER))
+    listed = list(backend.storage.files(FOLDER))
 
     assert listed == [StoredFile(name, number) for number, name in enumerate(names)]
 
 
-def test_files_outside_the_folder_are_not_listed(place: StoragePlace) -> None:
+def test_files_outside_the_folder_are_not_listed(backend: StorageBackend) -> None:
     for path in (f"{FOLDER}/aa/data", f"{FOLDER}x/data", "docker/registry/v2/repositories/a/_layers/link"):
-        place.put(path, b"1")
+        backend.put(path, b"1")
 
-    assert paths(place) == [f"{FOLDER}/aa/data"]
+    assert paths(backend) == [f"{FOLDER}/aa/data"]
 
 
 def test_names_with_special_characters_are_listed_unchanged(
-    place: StoragePlace,
+    backend: StorageBackend,
 ) -> None:
     folder = "a_b%c"
     names = [f"{folder}/x y+z", f"{folder}/%41", f"{folder}/ümlaut", f"{folder}/_", "aXbYc/other"]
     for name in names:
-        place.put(name, b"1")
+        backend.put(name, b"1")
 
-    assert sorted(paths(place, folder)) == sorted(names[:-1])
-
-
-def test_missing_blobs_are_not_listed(place: StoragePlace) -> None:
-    place.put(f"{FOLDER}/aa/data", b"1")
-    place.put(f"{FOLDER}/bb/data", b"1")
-    place.remove(f"{FOLDER}/aa/data")
-
-    assert paths(place) == [f"{FOLDER}/bb/data"]
+    assert sorted(paths(backend, folder)) == sorted(names[:-1])
 
 
-def test_folders_to_skip_are_not_walked_in_a_directory(directory: DirectoryStoragePlace) -> None:
+def test_missing_blobs_are_not_listed(backend: StorageBackend) -> None:
+    backend.put(f"{FOLDER}/aa/data", b"1")
+    backend.put(f"{FOLDER}/bb/data", b"1")
+    backend.remove(f"{FOLDER}/aa/data")
+
+    assert paths(backend) == [f"{FOLDER}/bb/data"]
+
+
+def test_folders_to_skip_are_not_walked_in_a_directory(directory: DirectoryStorageBackend) -> None:
     directory.put("repositories/a/_layers/link", b"1")
     directory.put("repositories/a/_manifests/tags/latest/link", b"1")
     (directory.root / "repositories/a/_manifests").chmod(0)
@@ -118,7 +118,7 @@ def test_folders_to_skip_are_not_walked_in_a_directory(directory: DirectoryStora
     assert [file.path for file in listed] == ["repositories/a/_layers/link"]
 
 
-def test_folders_in_the_tables_of_mds_are_not_files(mds: MdsStoragePlace) -> None:
+def test_folders_in_the_tables_of_mds_are_not_files(mds: MdsStorageBackend) -> None:
     mds.put_folder(f"{FOLDER}/aa")
     mds.put(f"{FOLDER}/aa/data", b"1")
 
@@ -132,7 +132,7 @@ def test_a_missing_tree_is_a_failure_not_an_empty_list(tmp_path: Path) -> None:
 
 
 def test_links_to_directories_are_followed_but_not_in_circles(
-    directory: DirectoryStoragePlace, tmp_path: Path
+    directory: DirectoryStorageBackend, tmp_path: Path
 ) -> None:
     other_disk = tmp_path / "other-disk"
     (other_disk / "cc").mkdir(parents=True)
@@ -150,7 +150,7 @@ def test_links_to_directories_are_followed_but_not_in_circles(
     assert len(listed) < 10
 
 
-def test_only_a_regular_file_has_a_size(directory: DirectoryStoragePlace) -> None:
+def test_only_a_regular_file_has_a_size(directory: DirectoryStorageBackend) -> None:
     directory.put(f"{FOLDER}/aa/data", b"1")
     (directory.root / FOLDER / "bb").symlink_to("/etc/passwd")
     os.mkfifo(directory.root / FOLDER / "cc")
@@ -159,18 +159,18 @@ def test_only_a_regular_file_has_a_size(directory: DirectoryStoragePlace) -> Non
 
 
 def test_a_folder_that_may_not_be_read_is_raised_behind_all_others(
-    directory: DirectoryStoragePlace, monkeypatch: pytest.MonkeyPatch
+    directory: DirectoryStorageBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory.put(f"{FOLDER}/aa/data", b"1")
     directory.put(f"{FOLDER}/bb/data", b"1")
     directory.put(f"{FOLDER}/cc/data", b"1")
     scan = os.scandir
 
-    def forbidding(place: str) -> object:
+    def forbidding(backend: str) -> object:
         # The tests may run as root, whom no mode restricts.
-        if place.endswith("/bb"):
+        if backend.endswith("/bb"):
             raise PermissionError(13, "Permission denied")
-        return scan(place)
+        return scan(backend)
 
     monkeypatch.setattr(os, "scandir", forbidding)
     listing = directory.storage.files(FOLDER)
@@ -219,11 +219,11 @@ def test_a_failure_between_pages_of_s3_is_not_taken_for_the_end(broken: str) -> 
 
 
 def test_a_missing_bucket_is_a_failure(moto: Moto) -> None:
-    with s3_storage_place(moto, "no-such-bucket") as place, pytest.raises(Unavailable, match="no such"):
-        list(place.storage.files(FOLDER))
+    with s3_storage_backend(moto, "no-such-bucket") as backend, pytest.raises(Unavailable, match="no such"):
+        list(backend.storage.files(FOLDER))
 
 
-def test_an_unreachable_s3_is_a_failure(s3: S3StoragePlace) -> None:
+def test_an_unreachable_s3_is_a_failure(s3: S3StorageBackend) -> None:
     s3.proxy.close()
     with pytest.raises(Unavailable):
         list(s3.storage.files(FOLDER))

@@ -13,7 +13,6 @@ from pathlib import Path
 import bottle
 import pytest
 
-import web.layer_bodies
 import web.layers
 from core.blobs.directory import DirectoryBlobs
 from core.blobs.registry import RegistryBlobs
@@ -218,7 +217,7 @@ def test_a_source_that_ends_too_early_truncates_the_answer(tmp_path: Path) -> No
 
 def test_a_client_that_goes_away_closes_the_source(app: bottle.Bottle, source: MemorySource) -> None:
     answer = call(app, "GET", url(), chunks=1)
-    assert len(answer.body) == web.layer_bodies.CHUNK_BYTES
+    assert len(answer.body) == web.layers.CHUNK_BYTES
     assert source.open_readers == set()
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from core.manifests.media_types import DOCKER_MANIFEST, OCI_INDEX
+from core.manifests.media_types import OCI_INDEX
 from tests.servers.bad_http import (
     dripping,
     endless,
@@ -25,19 +25,8 @@ from tests.servers.bad_http import (
 )
 from tests.servers.http_server import Answer, HttpServer, start_http_server
 from tests.servers.registry import Registry
-from tests.web_manifests import ENGINE, brew, code_of, ids, image_of
+from tests.web_manifests import ENGINE, IMAGE, KIND, PATH, brew, code_of, ids, image_of
 from tests.web_server import Front, front_of, served
-
-PATH = "/v2/team/app/manifests/latest"
-IMAGE = json.dumps(
-    {
-        "schemaVersion": 2,
-        "mediaType": DOCKER_MANIFEST,
-        "config": {"mediaType": "application/json", "size": 2, "digest": "sha256:" + "c" * 64},
-        "layers": [{"mediaType": "application/gzip", "size": 9, "digest": "sha256:" + "a" * 64}],
-    }
-).encode()
-KIND = {"Content-Type": DOCKER_MANIFEST}
 
 
 @pytest.fixture

@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from core.manifests.media_types import DOCKER_MANIFEST
 from tests.servers.bad_http import replying
 from tests.servers.http_server import HttpServer, start_http_server
-from tests.web_manifests import code_of
+from tests.web_manifests import IMAGE, KIND, PATH, code_of
 from tests.web_server import Front, front_of
-
-PATH = "/v2/team/app/manifests/latest"
-IMAGE = json.dumps(
-    {
-        "schemaVersion": 2,
-        "mediaType": DOCKER_MANIFEST,
-        "config": {"mediaType": "application/json", "size": 2, "digest": "sha256:" + "c" * 64},
-        "layers": [{"mediaType": "application/gzip", "size": 9, "digest": "sha256:" + "a" * 64}],
-    }
-).encode()
-KIND = {"Content-Type": DOCKER_MANIFEST}
 
 
 @pytest.fixture

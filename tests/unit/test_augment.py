@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from core.digest import Digest
 from core.errors import ManifestInvalid
-from core.manifests.augment import FIELD, augment, brewable, names_an_id, pick
+from core.manifests.augment import FIELD, augment, names_an_id, pick
 from core.manifests.manifest import Image, Index, parse_manifest
 from core.manifests.media_types import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
 from core.manifests.platform import Platform
@@ -149,7 +149,7 @@ def test_layers_that_are_not_brewed_get_no_id() -> None:
     body = json.dumps(manifest(layer(A), *others))
     image = parse_manifest(body.encode(), DOCKER_MANIFEST)
     assert isinstance(image, Image)
-    assert [one.digest for one in brewable(image)] == [A]
+    assert [one.digest for one in image.layers if one.brewable] == [A]
     ids = dict.fromkeys((A, B, C, D), ID_A)
     assert augmented(body, ids) == json.dumps(manifest(layer(A, rbtorrent_id=ID_A), *others))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from core.command_line import DONE, FAILED
+from core.command_line import DONE, FAILED, USAGE
 from core.config.config import Config
 from docker_torrents import parse_arguments
 from node.configure import ENGINES
@@ -104,6 +104,25 @@ def test_a_file_that_cannot_be_extended_is_reported_and_the_others_are_written(
     assert (tmp_path / HOSTS).read_text() == "not TOML"
 
 
+def test_another_invalid_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = tmp_path / "etc/containers/registries.conf"
+    other.parent.mkdir(parents=True)
+    other.write_text('registry = "a"\n')
+    assert configure(tmp_path, "--engine", "podman") == FAILED
+    assert f"podman: {other}: expected tables" in capsys.readouterr().err
+    other.unlink()
+    other.mkdir()
+    assert configure(tmp_path, "--engine", "podman") == FAILED
+    assert f"podman: {other}: Is a directory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("root", ["", "/missing"])
+def test_a_root_that_is_not_a_folder_is_refused(root: str, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = parse_arguments(["mirror", "configure", "--engine", "podman", "--root", root])
+    assert arguments.func(config_of(), arguments) == USAGE
+    assert f"{root!r} is not a folder" in capsys.readouterr().err
+
+
 def test_a_file_that_cannot_be_written_whole_stays_as_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,7 +181,13 @@ def test_engines_reach_the_mirror_at_this_machine(host: str, netloc: str) -> Non
 
 @pytest.mark.parametrize(
     ("dump", "path"),
-    [("", None), ("no TOML", None), (DUMP_1, "/etc/certs:/etc/more"), (DUMP_2, "/etc/certs")],
+    [
+        ("", None),
+        ("no TOML", None),
+        ("plugins = 5", None),
+        (DUMP_1, "/etc/certs:/etc/more"),
+        (DUMP_2, "/etc/certs"),
+    ],
 )
 def test_containerds_config_path_is_found(dump: str, path: str | None) -> None:
     assert config_path(dump) == path
@@ -180,6 +205,19 @@ def test_the_setting_that_containerd_needs_is_named(tmp_path: Path) -> None:
     plan = Engines(tmp_path).plan("containerd", Mirror.of(config_of()))
 
     assert ['config_path = "/etc/containerd/certs.d"' in note for note in plan.notes] == [True]
+
+
+@pytest.mark.parametrize(
+    ("engine", "note"),
+    [
+        ("crio", "pull secrets of Kubernetes never reach a mirror"),
+        ("crio", "systemctl reload crio"),
+        ("podman", "podman login --tls-verify=false 127.0.0.1:5050"),
+        ("k3s", "systemctl restart k3s"),
+    ],
+)
+def test_limits_and_needs_of_an_engine_are_named(tmp_path: Path, engine: str, note: str) -> None:
+    assert note in "\n".join(Engines(tmp_path).plan(engine, Mirror.of(config_of())).notes)
 
 
 def test_an_old_docker_is_not_configured_and_the_user_is_advised_what_to_pull() -> None:

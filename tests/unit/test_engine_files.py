@@ -82,8 +82,8 @@ def test_a_mirror_configured_by_others_is_kept() -> None:
 
 @pytest.mark.parametrize(
     "broken",
-    ["server = ", 'host = {"https://a" = {}}', f"{BEGIN}\n", "note = '''\n[host]\n'''\n"],
-    ids=["no TOML", "inline table", "half a block", "text that looks like a table"],
+    ["server = ", 'host = {"https://a" = {}}', f"{BEGIN}\n", "note = '''\n[host]\n'''\n", "host = 5\n"],
+    ids=["no TOML", "inline table", "half a block", "text that looks like a table", "host is a number"],
 )
 def test_hosts_toml_that_cannot_be_extended_is_refused(broken: str) -> None:
     with pytest.raises(EngineConfigInvalid):
@@ -97,7 +97,7 @@ def registries(text: str) -> list[dict[str, object]]:
 
 def test_the_drop_in_names_the_mirror_of_each_registry() -> None:
     text = registries_conf.render(
-        ["a.example.com", "b.example.com:5000"], "127.0.0.1:5050", [], insecure=False
+        ["a.example.com", "b.example.com:5000"], "127.0.0.1:5050", {}, insecure=False
     )
     mirror = [{"location": "127.0.0.1:5050", "insecure": True}]
 
@@ -108,7 +108,7 @@ def test_the_drop_in_names_the_mirror_of_each_registry() -> None:
 
 
 def test_a_registry_without_tls_is_insecure_in_the_drop_in() -> None:
-    [registry] = registries(registries_conf.render(["a"], "127.0.0.1:5050", [], insecure=True))
+    [registry] = registries(registries_conf.render(["a"], "127.0.0.1:5050", {}, insecure=True))
 
     assert registry["insecure"] is True
 
@@ -123,7 +123,8 @@ def test_the_drop_in_repeats_existing_settings_of_the_registry() -> None:
         ),
         '[[registry]]\nlocation = "b"\n',
     ]
-    [registry] = registries(registries_conf.render(["a"], "127.0.0.1:5050", others, insecure=False))
+    known = {name: one for text in others for name, one in registries_conf.registries(text).items()}
+    [registry] = registries(registries_conf.render(["a"], "127.0.0.1:5050", known, insecure=False))
 
     assert registry == {
         "prefix": "a",
@@ -136,9 +137,13 @@ def test_the_drop_in_repeats_existing_settings_of_the_registry() -> None:
     }
 
 
-def test_invalid_existing_files_are_reported() -> None:
-    with pytest.raises(EngineConfigInvalid, match="TOML"):
-        registries_conf.render(["a"], "127.0.0.1:5050", ["[[registry"], insecure=False)
+@pytest.mark.parametrize(
+    "broken",
+    ["[[registry", "registry = 5\n", 'registry = ["a"]\n', '[[registry]]\nprefix = "a"\nmirror = "b"\n'],
+)
+def test_invalid_existing_files_are_reported(broken: str) -> None:
+    with pytest.raises(EngineConfigInvalid, match=r"TOML|expected tables"):
+        registries_conf.registries(broken)
 
 
 def test_registries_yaml_names_the_mirror_as_endpoint() -> None:
@@ -176,8 +181,16 @@ def test_registries_yaml_is_the_same_when_written_twice_and_as_before_when_remov
         "[]\n",
         "mirrors: [a]\n",
         "mirrors: {",
+        "configs: &a [*a]\n",
     ],
 )
 def test_registries_yaml_that_cannot_be_extended_is_refused(taken: str) -> None:
     with pytest.raises(EngineConfigInvalid):
         k3s_registries.add_mirror(taken, ["a"], MIRROR)
+
+
+def test_the_error_quotes_no_password_of_registries_yaml() -> None:
+    text = "configs:\n  a:\n    auth:\n      password: secret: word\n"
+    with pytest.raises(EngineConfigInvalid, match="line 4") as raised:
+        k3s_registries.add_mirror(text, ["a"], MIRROR)
+    assert "secret" not in str(raised.value)

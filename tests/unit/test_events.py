@@ -46,7 +46,7 @@ def test_the_example_queues_its_layer_and_nothing_else() -> None:
     wanted = plan(notification, lambda scope: scope == "library/test")
     # Its two events differ in length, so the layer's size is not known.
     assert wanted == Plan((), (), (), malformed=((EXAMPLE_LAYER, "library/test"),))
-    assert notification.odd == ()
+    assert notification.skipped == ()
 
 
 def test_the_example_queues_nothing_for_a_scope_without_the_role() -> None:
@@ -135,7 +135,7 @@ def test_a_blob_with_another_media_type_is_ignored(media_type: Any) -> None:
 @pytest.mark.parametrize("action", ["pull", "delete"])
 def test_pulls_and_deletions_are_ignored_silently(action: str) -> None:
     notification = parse_events(envelope(event(action, mediaType=..., size=..., digest=...)))
-    assert (notification.events, notification.odd) == ((), ())
+    assert (notification.events, notification.skipped) == ((), ())
 
 
 def test_deletions_name_only_what_was_deleted() -> None:
@@ -151,7 +151,7 @@ def test_deletions_name_only_what_was_deleted() -> None:
             event("delete", digest=A, **bare),
         )
     )
-    assert (notification.events, notification.odd, notification.deleted) == (
+    assert (notification.events, notification.skipped, notification.deleted) == (
         (),
         (),
         (Digest.parse(A), Digest.parse(B)),
@@ -196,11 +196,11 @@ def test_deletions_name_only_what_was_deleted() -> None:
 def test_a_malformed_event_is_logged_and_does_not_block_a_good_one(odd: Any) -> None:
     notification = parse_events(envelope(odd, event(mediaType=DOCKER_LAYER, digest=B)))
     assert [one.digest for one in notification.events] == [B]
-    assert len(notification.odd) == 1
-    assert notification.odd[0].startswith("event 0: ")
-    assert "\x00" not in notification.odd[0]
-    assert len(notification.odd[0]) < 250
-    notification.odd[0].encode()
+    assert len(notification.skipped) == 1
+    assert notification.skipped[0].startswith("event 0: ")
+    assert "\x00" not in notification.skipped[0]
+    assert len(notification.skipped[0]) < 250
+    notification.skipped[0].encode()
 
 
 @pytest.mark.parametrize(

@@ -218,3 +218,35 @@ def test_eviction_order_survives_a_clock_that_was_set_back(
     with closing(Cache(tmp_path, 8 * MIB, 0)) as cache:
         fill(cache, third)
         assert [entry.digest for entry in cache.entries()] == [digest_of(second), digest_of(third)]
+
+
+def test_a_directory_that_could_not_be_read_at_first_is_read_by_the_next_check(cache: Cache) -> None:
+    lost, removed = fill(cache, b"lost"), []
+    cache.on_removed = removed.append
+    cache.directory.rename(cache.directory.with_name("away"))
+    obstacle = cache.directory / "notes" / f"{lost.hex}.new"
+    obstacle.mkdir(parents=True)
+    with pytest.raises(CacheFailed):
+        cache.check()
+    assert removed == []
+    obstacle.rmdir()
+    cache.check()
+    assert removed == [lost]
+    assert cache.entries() == []
+    assert content(cache, fill(cache, b"new")) == b"new"
+
+
+def test_a_damaged_layer_is_no_longer_served_and_stays_pinned(cache: Cache) -> None:
+    layer = fill(cache, b"data")
+    cache.pin(layer)
+    with cache.open(layer) as reader:
+        cache.distrust(layer)
+        assert reader.read(0, 4) == b"data"
+    assert cache.open(layer) is None
+    cache.close()
+    again = Cache(cache.directory, 10 * MIB, 0)
+    assert again.open(layer) is None
+    assert again.reserve(layer, 4).read_bytes() == b"data"
+    again.commit(layer).close()
+    assert [(entry.digest, entry.pinned) for entry in again.entries()] == [(layer, True)]
+    again.close()

@@ -20,32 +20,38 @@ DATA = [bytes([number]) * SIZE for number in range(3)]
 
 
 class Handle:
-    """Accepts every call and returns None."""
+    """Accepts every call and returns None; notes the pieces that are to be requested before others."""
+
+    def __init__(self) -> None:
+        self.preferred: list[int] = []
 
     def __getattr__(self, name: str) -> Any:
         return lambda *arguments: None
 
+    def piece_priority(self, piece: int, priority: int) -> None:
+        self.preferred.append(piece)
 
-def pieces_of_three() -> Pieces:
+
+def pieces_of_three(handle: Handle | None = None) -> Pieces:
     hashes = b"".join(hashlib.sha1(data, usedforsecurity=False).digest() for data in DATA)
     metainfo = Metainfo(b"", 3 * SIZE, SIZE, hashes, ())
     layer = Layer(Digest("0" * 64), "library/test", 3 * SIZE)
     pieces = Pieces(layer, metainfo, threading.Condition(), Counters(), lambda: None)
-    pieces.attach(Torrent(cast(Any, Handle())))
+    pieces.attach(Torrent(cast(Any, handle or Handle())))
     return pieces
 
 
 def test_an_added_piece_is_not_missing_while_libtorrent_processes_it() -> None:
     pieces = pieces_of_three()
     pieces.on_checked([False] * 3)
-    pieces.add(1, DATA[1], from_registry=False, helps=False)
+    pieces.add(1, DATA[1], from_registry=False)
     assert pieces.missing([]) == [0, 2]
 
 
 def test_a_piece_added_before_the_file_was_checked_is_fetched_again() -> None:
     """Libtorrent drops it silently."""
     pieces = pieces_of_three()
-    pieces.add(1, DATA[1], from_registry=False, helps=False)
+    pieces.add(1, DATA[1], from_registry=False)
     pieces.on_checked([True, False, False])
     assert pieces.missing([]) == [1, 2]
     assert not pieces.stuck(0.0)
@@ -67,3 +73,33 @@ def test_checking_the_file_again_is_no_progress(monkeypatch: pytest.MonkeyPatch)
     assert pieces.idle(119.5)
     pieces.on_piece(0)
     assert not pieces.idle(0)
+
+
+def test_the_lowest_missing_pieces_are_requested_before_others() -> None:
+    handle = Handle()
+    pieces = pieces_of_three(handle)
+    pieces.on_checked([False] * 3)
+    assert handle.preferred == [0, 1]
+    pieces.on_piece(1)
+    assert handle.preferred == [0, 1, 2]
+    pieces.reset()  # another torrent follows
+    pieces.attach(Torrent(cast(Any, handle)))
+    assert handle.preferred == [0, 1, 2, 0, 1]
+
+
+@pytest.mark.parametrize(("how", "shows"), [({}, False), ({"helps": True}, False), ({"leased": True}, True)])
+def test_only_pieces_from_peers_or_by_a_lease_show_that_the_swarm_works(
+    monkeypatch: pytest.MonkeyPatch, how: dict[str, bool], shows: bool
+) -> None:
+    now = 0.0
+    monkeypatch.setattr("node.pieces.time.monotonic", lambda: now)
+    pieces = pieces_of_three()
+    pieces.on_checked([False] * 3)
+    now += 30
+    assert pieces.abandoned(20)
+    pieces.add(1, DATA[1], from_registry=False, **how)
+    pieces.on_piece(1)
+    assert not pieces.idle(20)
+    assert pieces.abandoned(20) is not shows
+    pieces.on_piece(2)
+    assert not pieces.abandoned(20)

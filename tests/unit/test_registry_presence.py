@@ -70,16 +70,16 @@ class Blobs:
         self.pushed[number] = push
 
 
-def everywhere(registry: Blobs, *digests: Digest, questions: int = 1000) -> dict[Digest, str]:
+def everywhere(registry: Blobs, *digests: Digest, max_requests: int = 1000) -> dict[Digest, str]:
     layers = [Layer(digest) for digest in digests]
-    looks = RegistryPresence(registry, questions).locate_everywhere(layers, lambda: False)
-    return {look.layer.digest: look.presence for look in looks}
+    results = RegistryPresence(registry, max_requests).locate_everywhere(layers, lambda: False)
+    return {result.layer.digest: result.presence for result in results}
 
 
 def test_a_layer_is_present_if_one_of_its_repositories_has_it() -> None:
     registry = Blobs({"one": set(), "two": {A}, "three": {A}})
-    look = RegistryPresence(registry).locate(Layer(A, ("one", "two", "three")))
-    assert (look.presence, look.scope) == ("there", "two")
+    result = RegistryPresence(registry).locate(Layer(A, ("one", "two", "three")))
+    assert (result.presence, result.scope) == ("there", "two")
     assert registry.asked == [("one", A), ("two", A)]
 
 
@@ -92,9 +92,9 @@ def test_a_layer_is_absent_if_all_its_repositories_answer_404() -> None:
 def test_one_repository_that_does_not_answer_makes_it_unknown(trouble: str) -> None:
     registry = Blobs({"one": set(), "two": set(), "three": set()})
     registry.broken["two"] = TROUBLE[trouble]
-    look = RegistryPresence(registry).locate(Layer(A, ("one", "two", "three")))
-    assert look.presence == "unanswered"
-    assert look.why == str(TROUBLE[trouble])
+    result = RegistryPresence(registry).locate(Layer(A, ("one", "two", "three")))
+    assert result.presence == "unanswered"
+    assert result.why == str(TROUBLE[trouble])
 
 
 def test_present_overrides_a_repository_that_does_not_answer() -> None:
@@ -110,8 +110,8 @@ def test_everywhere_is_every_repository_of_the_catalog() -> None:
 
 def test_a_repository_that_has_it_is_named() -> None:
     registry = Blobs({"one": set(), "two": {A}})
-    [look] = RegistryPresence(registry).locate_everywhere([Layer(A)], lambda: False)
-    assert look.scope == "two"
+    [result] = RegistryPresence(registry).locate_everywhere([Layer(A)], lambda: False)
+    assert result.scope == "two"
 
 
 @pytest.mark.parametrize("trouble", TROUBLE)
@@ -134,13 +134,13 @@ def test_an_empty_catalog_does_not_count() -> None:
 
 def test_a_run_makes_no_more_requests_than_its_budget() -> None:
     registry = Blobs({f"scope{number}": set() for number in range(10)})
-    assert everywhere(registry, A, B, C, questions=25) == {A: "missing", B: "missing"}
+    assert everywhere(registry, A, B, C, max_requests=25) == {A: "missing", B: "missing"}
     assert len(registry.asked) == 20
 
 
 def test_one_layer_is_checked_even_beyond_the_budget() -> None:
     registry = Blobs({f"scope{number}": set() for number in range(10)})
-    assert everywhere(registry, A, B, questions=3) == {A: "missing"}
+    assert everywhere(registry, A, B, max_requests=3) == {A: "missing"}
 
 
 def test_a_layer_pushed_to_a_repository_created_during_the_check_is_present() -> None:
@@ -191,7 +191,11 @@ def test_a_registry_that_is_down_gets_few_requests(trouble: str) -> None:
     registry.broken = dict.fromkeys(registry.blobs, TROUBLE[trouble])
     registry.broken.pop("scope0")
     registry.blobs["scope0"] = {A}
-    assert everywhere(registry, A, B, C, questions=100_000) == {A: "there", B: "unanswered", C: "unanswered"}
+    assert everywhere(registry, A, B, C, max_requests=100_000) == {
+        A: "there",
+        B: "unanswered",
+        C: "unanswered",
+    }
     assert len(registry.asked) < 30
 
 
@@ -212,5 +216,5 @@ def test_refusals_count_as_answers() -> None:
 def test_a_check_ends_when_stopped() -> None:
     registry = Blobs({f"scope{number}": set() for number in range(10)})
     layers = [Layer(digest) for digest in (A, B)]
-    looks = list(RegistryPresence(registry).locate_everywhere(layers, lambda: len(registry.asked) == 5))
-    assert (looks, len(registry.asked)) == ([], 5)
+    results = list(RegistryPresence(registry).locate_everywhere(layers, lambda: len(registry.asked) == 5))
+    assert (results, len(registry.asked)) == ([], 5)

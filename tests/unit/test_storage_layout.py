@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from core.blobs.storage_layout import LayerLink, StorageLayout, blob_path, position_of
+from core.blobs.storage_layout import StorageLayout, blob_path, position_of
 from core.digest import Digest
 
 TEMPLATE = "/docker/registry/v2/blobs/sha256/{short_digest}/{full_digest}/data"
@@ -50,7 +50,7 @@ def test_a_file_outside_the_registry_layout_is_not_a_blob(path: str) -> None:
 
 
 def test_links_show_which_repository_holds_a_blob() -> None:
-    link = LayerLink("library/ubuntu", A)
+    link = (A, "library/ubuntu")
     assert LAYOUT.link_at(f"{REPOSITORY}/_layers/sha256/{A.hex}/link") == link
     assert LAYOUT.link_at(f"/{REPOSITORY}/_layers/sha256/{A.hex}/link") == link
 

@@ -19,9 +19,9 @@ from sql.claims import (
     return_layers,
 )
 from sql.enqueue import adopt_layers, enqueue_layers
+from sql.failures import drop_layers, retry_failed_layers
 from sql.layers import LayerRecord, find_layer
 from sql.schema import create_missing
-from sql.set_aside import drop_layers, retry_failed_layers
 from sql.stale_locks import bring_forward, release_future_locks, release_stale_locks
 from sql.status import QueueStatus, queue_status
 from sql.tables import Priority, Tables, build_tables

@@ -37,13 +37,14 @@ def test_threads_brew_each_layer_once(database: Database) -> None:
 
 
 def test_processes_brew_each_layer_once(database: Database, engine_url: str) -> None:
-    database.enqueue(*LAYERS)
+    few = LAYERS[:80]
+    database.enqueue(*few)
     # Not forked: this process has threads, and connections that must not be shared.
     spawned = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(3, mp_context=spawned) as pool:
         working = [pool.submit(process_works_on, engine_url, seed, 3) for seed in range(3)]
         completed = sum((work.result() for work in working), Counter())
-    _each_is_brewed_once(database, completed, LAYERS)
+    _each_is_brewed_once(database, completed, few)
 
 
 def test_claimers_at_the_same_moment_get_different_layers(database: Database) -> None:

@@ -212,7 +212,7 @@ def test_the_error_for_a_sqlite_file_of_another_user_names_the_user(tmp_path: Pa
         engine.dispose()
 
     assert caught.value.why == f"{tmp_path}/queue.sqlite: permission denied for user nobody"
-    assert unmade.value.why == f"{tmp_path}/a: Permission denied for user nobody"
+    assert unmade.value.why == f"{tmp_path}/a: permission denied for user nobody"
 
 
 def test_a_refused_login_is_not_an_outage(postgres: PostgresServer) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from sql.failures import drop_manifests, retry_failed_manifests
 from sql.manifests import (
     DueManifest,
     ManifestCounts,
@@ -18,7 +19,6 @@ from sql.manifests import (
     seen_manifests,
 )
 from sql.scopes import Role, grant_role, list_roles, revoke_role
-from sql.set_aside import drop_manifests, retry_failed_manifests
 from sql.tables import Priority
 from sql.transaction import transaction
 from tests.integration.sql.database import NOW, Database, digest_of

@@ -83,8 +83,8 @@ def test_repositories_are_busy_by_the_newest_layers(busy: Database) -> None:
         [first] = list_busy_repositories(connection, busy.tables, limit=1)
 
     assert repositories == [
-        BusyRepository("library/0", 4, 1, 400, 100),
-        BusyRepository("library/1", 4, 0, 400, 0),
+        BusyRepository("library/0", 4, 1, 400),
+        BusyRepository("library/1", 4, 0, 400),
     ]
     assert first.scope == "library/0"
 

@@ -7,7 +7,7 @@ from dataclasses import asdict
 import pytest
 
 from core.layer import Layer
-from jobs.queue_status import status_lines
+from jobs.queue_commands import status_lines
 from jobs.show import layer_lines
 from sql.layers import find_layer, find_layers, known_layers, list_scopes
 from sql.legacy_ids import LegacyId, adopt_legacy_ids

@@ -18,7 +18,7 @@ from core.s3 import Bucket, s3_client
 from sql.mds_files import find_mds_file, list_files
 from sql.tables import Tables, build_tables
 from sql.transaction import reading
-from tests.layer_places import CONNECT_TIMEOUT, READ_TIMEOUT, TEMPLATE, layer_of, making_sources
+from tests.layer_backends import CONNECT_TIMEOUT, READ_TIMEOUT, TEMPLATE, layer_of, making_sources
 from tests.servers.cutting_proxy import CuttingProxy, start_cutting_proxy
 from tests.servers.mds import Mds, start_mds
 from tests.servers.moto import Moto
@@ -26,7 +26,7 @@ from tests.servers.moto import Moto
 REPOSITORIES = "docker/registry/v2/repositories"
 
 
-class StoragePlace(Protocol):
+class StorageBackend(Protocol):
     """A storage to put files into."""
 
     storage: BlobStorage
@@ -38,12 +38,12 @@ class StoragePlace(Protocol):
         """Remove a file."""
 
 
-def put_blob(place: StoragePlace, content: bytes, *scopes: str) -> str:
+def put_blob(backend: StorageBackend, content: bytes, *scopes: str) -> str:
     """Store a blob as a registry does, with links from these repositories. Return its digest."""
     digest = layer_of(content).digest
-    place.put(blob_path_of(digest.hex), content)
+    backend.put(blob_path_of(digest.hex), content)
     for scope in scopes:
-        place.put(f"{REPOSITORIES}/{scope}/_layers/sha256/{digest.hex}/link", str(digest).encode())
+        backend.put(f"{REPOSITORIES}/{scope}/_layers/sha256/{digest.hex}/link", str(digest).encode())
     return str(digest)
 
 
@@ -52,7 +52,7 @@ def blob_path_of(hex_digits: str) -> str:
     return TEMPLATE.format(short_digest=hex_digits[:2], full_digest=hex_digits).lstrip("/")
 
 
-class DirectoryStoragePlace:
+class DirectoryStorageBackend:
     """A folder."""
 
     def __init__(self, root: Path) -> None:
@@ -60,16 +60,16 @@ class DirectoryStoragePlace:
         self.storage = DirectoryBlobs(root, TEMPLATE)
 
     def put(self, path: str, content: bytes) -> None:
-        place = self.root / path
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_bytes(content)
+        file = self.root / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
 
     def remove(self, path: str) -> None:
         (self.root / path).unlink()
 
 
 @dataclass
-class S3StoragePlace:
+class S3StorageBackend:
     """A bucket of moto's behind a proxy, below a prefix that ends within a name."""
 
     client: Any
@@ -85,7 +85,7 @@ class S3StoragePlace:
         self.client.delete_object(Bucket=self.bucket, Key=f"{self.prefix}/{path}")
 
 
-class MdsStoragePlace:
+class MdsStorageBackend:
     """The tables of the MDS driver, and a stand-in for MDS. Pages are of three files."""
 
     def __init__(self, engine: sa.Engine, mds: Mds, storage: MdsBlobs, tables: Tables) -> None:
@@ -121,13 +121,13 @@ class MdsStoragePlace:
 
 
 @contextmanager
-def s3_storage_place(moto: Moto, bucket: str) -> Iterator[S3StoragePlace]:
+def s3_storage_backend(moto: Moto, bucket: str) -> Iterator[S3StorageBackend]:
     with making_sources() as sources, start_cutting_proxy(moto.endpoint) as proxy, moto.client() as filling:
         client = s3_client(proxy.url, "us-east-1", "tests", "not a secret", CONNECT_TIMEOUT, READ_TIMEOUT)
         sources.stack.callback(client.close)
         read = Bucket(client, bucket)
-        prefix = S3StoragePlace.prefix
-        yield S3StoragePlace(
+        prefix = S3StorageBackend.prefix
+        yield S3StorageBackend(
             filling,
             bucket,
             proxy,
@@ -136,7 +136,7 @@ def s3_storage_place(moto: Moto, bucket: str) -> Iterator[S3StoragePlace]:
 
 
 @contextmanager
-def mds_storage_place(engine: sa.Engine, tables: Tables | None = None) -> Iterator[MdsStoragePlace]:
+def mds_storage_backend(engine: sa.Engine, tables: Tables | None = None) -> Iterator[MdsStorageBackend]:
     """Create a storage with tables in the database of `engine`."""
     tables = tables or build_tables()
     tables.mfs.metadata.create_all(engine)
@@ -151,4 +151,4 @@ def mds_storage_place(engine: sa.Engine, tables: Tables | None = None) -> Iterat
 
     with making_sources() as sources, start_mds() as mds:
         storage = MdsBlobs(sources.http, mds.url_template, mds.namespace, TEMPLATE, find_file, read_page)
-        yield MdsStoragePlace(engine, mds, storage, tables)
+        yield MdsStorageBackend(engine, mds, storage, tables)

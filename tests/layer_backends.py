@@ -1,4 +1,4 @@
-"""Places that layers are read from, each with a real server behind a proxy."""
+"""Backends that layers are read from, each with a real server behind a proxy."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ CONNECT_TIMEOUT = 2.0
 READ_TIMEOUT = 2.0
 
 
-class Place(Protocol):
+class Backend(Protocol):
     """A storage of layers, and sources that read from it."""
 
     source: BlobSource
@@ -78,7 +78,7 @@ def s3_key(layer: Layer) -> str:
 
 
 @dataclass
-class MemoryPlace:
+class MemoryBackend:
     """The fake of unit tests, in the same suite as the real ones."""
 
     source: MemorySource = field(default_factory=lambda: MemorySource({}))
@@ -97,7 +97,7 @@ class MemoryPlace:
 
 
 @dataclass(kw_only=True)
-class DirectoryPlace:
+class DirectoryBackend:
     """A real registry's storage tree. `scope` is a repository to push to."""
 
     registry: Registry
@@ -122,7 +122,7 @@ class DirectoryPlace:
 
 
 @dataclass(kw_only=True)
-class RegistryPlace(DirectoryPlace):
+class RegistryBackend(DirectoryBackend):
     """A real registry, whose storage is a directory. `folder` is for another one, with a password."""
 
     proxy: CuttingProxy
@@ -141,7 +141,7 @@ class RegistryPlace(DirectoryPlace):
 
 
 @dataclass(kw_only=True)
-class RegistryOnS3Place(RegistryPlace):
+class RegistryOnS3Backend(RegistryBackend):
     """A real registry that stores in S3 and redirects readers there, with the proxy in front of S3."""
 
     moto: Moto
@@ -160,7 +160,7 @@ class RegistryOnS3Place(RegistryPlace):
 
 
 @dataclass
-class S3Place:
+class S3Backend:
     """A bucket of moto's, filled as a registry fills it."""
 
     moto: Moto
@@ -196,7 +196,7 @@ class S3Place:
 
 
 @dataclass
-class MdsPlace:
+class MdsBackend:
     """A stand-in for MDS, with real tables of its files."""
 
     mds: Mds
@@ -287,17 +287,19 @@ def making_sources() -> Iterator[Sources]:
 
 
 @contextmanager
-def registry_place(registry: Registry, scope: str, folder: Path) -> Iterator[RegistryPlace]:
+def registry_backend(registry: Registry, scope: str, folder: Path) -> Iterator[RegistryBackend]:
     with making_sources() as sources, start_cutting_proxy(registry.url) as proxy:
-        yield RegistryPlace(registry=registry, scope=scope, proxy=proxy, sources=sources, folder=folder)
+        yield RegistryBackend(registry=registry, scope=scope, proxy=proxy, sources=sources, folder=folder)
 
 
 @contextmanager
-def registry_on_s3_place(moto: Moto, bucket: str, scope: str, folder: Path) -> Iterator[RegistryOnS3Place]:
+def registry_on_s3_backend(
+    moto: Moto, bucket: str, scope: str, folder: Path
+) -> Iterator[RegistryOnS3Backend]:
     with making_sources() as sources, start_cutting_proxy(moto.endpoint) as proxy:
         storage = moto.registry_storage(bucket) | {"endpoint": proxy.url}
         with start_registry(folder / "on S3", s3=storage) as registry:
-            yield RegistryOnS3Place(
+            yield RegistryOnS3Backend(
                 registry=registry,
                 scope=scope,
                 proxy=proxy,
@@ -309,16 +311,16 @@ def registry_on_s3_place(moto: Moto, bucket: str, scope: str, folder: Path) -> I
 
 
 @contextmanager
-def s3_place(moto: Moto, bucket: str) -> Iterator[S3Place]:
+def s3_backend(moto: Moto, bucket: str) -> Iterator[S3Backend]:
     with making_sources() as sources, start_cutting_proxy(moto.endpoint) as proxy:
-        yield S3Place(moto, bucket, proxy, sources)
+        yield S3Backend(moto, bucket, proxy, sources)
 
 
 @contextmanager
-def mds_place(folder: Path) -> Iterator[MdsPlace]:
+def mds_backend(folder: Path) -> Iterator[MdsBackend]:
     engine = sa.create_engine(f"sqlite:///{folder / 'mds.sqlite'}")
     try:
         with making_sources() as sources, start_mds() as mds, start_cutting_proxy(mds.server.url) as proxy:
-            yield MdsPlace(mds, proxy, engine, sources)
+            yield MdsBackend(mds, proxy, engine, sources)
     finally:
         engine.dispose()

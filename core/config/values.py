@@ -1,11 +1,27 @@
-"""Texts of the configuration: patterns, and templates with `{name}` fields but nothing else of str.format."""
+"""Types of values in the configuration: numbers, patterns, and templates.
+
+Numbers have a maximum that clocks, databases and the system support. Templates have `{name}` fields, but
+nothing else of str.format.
+"""
 
 from __future__ import annotations
 
 import re
 from string import Formatter
+from typing import Annotated
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
+
+MOST = 1_000_000_000
+"""Seconds (some 30 years) or items: ample, and a time plus this is still a valid date."""
+
+Timeout = Annotated[float, Field(gt=0, le=1_000_000)]
+"""How long to wait for a network, in seconds: poll(2) counts milliseconds in 32 bits."""
+
+Seconds = Annotated[float, Field(gt=0, le=MOST)]
+WholeSeconds = Annotated[int, Field(ge=1, le=MOST)]
+Count = Annotated[int, Field(ge=1, le=MOST)]
+Rate = Annotated[float, Field(gt=0, le=MOST)]
 
 
 def check_template(template: str, *, required: set[str], optional: frozenset[str] = frozenset()) -> str:
