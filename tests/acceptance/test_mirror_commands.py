@@ -120,6 +120,7 @@ def test_prefetch_of_a_private_image_uses_the_stored_login(
         refused = mirror.installation.run("mirror", "prefetch", "private:v1", check=False)
         assert refused.returncode == 1
         assert refused.stdout.endswith("prefetched 0 layers (0.0 MB), failed 1\n")
+        assert f"run `docker login {registry.netloc}` or `podman login`" in refused.stderr
 
         entry = {"auth": base64.b64encode(":".join(READER).encode()).decode()}
         auth_file.write_text(json.dumps({"auths": {registry.netloc: entry}}))
