@@ -93,6 +93,8 @@ def test_the_minimal_configuration_is_a_host() -> None:
     assert config.authorization == "registry"
     assert config.db.host is None
     assert config.trackers == []
+    # Large registries take 45 s for the first page of their catalog.
+    assert config.docker_registry.catalog_timeout > 45 + config.docker_registry.read_timeout
 
 
 def test_the_example_file_loads() -> None:
