@@ -251,6 +251,27 @@ def test_relative_paths_start_at_the_folder_of_the_file(tmp_path: Path) -> None:
     assert config.db.password.get_secret_value() == "secret"
 
 
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("sqlite:///queue.sqlite", "sqlite:///{}/queue.sqlite"),
+        ("sqlite:///./data/queue.sqlite?timeout=5", "sqlite:///{}/data/queue.sqlite?timeout=5"),
+        ("sqlite+pysqlite:///queue.sqlite", "sqlite+pysqlite:///{}/queue.sqlite"),
+        ("sqlite:////srv/queue.sqlite", "sqlite:////srv/queue.sqlite"),
+        ("postgresql:///queue", "postgresql:///queue"),
+    ],
+)
+def test_a_relative_sqlite_file_starts_at_the_folder_of_the_file(
+    tmp_path: Path, url: str, expected: str
+) -> None:
+    (tmp_path / "config.yaml").write_text(f"docker_registry: {{host: a}}\ndb: {{url: '{url}'}}\n")
+
+    found = load_config(tmp_path / "config.yaml").db.url
+
+    assert found is not None
+    assert found.get_secret_value() == expected.format(tmp_path)
+
+
 def test_environment_variables_are_substituted_and_two_dollars_are_one() -> None:
     config = parse_config(
         "docker_registry: {host: '${HOST}:5000'}\nbrewer: {brew_user: u, brew_password: 'a$$b', workers: '${N}'}",
