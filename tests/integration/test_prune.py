@@ -518,7 +518,7 @@ def test_the_last_check_ends_when_the_run_is_stopped(brewed: Brewed, tmp_path: P
         brewed.brew(digest)
         delete_blob(registry, "team/app", digest)
         with client_of(registry.netloc) as client:
-            brewed.presence = RegistryPresence(StoppedMeanwhile(client, brewed.stop, max_requests=5))
+            brewed.presence = RegistryPresence(StoppedMeanwhile(client, brewed.stop, questions=5))
             assert counts(brewed.prune()) == {"missed": 1}
             brewed.now += DAY
             assert counts(brewed.prune()) == {}
