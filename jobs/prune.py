@@ -44,7 +44,8 @@ _MOST_READ_AGAIN = 10_000
 @dataclass
 class PruneSummary:
     """The results of a run: layers that were found (`there`); `missed` for the first time; `forgotten`;
-    `unanswered`, which could not be checked; `failed`, whose metainfo could not be deleted.
+    `unanswered`, which could not be checked; `failed`, whose metainfo could not be deleted. `paused` is why
+    the registry or the storage stopped answering, which ended the run.
     """
 
     dry_run: bool = False
@@ -54,6 +55,7 @@ class PruneSummary:
     unanswered: int = 0
     failed: int = 0
     interrupted: bool = False
+    paused: str | None = None
 
     @property
     def idle(self) -> bool:
@@ -62,11 +64,12 @@ class PruneSummary:
 
     def __str__(self) -> str:
         verb = "would forget" if self.dry_run else "forgot"
+        paused = f", paused: {self.paused}" if self.paused else ""
         looked = self.there + self.missed + self.forgotten + self.unanswered + self.failed
         return (
             f"{verb} {self.forgotten}, missed for the first time {self.missed}, there {self.there}, "
             f"unanswered {self.unanswered}, failed {self.failed}, looked up {looked}"
-            f"{', interrupted' if self.interrupted else ''}"
+            f"{', interrupted' if self.interrupted else ''}{paused}"
         )
 
 
@@ -94,7 +97,6 @@ class _Run:
         self.limit = service.config.jobs.prune.limit
         self.summary = PruneSummary(dry_run=dry_run)
         self._streak = FailureStreak(service.presence.check, MAX_CONSECUTIVE_FAILURES)
-        self._down = False
         self._checked: set[Digest] = set()
 
     def run(self) -> PruneSummary:
@@ -116,7 +118,7 @@ class _Run:
         return self.summary
 
     def _over(self) -> bool:
-        return self.service.stop.is_set() or self._down
+        return self.service.stop.is_set() or self.summary.paused is not None
 
     def _recheck(self, missed: Sequence[Suspect]) -> None:
         """Check suspects again, in their repositories and then in all. Forget those that are not found."""
@@ -200,7 +202,7 @@ class _Run:
         if not result.silent:
             self._streak.succeeded()
         elif self._streak.unanswered():
-            self._down = True
+            self.summary.paused = result.why or "no answer"
 
     def _settle(self, results: Iterable[PresenceResult]) -> None:
         """Count the layers that are not missing, and record the results."""

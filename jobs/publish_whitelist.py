@@ -49,6 +49,11 @@ class WhitelistSummary:
         """Whether there was nothing to do."""
         return not (self.changed or self.reloaded or self.failed)
 
+    @property
+    def paused(self) -> str | None:
+        """Why work remains for the next run."""
+        return "the tracker has not read the file" if self.failed else None
+
     def __str__(self) -> str:
         if self.busy:
             return "another run is in progress"

@@ -61,7 +61,9 @@ class Scan:
 
 @dataclass
 class ScanSummary:
-    """The results of walks. `bytes` are those of the queued layers; only a dry run counts `known` layers."""
+    """The results of walks. `bytes` are those of the queued layers; only a dry run counts `known` layers.
+    `paused` is why the registry did not answer, which ended the walk.
+    """
 
     dry_run: bool = False
     repositories: int = 0
@@ -72,6 +74,7 @@ class ScanSummary:
     bytes: int = 0
     failed: int = 0
     interrupted: bool = False
+    paused: str | None = None
 
     @property
     def idle(self) -> bool:
@@ -86,6 +89,7 @@ class ScanSummary:
             else f"queued {self.queued} layers ({size})"
         )
         end = ", interrupted: run it again to continue" if self.interrupted else ""
+        end += f", paused: {self.paused}" if self.paused else ""
         return (
             f"{did}, tags {self.tags} (unchanged {self.unchanged}), repositories {self.repositories}, "
             f"failed {self.failed}{end}"

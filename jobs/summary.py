@@ -22,7 +22,7 @@ _UNDONE = ("failed", "interrupted", "returned", "unanswered", "paused")
 
 
 def was_paused(summary: Summary) -> bool:
-    """Return whether an outage ended the run: nothing was raised, but work remains."""
+    """Return whether an outage ended the run, of a tracker too: nothing was raised, but work remains."""
     return getattr(summary, "paused", None) is not None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
-from core.errors import NotFound, RemoteError
+from core.errors import NO_ANSWER, NotFound, RemoteError
 from core.names import is_glob, matches
 from core.registry.client import RegistryClient
 from jobs.progress import Progress
@@ -41,10 +41,12 @@ def walk_repositories(
                     break
                 walked(scope)
         except RegistryDown as down:
+            walk.summary.paused = str(down.__cause__)
             log.error("scan ended, the registry does not answer what=%s reason=%s", what, down.__cause__)
         except RemoteError as error:
             # Iterating over `scopes` reads the registry's catalog.
             walk.summary.failed += 1
+            walk.summary.paused = str(error) if isinstance(error, NO_ANSWER) else None
             log.error(
                 "repositories cannot be listed, only exact names can be walked what=%s reason=%s", what, error
             )

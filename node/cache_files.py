@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Literal, Self
 
 from core.digest import Digest
-from core.errors import CacheFailed, InvalidName
+from core.errors import CacheFailed, InvalidName, os_reason
 
 Folder = Literal["layers", "verified", "pinned", "notes", "parts"]
 
@@ -32,7 +32,6 @@ _OF_A_LAYER: tuple[Folder, ...] = ("verified", "notes", "parts", "layers")
 """In the order of removal. The record first: bytes without one are never served."""
 _BLOCK = 512  # the unit of st_blocks
 _REASONS = {
-    errno.EACCES: "no permission",
     errno.EROFS: "it is read-only",
     errno.EEXIST: "it is not a directory",
     errno.ENOSPC: "the disk is full",
@@ -207,7 +206,7 @@ class CacheFiles:
         try:
             yield
         except OSError as error:
-            why = _REASONS.get(error.errno or 0, error.strerror or str(error))
+            why = _REASONS.get(error.errno or 0) or os_reason(error)
             raise CacheFailed(str(self.directory), why) from error
 
 

@@ -93,7 +93,11 @@ def _prefetch(config: Config, arguments: argparse.Namespace) -> int:
     settings = mirror.as_registry(config.docker_registry)
     http = HttpClient(settings.connect_timeout, settings.read_timeout)
     registry = RegistryClient(
-        settings, http, login.user if login else None, login.password if login else None
+        settings,
+        http,
+        login.user if login else None,
+        login.password if login else None,
+        login_remedy=f"run `docker login {config.docker_registry.host}` or `podman login` as this user",
     )
     mirror.status()  # fails if it is not running
     platforms = tuple(arguments.platforms or [_own_platform()])

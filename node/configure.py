@@ -10,7 +10,7 @@ from pathlib import Path
 
 from core.command_line import DONE, FAILED, USAGE, Commands, add_command
 from core.config.config import Config
-from core.errors import EngineConfigInvalid
+from core.errors import EngineConfigInvalid, os_reason
 from core.output import print_error, print_line
 from node.engines.engines import Change, Engines, Mirror, Plan
 
@@ -63,7 +63,7 @@ def run_configure(config: Config, arguments: argparse.Namespace) -> int:
                     unchanged += 1
         except (EngineConfigInvalid, OSError) as error:
             why = (
-                f"{error.filename}: {error.strerror}"
+                f"{error.filename}: {os_reason(error)}"
                 if isinstance(error, OSError) and error.filename
                 else error
             )

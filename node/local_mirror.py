@@ -39,7 +39,7 @@ class LocalMirror:
             status = json.loads(answer.body)
         except ValueError:
             status = None
-        if answer.status != 200 or not isinstance(status, dict):
+        if answer.status != 200 or not isinstance(status, dict) or "cache" not in status:
             raise BadAnswer(str(answer.target), f"status {answer.status}: is this port another program's?")
         return status
 

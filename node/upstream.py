@@ -111,7 +111,13 @@ class Upstream:
             self._outage.failed(f"layers come from the registry: {error}")
             self._quiet_until = self._clock() + QUIET_SECONDS
             return None
-        self._outage.succeeded()
+        if answer.status == 404 and b'"errors"' not in answer.body:
+            # The service's errors are JSON: this is another server, for example the registry itself.
+            self._outage.failed(
+                f"layers come from the registry: {self._torrents} serves no torrents: set mirror.torrents_url"
+            )
+        else:
+            self._outage.succeeded()
         if answer.status == 404:
             self.brew_requests.layer_has_no_torrent(scope, digest, authorization)
         return answer.body if answer.status == 200 else None

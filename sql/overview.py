@@ -1,9 +1,14 @@
-"""The queue for the status page. Every query reads a bounded number of rows."""
+"""The queue for the status page. Every query reads a bounded number of rows.
+
+A query that stops at a limit is ordered by the index to be read: otherwise PostgreSQL may read the table
+instead, and find the first of these rows at its end.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -65,20 +70,26 @@ def count_queue(connection: sa.Connection, tables: Tables, *, now: int) -> Queue
     locked = sa.select(mapping.c.digest).where(mapping.c.brew_lock.is_not(None), mapping.c.brewed.is_(None))
     free = queue.c.digest.not_in(locked)
     # Two counts, as SQLite would use neither partial index for both conditions at once.
-    at_once = _count(connection, sa.select(queue.c.digest).where(queue.c.next_try == AT_ONCE, free))
+    at_once = sa.select(queue.c.digest).where(queue.c.next_try == AT_ONCE, free)
     later = sa.select(queue.c.digest).where(queue.c.next_try > AT_ONCE, free)
+    due = queue.c.next_try
+    waiting = _count(connection, at_once, queue.c.priority, queue.c.added) + _count(connection, later, due)
     return QueueCounts(
-        waiting=min(at_once + _count(connection, later), MOST_COUNTED),
-        delayed=_count(connection, later.where(queue.c.next_try > now)),
-        locked=_count(connection, locked),
-        set_aside=_count(connection, sa.select(queue.c.digest).where(is_set_aside(queue))),
-        set_aside_manifests=_count(connection, sa.select(manifest.c.digest).where(is_set_aside(manifest))),
+        waiting=min(waiting, MOST_COUNTED),
+        delayed=_count(connection, later.where(queue.c.next_try > now), due),
+        locked=_count(connection, locked, mapping.c.brew_lock),
+        set_aside=_count_set_aside(connection, queue),
+        set_aside_manifests=_count_set_aside(connection, manifest),
         oldest_waiting=_oldest_waiting(connection, tables, free),
     )
 
 
-def _count(connection: sa.Connection, rows: sa.Select[str]) -> int:
-    bounded = rows.limit(MOST_COUNTED).subquery()
+def _count_set_aside(connection: sa.Connection, table: sa.Table) -> int:
+    return _count(connection, sa.select(table.c.digest).where(is_set_aside(table)), table.c.digest)
+
+
+def _count(connection: sa.Connection, rows: sa.Select[str], *order: sa.ColumnElement[Any]) -> int:
+    bounded = rows.order_by(*order).limit(MOST_COUNTED).subquery()
     return connection.scalars(sa.select(sa.func.count()).select_from(bounded)).one()
 
 
@@ -102,12 +113,13 @@ def list_failure_reasons(connection: sa.Connection, tables: Tables, *, now: int)
     queue, manifest = tables.queue, tables.manifest
     set_aside: Counter[str] = Counter()
     retried: Counter[str] = Counter()
-    for counter, table, which in (
-        (set_aside, queue, is_set_aside(queue)),
-        (set_aside, manifest, is_set_aside(manifest)),
-        (retried, queue, sa.and_(queue.c.next_try > AT_ONCE, queue.c.next_try > now)),
+    delayed = sa.and_(queue.c.next_try > AT_ONCE, queue.c.next_try > now)
+    for counter, table, which, order in (
+        (set_aside, queue, is_set_aside(queue), queue.c.digest),
+        (set_aside, manifest, is_set_aside(manifest), manifest.c.digest),
+        (retried, queue, delayed, queue.c.next_try),
     ):
-        some = sa.select(table.c.reason).where(which).limit(MOST_COUNTED).subquery()
+        some = sa.select(table.c.reason).where(which).order_by(order).limit(MOST_COUNTED).subquery()
         for reason, rows in connection.execute(
             sa.select(some.c.reason, sa.func.count()).group_by(some.c.reason)
         ):

@@ -30,6 +30,9 @@ TOKEN_LIMIT = 256 * 1024
 DEFAULT_LIFETIME = 60.0
 """The validity of a token in seconds if its server does not state it (token.md)."""
 
+BREWER_LOGIN = "set brewer.brew_user and brewer.brew_password"
+"""What to do about a missing or wrong password."""
+
 _MAX_TOKENS = 10_000
 _USABLE_TOKEN = re.compile(r"[\x21-\x7e]+\Z")
 
@@ -49,7 +52,8 @@ class _CachedToken:
 class RegistryAuth:
     """Determines the authorization that a registry requires, and caches it.
 
-    Without a user or a password, tokens are requested anonymously. `clock` returns monotonic seconds.
+    Without a user or a password, tokens are requested anonymously. `remedy` says where they are set.
+    `clock` returns monotonic seconds.
     Thread-safe: one thread fetches a token, the others wait for it.
     """
 
@@ -59,9 +63,11 @@ class RegistryAuth:
         user: str | None = None,
         password: str | None = None,
         clock: Callable[[], float] = time.monotonic,
+        remedy: str = BREWER_LOGIN,
     ) -> None:
         self._http = http
         self._user = user
+        self._remedy = remedy
         self._clock = clock
         self._basic = _basic(user, password) if user and password is not None else None
         self._lock = threading.Lock()
@@ -106,11 +112,7 @@ class RegistryAuth:
             why = f"it offers {schemes[:100]}, but only Basic and Bearer authentication are supported"
             raise Refused(str(target), 401, why)
         if self._basic is None:
-            raise Refused(
-                str(target),
-                401,
-                "it requires a user and a password: set brewer.brew_user and brewer.brew_password",
-            )
+            raise Refused(str(target), 401, f"it requires a user and a password: {self._remedy}")
         if used == self._basic:
             raise self.refused(target, used)
         self._challenges[target.origin] = basic
@@ -119,7 +121,7 @@ class RegistryAuth:
     def refused(self, target: Target, used: str | None) -> Refused:
         """Return the error for a 401 to the Authorization from `answer`."""
         if self._basic is not None and used == self._basic:
-            return Refused(str(target), 401, f"wrong password for user {self._user} (brewer.brew_password)")
+            return Refused(str(target), 401, f"wrong password for user {self._user}: {self._remedy}")
         who = "anonymous callers" if self._basic is None else self._user
         return Refused(str(target), 401, f"its token server does not let {who} do this")
 

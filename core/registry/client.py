@@ -25,7 +25,7 @@ from core.manifests.media_types import ALL_MANIFESTS, DOCKER_SCHEMA1, DOCKER_SCH
 from core.names import parse_scope, parse_tag
 from core.pace import Pace
 from core.registry.answers import from_status, refuse_page
-from core.registry.auth import RegistryAuth
+from core.registry.auth import BREWER_LOGIN, RegistryAuth
 from core.registry.blob import BlobStream, range_header
 from core.registry.pages import PAGE_LIMIT, read_pages
 from core.registry.urls import RegistryUrls, has_name
@@ -70,11 +70,13 @@ class RegistryClient:
         http: HttpClient,
         user: str | None = None,
         password: str | None = None,
+        *,
+        login_remedy: str = BREWER_LOGIN,
     ) -> None:
         self.urls = RegistryUrls(settings)
         self._http = http
         self._catalog_timeout = settings.catalog_timeout
-        self._auth = RegistryAuth(http, user, password)
+        self._auth = RegistryAuth(http, user, password, remedy=login_remedy)
         self._pace = Pace(None)
         self._outage = OutageLog(log, "registry")
 

@@ -17,9 +17,14 @@ from typing import Any
 
 import pytest
 
+from core.config.mirror import Mirror
+from core.errors import BadAnswer
+from core.http.client import HttpClient
 from node.downloads import DownloadStatus
+from node.local_mirror import LocalMirror
 from tests.installation import Installation
 from tests.mirror_process import MirrorProcess, start_mirror
+from tests.servers.bad_http import replying
 from tests.servers.http_server import Connection, HttpServer, Request, start_http_server
 from tests.servers.layers import layer_bytes
 from tests.servers.process import free_port
@@ -120,6 +125,7 @@ def test_prefetch_of_a_private_image_uses_the_stored_login(
         refused = mirror.installation.run("mirror", "prefetch", "private:v1", check=False)
         assert refused.returncode == 1
         assert refused.stdout.endswith("prefetched 0 layers (0.0 MB), failed 1\n")
+        assert f"run `docker login {registry.netloc}` or `podman login`" in refused.stderr
 
         entry = {"auth": base64.b64encode(":".join(READER).encode()).decode()}
         auth_file.write_text(json.dumps({"auths": {registry.netloc: entry}}))
@@ -316,3 +322,11 @@ def test_check_of_a_nodes_configuration_checks_the_node(mirror: MirrorProcess) -
     said = mirror.installation.run("check", check=False).stdout
     assert f"runs at {mirror.netloc}" in said
     assert "database" not in said
+
+
+@pytest.mark.parametrize("body", [b"{}", b"[]", b"<html>"])
+def test_another_program_at_the_mirrors_port_is_reported(body: bytes) -> None:
+    with start_http_server() as server, HttpClient(2.0, 5.0) as http:
+        server.on("/*", replying(200, body))
+        with pytest.raises(BadAnswer, match="is this port another program's"):
+            LocalMirror(Mirror(host=server.host, port=server.port), http).status()

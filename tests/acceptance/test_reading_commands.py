@@ -24,6 +24,8 @@ DIGEST = "sha256:" + "0" * 64
         ("check", 0, "checked 4, failed 0, skipped 3"),
         ("run prune --dry-run", 0, "would forget 0"),
         ("backfill repository --dry-run SCOPE", 0, "would queue 1 layers"),
+        ("backfill storage --dry-run --from directory --limit 1", 0, "would queue 1 layers"),
+        ("backfill legacy --dry-run", 1, "has no table"),
         ("init-db --print", 0, "CREATE TABLE"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -32,7 +34,7 @@ def test_on_a_new_installation_it_answers_and_creates_nothing(
     tmp_path: Path, registry: Registry, scope: str, words: str, status: int, printed: str
 ) -> None:
     push_image(registry, scope, "v1", [layer_bytes(1000, 1)])
-    installation = Installation(tmp_path, registry.netloc)
+    installation = Installation(tmp_path, registry.netloc, layers={"directory": str(registry.storage)})
 
     ended = installation.run(*words.replace("SCOPE", scope).split(), check=False)
 

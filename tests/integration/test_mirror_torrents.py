@@ -57,7 +57,12 @@ def test_a_torrent_counts_as_permission_and_contains_the_size(
     ids=["404", "401", "500", "a web page", "another layer's torrent"],
 )
 def test_without_a_torrent_the_registry_decides(
-    registry: Registry, service: HttpServer, tmp_path: Path, scope: str, reply: tuple[int, bytes | None]
+    registry: Registry,
+    service: HttpServer,
+    tmp_path: Path,
+    scope: str,
+    reply: tuple[int, bytes | None],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     digest = push_blob(registry, scope, CONTENT).digest
     status, body = reply
@@ -66,6 +71,7 @@ def test_without_a_torrent_the_registry_decides(
     with mirror_of(registry.netloc, tmp_path, torrents_url=service.url) as mirror:
         assert mirror.get(f"/v2/{scope}/blobs/{digest}").body == CONTENT
         assert mirror.get(f"/v2/{scope}/blobs/sha256:{'1' * 64}").status == 404
+    assert ("serves no torrents: set mirror.torrents_url" in caplog.text) == (status == 404)
 
 
 def test_a_silent_service_is_not_called_for_a_while(

@@ -20,6 +20,7 @@ from core.layer import Layer
 from core.registry.client import RegistryClient
 from core.torrents.store import DirectoryStore, MetainfoStore
 from jobs.prune import PruneSummary, prune
+from jobs.summary import was_paused
 from sql.manifests import mark_seen, seen_manifests
 from sql.missing_layers import suspect_layers
 from sql.transaction import transaction
@@ -359,6 +360,7 @@ def test_a_registry_that_goes_down_ends_the_run_without_removals(brewed: Brewed)
     summary = brewed.prune()
 
     assert 0 < summary.unanswered == silent.looked < 60
+    assert was_paused(summary)
     assert (summary.forgotten, summary.missed) == (0, 0)
     brewed.presence = None
     assert brewed.prune().forgotten == 0

@@ -16,6 +16,7 @@ import pytest
 import jobs.publish_whitelist
 from core.errors import PublishFailed
 from jobs.publish_whitelist import WhitelistSummary, publish_whitelist
+from jobs.summary import was_paused
 from tests.integration.sql.database import Database, digest_of, rbtorrent_id_of
 from tests.servers.opentracker import start_opentracker
 from tests.servers.waiting import comes_true
@@ -123,6 +124,7 @@ def test_a_tracker_that_missed_a_signal_gets_it_from_the_next_run(
     first = publish(database, file, *noting(notes, status=1))
     assert str(first) == "published 1 info-hashes, changed, tracker reload failed"
     assert first.failed == 1
+    assert was_paused(first)
     second = publish(database, file, *noting(notes))
     assert str(second) == "published 1 info-hashes, unchanged, tracker reload done"
     third = publish(database, file, *noting(notes))

@@ -8,7 +8,7 @@ from contextlib import ExitStack, closing
 import pytest
 
 from core.digest import Digest
-from core.errors import MetainfoMissing, StoreFailed
+from core.errors import MetainfoMissing, Refused, StoreFailed
 from core.s3 import Bucket, s3_client
 from core.torrents.store import MOST, S3Store
 from tests.servers.bad_http import endless, html, misstating_length, replying, silent
@@ -103,6 +103,19 @@ def test_an_error_answer_is_quoted(
         with pytest.raises(StoreFailed, match=why) as caught:
             call()
         assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "code", ["SignatureDoesNotMatch", "InvalidAccessKeyId", "ExpiredToken", "AccessDenied"]
+)
+def test_wrong_credentials_are_not_a_missing_permission(server: HttpServer, code: str) -> None:
+    answers_everything(server, replying(403, error_body(code, "says S3")))
+    with (
+        closing(s3_client(server.url, "us-east-1", "tests", SECRET, 2.0, READ_TIMEOUT)) as client,
+        pytest.raises(Refused, match=code) as caught,
+    ):
+        Bucket(client, "bucket").check()
+    assert caught.value.status == (403 if code == "AccessDenied" else 401)
 
 
 def test_truncated_metainfo_is_a_failure(server: HttpServer, store_at: Callable[[str, str], S3Store]) -> None:

@@ -15,6 +15,7 @@ from core.manifests.media_types import DOCKER_MANIFEST, OCI_INDEX
 from core.manifests.platform import Platform
 from jobs.repository_scan import Scan
 from jobs.scan_tags import scan_tags
+from jobs.summary import was_paused
 from jobs.walk_repositories import CatalogMatches, exact_names, walk_repositories
 from sql.tables import Priority
 from tests.scanning import client, grant, image, manifest_of, queued, start_scan
@@ -212,7 +213,7 @@ def test_a_forbidden_catalog_is_reported_and_exact_names_still_work(
 
     summary = scan_tags(replace(scan, registry=client(stand_in.netloc)))
 
-    assert (summary.queued, summary.failed) == (1, 1)
+    assert (summary.queued, summary.failed, was_paused(summary)) == (1, 1, False)
     assert "only exact names can be walked" in caplog.text
     assert str(status) in caplog.text or status == 404
 
@@ -312,6 +313,8 @@ def test_a_registry_that_stops_answering_ends_the_walk(scan: Scan, stand_in: Htt
     )
 
     assert summary.failed == 5
+    assert was_paused(summary)
+    assert "503" in str(summary)
 
 
 def test_a_registry_that_goes_down_within_a_repository_ends_the_walk(

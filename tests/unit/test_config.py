@@ -93,6 +93,8 @@ def test_the_minimal_configuration_is_a_host() -> None:
     assert config.authorization == "registry"
     assert config.db.host is None
     assert config.trackers == []
+    # Large registries take 45 s for the first page of their catalog.
+    assert config.docker_registry.catalog_timeout > 45 + config.docker_registry.read_timeout
 
 
 def test_the_example_file_loads() -> None:
@@ -247,6 +249,27 @@ def test_relative_paths_start_at_the_folder_of_the_file(tmp_path: Path) -> None:
     assert config.jobs.publish_whitelist.file == tmp_path / "list"
     assert config.db.password is not None
     assert config.db.password.get_secret_value() == "secret"
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("sqlite:///queue.sqlite", "sqlite:///{}/queue.sqlite"),
+        ("sqlite:///./data/queue.sqlite?timeout=5", "sqlite:///{}/data/queue.sqlite?timeout=5"),
+        ("sqlite+pysqlite:///queue.sqlite", "sqlite+pysqlite:///{}/queue.sqlite"),
+        ("sqlite:////srv/queue.sqlite", "sqlite:////srv/queue.sqlite"),
+        ("postgresql:///queue", "postgresql:///queue"),
+    ],
+)
+def test_a_relative_sqlite_file_starts_at_the_folder_of_the_file(
+    tmp_path: Path, url: str, expected: str
+) -> None:
+    (tmp_path / "config.yaml").write_text(f"docker_registry: {{host: a}}\ndb: {{url: '{url}'}}\n")
+
+    found = load_config(tmp_path / "config.yaml").db.url
+
+    assert found is not None
+    assert found.get_secret_value() == expected.format(tmp_path)
 
 
 def test_environment_variables_are_substituted_and_two_dollars_are_one() -> None:

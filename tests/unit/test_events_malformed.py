@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from core.errors import EventsMalformed
 from core.event_plan import plan
-from core.events import parse_events
+from core.events import MAX_REPORTED, parse_events
 from tests.notifications import A, B, any_events
 
 
@@ -70,6 +70,12 @@ def test_memory_does_not_grow_with_the_number_of_events() -> None:
         tracemalloc.stop()
     assert len(notification.skipped) + notification.more_skipped == events
     assert peak < 4 * len(body)
+
+
+@pytest.mark.parametrize("action", ["push", "nonsense"])
+def test_only_the_first_invalid_events_are_described(action: str) -> None:
+    notification = parse_events(json.dumps({"events": [{"action": action}] * 20}).encode())
+    assert (len(notification.odd), notification.more_odd) == (MAX_REPORTED, 20 - MAX_REPORTED)
 
 
 def test_an_envelope_without_events_is_accepted() -> None:

@@ -146,6 +146,7 @@ def test_commands_that_only_read_need_only_select(
     tmp_path: Path, low_url: str, on_postgres: Database, postgres: PostgresServer, empty_database: str
 ) -> None:
     on_postgres.enqueue(A)
+    on_postgres.execute("DROP TABLE rbtorrent_mapping_role")
     postgres.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO low_user", empty_database)
     with start_http_server() as registry:
         registry.on("/*", replying(200, b"{}"))

@@ -105,6 +105,36 @@ def test_an_empty_database_has_nothing_to_show(database: Database) -> None:
         assert list_busy_repositories(connection, database.tables, limit=10) == []
 
 
+def test_rows_at_the_end_of_a_large_table_are_found_by_an_index(
+    on_postgres: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sequential scan that stops at a limit seems cheap if such rows are spread evenly, but they are not."""
+    monkeypatch.setattr(overview, "MOST_COUNTED", 100)
+    queue, brewed, last = on_postgres.tables.queue.name, 20_000, 32_000
+    kinds = f"CASE WHEN i <= {brewed} OR mod(i, 3) = 0 THEN NULL WHEN mod(i, 3) = 1 THEN 0 ELSE {NOW} + i END"
+    on_postgres.execute(
+        f"INSERT INTO {queue} (digest, priority, added, next_try, reason) "
+        f"SELECT 'sha256:' || lpad(to_hex(i), 64, '0'), 1, i, {kinds}, "
+        f"CASE WHEN i > {brewed} AND mod(i, 3) <> 1 THEN 'a reason' END FROM generate_series(1, {last}) AS i"
+    )
+    plans: list[str] = []
+
+    def explain(
+        connection: sa.Connection, cursor: object, statement: str, parameters: object, *_: object
+    ) -> None:
+        if re.match("SELECT|WITH", statement):
+            plans.extend(connection.exec_driver_sql(f"EXPLAIN {statement}", parameters).scalars())  # type: ignore[arg-type]
+
+    with transaction(on_postgres.engine) as connection:
+        connection.exec_driver_sql(f"ANALYZE {queue}")
+        sa.event.listen(connection, "before_cursor_execute", explain)
+        count_queue(connection, on_postgres.tables, now=NOW)
+        list_failure_reasons(connection, on_postgres.tables, now=NOW)
+
+    assert [plan for plan in plans if f"Index Scan using {queue}_" in plan]
+    assert [plan for plan in plans if re.search(f"(Seq Scan|Bitmap Heap Scan) on {queue}", plan)] == []
+
+
 def test_no_query_scans_a_whole_table(database: Database) -> None:
     """Check the plans of both engines, with sequential scans of small tables disabled in PostgreSQL."""
     plans: list[str] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import stat
 import subprocess
@@ -13,7 +14,9 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from core.config.file import load_config
 from core.errors import DatabaseNotReady
+from jobs.service import Service
 from sql.cursors import find_cursor
 from sql.engine import create_engine_for
 from sql.schema import existing_tables
@@ -22,6 +25,7 @@ from sql.sqlite import checkpoint
 from sql.status import queue_status
 from sql.tables import build_tables
 from sql.transaction import reading, transaction
+from tests.installation import Installation
 from tests.integration.sql.database import NOW, Database, digest_of
 
 A = digest_of("a")
@@ -72,6 +76,19 @@ def test_after_a_clean_stop_the_file_alone_holds_everything(database: Database, 
     with sqlite3.connect(f"{file.as_uri()}?mode=ro&immutable=1", uri=True) as copy:
         assert copy.execute("SELECT digest FROM rbtorrent_mapping").fetchall() == [(str(A),)]
     copy.close()
+
+
+def test_a_closed_service_leaves_everything_in_the_file_though_a_thread_uses_it(tmp_path: Path) -> None:
+    service = Service(load_config(Installation(tmp_path, "127.0.0.1:1").config))
+    with transaction(service.database) as connection:
+        connection.execute(sa.insert(service.tables.role).values(pattern="a/*", granted=1))
+    with reading(service.database):
+        service.close()
+        copy = shutil.copy(tmp_path / "state/docker_torrents.sqlite", tmp_path / "copy.sqlite")
+    engine = create_engine_for(file=copy, read_only=True)
+    with reading(engine) as connection:
+        assert [role.pattern for role in list_roles(connection, TABLES)] == ["a/*"]
+    engine.dispose()
 
 
 def test_a_file_that_does_not_exist_reads_as_empty_and_is_not_created(tmp_path: Path) -> None:
