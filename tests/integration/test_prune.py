@@ -518,7 +518,7 @@ def test_the_last_check_ends_when_the_run_is_stopped(brewed: Brewed, tmp_path: P
         brewed.brew(digest)
         delete_blob(registry, "team/app", digest)
         with client_of(registry.netloc) as client:
-            brewed.presence = RegistryPresence(StoppedMeanwhile(client, brewed.stop, requests=5))
+            brewed.presence = RegistryPresence(StoppedMeanwhile(client, brewed.stop, questions=5))
             assert counts(brewed.prune()) == {"missed": 1}
             brewed.now += DAY
             assert counts(brewed.prune()) == {}
@@ -531,7 +531,7 @@ class StoppedMeanwhile:
 
     registry: RegistryClient
     stop: threading.Event
-    requests: int
+    questions: int
 
     def ping(self) -> str:
         return self.registry.ping()
@@ -540,9 +540,9 @@ class StoppedMeanwhile:
         return self.registry.list_repositories(complete=complete)
 
     def blob_size(self, scope: str, digest: Digest) -> int:
-        self.requests -= 1
-        assert self.requests >= 0, "it goes on asking"
-        if not self.requests:
+        self.questions -= 1
+        assert self.questions >= 0, "it goes on asking"
+        if not self.questions:
             self.stop.set()
         return self.registry.blob_size(scope, digest)
 

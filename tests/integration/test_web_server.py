@@ -118,7 +118,7 @@ def test_a_lock_that_another_process_holds_is_refused(tmp_path: Path) -> None:
 def test_a_lock_that_cannot_be_created_names_the_key_to_set(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(
-        ConfigInvalid, match=r"application\.state_dir: .*/file/state/lock .*Not a directory: choose"
+        ConfigInvalid, match=r"application\.state_dir: .*/file/state/lock .*not a directory: choose"
     ):
         serve(build, "127.0.0.1", free_port(), threads=1, lock=tmp_path / "file/state/lock")
 

@@ -260,7 +260,7 @@ def test_a_sqlite_file_that_cannot_exist_is_an_outage(tmp_path: Path) -> None:
     (tmp_path / "nonsense").write_text("this is no database, it is some text that is long enough" * 50)
     (tmp_path / "folder").mkdir()
     for path, why in [
-        ("file/queue.sqlite", "Not a directory|File exists"),
+        ("file/queue.sqlite", "not a directory|file exists"),
         ("nonsense", "not a database"),
         ("folder", "unable to open"),
     ]:
