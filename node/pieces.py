@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Sequence
 
 from core.errors import CacheFailed, DockerTorrentsError, Interrupted
@@ -18,7 +18,9 @@ from node.session import Torrent
 log = logging.getLogger(__name__)
 
 PREFERRED = 2
-"""How many of the lowest missing pieces are requested before others: about a third of all requests."""
+"""The least number of missing pieces, the lowest ones, that are requested before others."""
+PREFERRED_SHARE = 1 / 3
+"""Their share of all requested pieces, which are about those of the next second (`request_queue_time`)."""
 _KEPT_BYTES = 4 * 1024 * 1024
 _READ_AHEAD = 4
 _FLUSH_SECONDS = 60.0
@@ -73,6 +75,8 @@ class Pieces:
         self._reader_at = 0
         """The piece that a reader wanted last."""
         self._preferred: set[int] = set()
+        self._recent: deque[float] = deque()
+        """When the pieces of the last second came from peers."""
         self._lowest = 0
         self._flushes = 0
         self._misread = 0
@@ -215,6 +219,8 @@ class Pieces:
             self._progressed = time.monotonic()
             if piece not in self._alone:
                 self._swarmed = self._progressed
+            if piece not in self._fetched:
+                self._recent.append(self._progressed)
             self._added.pop(piece, None)
             if self.checked and piece not in self._fetched:
                 self._counters.received("peers", last - first)
@@ -283,9 +289,15 @@ class Pieces:
         self._lowest = max(0, self._have.find(0, self._lowest))
         lowest: set[int] = set()
         piece = self._have.find(0, self._lowest)
-        while piece >= 0 and len(lowest) < PREFERRED:
+        most = self._most_preferred()
+        while piece >= 0 and len(lowest) < most:
             lowest.add(piece)
             piece = self._have.find(0, piece + 1)
         for piece in lowest - self._preferred:
             self._torrent.prefer(piece)
         self._preferred = lowest
+
+    def _most_preferred(self) -> int:
+        while self._recent and time.monotonic() - self._recent[0] > 1.0:
+            self._recent.popleft()
+        return max(PREFERRED, int(len(self._recent) * PREFERRED_SHARE))
