@@ -224,12 +224,15 @@ class Cache:
 
     def _load(self) -> None:
         """Read the directory. Raises OSError."""
-        self._layers = {
-            digest: layer for digest, layer in self._layers.items() if layer.downloading or layer.open
-        }
         self._files.remove_leftovers()
         self._pinned = set(self._files.digests("pinned"))
-        for digest in self._files.digests("layers"):
+        present = set(self._files.digests("layers"))
+        self._layers = {
+            digest: layer
+            for digest, layer in self._layers.items()
+            if layer.downloading or (layer.open and digest in present)
+        }
+        for digest in present:
             if digest not in self._layers:
                 self._layers[digest] = found = self._found(digest)
                 self._latest_use = max(self._latest_use, found.used)

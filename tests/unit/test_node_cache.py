@@ -236,6 +236,20 @@ def test_a_directory_that_could_not_be_read_at_first_is_read_by_the_next_check(c
     assert content(cache, fill(cache, b"new")) == b"new"
 
 
+def test_a_layer_that_is_read_is_lost_with_its_directory(cache: Cache) -> None:
+    layer, removed = fill(cache, b"data"), []
+    cache.on_removed = removed.append
+    with cache.open(layer) as reader:
+        cache.directory.rename(cache.directory.with_name("away"))
+        cache.directory.mkdir()
+        cache.check()
+        assert cache.entries() == []
+        assert removed == [layer]
+        assert reader.read(0, 4) == b"data"
+    assert fill(cache, b"data") == layer
+    assert content(cache, layer) == b"data"
+
+
 def test_a_damaged_layer_is_no_longer_served_and_stays_pinned(cache: Cache) -> None:
     layer = fill(cache, b"data")
     cache.pin(layer)
