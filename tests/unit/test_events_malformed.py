@@ -75,7 +75,7 @@ def test_memory_does_not_grow_with_the_number_of_events() -> None:
 @pytest.mark.parametrize("action", ["push", "nonsense"])
 def test_only_the_first_invalid_events_are_described(action: str) -> None:
     notification = parse_events(json.dumps({"events": [{"action": action}] * 20}).encode())
-    assert (len(notification.odd), notification.more_odd) == (MAX_REPORTED, 20 - MAX_REPORTED)
+    assert (len(notification.skipped), notification.more_skipped) == (MAX_REPORTED, 20 - MAX_REPORTED)
 
 
 def test_an_envelope_without_events_is_accepted() -> None:
