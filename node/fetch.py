@@ -160,7 +160,9 @@ class PieceFetcher:
                 if not seed.usable(time.monotonic()):
                     continue
                 try:
-                    self._read_pieces(partial(self._open_seed, seed), "web seed", pieces, lacks, deliver)
+                    requested = self._read_pieces(
+                        partial(self._open_seed, seed), "web seed", pieces, lacks, deliver
+                    )
                 except RemoteError as error:
                     if self._closed:
                         raise
@@ -168,8 +170,9 @@ class PieceFetcher:
                     self._counters.fell_back("web_seed")
                     self._log_failure(seed, error)
                 else:
-                    seed.served()
-                    self._outages.of(seed.url).succeeded()
+                    if requested:
+                        seed.served()
+                        self._outages.of(seed.url).succeeded()
                     return
         self._read_pieces(self._origin().open, "registry", pieces, lacks, deliver)
 
@@ -188,10 +191,11 @@ class PieceFetcher:
         pieces: range,
         lacks: Callable[[int], bool],
         deliver: Callable[[int, bytes, bool], None],
-    ) -> None:
+    ) -> bool:
+        """Return False, without a request, if the node lacks none of `pieces`. Raises RemoteError."""
         wanted = [piece for piece in pieces if lacks(piece)]
         if not wanted:
-            return
+            return False
         start, end = self._metainfo.span(wanted[0])[0], self._metainfo.span(wanted[-1])[1]
         begun = time.monotonic()
         with self._opened(open_at(start, end - start)) as body:
@@ -204,6 +208,7 @@ class PieceFetcher:
                     deliver(piece, data, name == "registry")
         rate = (end - start) / max(1e-3, time.monotonic() - begun)
         self.rate = rate if self.rate is None else self.rate + _SMOOTHING * (rate - self.rate)
+        return True
 
     def _log_failure(self, seed: WebSeed, error: RemoteError) -> None:
         reason = type(error).__name__

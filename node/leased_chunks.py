@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Sequence
 
 from core.digest import Digest
-from core.errors import DockerTorrentsError
+from core.errors import NO_ANSWER, DockerTorrentsError
 from core.swarm.chunks import Chunks
 from core.swarm.messages import MAX_FETCHED, Lease
 from node.pieces import Pieces
@@ -124,9 +124,17 @@ class LeasedChunks:
                 fetched = True
             except DockerTorrentsError as error:
                 # A server that does not answer is logged elsewhere, once for all layers.
-                log.debug("leased chunks not fetched first=%d last=%d reason=%s", run[0], run[-1], error)
+                known = isinstance(error, NO_ANSWER) or self._over()
+                log.log(
+                    logging.DEBUG if known else logging.WARNING,
+                    "leased chunks not fetched first=%d last=%d digest=%s reason=%s",
+                    *(run[0], run[-1], self._digest, error),
+                )
             except Exception:
-                log.exception("leased chunks not fetched, internal error first=%d last=%d", run[0], run[-1])
+                log.exception(
+                    "leased chunks not fetched, internal error first=%d last=%d digest=%s",
+                    *(run[0], run[-1], self._digest),
+                )
             with self._lock:
                 self._in_flight.difference_update(run)
                 self.failures = 0 if fetched else self.failures + 1

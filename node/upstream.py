@@ -67,7 +67,9 @@ class Upstream:
 
     @property
     def registry_is_down(self) -> bool:
-        """Whether the registry did not answer the last request, or answered 5xx: that is logged here."""
+        """Whether the registry did not answer the last request, or answered 408, 429 or 5xx: that is logged
+        here.
+        """
         return self._registry_outage.out
 
     def fetch(
@@ -133,7 +135,7 @@ class Upstream:
         except RemoteError as error:
             self._registry_outage.failed(error)
             raise
-        if answer.status >= 500:
+        if answer.status in (408, 429) or answer.status >= 500:
             self._registry_outage.failed(f"{answer.target} answers {answer.status}")
         else:
             self._registry_outage.succeeded()

@@ -7,7 +7,7 @@ import random
 import time
 from collections.abc import Callable, Iterable
 
-from core.errors import RemoteError
+from core.errors import NO_ANSWER, RemoteError
 from core.swarm.chunks import Chunks
 from node.fallback import Progress, chunk_without_service, pause_before_registry, run_length
 from node.origin import Layer
@@ -63,8 +63,11 @@ class WithoutLeases:
                 self._fetch(pieces)
             except RemoteError as error:
                 # A server that does not answer is logged elsewhere, once for all layers.
-                log.debug(
-                    "pieces not fetched pieces=%s digest=%s reason=%s", pieces, self._layer.digest, error
+                known = isinstance(error, NO_ANSWER) or self._over()
+                log.log(
+                    logging.DEBUG if known else logging.WARNING,
+                    "pieces not fetched pieces=%s digest=%s reason=%s",
+                    *(pieces, self._layer.digest, error),
                 )
                 self._sleep(max(ALONE_SECONDS, until - time.monotonic()))
 
