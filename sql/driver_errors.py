@@ -44,7 +44,7 @@ _CREATE = " (create it with `docker_torrents init-db`)"
 # PostgreSQL's manual, appendix A.
 _NO_RIGHT, _NO_TABLE = "42501", "42P01"
 _UNFIT = frozenset({_NO_RIGHT, _NO_TABLE, "42703", "42P10", "3F000"})  # no column, no unique index, no schema
-_BUSY = frozenset({"40P01", "53300", "55P03", "57014"})  # deadlock, connections, lock and statement time-outs
+_BUSY = frozenset({"40P01", "55P03", "57014"})  # deadlock, lock and statement time-outs
 _DENIED = re.compile(r"permission denied for (?P<kind>table|relation|view|schema) (?P<name>\S+)")
 
 

@@ -20,7 +20,7 @@ from typing import Any, cast
 import sqlalchemy as sa
 from sqlalchemy.engine.interfaces import DBAPIConnection
 
-from core.errors import DatabaseDown, DatabaseRefused
+from core.errors import DatabaseBusy, DatabaseDown, DatabaseRefused
 from sql.hosts import Address, Host, answering, resolve
 
 # The minimum time for the login and the check for writes at a host that answers.
@@ -40,6 +40,8 @@ _REFUSED = re.compile(
     r"|no pg_hba\.conf entry|role \S+ (?:does not exist|is not permitted to log in)"
     r"|database \S+ does not exist|permission denied for database|no such (?:user|database)"
 )
+# Those of a server, or of PgBouncer, whose connections are all in use.
+_FULL = re.compile(r"too many (?:clients|connections)|remaining connection slots|no more connections allowed")
 _READ_ONLY = "it is read-only"
 _READ_ONLY_TRANSACTION = "25006"
 
@@ -75,7 +77,8 @@ def postgresql_engine(
         refused = [reason for reason in reasons if _REFUSED.search(reason)]
         if refused or (reasons and all(reason.endswith(_READ_ONLY) for reason in reasons)):
             raise DatabaseRefused("; ".join(refused or reasons))
-        raise DatabaseDown("; ".join(reasons))
+        full = any(_FULL.search(reason) for reason in reasons)
+        raise (DatabaseBusy if full else DatabaseDown)("; ".join(reasons))
 
     def ping(connection: Any, record: Any, _: object) -> None:
         """Ping a pooled connection before use: it may have died with the server."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sqlalchemy import Engine
 
@@ -28,7 +28,7 @@ class _Waiting:
 
     plan: Plan
     done: bool = False
-    failed: str | None = "the write was interrupted"
+    failed: DatabaseDown | None = field(default_factory=lambda: DatabaseDown("the write was interrupted"))
 
 
 class EventWriter:
@@ -56,16 +56,17 @@ class EventWriter:
         finally:
             self._writing.release()
         if waiting.failed is not None:
-            raise DatabaseDown(waiting.failed)
+            # The threads of a batch share the error, not its traceback.
+            raise waiting.failed.with_traceback(None)
 
     def _write_arrived(self) -> None:
         with self._arrivals:
             batch, self._arrived = self._arrived, []
+        failed: DatabaseDown | None = None
         try:
             self._write([waiting.plan for waiting in batch])
-            failed = None
         except DatabaseDown as down:
-            failed = down.why
+            failed = down
         finally:
             for waiting in batch:
                 waiting.done = True
