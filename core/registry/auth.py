@@ -122,8 +122,11 @@ class RegistryAuth:
         """Return the error for a 401 to the Authorization from `answer`."""
         if self._basic is not None and used == self._basic:
             return Refused(str(target), 401, f"wrong password for user {self._user}: {self._remedy}")
-        who = "anonymous callers" if self._basic is None else self._user
-        return Refused(str(target), 401, f"its token server does not let {who} do this")
+        if self._basic is None:
+            why = f"its token server does not let anonymous callers do this: {self._remedy}"
+        else:
+            why = f"its token server does not let {self._user} do this"
+        return Refused(str(target), 401, why)
 
     def _cached(self, origin: Origin, scope: str) -> _CachedToken:
         with self._lock:
@@ -174,7 +177,10 @@ class RegistryAuth:
         answer = self._http.fetch("GET", url, headers=headers, limit=TOKEN_LIMIT)
         where = f"token server {realm}"
         if answer.status != 200:
-            raise from_status(answer.status, answer.headers, answer.body, where, f"token server at {realm}")
+            error = from_status(answer.status, answer.headers, answer.body, where, f"token server at {realm}")
+            if answer.status == 401:
+                raise Refused(where, 401, f"{error.why}: {self._remedy}")
+            raise error
         return _token(answer, where)
 
 
