@@ -27,6 +27,8 @@ demo: .venv servers ## brew a real image from a real registry, and show the resu
 # Two per core, at most 4: tests wait for servers about as long as they compute.
 PROCESSES ?= $(shell $(PYTHON) -c 'import os; print(min(4, 2 * len(os.sched_getaffinity(0))))')
 .PHONY: test
+# Programs started by tests compile our modules once, not at each start.
+test: export PYTHONDONTWRITEBYTECODE :=
 test: .venv servers ## run every test
 	$(BIN)/python -m pytest --numprocesses=$(PROCESSES) --dist=loadfile --no-loadscope-reorder --durations=15 $(PYTEST_ARGS)
 

@@ -79,6 +79,8 @@ def enqueue_manifests(
             set_={
                 "priority": sa.case((more_urgent, new.excluded.priority), else_=manifest.c.priority),
                 "attempts": sa.case((aside, 0), else_=manifest.c.attempts),
+                # Its layers wait since this push, not since the one whose manifest could not be read.
+                "added": sa.case((aside, new.excluded.added), else_=manifest.c.added),
                 "next_try": sa.case(
                     (manifest.c.next_try <= new.excluded.next_try, manifest.c.next_try),
                     else_=new.excluded.next_try,

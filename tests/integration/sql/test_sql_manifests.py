@@ -99,8 +99,10 @@ def test_a_manifest_set_aside_is_retried_when_pushed_again(database: Database) -
         assert fail_manifest(connection, database.tables, "a", B, reason="not there", next_try=None)
     assert _due(database, now=NOW + 10**6) == []
     assert _counts(database) == ManifestCounts(waiting=0, set_aside=2)
-    assert _enqueue(database, ("a", A), priority=Priority.BACKFILLED) == 1
-    assert _due(database) == [DueManifest("a", A, Priority.PUSHED, NOW, 0)]
+    later = NOW + 1000
+    assert _enqueue(database, ("a", A), priority=Priority.BACKFILLED, now=later) == 1
+    # It waits since this push.
+    assert _due(database, now=later) == [DueManifest("a", A, Priority.PUSHED, later, 0)]
     with transaction(database.engine) as connection:
         assert retry_failed_manifests(connection, database.tables, now=NOW) == 1
     assert _counts(database) == ManifestCounts(waiting=2, set_aside=0)
