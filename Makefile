@@ -24,8 +24,8 @@ servers: ## install the servers that the tests and the demo run, from Debian's p
 demo: .venv servers ## brew a real image from a real registry, and show the result
 	$(BIN)/python -m demo
 
-# Two per core, at most 4: tests wait for servers about as long as they compute.
-PROCESSES ?= $(shell $(PYTHON) -c 'import os; print(min(4, 2 * len(os.sched_getaffinity(0))))')
+# One more than cores, at most 4: tests compute about as much as they wait for servers.
+PROCESSES ?= $(shell $(PYTHON) -c 'import os; print(min(4, 1 + len(os.sched_getaffinity(0))))')
 .PHONY: test
 # Programs started by tests compile our modules once, not at each start.
 test: export PYTHONDONTWRITEBYTECODE :=

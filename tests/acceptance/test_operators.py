@@ -174,7 +174,7 @@ def test_waiting_ends_at_once_if_everything_missing_was_set_aside(
     installation.run("run", "brew", check=False)
 
     for what in (f"{scope}:v1", image.layers[0].digest):
-        ended = installation.run("show", "--wait", "--timeout", "500", what, check=False, timeout=20)
+        ended = installation.run("show", "--wait", "--timeout", "500", what, check=False, timeout=120)
         assert ended.returncode == 1
         assert "not found" in ended.stdout
 
