@@ -47,6 +47,7 @@ _LOG: dict[str, object] = {"loggers": {"_granian": {}, "granian.access": {}}}
 """granian's own loggers pass their lines on to the root logger, which has this program's format."""
 
 _POLL_SECONDS = 0.05
+_STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
 
 log = logging.getLogger(__name__)
 
@@ -147,21 +148,33 @@ def _max_connections() -> int:
 
 
 def _handle_signals(stopping: threading.Event) -> None:
-    """Stop granian once `stopping` is set, as SIGTERM and SIGINT do; a second SIGINT kills the process."""
+    """Stop granian once `stopping` is set, as SIGTERM and SIGINT do; a second SIGINT kills the process.
+
+    Python's handlers run in the main thread, and granian lets it wait without a time-out: a signal that
+    arrives just before it blocks would not be handled (CPython's signal module, "Execution of Python signal
+    handlers"). The number of a signal is written to the wakeup descriptor in any case.
+    """
     interrupt: Any = signal.getsignal(signal.SIGTERM)
+    received, written = os.pipe()  # open until the process ends
+    os.set_blocking(written, False)
 
     def handle(number: int, frame: object) -> None:
-        # In a thread: the main thread may hold the event's lock.
-        start_new_thread(stopping.set, ())
         if number == signal.SIGINT:
             signal.signal(number, signal.SIG_DFL)
+
+    def watch() -> None:
+        while not _STOP_SIGNALS.intersection(os.read(received, 64)):
+            pass
+        stopping.set()
 
     def stop() -> None:
         stopping.wait()
         interrupt(signal.SIGTERM, None)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    signal.set_wakeup_fd(written, warn_on_full_buffer=False)
+    for number in _STOP_SIGNALS:
         signal.signal(number, handle)
+    threading.Thread(target=watch, name="signals", daemon=True).start()
     threading.Thread(target=stop, name="stop", daemon=True).start()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import stat
 import threading
 from collections.abc import Callable
@@ -33,8 +34,8 @@ class WakeListener:
     def __init__(self, state_dir: Path, woken: Callable[[], None]) -> None:
         self._state_dir = state_dir
         self._woken = woken
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._running: tuple[threading.Thread, int] | None = None
+        """The thread, and the eventfd(2) that ends it."""
 
     def start(self) -> None:
         """Create the FIFO if it is missing, and listen. Where it cannot be created, a warning is logged."""
@@ -43,31 +44,39 @@ class WakeListener:
         except OSError as error:
             log.warning("events cannot wake the scheduler, jobs start at their intervals reason=%s", error)
             return
-        self._thread = threading.Thread(target=self._listen, args=[fifo], name="wake", daemon=True)
-        self._thread.start()
+        stopped = os.eventfd(0)
+        thread = threading.Thread(target=self._listen, args=(fifo, stopped), name="wake", daemon=True)
+        thread.start()
+        self._running = thread, stopped
 
     def stop(self) -> None:
         """Stop listening."""
-        self._stop.set()
-        if self._thread is not None:
-            wake(self._state_dir)
-            self._thread.join()
+        if self._running is None:
+            return
+        thread, stopped = self._running
+        self._running = None
+        os.eventfd_write(stopped, 1)
+        thread.join()
+        os.close(stopped)
 
-    def _listen(self, fifo: int) -> None:
+    def _listen(self, fifo: int, stopped: int) -> None:
         try:
-            while os.read(fifo, 65536) and not self._stop.is_set():
-                self._woken()
-                self._stop.wait(_PAUSE_SECONDS)
+            while stopped not in select.select([fifo, stopped], [], [])[0]:
+                # Another process that listens here may have read it first.
+                with suppress(BlockingIOError):
+                    os.read(fifo, 65536)
+                    self._woken()
+                select.select([stopped], [], [], _PAUSE_SECONDS)
         finally:
             os.close(fifo)
 
 
 def _open(path: Path) -> int:
-    """Return the FIFO, opened for both ends so that a read waits for the next writer. Raises OSError."""
+    """Return the FIFO, opened for both ends so that it has no end. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with suppress(FileExistsError):
         os.mkfifo(path, 0o600)
-    fifo = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    fifo = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISFIFO(os.fstat(fifo).st_mode):
         os.close(fifo)
         raise FileExistsError(f"{path} is not a FIFO")

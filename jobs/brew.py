@@ -7,6 +7,7 @@ import logging
 import queue
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from sqlalchemy import Connection
@@ -99,7 +100,7 @@ class _Run:
         self.over = False
 
     def run(self) -> BrewSummary:
-        if self.brewer.resume():
+        if self._passes(self.brewer.resume):
             self._brew_queue()
         self.summary.paused = self.brewer.paused
         try:
@@ -115,7 +116,7 @@ class _Run:
             self._release()
             self._claim()
             if self.in_progress:
-                self.brewer.probe_store()
+                self._passes(self.brewer.probe_store)
             while self.in_progress and not self.stop.is_set():
                 self._start_workers()
                 self._collect(timeout=_TICK)
@@ -164,12 +165,36 @@ class _Run:
         if time.monotonic() < self.next_claim:
             return
         self.next_claim = time.monotonic() + self.settings.sleep_time
-        if not self.brewer.resume():
+        if not self._passes(self.brewer.resume):
             return
         try:
             self._claim()
         except DatabaseDown as error:
             self.outages.database.failed(error)
+
+    def _passes(self, probe: Callable[[], bool]) -> bool:
+        """Return what `probe` returns, False once `stop` is set.
+
+        It runs in a daemon thread, as a silent server takes several time-outs; locks are renewed meanwhile.
+        """
+        results: queue.SimpleQueue[bool] = queue.SimpleQueue()
+
+        def run() -> None:
+            result = False
+            try:
+                result = probe()
+            finally:
+                results.put(result)
+
+        context = contextvars.copy_context()
+        threading.Thread(target=context.run, args=(run,), name="probe", daemon=True).start()
+        while not self.stop.is_set():
+            try:
+                return results.get(timeout=_TICK)
+            except queue.Empty:
+                if self.in_progress:
+                    self.held.renew_if_due()
+        return False
 
     def _start_workers(self) -> None:
         while len(self.threads) < min(self.settings.workers, self.in_progress):

@@ -112,9 +112,11 @@ class LayerBrewer:
         source, store = self._source.resume(), self._store.resume()
         return source and store
 
-    def probe_store(self) -> None:
-        """Pause if the metainfo store accepts no writes, before reading layers needlessly."""
-        self._store.is_down()
+    def probe_store(self) -> bool:
+        """Pause if the metainfo store accepts no writes, before reading layers needlessly. Return whether it
+        accepts them.
+        """
+        return not self._store.is_down()
 
     def _probe_source(self) -> None:
         """Raise DockerTorrentsError if the source is down.

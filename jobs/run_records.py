@@ -21,9 +21,10 @@ from sql.transaction import reading, transaction
 log = logging.getLogger(__name__)
 
 _MOST_SECONDS = 60.0
-"""How long PostgreSQL may take to count, or to write: a hung server does not delay the end of the process
-forever.
-"""
+"""How long PostgreSQL may take to count, or to write."""
+
+_CLOSE_SECONDS = 5.0
+"""How long the end of the process waits for the last records."""
 
 
 @dataclass(frozen=True)
@@ -64,10 +65,10 @@ class RunRecorder:
         self._thread.start()
 
     def close(self) -> None:
-        """Write pending records, and end the thread."""
+        """Write pending records, and end the thread. A hung database does not delay this for long."""
         self._closing = True
         self._wake.set()
-        self._thread.join()
+        self._thread.join(_CLOSE_SECONDS)
 
     def run(self, job: str, run: Callable[[], Summary]) -> Summary:
         """Do one run of `job` and record it. Raises its errors."""

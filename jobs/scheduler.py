@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import queue
 import threading
 import time
@@ -24,6 +25,11 @@ from jobs.summary import Summary, was_paused
 log = logging.getLogger(__name__)
 
 _CLOCK_CHECK_SECONDS = 1.0
+
+_GRACE = 10.0
+"""Seconds that the running jobs have to end when the scheduler stops."""
+
+_TICK = 0.5
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,7 @@ class Scheduler:
         self._outages = {schedule.name: OutageLog(log, f"job {schedule.name}") for schedule in schedules}
         self._lock = threading.Lock()
         self._running: set[str] = set()
+        self._give_up = math.inf
         self._again: set[str] = set()
         self._requests: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._requests_thread = threading.Thread(target=self._serve_requests, name="requests", daemon=True)
@@ -95,8 +102,13 @@ class Scheduler:
         self._requests_thread.start()
 
     def stop(self, stop: threading.Event) -> None:
-        """Set `stop`, which ends the running jobs, and wait for them."""
+        """Set `stop`, which ends the running jobs, and wait for them, for up to ten seconds.
+
+        A job may wait for a silent server until all its time-outs are over. It is left then, and ends with
+        the process: the next run continues after any interruption.
+        """
         stop.set()
+        self._give_up = time.monotonic() + _GRACE
         self._requests.put(None)
         self._requests_thread.join()
         self._scheduler.shutdown(wait=True)
@@ -145,8 +157,19 @@ class Scheduler:
             log.warning("clock was set back, jobs rescheduled jobs=%s", ",".join(late))
 
     def _run(self, schedule: Schedule) -> None:
-        with request_id(f"{schedule.name}-{choose_request_id(None)}"):
-            self._run_logged(schedule)
+        """Run the job in a daemon thread, which does not keep the process alive, and wait for it."""
+
+        def run() -> None:
+            with request_id(f"{schedule.name}-{choose_request_id(None)}"):
+                self._run_logged(schedule)
+
+        thread = threading.Thread(target=run, name=schedule.name, daemon=True)
+        thread.start()
+        while thread.is_alive():
+            if time.monotonic() > self._give_up:
+                log.warning("job did not end in time, left unfinished name=%s", schedule.name)
+                return
+            thread.join(_TICK)
 
     def _run_logged(self, schedule: Schedule) -> None:
         name = schedule.name

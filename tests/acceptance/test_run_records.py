@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import jobs.run_records
 from core.config.file import load_config
 from docker_torrents import CHECKS, web_app
 from jobs.brew_settings import BrewCounter
@@ -117,6 +118,34 @@ def test_a_run_in_progress_is_recorded_as_running(tmp_path: Path) -> None:
     assert recorded(installation)[0]["prune"] == JobRun(
         "prune", 4_000_000_000, 90.0, "failed", "ZeroDivisionError"
     )
+
+
+def test_a_database_that_does_not_answer_does_not_delay_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs.run_records, "_CLOSE_SECONDS", 0.1)
+    service = Service(load_config(Installation(tmp_path, "127.0.0.1:1").config, checks=CHECKS))
+    recorder = RunRecorder(service)
+    writing, go_on = threading.Event(), threading.Event()
+
+    class Counter(BrewCounter):
+        def take(self) -> Brews:
+            writing.set()
+            go_on.wait(60)
+            return super().take()
+
+    service.brew_counter = Counter()
+    recorder.start()
+    recorder.run("prune", Busy)
+    assert writing.wait(30)
+    closing = threading.Thread(target=recorder.close)
+    closing.start()
+    closing.join(30)
+    try:
+        assert not closing.is_alive()
+    finally:
+        go_on.set()
+        recorder._thread.join(60)
 
 
 def test_a_run_that_ends_while_another_is_written_is_written_before_the_end(tmp_path: Path) -> None:

@@ -298,6 +298,27 @@ def test_a_stopped_brewer_releases_its_layers_at_once(settings: BrewSettings) ->
     assert brew(replace(settings, source=MemorySource(layers)), threading.Event()).brewed == 6
 
 
+def test_a_brewer_that_probes_a_silent_source_stops_at_once(settings: BrewSettings) -> None:
+    stop, probing, go_on = threading.Event(), threading.Event(), threading.Event()
+
+    class SilentSource(MemorySource):
+        def check(self) -> str:
+            probing.set()
+            go_on.wait(60)
+            return "fine"
+
+    settings.outages.source.failed("no answer")
+    run = threading.Thread(target=brew, args=(replace(settings, source=SilentSource({})), stop))
+    run.start()
+    assert probing.wait(60)
+    stop.set()
+    run.join(30)
+    try:
+        assert not run.is_alive()
+    finally:
+        go_on.set()
+
+
 def test_a_layer_brewed_for_longer_than_the_time_out_is_not_stolen(settings: BrewSettings) -> None:
     layers = layers_of(1)
     timeout, began = 4, threading.Event()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import sqlalchemy as sa
 import torf
 
 from tests.servers import aria2
+from tests.servers.cutting_proxy import start_cutting_proxy
 from tests.servers.layers import layer_bytes, layer_tar, write_layer
 from tests.servers.moto import Moto, start_moto
 from tests.servers.nginx import serve_folder, start_nginx
@@ -27,6 +30,8 @@ from tests.servers.push import INDEX, Bearer, mount_blob, push_blob, push_image,
 from tests.servers.registry import Registry, start_registry
 from tests.servers.token_server import User, start_token_server
 from tests.servers.waiting import comes_true
+
+MIB = 1 << 20
 
 
 @contextmanager
@@ -220,6 +225,27 @@ def test_pgbouncer_hands_connections_from_client_to_client(tmp_path: Path) -> No
                 client.commit()
         assert len(pids) == 1
         assert engine.url.port != server.port
+
+
+def test_a_server_behind_the_cutting_proxy_notices_at_once_that_its_reader_left(tmp_path: Path) -> None:
+    failed = threading.Event()
+
+    def send(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection, suppress(ConnectionError):
+            connection.sendall(bytes(64 * MIB))
+        failed.set()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = threading.Thread(target=send, args=[listener])
+        server.start()
+        with start_cutting_proxy(f"127.0.0.1:{listener.getsockname()[1]}") as proxy:
+            proxy.throttle(MIB // 2)
+            with socket.create_connection((proxy.host, proxy.port)) as reader:
+                # Then less than a block is in the proxy's buffer, which has no room left.
+                assert reader.recv(1_000_000, socket.MSG_WAITALL)
+        assert failed.wait(30)
+        server.join()
 
 
 def test_nginx_keeps_its_rate_and_logs_bytes_sent(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import socket
@@ -197,6 +198,15 @@ def test_a_signal_ends_the_server_after_requests_in_flight(
     assert answers == [200]
     assert process.exit_status() == 0
     assert process.log.read_text().count("closed") == workers
+
+
+def test_a_signal_that_the_waiting_main_thread_does_not_notice_ends_the_server(start: Start) -> None:
+    process, _ = start()
+    assert comes_true(lambda: "serving" in process.log.read_text())
+    other = next(one.id for one in psutil.Process(process.pid).threads() if one.id != process.pid)
+    # As one that arrives just before the main thread waits: its system call is not interrupted.
+    assert ctypes.CDLL(None).tgkill(process.pid, other, signal.SIGTERM) == 0
+    assert process.exit_status() == 0
 
 
 def test_an_answer_in_progress_is_sent_completely(start: Start) -> None:

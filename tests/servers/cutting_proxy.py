@@ -18,6 +18,7 @@ from tests.servers.process import free_port, listening, running
 
 BLOCK_BYTES = 64 * 1024
 _SLICE_SECONDS = 0.01
+_RESET = struct.pack("ii", 1, 0)
 
 How = Literal["end", "reset", "stall"]
 
@@ -124,6 +125,9 @@ class _Passage:
         self._proxy = proxy
         self._client = client
         self._server = socket.create_connection(target)
+        # Closing it resets the connection. Without that, a server that is sending while the buffer here is
+        # full would wait for more than a minute: after the shutdown no room is announced.
+        self._server.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self._resetting = False
         self._threads = [
             threading.Thread(target=self._upwards, name="proxy-up"),
@@ -169,7 +173,7 @@ class _Passage:
                     proxy._closing.wait()
                 elif how == "reset":
                     self._resetting = True
-                    self._client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    self._client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
                 return
             self._client.sendall(block)
             passed += len(block)

@@ -13,6 +13,7 @@ from functools import partial
 
 import pytest
 
+import jobs.scheduler
 from core.errors import DatabaseDown, DockerTorrentsError
 from core.logs import OutageLog
 from core.metrics import JOB_RUNS
@@ -91,6 +92,26 @@ def test_a_job_woken_while_it_runs_runs_again() -> None:
         go_on.release(2)
         started.get(timeout=30)
     assert started.empty()
+
+
+def test_a_job_that_does_not_end_is_left(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(jobs.scheduler, "_GRACE", 0.1)
+    started, go_on = threading.Event(), threading.Event()
+
+    def run() -> Done:
+        started.set()
+        go_on.wait(60)
+        return Done()
+
+    try:
+        with running(Schedule("brew", run, NEVER)):
+            assert started.wait(30)
+        assert "left unfinished name=brew" in caplog.text
+        assert not go_on.is_set()
+    finally:
+        go_on.set()
 
 
 def test_a_job_that_found_work_starts_the_next() -> None:

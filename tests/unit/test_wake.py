@@ -27,6 +27,16 @@ def test_each_wake_is_received(tmp_path: Path) -> None:
     assert "wake" not in {thread.name for thread in threading.enumerate()}
 
 
+def test_a_listener_stops_though_its_fifo_was_removed(tmp_path: Path) -> None:
+    listener = WakeListener(tmp_path, lambda: None)
+    listener.start()
+    (tmp_path / "wake").unlink()
+    stopping = threading.Thread(target=listener.stop, daemon=True)
+    stopping.start()
+    stopping.join(30)
+    assert not stopping.is_alive()
+
+
 def test_without_a_scheduler_nothing_happens(tmp_path: Path) -> None:
     wake(tmp_path / "missing")
     os.mkfifo(tmp_path / "wake")
