@@ -36,10 +36,10 @@ def find_login(registry: str, environ: Mapping[str, str], home: Path) -> Login |
     """
     for path in _files(environ, home):
         try:
-            text = path.read_text(encoding="utf-8")
+            content = path.read_bytes()
         except OSError:
             continue
-        found = _find(text, str(path), registry, environ)
+        found = _find(content, str(path), registry, environ)
         if found is not None:
             return found
     return None
@@ -55,10 +55,10 @@ def _files(environ: Mapping[str, str], home: Path) -> Iterator[Path]:
     yield Path(environ.get("DOCKER_CONFIG", home / ".docker")) / "config.json"
 
 
-def _find(text: str, where: str, registry: str, environ: Mapping[str, str]) -> Login | None:
+def _find(data: bytes, where: str, registry: str, environ: Mapping[str, str]) -> Login | None:
     try:
-        content = json.loads(text)
-    except ValueError:
+        content = json.loads(data)
+    except (ValueError, RecursionError):
         raise ConfigInvalid(where, ["not JSON"]) from None
     if not isinstance(content, dict):
         return None

@@ -16,6 +16,8 @@ from core.config.problems import describe
 from core.config.yaml_text import parse_yaml
 from core.errors import ConfigInvalid, os_reason
 
+_HALF_PAIR = re.compile("[\ud800-\udfff]")
+"""In Python's texts: half a surrogate pair of YAML, or a byte of the environment that is not UTF-8."""
 _VARIABLE = re.compile(r"\$(\$|\{([A-Za-z_][A-Za-z0-9_]*)\})")
 
 
@@ -121,4 +123,7 @@ def _substitute(value: Any, path: str, environ: Mapping[str, str], problems: lis
             return match[0]
         return environ[name]
 
-    return _VARIABLE.sub(fill, value)
+    filled = _VARIABLE.sub(fill, value)
+    if _HALF_PAIR.search(filled):
+        problems.append(f"{path}: not text in UTF-8")
+    return filled

@@ -95,6 +95,7 @@ def _errors_translated() -> Iterator[None]:
         yield
     except torf.URLError as error:
         raise ValueError(str(error)) from error
-    # torf fails on some bytes that it should refuse: keys that are not text, pieces of length 0.
-    except (torf.TorfError, TypeError, LookupError, ArithmeticError) as error:
+    # torf fails on some bytes that it should refuse: keys that are not text, pieces of length 0, a text of
+    # more bytes than there is memory.
+    except (torf.TorfError, TypeError, LookupError, ArithmeticError, MemoryError) as error:
         raise ValueError(f"not metainfo: {error}") from error

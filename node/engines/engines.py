@@ -200,7 +200,7 @@ def config_path(config: str) -> str | None:
     """Return the folder in which containerd looks for hosts.toml, None if it does not."""
     try:
         plugins: Any = tomllib.loads(config).get("plugins", {})
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return None
     for table in _CRI_TABLES:
         # A table may be missing, or be something else.

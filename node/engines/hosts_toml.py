@@ -57,7 +57,7 @@ def _check(before: dict[str, Any], after: dict[str, Any], mirror_url: str) -> No
 def _parse(text: str) -> dict[str, Any]:
     try:
         parsed = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise EngineConfigInvalid(f"invalid TOML: {error}") from None
     if not isinstance(parsed.get("host", {}), dict):
         raise EngineConfigInvalid("host is not a table")

@@ -20,11 +20,12 @@ def registries(text: str) -> dict[str, Registry]:
     """Return the settings of each prefix in a file. Raises EngineConfigInvalid."""
     try:
         tables = tomllib.loads(text).get("registry", [])
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise EngineConfigInvalid(f"invalid TOML: {error}") from None
     if not _are_tables(tables) or not all(_are_tables(table.get("mirror", [])) for table in tables):
         raise EngineConfigInvalid("expected tables [[registry]] and [[registry.mirror]]")
-    return {name: table for table in tables if (name := table.get("prefix") or table.get("location"))}
+    named = [(table.get("prefix") or table.get("location"), table) for table in tables]
+    return {name: table for name, table in named if isinstance(name, str) and name}
 
 
 def render(names: Sequence[str], mirror_netloc: str, known: Mapping[str, Registry], *, insecure: bool) -> str:

@@ -50,16 +50,26 @@ def test_a_file_named_by_the_environment_counts(tmp_path: Path) -> None:
     "content",
     [
         "{",
+        "\udcff",
+        "[" * 100_000,
         json.dumps({"auths": [REGISTRY]}),
         json.dumps({"credHelpers": [REGISTRY]}),
         json.dumps({"auths": {REGISTRY: {}}}),
         json.dumps({"auths": {REGISTRY: {"auth": "!"}}}),
     ],
-    ids=["not JSON", "a list of logins", "a list of helpers", "an empty entry", "not base64"],
+    ids=[
+        "not JSON",
+        "not UTF-8",
+        "nested too deeply",
+        "a list of logins",
+        "a list of helpers",
+        "an empty entry",
+        "not base64",
+    ],
 )
 def test_an_unusable_login_is_an_error(tmp_path: Path, content: str) -> None:
     (tmp_path / ".docker").mkdir()
-    (tmp_path / ".docker/config.json").write_text(content)
+    (tmp_path / ".docker/config.json").write_bytes(content.encode(errors="surrogateescape"))
     with pytest.raises(ConfigInvalid):
         find_login(REGISTRY, {}, tmp_path)
 

@@ -193,6 +193,10 @@ def test_the_example_file_loads() -> None:
             'docker_registry: {host: a}\napplication: {state_dir: "a\\0b"}',
             "application.state_dir: the character NUL cannot be used",
         ),
+        (
+            'docker_registry: {host: a}\napplication: {state_dir: "\\ud800"}',
+            "application.state_dir: not text in UTF-8",
+        ),
         ("docker_registry: {host: '${NOT_SET}'}", "docker_registry.host: environment variable NOT_SET is not set"),
     ],
 )  # fmt: skip

@@ -82,8 +82,24 @@ def test_a_mirror_configured_by_others_is_kept() -> None:
 
 @pytest.mark.parametrize(
     "broken",
-    ["server = ", 'host = {"https://a" = {}}', f"{BEGIN}\n", "note = '''\n[host]\n'''\n", "host = 5\n"],
-    ids=["no TOML", "inline table", "half a block", "text that looks like a table", "host is a number"],
+    [
+        "server = ",
+        f"a = {'9' * 5000}\n",
+        f"a = {'[' * 2000}{']' * 2000}\n",
+        'host = {"https://a" = {}}',
+        f"{BEGIN}\n",
+        "note = '''\n[host]\n'''\n",
+        "host = 5\n",
+    ],
+    ids=[
+        "no TOML",
+        "too long a number",
+        "nested too deeply",
+        "inline table",
+        "half a block",
+        "text that looks like a table",
+        "host is a number",
+    ],
 )
 def test_hosts_toml_that_cannot_be_extended_is_refused(broken: str) -> None:
     with pytest.raises(EngineConfigInvalid):
@@ -139,7 +155,13 @@ def test_the_drop_in_repeats_existing_settings_of_the_registry() -> None:
 
 @pytest.mark.parametrize(
     "broken",
-    ["[[registry", "registry = 5\n", 'registry = ["a"]\n', '[[registry]]\nprefix = "a"\nmirror = "b"\n'],
+    [
+        "[[registry",
+        f"a = {'9' * 5000}\n",
+        "registry = 5\n",
+        'registry = ["a"]\n',
+        '[[registry]]\nprefix = "a"\nmirror = "b"\n',
+    ],
 )
 def test_invalid_existing_files_are_reported(broken: str) -> None:
     with pytest.raises(EngineConfigInvalid, match=r"TOML|expected tables"):

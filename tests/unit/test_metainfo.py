@@ -193,7 +193,7 @@ READERS: list[Callable[[bytes], object]] = [info_of, lambda data: with_sources(d
 
 @pytest.mark.parametrize("read", READERS, ids=["info_of", "with_sources"])
 @pytest.mark.parametrize(
-    "data", [b"", b"<html>", b"de", b"le", b"i1e", b"d4:infodee", SMALL[:-1], SMALL + b"e"]
+    "data", [b"", b"<html>", b"de", b"le", b"i1e", b"d4:infodee", b"9" * 17 + b":a", SMALL[:-1], SMALL + b"e"]
 )
 def test_invalid_metainfo_is_refused(read: Callable[[bytes], object], data: bytes) -> None:
     with pytest.raises(ValueError, match="not metainfo"):
