@@ -17,6 +17,7 @@ from typing import TypeVar
 
 from core.config.config import Config
 from core.errors import InvalidName
+from core.metrics import version
 
 DEFAULT_CONFIG = Path("/etc/docker-registry-torrents/config.yaml")
 
@@ -94,6 +95,12 @@ def _build_parser(default: Run) -> tuple[argparse.ArgumentParser, Commands]:
     )
     parser.set_defaults(func=default, check=None)
     _add_general(parser, config=DEFAULT_CONFIG, debug=False)
+    parser.add_argument(
+        "--version",
+        action="version",
+        version=f"docker_torrents {version()}",
+        help="print the version and exit",
+    )
     commands = parser.add_subparsers(
         dest="command",
         metavar="COMMAND",

@@ -227,7 +227,7 @@ def render(readings: Readings) -> tuple[bytes, str]:
     from prometheus_client.registry import Collector, CollectorRegistry
 
     families = _recorded()
-    families.append(_gauge(BUILD_INFO, {(_version(),): 1.0}))
+    families.append(_gauge(BUILD_INFO, {(version(),): 1.0}))
     families.extend(_gauge(metric, values) for metric, values in readings.items())
 
     class Collected(Collector):
@@ -262,7 +262,8 @@ def _gauge(metric: ReadGauge, values: Mapping[_Labels, float]) -> Family:
 
 
 @cache
-def _version() -> str:
+def version() -> str:
+    """Return the version of this program, or `unknown` if it is not installed."""
     try:
         return importlib.metadata.version("docker-torrents")
     except importlib.metadata.PackageNotFoundError:

@@ -38,11 +38,16 @@ def add_options(command: argparse.ArgumentParser) -> None:
     retry = add_command(
         queue,
         "retry",
-        "Queue layers and manifests again that were set aside, or layers whose torrent is lost.",
+        "Try failed layers and manifests again at once, or queue layers whose torrent is lost.",
         "queue retry --reason 'timed out'",
         with_service(_retry),
     )
-    _add_selection(retry, "this layer or manifest; a brewed layer is brewed again", lost=True)
+    _add_selection(
+        retry,
+        "that were set aside or wait for a retry",
+        "this layer or manifest; a brewed layer is brewed again",
+        lost=True,
+    )
     drop_command = add_command(
         queue,
         "drop",
@@ -50,22 +55,24 @@ def add_options(command: argparse.ArgumentParser) -> None:
         "queue drop --reason 'not found'",
         with_service(_drop),
     )
-    _add_selection(drop_command, "this layer or manifest")
+    _add_selection(drop_command, "that were set aside", "this layer or manifest, also one that waits")
 
 
-def _add_selection(command: argparse.ArgumentParser, digest_help: str, *, lost: bool = False) -> None:
+def _add_selection(
+    command: argparse.ArgumentParser, failed: str, digest_help: str, *, lost: bool = False
+) -> None:
     add_json(command)
     selection = command.add_mutually_exclusive_group(required=True)
-    selection.add_argument("--all", action="store_true", help="all layers and manifests that were set aside")
+    selection.add_argument("--all", action="store_true", help=f"all layers and manifests {failed}")
     selection.add_argument(
         "--reason",
         type=_words,
         metavar="TEXT",
-        help="those set aside for a reason that contains TEXT",
+        help=f"those {failed}, for a reason that contains TEXT",
     )
     if lost:
         selection.add_argument(
-            "--lost", action="store_true", help="all brewed layers whose metainfo is missing from the store"
+            "--lost", action="store_true", help="all layers brewed here whose torrent is missing from the store"
         )
     selection.add_argument("--digest", type=named(Digest.parse), metavar="DIGEST", help=digest_help)
 

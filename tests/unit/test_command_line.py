@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import re
 import shlex
+import tomllib
 from collections.abc import Iterator
 from contextlib import redirect_stdout
+from pathlib import Path
 
 import pytest
 
@@ -179,6 +181,16 @@ def test_several_platforms_may_be_named() -> None:
 
     assert parse_arguments(typed).platforms == [Platform("linux", "amd64"), Platform("linux", "arm", "v7")]
     assert parse_arguments(typed[:2]).platforms == []
+
+
+def test_the_version_needs_no_configuration(capsys: pytest.CaptureFixture[str]) -> None:
+    project = tomllib.loads((Path(docker_torrents.__file__).parent / "pyproject.toml").read_text())["project"]
+
+    with pytest.raises(SystemExit) as ended:
+        docker_torrents.main(["--version"])
+
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"docker_torrents {project['version']}\n"
 
 
 def test_a_missing_configuration_exits_with_2(capsys: pytest.CaptureFixture[str], tmp_path: object) -> None:
