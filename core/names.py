@@ -65,7 +65,7 @@ def parse_pattern(text: object) -> str:
     if isinstance(text, str) and is_glob(text):
         if _PATTERN.match(text):
             return text
-        raise InvalidName("scope pattern", text, "expected a scope with *, ? or [...]")
+        raise InvalidName("scope pattern", text, "expected a lower-case scope with *, ? or [...]")
     return parse_scope(text)
 
 
