@@ -72,7 +72,9 @@ def _add_selection(
     )
     if lost:
         selection.add_argument(
-            "--lost", action="store_true", help="all layers brewed here whose torrent is missing from the store"
+            "--lost",
+            action="store_true",
+            help="all layers brewed here whose torrent is missing from the store",
         )
     selection.add_argument("--digest", type=named(Digest.parse), metavar="DIGEST", help=digest_help)
 

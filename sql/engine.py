@@ -70,6 +70,17 @@ def check_url(url: str) -> None:
         raise ValueError("the host is invalid: expected host, host:port or [address]:port") from None
     if parsed.port is not None and not 0 < parsed.port < 65536:
         raise ValueError("expected a port from 1 to 65535")
+    _check_postgresql_query(parsed)
+
+
+def _check_postgresql_query(url: sa.URL) -> None:
+    import psycopg2.extensions
+
+    for name in url.query:
+        try:
+            psycopg2.extensions.make_dsn(**{name: ""})
+        except psycopg2.ProgrammingError:
+            raise ValueError(f"?{name}= is not an option of PostgreSQL's libpq") from None
 
 
 def _check_sqlite_query(url: sa.URL) -> None:

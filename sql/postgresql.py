@@ -34,14 +34,25 @@ _KEEPALIVE = {
     "keepalives_count": 3,
     "tcp_user_timeout": 30_000,
 }
-# The server's answers to a login that cannot work until a configuration is changed.
-_REFUSED = re.compile(
-    r"password authentication failed|no password supplied|authentication failed for user"
-    r"|no pg_hba\.conf entry|role \S+ (?:does not exist|is not permitted to log in)"
-    r"|database \S+ does not exist|permission denied for database|no such (?:user|database)"
+# The server's answers to a login that cannot work until a configuration is changed, and what to change.
+_REMEDIES = (
+    (
+        re.compile(
+            r"password authentication failed|no password supplied|authentication failed for user"
+            r"|role \S+ (?:does not exist|is not permitted to log in)|no such user"
+        ),
+        "correct the user or the password in section db",
+    ),
+    (
+        re.compile(r"database \S+ does not exist|no such database"),
+        "correct its name in section db, or create it",
+    ),
+    (re.compile(r"permission denied for database"), "GRANT CONNECT ON DATABASE to this user"),
+    (re.compile(r"no pg_hba\.conf entry"), "add one for this user and host"),
 )
 # Those of a server, or of PgBouncer, whose connections are all in use.
 _FULL = re.compile(r"too many (?:clients|connections)|remaining connection slots|no more connections allowed")
+_FULL_REMEDY = "allow more connections there, or lower db.max_pool_size"
 _READ_ONLY = "it is read-only"
 _READ_ONLY_TRANSACTION = "25006"
 
@@ -74,11 +85,12 @@ def postgresql_engine(
                 reasons.append(f"{host}: {_READ_ONLY}")
             except dbapi.Error as error:
                 reasons.append(f"{host}: {' '.join(str(error).split())}")
-        refused = [reason for reason in reasons if _REFUSED.search(reason)]
+        refused = [f"{reason}: {remedy}" for reason in reasons if (remedy := _remedy(reason))]
         if refused or (reasons and all(reason.endswith(_READ_ONLY) for reason in reasons)):
             raise DatabaseRefused("; ".join(refused or reasons))
-        full = any(_FULL.search(reason) for reason in reasons)
-        raise (DatabaseBusy if full else DatabaseDown)("; ".join(reasons))
+        if any(_FULL.search(reason) for reason in reasons):
+            raise DatabaseBusy(f"{'; '.join(reasons)}: {_FULL_REMEDY}")
+        raise DatabaseDown("; ".join(reasons))
 
     def ping(connection: Any, record: Any, _: object) -> None:
         """Ping a pooled connection before use: it may have died with the server."""
@@ -101,6 +113,10 @@ def postgresql_engine(
     sa.event.listen(engine, "checkout", ping)
     sa.event.listen(engine, "handle_error", after_error)
     return engine
+
+
+def _remedy(reason: str) -> str | None:
+    return next((remedy for pattern, remedy in _REMEDIES if pattern.search(reason)), None)
 
 
 def _takes_writes(connection: Any) -> bool:

@@ -21,3 +21,10 @@ def test_an_option_without_effect_on_sqlite_is_refused(query: str, message: str)
 
     with pytest.raises(ValueError, match=message):
         check_url(f"sqlite:///queue.sqlite?{query}")
+
+
+def test_an_option_that_libpq_does_not_have_is_refused() -> None:
+    check_url("postgresql://user:secret@host/queue?sslmode=require&host=a:1&host=b:2")
+
+    with pytest.raises(ValueError, match=r"\?sslmod= is not an option of PostgreSQL's libpq"):
+        check_url("postgresql://user:secret@host/queue?sslmod=require")

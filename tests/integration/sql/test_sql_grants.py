@@ -230,3 +230,17 @@ def test_a_refused_login_is_not_an_outage(postgres: PostgresServer) -> None:
     assert str(caught.value).startswith("the database is up, but refuses access: ")
     assert '"nobody_here"' in str(caught.value)
     assert "wrong" not in str(caught.value)
+    assert str(caught.value).endswith(": correct the user or the password in section db")
+
+
+def test_the_remedy_for_a_login_depends_on_the_problem(postgres: PostgresServer, low_url: str) -> None:
+    def remedy(url: sa.URL) -> str:
+        engine = create_engine_for(url=url.render_as_string(hide_password=False))
+        with pytest.raises(DatabaseDown) as caught, transaction(engine):
+            pass
+        return str(caught.value).rpartition(": ")[2]
+
+    url = sa.make_url(low_url)
+    assert remedy(url.set(database="no_such")) == "correct its name in section db, or create it"
+    postgres.execute("ALTER ROLE low_user CONNECTION LIMIT 0")
+    assert remedy(url) == "allow more connections there, or lower db.max_pool_size"
