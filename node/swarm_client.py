@@ -9,7 +9,15 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from core.digest import Digest
-from core.errors import BadAnswer, NotFound, Refused, RemoteError, SwarmMessageInvalid, TimedOut, Unavailable
+from core.errors import (
+    NO_ANSWER,
+    BadAnswer,
+    Refused,
+    RemoteError,
+    SwarmMessageInvalid,
+    TimedOut,
+    Unavailable,
+)
 from core.http.client import HttpClient
 from core.logs import OutageLog
 from core.swarm.messages import MAX_ANSWER, SeedsAnswer, SeedsRequest, SwarmAnswer, SwarmRequest
@@ -49,7 +57,7 @@ def renewed(metainfo: Metainfo, address: SwarmAddress, digest: Digest) -> Metain
 
 
 class SwarmService:
-    """Makes the swarm calls of all layers, and logs when they fail. Thread-safe."""
+    """Makes the swarm calls of all layers, and logs failures: an outage once for all layers. Thread-safe."""
 
     def __init__(self, http: HttpClient) -> None:
         self._http = http
@@ -59,17 +67,22 @@ class SwarmService:
         """Announce layers that this node has completely. Raises RemoteError."""
         return self.post(base, "/v0/swarm", request.encode(), SeedsAnswer.decode)
 
-    def post(self, base: str, path: str, body: bytes, decode: Callable[[bytes], _Answer]) -> _Answer:
-        """Make a call. Raises RemoteError."""
-        # The path contains a capability, so errors do not show it.
-        where = f"{base}/v0/swarm"
+    def post(
+        self,
+        base: str,
+        path: str,
+        body: bytes,
+        decode: Callable[[bytes], _Answer],
+        digest: Digest | None = None,
+    ) -> _Answer:
+        """Make a call, about one layer if there is a `digest`. Raises RemoteError."""
         try:
-            answer = decode(_post(self._http, where, base + path, body))
-        except SwarmMessageInvalid as error:
+            answer = _post(self._http, base, path, body, decode)
+        except NO_ANSWER as error:
             self._outage.failed(error)
-            raise BadAnswer(where, str(error)) from error
+            raise
         except RemoteError as error:
-            self._outage.failed(error)
+            log.warning("swarm call failed digest=%s reason=%s", digest or "all", error)
             raise
         self._outage.succeeded()
         return answer
@@ -86,25 +99,32 @@ class SwarmClient:
     def call(self, request: SwarmRequest) -> SwarmAnswer:
         """Make a swarm call. Raises RemoteError."""
         path = f"/v0/swarm/{self.address.capability}/{self._digest.hex}"
-        answer = self._service.post(self.address.base, path, request.encode(), SwarmAnswer.decode)
+        answer = self._service.post(
+            self.address.base, path, request.encode(), SwarmAnswer.decode, self._digest
+        )
         self.address = SwarmAddress(self.address.base, answer.capability)
         return answer
 
 
-def _post(http: HttpClient, where: str, url: str, body: bytes) -> bytes:
+def _post(http: HttpClient, base: str, path: str, body: bytes, decode: Callable[[bytes], _Answer]) -> _Answer:
+    # The path contains a capability, so errors do not show it.
+    where = f"{base}/v0/swarm"
     headers = {"Content-Type": "application/json"}
     try:
-        answer = http.fetch("POST", url, headers=headers, body=body, limit=MAX_ANSWER, seconds=_SECONDS)
+        answer = http.fetch(
+            "POST", base + path, headers=headers, body=body, limit=MAX_ANSWER, seconds=_SECONDS
+        )
     except TimedOut:
         raise TimedOut(where, _SECONDS) from None
     except RemoteError as error:
         raise Unavailable(where, error.why or type(error).__name__) from None
-    if answer.status == 200:
-        return answer.body
+    if answer.status in (404, 429, 502, 503, 504):
+        raise Unavailable(where, f"status {answer.status}", answer.headers.number("Retry-After"))
     if answer.status in (401, 403):
         raise Refused(where, answer.status, "the capability is not valid")
-    if answer.status == 404:
-        raise NotFound(where)
-    if answer.status == 429 or answer.status >= 500:
-        raise Unavailable(where, f"status {answer.status}", answer.headers.number("Retry-After"))
-    raise BadAnswer(where, f"status {answer.status}")
+    if answer.status != 200:
+        raise BadAnswer(where, f"status {answer.status}")
+    try:
+        return decode(answer.body)
+    except SwarmMessageInvalid as error:
+        raise BadAnswer(where, str(error)) from error

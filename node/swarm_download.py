@@ -8,6 +8,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 from core.errors import Interrupted, RemoteError, TimedOut
@@ -85,14 +86,20 @@ class SwarmDownload:
             counters,
         )
         self._leased = LeasedChunks(
-            layer.digest, self._chunks, self.pieces, self._fetch_leased, self._over, changed, self._wake.set
+            layer.digest,
+            self._chunks,
+            self.pieces,
+            partial(self._fetch, leased=True),
+            self._over,
+            changed,
+            self._wake.set,
         )
         self._without_leases = WithoutLeases(
             layer,
             self._chunks,
             readers,
             self._lacking,
-            self._fetch_alone,
+            partial(self._fetch, leased=False),
             self._others,
             self._over,
             self._sleep,
@@ -235,18 +242,14 @@ class SwarmDownload:
         if first and self._connected and not connections and not self._leased.count:
             torrent.connect_now()
 
-    def _fetch_leased(self, pieces: range) -> None:
-        """Fetch the missing ones of leased `pieces` by HTTP. Raises RemoteError."""
+    def _fetch(self, pieces: range, *, leased: bool) -> None:
+        """Fetch the missing ones of `pieces` by HTTP. Raises RemoteError."""
 
         def add(piece: int, data: bytes, from_registry: bool) -> None:
-            self.pieces.add(piece, data, from_registry, leased=True)
+            self.pieces.add(piece, data, from_registry, leased=leased)
             self._leased.note(piece)
 
         self._fetcher.fetch(pieces, self._lacks, add)
-
-    def _fetch_alone(self, pieces: range) -> None:
-        """Fetch the missing ones of `pieces` by HTTP, without a lease. Raises RemoteError."""
-        self._fetcher.fetch(pieces, self._lacks, self.pieces.add)
 
     def _lacks(self, piece: int) -> bool:
         return not self._stopped and not self.pieces.has_all((piece,))

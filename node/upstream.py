@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from core.config.config import DockerRegistry
 from core.digest import Digest
-from core.errors import RemoteError
+from core.errors import NO_ANSWER, RemoteError
 from core.http.client import HttpAnswer, HttpClient
 from core.http.stream import HttpStream
 from core.http.url import Target, parse_url
@@ -23,6 +23,9 @@ from node.brew_requests import BrewRequest, BrewRequests
 log = logging.getLogger(__name__)
 
 _Answer = TypeVar("_Answer", HttpAnswer, HttpStream)
+
+_OUTAGE = frozenset({408, 429, 502, 503, 504})
+"""Statuses of a server that is down or overloaded. Others may concern a single blob: 500 a damaged file."""
 
 TORRENT_SECONDS = 2.0
 """How long to wait for a torrent from the service before the layer is read from the registry."""
@@ -53,7 +56,9 @@ class Upstream:
         self._http = http
         self._clock = clock
         self._quiet_until = float("-inf")
+        self._registry = str(parse_url(self.urls.base))
         self._registry_outage = OutageLog(log, "registry")
+        self._storage_outage = OutageLog(log, "storage of the registry")
         self._outage = OutageLog(log, "torrents service")
         self.brew_requests = BrewRequests(self._request_brewing)
 
@@ -67,10 +72,8 @@ class Upstream:
 
     @property
     def registry_is_down(self) -> bool:
-        """Whether the registry did not answer the last request, or answered 408, 429 or 5xx: that is logged
-        here.
-        """
-        return self._registry_outage.out
+        """Whether the registry, or the storage that it redirects to, is down: that is logged here."""
+        return self._registry_outage.out or self._storage_outage.out
 
     def fetch(
         self, method: str, url: str, authorization: str | None, headers: Mapping[str, str] | None = None
@@ -109,16 +112,23 @@ class Upstream:
             return None
         try:
             answer = self._fetch_torrent(scope, digest, authorization, TORRENT_SECONDS)
-        except RemoteError as error:
+        except NO_ANSWER as error:
             self._outage.failed(f"layers come from the registry: {error}")
             self._quiet_until = self._clock() + QUIET_SECONDS
             return None
-        if answer.status == 404 and b'"errors"' not in answer.body:
+        except RemoteError as error:
+            log.warning(
+                "torrent not used, the layer comes from the registry digest=%s reason=%s", digest, error
+            )
+            return None
+        if answer.status in _OUTAGE:
+            self._outage.failed(f"layers come from the registry: {self._torrents} answers {answer.status}")
+        elif answer.status == 404 and b'"errors"' not in answer.body:
             # The service's errors are JSON: this is another server, for example the registry itself.
             self._outage.failed(
                 f"layers come from the registry: {self._torrents} serves no torrents: set mirror.torrents_url"
             )
-        else:
+        elif answer.status < 500:
             self._outage.succeeded()
         if answer.status == 404:
             self.brew_requests.layer_has_no_torrent(scope, digest, authorization)
@@ -129,17 +139,22 @@ class Upstream:
         return self._fetch_torrent(scope, digest, None)
 
     def _watched(self, send: Callable[[], _Answer]) -> _Answer:
-        """Make a request to the registry or its storage, and log its outages."""
+        """Make a request to the registry or its storage, and log failures: an outage once."""
         try:
             answer = send()
-        except RemoteError as error:
-            self._registry_outage.failed(error)
+        except NO_ANSWER as error:
+            self._outage_of(error.where).failed(error)
             raise
-        if answer.status in (408, 429) or answer.status >= 500:
-            self._registry_outage.failed(f"{answer.target} answers {answer.status}")
+        if answer.status in _OUTAGE:
+            self._outage_of(str(answer.target)).failed(f"{answer.target} answers {answer.status}")
+        elif answer.status >= 500:
+            log.warning("registry failed for one request url=%s status=%d", answer.target, answer.status)
         else:
-            self._registry_outage.succeeded()
+            self._outage_of(str(answer.target)).succeeded()
         return answer
+
+    def _outage_of(self, url: str) -> OutageLog:
+        return self._registry_outage if url.startswith(self._registry) else self._storage_outage
 
     def _fetch_torrent(
         self, scope: str, digest: Digest, authorization: str | None, seconds: float | None = None

@@ -116,10 +116,12 @@ def test_a_slow_but_steady_stream_has_no_total_time_out(server: HttpServer, hast
     assert time.monotonic() - begun > 1.5
 
 
-def test_a_slow_reader_loses_nothing(server: HttpServer, client: HttpClient) -> None:
+def test_a_reader_that_pauses_for_longer_than_the_time_out_loses_nothing(
+    server: HttpServer, hasty: HttpClient
+) -> None:
     server.on("/", bad_http.replying(200, BODY))
-    with client.open("GET", server.url) as stream:
-        time.sleep(1)
+    with hasty.open("GET", server.url) as stream:
+        time.sleep(1.2)
         assert read_all(stream) == BODY
 
 

@@ -14,6 +14,7 @@ from tests.mirror_app import TestedMirror, mirror_of
 from tests.servers.bad_http import hanging_up, replying
 from tests.servers.http_server import Connection, HttpServer, Request, start_http_server
 from tests.servers.layers import layer_bytes
+from tests.servers.process import free_port
 from tests.servers.push import MANIFEST, push_image
 from tests.servers.registry import Registry, start_registry
 
@@ -200,3 +201,25 @@ def test_an_outage_of_the_registry_is_logged_once_and_its_end(
         strict=True,
     ):
         assert re.match(expected, line)
+
+
+def test_a_damaged_blob_and_a_storage_that_is_down_are_no_outage_of_the_registry(
+    upstream: HttpServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    damaged, stored = (f"/v2/a/blobs/sha256:{digit * 64}" for digit in "01")
+    storage = f"http://127.0.0.1:{free_port()}/blobs/sha256/11/{'1' * 64}/data"
+    upstream.on("/v2/", replying(200, b"{}", JSON))
+    upstream.on("/v0/*", replying(404, b'{"errors": []}', JSON))
+    upstream.on(damaged, replying(500, b"{}", JSON))
+    upstream.on(stored, replying(307, b"", {"Location": storage}))
+    with mirror_of(upstream.netloc, tmp_path) as mirror:
+        for _ in range(3):
+            assert [mirror.get(path).status for path in ("/v2/", damaged, stored)] == [200, 503, 503]
+    logged = [record.getMessage() for record in caplog.records if record.name == "node.upstream"]
+    failed = f"registry failed for one request url={upstream.url}{damaged} status=500"
+    assert [line.partition(" reason=")[0] for line in logged] == [
+        failed,
+        "storage of the registry failed",
+        failed,
+        failed,
+    ]

@@ -51,10 +51,12 @@ def test_a_torrent_counts_as_permission_and_contains_the_size(
         (404, b"404 page not found"),
         (401, b""),
         (500, b""),
+        (502, b""),
         (200, b"<html>please log in</html>"),
         (200, None),
+        (200, bytes(2 << 20)),
     ],
-    ids=["404", "401", "500", "a web page", "another layer's torrent"],
+    ids=["404", "401", "500", "502", "a web page", "another layer's torrent", "too long"],
 )
 def test_without_a_torrent_the_registry_decides(
     registry: Registry,
@@ -72,6 +74,11 @@ def test_without_a_torrent_the_registry_decides(
         assert mirror.get(f"/v2/{scope}/blobs/{digest}").body == CONTENT
         assert mirror.get(f"/v2/{scope}/blobs/sha256:{'1' * 64}").status == 404
     assert ("serves no torrents: set mirror.torrents_url" in caplog.text) == (status == 404)
+    # Other failures concern one layer.
+    assert ("torrents service failed" in caplog.text) == (status in (404, 502))
+    assert (f"torrent not used, the layer comes from the registry digest={digest}" in caplog.text) == (
+        len(sent) > 1 << 20
+    )
 
 
 def test_a_silent_service_is_not_called_for_a_while(

@@ -374,6 +374,17 @@ def test_an_outage_of_the_service_is_logged_once_for_all_layers_and_its_end(
     assert CAPABILITY not in caplog.text
 
 
+@pytest.mark.parametrize("status", [403, 500])
+def test_a_swarm_call_that_fails_for_one_layer_is_no_outage_of_the_service(
+    service: SwarmService, start: Callable[..., Node], caplog: pytest.LogCaptureFixture, status: int
+) -> None:
+    service.swarm_status = service.web_seed_status = status
+    assert pull(start(), LAYER, origin(service)) == DATA
+    assert f"swarm call failed digest={LAYER.digest} reason={service.url}/v0/swarm: " in caplog.text
+    assert "swarm calls failed" not in caplog.text
+    assert CAPABILITY not in caplog.text
+
+
 def test_a_damaged_layer_is_neither_seeded_nor_served_and_is_repaired(
     service: SwarmService, start: Callable[..., Node], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

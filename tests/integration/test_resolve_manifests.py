@@ -158,7 +158,7 @@ def test_delays_between_attempts_grow_and_attempts_end(job: ResolveJob) -> None:
     assert job.run().failed == 0, "what is set aside is left alone"
 
 
-def test_a_push_queues_a_layer_that_was_set_aside(job: ResolveJob) -> None:
+def test_a_push_retries_a_manifest_that_was_set_aside(job: ResolveJob) -> None:
     job.enqueue(NOWHERE)
     job.run(max_attempts=1)
     job.enqueue(NOWHERE)

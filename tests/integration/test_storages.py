@@ -166,11 +166,11 @@ def test_a_folder_that_may_not_be_read_is_raised_behind_all_others(
     directory.put(f"{FOLDER}/cc/data", b"1")
     scan = os.scandir
 
-    def forbidding(backend: str) -> object:
+    def forbidding(folder: str) -> object:
         # The tests may run as root, whom no mode restricts.
-        if backend.endswith("/bb"):
+        if folder.endswith("/bb"):
             raise PermissionError(13, "Permission denied")
-        return scan(backend)
+        return scan(folder)
 
     monkeypatch.setattr(os, "scandir", forbidding)
     listing = directory.storage.files(FOLDER)

@@ -139,37 +139,23 @@ def test_several_accept_lines_reach_the_app_as_one(start: Start) -> None:
         assert client.makefile("rb").read().endswith(b" a/b,c/d, e/f")
 
 
-@pytest.mark.parametrize(
-    "head",
-    [
-        "GET / HTTP/9.9\r\nHost: a",
-        "nonsense",
-        "GET / HTTP/1.1\r\nHost: a\r\nNo colon",
-        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: x",
-        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2",
-        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: unknown",
-    ],
-)
-def test_the_server_refuses_malformed_requests(start: Start, head: str) -> None:
+def test_the_server_refuses_most_malformed_requests(start: Start) -> None:
     _, port = start()
-    with socket.create_connection(("127.0.0.1", port), 60) as client:
-        client.sendall(f"{head}\r\n\r\n".encode())
-        assert client.recv(1000).startswith(b"HTTP/1.1 400 ")
-
-
-@pytest.mark.parametrize(
-    "head",
-    [
-        "GET / HTTP/1.1\r\nHost: a\r\nHost: b",
-        "GET / HTTP/1.1",
-        "GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0",
-    ],
-)
-def test_the_server_leaves_other_malformed_requests_to_nginx(start: Start, head: str) -> None:
-    _, port = start()
-    with socket.create_connection(("127.0.0.1", port), 60) as client:
-        client.sendall(f"{head}\r\n\r\n".encode())
-        assert client.recv(1000).startswith(b"HTTP/1.1 200 ")
+    for head, status in {
+        "GET / HTTP/9.9\r\nHost: a": 400,
+        "nonsense": 400,
+        "GET / HTTP/1.1\r\nHost: a\r\nNo colon": 400,
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: x": 400,
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2": 400,
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: unknown": 400,
+        # These are left to nginx: see test_nginx.py.
+        "GET / HTTP/1.1\r\nHost: a\r\nHost: b": 200,
+        "GET / HTTP/1.1": 200,
+        "GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0": 200,
+    }.items():
+        with socket.create_connection(("127.0.0.1", port), 60) as client:
+            client.sendall(f"{head}\r\n\r\n".encode())
+            assert client.recv(1000).startswith(f"HTTP/1.1 {status} ".encode()), head
 
 
 def test_idle_connections_delay_no_other(start: Start) -> None:

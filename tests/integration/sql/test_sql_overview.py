@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
 import pytest
 import sqlalchemy as sa
 
 from core.layer import Layer
 from sql import overview
-from sql.engine import create_engine_for
 from sql.failures import list_recent_failures
 from sql.history import measure_queue
 from sql.overview import (
@@ -23,13 +21,6 @@ from sql.overview import (
 from sql.queue_counts import read_queue
 from sql.transaction import reading, transaction
 from tests.integration.sql.database import NOW, Database, digest_of
-
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    engine = create_engine_for(url=database_url)
-    yield Database.created(engine)
-    engine.dispose()
 
 
 @pytest.fixture
