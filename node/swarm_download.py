@@ -14,13 +14,14 @@ from pathlib import Path
 from core.errors import Interrupted, RemoteError, TimedOut
 from core.swarm.bitmap import Bitmap
 from core.swarm.chunks import Chunks
-from core.swarm.messages import MAX_OPENED, Peer, SwarmAnswer, SwarmRequest
+from core.swarm.messages import Peer, SwarmAnswer, SwarmRequest
 from node.counters import Counters
 from node.fallback import Progress, backoff
 from node.fetch import PieceFetcher
 from node.leased_chunks import LeasedChunks
 from node.metainfo import Metainfo
 from node.origin import Layer
+from node.peer_lists import PeerLists
 from node.pieces import Pieces
 from node.session import Session, Torrent
 from node.stalled import StalledReaders
@@ -29,7 +30,6 @@ from node.without_leases import ALONE_SECONDS, WithoutLeases
 
 log = logging.getLogger(__name__)
 
-_RECONNECT_SECONDS = 10.0
 STUCK_SECONDS = 20.0
 """Time after which libtorrent is restarted if it did not accept a piece."""
 IDLE_SECONDS = 20.0
@@ -106,9 +106,7 @@ class SwarmDownload:
         )
         self._failures = 0
         """The number of consecutive failed swarm calls."""
-        self._named = 0
-        """The number of peers in the service's last answer."""
-        self._connected: dict[tuple[str, int], float] = {}
+        self._peer_lists = PeerLists()
         self._stopped = False
 
     @property
@@ -171,7 +169,7 @@ class SwarmDownload:
         log.warning("pieces not completed by libtorrent, torrent restarted digest=%s", self._layer.digest)
         self._counters.fell_back("restarted")
         self._session.remove(self.pieces.torrent)
-        self._connected.clear()
+        self._peer_lists.disconnected()
         self.pieces.reset()
         self.pieces.attach(self._session.add(self._metainfo, self._folder, self.pieces))
         self._sleep(None, lambda: self.pieces.checked)
@@ -180,7 +178,7 @@ class SwarmDownload:
         return self._stopped or self.pieces.error is not None or self.pieces.complete
 
     def _others(self) -> int:
-        return max(self._named, self.peers)
+        return max(self._peer_lists.named, self.peers)
 
     def _take_part(self) -> None:
         """Make one swarm call, and follow its answer until the next one is due."""
@@ -197,7 +195,6 @@ class SwarmDownload:
             return
         self._failures = 0
         self._leased.reported(fetched)
-        self._named = len(answer.peers)
         self._fetcher.set_web_seed(self._client.address.web_seed(self._layer.digest))
         self._connect(self.pieces.torrent, answer.peers)
         self._leased.take(answer.leases)
@@ -217,6 +214,7 @@ class SwarmDownload:
             fetched=fetched,
             want=self._leased.want(len(lacking)),
             unspread=self._leased.unspread(self.pieces.torrent.available()),
+            peers=self._peer_lists.to_request(self.peers),
         )
 
     def _wait_for_next_call(self, answer: SwarmAnswer) -> None:
@@ -236,10 +234,11 @@ class SwarmDownload:
         return sorted({self._chunks.chunk_of(piece) for piece in missing})
 
     def _connect(self, torrent: Torrent, peers: Sequence[Peer]) -> None:
-        connections, first = self.peers, not self._connected
-        for address in peers_to_connect(peers, self._connected, connections, time.monotonic()):
+        connections, first = self.peers, not self._peer_lists.named
+        chosen = self._peer_lists.to_connect(peers, connections)
+        for address in chosen:
             torrent.connect(*address)
-        if first and self._connected and not connections and not self._leased.count:
+        if first and chosen and not connections and not self._leased.count:
             torrent.connect_now()
 
     def _fetch(self, pieces: range, *, leased: bool) -> None:
@@ -286,21 +285,3 @@ class SwarmDownload:
         # Not joined: it may hang in a request, and pieces that arrive too late are ignored.
         context = contextvars.copy_context()
         threading.Thread(target=context.run, args=(target,), name=name, daemon=True).start()
-
-
-def peers_to_connect(
-    named: Sequence[Peer], opened: dict[tuple[str, int], float], connections: int, now: float
-) -> list[tuple[str, int]]:
-    """Choose among the named peers, and record in `opened` when each was chosen last.
-
-    None while this node has MAX_OPENED connections: the remaining ones are for nodes that join later.
-    """
-    chosen: list[tuple[str, int]] = []
-    for peer in named:
-        address = (peer.ip, peer.port)
-        if len(chosen) >= MAX_OPENED - connections:
-            break
-        if now - opened.get(address, float("-inf")) >= _RECONNECT_SECONDS:
-            opened[address] = now
-            chosen.append(address)
-    return chosen

@@ -16,7 +16,7 @@ from random import Random
 
 from core.swarm.bitmap import Bitmap
 from core.swarm.members import Member, Members
-from core.swarm.messages import MAX_PEERS, SEEDS_INTERVAL, Lease, Peer, SwarmRequest
+from core.swarm.messages import SEEDS_INTERVAL, Lease, Peer, SwarmRequest
 from core.swarm.turns import Turns
 
 SLOTS = 16
@@ -136,7 +136,7 @@ class LeaseBook:
         if leases:
             again = self._jittered(HOLDERS_INTERVAL)
         swarm.turns.hold(request.held_chunks, now + _belief(again))
-        return Reply(swarm.members.peers(node, MAX_PEERS, self._random), leases, again)
+        return Reply(swarm.members.peers(node, request.peers, self._random), leases, again)
 
     def announce(self, now: float, node: str, peer: Peer, layers: Iterable[tuple[str, int]]) -> float:
         """Record that a node has `layers` (hex digest, number of chunks) completely.

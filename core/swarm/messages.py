@@ -92,6 +92,8 @@ class SwarmRequest(Message):
     """How many leases, including current ones, the node can use. 0: it requests only peers."""
     unspread: Annotated[int, Field(ge=0, le=MAX_CHUNKS)] = 0
     """How many chunks the node fetched from the origin that no peer connected to it has yet."""
+    peers: Annotated[int, Field(ge=0, le=MAX_PEERS)] = MAX_PEERS
+    """How many peers the answer may list."""
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
