@@ -11,7 +11,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, cast
 
@@ -149,6 +148,9 @@ class SimulatedRegistry:
                 self._digests[image, variant] = digest
                 self._bodies[digest] = body
 
+    def ping(self) -> str:
+        return "it answers"
+
     def list_repositories(self) -> Iterator[str]:
         return (f"bench/{number}" for number in range(MANY_REPOSITORIES))
 
@@ -164,19 +166,14 @@ class SimulatedRegistry:
 
 def apart(database: Path) -> dict[str, Any]:
     """Scan the simulated registry in a separate process, for its memory."""
-    context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe()
-    process = context.Process(target=_scan_many, args=(there, database))
-    process.start()
-    row: dict[str, Any] = here.recv()
-    process.join()
-    return row
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_scan_many, (database,))
 
 
-def _scan_many(pipe: Connection, database: Path) -> None:
+def _scan_many(database: Path) -> dict[str, Any]:
     logging.disable(logging.CRITICAL)
     what = f"{MANY_REPOSITORIES:,} x {MANY_TAGS}, simulated"
-    pipe.send(scanned(what, cast(RegistryClient, SimulatedRegistry()), database))
+    return scanned(what, cast(RegistryClient, SimulatedRegistry()), database)
 
 
 if __name__ == "__main__":
