@@ -10,13 +10,12 @@ from typing import Any
 import bottle
 from prometheus_client import Counter
 
-from core.digest import Digest
 from core.errors import AccessDenied, DockerTorrentsError, InvalidName, RemoteError, Unavailable
 from core.logs import choose_request_id, request_id
 from node.answers import error, framework_error, unavailable
 from node.blobs import Blobs
 from node.proxy import RegistryProxy
-from node.requests import header, kind_of, parse_path
+from node.requests import header, kind_of, parse_any_digest, parse_path
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +71,7 @@ class Pulls:
         if resource is None:
             return error(404, "NOT_FOUND", "the mirror serves only manifests, blobs, tags and referrers")
         if resource.kind == "blobs":
-            return self._blobs.answer(environ, resource.scope, Digest.parse(resource.name))
+            return self._blobs.answer(environ, resource.scope, parse_any_digest(resource.name))
         return self._proxy.named(environ, resource)
 
     def _refuse_write(self, rest: str = "") -> bottle.HTTPResponse:

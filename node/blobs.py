@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import bottle
 
 from core.digest import Digest
-from core.errors import Refused
+from core.errors import Refused, TimedOut
 from core.http.byte_range import Span, etag_matches, range_holds, requested_span
-from core.registry.answers import retry_after
 from node.answers import error, unavailable
-from node.bodies import LayerBody, PassedBody
-from node.downloads import Downloads
+from node.bodies import CHUNK_BYTES, AwaitedBody, LayerBody, PassedBody
+from node.downloads import Downloads, Reader
 from node.origin import Layer
-from node.proxy import TRY_ELSEWHERE, unchanged
+from node.proxy import not_passed_on, unchanged
 from node.registry_origin import RegistryOrigin
 from node.requests import header
 from node.upstream import Upstream
@@ -50,9 +50,18 @@ class Blobs:
         self._time_limit = time_limit
         self._bodies = threading.BoundedSemaphore(max_bodies)
 
-    def answer(self, environ: Mapping[str, Any], scope: str, digest: Digest) -> bottle.HTTPResponse:
-        """Return the answer to a GET or HEAD. Raises AccessDenied, RemoteError."""
+    def answer(self, environ: Mapping[str, Any], scope: str, digest: Digest | str) -> bottle.HTTPResponse:
+        """Return the answer to a GET or HEAD. Raises AccessDenied, RemoteError.
+
+        Layers are cached and shared by their SHA-256: a blob whose digest is text, as it has another
+        algorithm, is passed on from the registry.
+        """
         authorization = header(environ, "Authorization")
+        if isinstance(digest, str):
+            with ExitStack() as held:
+                return self._take_turn(held) or self._pass(
+                    environ, scope, digest, authorization, header(environ, "Range"), held
+                )
         verdict = self._verdicts.judge(scope, digest, authorization)
         if etag_matches(header(environ, "If-None-Match"), _etag(digest)):
             return bottle.HTTPResponse(b"", 304, {"ETag": _etag(digest)})
@@ -62,11 +71,10 @@ class Blobs:
         if range_ is not None and not range_holds(header(environ, "If-Range"), _etag(digest)):
             range_ = None
         with ExitStack() as held:
-            if not self._bodies.acquire(blocking=False):
-                return unavailable("too many layers are being sent", 1)
-            held.callback(self._bodies.release)
+            if (refused := self._take_turn(held)) is not None:
+                return refused
             if range_ is not None and "," in range_:
-                return self._pass(scope, digest, authorization, range_, held)
+                return self._pass(environ, scope, digest, authorization, range_, held)
             span = requested_span(range_, verdict.size)
             if span == "unsatisfiable":
                 answer = error(416, "RANGE_INVALID", "the layer has no such bytes")
@@ -87,18 +95,17 @@ class Blobs:
         answer.set_header("Content-Range", span.content_range(verdict.size))
         return answer
 
+    def _take_turn(self, held: ExitStack) -> bottle.HTTPResponse | None:
+        """Count a body, until `held` is closed. Return the answer if there are too many."""
+        if not self._bodies.acquire(blocking=False):
+            return unavailable("too many layers are being sent", 1)
+        held.callback(self._bodies.release)
+        return None
+
     def _body(
         self, layer: Layer, span: Span, authorization: str | None, verdict: Verdict, held: ExitStack
     ) -> LayerBody:
         """Return the bytes of `span`; the body then owns `held`."""
-        read = self._open(layer, authorization, verdict, held)
-        body = LayerBody(layer.digest, span, read)
-        body.release_when_closed(held.pop_all())
-        return body
-
-    def _open(
-        self, layer: Layer, authorization: str | None, verdict: Verdict, held: ExitStack
-    ) -> Callable[[int, int], bytes]:
         origin = RegistryOrigin(
             self._upstream,
             layer,
@@ -106,28 +113,57 @@ class Blobs:
             verdict.torrent,
             ask_again=self._verdicts.torrent_allowed(layer.scope),
         )
-        reader = held.enter_context(self._downloads.open(layer, origin))
-        seconds = min(FIRST_BYTE_SECONDS, self._time_limit)
+        reader = held.enter_context(self._downloads.open(layer, origin, span.start + span.length))
+        read = partial(self._read, reader)
+        if first := self._first_bytes(reader, span):
+            body = LayerBody(layer.digest, span, first, read)
+        else:
+            body = AwaitedBody(layer.digest, span, read)
+        body.release_when_closed(held.pop_all())
+        return body
 
-        def read(offset: int, limit: int) -> bytes:
-            nonlocal seconds
-            data = reader.read(offset, limit, seconds)
-            seconds = self._time_limit
-            return data
+    def _first_bytes(self, reader: Reader, span: Span) -> bytes:
+        """Return the first bytes of `span`; b"" if only other bytes arrive. Raises TimedOut if none do."""
+        before, limit = reader.downloaded, min(CHUNK_BYTES, span.length)
+        try:
+            return reader.read(span.start, limit, min(FIRST_BYTE_SECONDS, self._time_limit))
+        except TimedOut:
+            if reader.downloaded in (None, before):
+                raise
+            return b""
 
-        return read
+    def _read(self, reader: Reader, offset: int, limit: int) -> bytes:
+        """Read, waiting as long as the download receives anything: engines that read parts of a layer in
+        parallel request some that arrive much later than others.
+        """
+        while True:
+            before = reader.downloaded
+            try:
+                return reader.read(offset, limit, self._time_limit)
+            except TimedOut:
+                if reader.downloaded in (None, before):
+                    raise
 
     def _pass(
-        self, scope: str, digest: Digest, authorization: str | None, range_: str, held: ExitStack
+        self,
+        environ: Mapping[str, Any],
+        scope: str,
+        digest: Digest | str,
+        authorization: str | None,
+        range_: str | None,
+        held: ExitStack,
     ) -> bottle.HTTPResponse:
-        """Return the registry's own answer, for several ranges, as used to pull zstd:chunked images."""
-        stream = self._upstream.open_blob(scope, digest, authorization, range_)
+        """Return the registry's own answer: also for several ranges, as used to pull zstd:chunked images."""
+        method = environ["REQUEST_METHOD"]
+        stream = self._upstream.open_blob(scope, digest, authorization, range_, method)
         held.callback(stream.close)
-        if stream.status in TRY_ELSEWHERE:
-            return unavailable(f"the registry answers {stream.status}", retry_after(stream.headers))
+        if (
+            instead := not_passed_on(self._upstream, stream.status, stream.headers, authorization)
+        ) is not None:
+            return instead
         body = PassedBody(stream)
         body.release_when_closed(held.pop_all())
-        return unchanged(stream.status, stream.headers, body, head=False)
+        return unchanged(stream.status, stream.headers, body, head=method == "HEAD")
 
 
 def _answer(status: int, body: LayerBody | bytes, digest: Digest, length: int) -> bottle.HTTPResponse:

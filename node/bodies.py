@@ -41,57 +41,77 @@ class _Body:
 
 
 class LayerBody(_Body):
-    """`span` of a layer. The first bytes are read at once, so that a failure can still have a status.
+    """`span` of a layer. `read(offset, limit)` returns at least one byte.
 
-    `read(offset, limit)` returns at least one byte. Raises its errors.
+    `first` are its first bytes, which were read before, so that a failure could still have a status.
     """
 
-    def __init__(self, digest: Digest, span: Span, read: Callable[[int, int], bytes]) -> None:
+    def __init__(self, digest: Digest, span: Span, first: bytes, read: Callable[[int, int], bytes]) -> None:
         super().__init__()
         self._digest = digest
-        self._at = span.start
+        self._at = span.start + len(first)
         self._end = span.start + span.length
+        self._first = first
         self._read = read
-        self._first = self._next()
 
     def __iter__(self) -> Iterator[bytes]:
-        data, self._first = self._first, b""
-        while True:
-            self._at += len(data)
+        data, self._first = self._first or self._next(CHUNK_BYTES), b""
+        while data:
             yield data
-            if self._at == self._end or self._closed:
-                return
-            try:
-                data = self._run(self._next)
-            except (DockerTorrentsError, OSError) as error:
-                self._run(
-                    log.warning,
-                    "connection broken digest=%s offset=%d reason=%s",
-                    *(self._digest, self._at, error),
-                )
-                return
+            data = self._next(CHUNK_BYTES)
 
-    def _next(self) -> bytes:
-        data = self._read(self._at, min(CHUNK_BYTES, self._end - self._at))
-        if not data:
-            raise ConnectionCut(str(self._digest), self._at, "the layer ended before its size")
+    def _next(self, limit: int) -> bytes:
+        """Return the next bytes, b"" at the end or after a failure."""
+        if self._at == self._end or self._closed:
+            return b""
+        try:
+            data = self._run(self._read, self._at, min(limit, self._end - self._at))
+            if not data:
+                raise ConnectionCut(str(self._digest), self._at, "the layer ended before its size")
+        except (DockerTorrentsError, OSError) as error:
+            self._run(
+                log.warning,
+                "connection broken digest=%s offset=%d reason=%s",
+                *(self._digest, self._at, error),
+            )
+            return b""
+        self._at += len(data)
         return data
 
 
+class AwaitedBody(LayerBody):
+    """`span` of a layer whose first bytes were not read before.
+
+    It has the interface of a file: of other bodies, Bottle reads the first bytes before it sends the head.
+    """
+
+    def __init__(self, digest: Digest, span: Span, read: Callable[[int, int], bytes]) -> None:
+        super().__init__(digest, span, b"", read)
+
+    def read(self, limit: int) -> bytes:
+        """Return the next bytes, b"" at the end or after a failure."""
+        return self._next(limit)
+
+
 class PassedBody(_Body):
-    """The body of the registry's own answer."""
+    """The body of the registry's own answer.
+
+    It has the interface of a file: other bodies that turn out to be empty are not closed by Bottle.
+    """
 
     def __init__(self, stream: HttpStream) -> None:
         super().__init__()
         self._stream = stream
 
-    def __iter__(self) -> Iterator[bytes]:
-        buffer = memoryview(bytearray(CHUNK_BYTES))
+    def read(self, limit: int) -> bytes:
+        """Return the next bytes, b"" at the end or after a failure. Raises RemoteError."""
+        buffer = bytearray(limit)
         try:
-            while count := self._stream.readinto(buffer):
-                yield bytes(buffer[:count])
+            count = self._stream.readinto(memoryview(buffer))
         except DockerTorrentsError as error:
             self._run(log.warning, "connection broken url=%s reason=%s", self._stream.target, error)
             if self._stream.length is None:
                 # Without a length only an exception tells the server that the body is incomplete.
                 raise
+            return b""
+        return bytes(buffer[:count])

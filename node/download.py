@@ -110,16 +110,21 @@ class Download:
         if self._thread.ident is not None:
             self._thread.join()
 
+    @property
+    def done(self) -> int:
+        """The number of bytes present."""
+        with self._changed:
+            if self.state in ("verified", "seeding"):
+                return self.layer.size
+            if self._swarm is not None and self._swarm.pieces.checked:
+                return self._swarm.pieces.done
+            return self._registry.done if self._registry is not None else 0
+
     def status(self) -> DownloadStatus:
         """Return the current status."""
         swarm = self._swarm
         with self._changed:
-            if self.state in ("verified", "seeding"):
-                done = self.layer.size
-            elif swarm is not None and swarm.pieces.checked:
-                done = swarm.pieces.done
-            else:
-                done = self._registry.done if self._registry is not None else 0
+            done = self.done
             error = str(self.error) if self.error is not None else None
             state, readers = self.state, len(self.readers)
         peers = swarm.peers if swarm is not None and state != "failed" else 0
@@ -191,7 +196,7 @@ class Download:
             self._parts.cache,
             lambda: self.origin,
             self._metainfo,
-            self.readers.wanted,
+            self.readers.all,
             self._changed,
             self._counters,
         )

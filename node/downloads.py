@@ -43,15 +43,15 @@ class Reader:
     """
 
     def __init__(
-        self, layer: Layer, origin: Origin, counters: Counters, *, download: Download | None = None,
-        progress: Progress | None = None, cached: CachedLayer | None = None,
+        self, layer: Layer, origin: Origin, end: int, counters: Counters, *,
+        download: Download | None = None, progress: Progress | None = None, cached: CachedLayer | None = None,
     ) -> None:  # fmt: skip
         self.size = layer.size
         self._digest = layer.digest
         self._download = download
         self._progress = progress
         self._cached = cached
-        self._passed = _PassedThrough(layer, origin, counters)
+        self._passed = _PassedThrough(origin, end, counters)
         self._counters = counters
 
     def read(self, offset: int, limit: int, timeout: float) -> bytes:
@@ -78,6 +78,13 @@ class Reader:
                 self._leave()
         return self._passed.read(offset, limit)
 
+    @property
+    def downloaded(self) -> int | None:
+        """The bytes that the running download has, None without one."""
+        if self._download is None or self._download.state == "failed":
+            return None
+        return self._download.done
+
     def close(self) -> None:
         """Leave. The download continues without this reader."""
         self._leave()
@@ -98,23 +105,23 @@ class Reader:
 
 
 class _PassedThrough:
-    """A layer read from the registry for one caller, and not cached."""
+    """A layer read from the registry for one caller, up to `end`, and not cached."""
 
-    def __init__(self, layer: Layer, origin: Origin, counters: Counters) -> None:
-        self._layer = layer
+    def __init__(self, origin: Origin, end: int, counters: Counters) -> None:
         self._origin = origin
+        self._end = end
         self._counters = counters
         self._body: Body | None = None
         self._offset = 0
 
     def read(self, offset: int, limit: int) -> bytes:
         """Return 1 to `limit` bytes at `offset`, b"" at the end. Raises RemoteError."""
-        if offset >= self._layer.size or limit <= 0:
+        if offset >= self._end or limit <= 0:
             return b""
         if self._body is None or self._offset != offset:
             self.close()
-            self._body, self._offset = self._origin.open(offset, self._layer.size - offset), offset
-        buffer = bytearray(min(limit, self._layer.size - offset))
+            self._body, self._offset = self._origin.open(offset, self._end - offset), offset
+        buffer = bytearray(min(limit, self._end - offset))
         count = self._body.readinto(memoryview(buffer))
         if not count:
             raise ConnectionCut("registry", offset, "the body ended")
@@ -172,25 +179,26 @@ class Downloads:
         cache.on_removed = self._seeding.forget
         self._seeding.start()
 
-    def open(self, layer: Layer, origin: Origin) -> Reader:
+    def open(self, layer: Layer, origin: Origin, end: int | None = None) -> Reader:
         """Return a reader of `layer`. Start its download unless it is running or the layer is cached.
 
-        The caller must be authorized by the registry before. Never waits for the network. A running download
-        uses the newest `origin` from then on.
+        The caller must be authorized by the registry before, and intends to read up to `end`. Never waits for
+        the network. A running download uses the newest `origin` from then on.
         """
+        end = layer.size if end is None else end
         with self._lock:
             if self._closed:
                 raise Interrupted
             try:
                 if (cached := self._cache.open(layer.digest)) is not None:
-                    return Reader(layer, origin, self._counters, cached=cached)
+                    return Reader(layer, origin, end, self._counters, cached=cached)
                 if layer.digest not in self._running:
                     self._cache.check()
                 self._cache_outage.succeeded()
             except CacheFailed as error:
                 self._cache_outage.failed(error)
                 self._counters.fell_back("disk_error")
-                return Reader(layer, origin, self._counters)
+                return Reader(layer, origin, end, self._counters)
             try:
                 download = self._running.get(layer.digest) or self._begin(layer, origin)
             except CacheFailed as error:
@@ -198,12 +206,13 @@ class Downloads:
                     "layer not cached, passed through to its reader digest=%s reason=%s", layer.digest, error
                 )
                 self._counters.fell_back("cache_full")
-                return Reader(layer, origin, self._counters)
+                return Reader(layer, origin, end, self._counters)
             download.origin = origin
             if (progress := download.readers.join()) is not None:
-                return Reader(layer, origin, self._counters, download=download, progress=progress)
+                return Reader(layer, origin, end, self._counters, download=download, progress=progress)
         # It has just ended.
-        return self._reopened(layer, origin, download)
+        download.wait_for_end()
+        return self.open(layer, origin, end)
 
     def status(self) -> list[DownloadStatus]:
         """Return the downloads in progress, failed ones of the last minutes, and the layers being seeded."""
@@ -257,10 +266,6 @@ class Downloads:
         self._running[layer.digest] = download
         self._failed.pop(layer.digest, None)
         return download
-
-    def _reopened(self, layer: Layer, origin: Origin, over: Download) -> Reader:
-        over.wait_for_end()
-        return self.open(layer, origin)
 
     def _ended(self, download: Download) -> None:
         digest = download.layer.digest

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 PATIENCE = 5.0
@@ -17,19 +17,22 @@ LONGEST_RUN = 16
 """The most chunks read in one request."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Progress:
     """The position and progress of a reader. Times are monotonic seconds, `offset` and `received` bytes.
 
-    `waiting_since` is None while it does not wait. `helped` is whether its last bytes came from the registry
-    by the rule below: then it does not wait again until the swarm has served it.
+    `waiting_since` is None while it does not wait, `waited` is when it last did. `helped` is whether its last
+    bytes came from the registry by the rule below: then it does not wait again until the swarm has served it.
+    `piece` is the number and the bytes of the torrent's piece that it is reading.
     """
 
     started: float
     offset: int = 0
     received: int = 0
     waiting_since: float | None = None
+    waited: float = float("-inf")
     helped: bool = False
+    piece: tuple[int, bytes] | None = None
     error: Exception | None = None
 
 
@@ -45,6 +48,18 @@ def is_stalled(reader: Progress, now: float, http_rate: float | None) -> bool:
     elapsed = now - reader.started
     return (
         http_rate is not None and elapsed >= PATIENCE and reader.received * FAR_BEHIND < http_rate * elapsed
+    )
+
+
+def is_next(reader: Progress, readers: Iterable[Progress], now: float) -> bool:
+    """Return whether no other reader waits for earlier bytes, or did until recently.
+
+    Layers arrive roughly from their beginning. Engines that read in parallel have readers far ahead of that:
+    if each of them counted as stalled, every node would read the layer from the registry.
+    """
+    return not any(
+        other.offset < reader.offset and (other.waiting_since is not None or now - other.waited < PATIENCE)
+        for other in readers
     )
 
 

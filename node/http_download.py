@@ -8,15 +8,18 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from core.errors import ConnectionCut, DockerTorrentsError, RangeIgnored, TimedOut
+from core.errors import ConnectionCut, DockerTorrentsError, RangeIgnored, TimedOut, Unavailable
 from node.counters import Counters
+from node.fallback import Progress
 from node.origin import Body, Layer, Origin
 
 BLOCK = 64 * 1024
 MAX_STREAMS = 4
 """The most concurrent requests for one layer."""
 NEAR = 16
-"""A reader this many blocks ahead of a stream waits for it; one farther ahead gets its own stream."""
+"""A reader this many blocks ahead of a stream waits for it; one farther ahead gets its own stream, if need
+be instead of one that no reader follows any more.
+"""
 _ATTEMPTS = 3
 _PASSING = (ConnectionCut, TimedOut)
 _TICK = 0.5
@@ -110,14 +113,14 @@ class _Stream:
 
 
 class HttpDownload:
-    """Fills `file`. `wanted` returns the offsets that readers wait for; `changed` is notified of progress."""
+    """Fills `file`. `readers` returns the progress of each reader; `changed` is notified of progress."""
 
     def __init__(
         self,
         layer: Layer,
         file: HttpFile,
         origin: Callable[[], Origin],
-        wanted: Callable[[], list[int]],
+        readers: Callable[[], list[Progress]],
         changed: threading.Condition,
         counters: Counters,
     ) -> None:
@@ -125,10 +128,11 @@ class HttpDownload:
         self.received = 0
         self._layer = layer
         self._origin = origin
-        self._wanted = wanted
+        self._readers = readers
         self._changed = changed
         self._counters = counters
         self._streams: dict[_Stream, threading.Thread] = {}
+        self._most = MAX_STREAMS
         self._failures = 0
         self._error: Exception | None = None
 
@@ -152,17 +156,19 @@ class HttpDownload:
             self._end_streams()
 
     def _start_streams(self) -> None:
-        starts = [offset // BLOCK for offset in self._wanted()]
+        readers = self._readers()
+        starts = [reader.offset // BLOCK for reader in readers if reader.waiting_since is not None]
         if not starts and not self._streams:
             starts = [0]
         for start in starts:
-            if len(self._streams) >= MAX_STREAMS:
-                return
             block = self.file.first_missing(start)
             if block is None or any(0 <= block - stream.block < NEAR for stream in self._streams):
                 continue
             if block != start and self._streams:
                 continue  # the reader is served; one stream continues with the rest
+            if len(self._streams) >= self._most:
+                self._end_one_without_reader(readers)
+                return
             stream = _Stream(block)
             context = contextvars.copy_context()
             thread = threading.Thread(
@@ -170,6 +176,18 @@ class HttpDownload:
             )
             self._streams[stream] = thread
             thread.start()
+
+    def _end_one_without_reader(self, readers: list[Progress]) -> None:
+        """Make room for a stream, unless one is ending already. What it would have filled is filled later."""
+        if any(stream.cancelled for stream in self._streams):
+            return
+        next_blocks = [self.file.first_missing(reader.offset // BLOCK) for reader in readers]
+        for stream in self._streams:
+            followed = any(block is not None and 0 <= block - stream.block < NEAR for block in next_blocks)
+            # One that must read the layer from its start has no place of its own.
+            if not followed and not stream.from_start:
+                stream.cancel()
+                return
 
     def _fill(self, stream: _Stream) -> None:
         begun = self.received
@@ -179,7 +197,10 @@ class HttpDownload:
             with self._changed:
                 if not stream.cancelled:
                     self._failures = 0 if self.received > begun else self._failures + 1
-                    if not isinstance(error, _PASSING) or self._failures >= _ATTEMPTS:
+                    if isinstance(error, Unavailable) and len(self._streams) > 1:
+                        # The registry may limit concurrent requests: the others continue.
+                        self._most = len(self._streams) - 1
+                    elif not isinstance(error, _PASSING) or self._failures >= _ATTEMPTS:
                         self._error = error
         finally:
             with self._changed:

@@ -70,8 +70,8 @@ class Pieces:
         self._kept: OrderedDict[int, bytes] = OrderedDict()
         self._most_kept = max(_READ_AHEAD + 1, _KEPT_BYTES // metainfo.piece_length)
         self._being_read: set[int] = set()
-        self._awaited: set[int] = set()
-        """Pieces that a reader waits for."""
+        self._awaited: dict[int, set[Progress]] = {}
+        """Pieces that readers wait for, and these readers."""
         self._reader_at = 0
         """The piece that a reader wanted last."""
         self._preferred: set[int] = set()
@@ -178,16 +178,20 @@ class Pieces:
     def read(self, reader: Progress, offset: int, limit: int) -> bytes | None:
         """Return bytes at `offset`, None if they are not available yet. `changed` must be held."""
         piece, start = divmod(offset, self._metainfo.piece_length)
-        self._reader_at = piece
-        for ahead in range(piece, min(piece + _READ_AHEAD, self._metainfo.pieces)):
-            if self._torrent is not None and self._have[ahead]:
-                self._request_read(self._torrent, ahead)
-        if (data := self._kept.get(piece)) is None:
-            self._awaited.add(piece)
-            return None
-        self._kept.move_to_end(piece)
+        if reader.piece is None or reader.piece[0] != piece:
+            self._reader_at = piece
+            # Pieces read ahead for many readers would displace each other before they are used.
+            end = piece + (1 if self._awaited.keys() - {piece} else _READ_AHEAD)
+            for ahead in range(piece, min(end, self._metainfo.pieces)):
+                if self._torrent is not None and self._have[ahead]:
+                    self._request_read(self._torrent, ahead)
+            if (data := self._kept.get(piece)) is None:
+                self._awaited.setdefault(piece, set()).add(reader)
+                return None
+            self._kept.move_to_end(piece)
+            reader.piece = piece, data
         reader.helped = self._fetched.get(piece, False)
-        return data[start : start + limit]
+        return reader.piece[1][start : start + limit]
 
     def flush(self) -> None:
         """Wait until all pieces are in the file."""
@@ -274,12 +278,13 @@ class Pieces:
             torrent.read_piece(piece)
 
     def _keep(self, piece: int, data: bytes) -> None:
-        """Keep a piece for readers, and wake those waiting for it."""
+        """Keep a piece for readers, and hand it to those waiting for it."""
         self._kept[piece] = data
         while len(self._kept) > self._most_kept:
             self._kept.popitem(last=False)
-        if piece in self._awaited:
-            self._awaited.discard(piece)
+        if readers := self._awaited.pop(piece, None):
+            for reader in readers:
+                reader.piece = piece, data
             self._changed.notify_all()
 
     def _prefer_lowest(self) -> None:

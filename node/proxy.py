@@ -71,15 +71,21 @@ class RegistryProxy:
     def _pass(self, environ: Mapping[str, Any], url: str) -> bottle.HTTPResponse:
         method = environ["REQUEST_METHOD"]
         answer = self._upstream.fetch(method, url, header(environ, "Authorization"), passed_on(environ))
-        if answer.status in TRY_ELSEWHERE:
-            return unavailable(f"the registry answers {answer.status}", retry_after(answer.headers))
-        if (
-            answer.status == 401
-            and header(environ, "Authorization")
-            and self._upstream.withholds_credentials()
-        ):
-            return unavailable("credentials are not sent in cleartext: set docker_registry.proto to https")
-        return unchanged(answer.status, answer.headers, answer.body, head=method == "HEAD")
+        instead = not_passed_on(
+            self._upstream, answer.status, answer.headers, header(environ, "Authorization")
+        )
+        return instead or unchanged(answer.status, answer.headers, answer.body, head=method == "HEAD")
+
+
+def not_passed_on(
+    upstream: Upstream, status: int, headers: Headers, authorization: str | None
+) -> bottle.HTTPResponse | None:
+    """Return the answer instead of the registry's, if an engine should use the registry itself."""
+    if status in TRY_ELSEWHERE:
+        return unavailable(f"the registry answers {status}", retry_after(headers))
+    if status == 401 and authorization and upstream.withholds_credentials():
+        return unavailable("credentials are not sent in cleartext: set docker_registry.proto to https")
+    return None
 
 
 def unchanged(status: int, headers: Headers, body: object, *, head: bool) -> bottle.HTTPResponse:

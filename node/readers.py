@@ -38,10 +38,6 @@ class Readers:
         """Return the progress of each reader."""
         return list(self._all.values())
 
-    def wanted(self) -> list[int]:
-        """Return the offsets that readers wait for, in the order of their arrival."""
-        return [reader.offset for reader in self.all() if reader.waiting_since is not None]
-
     def join(self) -> Progress | None:
         """Add a reader; None if the download has ended."""
         with self._changed:
@@ -67,6 +63,8 @@ class Readers:
         """Serve readers from the verified layer, and close it when the last of them has left."""
         with self._changed:
             self._over, self._cached = True, cached
+            for reader in self._all.values():
+                reader.piece = None
             self._close_cached()
             self._changed.notify_all()
 
@@ -87,6 +85,7 @@ class Readers:
         until = time.monotonic() + timeout
         with self._changed:
             reader.offset, reader.waiting_since = offset, time.monotonic()
+            announced = False
             try:
                 while True:
                     if data := self._bytes(reader, offset, limit):
@@ -97,7 +96,12 @@ class Readers:
                         raise error
                     if (left := until - time.monotonic()) <= 0:
                         raise TimedOut(f"layer {self._layer.digest}", timeout)
+                    if not announced:
+                        # A download by HTTP may have to begin a request for it.
+                        announced = True
+                        self._changed.notify_all()
                     self._changed.wait(left)
+                    reader.waited = time.monotonic()
             finally:
                 reader.waiting_since = None
 

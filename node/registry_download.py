@@ -26,7 +26,7 @@ class RegistryDownload:
     """Fills the layer's file at `path`; a ByteSource meanwhile.
 
     `origin` returns the registry with the newest credentials, `torrent` requests the layer's torrent,
-    `wanted` returns the offsets that readers wait for.
+    `readers` returns the progress of each reader.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class RegistryDownload:
         cache: Cache,
         origin: Callable[[], Origin],
         torrent: Callable[[], Metainfo | None],
-        wanted: Callable[[], list[int]],
+        readers: Callable[[], list[Progress]],
         changed: threading.Condition,
         counters: Counters,
     ) -> None:
@@ -44,7 +44,7 @@ class RegistryDownload:
         self._cache = cache
         self._torrent = torrent
         self._file = HttpFile(path, layer.size, cache.part(layer.digest))
-        self._streams = HttpDownload(layer, self._file, origin, wanted, changed, counters)
+        self._streams = HttpDownload(layer, self._file, origin, readers, changed, counters)
         self._found: Metainfo | None = None
         self._ask_at = self._keep_at = 0.0
         self._pause = ASK_AGAIN

@@ -7,12 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from core.digest import Digest
+from core.errors import InvalidName
 from core.names import parse_scope
 
 Kind = Literal["manifests", "blobs", "tags", "referrers"]
 
 # A scope may contain components with these names: the last one counts.
 _PATH = re.compile(r"(?P<scope>.+)/(?P<kind>manifests|blobs|tags|referrers)/(?P<name>[^/]+)\Z")
+# OCI image-spec, descriptor.md#digests.
+_DIGEST = re.compile(r"[a-z0-9]+(?:[+._-][a-z0-9]+)*:[A-Za-z0-9=_-]{32,256}\Z")
 _PASSED_ON = ("Accept", "If-None-Match", "User-Agent")
 
 
@@ -32,6 +36,15 @@ def parse_path(path: str) -> Resource | None:
         return None
     kind: Any = found["kind"]
     return Resource(parse_scope(found["scope"]), kind, found["name"])
+
+
+def parse_any_digest(name: str) -> Digest | str:
+    """Return a digest, as text if its algorithm is not SHA-256. Raises InvalidName."""
+    if name.startswith(Digest.PREFIX):
+        return Digest.parse(name)
+    if not _DIGEST.match(name):
+        raise InvalidName("digest", name, "expected an algorithm, a colon, and the encoded digest")
+    return name
 
 
 def kind_of(path: str) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from core.errors import RemoteError
 from core.swarm.chunks import Chunks
 from node.counters import Counters
-from node.fallback import Progress, is_stalled, pause_before_registry, run_length
+from node.fallback import Progress, is_next, is_stalled, pause_before_registry, run_length
 from node.fetch import PieceFetcher
 from node.origin import Layer
 from node.pieces import Pieces
@@ -61,13 +61,13 @@ class StalledReaders:
                 self._help(reader, reader.offset)
 
     def _stalled(self) -> Progress | None:
-        now = time.monotonic()
-        for reader in self._readers():
+        now, readers = time.monotonic(), list(self._readers())
+        for reader in readers:
             if not self._waits(reader, reader.offset):
                 continue
             # Peers that send wrong bytes count as having the missing chunk, so there may be no lease for it.
             damaged = self._pieces.damaged(reader.offset // self._chunks.piece_length)
-            if damaged or is_stalled(reader, now, self._fetcher.rate):
+            if damaged or (is_stalled(reader, now, self._fetcher.rate) and is_next(reader, readers, now)):
                 return reader
         return None
 

@@ -93,13 +93,24 @@ class Upstream:
         return self._watched(lambda: self._http.fetch("HEAD", target.url))
 
     def open_blob(
-        self, scope: str, digest: Digest, authorization: str | None, range_: str | None
+        self,
+        scope: str,
+        digest: Digest | str,
+        authorization: str | None,
+        range_: str | None,
+        method: str = "GET",
     ) -> HttpStream:
-        """Return the answer of the registry, or of its storage, to GET of a blob, of any status."""
-        url = self.urls.blob(scope, digest)
+        """Return the answer of the registry, or of its storage, for a blob, of any status.
+
+        `digest` may also be a valid one of another algorithm.
+        """
+        if isinstance(digest, Digest):
+            url = self.urls.blob(scope, digest)
+        else:
+            url = f"{self.urls.base}{scope}/blobs/{digest}"
         headers = {} if range_ is None else {"Range": range_}
         sent = _with_credentials(url, authorization, headers)
-        return self._watched(lambda: self._http.open("GET", url, headers=sent))
+        return self._watched(lambda: self._http.open(method, url, headers=sent))
 
     def torrent(
         self, scope: str, digest: Digest, authorization: str | None, *, patient: bool = False

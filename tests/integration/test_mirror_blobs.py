@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import requests
 
 from core.digest import Digest
 from node.service import open_node
 from tests.mirror_app import TestedMirror, mirror_config, mirror_of
 from tests.servers.cutting_proxy import CuttingProxy, start_cutting_proxy
+from tests.servers.http_server import Connection, Request, start_http_server
 from tests.servers.layers import layer_bytes
 from tests.servers.push import push_blob
 from tests.servers.registry import Registry, start_registry
@@ -127,6 +130,43 @@ def test_several_ranges_are_passed_to_the_registry(mirror: TestedMirror, layer: 
     assert content[:4] in answer.body
     assert content[100:104] in answer.body
     assert not is_cached(mirror, path)
+
+
+def test_empty_answers_of_the_registry_count_as_layers_only_while_they_are_sent(tmp_path: Path) -> None:
+    path = f"/v2/a/blobs/sha256:{'0' * 64}"
+
+    def answer(request: Request, connection: Connection) -> None:
+        connection.reply(
+            200 if request.method == "HEAD" else 416, b"" if request.method == "GET" else b"layer"
+        )
+
+    with start_http_server() as upstream:
+        upstream.on(path, answer)
+        with open_node(mirror_config(upstream.netloc, tmp_path), max_bodies=1) as node:
+            mirror = TestedMirror(node.app, node)
+            assert [mirror.get(path, Range="bytes=0-1,9-").status for _ in range(2)] == [416, 416]
+
+
+def test_a_blob_with_a_digest_of_another_algorithm_is_passed_on(
+    registry: Registry, mirror: TestedMirror, scope: str
+) -> None:
+    content = layer_bytes(100_000, seed=512)
+    digest = f"sha512:{hashlib.sha512(content).hexdigest()}"
+    path = f"/v2/{scope}/blobs/{digest}"
+    with requests.Session() as session:
+        session.trust_env = False
+        upload = session.post(f"{registry.url}/v2/{scope}/blobs/uploads/", timeout=30)
+        headers = {"Content-Type": "application/octet-stream"}
+        where = f"{upload.headers['Location']}&digest={digest}"
+        session.put(where, data=content, headers=headers, timeout=30).raise_for_status()
+
+    assert mirror.get(path).body == content
+    answer = mirror.head(path)
+    assert (answer.status, answer.headers["Content-Length"], answer.body) == (200, "100000", b"")
+    answer = mirror.get(path, Range="bytes=99990-")
+    assert (answer.status, answer.body) == (206, content[99990:])
+    assert mirror.get(path[:-1] + ("1" if path[-1] == "0" else "0")).status == 404
+    assert mirror.node.cache.entries() == []
 
 
 def test_a_reader_that_leaves_does_not_end_the_download(

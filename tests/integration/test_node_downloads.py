@@ -9,15 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from core.errors import Interrupted, Refused, TimedOut, Unavailable
+from core.errors import ConnectionCut, Interrupted, Refused, TimedOut, Unavailable
 from node.cache_files import CachedLayer
 from node.download import Download
 from node.downloads import Layer
-from node.http_download import BLOCK
+from node.http_download import BLOCK, MAX_STREAMS
 from tests.nodes import (
     BytesBody,
     BytesOrigin,
     Node,
+    in_thread,
     make_layer,
     make_torrent,
     pull,
@@ -123,6 +124,61 @@ def test_a_reader_far_ahead_gets_its_own_request(node: Node) -> None:
     assert comes_true(lambda: cached(node, layer))
 
 
+def test_a_registry_that_refuses_a_second_request_does_not_end_the_download(node: Node) -> None:
+    data, layer = make_layer(100 * BLOCK)
+    body = gated()
+
+    class Limited(BytesOrigin):
+        def open(self, offset: int, length: int) -> BytesBody:
+            self.error = Unavailable("registry", "status 429") if self.opened else None
+            return super().open(offset, length)
+
+    origin = Limited(data, body=body)
+    with node.downloads.open(layer, origin) as behind, node.downloads.open(layer, origin) as ahead:
+        with pytest.raises(TimedOut):
+            ahead.read(0, 10, 0.01)
+        assert comes_true(lambda: origin.opened)
+        with in_thread(lambda: ahead.read(80 * BLOCK, 10, 60)) as got:
+            assert comes_true(lambda: len(origin.opened) == 2)
+            body.gate.set()
+            assert read_all(behind) == data
+        assert got == [data[80 * BLOCK : 80 * BLOCK + 10]]
+    assert [start for start, _ in origin.opened] == [0, 80 * BLOCK]
+
+
+class StoppingBody(BytesBody):
+    """Returns one block, and no more until it is closed."""
+
+    free = BLOCK
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        if not self.free and self.closed.wait(60):
+            raise ConnectionCut("registry", 0, "closed")
+        count = super().readinto(buffer[: self.free])
+        self.free -= count
+        return count
+
+
+def test_a_request_that_no_reader_follows_makes_room_for_one_that_a_reader_needs(node: Node) -> None:
+    # As engines read that start a container before its layers have arrived (eStargz, SOCI).
+    data, layer = make_layer(100 * (MAX_STREAMS + 2) * BLOCK)
+    bodies: list[BytesBody] = []
+
+    def body(view: memoryview) -> BytesBody:
+        bodies.append(StoppingBody(view))
+        return bodies[-1]
+
+    origin = BytesOrigin(data, body=body)
+    with node.downloads.open(layer, origin) as follower:
+        assert follower.read(0, 10, 30) == data[:10]
+        for start in range(100 * BLOCK, len(data), 100 * BLOCK):
+            with node.downloads.open(layer, origin) as reader:
+                assert reader.read(start, 10, 30) == data[start : start + 10]
+        closed = [body.closed.is_set() for body in bodies]
+        assert (len(closed), sum(closed)) == (MAX_STREAMS + 2, 2)
+        assert not closed[0]
+
+
 def test_wrong_bytes_are_never_cached(node: Node) -> None:
     data, layer = make_layer(3 * BLOCK)
     wrong = bytes(BLOCK) + data[BLOCK:]
@@ -211,6 +267,14 @@ def test_a_layer_larger_than_the_cache_is_passed_through(tmp_path: Path) -> None
             assert read_all(reader) == data
         assert node.downloads.totals().fallbacks == {"cache_full": 1}
         assert not cached(node, layer)
+
+
+def test_of_a_layer_that_is_passed_through_only_the_requested_range_is_read(tmp_path: Path) -> None:
+    data, layer = make_layer(10 * BLOCK)
+    origin = BytesOrigin(data)
+    with start_node(tmp_path, cache_size=BLOCK) as node, node.downloads.open(layer, origin, 700) as reader:
+        assert reader.read(500, 200, 30) == data[500:700]
+    assert origin.opened == [(500, 200)]
 
 
 def test_an_unavailable_registry_is_an_error_not_a_short_body(node: Node) -> None:

@@ -14,6 +14,7 @@ from node.fallback import (
     Progress,
     backoff,
     chunk_without_service,
+    is_next,
     is_stalled,
     pause_before_registry,
     run_length,
@@ -48,6 +49,20 @@ def test_a_reader_far_behind_plain_http_is_stalled(
 ) -> None:
     reader = Progress(started=0.0, received=received, waiting_since=elapsed - 0.1)
     assert is_stalled(reader, elapsed, rate) is stalled
+
+
+@pytest.mark.parametrize(
+    ("other", "expected"),
+    [
+        (Progress(0.0, offset=50, waiting_since=99.0), False),
+        (Progress(0.0, offset=50, waited=99.0), False),  # it is sending what it has just got
+        (Progress(0.0, offset=50, waited=100.0 - PATIENCE), True),  # its engine has stopped reading
+        (Progress(0.0, offset=200, waiting_since=10.0), True),
+    ],
+)
+def test_a_reader_ahead_of_one_that_waits_is_served_after_it(other: Progress, expected: bool) -> None:
+    reader = Progress(0.0, offset=100, waiting_since=10.0)
+    assert is_next(reader, [reader, other], 100.0) is expected
 
 
 def test_pauses_grow_with_the_swarm_up_to_a_limit() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from core.digest import Digest
 from node.counters import Counters
+from node.fallback import Progress
 from node.metainfo import Metainfo
 from node.origin import Layer
 from node.pieces import Pieces
@@ -122,3 +123,22 @@ def test_only_pieces_from_peers_or_by_a_lease_show_that_the_swarm_works(
     assert pieces.abandoned(20) is not shows
     pieces.on_piece(2)
     assert not pieces.abandoned(20)
+
+
+def test_a_reader_keeps_its_piece_while_others_read_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Engines that read a layer in parallel: more pieces than are kept for one reader.
+    monkeypatch.setattr("node.pieces._KEPT_BYTES", 0)
+    pieces = pieces_of(30, None)
+    pieces.on_checked([True] * 30)
+    reader, others = Progress(0.0), [Progress(0.0) for _ in range(10)]
+    assert pieces.read(reader, 0, 100) is None
+    for number, other in enumerate(others, start=1):
+        assert pieces.read(other, number * SIZE, 100) is None
+    for number in range(11):
+        pieces.on_piece_read(number, DATA[number % 3])
+
+    assert pieces.read(reader, 0, 100) == DATA[0][:100]
+    assert pieces.read(reader, SIZE - 100, 200) == DATA[0][-100:]
+    assert [pieces.read(other, number * SIZE, 1) for number, other in enumerate(others, start=1)] == [
+        DATA[number % 3][:1] for number in range(1, 11)
+    ]

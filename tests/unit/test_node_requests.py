@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from core.digest import Digest
 from core.errors import InvalidName
-from node.requests import Resource, parse_path
+from node.requests import Resource, parse_any_digest, parse_path
 
 DIGEST = "sha256:" + "0" * 64
 
@@ -35,3 +36,17 @@ def test_anything_else_is_not_served(path: str) -> None:
 def test_an_invalid_scope_is_refused(path: str) -> None:
     with pytest.raises(InvalidName):
         parse_path(path)
+
+
+def test_a_digest_of_another_algorithm_stays_text() -> None:
+    assert parse_any_digest(DIGEST) == Digest.parse(DIGEST)
+    for name in ("sha512:" + "a" * 128, "multihash+base58:QmRZxt2b1FVZPNqd8hsiykDL3TdBDeTSPX9Kv46HmX4Gx8"):
+        assert parse_any_digest(name) == name
+
+
+@pytest.mark.parametrize(
+    "name", ["sha256:" + "g" * 64, "latest", "sha512:", "sha512:abc", "md5:../" + "a" * 32]
+)
+def test_an_invalid_digest_is_refused(name: str) -> None:
+    with pytest.raises(InvalidName):
+        parse_any_digest(name)
