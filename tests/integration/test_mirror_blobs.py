@@ -136,9 +136,8 @@ def test_empty_answers_of_the_registry_count_as_layers_only_while_they_are_sent(
     path = f"/v2/a/blobs/sha256:{'0' * 64}"
 
     def answer(request: Request, connection: Connection) -> None:
-        connection.reply(
-            200 if request.method == "HEAD" else 416, b"" if request.method == "GET" else b"layer"
-        )
+        head = request.method == "HEAD"
+        connection.reply(200 if head else 416, b"layer" if head else b"", {"Content-Type": "text/plain"})
 
     with start_http_server() as upstream:
         upstream.on(path, answer)

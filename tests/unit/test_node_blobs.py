@@ -26,12 +26,12 @@ class Reader:
     def __init__(self, waits: int, progress: bool) -> None:
         self.downloaded: int | None = 0
         self.waits = waits
-        self._progress = progress
+        self.progress = progress
 
     def read(self, offset: int, limit: int, timeout: float) -> bytes:
         if self.waits:
             self.waits -= 1
-            self.downloaded = (self.downloaded or 0) + self._progress
+            self.downloaded = (self.downloaded or 0) + self.progress
             raise TimedOut("layer", timeout)
         return CONTENT[offset : offset + min(limit, 100)]
 
@@ -70,6 +70,6 @@ def test_a_body_ends_early_without_any_progress(caplog: pytest.LogCaptureFixture
     reader = Reader(waits=1, progress=True)
     body = blobs(reader).answer(environ_of("GET", "/", {}), "a", DIGEST).body
     assert body.read(50) == CONTENT[:50]
-    reader.waits, reader.downloaded = 1, None
+    reader.waits, reader.progress = 1, False
     assert body.read(50) == b""
     assert "connection broken" in caplog.text
