@@ -28,9 +28,9 @@ _creating = threading.Lock()
 # More than the brewers of one process with their parallel ranges use at once.
 _CONNECTIONS = 64
 
-# S3 answers these with 403, as for a lack of permission.
+# S3 answers these with 403, as for a lack of permission, but to every request. The last one: a wrong clock.
 _WRONG_CREDENTIALS = frozenset(
-    {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"}
+    {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "RequestTimeTooSkewed"}
 )
 
 PERMISSIONS = {

@@ -191,6 +191,7 @@ class Downloads:
                 raise Interrupted
             try:
                 if (cached := self._cache.open(layer.digest)) is not None:
+                    self._seeding.renew(layer, origin)
                     return Reader(layer, origin, end, self._counters, cached=cached)
                 if layer.digest not in self._running:
                     self._cache.check()

@@ -18,7 +18,7 @@ from core.swarm.messages import MAX_SEEDS, SEEDS_INTERVAL, Seed, SeedsRequest, S
 from node.cache import Cache
 from node.counters import Counters
 from node.metainfo import Metainfo, parse_metainfo
-from node.origin import Layer
+from node.origin import Layer, Origin
 from node.session import Session, Torrent
 from node.swarm_client import SwarmAddress, SwarmClient, SwarmService, renewed
 
@@ -28,6 +28,10 @@ _START_PAUSE = 0.01
 """Seconds between restarts of two torrents."""
 _RETRY_SECONDS = 60.0
 _LEAVE_SECONDS = 3.0
+_REFUSED = (
+    "the service refuses their capabilities, which have expired or were signed with another "
+    "torrents.web_seed_secret: the next pull or `mirror prefetch` on this machine renews them"
+)
 _RECENT = 50
 """The most layers whose swarms the node leaves explicitly when it stops."""
 
@@ -78,6 +82,8 @@ class Seeding:
         """Layers that are complete but not announced yet."""
         self._left: dict[Digest, Metainfo] = {}
         """Layers that were removed, whose swarms were not left since."""
+        self._refused: set[Digest] = set()
+        """Layers whose capabilities the service refused."""
         self._changed = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="seeding", daemon=True)
@@ -95,6 +101,23 @@ class Seeding:
             self._new.add(digest)
             self._left.pop(digest, None)
             self._changed.notify_all()
+
+    def renew(self, layer: Layer, origin: Origin) -> None:
+        """Announce a cached layer whose capability was refused, with the one in the torrent of `origin`."""
+        with self._changed:
+            seeded = self._seeded.get(layer.digest) if layer.digest in self._refused else None
+        data = origin.torrent() if seeded is not None else None
+        if seeded is None or data is None:
+            return
+        try:
+            address = SwarmAddress.of(parse_metainfo(data, layer).web_seeds)
+        except ValueError:
+            return
+        if address is not None:
+            self._renew(layer.digest, seeded.metainfo, address)
+            with self._changed:
+                self._new.add(layer.digest)
+                self._changed.notify_all()
 
     def forget(self, digest: Digest) -> None:
         """Stop seeding a layer whose file was removed."""
@@ -197,6 +220,7 @@ class Seeding:
         if seeded is None:
             return
         self._new.discard(digest)
+        self._refused.discard(digest)
         self._left[digest] = seeded.metainfo
         self._changed.notify_all()
         self._counters.uploaded(seeded.torrent.status().uploaded)
@@ -215,6 +239,7 @@ class Seeding:
             if (address := SwarmAddress.of(metainfo.web_seeds)) is not None:
                 by_service[address.base].append((digest, address, metainfo))
         pause = SEEDS_INTERVAL
+        refused: set[Digest] = set()
         for base, layers in by_service.items():
             layers = layers[:MAX_SEEDS]
             seeds = [
@@ -236,6 +261,13 @@ class Seeding:
             for (digest, _, metainfo), capability in zip(layers, answer.capabilities, strict=False):
                 if capability is not None:
                     self._renew(digest, metainfo, SwarmAddress(base, capability))
+                else:
+                    refused.add(digest)
+        with self._changed:
+            news = refused - self._refused
+            self._refused |= refused
+        if news:
+            log.warning("cached layers not announced number=%d reason=%s", len(refused), _REFUSED)
         return pause
 
     def _renew(self, digest: Digest, metainfo: Metainfo, address: SwarmAddress) -> None:
@@ -244,6 +276,7 @@ class Seeding:
             if digest not in self._seeded:
                 return
             self._seeded[digest].metainfo = newest
+            self._refused.discard(digest)
         try:
             self._cache.note(digest, newest.encode())
         except DockerTorrentsError as error:

@@ -38,6 +38,7 @@ class EventReceiver:
         self._writer = writer
         self._turns = Turns("notifications", NOTIFICATIONS)
         self._outage = OutageLog(log, "queueing of notifications")
+        self._refusals = OutageLog(log, "authorization of notifications")
 
     def receive(self) -> bottle.HTTPResponse:
         """Handle a notification.
@@ -47,9 +48,10 @@ class EventReceiver:
         environ = bottle.request.environ
         if not self._authorized(environ.get("HTTP_AUTHORIZATION")):
             EVENTS.count("unauthorized")
-            return error(
-                401, "UNAUTHORIZED", "the header Authorization differs from application.event_authorization"
-            )
+            why = "the header Authorization differs from application.event_authorization"
+            self._refusals.failed(f"{why}, the registry repeats them")
+            return error(401, "UNAUTHORIZED", why)
+        self._refusals.succeeded()
         with self._turns.turn():
             return self._handle(read_body(environ, MAX_BODY))
 

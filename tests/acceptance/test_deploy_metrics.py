@@ -137,6 +137,19 @@ def test_a_mirror_whose_downloads_keep_failing_raises_an_alert(tmp_path: Path) -
     fires(tmp_path, "DockerTorrentsMirrorDownloadsFail", series, [{"state": "failed", "instance": "full"}])
 
 
+@pytest.mark.parametrize(("peers", "web_seed", "fired"), [(0, 100, 1), (40, 60, 0), (0, 0, 0)])
+def test_mirrors_that_do_not_reach_each_other_raise_an_alert(
+    tmp_path: Path, peers: int, web_seed: int, fired: int
+) -> None:
+    received = "docker_torrents_mirror_layer_bytes_total"
+    series = {
+        f'{received}{{origin="peers",instance="a"}}': f"0+{peers}x240",
+        f'{received}{{origin="web_seed",instance="a"}}': f"0+{web_seed}x240",
+        f'{received}{{origin="registry",instance="a"}}': "0+100x240",
+    }
+    fires(tmp_path, "DockerTorrentsMirrorsDoNotShare", series, [{}] * fired)
+
+
 def test_the_dashboard_is_laid_out_without_overlaps() -> None:
     cells: set[tuple[int, int]] = set()
     for panel in json.loads(DASHBOARD.read_text())["panels"]:

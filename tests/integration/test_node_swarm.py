@@ -315,6 +315,24 @@ def test_a_restarted_node_seeds_what_it_has(
             assert read_all(reader) == data
 
 
+def test_a_pull_renews_the_refused_capability_of_a_cached_layer(
+    service: SwarmService, tmp_path: Path, data: bytes, layer: Layer, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "away for long"
+    with start_node(folder) as node:
+        assert pull(node, layer, BytesOrigin(data, torrent(service))) == data
+    service.refuses_seeds = True
+    with start_node(folder) as node:
+        assert comes_true(lambda: "cached layers not announced number=1" in caplog.text)
+        assert service.completed() == set()
+        origin = BytesOrigin(b"", torrent(service))
+        for _ in range(2):
+            with node.downloads.open(layer, origin) as reader:
+                assert read_all(reader) == data
+        assert comes_true(service.completed)
+        assert origin.requested == 1
+
+
 def test_an_evicted_layer_leaves_the_swarm(
     service: SwarmService, start: Callable[..., Node], data: bytes, layer: Layer
 ) -> None:

@@ -106,7 +106,8 @@ def test_an_error_answer_is_quoted(
 
 
 @pytest.mark.parametrize(
-    "code", ["SignatureDoesNotMatch", "InvalidAccessKeyId", "ExpiredToken", "AccessDenied"]
+    "code",
+    ["SignatureDoesNotMatch", "InvalidAccessKeyId", "ExpiredToken", "RequestTimeTooSkewed", "AccessDenied"],
 )
 def test_wrong_credentials_are_not_a_missing_permission(server: HttpServer, code: str) -> None:
     answers_everything(server, replying(403, error_body(code, "says S3")))

@@ -123,3 +123,14 @@ def test_the_log_has_no_secrets(app: Receiving, caplog: pytest.LogCaptureFixture
     app.post(EXAMPLE.read_bytes(), secret="wrong-secret")
     assert SECRET not in caplog.text
     assert "wrong-secret" not in caplog.text
+
+
+def test_refusals_are_logged_once_and_so_is_their_end(
+    app: Receiving, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(3):
+        app.post(envelope(), secret="the registry's old key")
+    app.post(envelope())
+    refused, ended = caplog.messages
+    assert "differs from application.event_authorization" in refused
+    assert ended.startswith("authorization of notifications works again")

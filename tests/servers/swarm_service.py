@@ -29,6 +29,8 @@ class SwarmService:
     wrong_bytes: bool = False
     swarm_status: int = 0
     """The status for swarm calls, instead of an answer."""
+    refuses_seeds: bool = False
+    """Whether the capabilities of announced layers have expired."""
     lease_seconds: float = 5.0
     drip: float = 0.0
     """Seconds between two KiB of a web seed's answer."""
@@ -125,7 +127,7 @@ def start_swarm_service(layer: bytes, piece_length: int) -> Iterator[SwarmServic
             elif self.path == "/v0/swarm":
                 request = SeedsRequest.decode(body)
                 service.announced.append(request)
-                known: list[str | None] = [CAPABILITY] * len(request.layers)
+                known = [None if service.refuses_seeds else CAPABILITY] * len(request.layers)
                 self._reply(200, SeedsAnswer(again=600.0, capabilities=known).encode())
             else:
                 answer = service.join(self.client_address[0], SwarmRequest.decode(body))
