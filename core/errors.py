@@ -2,7 +2,8 @@
 
 DockerTorrentsError
 ├── ConfigInvalid, CannotListen, InvalidName
-├── RemoteError: Unavailable, TimedOut, ConnectionCut, Refused, NotFound, BadAnswer, RangeIgnored
+├── RemoteError: Unavailable (TooManyRequests), TimedOut, ConnectionCut, Refused, NotFound, BadAnswer,
+│       RangeIgnored
 ├── LayerError: DigestMismatch, SizeMismatch, LayerEmpty, Interrupted
 ├── InputInvalid: ManifestInvalid, EventsMalformed, SwarmMessageInvalid, EngineConfigInvalid,
 │       CapabilityInvalid
@@ -100,13 +101,17 @@ class RemoteError(DockerTorrentsError):
 
 
 class Unavailable(RemoteError):
-    """The server cannot be reached, or answers 5xx or 429. `retry_after` is in seconds."""
+    """The server cannot be reached, or answers 5xx. `retry_after` is in seconds."""
 
     prefix = "unavailable: "
 
     def __init__(self, where: str, why: str, retry_after: float | None = None) -> None:
         self.retry_after = retry_after
         super().__init__(where, why)
+
+
+class TooManyRequests(Unavailable):
+    """The server limits the rate of requests (429). It works, but answers no request for a while."""
 
 
 class TimedOut(RemoteError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from core.errors import NO_ANSWER, DockerTorrentsError, Refused
+from core.errors import NO_ANSWER, DockerTorrentsError, Refused, TooManyRequests
 
 FIRST_DELAY = 60
 LONGEST_DELAY = 6 * 3600
@@ -29,7 +29,13 @@ class FailureStreak:
         self._length = 0
 
     def failed(self, error: Exception) -> bool:
-        """Count `error` if it is one of NO_ANSWER. Return whether the server is down."""
+        """Count `error` if it is one of NO_ANSWER. Return whether the server is down.
+
+        One that limits the rate of requests is: it would refuse the next ones too.
+        """
+        if isinstance(error, TooManyRequests):
+            self._length = 0
+            return True
         if isinstance(error, NO_ANSWER):
             return self.unanswered()
         self._length = 0

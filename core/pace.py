@@ -20,6 +20,10 @@ class Pace:
         self._sleep = sleep
         self._next = clock()
 
+    def pause(self, seconds: float) -> None:
+        """Wait that long: the server asks for it."""
+        self._sleep(seconds)
+
     def wait(self, steps: int = 1) -> None:
         """Wait until the next `steps` may be taken. Unused time does not allow a burst."""
         if not self._gap:

@@ -20,6 +20,7 @@ from core.errors import (
     Refused,
     SizeMismatch,
     StoreFailed,
+    TooManyRequests,
     Verdict,
 )
 from core.failures import delay_after
@@ -61,9 +62,14 @@ class Dependency:
         self.outage: str | None = None
         """The error of the last probe, None if it succeeded."""
 
-    def is_down(self) -> bool:
-        """Probe it after a failure, once per outage. Return whether it is down."""
+    def is_down(self, error: DockerTorrentsError | None = None) -> bool:
+        """Probe it after a failure, once per outage. Return whether it is down.
+
+        It counts as down, without a probe, if `error` says that it limits the rate of requests.
+        """
         with self._lock:
+            if isinstance(error, TooManyRequests):
+                self._failed(error)
             return self.outage is not None or not self._works()
 
     def resume(self) -> bool:
@@ -75,12 +81,15 @@ class Dependency:
         try:
             self._probe()
         except DockerTorrentsError as error:
-            self.outage = str(error)
-            self._log.failed(f"brewing is paused: {error}")
+            self._failed(error)
         else:
             self.outage = None
             self._log.succeeded()
         return self.outage is None
+
+    def _failed(self, error: DockerTorrentsError) -> None:
+        self.outage = str(error)
+        self._log.failed(f"brewing is paused: {error}")
 
 
 Outcome = Brewed | Literal["failed", "returned", "lost"]
@@ -235,7 +244,7 @@ class LayerBrewer:
 
     def _failed_by(self, claim: Claim, error: DockerTorrentsError, dependency: Dependency) -> Outcome:
         """Return the layer if the source or the store as a whole is down, else count its failure."""
-        if dependency.is_down():
+        if dependency.is_down(error):
             return self._return(claim)
         return self._failed(claim, str(error), error.verdict)
 

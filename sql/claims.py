@@ -241,7 +241,7 @@ def fail_layer(
         tables,
         [claim.digest],
         attempts=tables.queue.c.attempts + 1,
-        reason=one_line(reason),
+        reason=one_line(connection, reason),
         next_try=None if next_try is None else max(next_try, 0),
         claimed=None,
         **({"size": None} if forget_size else {}),

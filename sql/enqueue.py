@@ -34,9 +34,10 @@ def enqueue_layers(
     """Queue the layers that are neither brewed nor queued. Return how many were queued.
 
     For the others: a waiting layer may become more urgent, never less; an unknown size is filled in; each
-    scope is recorded. A layer that was set aside returns to the queue with all its attempts, as the blob may
-    exist now; a mere request (Priority.ASKED) does not prove that and changes nothing. If nothing is new,
-    nothing is written. A layer suspected to be missing is cleared.
+    scope is recorded. A layer that was set aside returns to the queue with all its attempts, and one that
+    waits for its next attempt is due, as the blob may exist now; a mere request (Priority.ASKED) does not
+    prove that and changes neither. If nothing is new, nothing is written. A layer suspected to be missing is
+    cleared.
 
     `malformed` are (digest, scope) of layers whose digest is not SHA-256: claiming sets them aside, where
     operators see them.
@@ -106,7 +107,8 @@ def _enqueueing(tables: Tables, dialect: str) -> tuple[sa.Select[int, int, int],
     requested, held = _REQUESTED.relation(dialect), _HELD.relation(dialect)
     now, urgency = sa.bindparam("at", type_=sa.BigInteger), sa.bindparam("urgency", type_=sa.SmallInteger)
     unbrewed, waits = mapping.c.brewed.is_(None), queue.c.next_try.is_not(None)
-    wakes = sa.and_(is_set_aside(queue), urgency > int(Priority.ASKED))
+    found = urgency > int(Priority.ASKED)
+    wakes, hastens = sa.and_(is_set_aside(queue), found), sa.and_(queue.c.next_try > AT_ONCE, found)
     known = requested.outerjoin(mapping, mapping.c.digest == requested.c.digest).outerjoin(
         queue, queue.c.digest == requested.c.digest
     )
@@ -139,6 +141,7 @@ def _enqueueing(tables: Tables, dialect: str) -> tuple[sa.Select[int, int, int],
             sa.or_(
                 queue.c.digest.is_(None),
                 wakes,
+                hastens,
                 sa.and_(waits, queue.c.priority > urgency),
                 sa.and_(queue.c.size.is_(None), requested.c.size.is_not(None)),
             ),
@@ -152,7 +155,7 @@ def _enqueueing(tables: Tables, dialect: str) -> tuple[sa.Select[int, int, int],
             "priority": sa.case(
                 (sa.or_(wakes, more_urgent), to_queue.excluded.priority), else_=queue.c.priority
             ),
-            "next_try": sa.case((wakes, AT_ONCE), else_=queue.c.next_try),
+            "next_try": sa.case((sa.or_(wakes, hastens), AT_ONCE), else_=queue.c.next_try),
             "attempts": sa.case((wakes, 0), else_=queue.c.attempts),
             "size": sa.func.coalesce(queue.c.size, to_queue.excluded.size),
         },

@@ -16,6 +16,7 @@ from core.digest import Digest
 from core.errors import DatabaseNotReady
 from sql.bulk_values import digest_values, insert
 from sql.driver_errors import as_ours
+from sql.postgresql import text_encoding
 from sql.scopes import first_scopes
 from sql.tables import AT_ONCE, Tables, is_set_aside
 
@@ -123,10 +124,16 @@ def list_recent_failures(connection: sa.Connection, tables: Tables, *, limit: in
     return [RecentFailure(**row, scope=scopes.get(row["digest"], [None])[0]) for row in rows]
 
 
-def one_line(reason: str) -> str:
-    """Return the reason of a failure as one line of at most 500 characters that any database can store."""
+def one_line(connection: sa.Connection, reason: str) -> str:
+    """Return the reason of a failure as one line of some 500 characters that the database can store."""
     text = " ".join(reason.encode("utf-8", "replace").decode().replace("\0", " ").split())
-    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+    return _storable(connection, text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…")
+
+
+def _storable(connection: sa.Connection, text: str) -> str:
+    """Return `text` with characters that the database's encoding lacks written as `\\u2026`."""
+    encoding = text_encoding(connection)
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def retry_failed_layers(
@@ -145,7 +152,10 @@ def retry_failed_layers(
     chosen = (
         sa.select(queue.c.digest)
         # A locked layer was due, so it is neither.
-        .where(sa.or_(is_set_aside(queue), queue.c.next_try > AT_ONCE), *_like(queue, reason_like, digest))
+        .where(
+            sa.or_(is_set_aside(queue), queue.c.next_try > AT_ONCE),
+            *_like(connection, queue, reason_like, digest),
+        )
         .order_by(queue.c.digest)
         .with_for_update()
         .cte("chosen")
@@ -180,7 +190,7 @@ def drop_layers(
             sa.or_(is_set_aside(queue), droppable),
             mapping.c.brewed.is_(None),
             mapping.c.brew_lock.is_(None),
-            *_like(queue, reason_like, digest),
+            *_like(connection, queue, reason_like, digest),
         )
         # Locked layers are not dropped.
         .with_for_update(skip_locked=True)
@@ -209,7 +219,7 @@ def retry_failed_manifests(
     """
     manifest = tables.manifest
     failed = sa.or_(is_set_aside(manifest), sa.and_(manifest.c.attempts > 0, manifest.c.next_try > now))
-    chosen = _these(manifest, failed, *_like(manifest, reason_like, digest))
+    chosen = _these(manifest, failed, *_like(connection, manifest, reason_like, digest))
     retried = sa.update(manifest).where(chosen).values(next_try=now, attempts=0)
     return len(connection.scalars(retried.returning(manifest.c.digest)).all())
 
@@ -227,7 +237,7 @@ def drop_manifests(
     """
     manifest = tables.manifest
     droppable = is_set_aside(manifest) if digest is None else sa.true()
-    chosen = _these(manifest, droppable, *_like(manifest, reason_like, digest))
+    chosen = _these(manifest, droppable, *_like(connection, manifest, reason_like, digest))
     dropped = sa.delete(manifest).where(chosen).returning(manifest.c.digest)
     return len(connection.scalars(dropped).all())
 
@@ -239,11 +249,14 @@ def _these(manifest: sa.Table, *where: sa.ColumnElement[bool]) -> sa.ColumnEleme
     return sa.tuple_(*key).in_(sa.select(*these.c))
 
 
-def _like(table: sa.Table, reason_like: str | None, digest: Digest | None) -> list[sa.ColumnElement[bool]]:
+def _like(
+    connection: sa.Connection, table: sa.Table, reason_like: str | None, digest: Digest | None
+) -> list[sa.ColumnElement[bool]]:
     like: list[sa.ColumnElement[bool]] = []
     if reason_like is not None:
         # `queue status` shows reasons with … for details that differ between layers.
-        parts = (re.sub(r"([/%_])", r"/\1", part) for part in reason_like.split("…"))
+        shown = (_storable(connection, part) for part in reason_like.split("…"))
+        parts = (re.sub(r"([/%_])", r"/\1", part) for part in shown)
         like.append(table.c.reason.ilike(f"%{'%'.join(parts)}%", escape="/"))
     if digest is not None:
         like.append(table.c.digest == str(digest))

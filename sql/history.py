@@ -76,7 +76,7 @@ class Sample:
 def record_job_runs(connection: sa.Connection, tables: Tables, runs: Iterable[JobRun]) -> None:
     """Record each run as the last one of its job."""
     for run in runs:
-        reason = None if run.reason is None else one_line(run.reason)
+        reason = None if run.reason is None else one_line(connection, run.reason)
         values = {
             "started": run.started, "seconds": run.seconds, "outcome": run.outcome, "reason": reason
         }  # fmt: skip

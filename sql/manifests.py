@@ -133,7 +133,7 @@ def fail_manifest(
     failed = (
         sa.update(manifest)
         .where(_is(tables, scope, digest))
-        .values(attempts=manifest.c.attempts + 1, reason=one_line(reason), next_try=next_try)
+        .values(attempts=manifest.c.attempts + 1, reason=one_line(connection, reason), next_try=next_try)
     )
     return connection.execute(failed).rowcount == 1
 

@@ -55,6 +55,7 @@ _FULL = re.compile(r"too many (?:clients|connections)|remaining connection slots
 _FULL_REMEDY = "allow more connections there, or lower db.max_pool_size"
 _READ_ONLY = "it is read-only"
 _READ_ONLY_TRANSACTION = "25006"
+_READ_COMMITTED = "read committed"
 
 
 def postgresql_engine(
@@ -120,16 +121,22 @@ def _remedy(reason: str) -> str | None:
 
 
 def _takes_writes(connection: Any) -> bool:
-    """Return whether the connection reaches a server that takes writes.
+    """Return whether the connection reaches a server that takes writes. Its transactions are read committed.
 
     libpq's target_session_attrs relies on the server's parameters at connect time; from PgBouncer these may
-    be hours old, or from a server that is down.
+    be hours old, or from a server that is down. The level is the default of PostgreSQL, unless a database or
+    role has another one: claims of several brewers would fail there. psycopg2 names it in each BEGIN.
     """
     connection.autocommit = True
     with connection.cursor() as cursor:
-        cursor.execute("SHOW transaction_read_only")
-        writable: bool = cursor.fetchone() == ("off",)
+        cursor.execute(
+            "SELECT current_setting('transaction_read_only'), current_setting('transaction_isolation')"
+        )
+        read_only, isolation = cursor.fetchone()
     connection.autocommit = False
+    if isolation != _READ_COMMITTED:
+        connection.isolation_level = _READ_COMMITTED
+    writable: bool = read_only == "off"
     return writable
 
 
@@ -153,6 +160,19 @@ def _address_arguments(host: Host, address: Address) -> dict[str, object]:
     # The name too, for certificates and ~/.pgpass.
     arguments: dict[str, object] = {"host": host.name, "port": host.port}
     return {**arguments, "hostaddr": address.ip} if address.ip else arguments
+
+
+def text_encoding(connection: sa.Connection) -> str:
+    """Return Python's name of the encoding of texts sent to the database: UTF-8, but for some PostgreSQL's.
+
+    A PostgreSQL that was set up without a locale has SQL_ASCII, for which psycopg2 accepts ASCII only.
+    """
+    if connection.dialect.name != "postgresql":
+        return "utf-8"
+    driver: Any = connection.connection.driver_connection
+    dbapi: Any = connection.dialect.loaded_dbapi
+    name: str = dbapi.extensions.encodings[driver.encoding]
+    return name
 
 
 class _Deadline(threading.local):

@@ -9,7 +9,7 @@ from typing import TypeVar
 from cachetools import LRUCache
 
 from core.digest import Digest
-from core.errors import InvalidName, NotFound, Refused
+from core.errors import BadAnswer, InvalidName, NotFound, Refused
 from core.layer import Layer
 from core.registry.blob import BlobStream
 from core.registry.client import RegistryClient
@@ -43,8 +43,11 @@ class RegistryBlobs:
         self._lock = threading.Lock()
 
     def size(self, layer: Layer) -> int:
-        """Return the blob's size in bytes, by HEAD."""
-        return self._first(layer, lambda scope: self._registry.blob_size(scope, layer.digest))
+        """Return the blob's size in bytes, by HEAD; the one in its descriptor if the registry states none."""
+        size = self._first(layer, lambda scope: self._registry.blob_size(scope, layer.digest))
+        if size is None and layer.size is None:
+            raise BadAnswer(f"blob {layer.digest}", "the registry does not state its size")
+        return layer.size if size is None else size
 
     def open(self, layer: Layer, offset: int, length: int | None = None) -> BlobStream:
         """Return a reader of the blob, or of a range of it. See BlobSource."""

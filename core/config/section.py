@@ -27,7 +27,8 @@ class Section(BaseModel):
         if value is not None:
             raise ValueError(f"set here and by {info.field_name}_file, expected one of them")
         try:
-            return path.read_text(encoding="utf-8").rstrip("\r\n")
+            # Without the byte order mark that editors of Windows write.
+            return path.read_text(encoding="utf-8-sig").rstrip("\r\n")
         except OSError as error:
             raise ValueError(f"{path} cannot be read: {os_reason(error)}") from None
         except UnicodeDecodeError:

@@ -9,7 +9,7 @@ from typing import Any
 
 from core.digest import Digest
 from core.errors import ManifestInvalid
-from core.manifests.manifest import ChildDescriptor, Image, Index
+from core.manifests.manifest import ChildDescriptor, Image, Index, LayerDescriptor, has_other_digest
 from core.manifests.media_types import IMAGES, INDEXES
 from core.manifests.platform import Platform
 
@@ -28,10 +28,8 @@ def augment(body: bytes, image: Image, ids: Mapping[Digest, str]) -> bytes:
     if an id would have to be removed from that.
     """
     before: list[dict[str, Any]] = image.document.get("layers") or []
-    after = [
-        _with_id(descriptor, ids.get(layer.digest) if layer.brewable else None)
-        for descriptor, layer in zip(before, image.layers, strict=True)
-    ]
+    layers = iter(image.layers)
+    after = [_with_id(one, None if has_other_digest(one) else _id_of(next(layers), ids)) for one in before]
     if after == before:
         return body
     found = _INDENT.match(body)
@@ -80,6 +78,10 @@ def pick(index: Index, platform: Platform) -> list[ChildDescriptor]:
         return 0 if child.platform.normal == platform.normal else 1
 
     return sorted(fitting, key=rank)
+
+
+def _id_of(layer: LayerDescriptor, ids: Mapping[Digest, str]) -> str | None:
+    return ids.get(layer.digest) if layer.brewable else None
 
 
 def _with_id(descriptor: dict[str, Any], rbtorrent_id: str | None) -> dict[str, Any]:

@@ -1,13 +1,15 @@
 """Parse manifests: docker v2 and OCI images, manifest lists and indexes. Pure, for untrusted input.
 
 docker/distribution, docs/spec/manifest-v2-2.md; OCI image-spec, manifest.md and image-index.md. A manifest
-is accepted as a whole or not at all: one invalid digest, and nothing in it is trusted.
+is accepted as a whole or not at all: one invalid digest, and nothing in it is trusted. Blobs and manifests
+with a valid digest that is not SHA-256, such as SHA-512, are left out: they cannot be brewed or fetched here.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -35,6 +37,8 @@ _ATTESTATION = ("vnd.docker.reference.type", "attestation-manifest")
 _OF_MANIFESTS = ("schemaVersion", "mediaType", "config", "layers", "manifests", "fsLayers")
 _OF_DESCRIPTORS = ("mediaType", "digest", "size", "urls", "annotations", "platform")
 _OF_PLATFORMS = ("os", "architecture", "variant")
+# OCI image-spec, descriptor.md#digests.
+_OTHER_DIGEST = re.compile(r"(?!sha256:)[a-z0-9]+(?:[+._-][a-z0-9]+)*:[A-Za-z0-9=_-]{32,256}\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +82,12 @@ class ChildDescriptor:
 class Image:
     """An image: its layers from the base up, repeated if the manifest repeats them.
 
-    `document` is the parsed JSON object, with its fields in order; do not change it.
+    `config` is None if its digest is not SHA-256. `document` is the parsed JSON object, with its fields in
+    order; do not change it.
     """
 
     media_type: str
-    config: BlobDescriptor
+    config: BlobDescriptor | None
     layers: tuple[LayerDescriptor, ...]
     document: dict[str, Any] = field(repr=False, compare=False)
 
@@ -121,19 +126,25 @@ def parse_manifest(body: bytes, content_type: str) -> Image | Index | Other:
         raise ManifestInvalid("schemaVersion is not 2")
     if media_type in INDEXES:
         # Clients disagree about the kind of a body that is both (CVE-2021-41190).
-        if "layers" in document or "config" in document:
+        if document.get("layers") is not None or document.get("config") is not None:
             raise ManifestInvalid("an index with layers")
-        children = tuple(
+        children = (
             _child(entry, f"manifests[{number}]") for number, entry in enumerate(_list(document, "manifests"))
         )
-        return Index(media_type, children, document)
-    if "manifests" in document:
+        return Index(media_type, tuple(child for child in children if child), document)
+    if document.get("manifests") is not None:
         raise ManifestInvalid("an image with manifests")
-    layers = tuple(
-        _layer(entry, f"layers[{number}]") for number, entry in enumerate(_list(document, "layers"))
-    )
+    named = (_layer(entry, f"layers[{number}]") for number, entry in enumerate(_list(document, "layers")))
+    layers = tuple(layer for layer in named if layer)
     _check_repeated(layers)
-    return Image(media_type, BlobDescriptor(*_blob(document.get("config"), "config")), layers, document)
+    config = _blob(document.get("config"), "config")
+    return Image(media_type, BlobDescriptor(*config) if config else None, layers, document)
+
+
+def has_other_digest(descriptor: dict[str, Any]) -> bool:
+    """Return whether the digest of a descriptor is valid, but not SHA-256."""
+    digest = descriptor.get("digest")
+    return isinstance(digest, str) and _OTHER_DIGEST.match(digest) is not None
 
 
 def digest_of(body: bytes) -> Digest:
@@ -219,11 +230,13 @@ def _list(document: dict[str, Any], name: str) -> list[Any]:
     return found
 
 
-def _blob(entry: object, where: str) -> tuple[Digest, int, str]:
-    """Return digest, size and media type of a descriptor (OCI descriptor.md)."""
+def _blob(entry: object, where: str) -> tuple[Digest, int, str] | None:
+    """Return digest, size and media type of a descriptor (OCI descriptor.md); None for another digest."""
     if not isinstance(entry, dict):
         raise ManifestInvalid(f"{where} is not an object")
     _check_spelling(entry, _OF_DESCRIPTORS, where)
+    if has_other_digest(entry):
+        return None
     try:
         digest = Digest.parse(entry.get("digest"))
     except InvalidName as error:
@@ -238,12 +251,14 @@ def _blob(entry: object, where: str) -> tuple[Digest, int, str]:
     return digest, size, media_type
 
 
-def _layer(entry: object, where: str) -> LayerDescriptor:
-    digest, size, media_type = _blob(entry, where)
+def _layer(entry: object, where: str) -> LayerDescriptor | None:
+    blob = _blob(entry, where)
+    if blob is None:
+        return None
     urls = entry.get("urls") if isinstance(entry, dict) else None
     if urls is not None and not isinstance(urls, list):
         raise ManifestInvalid(f"{where}.urls is not a list")
-    return LayerDescriptor(digest, size, media_type, has_urls=bool(urls))
+    return LayerDescriptor(*blob, has_urls=bool(urls))
 
 
 def _check_repeated(layers: tuple[LayerDescriptor, ...]) -> None:
@@ -254,8 +269,11 @@ def _check_repeated(layers: tuple[LayerDescriptor, ...]) -> None:
             raise ManifestInvalid(f"layers[{number}] was listed before with another size")
 
 
-def _child(entry: object, where: str) -> ChildDescriptor:
-    digest, size, media_type = _blob(entry, where)
+def _child(entry: object, where: str) -> ChildDescriptor | None:
+    blob = _blob(entry, where)
+    if blob is None:
+        return None
+    digest, size, media_type = blob
     said = entry if isinstance(entry, dict) else {}
     annotations = said.get("annotations")
     name, value = _ATTESTATION

@@ -12,6 +12,7 @@ from core.errors import (
     NotFound,
     Refused,
     RemoteError,
+    TooManyRequests,
     Unavailable,
 )
 from core.http.headers import Headers
@@ -28,9 +29,11 @@ def from_status(status: int, headers: Headers, body: bytes, where: str, what: st
     details = _error_text(body)
     if status == 404 and not is_html(headers):
         return NotFound(what)
+    if status == 501:
+        return Refused(where, status, f"not implemented{details}")
     if status in (408, 429) or 500 <= status < 600:
-        why = f"status {status}{details}"
-        return Unavailable(where, why, retry_after(headers))
+        kind = TooManyRequests if status == 429 else Unavailable
+        return kind(where, f"status {status}{details}", retry_after(headers))
     if status == 401:
         return Refused(where, status, f"authentication required{details}")
     if status == 403:

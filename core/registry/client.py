@@ -9,13 +9,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from core.config.config import DockerRegistry
 from core.digest import Digest
-from core.errors import NO_ANSWER, BadAnswer, InvalidName, NotFound, Refused, RemoteError, Unavailable
+from core.errors import (
+    NO_ANSWER,
+    BadAnswer,
+    InvalidName,
+    NotFound,
+    RangeIgnored,
+    Refused,
+    RemoteError,
+    Unavailable,
+)
 from core.http.client import HttpAnswer, HttpClient
 from core.http.stream import HttpStream
 from core.http.url import parse_url, target_of
@@ -24,7 +34,7 @@ from core.manifests.manifest import digest_of
 from core.manifests.media_types import ALL_MANIFESTS, DOCKER_SCHEMA1, DOCKER_SCHEMA1_SIGNED
 from core.names import parse_scope, parse_tag
 from core.pace import Pace
-from core.registry.answers import from_status, refuse_page
+from core.registry.answers import from_status, refuse_page, retry_after
 from core.registry.auth import BREWER_LOGIN, RegistryAuth
 from core.registry.blob import BlobStream, range_header
 from core.registry.pages import PAGE_LIMIT, read_pages
@@ -37,8 +47,12 @@ MANIFEST_LIMIT = 4 * 1024 * 1024
 
 _ERROR_LIMIT = 64 * 1024
 _ACCEPT = {"Accept": ", ".join(ALL_MANIFESTS)}
+# A server that does not support HEAD (RFC 9110, 15.5.6 and 15.6.2).
+_NO_HEAD = (405, 501)
 _SCHEMA1 = (DOCKER_SCHEMA1, DOCKER_SCHEMA1_SIGNED)
 _CATALOG_SCOPE = "registry:catalog:*"
+_LONGEST_PAUSE = 60.0
+_MOST_PAUSES = 6
 
 Answer = TypeVar("Answer", HttpAnswer, HttpStream)
 
@@ -78,12 +92,17 @@ class RegistryClient:
         self._catalog_timeout = settings.catalog_timeout
         self._auth = RegistryAuth(http, user, password, remedy=login_remedy)
         self._pace = Pace(None)
+        self._pauses = 0
         self._outage = OutageLog(log, "registry")
 
     def paced(self, pace: Pace) -> RegistryClient:
-        """Return a copy that waits for `pace` before each request to the registry; for one thread."""
+        """Return a copy that waits for `pace` before each request to the registry; for one thread.
+
+        It repeats a request that the registry refuses for their rate (429) after the pause that it asks for,
+        of a minute at most, or else after 1, 2, 4 … seconds.
+        """
         paced = copy(self)
-        paced._pace = pace  # noqa: SLF001 - a copy of this object
+        paced._pace, paced._pauses = pace, _MOST_PAUSES  # noqa: SLF001 - a copy of this object
         return paced
 
     def fetch_manifest(self, scope: str, reference: str | Digest) -> FetchedManifest:
@@ -106,7 +125,7 @@ class RegistryClient:
         try:
             answer = self._ask("HEAD", self.urls.manifest(scope, tag), _pull(scope), what, _ACCEPT)
         except Refused as error:
-            if error.status != 405:
+            if error.status not in _NO_HEAD:
                 raise
         else:
             digest = _digest_header(answer)
@@ -153,22 +172,26 @@ class RegistryClient:
             stream.close()
             raise
 
-    def blob_size(self, scope: str, digest: Digest) -> int:
-        """Return a blob's size in bytes."""
+    def blob_size(self, scope: str, digest: Digest) -> int | None:
+        """Return a blob's size in bytes, None if the registry does not state it.
+
+        Some servers answer HEAD with a length of 0, that of the body which they send.
+        """
         what = f"blob {digest} in {scope}"
         url = self.urls.blob(scope, digest)
         try:
             answer = self._ask("HEAD", url, _pull(scope), what, {})
             size = answer.headers.number("Content-Length")
         except Refused as error:
-            if error.status != 405:
+            if error.status not in _NO_HEAD:
                 raise
             size = None
-        if size is None:
+        if not size:
             with self.open_blob(scope, digest) as stream:
                 size = stream.size
         if size is None:
-            raise BadAnswer(url, "it does not state the size of the blob")
+            with suppress(RangeIgnored), self.open_blob(scope, digest, 0, 1) as stream:
+                size = stream.size
         return size
 
     def ping(self) -> str:
@@ -249,9 +272,19 @@ class RegistryClient:
         """Call `send` with the credentials that the registry requires; a 401 is answered once."""
         registry = target_of(url, "docker_registry.host")
         used, answered = self._auth.header(registry, token_scope), False
+        pauses = 0
         while True:
             self._pace.wait()
             answer = send(headers if used is None else {**headers, "Authorization": used})
+            if answer.status == 429 and pauses < self._pauses:
+                seconds = retry_after(answer.headers)
+                seconds = 2.0**pauses if seconds is None else seconds
+                if seconds <= _LONGEST_PAUSE:
+                    pauses += 1
+                    if isinstance(answer, HttpStream):
+                        answer.discard()
+                    self._pace.pause(seconds)
+                    continue
             # Only the registry's own challenge is answered, not that of a redirect target.
             if answer.status != 401 or answer.target.origin != registry.origin:
                 return answer

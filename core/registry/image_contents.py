@@ -90,7 +90,7 @@ def _configured_platform(registry: RegistryClient, scope: str, digest: Digest) -
     try:
         fetched = registry.fetch_manifest(scope, digest)
         image = parse_manifest(fetched.body, fetched.media_type)
-        if not isinstance(image, Image):
+        if not isinstance(image, Image) or image.config is None:
             return None
         settings = json.loads(_read(registry, scope, image.config.digest))
         named = [settings.get("os"), settings.get("architecture"), settings.get("variant")]

@@ -15,7 +15,7 @@ import pytest
 import sqlalchemy as sa
 
 from core.digest import Digest
-from core.errors import StoreFailed, Unavailable
+from core.errors import StoreFailed, TooManyRequests, Unavailable
 from core.layer import Layer
 from core.torrents.store import DirectoryStore
 from jobs.brew import BrewSummary, brew
@@ -28,7 +28,7 @@ from sql.layers import LayerRecord, find_layer
 from sql.schema import create_missing
 from sql.tables import Priority, build_tables
 from sql.transaction import transaction
-from tests.memory_source import Fault, MemorySource
+from tests.memory_source import Fault, MemoryReader, MemorySource
 from tests.servers.postgres import PostgresServer
 from tests.servers.waiting import comes_true
 
@@ -522,6 +522,31 @@ def test_a_registry_whose_storage_is_down_costs_no_attempts(settings: BrewSettin
 
     outage.unreadable = set()
     assert str(outage.brew()) == "brewed 17, failed 0, waiting 0"
+    assert attempts(settings, layers) == {("brewed", 0)}
+
+
+class LimitedSource(MemorySource):
+    """A source that works, and refuses every fourth request for their rate."""
+
+    def open(self, layer: Layer, offset: int, length: int | None = None) -> MemoryReader:
+        if len(self.opened) % 4 == 3:
+            self.opened.append((offset, length))
+            raise TooManyRequests("registry", "status 429")
+        return super().open(layer, offset, length)
+
+
+def test_a_registry_that_limits_requests_costs_no_attempts(settings: BrewSettings) -> None:
+    layers = layers_of(20)
+    settings = replace(settings, source=LimitedSource(layers), sleep_time=100)
+    queue(settings, layers)
+    paused = 0
+
+    while (summary := brew(settings, threading.Event())).waiting:
+        assert summary.failed == 0
+        assert "status 429" in str(summary.paused)
+        paused += 1
+
+    assert paused
     assert attempts(settings, layers) == {("brewed", 0)}
 
 

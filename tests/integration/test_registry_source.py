@@ -15,7 +15,7 @@ from core.http.client import HttpClient
 from core.layer import Layer
 from core.registry.client import RegistryClient
 from tests.layer_backends import layer_of
-from tests.servers.bad_http import html, in_turn, replying, silent
+from tests.servers.bad_http import html, in_turn, replying, sending, silent
 from tests.servers.http_server import Answer, start_http_server
 from tests.servers.layers import layer_bytes
 from tests.servers.push import Bearer, push_blob
@@ -172,6 +172,17 @@ def test_a_refused_catalog_is_reported(http: HttpClient) -> None:
 
         with pytest.raises(Refused, match="_catalog"):
             RegistryBlobs(client, client.list_repositories).size(LAYER)
+
+
+def test_a_registry_that_states_no_size_is_read_by_that_of_the_descriptor(http: HttpClient) -> None:
+    with start_http_server() as server:
+        server.on("/v2/team/app/blobs/*", sending(b"HTTP/1.1 200 OK\r\n\r\n" + CONTENT))
+        source = source_of(http, server.netloc)
+
+        assert source.size(replace(known_in("team/app"), size=len(CONTENT))) == len(CONTENT)
+        assert read(source, known_in("team/app")) == CONTENT
+        with pytest.raises(BadAnswer, match="does not state its size"):
+            source.size(replace(known_in("team/app"), size=None))
 
 
 @pytest.mark.parametrize("answer", [replying(500), replying(429), html(200), html(404)])

@@ -260,6 +260,17 @@ def test_a_registry_that_is_down_ends_the_run_without_counting_attempts(
     assert "registry works again" in caplog.text
 
 
+def test_a_registry_that_limits_requests_costs_no_attempts(job: ResolveJob) -> None:
+    with start_http_server() as server:
+        server.on("/v2/*", replying(429))
+        server.on("/v2/", replying(200))
+        job.enqueue(*(f"sha256:{number:064}" for number in range(20)))
+        summary = job.run(registry=client(server.url))
+        assert len(server.requests) == 1
+    assert "status 429" in str(summary.paused)
+    assert {row.attempts for row in job.waiting().values()} == {0}
+
+
 def test_unreadable_manifests_do_not_delay_others(job: ResolveJob, push: Callable[..., PushedImage]) -> None:
     good = push()
     with start_http_server() as server:

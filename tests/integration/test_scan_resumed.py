@@ -16,7 +16,7 @@ from jobs.walk_repositories import walk_repositories
 from sql.scopes import revoke_role
 from sql.transaction import transaction
 from tests.scanning import grant, image, manifest_of, queued, start_scan
-from tests.servers.bad_http import replying
+from tests.servers.bad_http import in_turn, replying
 from tests.servers.http_server import Answer, Connection, HttpServer, Request, start_http_server
 from tests.servers.layers import digest_of
 
@@ -207,3 +207,30 @@ def test_a_dry_run_reports_what_is_known_below_unchanged_tags(scan: Scan, four: 
     assert (summary.queued, summary.known) == (2, 2)
     assert str(summary).startswith("would queue 2 layers (0.0 MB), already known 2, tags 5")
     assert len(queued(scan)) == 2
+
+
+def test_a_walk_waits_for_a_registry_that_limits_requests(scan: Scan, four: HttpServer) -> None:
+    slept: list[float] = []
+    too_fast = replying(429, headers={"Retry-After": "7"}), replying(429)
+    four.on("/v2/a/manifests/*", in_turn(*too_fast, image(0)))
+    registry = scan.registry.paced(Pace(None, sleep=slept.append))
+
+    summary = walk_repositories(replace(scan, registry=registry), ["a"], "test")
+
+    assert (slept, summary.failed, len(queued(scan))) == ([7, 2], 0, 1)
+
+
+def test_a_registry_that_demands_a_long_pause_ends_the_walk(scan: Scan, four: HttpServer) -> None:
+    grant(scan, *SCOPES)
+    four.on("/v2/", replying(200))
+    four.on("/v2/c/manifests/*", replying(429, headers={"Retry-After": "3600"}))
+    slept: list[float] = []
+    paced = replace(scan, registry=scan.registry.paced(Pace(None, sleep=slept.append)))
+
+    assert "status 429" in str(scan_tags(paced).paused)
+    assert (slept, listed(four), len(queued(scan))) == ([], ["a", "b", "c"], 2)
+
+    four.on("/v2/c/manifests/*", image(2))
+    before = len(four.requests)
+    assert scan_tags(paced).failed == 0
+    assert (listed(four, before), len(queued(scan))) == (["c", "d"], 4)

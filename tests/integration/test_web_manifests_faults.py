@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import socket
@@ -129,6 +130,13 @@ def test_a_manifest_with_a_wrong_digest_gets_no_ids(front: Front, upstream: Http
     upstream.on(PATH, replying(200, IMAGE, {**KIND, "Docker-Content-Digest": digest}))
     assert front.get(PATH).status == 502
     assert front.get(f"/v2/team/app/manifests/{digest}?rbtorrent=true").status == 502
+
+
+def test_a_registry_may_name_the_digest_of_another_algorithm(front: Front, upstream: HttpServer) -> None:
+    digest = "sha512:" + hashlib.sha512(IMAGE).hexdigest()
+    upstream.on(PATH, replying(200, IMAGE, {**KIND, "Docker-Content-Digest": digest}))
+    answer = front.get(PATH)
+    assert (answer.status, answer.body) == (200, IMAGE)
 
 
 def test_recursive_and_dangling_indexes_end(front: Front, upstream: HttpServer) -> None:

@@ -289,8 +289,9 @@ def test_environment_variables_are_substituted_and_two_dollars_are_one() -> None
     assert config.brewer.brew_password.get_secret_value() == "a$b"
 
 
-def test_a_secret_may_be_in_a_file(tmp_path: Path) -> None:
-    (tmp_path / "password").write_text("from the file\n")
+@pytest.mark.parametrize("written", [b"from the file\n", b"\xef\xbb\xbffrom the file\r\n"])
+def test_a_secret_may_be_in_a_file(tmp_path: Path, written: bytes) -> None:
+    (tmp_path / "password").write_bytes(written)
     text = f"docker_registry: {{host: a}}\ndb: {{host: b, database: d, password_file: {tmp_path}/password}}"
 
     config = parse_config(text, "config.yaml", {})

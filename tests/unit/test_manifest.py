@@ -45,6 +45,7 @@ class TestAnImage:
             (DIGESTS[1], 101, LAYER_TYPE),
             (DIGESTS[2], 102, LAYER_TYPE),
         ]
+        assert parsed.config is not None
         assert str(parsed.config.digest) == DIGESTS[0]
         assert parsed.config.size == 7
 
@@ -89,6 +90,22 @@ class TestAnImage:
             body = json.dumps(document).encode()
             assert augment(body, parsed, {}) == body
 
+    def test_may_have_blobs_with_digests_of_other_algorithms(self) -> None:
+        other = f"sha512:{hashlib.sha512(b'other').hexdigest()}"
+        layers = [layer(1), layer(3, digest=other), layer(2)]
+        document = image(layers=layers, config=layer(0, digest=other))
+        parsed = parse(document)
+        assert isinstance(parsed, Image)
+        assert parsed.config is None
+        assert [str(one.digest) for one in parsed.layers] == DIGESTS[1:3]
+        ids = {one.digest: f"rbtorrent:{number:040}" for number, one in enumerate(parsed.layers)}
+        augmented = json.loads(augment(json.dumps(document).encode(), parsed, ids))["layers"]
+        assert [one.get("rbtorrent_id") for one in augmented] == [
+            f"rbtorrent:{0:040}",
+            None,
+            f"rbtorrent:{1:040}",
+        ]
+
     def test_may_have_ten_thousand_layers(self) -> None:
         layers = [{**layer(), "digest": f"sha256:{number:064x}", "size": number} for number in range(10_000)]
         parsed = parse(image(layers=layers))
@@ -132,6 +149,11 @@ class TestAnIndex:
             assert parsed.children == ()
         assert isinstance(parse({**without(index(), "mediaType"), "manifests": None}, said), Index)
 
+    def test_may_have_children_with_digests_of_other_algorithms(self) -> None:
+        parsed = parse(index(manifests=[child(1, digest=f"sha512:{'a' * 128}"), child(2)]), OCI_INDEX)
+        assert isinstance(parsed, Index)
+        assert [str(one.digest) for one in parsed.children] == [DIGESTS[2]]
+
     def test_may_hold_indexes(self) -> None:
         parsed = parse(index(manifests=[child(1, mediaType=OCI_INDEX)]), OCI_INDEX)
         assert isinstance(parsed, Index)
@@ -172,6 +194,8 @@ class TestItsMediaType:
     def test_must_not_be_ambiguous(self) -> None:
         assert why_not_document(image(manifests=[])) == "an image with manifests"
         assert why_not_document(index(layers=[]), OCI_INDEX) == "an index with layers"
+        assert isinstance(parse(image(manifests=None)), Image), "Go writes an empty list as null"
+        assert isinstance(parse(index(layers=None, config=None), OCI_INDEX), Index)
         both = without(image(manifests=[child()]), "mediaType")
         assert why_not_document(both, "application/json") == "an index with layers"
 

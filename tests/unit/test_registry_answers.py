@@ -10,6 +10,7 @@ from core.errors import (
     BadAnswer,
     NotFound,
     Refused,
+    TooManyRequests,
     Unavailable,
 )
 from core.http.headers import Headers
@@ -25,7 +26,7 @@ def error_body(code: str, message: str) -> bytes:
     ).encode()
 
 
-@pytest.mark.parametrize("status", [400, 401, 403, 405, 410, 416])
+@pytest.mark.parametrize("status", [400, 401, 403, 405, 410, 416, 501])
 def test_refusals_keep_their_status(status: int) -> None:
     error = from_status(status, NOTHING, b"", WHERE, "a:b")
     assert isinstance(error, Refused)
@@ -34,8 +35,8 @@ def test_refusals_keep_their_status(status: int) -> None:
 
 
 def test_each_refusal_has_its_own_message() -> None:
-    said = {str(from_status(status, NOTHING, b"", WHERE, "a:b")) for status in (400, 401, 403, 405)}
-    assert len(said) == 4
+    said = {str(from_status(status, NOTHING, b"", WHERE, "a:b")) for status in (400, 401, 403, 405, 501)}
+    assert len(said) == 5
 
 
 def test_missing_things_are_named() -> None:
@@ -115,5 +116,5 @@ def test_long_messages_are_truncated() -> None:
 )
 def test_retry_after_is_parsed(headers: dict[str, str], seconds: float | None) -> None:
     error = from_status(429, Headers(list(headers.items())), b"", WHERE, "a:b")
-    assert isinstance(error, Unavailable)
+    assert isinstance(error, TooManyRequests)
     assert error.retry_after == seconds

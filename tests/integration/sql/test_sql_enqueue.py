@@ -56,6 +56,16 @@ def test_a_delayed_layer_that_is_requested_is_urgent_once_it_is_due(database: Da
     assert database.claim_one(now=NOW + 50).priority == Priority.ASKED
 
 
+def test_a_delayed_layer_that_is_pushed_is_due_at_once_with_its_attempts(database: Database) -> None:
+    database.enqueue(A, B, priority=Priority.BACKFILLED)
+    for claim in database.claim(2):
+        database.retry(claim, next_try=NOW + 3600)
+    assert database.enqueue(A, priority=Priority.PUSHED) == 0
+    claim = database.claim_one()
+    assert (claim.digest, claim.priority, claim.attempts) == (A, Priority.PUSHED, 1)
+    assert database.claim() == []
+
+
 def test_an_unknown_size_is_filled_in_and_a_known_one_stays(database: Database) -> None:
     database.enqueue(A)
     assert database.enqueue(A, size=7) == 0
