@@ -143,7 +143,8 @@ class Bucket:
 
     def delete(self, key: str) -> None:
         """Delete the object, if it exists."""
-        with self._translated(key):
+        # Google's storage answers 404 for an object that does not.
+        with suppress(NotFound), self._translated(key):
             self._client.delete_object(Bucket=self.name, Key=key)
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import groupby
 
 import sqlalchemy as sa
 
@@ -45,12 +46,9 @@ def find_scopes(
         sa.select(scope.c.digest, scope.c.scope)
         .where(scope.c.digest.in_(digest_values(connection, wanted)))
         .order_by(scope.c.digest, scope.c.scope)
-    ).all()
-    found: dict[Digest, tuple[str, ...]] = {}
-    for row in rows:
-        digest = wanted[row.digest]
-        found[digest] = (*found.get(digest, ()), row.scope)
-    return found
+    )
+    holding = groupby(rows, lambda row: row.digest)
+    return {wanted[digest]: tuple(row.scope for row in group) for digest, group in holding}
 
 
 MOST_SCOPES = 100

@@ -83,6 +83,14 @@ def test_a_silent_server_costs_two_time_outs(
     assert caught.value.verdict == "try again"
 
 
+def test_a_server_may_answer_404_when_an_absent_object_is_deleted(
+    server: HttpServer, store_at: Callable[[str, str], S3Store]
+) -> None:
+    answers_everything(server, replying(404, error_body("NoSuchKey", "The specified key does not exist.")))
+    store_at(server.url, "bucket").delete(DIGEST)
+    assert server.requests[-1].method == "DELETE"
+
+
 @pytest.mark.parametrize(
     ("answer", "why"),
     [

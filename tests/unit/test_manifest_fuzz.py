@@ -23,7 +23,7 @@ ODD_VALUES = st.recursive(
     | st.integers()
     | st.floats()
     | st.text(max_size=20)
-    | st.sampled_from([*ALL_MANIFESTS, "sha256:" + "a" * 64, "../../etc", 2**63, -1]),
+    | st.sampled_from([*ALL_MANIFESTS, "sha256:" + "a" * 64, "sha512:" + "a" * 128, "../../etc", 2**63, -1]),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
     max_leaves=12,
 )
