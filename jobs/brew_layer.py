@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
+import time
 from collections.abc import Callable
 from typing import Literal
 
@@ -44,6 +45,9 @@ _SAMPLES = 3
 _PAGE = 500
 """The number of rows in which they are looked up."""
 
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 10.0, 600.0
+"""Seconds for which a source that limits the rate of requests is left alone."""
+
 _CANDIDATES = 30
 """The number of brewed layers of which some have a known repository."""
 
@@ -59,6 +63,7 @@ class Dependency:
         self._probe = probe
         self._log = log
         self._lock = threading.Lock()
+        self._left_alone_until = 0.0
         self.outage: str | None = None
         """The error of the last probe, None if it succeeded."""
 
@@ -69,12 +74,19 @@ class Dependency:
         """
         with self._lock:
             if isinstance(error, TooManyRequests):
+                seconds = min(max(error.retry_after or 0.0, _SHORTEST_PAUSE), _LONGEST_PAUSE)
+                self._left_alone_until = time.monotonic() + seconds
                 self._failed(error)
             return self.outage is not None or not self._works()
 
     def resume(self) -> bool:
-        """Probe it if it was down, in this run or the one before. Return whether it works."""
+        """Probe it if it was down, in this run or the one before. Return whether it works.
+
+        One that limits the rate of requests is left alone as long as it demands.
+        """
         with self._lock:
+            if time.monotonic() < self._left_alone_until:
+                return False
             return not self._log.out or self._works()
 
     def _works(self) -> bool:
