@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import secrets
 import threading
 import time
@@ -17,8 +18,10 @@ import sqlalchemy as sa
 from core.digest import Digest
 from core.errors import StoreFailed, TooManyRequests, Unavailable
 from core.layer import Layer
+from core.logs import OutageLog
 from core.torrents.store import DirectoryStore
 from jobs.brew import BrewSummary, brew
+from jobs.brew_layer import Dependency
 from jobs.brew_settings import BrewSettings
 from jobs.release_locks import release_locks
 from sql.claims import claim_layers
@@ -548,6 +551,14 @@ def test_a_registry_that_limits_requests_costs_no_attempts(settings: BrewSetting
 
     assert paused
     assert attempts(settings, layers) == {("brewed", 0)}
+
+
+def test_a_source_that_limits_requests_is_left_alone_as_long_as_it_demands() -> None:
+    probes: list[bool] = []
+    source = Dependency(lambda: probes.append(True), OutageLog(logging.getLogger("tests"), "layer source"))
+    assert source.is_down(TooManyRequests("registry", "status 429", 300))
+    assert not source.resume()
+    assert probes == []
 
 
 @pytest.mark.parametrize("what", ["store", "source"])
