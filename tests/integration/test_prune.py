@@ -539,7 +539,7 @@ class StoppedMeanwhile:
     def list_repositories(self, *, complete: bool) -> Iterator[str]:
         return self.registry.list_repositories(complete=complete)
 
-    def blob_size(self, scope: str, digest: Digest) -> int:
+    def blob_size(self, scope: str, digest: Digest) -> int | None:
         self.questions -= 1
         assert self.questions >= 0, "it goes on asking"
         if not self.questions:
@@ -578,7 +578,7 @@ class PushedMeanwhile:
     def ping(self) -> str:
         return self.client.ping()
 
-    def blob_size(self, scope: str, digest: Digest) -> int:
+    def blob_size(self, scope: str, digest: Digest) -> int | None:
         return self.client.blob_size(scope, digest)
 
     def list_repositories(self, *, complete: bool) -> Iterator[str]:
