@@ -197,7 +197,9 @@ def _refuse_constant(name: str) -> NoReturn:
 
 def _media_type(document: dict[str, Any], said: str) -> str:
     """Return the media type: by the header, the field, or the other fields."""
-    own = document.get("mediaType", "")
+    own = document.get("mediaType")
+    if own is None:  # absent or null, as Go reads it
+        own = ""
     if not isinstance(own, str) or len(own) > 255 or not _is_plain(own):
         raise ManifestInvalid("mediaType is not a media type")
     if said in ALL_MANIFESTS:
