@@ -45,9 +45,10 @@ class RegistryBlobs:
     def size(self, layer: Layer) -> int:
         """Return the blob's size in bytes, by HEAD; the one in its descriptor if the registry states none."""
         size = self._first(layer, lambda scope: self._registry.blob_size(scope, layer.digest))
-        if size is None and layer.size is None:
+        size = layer.size if size is None else size
+        if size is None:
             raise BadAnswer(f"blob {layer.digest}", "the registry does not state its size")
-        return layer.size if size is None else size
+        return size
 
     def open(self, layer: Layer, offset: int, length: int | None = None) -> BlobStream:
         """Return a reader of the blob, or of a range of it. See BlobSource."""
