@@ -17,8 +17,8 @@ from core.failures import FailureStreak
 from core.layer import HEAD_BYTES, Layer, looks_like_layer
 from jobs.progress import Progress
 from jobs.service import Service
-from sql.cursors import find_cursor, save_cursor
 from sql.enqueue import enqueue_layers
+from sql.history import find_cursor, save_cursor
 from sql.layers import known_layers
 from sql.scopes import remember_scopes
 from sql.tables import Priority

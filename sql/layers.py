@@ -1,4 +1,4 @@
-"""Look up layers: their rbtorrent ids, and everything known about one."""
+"""Look up layers: their rbtorrent ids, everything known about one, and all of them page by page."""
 
 from __future__ import annotations
 
@@ -86,6 +86,16 @@ def newest_brewed(connection: sa.Connection, tables: Tables) -> Digest | None:
     )
     found = connection.scalars(newest).first()
     return None if found is None else parse_stored(found)
+
+
+def mapping_page(tables: Tables, *, after: str, limit: int) -> sa.Subquery:
+    """Return the next `limit` rows of the mapping, by digest, to join with the queue.
+
+    A subquery: joined directly, the queue would be read from its beginning.
+    """
+    mapping = tables.mapping
+    rows = sa.select(mapping).where(mapping.c.digest > after).order_by(mapping.c.digest).limit(limit)
+    return rows.subquery("page")
 
 
 def list_scopes(connection: sa.Connection, tables: Tables) -> list[str]:

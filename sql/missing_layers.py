@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from core.digest import Digest
 from sql.bulk_values import digest_values, insert, parse_stored
-from sql.cursors import mapping_page
+from sql.layers import mapping_page
 from sql.tables import Tables, is_set_aside
 
 

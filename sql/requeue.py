@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from core.digest import Digest
 from sql.bulk_values import bulk_values, digest_values, parse_stored
 from sql.claims import write_queue
-from sql.cursors import mapping_page
+from sql.layers import mapping_page
 from sql.tables import AT_ONCE, Priority, Tables
 
 

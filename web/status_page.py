@@ -18,7 +18,6 @@ from core.config.config import Config
 from core.errors import DatabaseBusy, DatabaseDown
 from core.health import HealthCheck
 from core.registry.client import RegistryClient
-from sql.clock import Clock
 from sql.failures import list_recent_failures
 from sql.history import last_job_runs, samples
 from sql.overview import count_queue, list_busy_repositories, list_failure_reasons
@@ -26,7 +25,7 @@ from sql.postgresql import query_timeout
 from sql.schema import existing_tables
 from sql.status import failure_kind
 from sql.tables import Tables
-from sql.transaction import reading
+from sql.transaction import Clock, reading
 from web import status_view as view
 from web.image_search import Found, ImageSearch
 from web.limits import DatabasePause, Turns
