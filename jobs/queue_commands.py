@@ -13,9 +13,15 @@ from core.units import span
 from jobs.queue_lost import queue_lost
 from jobs.service import Service, with_service
 from jobs.summary import exit_status
-from sql.failures import drop_layers, drop_manifests, retry_failed_layers, retry_failed_manifests
 from sql.layers import find_layer
-from sql.requeue import find_brewed_layer, requeue_brewed
+from sql.requeue import (
+    drop_layers,
+    drop_manifests,
+    find_brewed_layer,
+    requeue_brewed,
+    retry_failed_layers,
+    retry_failed_manifests,
+)
 from sql.status import FailedLayer, QueueStatus, count_manifests_of, queue_status
 from sql.tables import Priority
 from sql.transaction import reading, transaction

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from sql.bulk_values import insert
 from sql.failures import one_line
-from sql.status import count_locked, count_set_aside, count_waiting
+from sql.queue_counts import count_locked, count_set_aside, count_waiting
 from sql.tables import Tables
 
 MINUTE = 60

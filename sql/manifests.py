@@ -28,14 +28,6 @@ class DueManifest:
     attempts: int
 
 
-@dataclass(frozen=True, slots=True)
-class ManifestCounts:
-    """How many manifests wait for an attempt, and how many were set aside."""
-
-    waiting: int
-    set_aside: int
-
-
 def enqueue_manifests(
     connection: sa.Connection,
     tables: Tables,
@@ -138,15 +130,11 @@ def fail_manifest(
     return connection.execute(failed).rowcount == 1
 
 
-def count_manifests(connection: sa.Connection, tables: Tables) -> ManifestCounts:
-    """Return how many manifests are unresolved."""
-    waits = tables.manifest.c.next_try.is_not(None)
-    row = connection.execute(
-        sa.select(sa.func.count().filter(waits), sa.func.count().filter(sa.not_(waits))).select_from(
-            tables.manifest
-        )
-    ).one()
-    return ManifestCounts(*row)
+def count_waiting_manifests(connection: sa.Connection, tables: Tables) -> int:
+    """Return how many manifests wait for an attempt."""
+    manifest = tables.manifest
+    waiting = sa.select(sa.func.count()).select_from(manifest).where(manifest.c.next_try.is_not(None))
+    return connection.scalars(waiting).one()
 
 
 def mark_seen(
