@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from core.digest import Digest
 from core.errors import DatabaseNotReady
 from sql.bulk_values import insert
-from sql.driver_errors import as_ours
+from sql.driver_errors import translate
 from sql.scopes import first_scopes
 from sql.tables import AT_ONCE, Tables, is_set_aside
 
@@ -103,7 +103,7 @@ def _if_possible(connection: sa.Connection) -> Iterator[None]:
         with connection.begin_nested():
             yield
     except sa.exc.DBAPIError as error:
-        if not isinstance(as_ours(error, connection.engine), DatabaseNotReady):
+        if not isinstance(translate(error, connection.engine), DatabaseNotReady):
             raise
 
 

@@ -53,12 +53,12 @@ def find_rbtorrent_ids(
     dialect = connection.dialect.name
     wanted = {str(digest): digest for digest in digests}
     these = _WANTED.parameters(dialect, [(name,) for name in wanted])
-    rows = connection.execute(_finding_ids(tables, dialect), these)
+    rows = connection.execute(_ids_statement(tables, dialect), these)
     return {wanted[row.digest]: row.rbtorrent_id for row in rows}
 
 
 @lru_cache
-def _finding_ids(tables: Tables, dialect: str) -> sa.Select[str, str]:
+def _ids_statement(tables: Tables, dialect: str) -> sa.Select[str, str]:
     mapping = tables.mapping
     return sa.select(mapping.c.digest, mapping.c.rbtorrent_id).where(
         mapping.c.digest.in_(sa.select(_WANTED.relation(dialect).c.digest)),

@@ -105,7 +105,8 @@ def due_manifests(connection: sa.Connection, tables: Tables, *, now: int, limit:
 
 def finish_manifest(connection: sa.Connection, tables: Tables, scope: str, digest: Digest) -> bool:
     """Remove a manifest: it is resolved, or not needed. Return False if it did not exist."""
-    return connection.execute(sa.delete(tables.manifest).where(_is(tables, scope, digest))).rowcount == 1
+    finished = sa.delete(tables.manifest).where(_is_manifest(tables, scope, digest))
+    return connection.execute(finished).rowcount == 1
 
 
 def fail_manifest(
@@ -124,7 +125,7 @@ def fail_manifest(
     manifest = tables.manifest
     failed = (
         sa.update(manifest)
-        .where(_is(tables, scope, digest))
+        .where(_is_manifest(tables, scope, digest))
         .values(attempts=manifest.c.attempts + 1, reason=one_line(reason), next_try=next_try)
     )
     return connection.execute(failed).rowcount == 1
@@ -216,5 +217,5 @@ def forget_seen(connection: sa.Connection, tables: Tables, *, older_than: int, l
     return len(connection.scalars(sa.delete(seen).where(is_old).returning(seen.c.digest)).all())
 
 
-def _is(tables: Tables, scope: str, digest: Digest) -> sa.ColumnElement[bool]:
+def _is_manifest(tables: Tables, scope: str, digest: Digest) -> sa.ColumnElement[bool]:
     return sa.and_(tables.manifest.c.scope == scope, tables.manifest.c.digest == str(digest))

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from core.errors import DatabaseBusy
 from core.metrics import WAIT_SECONDS
-from sql.driver_errors import as_ours
+from sql.driver_errors import translate
 
 Clock = Callable[[sa.Connection], int]
 """Returns the Unix time that all hosts share: `database_time`, but for tests."""
@@ -79,7 +79,7 @@ def _translated(engine: sa.Engine) -> Iterator[None]:
     except sa.exc.TimeoutError as error:
         raise DatabaseBusy("all connections are in use: raise db.max_pool_size if that repeats") from error
     except sa.exc.DBAPIError as error:
-        if (ours := as_ours(error, engine)) is None:
+        if (ours := translate(error, engine)) is None:
             raise
         raise ours from error
 
