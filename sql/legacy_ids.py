@@ -15,7 +15,7 @@ from typing import Literal
 import sqlalchemy as sa
 
 from core.digest import Digest
-from core.errors import TablesMissing
+from core.errors import DatabaseNotReady
 from sql.bulk_values import bulk_values, digest_values, insert
 from sql.claims import write_queue
 from sql.tables import Tables
@@ -32,14 +32,14 @@ class OldId:
 def stage_old_ids(connection: sa.Connection, tables: Tables) -> int:
     """Copy the old table. Return the number of its rows.
 
-    Raises TablesMissing if that table, or one of the MDS driver's, does not exist.
+    Raises DatabaseNotReady if that table, or one of the MDS driver's, does not exist.
     """
     inspector = sa.inspect(connection)
     lacking = [
         table.name for table in (tables.old, tables.mfs, tables.mds) if not inspector.has_table(table.name)
     ]
     if lacking:
-        raise TablesMissing(lacking)
+        raise DatabaseNotReady(f"no table {', '.join(lacking)}: db.url must name the registry's database")
     copy, old = _copy(tables), tables.old
     connection.execute(sa.schema.DropTable(copy, if_exists=True))
     copy.create(connection)
