@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,21 +47,6 @@ def _from_folder(value: Path, info: ValidationInfo) -> Path:
         return info.context.folder / value
     return value
 
-
-_RELATIVE_SQLITE = re.compile(r"(sqlite(?:\+pysqlite)?:///)(?!/)(?!:memory:)(.+)", re.DOTALL)
-
-
-def _sqlite_from_folder(value: SecretStr, info: ValidationInfo) -> SecretStr:
-    if not (isinstance(info.context, Context) and info.context.folder):
-        return value
-    folder = info.context.folder
-    return SecretStr(
-        _RELATIVE_SQLITE.sub(lambda match: f"{match[1]}{folder / match[2]}", value.get_secret_value())
-    )
-
-
-SQLITE_FROM_FOLDER = AfterValidator(_sqlite_from_folder)
-"""For a database URL: a relative SQLite file starts at the folder of the configuration file."""
 
 FilePath = Annotated[Path, AfterValidator(_from_folder)]
 """A path; a relative one starts at the folder of the configuration file."""
