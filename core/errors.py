@@ -183,9 +183,6 @@ class SizeMismatch(LayerError):
 class LayerEmpty(LayerError):
     """A blob of length 0, for which BEP 3 has no torrent."""
 
-    def __init__(self) -> None:
-        super().__init__("the layer is empty, there is nothing to share")
-
 
 class Interrupted(DockerTorrentsError):
     """The process is stopping, or the download ended. A layer being brewed returns to the queue."""
@@ -290,9 +287,6 @@ class LayersDropped(DatabaseDown):
 
     prefix = ""
 
-    def __init__(self) -> None:
-        super().__init__("layers were dropped while they were being queued: try again")
-
 
 class DatabaseBusy(DatabaseDown):
     """The database is up, but a lock, a connection or a query takes too long."""
@@ -313,11 +307,8 @@ class DatabaseNotReady(DatabaseDown):
 
 
 class RbtorrentIdTaken(DatabaseError):
-    """Another layer has `rbtorrent_id`, which is unique. The transaction is aborted.
+    """Another layer has this rbtorrent id, which is unique. The transaction is aborted.
 
     It is the SHA-1 of bytes that contain the layer's own digest, so two layers never share one: the other
     row was written by something else.
     """
-
-    def __init__(self, digest: str, rbtorrent_id: str) -> None:
-        super().__init__(f"{rbtorrent_id} of {digest} belongs to another layer already")

@@ -182,7 +182,9 @@ def complete_layer(
     try:
         done = connection.execute(statements.mark_brewed, values).rowcount == 1
     except sa.exc.IntegrityError as error:
-        raise RbtorrentIdTaken(str(claim.digest), rbtorrent_id) from error
+        raise RbtorrentIdTaken(
+            f"{rbtorrent_id} of {claim.digest} belongs to another layer already"
+        ) from error
     if done:
         connection.execute(statements.dequeue, {"this": str(claim.digest), "bytes": size})
         if claim.attempts:

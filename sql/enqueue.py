@@ -75,7 +75,7 @@ def enqueue_layers(
             queued += _enqueue(connection, tables, parameters)[0]
         elif unmapped > 0 and _any_dropped(connection, tables, batch):
             # Inserting them now would lock rows out of order.
-            raise LayersDropped
+            raise LayersDropped("layers were dropped while they were being queued: try again")
     return queued
 
 
@@ -126,8 +126,8 @@ def _enqueue_statements(tables: Tables, dialect: str) -> tuple[sa.Select[int, in
         .on_conflict_do_nothing()
     )
     if dialect == "postgresql":
-        # The parts of its one statement run when they are read. The queue's reads the mapping's, so that
-        # the mapping's rows are locked first, as in every transaction.
+        # There all are parts of one statement, and a part runs when another one reads it. The insert into the
+        # queue reads this one, so that the mapping's rows are locked first, as in every transaction.
         mapped = insert_mapping.returning(mapping.c.digest).cte("mapped")
         known = known.join(sa.select(sa.func.count()).select_from(mapped).subquery("first"), sa.true())
     # Rows that ON CONFLICT would not change are left out: a conflict takes a lock, which is a write.
