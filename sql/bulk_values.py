@@ -16,7 +16,6 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.types import TypeEngine
 
 from core.digest import Digest
-from core.errors import InvalidName
 
 Columns = Mapping[str, TypeEngine[int] | TypeEngine[str]]
 
@@ -72,14 +71,6 @@ def bulk_values(
 ) -> sa.Subquery:
     """Return `rows` as a subquery `name` with these columns, for a statement that runs once."""
     return BulkValues(name, columns).relation(connection.dialect.name, rows)
-
-
-def parse_stored(digest: str) -> Digest | None:
-    """Parse a digest read from the database. None if it is malformed: other programs may write rows too."""
-    try:
-        return Digest.parse(digest)
-    except InvalidName:
-        return None
 
 
 def digest_values(connection: sa.Connection, digests: Iterable[Digest | str]) -> sa.Select[str]:

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from core.digest import Digest
 from core.manifests.coverage import NOT_BREWABLE, Coverage, ImageContents, ImageLayer
 from core.manifests.manifest import LayerDescriptor
-from sql.bulk_values import BulkValues, digest_values, parse_stored
+from sql.bulk_values import BulkValues, digest_values
 from sql.scopes import MOST_SCOPES
 from sql.tables import Tables
 
@@ -84,8 +84,7 @@ def newest_brewed(connection: sa.Connection, tables: Tables) -> Digest | None:
         .order_by(mapping.c.brewed.desc())
         .limit(1)
     )
-    found = connection.scalars(newest).first()
-    return None if found is None else parse_stored(found)
+    return Digest.parse_or_none(connection.scalars(newest).first())
 
 
 def mapping_page(tables: Tables, *, after: str, limit: int) -> sa.Subquery:

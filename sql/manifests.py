@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from core.digest import Digest
-from sql.bulk_values import bulk_values, digest_values, insert, parse_stored
+from sql.bulk_values import bulk_values, digest_values, insert
 from sql.failures import one_line
 from sql.tables import Priority, Tables
 
@@ -99,7 +99,7 @@ def due_manifests(connection: sa.Connection, tables: Tables, *, now: int, limit:
     return [
         DueManifest(row.scope, digest, row.priority, row.added, row.attempts)
         for row in rows
-        if (digest := parse_stored(row.digest))
+        if (digest := Digest.parse_or_none(row.digest))
     ]
 
 

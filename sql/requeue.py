@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from core.digest import Digest
-from sql.bulk_values import bulk_values, digest_values, parse_stored
+from sql.bulk_values import bulk_values, digest_values
 from sql.claims import write_queue
 from sql.layers import mapping_page
 from sql.tables import AT_ONCE, Priority, Tables, is_set_aside
@@ -169,7 +169,7 @@ def list_brewed_here(
     found = [
         BrewedLayer(digest, row.brewed, True)
         for row in rows
-        if row.here and (digest := parse_stored(row.digest))
+        if row.here and (digest := Digest.parse_or_none(row.digest))
     ]
     return found, rows[-1].digest if rows else None
 

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from core.config.config import DockerRegistry
 from core.digest import Digest
-from core.errors import NO_ANSWER, BadAnswer, InvalidName, NotFound, Refused, RemoteError, Unavailable
+from core.errors import NO_ANSWER, BadAnswer, NotFound, Refused, RemoteError, Unavailable
 from core.http.client import HttpAnswer, HttpClient
 from core.http.stream import HttpStream
 from core.http.url import parse_url, target_of
@@ -273,10 +273,7 @@ def _manifest_name(scope: str, reference: str | Digest) -> str:
 
 
 def _digest_header(answer: HttpAnswer) -> Digest | None:
-    try:
-        return Digest.parse(answer.headers.get("Docker-Content-Digest"))
-    except InvalidName:
-        return None
+    return Digest.parse_or_none(answer.headers.get("Docker-Content-Digest"))
 
 
 def _refusal(answer: HttpAnswer | HttpStream, body: bytes, url: str, what: str) -> Exception:
