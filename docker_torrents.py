@@ -26,9 +26,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.command_line import FAILED, USAGE, Command, parse, positive
-from core.config.checks import Check, Checks
 from core.config.config import Config
 from core.config.file import load_config
+from core.config.section import Check, Checks
 from core.errors import CannotListen, ConfigInvalid, DatabaseError, DockerTorrentsError, os_reason
 from core.logs import set_log_format, set_up_logging
 from core.metrics import shared_metrics, start_metrics

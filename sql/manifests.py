@@ -138,6 +138,13 @@ def count_waiting_manifests(connection: sa.Connection, tables: Tables) -> int:
     return connection.scalars(waiting).one()
 
 
+def knows_manifest(connection: sa.Connection, tables: Tables, digest: Digest) -> bool:
+    """Return whether the manifest `digest` waits or is set aside, in any repository."""
+    manifest = tables.manifest
+    known = sa.select(manifest.c.digest).where(manifest.c.digest == str(digest)).limit(1)
+    return connection.scalars(known).first() is not None
+
+
 def mark_seen(
     connection: sa.Connection,
     tables: Tables,

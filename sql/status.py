@@ -8,7 +8,6 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from core.digest import Digest
 from sql.failures import NO_REASON, failure_kind
 from sql.manifests import count_waiting_manifests
 from sql.queue_counts import count_locked, locked_digests
@@ -150,14 +149,6 @@ def queue_status(connection: sa.Connection, tables: Tables, *, now: int) -> Queu
             set_aside=_set_aside(connection, tables.manifest),
         ),
     )
-
-
-def count_manifests_of(connection: sa.Connection, tables: Tables, digest: Digest) -> int:
-    """Return the number of repositories in which the manifest `digest` waits or is set aside."""
-    manifest = tables.manifest
-    return connection.scalars(
-        sa.select(sa.func.count()).select_from(manifest).where(manifest.c.digest == str(digest))
-    ).one()
 
 
 def _locked_layers(connection: sa.Connection, tables: Tables) -> tuple[LockedLayer, ...]:

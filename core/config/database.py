@@ -8,8 +8,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationInfo
 
 from core.config.addresses import Port, check_password
-from core.config.checks import Context, FilePath, checked
-from core.config.section import Section
+from core.config.section import Context, FilePath, Section, checked
 from core.config.values import Timeout, matching, template
 
 
