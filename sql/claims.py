@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from core.digest import Digest
 from core.errors import InvalidName, RbtorrentIdTaken
 from core.layer import Layer
-from sql.bulk_values import BulkValues, digest_values
+from sql.bulk_values import BulkParameter, digest_values
 from sql.failures import forget_failure, one_line, record_failures
 from sql.tables import AT_ONCE, Tables
 
@@ -29,7 +29,7 @@ _DUE_AT_A_TIME = 1_000
 
 _MALFORMED = "the digest is malformed: expected sha256: and 64 hex digits"
 
-_LOCKED = BulkValues("locked", {"digest": sa.Text()})
+_LOCKED = BulkParameter("locked", {"digest": sa.Text()})
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from core.errors import LayersDropped
 from core.layer import Layer
-from sql.bulk_values import BulkValues, digest_values, insert, insert_for
+from sql.bulk_values import BulkParameter, digest_values, insert, insert_for
 from sql.missing_layers import clear_suspects
 from sql.tables import AT_ONCE, Priority, Tables, is_set_aside
 
@@ -18,8 +18,8 @@ _BATCH = 5_000
 # How many rows at the head of the queue are checked for strays at a time.
 _HEAD = 1_000
 
-_REQUESTED = BulkValues("requested", {"digest": sa.Text(), "size": sa.BigInteger()})
-_HELD = BulkValues("held", {"digest": sa.Text(), "scope": sa.Text()})
+_REQUESTED = BulkParameter("requested", {"digest": sa.Text(), "size": sa.BigInteger()})
+_HELD = BulkParameter("held", {"digest": sa.Text(), "scope": sa.Text()})
 
 
 def enqueue_layers(

@@ -12,13 +12,13 @@ import sqlalchemy as sa
 from core.digest import Digest
 from core.manifests.coverage import NOT_BREWABLE, Coverage, ImageContents, ImageLayer
 from core.manifests.manifest import LayerDescriptor
-from sql.bulk_values import BulkValues, digest_values
+from sql.bulk_values import BulkParameter, digest_values
 from sql.scopes import MOST_SCOPES
 from sql.tables import Tables
 
 State = Literal["brewed", "being brewed", "waiting", "delayed", "set aside"]
 
-_WANTED = BulkValues("wanted", {"digest": sa.Text()})
+_WANTED = BulkParameter("wanted", {"digest": sa.Text()})
 
 
 @dataclass(frozen=True, slots=True)
