@@ -60,7 +60,8 @@ def is_next(reader: Progress, readers: Iterable[Progress], now: float) -> bool:
     if each of them counted as stalled, every node would read the layer from the registry.
     """
     return not any(
-        other.offset < reader.offset and (other.waiting_since is not None or now - other.waited < PATIENCE)
+        other.offset < reader.offset
+        and (other.waiting_since is not None or now - other.waited < STALLED_SECONDS)
         for other in readers
     )
 

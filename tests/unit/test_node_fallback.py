@@ -56,7 +56,7 @@ def test_a_reader_far_behind_plain_http_is_stalled(
     [
         (Progress(0.0, offset=50, waiting_since=99.0), False),
         (Progress(0.0, offset=50, waited=99.0), False),  # it is sending what it has just got
-        (Progress(0.0, offset=50, waited=100.0 - PATIENCE), True),  # its engine has stopped reading
+        (Progress(0.0, offset=50, waited=100.0 - STALLED_SECONDS), True),  # its engine has stopped reading
         (Progress(0.0, offset=200, waiting_since=10.0), True),
     ],
 )

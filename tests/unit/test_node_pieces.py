@@ -35,9 +35,13 @@ class Handle:
 
 
 def pieces_of_three(handle: Handle | None = None) -> Pieces:
-    hashes = b"".join(hashlib.sha1(data, usedforsecurity=False).digest() for data in DATA)
-    metainfo = Metainfo(b"", 3 * SIZE, SIZE, hashes, ())
-    layer = Layer(Digest("0" * 64), "library/test", 3 * SIZE)
+    return pieces_of(3, handle)
+
+
+def pieces_of(count: int, handle: Handle | None) -> Pieces:
+    hashes = b"".join(hashlib.sha1(data, usedforsecurity=False).digest() for data in DATA) * (count // 3)
+    metainfo = Metainfo(b"", count * SIZE, SIZE, hashes, ())
+    layer = Layer(Digest("0" * 64), "library/test", count * SIZE)
     pieces = Pieces(layer, metainfo, threading.Condition(), Counters(), lambda: None)
     pieces.attach(Torrent(cast(Any, handle or Handle())))
     return pieces
