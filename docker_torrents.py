@@ -26,9 +26,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.command_line import FAILED, USAGE, Command, parse, positive
-from core.config.checks import Check, Checks
 from core.config.config import Config
 from core.config.file import load_config
+from core.config.section import Check, Checks
 from core.errors import CannotListen, ConfigInvalid, DatabaseError, DockerTorrentsError, os_reason
 from core.logs import set_log_format, set_up_logging
 from core.metrics import shared_metrics, start_metrics
@@ -154,9 +154,7 @@ def start_worker(
     """Return the app to serve, in a worker process. `metrics` is the folder of shared metrics."""
     from jobs.service import Service
 
-    set_up_logging(debug)
-    set_log_format(config.application.log_format)
-    start_metrics(metrics if metrics and metrics.exists() else None)
+    _start_process(config, debug, metrics if metrics and metrics.exists() else None)
     service = Service(config)
     atexit.register(service.close)
     app = web_app(service, book)
@@ -169,16 +167,25 @@ def start_swarm_worker(config: Config, debug: bool) -> bottle.Bottle:
     from core.torrents.web_seeds import capability_secret
     from web.app import build_swarm_app
 
-    set_up_logging(debug)
-    set_log_format(config.application.log_format)
-    start_metrics()
+    _start_process(config, debug)
     return build_swarm_app(config, capability_secret=capability_secret(config))
 
 
-def start_daemon(service: Service, arguments: argparse.Namespace) -> int:
-    from jobs.scheduler_command import scheduled
+def _start_process(config: Config, debug: bool, metrics: Path | None = None) -> None:
+    """Set up the log and the metrics of a worker process."""
+    set_up_logging(debug)
+    set_log_format(config.application.log_format)
+    start_metrics(metrics)
 
-    return _serve(service.config, arguments, service.stop, background=scheduled(service))
+
+def start_daemon(config: Config, arguments: argparse.Namespace) -> int:
+    from jobs.scheduler_command import scheduled
+    from jobs.service import with_service
+
+    def serve(service: Service, arguments: argparse.Namespace) -> int:
+        return _serve(service.config, arguments, service.stop, background=scheduled(service))
+
+    return with_service(serve)(config, arguments)
 
 
 def start_web(config: Config, arguments: argparse.Namespace) -> int:
@@ -267,13 +274,7 @@ def _workers(text: str) -> int:
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     """Parse the arguments of any command. Exits with status 2 on a usage error."""
-    return parse(COMMANDS, _run_daemon, argv)
-
-
-def _run_daemon(config: Config, arguments: argparse.Namespace) -> int:
-    from jobs.service import with_service
-
-    return with_service(start_daemon)(config, arguments)
+    return parse(COMMANDS, start_daemon, argv)
 
 
 def _run(config: Config, arguments: argparse.Namespace) -> int:

@@ -37,6 +37,14 @@ class Digest:
             raise InvalidName("digest", text, "expected sha256: and 64 hex digits")
         return cls(hex_digits)
 
+    @classmethod
+    def parse_or_none(cls, text: object) -> Digest | None:
+        """Parse `sha256:<hex>`. Return None for anything else."""
+        try:
+            return cls.parse(text)
+        except InvalidName:
+            return None
+
     @property
     def short(self) -> str:
         """The first two hex digits, the folder in which a registry's storage keeps the blob."""

@@ -1,17 +1,16 @@
-"""Every error that this service raises on purpose: one tree, with the queue's reaction to each.
+"""Every error that this service raises on purpose, in one tree.
 
 DockerTorrentsError
 ├── ConfigInvalid, CannotListen, InvalidName
+├── ManifestInvalid, EventsMalformed, SwarmMessageInvalid, EngineConfigInvalid, CapabilityInvalid
 ├── RemoteError: Unavailable (TooManyRequests), TimedOut, ConnectionCut, Refused, NotFound, BadAnswer,
 │       RangeIgnored
-├── LayerError: DigestMismatch, SizeMismatch, LayerEmpty, Interrupted
-├── InputInvalid: ManifestInvalid, EventsMalformed, SwarmMessageInvalid, EngineConfigInvalid,
-│       CapabilityInvalid
-├── LocalFailure: StoreFailed, PublishFailed, CacheFailed, OutputFailed
-├── MetainfoMissing, AccessDenied, NoVerdict
+├── LayerError: DigestMismatch, SizeMismatch, LayerEmpty
+├── LocalFailure: StoreFailed, CacheFailed
+├── Interrupted, MetainfoMissing, AccessDenied, NoVerdict
 └── DatabaseError
     ├── DatabaseDown: LayersDropped, DatabaseBusy, DatabaseRefused, DatabaseNotReady
-    └── UnsupportedDatabase, RbtorrentIdTaken, TablesMissing
+    └── RbtorrentIdTaken
 
 An error carries its data as attributes, and its text is one line, fit for a log. None holds a secret: no
 token, no password, no URL with a signature, no SQL parameters. A library's errors are translated once,
@@ -22,10 +21,7 @@ from __future__ import annotations
 
 import os
 import pwd
-from collections.abc import Sequence
-from typing import ClassVar, Literal
-
-Verdict = Literal["set aside", "try again", "give back", "fault"]
+from typing import ClassVar
 
 
 def os_reason(error: OSError) -> str:
@@ -46,10 +42,10 @@ def user_name() -> str:
 class DockerTorrentsError(Exception):
     """The root. `why` is the cause, which `prefix` precedes in the text.
 
-    `verdict` is what the queue does with a layer whose work raised it.
+    `permanent` is whether another attempt would fail too: the queue sets the layer aside at once.
     """
 
-    verdict: ClassVar[Verdict] = "fault"
+    permanent: ClassVar[bool] = False
     prefix: str = ""
 
     def __init__(self, why: str) -> None:
@@ -77,7 +73,7 @@ class CannotListen(DockerTorrentsError):
 class InvalidName(DockerTorrentsError, ValueError):
     """An invalid scope, tag, digest or reference. `what` is the kind of name."""
 
-    verdict = "set aside"
+    permanent = True
 
     def __init__(self, what: str, value: object, why: str) -> None:
         self.what = what
@@ -91,8 +87,6 @@ class RemoteError(DockerTorrentsError):
 
     `where` names the resource: a URL without its query, `s3://bucket/key`, a path.
     """
-
-    verdict = "try again"
 
     def __init__(self, where: str, why: str) -> None:
         self.where = where
@@ -170,7 +164,7 @@ NO_ANSWER = (Unavailable, TimedOut, ConnectionCut)
 class LayerError(DockerTorrentsError):
     """A layer cannot be brewed, whatever its source."""
 
-    verdict: ClassVar[Verdict] = "set aside"
+    permanent = True
 
 
 class DigestMismatch(LayerError):
@@ -194,47 +188,37 @@ class SizeMismatch(LayerError):
 class LayerEmpty(LayerError):
     """A blob of length 0, for which BEP 3 has no torrent."""
 
-    def __init__(self) -> None:
-        super().__init__("the layer is empty, there is nothing to share")
 
-
-class Interrupted(LayerError):
-    """The brewer is stopping: the layer goes back to the queue unchanged."""
-
-    verdict = "give back"
+class Interrupted(DockerTorrentsError):
+    """The process is stopping, or the download ended. A layer being brewed returns to the queue."""
 
     def __init__(self) -> None:
         super().__init__("interrupted")
 
 
-class InputInvalid(DockerTorrentsError):
-    """Input from outside is invalid."""
-
-
-class ManifestInvalid(InputInvalid):
+class ManifestInvalid(DockerTorrentsError):
     """A manifest that contradicts its specification, or itself: nothing in it is trusted."""
 
-    verdict = "set aside"
     prefix = "invalid manifest: "
 
 
-class EventsMalformed(InputInvalid):
+class EventsMalformed(DockerTorrentsError):
     """A notification whose body is not an envelope of events."""
 
     prefix = "not an envelope of events: "
 
 
-class SwarmMessageInvalid(InputInvalid):
+class SwarmMessageInvalid(DockerTorrentsError):
     """A request or an answer of the swarm call that is not JSON, too long, or invalid."""
 
     prefix = "invalid swarm message: "
 
 
-class EngineConfigInvalid(InputInvalid):
+class EngineConfigInvalid(DockerTorrentsError):
     """A file of a container engine that cannot be changed safely. `why` is the remedy."""
 
 
-class CapabilityInvalid(InputInvalid):
+class CapabilityInvalid(DockerTorrentsError):
     """A web seed's capability that is not valid for this layer, or has expired. `why` never contains it."""
 
     prefix = "the capability is "
@@ -264,13 +248,11 @@ class NoVerdict(DockerTorrentsError):
 class MetainfoMissing(DockerTorrentsError):
     """The store has no metainfo for this layer."""
 
-    verdict = "try again"
-
     prefix = "no metainfo for "
 
 
 class LocalFailure(DockerTorrentsError):
-    """A file or a store of this service cannot be used. `prefix` describes `where`."""
+    """A file, a store or a stream of this machine cannot be used. `where` names it."""
 
     prefix = "{where}: "
 
@@ -282,7 +264,6 @@ class LocalFailure(DockerTorrentsError):
 class StoreFailed(LocalFailure):
     """The metainfo could not be stored: a full disk, an unreachable bucket."""
 
-    verdict = "try again"
     prefix = "metainfo store {where} failed: "
 
 
@@ -290,16 +271,6 @@ class CacheFailed(LocalFailure):
     """A node's cache of layers cannot be used, or has no room. `where` is its directory."""
 
     prefix = "cache {where}: "
-
-
-class PublishFailed(LocalFailure):
-    """The tracker's whitelist file could not be written."""
-
-    prefix = "{where} cannot be written: "
-
-
-class OutputFailed(LocalFailure):
-    """Standard output cannot be written, for example because its disk is full."""
 
 
 class DatabaseError(DockerTorrentsError):
@@ -313,7 +284,6 @@ class DatabaseDown(DatabaseError):
     during COMMIT. All writes of this service may safely be repeated.
     """
 
-    verdict = "try again"
     prefix = "the database is down: "
 
 
@@ -321,9 +291,6 @@ class LayersDropped(DatabaseDown):
     """Layers were dropped while they were being queued: the same transaction again queues them."""
 
     prefix = ""
-
-    def __init__(self) -> None:
-        super().__init__("layers were dropped while they were being queued: try again")
 
 
 class DatabaseBusy(DatabaseDown):
@@ -344,30 +311,9 @@ class DatabaseNotReady(DatabaseDown):
     prefix = "the database is not ready: "
 
 
-class UnsupportedDatabase(DatabaseError, ValueError):
-    """The database is neither PostgreSQL through psycopg2 nor a SQLite file."""
-
-    def __init__(self, what: str) -> None:
-        super().__init__(f"{what} is not supported: use postgresql:// or sqlite:///file")
-
-
 class RbtorrentIdTaken(DatabaseError):
-    """Another layer has `rbtorrent_id`, which is unique. The transaction is aborted.
+    """Another layer has this rbtorrent id, which is unique. The transaction is aborted.
 
     It is the SHA-1 of bytes that contain the layer's own digest, so two layers never share one: the other
     row was written by something else.
     """
-
-    verdict = "set aside"
-
-    def __init__(self, digest: str, rbtorrent_id: str) -> None:
-        super().__init__(f"{rbtorrent_id} of {digest} belongs to another layer already")
-
-
-class TablesMissing(DatabaseError):
-    """The tables `names`, which belong to another service, are not in this database."""
-
-    def __init__(self, names: Sequence[str]) -> None:
-        super().__init__(
-            f"the database has no table {', '.join(names)}: db.url must name the registry's database"
-        )

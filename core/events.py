@@ -166,10 +166,7 @@ def _expect(text: str, position: int, character: str) -> int:
 def _deleted_digest(value: dict[str, Any]) -> Digest | None:
     """Return the digest of the deleted blob or manifest, None for a tag."""
     target = value.get("target")
-    try:
-        return Digest.parse(target.get("digest") if isinstance(target, dict) else None)
-    except InvalidName:
-        return None
+    return Digest.parse_or_none(target.get("digest")) if isinstance(target, dict) else None
 
 
 def _parse_event(value: Any) -> Event:

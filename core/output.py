@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Iterable
 
-from core.errors import OutputFailed
+from core.errors import LocalFailure
 
 
 def replace_unencodable() -> None:
@@ -19,23 +19,23 @@ def replace_unencodable() -> None:
 
 
 def print_line(line: str) -> None:
-    """Print a line at once. A closed pipe is ignored. Raises OutputFailed."""
+    """Print a line at once. A closed pipe is ignored. Raises LocalFailure."""
     try:
         print(line, flush=True)
     except BrokenPipeError:
         _discard_rest()
     except OSError as error:
         _discard_rest()
-        raise OutputFailed("standard output", error.strerror or str(error)) from error
+        raise LocalFailure("standard output", error.strerror or str(error)) from error
 
 
 def print_json(value: object) -> None:
-    """Print a value as JSON. Raises OutputFailed."""
+    """Print a value as JSON. Raises LocalFailure."""
     print_line(json.dumps(value, indent=2))
 
 
 def print_result(result: dict[str, object] | Iterable[str]) -> None:
-    """Print a dict as JSON, otherwise each line. Raises OutputFailed."""
+    """Print a dict as JSON, otherwise each line. Raises LocalFailure."""
     if isinstance(result, dict):
         print_json(result)
     else:

@@ -106,7 +106,7 @@ def backfill_legacy(takeover: Takeover) -> TakeoverSummary:
 
     The key of a row may be the one that MDS gave the file (in mdsfileinfo), or the driver's own. Each batch
     is a transaction: an interruption loses at most the current one, and another run continues.
-    Raises TablesMissing, DatabaseDown.
+    Raises DatabaseDown.
     """
     run = _Run(takeover)
     with temporary_tables(run.engine) as connection:

@@ -1,24 +1,22 @@
-"""Queue the layers in a registry's storage, found by listing its files."""
+"""Queue the layers in a registry's storage, found by listing its files (with jobs/layer_detection.py)."""
 
 from __future__ import annotations
 
 import logging
-import time
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from core.blobs.source import BlobStorage, StoredFile
 from core.blobs.storage_layout import MANIFESTS, position_of
 from core.digest import Digest
-from core.errors import NotFound, RemoteError, Unavailable
-from core.failures import FailureStreak
-from core.layer import HEAD_BYTES, Layer, looks_like_layer
+from core.errors import RemoteError
+from core.layer import Layer
+from jobs.layer_detection import LayerDetector
 from jobs.progress import Progress
 from jobs.service import Service
-from sql.cursors import find_cursor, save_cursor
 from sql.enqueue import enqueue_layers
+from sql.history import find_cursor, save_cursor
 from sql.layers import known_layers
 from sql.scopes import remember_scopes
 from sql.tables import Priority
@@ -29,12 +27,6 @@ log = logging.getLogger(__name__)
 _JOB = "backfill storage"
 _BATCH = 1_000
 """Files that are listed, looked up and queued at a time."""
-
-_SECONDS = 2.0
-"""How long blobs are read before those found to be layers are queued."""
-
-_MAX_FAILURES = 20
-"""Consecutive unreadable blobs after which the storage itself is probed."""
 
 
 @dataclass(frozen=True)
@@ -94,9 +86,9 @@ def backfill_storage(scan: StorageScan) -> StorageSummary:
     the run ends, and the layers found so far are queued. With a limit, the run that reaches the end of the
     blobs records the links. Raises DatabaseDown.
     """
-    run = _Run(scan)
+    run = _Backfill(scan)
     for part in (run.queue_blobs, run.record_links):
-        if run.over() or run.down is not None:
+        if run.over() or run.detector.down is not None:
             break
         try:
             part()
@@ -108,7 +100,7 @@ def backfill_storage(scan: StorageScan) -> StorageSummary:
     return run.summary
 
 
-class _Run:
+class _Backfill:
     def __init__(self, scan: StorageScan) -> None:
         service = scan.service
         self.scan = scan
@@ -116,12 +108,9 @@ class _Run:
         self.engine = service.reader if scan.dry_run else service.database
         self.layout = service.blobs.layout
         self.readers = service.config.layers.connections
-        self.pace = service.pace(scan.rate)
+        self.detector = LayerDetector(scan.storage, self.readers, service.pace(scan.rate), service.stop)
         self.summary = StorageSummary(dry_run=scan.dry_run)
         self._cursor = "" if scan.dry_run else self._find_cursor()
-        self._streak = FailureStreak(self._read_again, _MAX_FAILURES)
-        self._good: Layer | None = None
-        self.down: RemoteError | None = None
 
     def over(self) -> bool:
         """Return whether to end: stopped, or the limit of layers is reached."""
@@ -138,7 +127,7 @@ class _Run:
         scan = self.scan
         with (
             Progress("backfill storage", "blobs") as progress,
-            ThreadPoolExecutor(self.readers, thread_name_prefix="peek") as pool,
+            ThreadPoolExecutor(self.readers, thread_name_prefix="read blobs") as pool,
         ):
             seen = 0
             for batch in _batches(scan.storage.files(self.layout.blobs)):
@@ -156,7 +145,7 @@ class _Run:
 
     def start_over(self) -> None:
         """Let the next run read all blobs, unless this one ended early."""
-        if not (self.scan.dry_run or self.over() or self.down is not None):
+        if not (self.scan.dry_run or self.over() or self.detector.down is not None):
             with transaction(self.engine) as connection:
                 save_cursor(connection, self.service.tables, _JOB, "")
 
@@ -207,9 +196,11 @@ class _Run:
         scan, at = self.scan, 0
         while at < len(blobs) and not self.over():
             left = len(blobs) if scan.limit is None else scan.limit - self.summary.queued
-            layers, read = self._layers(blobs[at : at + max(left, self.readers)], pool)
-            at += read
-            layers = layers[:left]
+            detected = self.detector.detect(blobs[at : at + max(left, self.readers)], pool)
+            at += detected.read
+            self.summary.others += detected.others
+            self.summary.unread += detected.unread
+            layers = detected.layers[:left]
             queued = len(layers)
             if not scan.dry_run:
                 with transaction(self.engine) as connection:
@@ -223,75 +214,8 @@ class _Run:
             self.summary.queued += queued
             self.summary.known += len(layers) - queued
             self.summary.bytes += sum(layer.size or 0 for layer in layers)
-            if self.down is not None:
-                raise self.down
-
-    def _layers(self, blobs: list[Layer], pool: ThreadPoolExecutor) -> tuple[list[Layer], int]:
-        """Return those of the blobs that are layers, judged by their first bytes, and how many were read.
-
-        As many are read as can be in _SECONDS, and at least one.
-        """
-        layers: list[Layer] = []
-        peeks: deque[tuple[Layer, Future[bool]]] = deque()
-        until = time.monotonic() + _SECONDS
-        read = 0
-        for blob in blobs:
-            self.pace.wait()
-            if self._no_more() or (read and time.monotonic() >= until):
-                break
-            read += 1
-            peeks.append((blob, pool.submit(_peek, self.scan.storage, blob)))
-            # Not all at once: after a stop, or if the storage stops responding, the rest is not read.
-            if len(peeks) == 2 * self.readers:
-                self._sort(*peeks.popleft(), layers)
-        while peeks:
-            if self._no_more() and peeks[-1][1].cancel():
-                # From the end: the next run continues behind the last blob that was read.
-                peeks.pop()
-                read -= 1
-            else:
-                self._sort(*peeks.popleft(), layers)
-        return layers, read
-
-    def _no_more(self) -> bool:
-        return self.service.stop.is_set() or self.down is not None
-
-    def _read_again(self) -> None:
-        """Read again the last blob that could be read. Raises RemoteError, also if there is none."""
-        if self._good is None:
-            raise Unavailable(self.layout.blobs, "no blob can be read")
-        _peek(self.scan.storage, self._good)
-
-    def _sort(self, blob: Layer, peek: Future[bool], layers: list[Layer]) -> None:
-        """Add the blob to `layers` if it is one."""
-        try:
-            if peek.result():
-                layers.append(blob)
-            else:
-                self.summary.others += 1
-            self._good = blob
-            self._streak.succeeded()
-        except NotFound:
-            log.info("blob removed during the backfill digest=%s", blob.digest)
-        except RemoteError as error:
-            self._not_read(blob, error)
-
-    def _not_read(self, blob: Layer, error: RemoteError) -> None:
-        """Count a blob that could not be read, and end the run if the storage is down."""
-        self.summary.unread += 1
-        log.warning("blob not read digest=%s reason=%s", blob.digest, error)
-        if self._streak.failed(error):
-            self.down = error
-
-
-def _peek(storage: BlobStorage, blob: Layer) -> bool:
-    """Return whether a blob is a layer, by one read of its beginning."""
-    head = bytearray(min(HEAD_BYTES, blob.size or HEAD_BYTES))
-    filled = 0
-    with storage.open(blob, 0, len(head)) as reader:
-        while filled < len(head) and (count := reader.readinto(memoryview(head)[filled:])):
-            filled += count
-    return looks_like_layer(bytes(head[:filled]))
+            if self.detector.down is not None:
+                raise self.detector.down
 
 
 def _batches(files: Iterable[StoredFile]) -> Iterator[list[StoredFile]]:

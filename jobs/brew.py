@@ -22,7 +22,7 @@ from jobs.release_locks import release_locks
 from sql.claims import Claim, claim_layers
 from sql.enqueue import adopt_layers
 from sql.history import Brews
-from sql.status import count_waiting
+from sql.queue_counts import count_waiting
 from sql.transaction import reading, transaction
 
 log = logging.getLogger(__name__)

@@ -22,7 +22,6 @@ from core.errors import (
     SizeMismatch,
     StoreFailed,
     TooManyRequests,
-    Verdict,
 )
 from core.failures import delay_after
 from core.layer import Layer
@@ -212,18 +211,18 @@ class LayerBrewer:
             return "lost"
         except SizeMismatch as error:
             if claim.layer.size is None:
-                return self._failed(claim, str(error), error.verdict)
+                return self._failed(claim, str(error), permanent=True)
             # The size came from a manifest. At the next attempt only the digest is verified.
-            return self._failed(claim, str(error), "try again", forget_size=True)
+            return self._failed(claim, str(error), forget_size=True)
         except StoreFailed as error:
             return self._failed_by(claim, error, self._store)
         except DockerTorrentsError as error:
-            if error.verdict == "set aside" or isinstance(error, NotFound):
-                return self._failed(claim, str(error), error.verdict)
+            if error.permanent or isinstance(error, NotFound):
+                return self._failed(claim, str(error), permanent=error.permanent)
             return self._failed_by(claim, error, self._source)
         except Exception as error:
             log.exception("layer failed, internal error digest=%s", digest)
-            return self._failed(claim, f"{type(error).__name__}: {error}", "fault")
+            return self._failed(claim, f"{type(error).__name__}: {error}")
         return self._complete(claim, brewed)
 
     def _complete(self, claim: Claim, brewed: Brewed) -> Outcome:
@@ -242,7 +241,7 @@ class LayerBrewer:
                 return "lost"
         except DatabaseError as error:
             # Another layer has this id already, which an operator must investigate.
-            return self._failed(claim, str(error), "set aside")
+            return self._failed(claim, str(error), permanent=True)
         if claim.priority == Priority.PUSHED:
             PUSH_TO_ID_SECONDS.observe(max(0, now - claim.added))
         log.info(
@@ -258,13 +257,15 @@ class LayerBrewer:
         """Return the layer if the source or the store as a whole is down, else count its failure."""
         if dependency.is_down(error):
             return self._return(claim)
-        return self._failed(claim, str(error), error.verdict)
+        return self._failed(claim, str(error))
 
-    def _failed(self, claim: Claim, reason: str, verdict: Verdict, *, forget_size: bool = False) -> Outcome:
+    def _failed(
+        self, claim: Claim, reason: str, *, permanent: bool = False, forget_size: bool = False
+    ) -> Outcome:
         """Count the failure and record its reason: set aside, or retried after a growing delay."""
         settings = self._settings
         attempts = claim.attempts + 1
-        last = verdict == "set aside" or attempts >= settings.max_attempts
+        last = permanent or attempts >= settings.max_attempts
         delay = delay_after(attempts)
 
         def record(connection: Connection, held: Claim) -> bool:

@@ -11,9 +11,9 @@ from sqlalchemy import Engine
 from core.blobs.source import BlobSource
 from core.logs import OutageLog
 from core.torrents.store import MetainfoStore
-from sql.clock import Clock, database_time
 from sql.history import Brews
 from sql.tables import Tables
+from sql.transaction import Clock, database_time
 
 log = logging.getLogger(__name__)
 

@@ -13,9 +13,8 @@ from core.digest import Digest
 from core.errors import DatabaseDown
 from core.logs import OutageLog
 from sql.claims import Claim, renew_locks, return_layers
-from sql.clock import Clock
 from sql.tables import Tables
-from sql.transaction import transaction
+from sql.transaction import Clock, transaction
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from core.errors import StoreFailed
 from core.failures import FailureStreak
 from core.layer import Layer
 from jobs.service import Service
-from sql.cursors import find_cursor, save_cursor
+from sql.history import find_cursor, save_cursor
 from sql.manifests import forget_seen
 from sql.missing_layers import (
     Suspect,

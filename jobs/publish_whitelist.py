@@ -19,7 +19,7 @@ from pathlib import Path
 
 from sqlalchemy import Engine
 
-from core.errors import PublishFailed
+from core.errors import LocalFailure
 from sql.layers import list_rbtorrent_ids
 from sql.tables import Tables
 from sql.transaction import reading
@@ -68,7 +68,7 @@ def publish_whitelist(
     """Replace the file if the info-hashes changed, and make the tracker read it.
 
     The replacement is atomic. If the tracker could not be reloaded, the next run tries again. `<file>.lock`
-    is kept next to the file. Raises PublishFailed if the file cannot be written, DatabaseDown.
+    is kept next to the file. Raises LocalFailure if the file cannot be written, DatabaseDown.
     """
     summary = WhitelistSummary()
     try:
@@ -86,7 +86,7 @@ def publish_whitelist(
             if not summary.failed:
                 pending.clear()
     except OSError as error:
-        raise PublishFailed(str(file), error.strerror or str(error)) from error
+        raise LocalFailure(f"{file} cannot be written", error.strerror or str(error)) from error
     return summary
 
 

@@ -13,10 +13,17 @@ from core.units import span
 from jobs.queue_lost import queue_lost
 from jobs.service import Service, with_service
 from jobs.summary import exit_status
-from sql.failures import drop_layers, drop_manifests, retry_failed_layers, retry_failed_manifests
 from sql.layers import find_layer
-from sql.requeue import find_brewed_layer, requeue_brewed
-from sql.status import FailedLayer, QueueStatus, count_manifests_of, queue_status
+from sql.manifests import knows_manifest
+from sql.requeue import (
+    drop_layers,
+    drop_manifests,
+    find_brewed_layer,
+    requeue_brewed,
+    retry_failed_layers,
+    retry_failed_manifests,
+)
+from sql.status import FailedLayer, QueueStatus, queue_status
 from sql.tables import Priority
 from sql.transaction import reading, transaction
 
@@ -237,7 +244,7 @@ def explain_nothing(service: Service, digest: Digest) -> str:
     with reading(service.engine) as connection:
         layer = find_layer(connection, service.tables, digest, now=service.now(connection))
         if layer is None:
-            known = count_manifests_of(connection, service.tables, digest)
+            known = knows_manifest(connection, service.tables, digest)
             return f"the manifest {digest} waits already" if known else f"{digest} is unknown"
     if layer.state == "being brewed":
         return f"{digest} is being brewed by {layer.brewer if layer.claimed else 'an unknown brewer'}"

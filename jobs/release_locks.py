@@ -9,10 +9,9 @@ from sqlalchemy import Engine
 
 from core.failures import LONGEST_DELAY
 from core.metrics import LOCKS_RELEASED
-from sql.clock import Clock, database_time
 from sql.stale_locks import bring_forward, release_future_locks, release_stale_locks
 from sql.tables import Tables
-from sql.transaction import transaction
+from sql.transaction import Clock, database_time, transaction
 
 log = logging.getLogger(__name__)
 

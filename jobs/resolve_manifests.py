@@ -16,7 +16,7 @@ from jobs.service import Service
 from sql.enqueue import enqueue_layers
 from sql.manifests import (
     DueManifest,
-    count_manifests,
+    count_waiting_manifests,
     due_manifests,
     fail_manifest,
     finish_manifest,
@@ -94,7 +94,7 @@ def resolve_manifests(service: Service) -> ResolveSummary:
             service.registry_outage.succeeded()
     run.summary.interrupted = service.stop.is_set()
     with reading(engine) as connection:
-        run.summary.waiting = count_manifests(connection, tables).waiting
+        run.summary.waiting = count_waiting_manifests(connection, tables)
     return run.summary
 
 

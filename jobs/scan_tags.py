@@ -8,7 +8,7 @@ from itertools import chain
 from core.errors import RemoteError
 from jobs.repository_scan import Scan, ScanSummary
 from jobs.walk_repositories import CatalogMatches, exact_names, fail_unmatched, walk_repositories
-from sql.cursors import find_cursor, save_cursor
+from sql.history import find_cursor, save_cursor
 from sql.scopes import list_roles
 from sql.transaction import reading, transaction
 

@@ -21,14 +21,13 @@ from core.errors import DatabaseNotReady
 from core.logs import OutageLog
 from core.pace import Pace
 from core.stopping import stop_on_signals
-from sql.clock import Clock, database_time
 from sql.engine import create_engine_for
 from sql.layers import list_scopes
 from sql.mds_files import find_mds_file, list_files
 from sql.schema import create_missing, existing_tables, lacks_optional_tables_only
 from sql.sqlite import checkpoint
 from sql.tables import Tables, build_tables
-from sql.transaction import reading, transaction
+from sql.transaction import Clock, database_time, reading, transaction
 
 if TYPE_CHECKING:
     from core.blobs.backends import BlobBackends

@@ -9,13 +9,10 @@ from dataclasses import dataclass
 
 from core.blobs.source import BlobSource
 from core.errors import (
-    DigestMismatch,
     Interrupted,
-    LayerEmpty,
     LayerError,
     NotFound,
     RemoteError,
-    SizeMismatch,
 )
 from core.layer import Layer
 from core.torrents.brewing import hash_verified
@@ -89,7 +86,7 @@ def verify_ids(
 def _count(summary: VerifySummary, error: RemoteError | LayerError) -> None:
     if isinstance(error, NotFound):
         summary.missing += 1
-    elif isinstance(error, DigestMismatch | SizeMismatch | LayerEmpty):
+    elif isinstance(error, LayerError):
         summary.damaged += 1
     else:
         summary.unread += 1

@@ -51,7 +51,7 @@ class Cache:
         self.directory = directory
         self.max_bytes = max_bytes
         self.keep_free = keep_free
-        self.on_removed: Callable[[Digest], None] = _ignore
+        self.on_removed: Callable[[Digest], None] = lambda digest: None
         """A callback with a layer's digest after its file was evicted, dropped or lost."""
         self._files = CacheFiles(directory)
         self._lock = threading.RLock()
@@ -91,23 +91,23 @@ class Cache:
                 layer.verified = False
                 return None
             layer.open += 1
+            layer.used = self._next_use()
             with suppress(OSError):
-                self._use(digest, layer)
-        return CachedLayer(descriptor, layer.size, lambda: self._left(layer))
+                os.utime(self._files.path("verified", digest), (layer.used, layer.used))
+        return CachedLayer(descriptor, layer.size, lambda: self._closed(layer))
 
     def entries(self) -> list[CacheEntry]:
         """Return the verified layers, the least recently used first."""
         with self._lock:
-            found = [
+            entries = [
                 CacheEntry(digest, layer.size, layer.used, digest in self._pinned)
                 for digest, layer in self._layers.items()
                 if layer.verified
             ]
-        return sorted(found, key=lambda entry: entry.used)
+        return sorted(entries, key=lambda entry: entry.used)
 
     def reserve(self, digest: Digest, size: int) -> Path:
-        """Reserve space for a layer to download and return the path of its file, which may contain a part of
-        it.
+        """Reserve space for a layer to download. Return the path of its file, which may contain a part.
 
         Raises CacheFailed if there is not enough room even after evicting everything possible. Must
         be followed by `commit` or `release`.
@@ -234,8 +234,8 @@ class Cache:
         }
         for digest in present:
             if digest not in self._layers:
-                self._layers[digest] = found = self._found(digest)
-                self._latest_use = max(self._latest_use, found.used)
+                self._layers[digest] = layer = self._stored(digest)
+                self._latest_use = max(self._latest_use, layer.used)
         excess = sum(layer.size for layer in self._layers.values()) - self.max_bytes
         for digest in self._evictable():
             if excess <= 0:
@@ -243,7 +243,8 @@ class Cache:
             excess -= self._layers[digest].size
             self._remove(digest)
 
-    def _found(self, digest: Digest) -> _Layer:
+    def _stored(self, digest: Digest) -> _Layer:
+        """Return the layer in the directory. Raises OSError."""
         state = self._files.path("layers", digest).stat()
         if self._files.is_verified(digest, state):
             used = self._files.path("verified", digest).stat().st_mtime
@@ -271,28 +272,24 @@ class Cache:
             evicted.append(candidate)
             excess -= self._layers[candidate].size
             missing -= allocated(candidate)
+        if excess <= 0 and missing <= 0:
+            return evicted
+        why = f"{free} are free on the disk, {self.keep_free} are kept free"
         if excess > 0:
-            raise CacheFailed(
-                str(self.directory), f"no room for {size} bytes: everything else is in use or pinned"
-            )
-        if missing > 0:
-            raise CacheFailed(
-                str(self.directory),
-                f"no room for {size} bytes: {free} are free on the disk, {self.keep_free} are kept free",
-            )
-        return evicted
+            why = "everything else is in use or pinned"
+        raise CacheFailed(str(self.directory), f"no room for {size} bytes: {why}")
 
     def _evictable(self) -> list[Digest]:
         """Return the layers that may be evicted, in this order: parts of layers, then by last use."""
-        found = [
+        evictable = [
             (layer.verified, layer.used, digest)
             for digest, layer in self._layers.items()
             if not (layer.downloading or layer.open or digest in self._pinned)
         ]
-        return [digest for _, _, digest in sorted(found)]
+        return [digest for _, _, digest in sorted(evictable)]
 
     def _remove(self, digest: Digest) -> None:
-        """Raises OSError."""
+        """Remove a layer, except its pin. Raises OSError."""
         self._files.remove(digest)
         self._layers.pop(digest, None)
 
@@ -300,20 +297,11 @@ class Cache:
         for digest in removed:
             self.on_removed(digest)
 
-    def _use(self, digest: Digest, layer: _Layer) -> None:
-        """Count a verified layer as used now. Raises OSError."""
-        layer.used = self._next_use()
-        os.utime(self._files.path("verified", digest), (layer.used, layer.used))
-
     def _next_use(self) -> float:
         """Return the Unix time, or a later one: the order of uses stays right when the clock is set back."""
         self._latest_use = max(time.time(), self._latest_use + _LATER)
         return self._latest_use
 
-    def _left(self, layer: _Layer) -> None:
+    def _closed(self, layer: _Layer) -> None:
         with self._lock:
             layer.open -= 1
-
-
-def _ignore(digest: Digest) -> None:
-    pass

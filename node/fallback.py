@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-PATIENCE = 5.0
+STALLED_SECONDS = 5.0
 """Seconds without a byte after which a reader is stalled."""
 FAR_BEHIND = 3.0
 """A reader is far behind if plain HTTP would have delivered this many times as many bytes."""
@@ -43,11 +43,13 @@ def is_stalled(reader: Progress, now: float, http_rate: float | None) -> bool:
     """
     if reader.waiting_since is None:
         return False
-    if reader.helped or now - reader.waiting_since >= PATIENCE:
+    if reader.helped or now - reader.waiting_since >= STALLED_SECONDS:
         return True
     elapsed = now - reader.started
     return (
-        http_rate is not None and elapsed >= PATIENCE and reader.received * FAR_BEHIND < http_rate * elapsed
+        http_rate is not None
+        and elapsed >= STALLED_SECONDS
+        and reader.received * FAR_BEHIND < http_rate * elapsed
     )
 
 
@@ -58,7 +60,8 @@ def is_next(reader: Progress, readers: Iterable[Progress], now: float) -> bool:
     if each of them counted as stalled, every node would read the layer from the registry.
     """
     return not any(
-        other.offset < reader.offset and (other.waiting_since is not None or now - other.waited < PATIENCE)
+        other.offset < reader.offset
+        and (other.waiting_since is not None or now - other.waited < STALLED_SECONDS)
         for other in readers
     )
 

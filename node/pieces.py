@@ -1,11 +1,11 @@
-"""The pieces of a torrent being downloaded: their presence, bytes and order."""
+"""The pieces of a torrent being downloaded: which are present, and their bytes for readers."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 
 from core.errors import CacheFailed, DockerTorrentsError, Interrupted
@@ -13,14 +13,11 @@ from node.counters import Counters
 from node.fallback import Progress
 from node.metainfo import Metainfo
 from node.origin import Layer
+from node.piece_order import PieceOrder
 from node.session import Torrent
 
 log = logging.getLogger(__name__)
 
-PREFERRED = 2
-"""The least number of missing pieces, the lowest ones, that are requested before others."""
-PREFERRED_SHARE = 1 / 3
-"""Their share of all requested pieces, which are about those of the next second (`request_queue_time`)."""
 _KEPT_BYTES = 4 * 1024 * 1024
 _READ_AHEAD = 4
 _FLUSH_SECONDS = 60.0
@@ -60,10 +57,10 @@ class Pieces:
         """When the pieces that are not complete yet were added."""
         self._progressed = time.monotonic()
         """When the last piece was completed; moved on by what checks of the file took."""
-        self._swarmed = self._progressed
+        self._swarm_progressed = self._progressed
         """The same for pieces from peers or by a lease: while they come, the swarm works."""
         self._check_began = self._progressed
-        self._alone: set[int] = set()
+        self._without_lease: set[int] = set()
         """Pieces fetched without a lease."""
         self._damaged: set[int] = set()
         """Pieces received with wrong bytes."""
@@ -74,10 +71,7 @@ class Pieces:
         """Pieces that readers wait for, and these readers."""
         self._reader_at = 0
         """The piece that a reader wanted last."""
-        self._preferred: set[int] = set()
-        self._recent: deque[float] = deque()
-        """When the pieces of the last second came from peers."""
-        self._lowest = 0
+        self._order = PieceOrder()
         self._flushes = 0
         self._misread = 0
         """The number of consecutive pieces that could not be read, or differed from what was written."""
@@ -86,7 +80,7 @@ class Pieces:
         """Set the torrent whose pieces these are."""
         with self._changed:
             self._torrent = torrent
-            self._prefer_lowest()
+            self._request_lowest_first()
 
     def reset(self) -> None:
         """Clear all state: another torrent of the same file will be checked and attached."""
@@ -95,11 +89,10 @@ class Pieces:
             self._check_began = time.monotonic()
             self._have = bytearray(self._metainfo.pieces)
             self._fetched.clear()
-            self._alone.clear()
+            self._without_lease.clear()
             self._added.clear()
             self._being_read.clear()
-            self._preferred.clear()
-            self._lowest = 0
+            self._order.reset()
 
     def stuck(self, seconds: float) -> bool:
         """Return whether a piece added that long ago is still incomplete."""
@@ -114,7 +107,7 @@ class Pieces:
     def abandoned(self, seconds: float) -> bool:
         """Return whether no piece came from a peer or by a lease for that long."""
         with self._changed:
-            return time.monotonic() - self._swarmed > seconds
+            return time.monotonic() - self._swarm_progressed > seconds
 
     @property
     def torrent(self) -> Torrent:
@@ -166,7 +159,7 @@ class Pieces:
             first = piece not in self._fetched
             self._fetched[piece] = helps
             if not leased:
-                self._alone.add(piece)
+                self._without_lease.add(piece)
             self._added.setdefault(piece, time.monotonic())
             # Its hash was verified: a reader need not wait until libtorrent has it.
             if helps or piece in self._awaited or 0 <= piece - self._reader_at < self._most_kept // 2:
@@ -209,8 +202,8 @@ class Pieces:
             self.checked = True
             took = time.monotonic() - self._check_began
             self._progressed += took
-            self._swarmed += took
-            self._prefer_lowest()
+            self._swarm_progressed += took
+            self._request_lowest_first()
             self._changed.notify_all()
         self._milestone()
 
@@ -221,14 +214,14 @@ class Pieces:
                 return
             self._have[piece] = 1
             self._progressed = time.monotonic()
-            if piece not in self._alone:
-                self._swarmed = self._progressed
+            if piece not in self._without_lease:
+                self._swarm_progressed = self._progressed
             if piece not in self._fetched:
-                self._recent.append(self._progressed)
+                self._order.received()
             self._added.pop(piece, None)
             if self.checked and piece not in self._fetched:
                 self._counters.received("peers", last - first)
-            self._prefer_lowest()
+            self._request_lowest_first()
             if self._torrent is not None and (
                 piece in self._awaited or 0 <= piece - self._reader_at < _READ_AHEAD
             ):
@@ -255,7 +248,7 @@ class Pieces:
     def on_hash_failed(self, piece: int) -> None:
         with self._changed:
             self._fetched.pop(piece, None)
-            self._alone.discard(piece)
+            self._without_lease.discard(piece)
             self._added.pop(piece, None)
             self._damaged.add(piece)
             self._changed.notify_all()
@@ -287,22 +280,7 @@ class Pieces:
                 reader.piece = piece, data
             self._changed.notify_all()
 
-    def _prefer_lowest(self) -> None:
-        """Prefer the lowest missing pieces, so that readers see progress."""
-        if self._torrent is None:
-            return
-        self._lowest = max(0, self._have.find(0, self._lowest))
-        lowest: set[int] = set()
-        piece = self._have.find(0, self._lowest)
-        most = self._most_preferred()
-        while piece >= 0 and len(lowest) < most:
-            lowest.add(piece)
-            piece = self._have.find(0, piece + 1)
-        for piece in lowest - self._preferred:
-            self._torrent.prefer(piece)
-        self._preferred = lowest
-
-    def _most_preferred(self) -> int:
-        while self._recent and time.monotonic() - self._recent[0] > 1.0:
-            self._recent.popleft()
-        return max(PREFERRED, int(len(self._recent) * PREFERRED_SHARE))
+    def _request_lowest_first(self) -> None:
+        if self._torrent is not None:
+            for piece in self._order.choose(self._have):
+                self._torrent.prefer(piece)

@@ -16,13 +16,12 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.types import TypeEngine
 
 from core.digest import Digest
-from core.errors import InvalidName
 
 Columns = Mapping[str, TypeEngine[int] | TypeEngine[str]]
 
 
-class BulkValues:
-    """A relation of bulk values for a statement that is built once and run with new rows each time.
+class BulkParameter:
+    """A parameter for any number of rows, in a statement that is built once and run with new rows each time.
 
     Building a statement costs SQLAlchemy more time than running it costs PostgreSQL, so frequent statements
     are built once.
@@ -71,15 +70,7 @@ def bulk_values(
     connection: sa.Connection, name: str, columns: Columns, rows: Iterable[Sequence[object]]
 ) -> sa.Subquery:
     """Return `rows` as a subquery `name` with these columns, for a statement that runs once."""
-    return BulkValues(name, columns).relation(connection.dialect.name, rows)
-
-
-def parse_stored(digest: str) -> Digest | None:
-    """Parse a digest read from the database. None if it is malformed: other programs may write rows too."""
-    try:
-        return Digest.parse(digest)
-    except InvalidName:
-        return None
+    return BulkParameter(name, columns).relation(connection.dialect.name, rows)
 
 
 def digest_values(connection: sa.Connection, digests: Iterable[Digest | str]) -> sa.Select[str]:

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from core.digest import Digest
 from core.errors import InvalidName, RbtorrentIdTaken
 from core.layer import Layer
-from sql.bulk_values import BulkValues, digest_values
+from sql.bulk_values import BulkParameter, digest_values
 from sql.failures import forget_failure, one_line, record_failures
 from sql.tables import AT_ONCE, Tables
 
@@ -29,7 +29,7 @@ _DUE_AT_A_TIME = 1_000
 
 _MALFORMED = "the digest is malformed: expected sha256: and 64 hex digits"
 
-_LOCKED = BulkValues("locked", {"digest": sa.Text()})
+_LOCKED = BulkParameter("locked", {"digest": sa.Text()})
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +59,15 @@ def claim_layers(
     set aside. `brewer` names this brewer to operators.
     """
     dialect = connection.dialect.name
-    statements = _claiming(tables, dialect)
-    connection.execute(statements.wake, {"at": now})
+    statements = _claim_statements(tables, dialect)
+    connection.execute(statements.make_due, {"at": now})
     claims: list[Claim] = []
     while len(claims) < limit:
         locked = connection.scalars(statements.lock, {"at": now, "at_most": limit - len(claims)}).all()
         if not locked:
             break
         these = _LOCKED.parameters(dialect, [(digest,) for digest in locked])
-        rows = connection.execute(statements.sign, {"at": now, "who": brewer, **these}).all()
+        rows = connection.execute(statements.record_brewer, {"at": now, "brewer_name": brewer, **these}).all()
         holding = groupby(connection.execute(statements.scopes, these), lambda row: row.digest)
         scopes = {digest: tuple(row.scope for row in group) for digest, group in holding}
         malformed: list[str] = []
@@ -99,17 +99,17 @@ def _set_aside_malformed(connection: sa.Connection, tables: Tables, digests: Seq
         log.warning("layer set aside digest=%.100r reason=%s", digest, _MALFORMED)
 
 
-class _Claiming(NamedTuple):
+class _ClaimStatements(NamedTuple):
     """The statements of a claim, in order."""
 
-    wake: sa.Update
+    make_due: sa.Update
     lock: sa.Update
-    sign: sa.Update
+    record_brewer: sa.Update
     scopes: sa.Select[str, str]
 
 
 @lru_cache
-def _claiming(tables: Tables, dialect: str) -> _Claiming:
+def _claim_statements(tables: Tables, dialect: str) -> _ClaimStatements:
     mapping, queue, scope = tables.mapping, tables.queue, tables.scope
     now = sa.bindparam("at", type_=sa.BigInteger)
     # Delayed layers are kept apart until they are due: the head of the queue stays short when
@@ -138,15 +138,15 @@ def _claiming(tables: Tables, dialect: str) -> _Claiming:
         .cte("picked")
     )
     locked = sa.select(_LOCKED.relation(dialect).c.digest)
-    return _Claiming(
-        wake=sa.update(queue).where(queue.c.digest.in_(sa.select(due.c.digest))).values(next_try=AT_ONCE),
+    return _ClaimStatements(
+        make_due=sa.update(queue).where(queue.c.digest.in_(sa.select(due.c.digest))).values(next_try=AT_ONCE),
         lock=sa.update(mapping)
         .where(mapping.c.digest.in_(sa.select(picked.c.digest)))
         .values(brew_lock=now)
         .returning(mapping.c.digest),
-        sign=sa.update(queue)
+        record_brewer=sa.update(queue)
         .where(queue.c.digest.in_(locked))
-        .values(brewer=sa.bindparam("who", type_=sa.String), claimed=now)
+        .values(brewer=sa.bindparam("brewer_name", type_=sa.String), claimed=now)
         .returning(queue.c.digest, queue.c.size, queue.c.priority, queue.c.attempts, queue.c.added),
         scopes=sa.select(scope.c.digest, scope.c.scope)
         .where(scope.c.digest.in_(locked))
@@ -158,13 +158,13 @@ def renew_locks(
     connection: sa.Connection, tables: Tables, claims: Sequence[Claim], *, now: int
 ) -> list[Claim]:
     """Renew the locks as of `now`. Return the claims still held, with their new token."""
-    held = set(_relock(connection, tables, claims, lock=now))
+    held = set(_replace_locks(connection, tables, claims, lock=now))
     return [replace(claim, token=now) for claim in claims if str(claim.digest) in held]
 
 
 def return_layers(connection: sa.Connection, tables: Tables, claims: Sequence[Claim]) -> int:
     """Unlock layers that were not finished, as if they had never been claimed. Return their number."""
-    freed = _relock(connection, tables, claims, lock=None)
+    freed = _replace_locks(connection, tables, claims, lock=None)
     write_queue(connection, tables, freed, claimed=None)
     return len(freed)
 
@@ -177,12 +177,14 @@ def complete_layer(
     Nothing is written if the lock was lost. Raises RbtorrentIdTaken; the transaction must then be rolled
     back.
     """
-    statements = _completing(tables)
+    statements = _complete_statements(tables)
     values = {"this": str(claim.digest), "token": claim.token, "id": rbtorrent_id, "at": now}
     try:
-        done = connection.execute(statements.mark, values).rowcount == 1
+        done = connection.execute(statements.mark_brewed, values).rowcount == 1
     except sa.exc.IntegrityError as error:
-        raise RbtorrentIdTaken(str(claim.digest), rbtorrent_id) from error
+        raise RbtorrentIdTaken(
+            f"{rbtorrent_id} of {claim.digest} belongs to another layer already"
+        ) from error
     if done:
         connection.execute(statements.dequeue, {"this": str(claim.digest), "bytes": size})
         if claim.attempts:
@@ -190,19 +192,19 @@ def complete_layer(
     return done
 
 
-class _Completing(NamedTuple):
+class _CompleteStatements(NamedTuple):
     """The statements that complete a layer. Built once: building them takes longer than running them."""
 
-    mark: sa.Update
+    mark_brewed: sa.Update
     dequeue: sa.Update
 
 
 @lru_cache
-def _completing(tables: Tables) -> _Completing:
+def _complete_statements(tables: Tables) -> _CompleteStatements:
     mapping, queue = tables.mapping, tables.queue
     this = sa.bindparam("this", type_=sa.String)
-    return _Completing(
-        mark=sa.update(mapping)
+    return _CompleteStatements(
+        mark_brewed=sa.update(mapping)
         .where(
             mapping.c.digest == this,
             mapping.c.brew_lock == sa.bindparam("token", type_=sa.BigInteger),
@@ -234,7 +236,7 @@ def fail_layer(
     The layer is retried from `next_try`; if that is None, it is set aside until an operator retries it.
     `forget_size` clears the size that a descriptor gave for it.
     """
-    if not _relock(connection, tables, [claim], lock=None):
+    if not _replace_locks(connection, tables, [claim], lock=None):
         return False
     write_queue(
         connection,
@@ -250,7 +252,7 @@ def fail_layer(
     return True
 
 
-def _relock(
+def _replace_locks(
     connection: sa.Connection, tables: Tables, claims: Sequence[Claim], *, lock: int | None
 ) -> list[str]:
     """Write `lock` over the tokens of the claims that are still held. Return their digests."""

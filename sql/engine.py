@@ -9,7 +9,6 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from core.errors import UnsupportedDatabase
 from sql.hosts import DEFAULT_PORT, parse_host
 from sql.postgresql import postgresql_engine
 from sql.sqlite import sqlite_engine
@@ -37,7 +36,7 @@ def create_engine_for(
     PgBouncer in transaction mode works. With `read_only` a SQLite file is opened for reading only, and an
     absent file is an empty database.
 
-    Raises UnsupportedDatabase, ValueError for an invalid host. Connecting raises DatabaseDown.
+    Raises ValueError for another database or an invalid host. Connecting raises DatabaseDown.
     """
     if file is not None:
         parsed = sa.URL.create("sqlite", database=str(file))
@@ -95,15 +94,17 @@ def _parse_url(text: str) -> sa.URL:
     try:
         url = sa.make_url(text)
     except (sa.exc.ArgumentError, ValueError) as error:
-        raise UnsupportedDatabase("an invalid URL") from error
+        raise _unsupported("an invalid URL") from error
     if url.drivername in ("postgresql", "postgres", "postgresql+psycopg2"):
         return url
     # Each thread and process would have a different database in memory.
     if url.drivername in ("sqlite", "sqlite+pysqlite") and url.database not in (None, "", ":memory:"):
         return url
-    raise UnsupportedDatabase(
-        f"{url.drivername}:// {'in memory' if 'sqlite' in url.drivername else ''}".strip()
-    )
+    raise _unsupported(f"{url.drivername}://{' in memory' if 'sqlite' in url.drivername else ''}")
+
+
+def _unsupported(what: str) -> ValueError:
+    return ValueError(f"{what} is not supported: use postgresql:// or sqlite:///file")
 
 
 def _hosts_of(url: sa.URL) -> list[str]:

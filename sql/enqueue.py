@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from core.errors import LayersDropped
 from core.layer import Layer
-from sql.bulk_values import BulkValues, digest_values, insert, insert_for
+from sql.bulk_values import BulkParameter, digest_values, insert, insert_for
 from sql.missing_layers import clear_suspects
 from sql.tables import AT_ONCE, Priority, Tables, is_set_aside
 
@@ -18,8 +18,8 @@ _BATCH = 5_000
 # How many rows at the head of the queue are checked for strays at a time.
 _HEAD = 1_000
 
-_REQUESTED = BulkValues("requested", {"digest": sa.Text(), "size": sa.BigInteger()})
-_HELD = BulkValues("held", {"digest": sa.Text(), "scope": sa.Text()})
+_REQUESTED = BulkParameter("requested", {"digest": sa.Text(), "size": sa.BigInteger()})
+_HELD = BulkParameter("held", {"digest": sa.Text(), "scope": sa.Text()})
 
 
 def enqueue_layers(
@@ -57,48 +57,51 @@ def enqueue_layers(
         sizes[name] = layer.size if layer.size is not None else sizes.get(name)
         pairs.setdefault(name, set()).update(layer.scopes)
     dialect = connection.dialect.name
-    counting, writing = _enqueueing(tables, dialect)
     digests = sorted(sizes)
     queued = 0
     for start in range(0, len(digests), _BATCH):
         batch = digests[start : start + _BATCH]
-        held = [(digest, scope) for digest in batch for scope in sorted(pairs.get(digest, ()))]
+        held = [(digest, scope) for digest in batch for scope in sorted(pairs[digest])]
         parameters = {
             "at": now,
             "urgency": int(priority),
             **_REQUESTED.parameters(dialect, [(digest, sizes[digest]) for digest in batch]),
             **_HELD.parameters(dialect, held),
         }
-
-        def write(parameters: dict[str, object] = parameters) -> tuple[int, int, int]:
-            new, suspects, unmapped = connection.execute(counting, parameters).one()
-            for statement in writing:
-                connection.execute(statement, parameters)
-            return new, suspects, unmapped
-
-        new, suspects, unmapped = write()
+        new, suspects, unmapped = _enqueue(connection, tables, parameters)
         queued += new
         if suspects:
             # They may be about to be removed. Wait for their rows, and queue deleted ones again.
             clear_suspects(connection, tables, batch)
-            queued += write()[0]
-        elif unmapped > 0 and _lacks(connection, tables, batch):
+            queued += _enqueue(connection, tables, parameters)[0]
+        elif unmapped > 0 and _any_dropped(connection, tables, batch):
             # Inserting them now would lock rows out of order.
-            raise LayersDropped
+            raise LayersDropped("layers were dropped while they were being queued: try again")
     return queued
 
 
-def _lacks(connection: sa.Connection, tables: Tables, digests: Sequence[str]) -> bool:
+def _enqueue(
+    connection: sa.Connection, tables: Tables, parameters: dict[str, object]
+) -> tuple[int, int, int]:
+    """Write one batch. Return the counts of `_enqueue_statements`."""
+    counting, writing = _enqueue_statements(tables, connection.dialect.name)
+    new, suspects, unmapped = connection.execute(counting, parameters).one()
+    for statement in writing:
+        connection.execute(statement, parameters)
+    return new, suspects, unmapped
+
+
+def _any_dropped(connection: sa.Connection, tables: Tables, digests: Sequence[str]) -> bool:
     """Return whether some layers are not in the mapping: another transaction dropped them, and committed
     after the statement that queued them had started.
     """
     mapping = tables.mapping
-    there = sa.select(sa.func.count()).where(mapping.c.digest.in_(digest_values(connection, digests)))
-    return connection.scalars(there.select_from(mapping)).one() < len(digests)
+    present = sa.select(sa.func.count()).where(mapping.c.digest.in_(digest_values(connection, digests)))
+    return connection.scalars(present.select_from(mapping)).one() < len(digests)
 
 
 @lru_cache
-def _enqueueing(tables: Tables, dialect: str) -> tuple[sa.Select[int, int, int], list[sa.Insert]]:
+def _enqueue_statements(tables: Tables, dialect: str) -> tuple[sa.Select[int, int, int], list[sa.Insert]]:
     """Return the statement that counts new layers (and on PostgreSQL writes), and those that write.
 
     It also counts suspects, and how many more layers were inserted into the queue than into the mapping.
@@ -108,12 +111,12 @@ def _enqueueing(tables: Tables, dialect: str) -> tuple[sa.Select[int, int, int],
     now, urgency = sa.bindparam("at", type_=sa.BigInteger), sa.bindparam("urgency", type_=sa.SmallInteger)
     unbrewed, waits = mapping.c.brewed.is_(None), queue.c.next_try.is_not(None)
     found = urgency > int(Priority.ASKED)
-    wakes, hastens = sa.and_(is_set_aside(queue), found), sa.and_(queue.c.next_try > AT_ONCE, found)
+    returns, hastens = sa.and_(is_set_aside(queue), found), sa.and_(queue.c.next_try > AT_ONCE, found)
     known = requested.outerjoin(mapping, mapping.c.digest == requested.c.digest).outerjoin(
         queue, queue.c.digest == requested.c.digest
     )
 
-    to_map = (
+    insert_mapping = (
         insert_for(dialect, mapping)
         .from_select(
             ["digest", "added"],
@@ -125,12 +128,12 @@ def _enqueueing(tables: Tables, dialect: str) -> tuple[sa.Select[int, int, int],
         .on_conflict_do_nothing()
     )
     if dialect == "postgresql":
-        # The parts of its one statement run when they are read. The queue's reads the mapping's, so that
-        # the mapping's rows are locked first, as in every transaction.
-        mapped = to_map.returning(mapping.c.digest).cte("mapped")
+        # There all are parts of one statement, and a part runs when another one reads it. The insert into the
+        # queue reads this one, so that the mapping's rows are locked first, as in every transaction.
+        mapped = insert_mapping.returning(mapping.c.digest).cte("mapped")
         known = known.join(sa.select(sa.func.count()).select_from(mapped).subquery("first"), sa.true())
     # Rows that ON CONFLICT would not change are left out: a conflict takes a lock, which is a write.
-    to_queue = insert_for(dialect, queue).from_select(
+    insert_queue = insert_for(dialect, queue).from_select(
         ["digest", "size", "priority", "added", "next_try"],
         sa.select(
             requested.c.digest, requested.c.size, urgency, sa.func.coalesce(mapping.c.added, now), AT_ONCE
@@ -140,7 +143,7 @@ def _enqueueing(tables: Tables, dialect: str) -> tuple[sa.Select[int, int, int],
             unbrewed,
             sa.or_(
                 queue.c.digest.is_(None),
-                wakes,
+                returns,
                 hastens,
                 sa.and_(waits, queue.c.priority > urgency),
                 sa.and_(queue.c.size.is_(None), requested.c.size.is_not(None)),
@@ -148,19 +151,19 @@ def _enqueueing(tables: Tables, dialect: str) -> tuple[sa.Select[int, int, int],
         )
         .order_by(requested.c.digest),
     )
-    more_urgent = sa.and_(waits, queue.c.priority > to_queue.excluded.priority)
-    to_queue = to_queue.on_conflict_do_update(
+    more_urgent = sa.and_(waits, queue.c.priority > insert_queue.excluded.priority)
+    insert_queue = insert_queue.on_conflict_do_update(
         index_elements=["digest"],
         set_={
             "priority": sa.case(
-                (sa.or_(wakes, more_urgent), to_queue.excluded.priority), else_=queue.c.priority
+                (sa.or_(returns, more_urgent), insert_queue.excluded.priority), else_=queue.c.priority
             ),
-            "next_try": sa.case((sa.or_(wakes, hastens), AT_ONCE), else_=queue.c.next_try),
-            "attempts": sa.case((wakes, 0), else_=queue.c.attempts),
-            "size": sa.func.coalesce(queue.c.size, to_queue.excluded.size),
+            "next_try": sa.case((sa.or_(returns, hastens), AT_ONCE), else_=queue.c.next_try),
+            "attempts": sa.case((returns, 0), else_=queue.c.attempts),
+            "size": sa.func.coalesce(queue.c.size, insert_queue.excluded.size),
         },
     )
-    to_hold = (
+    insert_scopes = (
         insert_for(dialect, scope)
         .from_select(
             ["digest", "scope"],
@@ -179,21 +182,22 @@ def _enqueueing(tables: Tables, dialect: str) -> tuple[sa.Select[int, int, int],
     if dialect == "postgresql":
         # One statement. Its parts see one snapshot, not each other's rows, and they write different tables.
         # A row that ON CONFLICT updated has an xmax, an inserted one has none.
-        queued = to_queue.returning(sa.literal_column("xmax = 0", sa.Boolean).label("fresh")).cte("queued")
+        is_new = sa.literal_column("xmax = 0", sa.Boolean).label("is_new")
+        queued = insert_queue.returning(is_new).cte("queued")
         number_mapped = sa.select(sa.func.count()).select_from(mapped).scalar_subquery()
-        fresh = (
+        new = (
             sa.select(sa.func.count(), suspects, sa.func.count() - number_mapped)
             .select_from(queued)
-            .where(queued.c.fresh)
+            .where(queued.c.is_new)
         )
-        return fresh.add_cte(to_hold.cte("held_now")), []
+        return new.add_cte(insert_scopes.cte("held_now")), []
     # SQLite has one writer at a time, so rows that are new before the write will be written.
     new = (
         sa.select(sa.func.count(), suspects, sa.literal(0))
         .select_from(known)
         .where(unbrewed, queue.c.digest.is_(None))
     )
-    return new, [to_map, to_hold, to_queue]
+    return new, [insert_mapping, insert_scopes, insert_queue]
 
 
 def adopt_layers(connection: sa.Connection, tables: Tables, *, now: int, limit: int) -> int:

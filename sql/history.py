@@ -1,4 +1,4 @@
-"""The history for operators: the last run of each job, and a sample of the queue for each minute."""
+"""Where each job ended and its last run, and a sample of the queue for each minute."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from sql.bulk_values import insert
 from sql.failures import one_line
-from sql.status import count_locked, count_set_aside, count_waiting
+from sql.queue_counts import count_locked, count_set_aside, count_waiting
 from sql.tables import Tables
 
 MINUTE = 60
@@ -71,6 +71,21 @@ class Sample:
     brewed: int
     bytes: int
     failed: int
+
+
+def find_cursor(connection: sa.Connection, tables: Tables, job: str) -> str:
+    """Return where the last run of `job` ended, which walks the tables in rounds. Empty at the beginning."""
+    cursor = tables.cursor
+    found = connection.scalars(sa.select(cursor.c.place).where(cursor.c.job == job)).one_or_none()
+    return found or ""
+
+
+def save_cursor(connection: sa.Connection, tables: Tables, job: str, place: str) -> None:
+    """Save where this run of `job` ended."""
+    keep = insert(connection, tables.cursor).values(job=job, place=place)
+    connection.execute(
+        keep.on_conflict_do_update(index_elements=["job"], set_={"place": keep.excluded.place})
+    )
 
 
 def record_job_runs(connection: sa.Connection, tables: Tables, runs: Iterable[JobRun]) -> None:

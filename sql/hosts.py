@@ -54,11 +54,11 @@ def parse_host(text: str, default_port: int = DEFAULT_PORT) -> Host:
         name, bracket, rest = text[1:].partition("]")
         if not bracket or (rest and not rest.startswith(":")):
             raise ValueError(f"{text!r} is not a host: expected [address]:port")
-        return Host(_checked(name, text), _port(rest[1:], text) if rest else default_port)
+        return Host(_check_name(name, text), _port(rest[1:], text) if rest else default_port)
     if text.count(":") > 1:  # a bare IPv6 address
-        return Host(_checked(text, text), default_port)
+        return Host(_check_name(text, text), default_port)
     name, colon, port = text.partition(":")
-    return Host(_checked(name, text), _port(port, text) if colon else default_port)
+    return Host(_check_name(name, text), _port(port, text) if colon else default_port)
 
 
 def resolve(host: Host, timeout: float) -> list[Address]:
@@ -101,7 +101,7 @@ def _look_up(host: Host, flags: int) -> list[Address]:
     return addresses
 
 
-def _checked(name: str, text: str) -> str:
+def _check_name(name: str, text: str) -> str:
     if not name or any(sign in name for sign in " ,/[]"):
         raise ValueError(f"{text!r} is not a host")
     return name
@@ -119,10 +119,10 @@ _ANSWERS = (b"S", b"N", b"E")
 
 
 @dataclass(slots=True)
-class _Attempt:
+class _Probe:
     address: Address
     socket: socket.socket
-    probed: bool = False
+    sent: bool = False
 
 
 def answering(addresses: Sequence[Address], timeout: float, reasons: list[str]) -> Iterator[Address]:
@@ -136,7 +136,7 @@ def answering(addresses: Sequence[Address], timeout: float, reasons: list[str]) 
         try:
             for address in addresses:
                 try:
-                    _begin(address, selector)
+                    _start(address, selector)
                 except OSError as error:
                     reasons.append(_reason(address, error))
             while selector.get_map():
@@ -145,24 +145,24 @@ def answering(addresses: Sequence[Address], timeout: float, reasons: list[str]) 
                 if not ready:
                     break
                 for key, _ in ready:
-                    attempt: _Attempt = key.data
+                    probe: _Probe = key.data
                     try:
-                        if not _advance(attempt, selector):
+                        if not _proceed(probe, selector):
                             continue
                     except OSError as error:
-                        reasons.append(_reason(attempt.address, error))
-                        _end(attempt, selector)
+                        reasons.append(_reason(probe.address, error))
+                        _close(probe, selector)
                         continue
-                    _end(attempt, selector)
-                    yield attempt.address
+                    _close(probe, selector)
+                    yield probe.address
             silent = TimeoutError(f"no answer within {timeout:g} s")
             reasons += [_reason(key.data.address, silent) for key in selector.get_map().values()]
         finally:
             for key in list(selector.get_map().values()):
-                _end(key.data, selector)
+                _close(key.data, selector)
 
 
-def _begin(address: Address, selector: selectors.BaseSelector) -> None:
+def _start(address: Address, selector: selectors.BaseSelector) -> None:
     connection = socket.socket(address.family, socket.SOCK_STREAM)
     try:
         connection.setblocking(False)
@@ -172,23 +172,23 @@ def _begin(address: Address, selector: selectors.BaseSelector) -> None:
             # In progress. A Unix socket does not wait: there the server's backlog is full.
             if address.family == socket.AF_UNIX:
                 raise
-        selector.register(connection, selectors.EVENT_WRITE, _Attempt(address, connection))
+        selector.register(connection, selectors.EVENT_WRITE, _Probe(address, connection))
     except BaseException:
         connection.close()
         raise
 
 
-def _advance(attempt: _Attempt, selector: selectors.BaseSelector) -> bool:
+def _proceed(probe: _Probe, selector: selectors.BaseSelector) -> bool:
     """Take the next step with a ready socket. Return whether the server has answered."""
-    if not attempt.probed:
-        error = attempt.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if not probe.sent:
+        error = probe.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if error:
             raise OSError(error, os.strerror(error))
-        attempt.socket.send(_SSL_REQUEST)  # 8 bytes always fit into a new connection's buffer
-        attempt.probed = True
-        selector.modify(attempt.socket, selectors.EVENT_READ, attempt)
+        probe.socket.send(_SSL_REQUEST)  # 8 bytes always fit into a new connection's buffer
+        probe.sent = True
+        selector.modify(probe.socket, selectors.EVENT_READ, probe)
         return False
-    answer = attempt.socket.recv(1)
+    answer = probe.socket.recv(1)
     if answer not in _ANSWERS:
         raise ConnectionError(
             "it does not speak PostgreSQL's protocol" if answer else "it closed the connection"
@@ -196,9 +196,9 @@ def _advance(attempt: _Attempt, selector: selectors.BaseSelector) -> bool:
     return True
 
 
-def _end(attempt: _Attempt, selector: selectors.BaseSelector) -> None:
-    selector.unregister(attempt.socket)
-    attempt.socket.close()
+def _close(probe: _Probe, selector: selectors.BaseSelector) -> None:
+    selector.unregister(probe.socket)
+    probe.socket.close()
 
 
 def _reason(address: Address, error: OSError) -> str:

@@ -1,4 +1,4 @@
-"""Look up layers: their rbtorrent ids, and everything known about one."""
+"""Look up layers: their rbtorrent ids, everything known about one, and all of them page by page."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import sqlalchemy as sa
 from core.digest import Digest
 from core.manifests.coverage import NOT_BREWABLE, Coverage, ImageContents, ImageLayer
 from core.manifests.manifest import LayerDescriptor
-from sql.bulk_values import BulkValues, digest_values, parse_stored
+from sql.bulk_values import BulkParameter, digest_values
 from sql.scopes import MOST_SCOPES
 from sql.tables import Tables
 
 State = Literal["brewed", "being brewed", "waiting", "delayed", "set aside"]
 
-_WANTED = BulkValues("wanted", {"digest": sa.Text()})
+_WANTED = BulkParameter("wanted", {"digest": sa.Text()})
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +53,12 @@ def find_rbtorrent_ids(
     dialect = connection.dialect.name
     wanted = {str(digest): digest for digest in digests}
     these = _WANTED.parameters(dialect, [(name,) for name in wanted])
-    rows = connection.execute(_finding_ids(tables, dialect), these)
+    rows = connection.execute(_ids_statement(tables, dialect), these)
     return {wanted[row.digest]: row.rbtorrent_id for row in rows}
 
 
 @lru_cache
-def _finding_ids(tables: Tables, dialect: str) -> sa.Select[str, str]:
+def _ids_statement(tables: Tables, dialect: str) -> sa.Select[str, str]:
     mapping = tables.mapping
     return sa.select(mapping.c.digest, mapping.c.rbtorrent_id).where(
         mapping.c.digest.in_(sa.select(_WANTED.relation(dialect).c.digest)),
@@ -84,8 +84,17 @@ def newest_brewed(connection: sa.Connection, tables: Tables) -> Digest | None:
         .order_by(mapping.c.brewed.desc())
         .limit(1)
     )
-    found = connection.scalars(newest).first()
-    return None if found is None else parse_stored(found)
+    return Digest.parse_or_none(connection.scalars(newest).first())
+
+
+def mapping_page(tables: Tables, *, after: str, limit: int) -> sa.Subquery:
+    """Return the next `limit` rows of the mapping, by digest, to join with the queue.
+
+    A subquery: joined directly, the queue would be read from its beginning.
+    """
+    mapping = tables.mapping
+    rows = sa.select(mapping).where(mapping.c.digest > after).order_by(mapping.c.digest).limit(limit)
+    return rows.subquery("page")
 
 
 def list_scopes(connection: sa.Connection, tables: Tables) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Literal
 import sqlalchemy as sa
 
 from core.digest import Digest
-from core.errors import TablesMissing
+from core.errors import DatabaseNotReady
 from sql.bulk_values import bulk_values, digest_values, insert
 from sql.claims import write_queue
 from sql.tables import Tables
@@ -32,52 +32,52 @@ class OldId:
 def stage_old_ids(connection: sa.Connection, tables: Tables) -> int:
     """Copy the old table. Return the number of its rows.
 
-    Raises TablesMissing if that table, or one of the MDS driver's, does not exist.
+    Raises DatabaseNotReady if that table, or one of the MDS driver's, does not exist.
     """
     inspector = sa.inspect(connection)
     lacking = [
         table.name for table in (tables.old, tables.mfs, tables.mds) if not inspector.has_table(table.name)
     ]
     if lacking:
-        raise TablesMissing(lacking)
-    left, old = _left(tables), tables.old
-    connection.execute(sa.schema.DropTable(left, if_exists=True))
-    left.create(connection)
+        raise DatabaseNotReady(f"no table {', '.join(lacking)}: db.url must name the registry's database")
+    copy, old = _copy(tables), tables.old
+    connection.execute(sa.schema.DropTable(copy, if_exists=True))
+    copy.create(connection)
     copied = connection.execute(
-        sa.insert(left).from_select(["mds_key", "rbtorrent_id"], sa.select(old.c.mds_key, old.c.rbtorrent_id))
+        sa.insert(copy).from_select(["mds_key", "rbtorrent_id"], sa.select(old.c.mds_key, old.c.rbtorrent_id))
     ).rowcount
     if connection.dialect.name == "postgresql":
         # Autovacuum skips temporary tables, and without statistics the planner ignores the index.
-        connection.exec_driver_sql(f"ANALYZE {left.name}")
+        connection.exec_driver_sql(f"ANALYZE {copy.name}")
     return copied
 
 
 def take_old_ids(connection: sa.Connection, tables: Tables, keys: Iterable[str]) -> list[OldId]:
     """Delete the rows with these keys from the copy, and return them."""
-    left = _left(tables)
+    copy = _copy(tables)
     rows = connection.execute(
-        sa.delete(left)
-        .where(left.c.mds_key.in_(digest_values(connection, keys)))
-        .returning(left.c.mds_key, left.c.rbtorrent_id)
+        sa.delete(copy)
+        .where(copy.c.mds_key.in_(digest_values(connection, keys)))
+        .returning(copy.c.mds_key, copy.c.rbtorrent_id)
     ).all()
     return [OldId(row.mds_key, row.rbtorrent_id) for row in rows]
 
 
 def list_untaken_old_ids(connection: sa.Connection, tables: Tables, *, limit: int) -> tuple[int, list[OldId]]:
     """Return how many rows were not taken, and up to `limit` of them."""
-    left = _left(tables)
-    count = connection.scalars(sa.select(sa.func.count()).select_from(left)).one()
-    rows = connection.execute(sa.select(left.c.mds_key, left.c.rbtorrent_id).limit(limit))
+    copy = _copy(tables)
+    count = connection.scalars(sa.select(sa.func.count()).select_from(copy)).one()
+    rows = connection.execute(sa.select(copy.c.mds_key, copy.c.rbtorrent_id).limit(limit))
     return count, [OldId(row.mds_key, row.rbtorrent_id) for row in rows]
 
 
 def drop_old_ids(connection: sa.Connection, tables: Tables) -> None:
     """Drop the copy."""
-    connection.execute(sa.schema.DropTable(_left(tables), if_exists=True))
+    connection.execute(sa.schema.DropTable(_copy(tables), if_exists=True))
 
 
 @lru_cache
-def _left(tables: Tables) -> sa.Table:
+def _copy(tables: Tables) -> sa.Table:
     # One object, as SQLAlchemy caches statements by table.
     table = sa.Table(
         f"{tables.mapping.name}_old_ids",
@@ -90,10 +90,14 @@ def _left(tables: Tables) -> sa.Table:
     return table
 
 
-Outcome = Literal["taken", "had it", "has another", "another layer's", "being brewed"]
-"""The result for an id: its layer gets it; has this one already; has another one; another layer has this
-one, and the seed's index requires unique ids; the layer is being brewed.
-"""
+Outcome = Literal[
+    "taken",  # its layer gets it
+    "had it",  # its layer has it already
+    "has another",  # its layer has another id
+    "another layer's",  # another layer has it, and ids are unique
+    "being brewed",  # its layer is being brewed
+]
+"""What becomes of an id."""
 
 _TRIES = 3
 
@@ -148,42 +152,34 @@ def _classify(
     connection: sa.Connection, tables: Tables, ids: Sequence[LegacyId]
 ) -> tuple[dict[LegacyId, Outcome], set[str]]:
     """Return the outcome for each id, and which of the layers are in the mapping."""
-    mapping, owner = tables.mapping, tables.mapping.alias("owner")
-    requested = _requested(connection, ids)
+    mapping, requested = tables.mapping, _requested(connection, ids)
     # One query for the layers, and one for the ids.
-    there = {
-        row.digest: row
-        for row in connection.execute(
-            sa.select(mapping.c.digest, mapping.c.rbtorrent_id, mapping.c.brewed, mapping.c.brew_lock).join(
-                requested, requested.c.digest == mapping.c.digest
-            )
-        ).all()
-    }
-    owners: dict[str, str] = {
-        row.rbtorrent_id: row.digest
-        for row in connection.execute(
-            sa.select(owner.c.rbtorrent_id, owner.c.digest).join(
-                requested, requested.c.rbtorrent_id == owner.c.rbtorrent_id
-            )
-        ).all()
-    }
-    has = {digest: row.rbtorrent_id for digest, row in there.items() if row.rbtorrent_id is not None}
+    layers = connection.execute(
+        sa.select(mapping.c.digest, mapping.c.rbtorrent_id, mapping.c.brewed, mapping.c.brew_lock).join(
+            requested, requested.c.digest == mapping.c.digest
+        )
+    ).all()
+    used = connection.scalars(
+        sa.select(mapping.c.rbtorrent_id).join(requested, requested.c.rbtorrent_id == mapping.c.rbtorrent_id)
+    )
+    by_digest, used_ids = {row.digest: row for row in layers}, set(used)
+    has = {digest: row.rbtorrent_id for digest, row in by_digest.items() if row.rbtorrent_id is not None}
     outcomes: dict[LegacyId, Outcome] = {}
     for one in ids:
-        row = there.get(str(one.digest))
+        row = by_digest.get(str(one.digest))
         if one in outcomes:
             continue
         if str(one.digest) in has:
             outcomes[one] = "had it" if has[str(one.digest)] == one.rbtorrent_id else "has another"
-        elif one.rbtorrent_id in owners:
+        elif one.rbtorrent_id in used_ids:
             outcomes[one] = "another layer's"
         elif row is not None and row.brewed is None and row.brew_lock is not None:
             outcomes[one] = "being brewed"
         else:
             outcomes[one] = "taken"
             has[str(one.digest)] = one.rbtorrent_id
-            owners[one.rbtorrent_id] = str(one.digest)
-    return outcomes, set(there)
+            used_ids.add(one.rbtorrent_id)
+    return outcomes, set(by_digest)
 
 
 def _update(connection: sa.Connection, tables: Tables, ids: Sequence[LegacyId], *, now: int) -> set[str]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from core.digest import Digest
-from sql.bulk_values import bulk_values, digest_values, insert, parse_stored
+from sql.bulk_values import bulk_values, digest_values, insert
 from sql.failures import one_line
 from sql.tables import Priority, Tables
 
@@ -26,14 +26,6 @@ class DueManifest:
     priority: int
     added: int
     attempts: int
-
-
-@dataclass(frozen=True, slots=True)
-class ManifestCounts:
-    """How many manifests wait for an attempt, and how many were set aside."""
-
-    waiting: int
-    set_aside: int
 
 
 def enqueue_manifests(
@@ -107,13 +99,14 @@ def due_manifests(connection: sa.Connection, tables: Tables, *, now: int, limit:
     return [
         DueManifest(row.scope, digest, row.priority, row.added, row.attempts)
         for row in rows
-        if (digest := parse_stored(row.digest))
+        if (digest := Digest.parse_or_none(row.digest))
     ]
 
 
 def finish_manifest(connection: sa.Connection, tables: Tables, scope: str, digest: Digest) -> bool:
     """Remove a manifest: it is resolved, or not needed. Return False if it did not exist."""
-    return connection.execute(sa.delete(tables.manifest).where(_is(tables, scope, digest))).rowcount == 1
+    finished = sa.delete(tables.manifest).where(_is_manifest(tables, scope, digest))
+    return connection.execute(finished).rowcount == 1
 
 
 def fail_manifest(
@@ -132,21 +125,24 @@ def fail_manifest(
     manifest = tables.manifest
     failed = (
         sa.update(manifest)
-        .where(_is(tables, scope, digest))
+        .where(_is_manifest(tables, scope, digest))
         .values(attempts=manifest.c.attempts + 1, reason=one_line(connection, reason), next_try=next_try)
     )
     return connection.execute(failed).rowcount == 1
 
 
-def count_manifests(connection: sa.Connection, tables: Tables) -> ManifestCounts:
-    """Return how many manifests are unresolved."""
-    waits = tables.manifest.c.next_try.is_not(None)
-    row = connection.execute(
-        sa.select(sa.func.count().filter(waits), sa.func.count().filter(sa.not_(waits))).select_from(
-            tables.manifest
-        )
-    ).one()
-    return ManifestCounts(*row)
+def count_waiting_manifests(connection: sa.Connection, tables: Tables) -> int:
+    """Return how many manifests wait for an attempt."""
+    manifest = tables.manifest
+    waiting = sa.select(sa.func.count()).select_from(manifest).where(manifest.c.next_try.is_not(None))
+    return connection.scalars(waiting).one()
+
+
+def knows_manifest(connection: sa.Connection, tables: Tables, digest: Digest) -> bool:
+    """Return whether the manifest `digest` waits or is set aside, in any repository."""
+    manifest = tables.manifest
+    known = sa.select(manifest.c.digest).where(manifest.c.digest == str(digest)).limit(1)
+    return connection.scalars(known).first() is not None
 
 
 def mark_seen(
@@ -228,5 +224,5 @@ def forget_seen(connection: sa.Connection, tables: Tables, *, older_than: int, l
     return len(connection.scalars(sa.delete(seen).where(is_old).returning(seen.c.digest)).all())
 
 
-def _is(tables: Tables, scope: str, digest: Digest) -> sa.ColumnElement[bool]:
+def _is_manifest(tables: Tables, scope: str, digest: Digest) -> sa.ColumnElement[bool]:
     return sa.and_(tables.manifest.c.scope == scope, tables.manifest.c.digest == str(digest))

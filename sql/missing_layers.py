@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from core.digest import Digest
-from sql.bulk_values import digest_values, insert, parse_stored
-from sql.cursors import mapping_page
+from sql.bulk_values import digest_values, insert
+from sql.layers import mapping_page
 from sql.tables import Tables, is_set_aside
 
 
@@ -49,7 +49,7 @@ def due_suspects(connection: sa.Connection, tables: Tables, *, now: int, limit: 
         .order_by(missing.c.due, missing.c.digest)
         .limit(limit)
     )
-    return [Suspect(digest, row.missed) for row in rows if (digest := parse_stored(row.digest))]
+    return [Suspect(digest, row.missed) for row in rows if (digest := Digest.parse_or_none(row.digest))]
 
 
 def filter_suspects(connection: sa.Connection, tables: Tables, digests: Iterable[Digest]) -> set[Digest]:
@@ -73,7 +73,7 @@ def list_forgettable_layers(
         .outerjoin(queue, queue.c.digest == page.c.digest)
         .order_by(page.c.digest)
     ).all()
-    found = [digest for row in rows if row.forgettable and (digest := parse_stored(row.digest))]
+    found = [digest for row in rows if row.forgettable and (digest := Digest.parse_or_none(row.digest))]
     return found, rows[-1].digest if rows else None
 
 

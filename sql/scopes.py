@@ -1,4 +1,4 @@
-"""Scopes: which repositories hold a layer, and which have the rbtorrent role."""
+"""Scopes: which repositories hold a layer, which are busy, and which have the rbtorrent role."""
 
 from __future__ import annotations
 
@@ -11,6 +11,14 @@ import sqlalchemy as sa
 from core.digest import Digest
 from sql.bulk_values import bulk_values, digest_values, insert
 from sql.tables import Tables
+
+MOST_SCOPES = 100
+"""Repositories that operators see of one layer: a base layer may be in many thousands."""
+
+NEWEST = 1_000
+"""The newest layers, by which busy repositories are found."""
+
+_MOST_PAIRS = 20_000
 
 
 def remember_scopes(connection: sa.Connection, tables: Tables, pairs: Iterable[tuple[Digest, str]]) -> int:
@@ -51,10 +59,6 @@ def find_scopes(
     return {wanted[digest]: tuple(row.scope for row in group) for digest, group in holding}
 
 
-MOST_SCOPES = 100
-"""Repositories that operators see of one layer: a base layer may be in many thousands."""
-
-
 def first_scopes(
     connection: sa.Connection, tables: Tables, digests: Iterable[str], *, most: int = MOST_SCOPES
 ) -> dict[str, list[str]]:
@@ -72,6 +76,57 @@ def first_scopes(
     ):
         found.setdefault(row.digest, []).append(row.scope)
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class BusyRepository:
+    """A repository that many of the NEWEST layers belong to: how many, and how many of these are brewed.
+
+    `size` is in bytes, of the layers whose size is known.
+    """
+
+    scope: str
+    layers: int
+    brewed: int
+    size: int
+
+
+def list_busy_repositories(connection: sa.Connection, tables: Tables, *, limit: int) -> list[BusyRepository]:
+    """Return the repositories that most of the NEWEST layers belong to.
+
+    Requests are not counted in the database, so these represent them: new layers are pushed, requested or
+    scanned ones.
+    """
+    mapping, queue, scope = tables.mapping, tables.queue, tables.scope
+    newest = (
+        sa.select(mapping.c.digest, mapping.c.brewed)
+        .where(mapping.c.added.is_not(None))
+        .order_by(mapping.c.added.desc())
+        .limit(NEWEST)
+        .subquery("newest")
+    )
+    # A base layer may belong to very many repositories.
+    pairs = (
+        sa.select(scope.c.scope, newest.c.digest, newest.c.brewed)
+        .join_from(newest, scope, scope.c.digest == newest.c.digest)
+        .limit(_MOST_PAIRS)
+        .subquery("pairs")
+    )
+    brewed, size = pairs.c.brewed.is_not(None), sa.func.coalesce(queue.c.size, 0)
+    layers = sa.func.count()
+    rows = connection.execute(
+        sa.select(
+            pairs.c.scope,
+            layers.label("layers"),
+            layers.filter(brewed).label("brewed"),
+            sa.func.sum(size).label("size"),
+        )
+        .join_from(pairs, queue, queue.c.digest == pairs.c.digest, isouter=True)
+        .group_by(pairs.c.scope)
+        .order_by(layers.desc(), pairs.c.scope)
+        .limit(limit)
+    )
+    return [BusyRepository(row.scope, row.layers, row.brewed, int(row.size)) for row in rows]
 
 
 @dataclass(frozen=True, slots=True)

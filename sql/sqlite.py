@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine.interfaces import DBAPIConnection
 
 from core.errors import DatabaseDown
-from sql.driver_errors import of_sqlite_path
+from sql.driver_errors import sqlite_path_error
 
 # How many seconds a writer waits for the others, unless the URL says otherwise (`?timeout=`).
 _BUSY_SECONDS = 30.0
@@ -150,7 +150,7 @@ def _open_read_only(file: Path, busy_seconds: float) -> DBAPIConnection:
     except FileNotFoundError:
         uri = "file::memory:"
     except OSError as error:
-        raise of_sqlite_path(error, file) from error
+        raise sqlite_path_error(error, file) from error
     else:
         # Otherwise SQLite creates an empty log in order to read, which requires permission to write.
         uri = f"{file.absolute().as_uri()}?mode=ro{'&immutable=1' if _is_closed(file) else ''}"
@@ -170,14 +170,14 @@ def _create_file(file: Path) -> None:
     try:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise of_sqlite_path(error, file.parent) from error
+        raise sqlite_path_error(error, file.parent) from error
     try:
         # SQLite gives its other files (-wal, -shm) the same mode.
         os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     except FileExistsError:
         pass
     except OSError as error:
-        raise of_sqlite_path(error, file) from error
+        raise sqlite_path_error(error, file) from error
 
 
 def _prepare(connection: Any, _: object) -> None:

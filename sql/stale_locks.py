@@ -5,9 +5,9 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from sql.claims import write_queue
-from sql.clock import time_of_statement
 from sql.failures import record_failures
 from sql.tables import AT_ONCE, Tables
+from sql.transaction import time_of_statement
 
 _BATCH = 1_000
 

@@ -1,26 +1,23 @@
-"""The state of the queue, for operators and metrics."""
+"""The state of the queue, for `queue status`."""
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 
-from core.digest import Digest
-from sql.manifests import count_manifests
+from sql.failures import NO_REASON, failure_kind
+from sql.manifests import count_waiting_manifests
+from sql.queue_counts import count_locked, locked_digests
 from sql.scopes import first_scopes
-from sql.tables import AT_ONCE, Priority, Tables, is_set_aside, waits
+from sql.tables import AT_ONCE, Priority, Tables, is_locked, is_set_aside
 
-# Details that differ between layers with the same reason: digests, sizes, offsets.
-_PARTICULAR = re.compile(r"\b[0-9a-f]{40,}\b|\b\d+(?= bytes\b)|(?<= bytes, not )\d+\b|(?<=\bat byte )\d+\b")
 _HOUR = 3600
 _MOST_LISTED = 1_000
 _MOST_REASONS = 10_000
 _OTHERS = "other reasons"
-_NO_REASON = "no reason recorded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +108,9 @@ class QueueStatus:
 def queue_status(connection: sa.Connection, tables: Tables, *, now: int) -> QueueStatus:
     """Return the state of the queue. It counts row by row: about a second for some millions."""
     mapping, queue = tables.mapping, tables.queue
+    # By the conditions of the partial indexes.
+    waits = sa.or_(queue.c.next_try == AT_ONCE, queue.c.next_try > AT_ONCE)
+    free = queue.c.digest.not_in(locked_digests(tables))
     rows = connection.execute(
         sa.select(
             queue.c.priority,
@@ -118,7 +118,7 @@ def queue_status(connection: sa.Connection, tables: Tables, *, now: int) -> Queu
             sa.func.count().filter(queue.c.next_try > now).label("delayed"),
             sa.func.min(queue.c.added).label("oldest"),
         )
-        .where(waits(queue), queue.c.digest.not_in(_locked(tables)))
+        .where(waits, free)
         .group_by(queue.c.priority)
     ).all()
     counts = {row.priority: row.layers for row in rows}
@@ -145,46 +145,10 @@ def queue_status(connection: sa.Connection, tables: Tables, *, now: int) -> Queu
         per_second=brewed / _HOUR,
         empty_in=(sum(waiting.values()) - delayed) * _HOUR / brewed if brewed else None,
         manifests=ManifestStatus(
-            waiting=count_manifests(connection, tables).waiting,
+            waiting=count_waiting_manifests(connection, tables),
             set_aside=_set_aside(connection, tables.manifest),
         ),
     )
-
-
-def count_waiting(connection: sa.Connection, tables: Tables) -> int:
-    """Return how many layers wait, including delayed ones and excluding locked ones."""
-    queue = tables.queue
-    # Two counts, as SQLite would use neither partial index for both conditions at once.
-    return sum(
-        connection.scalars(
-            sa.select(sa.func.count()).select_from(queue).where(which, queue.c.digest.not_in(_locked(tables)))
-        ).one()
-        for which in (queue.c.next_try == AT_ONCE, queue.c.next_try > AT_ONCE)
-    )
-
-
-def count_locked(connection: sa.Connection, tables: Tables) -> int:
-    """Return how many layers are locked by a brewer."""
-    return connection.scalars(sa.select(sa.func.count()).select_from(_locked(tables).subquery())).one()
-
-
-def count_set_aside(connection: sa.Connection, tables: Tables) -> int:
-    """Return how many layers are set aside."""
-    queue = tables.queue
-    return connection.scalars(sa.select(sa.func.count()).select_from(queue).where(is_set_aside(queue))).one()
-
-
-def count_manifests_of(connection: sa.Connection, tables: Tables, digest: Digest) -> int:
-    """Return the number of repositories in which the manifest `digest` waits or is set aside."""
-    manifest = tables.manifest
-    return connection.scalars(
-        sa.select(sa.func.count()).select_from(manifest).where(manifest.c.digest == str(digest))
-    ).one()
-
-
-def _locked(tables: Tables) -> sa.Select[str]:
-    mapping = tables.mapping
-    return sa.select(mapping.c.digest).where(mapping.c.brew_lock.is_not(None), mapping.c.brewed.is_(None))
 
 
 def _locked_layers(connection: sa.Connection, tables: Tables) -> tuple[LockedLayer, ...]:
@@ -195,7 +159,7 @@ def _locked_layers(connection: sa.Connection, tables: Tables) -> tuple[LockedLay
             mapping.c.digest, mapping.c.brew_lock, since.label("since"), queue.c.claimed, queue.c.brewer
         )
         .outerjoin(queue, queue.c.digest == mapping.c.digest)
-        .where(mapping.c.brew_lock.is_not(None), mapping.c.brewed.is_(None))
+        .where(is_locked(mapping))
         .order_by(since, mapping.c.digest)
         .limit(_MOST_LISTED)
     )
@@ -207,8 +171,9 @@ def _locked_layers(connection: sa.Connection, tables: Tables) -> tuple[LockedLay
 
 def _is_delayed(tables: Tables, now: int) -> sa.ColumnElement[bool]:
     queue = tables.queue
+    free = queue.c.digest.not_in(locked_digests(tables))
     # The first condition is that of the partial index.
-    return sa.and_(queue.c.next_try > AT_ONCE, queue.c.next_try > now, queue.c.digest.not_in(_locked(tables)))
+    return sa.and_(queue.c.next_try > AT_ONCE, queue.c.next_try > now, free)
 
 
 def _failed_layers(
@@ -225,7 +190,7 @@ def _failed_layers(
             tuple(scopes.get(row.digest, ())),
             row.attempts,
             row.next_try,
-            row.reason or _NO_REASON,
+            row.reason or NO_REASON,
             failure_kind(row.reason),
         )
         for row in rows
@@ -250,11 +215,6 @@ def _delayed(connection: sa.Connection, tables: Tables, now: int) -> dict[str, D
             soonest = had.first_try
         found[kind] = DelayedLayers(layers, soonest, latest)
     return found
-
-
-def failure_kind(reason: str | None) -> str:
-    """Return the reason of a failure with `…` for digests and sizes, so that equal failures look equal."""
-    return _PARTICULAR.sub("…", reason or _NO_REASON)
 
 
 def _set_aside(connection: sa.Connection, table: sa.Table) -> dict[str, int]:

@@ -131,11 +131,9 @@ def _queue(name: str, metadata: sa.MetaData) -> sa.Table:
     return table
 
 
-def waits(queue: sa.Table) -> sa.ColumnElement[bool]:
-    """Return whether a layer is in the queue, claimable now or later, by the condition of the partial
-    indexes.
-    """
-    return sa.or_(queue.c.next_try == AT_ONCE, queue.c.next_try > AT_ONCE)
+def is_locked(mapping: sa.Table) -> sa.ColumnElement[bool]:
+    """Return whether a row of the mapping is locked by a brewer."""
+    return sa.and_(mapping.c.brew_lock.is_not(None), mapping.c.brewed.is_(None))
 
 
 def is_set_aside(table: sa.Table) -> sa.ColumnElement[bool]:

@@ -1,8 +1,8 @@
-"""Transactions, which translate the drivers' errors (with sql/driver_errors.py)."""
+"""Transactions, which translate the drivers' errors (with sql/driver_errors.py), and the database's time."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,7 +10,10 @@ import sqlalchemy as sa
 
 from core.errors import DatabaseBusy
 from core.metrics import WAIT_SECONDS
-from sql.driver_errors import as_ours
+from sql.driver_errors import translate
+
+Clock = Callable[[sa.Connection], int]
+"""Returns the Unix time that all hosts share: `database_time`, but for tests."""
 
 
 @contextmanager
@@ -76,6 +79,24 @@ def _translated(engine: sa.Engine) -> Iterator[None]:
     except sa.exc.TimeoutError as error:
         raise DatabaseBusy("all connections are in use: raise db.max_pool_size if that repeats") from error
     except sa.exc.DBAPIError as error:
-        if (ours := as_ours(error, engine)) is None:
+        if (ours := translate(error, engine)) is None:
             raise
         raise ours from error
+
+
+def database_time(connection: sa.Connection) -> int:
+    """Return the database's time in whole Unix seconds.
+
+    All times in the tables use this clock, so a host whose own clock is wrong neither releases the locks of
+    others nor delays their work.
+    """
+    return connection.execute(sa.select(time_of_statement(connection.dialect.name))).scalar_one()
+
+
+def time_of_statement(dialect: str) -> sa.ColumnElement[int]:
+    """Return the database's time when a statement begins, as a part of that statement."""
+    if dialect == "postgresql":
+        seconds: sa.ColumnElement[float] = sa.func.floor(sa.extract("epoch", sa.func.statement_timestamp()))
+    else:
+        seconds = sa.func.strftime("%s", "now")
+    return sa.cast(seconds, sa.BigInteger)

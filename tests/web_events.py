@@ -10,9 +10,8 @@ from typing import Any
 
 import bottle
 
-from sql.clock import Clock
 from sql.scopes import grant_role
-from sql.transaction import transaction
+from sql.transaction import Clock, transaction
 from tests.web_parts import NOON, Parts, app_of, noon, rows, web_parts
 from tests.wsgi import Answer, call
 

@@ -18,11 +18,10 @@ from core.errors import AccessDenied
 from core.http.client import HttpClient
 from core.registry.client import RegistryClient
 from core.torrents.store import DirectoryStore, MetainfoStore
-from sql.clock import Clock
 from sql.engine import create_engine_for
 from sql.schema import create_missing
 from sql.tables import Tables, build_tables
-from sql.transaction import transaction
+from sql.transaction import Clock, transaction
 from tests.memory_source import MemorySource
 from web.app import build_app
 

@@ -28,10 +28,9 @@ from core.metrics import Readings
 from core.queue_gauges import QueueGauges
 from core.registry.client import RegistryClient
 from core.torrents.store import MetainfoStore
-from sql.clock import Clock, database_time
 from sql.queue_counts import read_queue
 from sql.tables import Tables
-from sql.transaction import reading
+from sql.transaction import Clock, database_time, reading
 from web.errors import error, from_bottle, from_exception
 from web.event_writer import EventWriter
 from web.events import EventReceiver

@@ -10,12 +10,11 @@ from sqlalchemy import Engine
 
 from core.errors import DatabaseBusy, DatabaseDown
 from core.event_plan import Plan
-from sql.clock import Clock, database_time
 from sql.enqueue import enqueue_layers
 from sql.manifests import enqueue_manifests, mark_new_seen
 from sql.missing_layers import suspect_layers
 from sql.tables import Priority, Tables
-from sql.transaction import transaction
+from sql.transaction import Clock, database_time, transaction
 
 WAIT_SECONDS = 5.0
 """How long a request waits for the transaction before its own. Registries time out after a second and repeat

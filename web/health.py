@@ -21,12 +21,11 @@ from core.torrents.store import MetainfoStore
 from core.trackers import SECONDS as TRACKER_SECONDS
 from core.trackers import Announcer, tracker_name
 from core.units import span
-from sql.clock import Clock, database_time
 from sql.history import JobRun, last_job_runs
 from sql.postgresql import query_timeout
 from sql.schema import probe_writable
 from sql.tables import Tables
-from sql.transaction import reading
+from sql.transaction import Clock, database_time, reading
 from web.status_networks import StatusNetworks
 
 # A layer that does not exist: missing metainfo is a valid answer.

@@ -15,10 +15,9 @@ from core.manifests.platform import Platform
 from core.names import parse_digest_or_image
 from core.registry.client import RegistryClient
 from core.registry.image_contents import read_image_contents
-from sql.clock import Clock
 from sql.layers import LayerRecord, find_coverage, find_layer
 from sql.tables import Tables
-from sql.transaction import reading
+from sql.transaction import Clock, reading
 from web.limits import Turns
 
 MAX_TEXT = 512

@@ -135,7 +135,7 @@ class LayerBody:
     """`span` of a layer in chunks, for the server to send (PEP 3333).
 
     The first chunk is read at once, so that a failure is answered with an error. `closed` is called once,
-    when the server has finished with the body. Raises LayerError; then the reader is closed,
+    when the server has finished with the body. Raises RemoteError or LayerError; then the reader is closed,
     and `closed` not called.
     """
 

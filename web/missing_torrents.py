@@ -22,12 +22,11 @@ from core.errors import DatabaseDown, MetainfoMissing
 from core.layer import Layer
 from core.logs import OutageLog
 from core.torrents.store import MetainfoStore
-from sql.clock import Clock, database_time
 from sql.enqueue import enqueue_layers
 from sql.layers import known_layers
 from sql.requeue import BrewedLayer, find_brewed_layer, requeue_brewed
 from sql.tables import Priority, Tables
-from sql.transaction import reading, transaction
+from sql.transaction import Clock, database_time, reading, transaction
 from web.limits import DatabasePause
 
 WAIT_SECONDS = 0.5

@@ -19,10 +19,9 @@ from core.errors import DatabaseDown
 from core.layer import Layer
 from core.logs import OutageLog
 from core.manifests.manifest import LayerDescriptor
-from sql.clock import Clock, database_time
 from sql.enqueue import enqueue_layers
 from sql.tables import Priority, Tables
-from sql.transaction import transaction
+from sql.transaction import Clock, database_time, transaction
 
 MAX_WAITING = 20_000
 """Layers that wait to be written; further ones are dropped."""

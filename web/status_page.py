@@ -18,15 +18,14 @@ from core.config.config import Config
 from core.errors import DatabaseBusy, DatabaseDown
 from core.health import HealthCheck
 from core.registry.client import RegistryClient
-from sql.clock import Clock
-from sql.failures import list_recent_failures
+from sql.failures import failure_kind, list_failure_reasons, list_recent_failures
 from sql.history import last_job_runs, samples
-from sql.overview import count_queue, list_busy_repositories, list_failure_reasons
 from sql.postgresql import query_timeout
+from sql.queue_counts import count_queue
 from sql.schema import existing_tables
-from sql.status import failure_kind
+from sql.scopes import list_busy_repositories
 from sql.tables import Tables
-from sql.transaction import reading
+from sql.transaction import Clock, reading
 from web import status_view as view
 from web.image_search import Found, ImageSearch
 from web.limits import DatabasePause, Turns

@@ -9,9 +9,10 @@ from datetime import UTC, datetime
 from core.digest import Digest
 from core.health import Health
 from core.units import size, span
-from sql.failures import RecentFailure
+from sql.failures import FailureReason, RecentFailure
 from sql.history import JobRun, Sample
-from sql.overview import MOST_COUNTED, NEWEST, BusyRepository, FailureReason, QueueCounts
+from sql.queue_counts import MOST_COUNTED, QueueCounts
+from sql.scopes import NEWEST, BusyRepository
 from web.charts import meter
 
 _HOUR = 3600

@@ -173,7 +173,7 @@ class StoragePresence:
         self._folder = folder
 
     def check(self) -> None:
-        """See PresenceChecker. Raises LayerError."""
+        """See PresenceChecker. Raises RemoteError."""
         if next(iter(self._storage.files(self._folder)), None) is None:
             raise Unavailable(self._folder, "it holds no blobs: is it the storage of another registry?")
 

@@ -27,11 +27,10 @@ from core.config.addresses import (
     check_tracker,
     check_url,
 )
-from core.config.checks import FilePath
 from core.config.database import Db, problems_of
 from core.config.jobs import Jobs, PlatformName
 from core.config.mirror import Mirror
-from core.config.section import Section
+from core.config.section import FilePath, Section
 from core.config.values import Count, Seconds, Timeout, WholeSeconds, check_template, matching, template
 from core.manifests.media_types import ALL_MANIFESTS
 

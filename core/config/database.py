@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationInfo
 
 from core.config.addresses import Port, check_password
-from core.config.checks import SQLITE_FROM_FOLDER, FilePath, checked
-from core.config.section import Section
+from core.config.section import Context, FilePath, Section, checked
 from core.config.values import Timeout, matching, template
 
 
@@ -25,6 +25,19 @@ def _database_url(value: SecretStr) -> SecretStr:
     return value
 
 
+_RELATIVE_SQLITE = re.compile(r"(sqlite(?:\+pysqlite)?:///)(?!/)(?!:memory:)(.+)", re.DOTALL)
+
+
+def _sqlite_from_folder(value: SecretStr, info: ValidationInfo) -> SecretStr:
+    """Let a relative SQLite file start at the folder of the configuration file."""
+    if not (isinstance(info.context, Context) and info.context.folder):
+        return value
+    folder = info.context.folder
+    return SecretStr(
+        _RELATIVE_SQLITE.sub(lambda match: f"{match[1]}{folder / match[2]}", value.get_secret_value())
+    )
+
+
 TableName = Annotated[
     str, matching(r"[a-z_][a-z0-9_]{0,62}", "a table name: at most 63 lower-case letters, digits and _")
 ]
@@ -37,7 +50,7 @@ DatabaseUrl = Annotated[
     SecretStr,
     AfterValidator(_database_url),
     checked(lambda checks: checks.database_url),
-    SQLITE_FROM_FOLDER,
+    AfterValidator(_sqlite_from_folder),
 ]
 
 

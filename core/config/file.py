@@ -10,9 +10,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from core.config.checks import Checks, Context
 from core.config.config import Config
 from core.config.problems import describe
+from core.config.section import Checks, Context
 from core.config.yaml_text import parse_yaml
 from core.errors import ConfigInvalid, os_reason
 

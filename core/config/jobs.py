@@ -6,8 +6,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, model_validator
 
-from core.config.checks import FilePath, checked
-from core.config.section import Section
+from core.config.section import FilePath, Section, checked
 from core.config.values import MOST, Count, Rate, WholeSeconds
 from core.manifests.platform import Platform
 

@@ -8,8 +8,7 @@ from typing import Annotated
 from pydantic import AfterValidator, ByteSize, Field
 
 from core.config.addresses import Address, Network, Port, RegistryHost, Url
-from core.config.checks import FilePath
-from core.config.section import Section
+from core.config.section import FilePath, Section
 from core.config.values import Timeout
 from core.names import parse_pattern
 

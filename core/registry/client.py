@@ -19,7 +19,6 @@ from core.digest import Digest
 from core.errors import (
     NO_ANSWER,
     BadAnswer,
-    InvalidName,
     NotFound,
     RangeIgnored,
     Refused,
@@ -306,10 +305,7 @@ def _manifest_name(scope: str, reference: str | Digest) -> str:
 
 
 def _digest_header(answer: HttpAnswer) -> Digest | None:
-    try:
-        return Digest.parse(answer.headers.get("Docker-Content-Digest"))
-    except InvalidName:
-        return None
+    return Digest.parse_or_none(answer.headers.get("Docker-Content-Digest"))
 
 
 def _refusal(answer: HttpAnswer | HttpStream, body: bytes, url: str, what: str) -> Exception:

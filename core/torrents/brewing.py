@@ -59,7 +59,7 @@ def hash_verified(
     """
     size = _size(source, layer)
     if size == 0:
-        raise LayerEmpty
+        raise LayerEmpty("the layer is empty, there is nothing to share")
     try:
         with open_layer(source, layer, size, connections, interrupted=interrupted) as reader:
             hashes = hash_layer(reader, size, piece_length(size), interrupted=interrupted)

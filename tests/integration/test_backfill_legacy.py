@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from core.errors import TablesMissing
+from core.errors import DatabaseNotReady
 from core.pace import Pace
 from core.torrents.brewing import brew_layer
 from core.torrents.store import DirectoryStore
@@ -311,7 +311,7 @@ def test_two_concurrent_runs_import_each_id_once(database: Database, old: OldSer
 
 
 def test_a_database_without_the_tables_of_mds_is_reported(database: Database) -> None:
-    with pytest.raises(TablesMissing, match="mds_keys_to_rbtorrents_mapping, mfs, mds"):
+    with pytest.raises(DatabaseNotReady, match="mds_keys_to_rbtorrents_mapping, mfs, mds"):
         take_over(database)
 
 

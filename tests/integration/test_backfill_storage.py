@@ -288,7 +288,7 @@ def test_a_stopped_run_ends_and_the_next_continues(
 def test_a_run_that_continues_another_reads_nothing_twice(
     database: Database, backend: DirectoryStorageBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jobs.backfill_storage._SECONDS", 0)
+    monkeypatch.setattr("jobs.layer_detection._SECONDS", 0)
     for seed in range(20):
         put_blob(backend, layer_bytes(1000, seed) if seed % 2 else json.dumps({"a": seed}).encode())
     stop = threading.Event()
@@ -308,7 +308,7 @@ def test_a_run_that_continues_another_reads_nothing_twice(
 def test_what_was_read_is_queued_after_a_while_however_slow_reading_is(
     database: Database, backend: DirectoryStorageBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jobs.backfill_storage._SECONDS", 0)
+    monkeypatch.setattr("jobs.layer_detection._SECONDS", 0)
     for seed in range(5):
         put_blob(backend, layer_bytes(1000, seed))
     queued: list[int] = []

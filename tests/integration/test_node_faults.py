@@ -109,7 +109,7 @@ def test_wrong_bytes_from_a_peer_are_discarded(
         peer.session.add_torrent(parameters)
         announce(service, peer.session.listen_port(), complete=True)
         # A reader falls back to the registry as soon as it knows of wrong bytes.
-        monkeypatch.setattr("node.fallback.PATIENCE", float("inf"))
+        monkeypatch.setattr("node.fallback.STALLED_SECONDS", float("inf"))
         # The service still names the peer when libtorrent has banned it.
         monkeypatch.setattr("node.swarm_download.IDLE_SECONDS", 2.0)
         node = start()
@@ -295,7 +295,7 @@ def test_a_piece_that_libtorrent_ignores_stops_neither_readers_nor_the_download(
         restarted.set()
         restart(download)
 
-    monkeypatch.setattr("node.fallback.PATIENCE", 0.5)
+    monkeypatch.setattr("node.fallback.STALLED_SECONDS", 0.5)
     monkeypatch.setattr("node.swarm_download.STUCK_SECONDS", float("inf"))
     monkeypatch.setattr(SwarmDownload, "_restart", restart_and_count)
     node = start()
@@ -343,7 +343,7 @@ def test_a_reader_is_helped_while_a_large_file_is_checked(
         on_checked(pieces, present)
 
     monkeypatch.setattr(Pieces, "on_checked", check_slowly)
-    monkeypatch.setattr("node.fallback.PATIENCE", 0.1)
+    monkeypatch.setattr("node.fallback.STALLED_SECONDS", 0.1)
     node = start()
     try:
         with node.downloads.open(LAYER, origin(service)) as reader:
@@ -388,7 +388,7 @@ def test_a_swarm_call_that_fails_for_one_layer_is_no_outage_of_the_service(
 def test_a_damaged_layer_is_neither_seeded_nor_served_and_is_repaired(
     service: SwarmService, start: Callable[..., Node], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("node.fallback.PATIENCE", 0.5)
+    monkeypatch.setattr("node.fallback.STALLED_SECONDS", 0.5)
     folder = tmp_path / "damaged"
     with start_node(folder) as node:
         assert pull(node, LAYER, origin(service)) == DATA

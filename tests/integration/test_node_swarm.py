@@ -217,7 +217,7 @@ def test_a_reader_gets_the_beginning_before_the_rest_has_arrived(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # containerd aborts a pull that makes no progress for five minutes.
-    monkeypatch.setattr("node.fallback.PATIENCE", float("inf"))
+    monkeypatch.setattr("node.fallback.STALLED_SECONDS", float("inf"))
     half_sent = threading.Event()
     service.on_read = lambda offset, length: service.sent > SIZE // 2 and half_sent.wait(60) and None
     nodes = [start() for _ in range(3)]
@@ -351,7 +351,7 @@ def test_an_address_outside_the_configured_networks_is_not_a_peer(
     layer: Layer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("node.fallback.PATIENCE", 0.5)
+    monkeypatch.setattr("node.fallback.STALLED_SECONDS", 0.5)
     first, second = start(), start(peers=[IPv4Network("10.0.0.0/8")])
     assert pull(first, layer, BytesOrigin(data, torrent(service))) == data
     origin = BytesOrigin(data, torrent(service))
@@ -369,7 +369,7 @@ def test_a_stalled_reader_falls_back_to_the_registry(
     layer: Layer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("node.fallback.PATIENCE", 0.5)
+    monkeypatch.setattr("node.fallback.STALLED_SECONDS", 0.5)
     gate = threading.Event()
     service.on_read = lambda offset, length: gate.wait(60) and None
     node, origin = start(), BytesOrigin(data, torrent(service))
@@ -389,7 +389,7 @@ def test_a_reader_gets_the_registrys_error_as_a_last_resort(
     layer: Layer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("node.fallback.PATIENCE", 0.5)
+    monkeypatch.setattr("node.fallback.STALLED_SECONDS", 0.5)
     service.web_seed_status = service.swarm_status = 503
     origin = BytesOrigin(data, torrent(service), error=Unavailable("registry", "status 503"))
     with start().downloads.open(layer, origin) as reader, pytest.raises(Unavailable):

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import jobs.publish_whitelist
-from core.errors import PublishFailed
+from core.errors import LocalFailure
 from jobs.publish_whitelist import WhitelistSummary, publish_whitelist
 from jobs.summary import was_paused
 from tests.integration.sql.database import Database, digest_of, rbtorrent_id_of
@@ -142,7 +142,7 @@ def test_a_missing_or_endless_command_is_a_failure(
 
 
 def test_an_unwritable_folder_is_reported(database: Database, tmp_path: Path) -> None:
-    with pytest.raises(PublishFailed, match="No such file or directory"):
+    with pytest.raises(LocalFailure, match=r"whitelist\.txt cannot be written: No such file"):
         publish(database, tmp_path / "no/such/folder/whitelist.txt")
 
 

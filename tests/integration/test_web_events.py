@@ -11,11 +11,10 @@ import pytest
 import sqlalchemy as sa
 
 from core.manifests.media_types import OCI_INDEX
-from sql.clock import database_time
 from sql.manifests import due_manifests
 from sql.scopes import revoke_role
 from sql.tables import Priority
-from sql.transaction import reading, transaction
+from sql.transaction import database_time, reading, transaction
 from tests.notifications import (
     DOCKER_CONFIG,
     EXAMPLE,

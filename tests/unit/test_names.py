@@ -54,6 +54,7 @@ def test_a_reference_is_a_digest_if_it_has_a_colon() -> None:
 def test_an_invalid_digest_is_refused(digest: object) -> None:
     with pytest.raises(InvalidName):
         Digest.parse(digest)
+    assert Digest.parse_or_none(digest) is None
 
 
 def test_globs_match_slashes() -> None:

@@ -9,8 +9,8 @@ import pytest
 from node.fallback import (
     LONGEST_PAUSE,
     LONGEST_RUN,
-    PATIENCE,
     PAUSE_PER_NODE,
+    STALLED_SECONDS,
     Progress,
     backoff,
     chunk_without_service,
@@ -23,8 +23,8 @@ from node.fallback import (
 
 def test_a_reader_is_stalled_after_five_seconds_without_a_byte() -> None:
     reader = Progress(started=0.0, waiting_since=100.0)
-    assert not is_stalled(reader, 100.0 + PATIENCE - 0.1, None)
-    assert is_stalled(reader, 100.0 + PATIENCE, None)
+    assert not is_stalled(reader, 100.0 + STALLED_SECONDS - 0.1, None)
+    assert is_stalled(reader, 100.0 + STALLED_SECONDS, None)
 
 
 def test_a_reader_that_is_not_waiting_is_never_stalled() -> None:
@@ -40,7 +40,7 @@ def test_a_reader_that_fell_back_once_does_not_wait_as_long_again() -> None:
     [
         (1_000_000, 10.0, 1_000_000.0, True),  # plain HTTP would have delivered 10 MB
         (4_000_000, 10.0, 1_000_000.0, False),
-        (0, PATIENCE - 1, 1_000_000.0, False),  # too early to say
+        (0, STALLED_SECONDS - 1, 1_000_000.0, False),  # too early to say
         (1_000_000, 10.0, None, False),  # the speed of plain HTTP is unknown
     ],
 )
@@ -56,7 +56,7 @@ def test_a_reader_far_behind_plain_http_is_stalled(
     [
         (Progress(0.0, offset=50, waiting_since=99.0), False),
         (Progress(0.0, offset=50, waited=99.0), False),  # it is sending what it has just got
-        (Progress(0.0, offset=50, waited=100.0 - PATIENCE), True),  # its engine has stopped reading
+        (Progress(0.0, offset=50, waited=100.0 - STALLED_SECONDS), True),  # its engine has stopped reading
         (Progress(0.0, offset=200, waiting_since=10.0), True),
     ],
 )

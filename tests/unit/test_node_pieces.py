@@ -13,6 +13,7 @@ from node.counters import Counters
 from node.fallback import Progress
 from node.metainfo import Metainfo
 from node.origin import Layer
+from node.piece_order import PieceOrder
 from node.pieces import Pieces
 from node.session import Torrent
 
@@ -94,17 +95,17 @@ def test_the_lowest_missing_pieces_are_requested_before_others() -> None:
 
 def test_a_third_of_the_pieces_requested_at_once_are_the_lowest(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr("node.pieces.time.monotonic", lambda: now)
-    handle = Handle()
-    pieces = pieces_of(60, handle)
-    pieces.on_checked([False] * 60)
-    for piece in range(59, 29, -1):
-        pieces.on_piece(piece)  # 30 in the same second
-    assert set(handle.preferred) == set(range(10))
+    monkeypatch.setattr("node.piece_order.time.monotonic", lambda: now)
+    order, have = PieceOrder(), bytearray(60)
+    for piece in range(59, 29, -1):  # 30 in the same second
+        have[piece] = 1
+        order.received()
+    assert order.choose(have) == set(range(10))
     now += 2  # so these are no longer requested
     for piece in range(9):
-        pieces.on_piece(piece)
-    assert set(handle.preferred) == set(range(12))
+        have[piece] = 1
+        order.received()
+    assert order.choose(have) == {10, 11}
 
 
 @pytest.mark.parametrize(("how", "shows"), [({}, False), ({"helps": True}, False), ({"leased": True}, True)])

@@ -49,14 +49,14 @@ def test_a_web_page_is_not_a_registrys_404() -> None:
     page = Headers([("Content-Type", "Text/HTML; charset=utf-8")])
     error = from_status(404, page, b"<html>", WHERE, "a:b")
     assert isinstance(error, BadAnswer)
-    assert error.verdict == "try again"
+    assert not error.permanent
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504, 507, 599])
 def test_temporary_failures_are_retried(status: int) -> None:
     error = from_status(status, NOTHING, b"", WHERE, "a:b")
     assert isinstance(error, Unavailable)
-    assert error.verdict == "try again"
+    assert not error.permanent
     assert str(status) in str(error)
 
 

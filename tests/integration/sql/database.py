@@ -19,8 +19,8 @@ from sql.claims import (
     return_layers,
 )
 from sql.enqueue import adopt_layers, enqueue_layers
-from sql.failures import drop_layers, retry_failed_layers
 from sql.layers import LayerRecord, find_layer
+from sql.requeue import drop_layers, retry_failed_layers
 from sql.schema import create_missing
 from sql.stale_locks import bring_forward, release_future_locks, release_stale_locks
 from sql.status import QueueStatus, queue_status

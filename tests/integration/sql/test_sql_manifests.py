@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from sql.failures import drop_manifests, retry_failed_manifests
 from sql.manifests import (
     DueManifest,
-    ManifestCounts,
-    count_manifests,
     due_manifests,
     enqueue_manifests,
     fail_manifest,
@@ -18,6 +15,7 @@ from sql.manifests import (
     mark_seen,
     seen_manifests,
 )
+from sql.requeue import drop_manifests, retry_failed_manifests
 from sql.scopes import Role, grant_role, list_roles, revoke_role
 from sql.tables import Priority
 from sql.transaction import transaction
@@ -41,9 +39,10 @@ def _due(database: Database, *, now: int = NOW, limit: int = 10) -> list[DueMani
         return due_manifests(connection, database.tables, now=now, limit=limit)
 
 
-def _counts(database: Database) -> ManifestCounts:
-    with transaction(database.engine) as connection:
-        return count_manifests(connection, database.tables)
+def _counts(database: Database) -> tuple[int, int]:
+    """Return how many manifests wait, and how many are set aside."""
+    manifests = database.status().manifests
+    return manifests.waiting, manifests.set_aside_count
 
 
 def test_manifests_are_ordered_by_priority_and_age(database: Database) -> None:
@@ -98,14 +97,14 @@ def test_a_manifest_set_aside_is_retried_when_pushed_again(database: Database) -
         assert fail_manifest(connection, database.tables, "a", A, reason="not there", next_try=None)
         assert fail_manifest(connection, database.tables, "a", B, reason="not there", next_try=None)
     assert _due(database, now=NOW + 10**6) == []
-    assert _counts(database) == ManifestCounts(waiting=0, set_aside=2)
+    assert _counts(database) == (0, 2)
     later = NOW + 1000
     assert _enqueue(database, ("a", A), priority=Priority.BACKFILLED, now=later) == 1
     # It waits since this push.
     assert _due(database, now=later) == [DueManifest("a", A, Priority.PUSHED, later, 0)]
     with transaction(database.engine) as connection:
         assert retry_failed_manifests(connection, database.tables, now=NOW) == 1
-    assert _counts(database) == ManifestCounts(waiting=2, set_aside=0)
+    assert _counts(database) == (2, 0)
 
 
 @pytest.fixture
@@ -153,7 +152,7 @@ def test_manifests_set_aside_are_dropped_by_reason_or_digest(
 ) -> None:
     with transaction(three_set_aside.engine) as connection:
         assert drop_manifests(connection, three_set_aside.tables, **chosen) == len(those)
-    assert _counts(three_set_aside) == ManifestCounts(waiting=1, set_aside=3 - len(those))
+    assert _counts(three_set_aside) == (1, 3 - len(those))
     assert _enqueue(three_set_aside, *those) == len(those)
 
 
@@ -161,7 +160,7 @@ def test_a_waiting_manifest_is_dropped_by_its_digest_only(three_set_aside: Datab
     with transaction(three_set_aside.engine) as connection:
         assert drop_manifests(connection, three_set_aside.tables) == 3
         assert drop_manifests(connection, three_set_aside.tables, digest=C) == 1
-    assert _counts(three_set_aside) == ManifestCounts(waiting=0, set_aside=0)
+    assert _counts(three_set_aside) == (0, 0)
 
 
 def test_resolved_manifests_are_remembered_by_scope(database: Database) -> None:

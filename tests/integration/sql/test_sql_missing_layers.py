@@ -11,8 +11,8 @@ import pytest
 from core.digest import Digest
 from core.errors import LayersDropped
 from core.layer import Layer
-from sql.cursors import find_cursor, save_cursor
 from sql.enqueue import enqueue_layers
+from sql.history import find_cursor, save_cursor
 from sql.manifests import mark_seen, seen_manifests
 from sql.missing_layers import (
     Suspect,

@@ -8,17 +8,11 @@ import pytest
 import sqlalchemy as sa
 
 from core.layer import Layer
-from sql import overview
-from sql.failures import list_recent_failures
+from sql import failures, queue_counts, scopes
+from sql.failures import FailureReason, list_failure_reasons, list_recent_failures
 from sql.history import measure_queue
-from sql.overview import (
-    BusyRepository,
-    FailureReason,
-    count_queue,
-    list_busy_repositories,
-    list_failure_reasons,
-)
-from sql.queue_counts import read_queue
+from sql.queue_counts import count_queue, read_queue
+from sql.scopes import BusyRepository, list_busy_repositories
 from sql.transaction import reading, transaction
 from tests.integration.sql.database import NOW, Database, digest_of
 
@@ -50,7 +44,7 @@ def test_the_counts_are_those_of_queue_status(busy: Database) -> None:
 
 
 def test_counting_stops_at_the_limit(busy: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(overview, "MOST_COUNTED", 2)
+    monkeypatch.setattr(queue_counts, "MOST_COUNTED", 2)
     with reading(busy.engine) as connection:
         counts = count_queue(connection, busy.tables, now=NOW)
 
@@ -81,7 +75,7 @@ def test_repositories_are_busy_by_the_newest_layers(busy: Database) -> None:
 
 
 def test_old_layers_do_not_make_a_repository_busy(busy: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(overview, "NEWEST", 1)
+    monkeypatch.setattr(scopes, "NEWEST", 1)
     with reading(busy.engine) as connection:
         repositories = list_busy_repositories(connection, busy.tables, limit=10)
 
@@ -100,7 +94,8 @@ def test_rows_at_the_end_of_a_large_table_are_found_by_an_index(
     on_postgres: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A sequential scan that stops at a limit seems cheap if such rows are spread evenly, but they are not."""
-    monkeypatch.setattr(overview, "MOST_COUNTED", 100)
+    monkeypatch.setattr(queue_counts, "MOST_COUNTED", 100)
+    monkeypatch.setattr(failures, "_MOST_COUNTED", 100)
     queue, brewed, last = on_postgres.tables.queue.name, 20_000, 32_000
     kinds = f"CASE WHEN i <= {brewed} OR mod(i, 3) = 0 THEN NULL WHEN mod(i, 3) = 1 THEN 0 ELSE {NOW} + i END"
     on_postgres.execute(

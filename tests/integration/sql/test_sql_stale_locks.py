@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import time
 
-from sql.clock import database_time
 from sql.manifests import due_manifests, enqueue_manifests
 from sql.tables import Priority
-from sql.transaction import transaction
+from sql.transaction import database_time, transaction
 from tests.integration.sql.database import NOW, Database, digest_of
 
 A, B, C = (digest_of(name) for name in "abc")

@@ -12,8 +12,8 @@ from jobs.show import layer_lines
 from sql.layers import find_layer, find_layers, known_layers, list_scopes
 from sql.legacy_ids import LegacyId, adopt_legacy_ids
 from sql.manifests import enqueue_manifests, fail_manifest
+from sql.queue_counts import count_waiting
 from sql.scopes import MOST_SCOPES
-from sql.status import count_waiting
 from sql.tables import Priority
 from sql.transaction import reading, transaction
 from tests.integration.sql.database import NOW, Database, digest_of, rbtorrent_id_of

@@ -17,8 +17,8 @@ import sqlalchemy as sa
 from core.config.file import load_config
 from core.errors import DatabaseNotReady
 from jobs.service import Service
-from sql.cursors import find_cursor
 from sql.engine import create_engine_for
+from sql.history import find_cursor
 from sql.schema import existing_tables
 from sql.scopes import list_roles
 from sql.sqlite import checkpoint
