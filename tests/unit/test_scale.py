@@ -47,6 +47,7 @@ SIXTEEN = {"what": "mirrors", "machines": 16}
 MOST = {"what": "mirrors", "machines": 32}
 AT_ONCE = {"scenario": "all at once", "nodes": 10_000}
 MANIFESTS = {"server": "app, 1 process", "clients": 16}
+BREWERS = [measured("brewers", "layers/s", brewers=count) for count in (1, 2, 4, "S3 alone")]
 SENT = measured("swarm", "sent, layers", **SIXTEEN)
 PUSHED_BITS = 8 * PUSHES * LAYERS_A_PUSH * LAYER / 3600
 
@@ -83,6 +84,9 @@ PUSHED_BITS = 8 * PUSHES * LAYERS_A_PUSH * LAYER / 3600
         f"does {SMALL:.0f} small layers a second",
         f"{measured('brew_large', 'MB/s', what='brew_layer: SHA-256, pieces, metainfo kept'):,.0f} MB a second",
         f"at {SMALL:.0f} a second, takes {LAYERS / SMALL / 3600:.0f} hours",
+        "brewed {:.0f}, {:.0f} and {:.0f} layers".format(*BREWERS),
+        f"the last one {measured('brewers', 'smallest share', brewers=4):.0%}".replace("%", " %"),
+        f"alone stores {BREWERS[3]:.0f} a second",
         f"{TAG:.2f} requests a tag",
         f"take {2_000_000 * TAG / 100 / 3600:.1f} hours",
         f"announce {round(MACHINES * CACHE / LAYER / 1800, -3):,.0f} times a second",
