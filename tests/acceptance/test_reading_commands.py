@@ -25,7 +25,7 @@ DIGEST = "sha256:" + "0" * 64
         ("run prune --dry-run", 0, "would forget 0"),
         ("backfill repository --dry-run SCOPE", 0, "would queue 1 layers"),
         ("backfill storage --dry-run --from directory --limit 1", 0, "would queue 1 layers"),
-        ("backfill legacy --dry-run", 1, "has no table"),
+        ("backfill legacy --dry-run", 1, "no table mds_keys_to_rbtorrents_mapping"),
         ("init-db --print", 0, "CREATE TABLE"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
