@@ -43,8 +43,8 @@ def check_free(address: str, port: int) -> None:
         with socket.socket(family, socket.SOCK_STREAM) as probe:
             # The port of a server that has just stopped is free.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            # Without `listen`: a client that waits for the server would take this socket for it.
             probe.bind((address, port))
-            probe.listen()
     except OSError as error:
         raise cannot_listen(address, port, error) from error
 
