@@ -19,12 +19,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
 import requests
 
-from tests.servers.libtorrent_client import Client, done, start_libtorrent
+from tests.servers.libtorrent_client import done, start_libtorrent
 from tests.servers.process import ServerProcess
 
 MIRROR_PORT = 5050
@@ -34,9 +35,9 @@ PROGRAM = Path(sys.executable).with_name("docker_torrents")
 class Machine:
     """The processes and files of a machine."""
 
-    def __init__(self, folder: Path, client: Client) -> None:
+    def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._client = client
+        self._torrent_client = ExitStack()
         self._mirror: ServerProcess | None = None
 
     def start_mirror(self, config: str) -> None:
@@ -70,14 +71,14 @@ class Machine:
             session.trust_env = False
             answer = session.get(url, timeout=60)
             answer.raise_for_status()
-        handle = self._client.add(answer.content)
+        client = self._torrent_client.enter_context(start_libtorrent(self._folder, host="0.0.0.0"))
+        handle = client.add(answer.content)
         while not done(handle):
             time.sleep(0.02)
-        return self._client.folder / str(handle.status().name)
+        return client.folder / str(handle.status().name)
 
     def rest(self) -> None:
-        for handle in self._client.session.get_torrents():
-            self._client.session.remove_torrent(handle)
+        self._torrent_client.close()
         if self._mirror is not None:
             self._mirror.stop()
             self._mirror = None
@@ -97,24 +98,25 @@ def answers_ping() -> bool:
 
 
 def main(folder: Path) -> None:
-    with start_libtorrent(folder, host="0.0.0.0") as client:
-        machine = Machine(folder, client)
-        answer("ready")
-        for line in sys.stdin:
-            what, _, argument = line.strip().partition(" ")
-            match what:
-                case "http":
-                    in_thread(machine, machine.by_curl, argument)
-                case "torrent":
-                    in_thread(machine, machine.by_torrent, argument)
-                case "mirror":
-                    machine.start_mirror(argument)
-                    answer("ready")
-                case "kill":
-                    machine.kill_mirror()
-                case _:
-                    machine.rest()
-                    answer("resting")
+    folder.mkdir()
+    machine = Machine(folder)
+    answer("ready")
+    for line in sys.stdin:
+        what, _, argument = line.strip().partition(" ")
+        match what:
+            case "http":
+                in_thread(machine, machine.by_curl, argument)
+            case "torrent":
+                in_thread(machine, machine.by_torrent, argument)
+            case "mirror":
+                machine.start_mirror(argument)
+                answer("ready")
+            case "kill":
+                machine.kill_mirror()
+            case _:
+                machine.rest()
+                answer("resting")
+    machine.rest()
 
 
 def in_thread(machine: Machine, fetch: Callable[[str], Path], url: str) -> None:
