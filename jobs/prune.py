@@ -199,10 +199,10 @@ class _Run:
         return results
 
     def _note(self, result: PresenceResult) -> None:
-        if not result.silent:
+        if result.error is None:
             self._streak.succeeded()
-        elif self._streak.unanswered():
-            self.summary.paused = result.why or "no answer"
+        elif self._streak.failed(result.error):
+            self.summary.paused = str(result.error)
 
     def _settle(self, results: Iterable[PresenceResult]) -> None:
         """Count the layers that are not missing, and record the results."""
@@ -215,7 +215,7 @@ class _Run:
                     found.append((digest, result.scope))
             else:
                 unanswered.append(digest)
-                log.warning("layer not looked up digest=%s reason=%s", digest, result.why)
+                log.warning("layer not looked up digest=%s reason=%s", digest, result.error)
         self.summary.there += len(there)
         self.summary.unanswered += len(unanswered)
         if self.dry_run or not (there or unanswered):

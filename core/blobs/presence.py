@@ -7,16 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from core.blobs.source import BlobStorage
-from core.errors import (
-    NO_ANSWER,
-    BadAnswer,
-    InvalidName,
-    LayerError,
-    NotFound,
-    Refused,
-    RemoteError,
-    Unavailable,
-)
+from core.errors import BadAnswer, InvalidName, LayerError, NotFound, RemoteError, Unavailable
 from core.failures import FailureStreak
 from core.layer import Layer
 from core.registry.client import RegistryClient
@@ -30,15 +21,12 @@ Presence = Literal["there", "missing", "unanswered"]
 
 @dataclass(frozen=True, slots=True)
 class PresenceResult:
-    """The outcome of a check: `scope` has the layer, if known; `why` there was no answer, and whether the
-    server was silent (`silent`) rather than refusing.
-    """
+    """The outcome of a check: `scope` has the layer, if known; `error` is why there was no answer."""
 
     layer: Layer
     presence: Presence
     scope: str | None = None
-    why: str | None = None
-    silent: bool = False
+    error: RemoteError | LayerError | None = None
 
 
 class PresenceChecker(Protocol):
@@ -118,10 +106,10 @@ class RegistryPresence:
                         if over():
                             return
                         result = self._ask(layer, scope)
-                        if not result.silent:
+                        if result.error is None:
                             streak.succeeded()
-                        elif streak.unanswered():
-                            raise Unavailable(scope, result.why or "no answer")
+                        elif streak.failed(result.error):
+                            raise result.error
                         if result.presence == "there":
                             del left[number]
                             unanswered.pop(number, None)
@@ -134,10 +122,7 @@ class RegistryPresence:
                 scopes = self._catalog()
         except RemoteError as error:
             unanswered = {
-                number: PresenceResult(
-                    layer, "unanswered", why=str(error), silent=isinstance(error, NO_ANSWER)
-                )
-                for number, layer in left.items()
+                number: PresenceResult(layer, "unanswered", error=error) for number, layer in left.items()
             }
         for number, layer in left.items():
             yield unanswered.get(number) or PresenceResult(layer, "missing")
@@ -157,7 +142,7 @@ class RegistryPresence:
         except (NotFound, InvalidName):
             return PresenceResult(layer, "missing")
         except RemoteError as error:
-            return PresenceResult(layer, "unanswered", why=str(error), silent=isinstance(error, NO_ANSWER))
+            return PresenceResult(layer, "unanswered", error=error)
         return PresenceResult(layer, "there", scope)
 
 
@@ -184,8 +169,7 @@ class StoragePresence:
         except NotFound:
             return PresenceResult(layer, "missing")
         except (RemoteError, LayerError) as error:
-            silent = not isinstance(error, Refused)
-            return PresenceResult(layer, "unanswered", why=str(error), silent=silent)
+            return PresenceResult(layer, "unanswered", error=error)
         return PresenceResult(layer, "there")
 
     def locate_everywhere(

@@ -15,7 +15,15 @@ from core.blobs.presence import PresenceChecker, PresenceResult, RegistryPresenc
 from core.blobs.source import BlobStorage
 from core.blobs.storage_layout import StorageLayout
 from core.digest import Digest
-from core.errors import MetainfoMissing, RemoteError, StoreFailed, Unavailable
+from core.errors import (
+    MetainfoMissing,
+    Refused,
+    RemoteError,
+    StoreFailed,
+    TimedOut,
+    TooManyRequests,
+    Unavailable,
+)
 from core.layer import Layer
 from core.registry.client import RegistryClient
 from core.torrents.store import DirectoryStore, MetainfoStore
@@ -327,9 +335,10 @@ def test_a_missing_storage_does_not_count(brewed: Brewed) -> None:
 
 
 class NoAnswers:
-    """A presence checker that never gets an answer for a layer; the registry is up or `down`."""
+    """A presence checker that gets `error` for each layer; the registry is up or `down`."""
 
-    def __init__(self, *, down: bool) -> None:
+    def __init__(self, *, down: bool, error: RemoteError | None = None) -> None:
+        self.error = error or TimedOut("registry", 5)
         self.looked = 0
         self.checked = 0
         self.down = down
@@ -342,7 +351,7 @@ class NoAnswers:
 
     def locate(self, layer: Layer) -> PresenceResult:
         self.looked += 1
-        return PresenceResult(layer, "unanswered", why="time-out", silent=True)
+        return PresenceResult(layer, "unanswered", error=self.error)
 
     def locate_everywhere(
         self, layers: Sequence[Layer], over: Callable[[], bool]
@@ -376,6 +385,17 @@ def test_layers_without_an_answer_do_not_hide_the_others_while_the_registry_is_u
     summary = brewed.prune()
 
     assert (summary.unanswered, unanswering.looked, summary.missed) == (60, 60, 0)
+
+
+def test_a_registry_that_limits_requests_ends_the_run(brewed: Brewed) -> None:
+    brewed.layers(3)
+    limited = NoAnswers(down=False, error=TooManyRequests("registry", "status 429"))
+    brewed.presence = limited
+
+    summary = brewed.prune()
+
+    assert (summary.unanswered, limited.looked) == (1, 1)
+    assert "status 429" in str(summary.paused)
 
 
 def test_a_longer_grace_applies_to_layers_missed_before(brewed: Brewed) -> None:
@@ -481,7 +501,7 @@ class Unanswering:
     """A presence checker that gets no answer for some layers, or is refused."""
 
     digests: set[str]
-    silent: bool
+    error: RemoteError
     looked: set[str] = field(default_factory=set)
 
     def check(self) -> None:
@@ -490,7 +510,7 @@ class Unanswering:
     def locate(self, layer: Layer) -> PresenceResult:
         self.looked.add(layer.digest)
         if layer.digest in self.digests:
-            return PresenceResult(layer, "unanswered", why="trouble", silent=self.silent)
+            return PresenceResult(layer, "unanswered", error=self.error)
         return PresenceResult(layer, "there", "team/app")
 
     def locate_everywhere(
@@ -499,10 +519,10 @@ class Unanswering:
         return map(self.locate, layers)
 
 
-@pytest.mark.parametrize("silent", [False, True])
-def test_unanswered_neighbours_do_not_halt_the_round(brewed: Brewed, silent: bool) -> None:
+@pytest.mark.parametrize("error", [Refused("registry", 403, "access denied"), TimedOut("registry", 5)])
+def test_unanswered_neighbours_do_not_halt_the_round(brewed: Brewed, error: RemoteError) -> None:
     digests = brewed.layers(100)
-    presence = brewed.presence = Unanswering(set(digests[10:40]), silent)
+    presence = brewed.presence = Unanswering(set(digests[10:40]), error)
     for _ in range(3):
         brewed.prune()
     assert presence.looked == set(digests)

@@ -94,7 +94,7 @@ def test_one_repository_that_does_not_answer_makes_it_unknown(trouble: str) -> N
     registry.broken["two"] = TROUBLE[trouble]
     result = RegistryPresence(registry).locate(Layer(A, ("one", "two", "three")))
     assert result.presence == "unanswered"
-    assert result.why == str(TROUBLE[trouble])
+    assert result.error is TROUBLE[trouble]
 
 
 def test_present_overrides_a_repository_that_does_not_answer() -> None:
