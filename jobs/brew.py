@@ -8,6 +8,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 
 from sqlalchemy import Connection
@@ -173,27 +174,27 @@ class _Run:
             self.outages.database.failed(error)
 
     def _passes(self, probe: Callable[[], bool]) -> bool:
-        """Return what `probe` returns, False once `stop` is set.
+        """Return what `probe` returns, False once `stop` is set. Raises its errors.
 
         It runs in a daemon thread, as a silent server takes several time-outs; locks are renewed meanwhile.
         """
-        results: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        passed: Future[bool] = Future()
 
         def run() -> None:
-            result = False
             try:
-                result = probe()
-            finally:
-                results.put(result)
+                passed.set_result(probe())
+            except Exception as error:  # noqa: BLE001 - raised in the calling thread
+                passed.set_exception(error)
 
+        # In this run's context, as a worker.
         context = contextvars.copy_context()
         threading.Thread(target=context.run, args=(run,), name="probe", daemon=True).start()
         while not self.stop.is_set():
-            try:
-                return results.get(timeout=_TICK)
-            except queue.Empty:
-                if self.in_progress:
-                    self.held.renew_if_due()
+            wait([passed], timeout=_TICK)
+            if passed.done():
+                return passed.result()
+            if self.in_progress:
+                self.held.renew_if_due()
         return False
 
     def _start_workers(self) -> None:

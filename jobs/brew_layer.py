@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import secrets
-import threading
-import time
 from collections.abc import Callable
 from typing import Literal
 
@@ -21,14 +19,13 @@ from core.errors import (
     Refused,
     SizeMismatch,
     StoreFailed,
-    TooManyRequests,
 )
 from core.failures import delay_after
 from core.layer import Layer
-from core.logs import OutageLog
 from core.metrics import BREW_SECONDS, BREWED_BYTES, BREWS, PUSH_TO_ID_SECONDS
 from core.torrents.brewing import Brewed, brew_layer
 from jobs.brew_settings import BrewSettings
+from jobs.dependency import Dependency, Probe
 from jobs.held_locks import HeldLocks
 from sql.claims import Claim, complete_layer, fail_layer
 from sql.requeue import list_brewed_here
@@ -44,63 +41,8 @@ _SAMPLES = 3
 _PAGE = 500
 """The number of rows in which they are looked up."""
 
-_SHORTEST_PAUSE, _LONGEST_PAUSE = 10.0, 600.0
-"""Seconds for which a source that limits the rate of requests is left alone."""
-
 _CANDIDATES = 30
 """The number of brewed layers of which some have a known repository."""
-
-
-class Dependency:
-    """The layer source or the metainfo store as a whole. Thread-safe.
-
-    `probe` makes a request that succeeds while it works, and raises DockerTorrentsError otherwise: that
-    distinguishes an outage from the failure of a single layer.
-    """
-
-    def __init__(self, probe: Callable[[], object], log: OutageLog) -> None:
-        self._probe = probe
-        self._log = log
-        self._lock = threading.Lock()
-        self._left_alone_until = 0.0
-        self.outage: str | None = None
-        """The error of the last probe, None if it succeeded."""
-
-    def is_down(self, error: DockerTorrentsError | None = None) -> bool:
-        """Probe it after a failure, once per outage. Return whether it is down.
-
-        It counts as down, without a probe, if `error` says that it limits the rate of requests.
-        """
-        with self._lock:
-            if isinstance(error, TooManyRequests):
-                seconds = min(max(error.retry_after or 0.0, _SHORTEST_PAUSE), _LONGEST_PAUSE)
-                self._left_alone_until = time.monotonic() + seconds
-                self._failed(error)
-            return self.outage is not None or not self._works()
-
-    def resume(self) -> bool:
-        """Probe it if it was down, in this run or the one before. Return whether it works.
-
-        One that limits the rate of requests is left alone as long as it demands.
-        """
-        with self._lock:
-            if time.monotonic() < self._left_alone_until:
-                return False
-            return not self._log.out or self._works()
-
-    def _works(self) -> bool:
-        try:
-            self._probe()
-        except DockerTorrentsError as error:
-            self._failed(error)
-        else:
-            self.outage = None
-            self._log.succeeded()
-        return self.outage is None
-
-    def _failed(self, error: DockerTorrentsError) -> None:
-        self.outage = str(error)
-        self._log.failed(f"brewing is paused: {error}")
 
 
 Outcome = Brewed | Literal["failed", "returned", "lost"]
@@ -119,8 +61,8 @@ class LayerBrewer:
         self._settings = settings
         self._held = held
         self._interrupted = interrupted
-        self._source = Dependency(self._probe_source, settings.outages.source)
-        self._store = Dependency(settings.store.check, settings.outages.store)
+        self._source = settings.outages.source
+        self._store = settings.outages.store
 
     @property
     def paused(self) -> str | None:
@@ -129,14 +71,15 @@ class LayerBrewer:
 
     def resume(self) -> bool:
         """Probe what was down. Return whether everything works."""
-        source, store = self._source.resume(), self._store.resume()
+        source = self._source.resume(self._probe_source)
+        store = self._store.resume(self._settings.store.check)
         return source and store
 
     def probe_store(self) -> bool:
         """Pause if the metainfo store accepts no writes, before reading layers needlessly. Return whether it
         accepts them.
         """
-        return not self._store.is_down()
+        return not self._store.is_down(self._settings.store.check)
 
     def _probe_source(self) -> None:
         """Raise DockerTorrentsError if the source is down.
@@ -215,11 +158,11 @@ class LayerBrewer:
             # The size came from a manifest. At the next attempt only the digest is verified.
             return self._failed(claim, str(error), forget_size=True)
         except StoreFailed as error:
-            return self._failed_by(claim, error, self._store)
+            return self._failed_by(claim, error, self._store, settings.store.check)
         except DockerTorrentsError as error:
             if error.permanent or isinstance(error, NotFound):
                 return self._failed(claim, str(error), permanent=error.permanent)
-            return self._failed_by(claim, error, self._source)
+            return self._failed_by(claim, error, self._source, self._probe_source)
         except Exception as error:
             log.exception("layer failed, internal error digest=%s", digest)
             return self._failed(claim, f"{type(error).__name__}: {error}")
@@ -253,9 +196,11 @@ class LayerBrewer:
     def _return(self, claim: Claim) -> Outcome:
         return "returned" if self._held.return_claims([claim.digest]) else "lost"
 
-    def _failed_by(self, claim: Claim, error: DockerTorrentsError, dependency: Dependency) -> Outcome:
+    def _failed_by(
+        self, claim: Claim, error: DockerTorrentsError, dependency: Dependency, probe: Probe
+    ) -> Outcome:
         """Return the layer if the source or the store as a whole is down, else count its failure."""
-        if dependency.is_down(error):
+        if dependency.is_down(probe, error):
             return self._return(claim)
         return self._failed(claim, str(error))
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from sqlalchemy import Engine
@@ -11,6 +13,7 @@ from sqlalchemy import Engine
 from core.blobs.source import BlobSource
 from core.logs import OutageLog
 from core.torrents.store import MetainfoStore
+from jobs.dependency import Dependency
 from sql.history import Brews
 from sql.tables import Tables
 from sql.transaction import Clock, database_time
@@ -21,9 +24,9 @@ log = logging.getLogger(__name__)
 class Outages:
     """The outages of the dependencies of brewing. Kept across runs, so that each is logged once."""
 
-    def __init__(self) -> None:
-        self.source = OutageLog(log, "layer source")
-        self.store = OutageLog(log, "metainfo store")
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.source = Dependency(OutageLog(log, "layer source"), clock)
+        self.store = Dependency(OutageLog(log, "metainfo store"), clock)
         self.database = OutageLog(log, "database")
 
 

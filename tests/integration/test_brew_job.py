@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import secrets
 import threading
 import time
@@ -18,11 +17,9 @@ import sqlalchemy as sa
 from core.digest import Digest
 from core.errors import StoreFailed, TooManyRequests, Unavailable
 from core.layer import Layer
-from core.logs import OutageLog
 from core.torrents.store import DirectoryStore
 from jobs.brew import BrewSummary, brew
-from jobs.brew_layer import Dependency
-from jobs.brew_settings import BrewSettings
+from jobs.brew_settings import BrewSettings, Outages
 from jobs.release_locks import release_locks
 from sql.claims import claim_layers
 from sql.engine import create_engine_for
@@ -301,6 +298,10 @@ def test_a_stopped_brewer_releases_its_layers_at_once(settings: BrewSettings) ->
     assert brew(replace(settings, source=MemorySource(layers)), threading.Event()).brewed == 6
 
 
+def refuse() -> None:
+    raise Unavailable("registry", "connection refused")
+
+
 def test_a_brewer_that_probes_a_silent_source_stops_at_once(settings: BrewSettings) -> None:
     stop, probing, go_on = threading.Event(), threading.Event(), threading.Event()
 
@@ -310,7 +311,7 @@ def test_a_brewer_that_probes_a_silent_source_stops_at_once(settings: BrewSettin
             go_on.wait(60)
             return "fine"
 
-    settings.outages.source.failed("no answer")
+    assert settings.outages.source.is_down(refuse)
     run = threading.Thread(target=brew, args=(replace(settings, source=SilentSource({})), stop))
     run.start()
     assert probing.wait(60)
@@ -534,13 +535,15 @@ class LimitedSource(MemorySource):
     def open(self, layer: Layer, offset: int, length: int | None = None) -> MemoryReader:
         if len(self.opened) % 4 == 3:
             self.opened.append((offset, length))
-            raise TooManyRequests("registry", "status 429")
+            raise TooManyRequests("registry", "status 429", 300)
         return super().open(layer, offset, length)
 
 
 def test_a_registry_that_limits_requests_costs_no_attempts(settings: BrewSettings) -> None:
     layers = layers_of(20)
-    settings = replace(settings, source=LimitedSource(layers), sleep_time=100)
+    now = 0.0
+    source, outages = LimitedSource(layers), Outages(clock=lambda: now)
+    settings = replace(settings, source=source, outages=outages, sleep_time=100)
     queue(settings, layers)
     paused = 0
 
@@ -548,17 +551,24 @@ def test_a_registry_that_limits_requests_costs_no_attempts(settings: BrewSetting
         assert summary.failed == 0
         assert "status 429" in str(summary.paused)
         paused += 1
+        opened = len(source.opened)
+        now += 299
+        assert "status 429" in str(brew(settings, threading.Event()).paused)
+        assert len(source.opened) == opened
+        now += 1
 
     assert paused
     assert attempts(settings, layers) == {("brewed", 0)}
 
 
-def test_a_source_that_limits_requests_is_left_alone_as_long_as_it_demands() -> None:
-    probes: list[bool] = []
-    source = Dependency(lambda: probes.append(True), OutageLog(logging.getLogger("tests"), "layer source"))
-    assert source.is_down(TooManyRequests("registry", "status 429", 300))
-    assert not source.resume()
-    assert probes == []
+def test_an_internal_error_of_a_probe_ends_the_run(settings: BrewSettings) -> None:
+    class BrokenSource(MemorySource):
+        def check(self) -> str:
+            raise ZeroDivisionError("a bug")
+
+    assert settings.outages.source.is_down(refuse)
+    with pytest.raises(ZeroDivisionError):
+        brew(replace(settings, source=BrokenSource({})), threading.Event())
 
 
 @pytest.mark.parametrize("what", ["store", "source"])
