@@ -21,7 +21,7 @@ class Pace:
         self._next = clock()
 
     def pause(self, seconds: float) -> None:
-        """Wait that long: the server asks for it."""
+        """Wait that long, as the server demands."""
         self._sleep(seconds)
 
     def wait(self, steps: int = 1) -> None:

@@ -15,10 +15,32 @@ from core.errors import (
     TooManyRequests,
     Unavailable,
 )
+from core.http.client import HttpAnswer
 from core.http.headers import Headers
+from core.http.stream import HttpStream
+from core.http.url import parse_url
 
+_ERROR_LIMIT = 64 * 1024
 _MAX_TEXT = 200
 _LONGEST_RETRY_AFTER = 86_400.0
+
+
+def refusal(answer: HttpAnswer | HttpStream, url: str, what: str) -> RemoteError:
+    """Return the error for the registry's answer to a request of `what` at `url`."""
+    where = str(answer.target)
+    if answer.status in (401, 403) and answer.target.origin != parse_url(url).origin:
+        # The URL of the redirect has expired, or the clocks differ: a new one may work.
+        return Unavailable(where, f"the registry's storage answers {answer.status}")
+    body = _beginning(answer) if isinstance(answer, HttpStream) else answer.body
+    return from_status(answer.status, answer.headers, body, where, what)
+
+
+def _beginning(stream: HttpStream) -> bytes:
+    """Return the beginning of an error's body, as far as it can be read."""
+    try:
+        return stream.read(_ERROR_LIMIT)
+    except RemoteError:
+        return b""
 
 
 def from_status(status: int, headers: Headers, body: bytes, where: str, what: str) -> RemoteError:

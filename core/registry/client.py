@@ -16,24 +16,16 @@ from typing import TypeVar
 
 from core.config.config import DockerRegistry
 from core.digest import Digest
-from core.errors import (
-    NO_ANSWER,
-    BadAnswer,
-    NotFound,
-    RangeIgnored,
-    Refused,
-    RemoteError,
-    Unavailable,
-)
+from core.errors import NO_ANSWER, BadAnswer, NotFound, RangeIgnored, Refused
 from core.http.client import HttpAnswer, HttpClient
 from core.http.stream import HttpStream
-from core.http.url import parse_url, target_of
+from core.http.url import target_of
 from core.logs import OutageLog
 from core.manifests.manifest import digest_of
 from core.manifests.media_types import ALL_MANIFESTS, DOCKER_SCHEMA1, DOCKER_SCHEMA1_SIGNED
 from core.names import parse_scope, parse_tag
 from core.pace import Pace
-from core.registry.answers import from_status, refuse_page, retry_after
+from core.registry.answers import refusal, refuse_page, retry_after
 from core.registry.auth import BREWER_LOGIN, RegistryAuth
 from core.registry.blob import BlobStream, range_header
 from core.registry.pages import PAGE_LIMIT, read_pages
@@ -44,7 +36,6 @@ log = logging.getLogger(__name__)
 MANIFEST_LIMIT = 4 * 1024 * 1024
 """In bytes: docker/distribution's own limit for manifests."""
 
-_ERROR_LIMIT = 64 * 1024
 _ACCEPT = {"Accept": ", ".join(ALL_MANIFESTS)}
 # A server that does not support HEAD (RFC 9110, 15.5.6 and 15.6.2).
 _NO_HEAD = (405, 501)
@@ -72,9 +63,9 @@ class FetchedManifest:
 class RegistryClient:
     """The client of one registry. Thread-safe.
 
-    Every method raises RemoteError: TimedOut, Unavailable, Refused, NotFound
-    or BadAnswer; and InvalidName for an invalid scope or tag, before anything is sent. Without
-    user or password requests are anonymous. The caller closes `http`, which may be shared.
+    Every method raises RemoteError: TimedOut, Unavailable, Refused, NotFound or BadAnswer; and InvalidName
+    for an invalid scope or tag, before anything is sent. Without user or password requests are anonymous. The
+    caller closes `http`, which may be shared.
     """
 
     def __init__(
@@ -90,18 +81,17 @@ class RegistryClient:
         self._http = http
         self._catalog_timeout = settings.catalog_timeout
         self._auth = RegistryAuth(http, user, password, remedy=login_remedy)
-        self._pace = Pace(None)
-        self._pauses = 0
+        self._pace: Pace | None = None
         self._outage = OutageLog(log, "registry")
 
     def paced(self, pace: Pace) -> RegistryClient:
         """Return a copy that waits for `pace` before each request to the registry; for one thread.
 
-        It repeats a request that the registry refuses for their rate (429) after the pause that it asks for,
-        of a minute at most, or else after 1, 2, 4 … seconds.
+        It repeats a request that the registry refuses for their rate (429), after the seconds in Retry-After
+        (if it demands more than a minute, not at all), or else after 1, 2, 4 … seconds.
         """
         paced = copy(self)
-        paced._pace, paced._pauses = pace, _MOST_PAUSES  # noqa: SLF001 - a copy of this object
+        paced._pace = pace  # noqa: SLF001 - a copy of this object
         return paced
 
     def fetch_manifest(self, scope: str, reference: str | Digest) -> FetchedManifest:
@@ -238,7 +228,7 @@ class RegistryClient:
 
         answer = self._authorized(url, token_scope, headers, send)
         if answer.status != 200:
-            raise _refusal(answer, answer.body, url, what)
+            raise refusal(answer, url, what)
         refuse_page(answer.headers, answer.target)
         encoding = answer.headers.get("Content-Encoding")
         if encoding and encoding.lower() != "identity":
@@ -247,14 +237,12 @@ class RegistryClient:
 
     def _open(self, url: str, token_scope: str, what: str, headers: Mapping[str, str]) -> HttpStream:
         """Return an answer of status 200, or of 206 to a request for a range. Raises RemoteError."""
-
-        def send(sent: Mapping[str, str]) -> HttpStream:
-            return self._http.open("GET", url, headers=sent)
-
-        stream = self._authorized(url, token_scope, headers, send)
+        stream = self._authorized(
+            url, token_scope, headers, lambda sent: self._http.open("GET", url, headers=sent)
+        )
         try:
             if stream.status != 200 and (stream.status != 206 or "Range" not in headers):
-                raise _refusal(stream, _beginning(stream), url, what)
+                raise refusal(stream, url, what)
             refuse_page(stream.headers, stream.target)
         except BaseException:
             stream.close()
@@ -271,19 +259,8 @@ class RegistryClient:
         """Call `send` with the credentials that the registry requires; a 401 is answered once."""
         registry = target_of(url, "docker_registry.host")
         used, answered = self._auth.header(registry, token_scope), False
-        pauses = 0
         while True:
-            self._pace.wait()
-            answer = send(headers if used is None else {**headers, "Authorization": used})
-            if answer.status == 429 and pauses < self._pauses:
-                seconds = retry_after(answer.headers)
-                seconds = 2.0**pauses if seconds is None else seconds
-                if seconds <= _LONGEST_PAUSE:
-                    pauses += 1
-                    if isinstance(answer, HttpStream):
-                        answer.discard()
-                    self._pace.pause(seconds)
-                    continue
+            answer = self._paced_send(send, headers if used is None else {**headers, "Authorization": used})
             # Only the registry's own challenge is answered, not that of a redirect target.
             if answer.status != 401 or answer.target.origin != registry.origin:
                 return answer
@@ -293,6 +270,23 @@ class RegistryClient:
                 raise self._auth.refused(registry, used)
             challenges = answer.headers.all("WWW-Authenticate")
             used, answered = self._auth.answer(challenges, registry, token_scope, used), True
+
+    def _paced_send(self, send: Callable[[Mapping[str, str]], Answer], headers: Mapping[str, str]) -> Answer:
+        """Call `send`; with a pace, wait for it, and send again after a 429 (see `paced`)."""
+        if self._pace is None:
+            return send(headers)
+        pauses = 0
+        while True:
+            self._pace.wait()
+            answer = send(headers)
+            demanded = retry_after(answer.headers)
+            seconds = 2.0**pauses if demanded is None else demanded
+            if answer.status != 429 or pauses == _MOST_PAUSES or seconds > _LONGEST_PAUSE:
+                return answer
+            if isinstance(answer, HttpStream):
+                answer.discard()
+            self._pace.pause(seconds)
+            pauses += 1
 
 
 def _pull(scope: str) -> str:
@@ -306,19 +300,3 @@ def _manifest_name(scope: str, reference: str | Digest) -> str:
 
 def _digest_header(answer: HttpAnswer) -> Digest | None:
     return Digest.parse_or_none(answer.headers.get("Docker-Content-Digest"))
-
-
-def _refusal(answer: HttpAnswer | HttpStream, body: bytes, url: str, what: str) -> Exception:
-    where = str(answer.target)
-    if answer.status in (401, 403) and answer.target.origin != parse_url(url).origin:
-        # The URL of the redirect has expired, or the clocks differ: a new one may work.
-        return Unavailable(where, f"the registry's storage answers {answer.status}")
-    return from_status(answer.status, answer.headers, body, where, what)
-
-
-def _beginning(stream: HttpStream) -> bytes:
-    """Return the beginning of an error's body, as far as it can be read."""
-    try:
-        return stream.read(_ERROR_LIMIT)
-    except RemoteError:
-        return b""
