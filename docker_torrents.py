@@ -53,7 +53,7 @@ COMMANDS = (
         "swarm",
         "Answer swarm calls alone. Where several machines run the web app, nginx routes /v0/swarm here.",
         "swarm",
-        "docker_torrents:add_swarm_options",
+        "web.swarm_command:add_options",
     ),
     Command(
         "scheduler",
@@ -154,28 +154,14 @@ def start_worker(
     """Return the app to serve, in a worker process. `metrics` is the folder of shared metrics."""
     from jobs.service import Service
 
-    _start_process(config, debug, metrics if metrics and metrics.exists() else None)
+    set_up_logging(debug)
+    set_log_format(config.application.log_format)
+    start_metrics(metrics if metrics and metrics.exists() else None)
     service = Service(config)
     atexit.register(service.close)
     app = web_app(service, book)
     atexit.register(app.close)
     return app
-
-
-def start_swarm_worker(config: Config, debug: bool) -> bottle.Bottle:
-    """Return the app to serve, in the worker of `swarm`."""
-    from core.torrents.web_seeds import capability_secret
-    from web.app import build_swarm_app
-
-    _start_process(config, debug)
-    return build_swarm_app(config, capability_secret=capability_secret(config))
-
-
-def _start_process(config: Config, debug: bool, metrics: Path | None = None) -> None:
-    """Set up the log and the metrics of a worker process."""
-    set_up_logging(debug)
-    set_log_format(config.application.log_format)
-    start_metrics(metrics)
 
 
 def start_daemon(config: Config, arguments: argparse.Namespace) -> int:
@@ -240,29 +226,10 @@ def _serve(
         )
 
 
-def start_swarm(config: Config, arguments: argparse.Namespace) -> int:
-    from core.server import serve
-    from web.threads import SWARM_THREADS
-
-    application = config.application
-    return serve(
-        partial(start_swarm_worker, config, bool(arguments.debug)),
-        application.host,
-        application.swarm_port,
-        threads=SWARM_THREADS,
-        lock=application.state_dir / f"swarm-{application.swarm_port}.lock",
-    )
-
-
 def add_web_options(command: argparse.ArgumentParser) -> None:
     """Add the options of `web`."""
     command.set_defaults(func=start_web)
     command.add_argument("--workers", type=_workers, default=1, metavar="N", help="processes (default 1)")
-
-
-def add_swarm_options(command: argparse.ArgumentParser) -> None:
-    """Add the function of `swarm`."""
-    command.set_defaults(func=start_swarm)
 
 
 def _workers(text: str) -> int:

@@ -35,9 +35,7 @@ def retry_failed_layers(
     queue = tables.queue
     # A locked layer was due, so it is neither.
     failed = sa.or_(is_set_aside(queue), queue.c.next_try > AT_ONCE)
-    chosen = _locked_rows(queue, failed, *_selected(connection, queue, reason_like, digest))
-    retried = sa.update(queue).where(chosen).values(next_try=AT_ONCE, attempts=0)
-    return len(connection.scalars(retried.returning(queue.c.digest)).all())
+    return _retry(connection, queue, AT_ONCE, failed, *_selected(connection, queue, reason_like, digest))
 
 
 def drop_layers(
@@ -90,9 +88,7 @@ def retry_failed_manifests(
     """
     manifest = tables.manifest
     failed = sa.or_(is_set_aside(manifest), sa.and_(manifest.c.attempts > 0, manifest.c.next_try > now))
-    chosen = _locked_rows(manifest, failed, *_selected(connection, manifest, reason_like, digest))
-    retried = sa.update(manifest).where(chosen).values(next_try=now, attempts=0)
-    return len(connection.scalars(retried.returning(manifest.c.digest)).all())
+    return _retry(connection, manifest, now, failed, *_selected(connection, manifest, reason_like, digest))
 
 
 def drop_manifests(
@@ -111,6 +107,12 @@ def drop_manifests(
     chosen = _locked_rows(manifest, droppable, *_selected(connection, manifest, reason_like, digest))
     dropped = sa.delete(manifest).where(chosen).returning(manifest.c.digest)
     return len(connection.scalars(dropped).all())
+
+
+def _retry(connection: sa.Connection, table: sa.Table, next_try: int, *where: sa.ColumnElement[bool]) -> int:
+    """Let the rows that match `where` start over at `next_try`. Return their number."""
+    retried = sa.update(table).where(_locked_rows(table, *where)).values(next_try=next_try, attempts=0)
+    return len(connection.scalars(retried.returning(table.c.digest)).all())
 
 
 def _locked_rows(table: sa.Table, *where: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:

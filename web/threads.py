@@ -16,6 +16,3 @@ NOTIFICATIONS = 64
 
 THREADS = REGISTRY_REQUESTS + REGISTRY_WAITING + DOWNLOADS + DOWNLOADS_WAITING + NOTIFICATIONS + 48
 """Threads of a worker, started when needed: all that may wait, and some for the rest (`/ping`)."""
-
-SWARM_THREADS = 64
-"""Threads of the command `swarm`: its calls wait for nothing."""

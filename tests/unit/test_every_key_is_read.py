@@ -11,6 +11,7 @@ import pytest
 
 import core.server
 import docker_torrents
+import web.swarm_command
 from core.config.config import Config, Section
 from core.config.file import parse_config
 from core.digest import Digest
@@ -71,7 +72,7 @@ def put_together(config: Config) -> None:
     docker_torrents.web_app(service).close()
     assert schedules(service, RunRecorder(service))
     docker_torrents.start_web(config, Namespace(workers=1, debug=None))
-    docker_torrents.start_swarm(config, Namespace(debug=None))
+    web.swarm_command.start_swarm(config, Namespace(debug=None))
     if config.db.url:
         for name in ("release-locks", "scan-tags", "publish-whitelist"):
             JOBS[name].run(service)
@@ -125,7 +126,8 @@ def test_every_key_is_read(
     blob = tmp_path / "docker/registry/v2/blobs/sha256/00" / ("0" * 64)
     blob.mkdir(parents=True)
     (blob / "data").touch()
-    monkeypatch.setattr(core.server, "serve", lambda *_, **__: 0)
+    for module in (core.server, web.swarm_command):
+        monkeypatch.setattr(module, "serve", lambda *_, **__: 0)
     sqlite = f"{{url: 'sqlite:///{tmp_path}/queue.sqlite'}}"
     postgresql = "{host: 'a,b', database: d, username: u, password: p}"
     put_to_use: set[tuple[str, str]] = set()
