@@ -110,17 +110,9 @@ class RegistryClient:
 
     def head_manifest(self, scope: str, tag: str) -> Digest:
         """Return the current digest of a tag, by HEAD if the registry supports it."""
-        what = _manifest_name(scope, tag)
-        try:
-            answer = self._ask("HEAD", self.urls.manifest(scope, tag), _pull(scope), what, _ACCEPT)
-        except Refused as error:
-            if error.status not in _NO_HEAD:
-                raise
-        else:
-            digest = _digest_header(answer)
-            if digest is not None:
-                return digest
-        return self.fetch_manifest(scope, tag).digest
+        answer = self._head(self.urls.manifest(scope, tag), scope, _manifest_name(scope, tag), _ACCEPT)
+        digest = None if answer is None else _digest_header(answer)
+        return self.fetch_manifest(scope, tag).digest if digest is None else digest
 
     def list_tags(self, scope: str) -> Iterator[str]:
         """Yield the tags of a repository, page by page, in the registry's order. Invalid ones are omitted."""
@@ -166,15 +158,8 @@ class RegistryClient:
 
         Some servers answer HEAD with a length of 0, that of the body which they send.
         """
-        what = f"blob {digest} in {scope}"
-        url = self.urls.blob(scope, digest)
-        try:
-            answer = self._ask("HEAD", url, _pull(scope), what, {})
-            size = answer.headers.number("Content-Length")
-        except Refused as error:
-            if error.status not in _NO_HEAD:
-                raise
-            size = None
+        answer = self._head(self.urls.blob(scope, digest), scope, f"blob {digest} in {scope}", {})
+        size = None if answer is None else answer.headers.number("Content-Length")
         if not size:
             with self.open_blob(scope, digest) as stream:
                 size = stream.size
@@ -210,6 +195,15 @@ class RegistryClient:
             raise
         self._outage.succeeded()
         return answer
+
+    def _head(self, url: str, scope: str, what: str, headers: Mapping[str, str]) -> HttpAnswer | None:
+        """Return the answer to HEAD, None from a server that does not support it. Raises RemoteError."""
+        try:
+            return self._ask("HEAD", url, _pull(scope), what, headers)
+        except Refused as error:
+            if error.status in _NO_HEAD:
+                return None
+            raise
 
     def _ask(
         self,
