@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from core.blobs.source import BlobStorage
-from core.errors import NotFound, RemoteError, Unavailable
+from core.errors import LayerError, NotFound, RemoteError, Unavailable
 from core.failures import FailureStreak
 from core.layer import HEAD_BYTES, Layer, looks_like_layer
 from core.pace import Pace
@@ -42,7 +42,7 @@ class LayerDetector:
     """
 
     def __init__(self, storage: BlobStorage, readers: int, pace: Pace, stop: threading.Event) -> None:
-        self.down: RemoteError | None = None
+        self.down: RemoteError | LayerError | None = None
         self._storage = storage
         self._readers = readers
         self._pace = pace
@@ -88,7 +88,7 @@ class LayerDetector:
             self._streak.succeeded()
         except NotFound:
             log.info("blob removed during the backfill digest=%s", blob.digest)
-        except RemoteError as error:
+        except (RemoteError, LayerError) as error:
             detected.unread += 1
             log.warning("blob not read digest=%s reason=%s", blob.digest, error)
             if self._streak.failed(error):

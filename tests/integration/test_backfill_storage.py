@@ -13,7 +13,7 @@ import pytest
 
 from core.blobs.directory import DirectoryBlobs, FileReader
 from core.blobs.source import StoredFile
-from core.errors import Refused, Unavailable
+from core.errors import DockerTorrentsError, Refused, SizeMismatch, Unavailable
 from core.layer import Layer
 from jobs.backfill_storage import StorageScan, StorageSummary, backfill_storage
 from sql.tables import Priority
@@ -355,8 +355,9 @@ def test_a_blob_that_vanishes_between_listing_and_reading_is_skipped(
     assert summary.failed == 0
 
 
+@pytest.mark.parametrize("error", [Refused("disk", None, "not yours"), SizeMismatch(1000, 999)])
 def test_an_unreadable_blob_is_counted_and_others_are_queued(
-    database: Database, backend: DirectoryStorageBackend
+    database: Database, backend: DirectoryStorageBackend, error: DockerTorrentsError
 ) -> None:
     digests = {put_blob(backend, layer_bytes(1000, seed)) for seed in range(30)}
     bad = min(digests)
@@ -364,7 +365,7 @@ def test_an_unreadable_blob_is_counted_and_others_are_queued(
     summary = backfill(
         database,
         backend,
-        storage=FailingSource(backend.root, Refused("disk", None, "not yours"), only=frozenset({bad})),
+        storage=FailingSource(backend.root, error, only=frozenset({bad})),
     )
 
     assert (summary.queued, summary.unread, summary.failed, summary.broken) == (29, 1, 1, None)
