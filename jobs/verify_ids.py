@@ -8,12 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from core.blobs.source import BlobSource
-from core.errors import (
-    Interrupted,
-    LayerError,
-    NotFound,
-    RemoteError,
-)
+from core.errors import Interrupted, LayerError, NotFound, RemoteError
 from core.layer import Layer
 from core.torrents.brewing import hash_verified
 from core.torrents.metainfo import build_metainfo

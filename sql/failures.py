@@ -24,7 +24,7 @@ from sql.tables import AT_ONCE, Tables, is_set_aside
 KEEP_SECONDS = 7 * 86_400
 NO_REASON = "no reason recorded"
 # Details that differ between layers with the same reason: digests, sizes, offsets.
-_PARTICULAR = re.compile(r"\b[0-9a-f]{40,}\b|\b\d+(?= bytes\b)|(?<= bytes, not )\d+\b|(?<=\bat byte )\d+\b")
+_DETAILS = re.compile(r"\b[0-9a-f]{40,}\b|\b\d+(?= bytes\b)|(?<= bytes, not )\d+\b|(?<=\bat byte )\d+\b")
 _LONGEST = 500
 _FORGOTTEN_AT_ONCE = 100
 _LOOKED_AT = 1_000
@@ -155,7 +155,7 @@ def storable(connection: sa.Connection, text: str) -> str:
 
 def failure_kind(reason: str | None) -> str:
     """Return the reason of a failure with `…` for digests and sizes, so that equal failures look equal."""
-    return _PARTICULAR.sub("…", reason or NO_REASON)
+    return _DETAILS.sub("…", reason or NO_REASON)
 
 
 def list_failure_reasons(connection: sa.Connection, tables: Tables, *, now: int) -> list[FailureReason]:

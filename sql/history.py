@@ -1,4 +1,4 @@
-"""Where each job ended and its last run, and a sample of the queue for each minute."""
+"""The history of jobs and of the queue: cursors, last runs, and a sample for each minute."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Sample:
 
 
 def find_cursor(connection: sa.Connection, tables: Tables, job: str) -> str:
-    """Return where the last run of `job` ended, which walks the tables in rounds. Empty at the beginning."""
+    """Return where the last run of `job` ended; an empty string at the beginning of a round."""
     cursor = tables.cursor
     found = connection.scalars(sa.select(cursor.c.place).where(cursor.c.job == job)).one_or_none()
     return found or ""

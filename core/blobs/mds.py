@@ -17,11 +17,11 @@ from cachetools import LRUCache
 from core.blobs.source import StoredFile
 from core.blobs.storage_layout import blob_path
 from core.digest import Digest
-from core.errors import NotFound, Refused, SizeMismatch, Unavailable
+from core.errors import NotFound, Refused, SizeMismatch, TooManyRequests, Unavailable
 from core.http.client import HttpClient
 from core.http.stream import HttpStream
 from core.layer import Layer
-from core.registry.answers import is_html
+from core.registry.answers import is_html, retry_after
 from core.registry.blob import BlobStream, range_header
 
 FindFile = Callable[[str], str | None]
@@ -173,5 +173,7 @@ def _check(answer: HttpStream) -> None:
         raise NotFound(where)
     if answer.status in (401, 403):
         raise Refused(where, answer.status, "access denied")
+    if answer.status == 429:
+        raise TooManyRequests(where, "status 429", retry_after(answer.headers))
     if answer.status not in (200, 206):
         raise Unavailable(where, f"status {answer.status}")

@@ -7,14 +7,7 @@ import math
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-from core.errors import (
-    BadAnswer,
-    NotFound,
-    Refused,
-    RemoteError,
-    TooManyRequests,
-    Unavailable,
-)
+from core.errors import BadAnswer, NotFound, Refused, RemoteError, TooManyRequests, Unavailable
 from core.http.client import HttpAnswer
 from core.http.headers import Headers
 from core.http.stream import HttpStream

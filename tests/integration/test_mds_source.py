@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from core.blobs.source import BlobSource
-from core.errors import BadAnswer, NotFound, Refused, SizeMismatch, Unavailable
+from core.errors import BadAnswer, NotFound, Refused, SizeMismatch, TooManyRequests, Unavailable
 from core.layer import Layer
 from sql.mds_files import find_mds_file
 from sql.tables import build_tables
@@ -121,6 +121,16 @@ def test_a_failing_server_is_retried_later(backend: MdsBackend, answer: object) 
 
     with pytest.raises(Unavailable):
         backend.source.open(layer, 0)
+
+
+def test_a_server_that_limits_requests_states_for_how_long(backend: MdsBackend) -> None:
+    layer = backend.put(CONTENT)
+    key = json.loads(backend.row(layer))["key"]
+    backend.mds.server.on(backend.mds.path(key), replying(429, headers={"Retry-After": "30"}))
+
+    with pytest.raises(TooManyRequests) as caught:
+        backend.source.open(layer, 0)
+    assert caught.value.retry_after == 30
 
 
 def test_a_server_that_returns_another_range_is_refused(backend: MdsBackend) -> None:
