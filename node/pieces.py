@@ -14,7 +14,7 @@ from node.fallback import Progress
 from node.metainfo import Metainfo
 from node.origin import Layer
 from node.piece_order import PieceOrder
-from node.session import Torrent
+from node.session import Torrent, TorrentListener
 
 log = logging.getLogger(__name__)
 
@@ -24,8 +24,8 @@ _FLUSH_SECONDS = 60.0
 _MAX_MISREAD = 5
 
 
-class Pieces:
-    """Tracks a torrent's pieces (a TorrentListener) and reads them for readers.
+class Pieces(TorrentListener):
+    """Tracks a torrent's pieces and reads them for readers.
 
     Bytes are read by libtorrent, which knows when a piece can be read; those of pieces added here are kept
     for a nearby reader. `changed` guards everything and is notified when a waiting reader can continue.

@@ -19,7 +19,7 @@ from node.cache import Cache
 from node.counters import Counters
 from node.metainfo import Metainfo, parse_metainfo
 from node.origin import Layer, Origin
-from node.session import Session, Torrent
+from node.session import Session, Torrent, TorrentListener
 from node.swarm_client import SwarmAddress, SwarmClient, SwarmService, renewed
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ _RECENT = 50
 """The most layers whose swarms the node leaves explicitly when it stops."""
 
 
-class _Listener:
+class _Listener(TorrentListener):
     """Listens to a complete torrent, for failures only."""
 
     def __init__(self, failed: Callable[[str], None]) -> None:
@@ -46,17 +46,8 @@ class _Listener:
         if not all(pieces):
             self._failed("pieces are missing")
 
-    def on_piece(self, piece: int) -> None:
-        pass
-
-    def on_piece_read(self, piece: int, data: bytes | None) -> None:
-        pass
-
     def on_hash_failed(self, piece: int) -> None:
         self._failed(f"piece {piece} is damaged")
-
-    def on_flushed(self) -> None:
-        pass
 
     def on_failed(self, why: str) -> None:
         self._failed(why)
@@ -83,7 +74,7 @@ class Seeding:
         self._left: dict[Digest, Metainfo] = {}
         """Layers that were removed, whose swarms were not left since."""
         self._refused: set[Digest] = set()
-        """Layers whose capabilities the service refused."""
+        """Seeded layers whose capabilities the service refused."""
         self._changed = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="seeding", daemon=True)
@@ -105,16 +96,17 @@ class Seeding:
     def renew(self, layer: Layer, origin: Origin) -> None:
         """Announce a cached layer whose capability was refused, with the one in the torrent of `origin`."""
         with self._changed:
-            seeded = self._seeded.get(layer.digest) if layer.digest in self._refused else None
-        data = origin.torrent() if seeded is not None else None
-        if seeded is None or data is None:
+            if layer.digest not in self._refused:
+                return
+            metainfo = self._seeded[layer.digest].metainfo
+        if (data := origin.torrent()) is None:
             return
         try:
             address = SwarmAddress.of(parse_metainfo(data, layer).web_seeds)
         except ValueError:
             return
         if address is not None:
-            self._renew(layer.digest, seeded.metainfo, address)
+            self._renew(layer.digest, metainfo, address)
             with self._changed:
                 self._new.add(layer.digest)
                 self._changed.notify_all()
@@ -146,7 +138,7 @@ class Seeding:
             self._thread.join()
         until = time.monotonic() + _LEAVE_SECONDS
         for digest, metainfo in self._recent()[:_RECENT]:
-            if time.monotonic() > until or not self._announce_stopped(digest, metainfo):
+            if time.monotonic() > until or not self._call(digest, metainfo, stopped=True):
                 return
 
     def _run(self) -> None:
@@ -161,10 +153,11 @@ class Seeding:
                     return
                 new, self._new = self._new, set()
                 left, self._left = self._left, {}
-            for digest in new:
-                self._announce_complete(digest)
+                complete = {digest: self._seeded[digest].metainfo for digest in new & self._seeded.keys()}
+            for digest, metainfo in complete.items():
+                self._call(digest, metainfo)
             for digest, metainfo in left.items():
-                if not self._announce_stopped(digest, metainfo):
+                if not self._call(digest, metainfo, stopped=True):
                     # The service drops this node anyway after an hour.
                     break
             if time.monotonic() >= due:
@@ -264,6 +257,7 @@ class Seeding:
                 else:
                     refused.add(digest)
         with self._changed:
+            refused &= self._seeded.keys()
             news = refused - self._refused
             self._refused |= refused
         if news:
@@ -282,16 +276,8 @@ class Seeding:
         except DockerTorrentsError as error:
             log.warning("capability not stored reason=%s", error)
 
-    def _announce_complete(self, digest: Digest) -> None:
-        with self._changed:
-            seeded = self._seeded.get(digest)
-        if seeded is not None:
-            self._call(digest, seeded.metainfo, complete=True, stopped=False)
-
-    def _announce_stopped(self, digest: Digest, metainfo: Metainfo) -> bool:
-        return self._call(digest, metainfo, complete=True, stopped=True)
-
-    def _call(self, digest: Digest, metainfo: Metainfo, *, complete: bool, stopped: bool) -> bool:
+    def _call(self, digest: Digest, metainfo: Metainfo, *, stopped: bool = False) -> bool:
+        """Announce a complete layer, or that its swarm is left. Return whether the service answered."""
         address = SwarmAddress.of(metainfo.web_seeds)
         if address is None:
             return True
@@ -301,7 +287,7 @@ class Seeding:
             port=self._session.port,
             chunks=chunks,
             held=Bitmap.full(chunks).to_base64(),
-            complete=complete,
+            complete=True,
             stopped=stopped,
             want=0,
         )

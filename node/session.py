@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import libtorrent
 
@@ -68,8 +68,9 @@ MAX_CONNECTIONS = 50
 """Connections of one torrent."""
 
 
-class TorrentListener(Protocol):
-    """Callbacks for events of a torrent. None is called after `Session.remove` has returned.
+class TorrentListener:
+    """Callbacks for events of a torrent, which do nothing here. None is called after `Session.remove` has
+    returned.
 
     Called from the session's thread, which holds its lock: return quickly, and call no method of Session.
     """
