@@ -153,10 +153,7 @@ class Cache:
                     self._remove(digest)
 
     def drop(self, digest: Digest) -> bool:
-        """Remove a layer, pinned or not. Return False if it is not cached, or being read or downloaded.
-
-        Raises CacheFailed.
-        """
+        """Remove a layer, pinned or not. Return False if it is not cached, or in use. Raises CacheFailed."""
         with self._lock, self._files.disk_errors():
             layer = self._layers.get(digest)
             if layer is None or layer.downloading or layer.open:
@@ -167,9 +164,7 @@ class Cache:
         return True
 
     def distrust(self, digest: Digest) -> None:
-        """Stop serving a layer whose file is damaged, except to its current readers. It stays pinned, and the
-        next download checks the file. Raises CacheFailed.
-        """
+        """Stop serving a damaged layer, except to current readers. It stays pinned. Raises CacheFailed."""
         with self._lock, self._files.disk_errors():
             layer = self._layers.get(digest)
             if layer is not None and layer.verified:
@@ -177,10 +172,7 @@ class Cache:
                 self._files.unlink("verified", digest)
 
     def pin(self, digest: Digest) -> None:
-        """Protect a layer from eviction, even before it is downloaded. Survives restarts.
-
-        Raises CacheFailed.
-        """
+        """Protect a layer, cached or not yet, from eviction. Survives restarts. Raises CacheFailed."""
         with self._lock, self._files.disk_errors():
             self._files.write("pinned", digest, b"")
             self._pinned.add(digest)
@@ -267,11 +259,10 @@ class Cache:
         for candidate in self._evictable():
             if excess <= 0 and missing <= 0:
                 break
-            if candidate == digest:
-                continue
-            evicted.append(candidate)
-            excess -= self._layers[candidate].size
-            missing -= allocated(candidate)
+            if candidate != digest:
+                evicted.append(candidate)
+                excess -= self._layers[candidate].size
+                missing -= allocated(candidate)
         if excess <= 0 and missing <= 0:
             return evicted
         why = f"{free} are free on the disk, {self.keep_free} are kept free"
