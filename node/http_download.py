@@ -133,6 +133,7 @@ class HttpDownload:
         self._counters = counters
         self._streams: dict[_Stream, threading.Thread] = {}
         self._most = MAX_STREAMS
+        """The most streams at once. Lowered until the end of the download if the registry refuses one."""
         self._failures = 0
         self._error: Exception | None = None
 

@@ -25,19 +25,18 @@ class PeerLists:
         """When this node connected last to each peer."""
 
     def to_request(self, connections: int) -> int:
-        """Return how many peers the next answer may list.
+        """Return how many peers the next answer may list: 0 if the node would not connect to them.
 
-        None if the node would not connect to them. A list has a kilobyte and more, which the origin's line
-        carries once or twice a second for each node.
+        A list has a kilobyte and more, which the origin's line carries once or twice a second for each node.
         """
         current = self._clock() < self._listed_at + _CURRENT_SECONDS
         self._requested = connections < MAX_OPENED and not (current and connections >= self.named > 0)
         return MAX_PEERS if self._requested else 0
 
     def to_connect(self, listed: Sequence[Peer], connections: int) -> list[tuple[str, int]]:
-        """Choose among the peers of an answer.
+        """Choose among the peers of an answer those to connect to.
 
-        None while this node has MAX_OPENED connections: the remaining ones are for nodes that join later.
+        Not beyond MAX_OPENED connections: the remaining ones are for nodes that join later.
         """
         if not (listed or self._requested):
             return []

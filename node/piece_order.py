@@ -31,9 +31,9 @@ class PieceOrder:
 
     def choose(self, have: bytearray) -> set[int]:
         """Return the pieces to request first that were not chosen before. `have` has 0 for missing pieces."""
-        self._lowest = max(0, have.find(0, self._lowest))
-        chosen: set[int] = set()
         piece, most = have.find(0, self._lowest), self._most()
+        self._lowest = max(0, piece)
+        chosen: set[int] = set()
         while piece >= 0 and len(chosen) < most:
             chosen.add(piece)
             piece = have.find(0, piece + 1)
