@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from core.config.config import DockerRegistry
 from core.digest import Digest
-from core.errors import NO_ANSWER, RemoteError
+from core.errors import NO_ANSWER, BadAnswer, RemoteError
 from core.http.client import HttpAnswer, HttpClient
 from core.http.stream import HttpStream
 from core.http.url import Target, parse_url
@@ -123,6 +123,8 @@ class Upstream:
             return None
         try:
             answer = self._fetch_torrent(scope, digest, authorization, TORRENT_SECONDS)
+            if answer.status >= 500 and answer.status not in _OUTAGE:
+                raise BadAnswer(self._torrents, f"status {answer.status}")
         except NO_ANSWER as error:
             self._outage.failed(f"layers come from the registry: {error}")
             self._quiet_until = self._clock() + QUIET_SECONDS
@@ -139,7 +141,7 @@ class Upstream:
             self._outage.failed(
                 f"layers come from the registry: {self._torrents} serves no torrents: set mirror.torrents_url"
             )
-        elif answer.status < 500:
+        else:
             self._outage.succeeded()
         if answer.status == 404:
             self.brew_requests.layer_has_no_torrent(scope, digest, authorization)
