@@ -19,6 +19,7 @@ from core.errors import AccessDenied
 from core.http.client import HttpClient
 from core.registry.client import RegistryClient
 from jobs.service import Service
+from tests.clock import Clock
 from tests.servers.bad_http import hanging_up, html, redirecting, replying, sending, silent
 from tests.servers.blackbox import Account, Blackbox, Fault, Status, reply_fault, start_blackbox
 from tests.servers.http_server import Answer, start_http_server
@@ -29,19 +30,9 @@ ADDRESS = "192.0.2.7"
 HEADERS = {"X-Real-IP": ADDRESS, "Authorization": f"OAuth {TOKEN}"}
 
 
-class Clock:
-    """A clock that tests set."""
-
-    def __init__(self) -> None:
-        self.now = 1_700_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(1_700_000_000.0)
 
 
 @pytest.fixture

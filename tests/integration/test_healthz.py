@@ -11,6 +11,7 @@ import pytest
 
 from sql.history import JobRun, record_job_runs
 from sql.transaction import transaction
+from tests.clock import Clock
 from tests.servers.opentracker import start_opentracker
 from tests.servers.process import free_port
 from tests.servers.registry import start_registry
@@ -19,18 +20,9 @@ from tests.web_server import Front, front_of
 from web.health import Dependencies
 
 
-class Clock:
-    """A clock that tests set; also the timer for the age of results."""
-
-    now = float(NOON)
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(NOON)
 
 
 def asked(front: Front, clock: Clock) -> tuple[int, dict[str, Any]]:

@@ -16,6 +16,7 @@ from core.manifests.manifest import LayerDescriptor, parse_manifest
 from core.manifests.media_types import DOCKER_MANIFEST
 from sql.engine import create_engine_for
 from sql.tables import Priority, build_tables
+from tests.clock import Clock
 from tests.servers.postgres import OwnPostgres, start_postgres
 from tests.servers.registry import Registry
 from tests.servers.waiting import comes_true
@@ -24,16 +25,6 @@ from tests.web_parts import rows
 from tests.web_server import Front, front_of
 from web.limits import DatabasePause
 from web.on_demand import MAX_WAITING, OnDemandQueue
-
-
-class Clock:
-    """A clock that tests set."""
-
-    def __init__(self) -> None:
-        self.now = 1_700_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture
@@ -62,7 +53,7 @@ def test_with_postgresql_stopped_and_started_again(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    clock, image = Clock(), image_of(registry, scope)
+    clock, image = Clock(1_700_000_000.0), image_of(registry, scope)
     postgres_of_its_own.create_database("app")
     url = postgres_of_its_own.url("app")
     with front_of(registry.netloc, tmp_path, database_url=url, clock=clock) as front:

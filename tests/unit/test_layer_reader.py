@@ -17,6 +17,7 @@ from core.blobs.source import BlobReader
 from core.digest import Digest
 from core.errors import ConnectionCut, Interrupted, NotFound
 from core.layer import Layer
+from tests.clock import Clock
 from tests.memory_source import Fault, Kind, MemorySource
 
 CONTENT = bytes(number * 7 % 251 for number in range(40_000))
@@ -26,16 +27,6 @@ RANGE = 1000
 TRIAL = 8000
 KINDS: list[Kind] = ["cut", "timeout", "early end", "unavailable"]
 AT_ONCE = RetryPolicy(progress=1, first_pause=0.0)
-
-
-class Clock:
-    """A clock that tests set."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture(autouse=True)

@@ -7,17 +7,9 @@ import pytest
 from core.swarm.messages import MAX_OPENED, MAX_PEERS, Peer
 from node.peer_lists import PeerLists
 from node.session import MAX_CONNECTIONS
+from tests.clock import Clock
 
 NAMED = [Peer(ip=f"10.0.0.{number}", port=6881) for number in range(MAX_PEERS)]
-
-
-class Clock:
-    """A clock that is set by the test."""
-
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

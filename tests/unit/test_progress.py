@@ -8,27 +8,14 @@ import re
 import termios
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import dataclass
 from io import StringIO
 
 import pytest
 
 from jobs.progress import EVERY, Progress
+from tests.clock import Clock
 
 _MARK = b"\x1e"
-
-
-@dataclass
-class Clock:
-    """A clock that tests set."""
-
-    now: float = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-    def tick(self, seconds: float) -> None:
-        self.now += seconds
 
 
 class Terminal:
@@ -57,7 +44,7 @@ class Terminal:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
+    clock = Clock(1000.0)
     # tqdm has no parameter for its clock.
     monkeypatch.setattr("tqdm.std.time", clock)
     return clock
@@ -85,11 +72,11 @@ def test_a_terminal_gets_a_bar_with_the_remaining_time(
 ) -> None:
     caplog.set_level(logging.INFO)
     with terminal() as screen, Progress("backfill", "layers", total=40, clock=clock) as progress:
-        clock.tick(60)
+        clock.now += 60
         progress.step(10, note="3 new")
         assert re.match(r"backfill:  25%\|.+\| 10/40 \[01:00<03:00, .*layers.*, 3 new\]$", screen.line())
 
-        clock.tick(180)
+        clock.now += 180
         progress.step(30)
         assert re.match(r"backfill: 100%\|.+\| 40/40 \[04:00<00:00, ", screen.line())
 
@@ -99,14 +86,14 @@ def test_a_terminal_gets_a_bar_with_the_remaining_time(
 def test_the_bar_grows_with_the_total(clock: Clock) -> None:
     with terminal() as screen, Progress("backfill", "tags", clock=clock) as progress:
         progress.expect(10)
-        clock.tick(10)
+        clock.now += 10
         progress.step(10)
         assert "10/10 [00:10<00:00" in screen.line()
 
         progress.expect(20)
         assert "10/30 [00:10<00:20" in screen.line()
 
-        clock.tick(10)
+        clock.now += 10
         progress.estimate(50)
         progress.step(10)
         assert "20/50 [00:20<00:30" in screen.line()
@@ -120,7 +107,7 @@ def test_without_a_terminal_lines_at_intervals_name_the_remaining_time(
         Progress("backfill", "layers", total=600, clock=clock) as progress,
     ):
         for _ in range(int(2 * EVERY)):
-            clock.tick(1)
+            clock.now += 1
             progress.step(note="3 new")
 
     assert caplog.messages == [
@@ -133,7 +120,7 @@ def test_without_a_terminal_lines_at_intervals_name_the_remaining_time(
 def test_a_short_job_logs_nothing(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     with no_terminal(caplog), Progress("verify", "layers", total=2, clock=clock) as progress:
         progress.step()
-        clock.tick(EVERY - 1)
+        clock.now += EVERY - 1
         progress.step()
 
     assert caplog.messages == []
@@ -141,12 +128,12 @@ def test_a_short_job_logs_nothing(clock: Clock, caplog: pytest.LogCaptureFixture
 
 def test_an_unknown_total_is_reported_as_unknown(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     with no_terminal(caplog), Progress("backfill", "tags", clock=clock) as progress:
-        clock.tick(EVERY)
+        clock.now += EVERY
         progress.step(0)
-        clock.tick(EVERY)
+        clock.now += EVERY
         progress.step(20)
         progress.expect(5)
-        clock.tick(EVERY)
+        clock.now += EVERY
         progress.step(5)
 
     assert caplog.messages == [

@@ -1,13 +1,7 @@
 """The cache of positive verdicts: its lifetime, its keys and its size."""
 
 from core.access.blackbox import GoodVerdicts
-
-
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.clock import Clock
 
 
 def test_an_expired_verdict_is_replaced_by_a_new_one() -> None:
