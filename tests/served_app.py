@@ -6,7 +6,6 @@ import atexit
 import logging
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,12 @@ LARGE = 64 * MIB
 
 
 def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterator[bytes] | list[bytes]:
-    """/slow takes a second, /crash ends the worker, /large sends 64 MiB, /stuck never answers."""
+    """/wait answers after a byte from the FIFO in its query, /crash ends the worker, /large sends 64 MiB."""
     path = environ["PATH_INFO"]
-    if path in ("/slow", "/stuck"):
-        print("requested", flush=True)
-        time.sleep(1 if path == "/slow" else 3600)
+    if path == "/wait":
+        with open(environ["QUERY_STRING"], "rb", buffering=0) as fifo:
+            print("requested", flush=True)
+            fifo.read(1)
     if path == "/crash":
         os._exit(3)
     if path == "/large":

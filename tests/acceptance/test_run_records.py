@@ -23,7 +23,7 @@ from tests.servers.postgres import PostgresServer
 from tests.servers.process import free_port
 from tests.servers.push import push_image
 from tests.servers.registry import Registry
-from tests.servers.waiting import comes_true
+from tests.servers.waiting import comes_true, returns
 from tests.wsgi import call
 
 
@@ -138,11 +138,8 @@ def test_a_database_that_does_not_answer_does_not_delay_the_end(
     recorder.start()
     recorder.run("prune", Busy)
     assert writing.wait(30)
-    closing = threading.Thread(target=recorder.close)
-    closing.start()
-    closing.join(30)
     try:
-        assert not closing.is_alive()
+        assert returns(recorder.close)
     finally:
         go_on.set()
         recorder._thread.join(60)

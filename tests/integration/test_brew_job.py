@@ -30,7 +30,7 @@ from sql.tables import Priority, build_tables
 from sql.transaction import transaction
 from tests.memory_source import Fault, MemoryReader, MemorySource
 from tests.servers.postgres import PostgresServer
-from tests.servers.waiting import comes_true
+from tests.servers.waiting import comes_true, returns
 
 
 def layers_of(number: int, size: int = 1000) -> dict[Digest, bytes]:
@@ -303,22 +303,18 @@ def refuse() -> None:
 
 
 def test_a_brewer_that_probes_a_silent_source_stops_at_once(settings: BrewSettings) -> None:
-    stop, probing, go_on = threading.Event(), threading.Event(), threading.Event()
+    stop, go_on = threading.Event(), threading.Event()
 
     class SilentSource(MemorySource):
         def check(self) -> str:
-            probing.set()
+            stop.set()
             go_on.wait(60)
             return "fine"
 
     assert settings.outages.source.is_down(refuse)
-    run = threading.Thread(target=brew, args=(replace(settings, source=SilentSource({})), stop))
-    run.start()
-    assert probing.wait(60)
-    stop.set()
-    run.join(30)
     try:
-        assert not run.is_alive()
+        assert returns(lambda: brew(replace(settings, source=SilentSource({})), stop))
+        assert stop.is_set()
     finally:
         go_on.set()
 

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from http.client import HTTPConnection
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,14 @@ def start(tmp_path: Path) -> Iterator[Start]:
     yield run
     for process in started:
         process.stop()
+
+
+@pytest.fixture
+def fifo(tmp_path: Path) -> Iterator[FileIO]:
+    """The FIFO that ends a `/wait`."""
+    os.mkfifo(tmp_path / "fifo")
+    with open(tmp_path / "fifo", "r+b", buffering=0) as fifo:
+        yield fifo
 
 
 @pytest.mark.parametrize("host", ["::", ""])
@@ -172,14 +181,16 @@ def test_idle_connections_delay_no_other(start: Start) -> None:
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_server_after_requests_in_flight(
-    start: Start, workers: int, number: signal.Signals
+    start: Start, fifo: FileIO, workers: int, number: signal.Signals
 ) -> None:
     process, port = start(workers)
     seen: set[int] = set()
     assert comes_true(lambda: len(seen) == workers or seen.add(worker(port)))
-    asking, answers = in_background(lambda: get(port, "/slow").status_code)
+    asking, answers = in_background(lambda: get(port, f"/wait?{fifo.name}").status_code)
     assert comes_true(lambda: "requested" in process.log.read_text())
     process.send_signal(number)
+    assert comes_true(lambda: not listening(port)())
+    fifo.write(b".")
     asking.join(60)
     assert answers == [200]
     assert process.exit_status() == 0
@@ -209,9 +220,9 @@ def test_an_answer_in_progress_is_sent_completely(start: Start) -> None:
     assert process.exit_status() == 0
 
 
-def test_a_request_that_does_not_finish_is_cut_off_after_the_grace(start: Start) -> None:
+def test_a_request_that_does_not_finish_is_cut_off_after_the_grace(start: Start, fifo: FileIO) -> None:
     process, port = start(grace=1)
-    asking, answers = in_background(lambda: get(port, "/stuck"))
+    asking, answers = in_background(lambda: get(port, f"/wait?{fifo.name}"))
     assert comes_true(lambda: "requested" in process.log.read_text())
     process.send_signal(signal.SIGTERM)
     assert process.exit_status() == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 
@@ -19,3 +20,11 @@ def comes_true(condition: Callable[[], object], timeout: float = 30.0) -> bool:
             return False
         time.sleep(POLL_SECONDS)
     return True
+
+
+def returns(call: Callable[[], object], timeout: float = 30.0) -> bool:
+    """Return whether `call`, in a thread of its own, returns within `timeout` seconds."""
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join(timeout)
+    return not thread.is_alive()

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from core.wake import WakeListener, wake
+from tests.servers.waiting import returns
 
 
 def test_each_wake_is_received(tmp_path: Path) -> None:
@@ -31,10 +32,7 @@ def test_a_listener_stops_though_its_fifo_was_removed(tmp_path: Path) -> None:
     listener = WakeListener(tmp_path, lambda: None)
     listener.start()
     (tmp_path / "wake").unlink()
-    stopping = threading.Thread(target=listener.stop, daemon=True)
-    stopping.start()
-    stopping.join(30)
-    assert not stopping.is_alive()
+    assert returns(listener.stop)
 
 
 def test_without_a_scheduler_nothing_happens(tmp_path: Path) -> None:
