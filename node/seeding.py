@@ -72,7 +72,7 @@ class Seeding:
         self._new: set[Digest] = set()
         """Layers that are complete but not announced yet."""
         self._left: dict[Digest, Metainfo] = {}
-        """Layers that were removed, whose swarms were not left since."""
+        """Removed layers whose swarms this node has yet to leave."""
         self._refused: set[Digest] = set()
         """Seeded layers whose capabilities the service refused."""
         self._changed = threading.Condition()
