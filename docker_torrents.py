@@ -51,7 +51,8 @@ COMMANDS = (
     ),
     Command(
         "swarm",
-        "Answer swarm calls alone. Where several machines run the web app, nginx routes /v0/swarm here.",
+        "Answer the calls by which mirrors share their work, for web apps on several machines. nginx routes "
+        "/v0/swarm here.",
         "swarm",
         "web.swarm_command:add_options",
     ),

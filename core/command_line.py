@@ -88,7 +88,7 @@ def _build_parser(default: Run) -> tuple[argparse.ArgumentParser, Commands]:
     parser = argparse.ArgumentParser(
         prog="docker_torrents",
         usage="docker_torrents [-h] [-c CONFIG] [-d [DEBUG]] [COMMAND] ...",
-        description="Turns the layers of a docker/distribution registry into torrents.",
+        description='Turns ("brews") the layers of a docker/distribution registry into torrents.',
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

@@ -57,7 +57,7 @@ def add_options(mirror: argparse.ArgumentParser) -> None:
     status = add_command(
         actions,
         "status",
-        "Show what is cached and downloading, and the sources of bytes.",
+        "Show the cache, downloads, and where bytes came from.",
         "mirror status",
         _status,
     )

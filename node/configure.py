@@ -31,7 +31,7 @@ def add_configure(actions: Commands) -> None:
         help="may be repeated (default: those that are installed)",
     )  # fmt: skip
     command.add_argument("--print", action="store_true", help="print the files instead of writing them")
-    command.add_argument("--remove", action="store_true", help="undo it")
+    command.add_argument("--remove", action="store_true", help="take the mirror out of the files again")
     command.add_argument(
         "--root", default="/", metavar="FOLDER",
         help="where the file system of the machine is mounted (default /)",

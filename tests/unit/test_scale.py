@@ -85,7 +85,7 @@ PUSHED_BITS = 8 * PUSHES * LAYERS_A_PUSH * LAYER / 3600
         f"{measured('brew_large', 'MB/s', what='brew_layer: SHA-256, pieces, metainfo kept'):,.0f} MB a second",
         f"at {SMALL:.0f} a second, takes {LAYERS / SMALL / 3600:.0f} hours",
         "brewed {:.0f}, {:.0f} and {:.0f} layers".format(*BREWERS),
-        f"the last one {measured('brewers', 'smallest share', brewers=4):.0%}".replace("%", " %"),
+        f"the smallest of four was {measured('brewers', 'smallest share', brewers=4):.0%}".replace("%", " %"),
         f"alone stores {BREWERS[3]:.0f} a second",
         f"{TAG:.2f} requests a tag",
         f"take {2_000_000 * TAG / 100 / 3600:.1f} hours",
