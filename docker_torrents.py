@@ -63,7 +63,7 @@ COMMANDS = (
         "jobs.scheduler_command:add_options",
     ),
     Command(
-        "run", "Run one scheduled job once, for system cron.", "run brew", "jobs.run_command:add_options"
+        "run", "Run one scheduled job once, for cron or a timer.", "run brew", "jobs.run_command:add_options"
     ),
     Command(
         "backfill",
@@ -78,7 +78,10 @@ COMMANDS = (
         "jobs.role_commands:add_options",
     ),
     Command(
-        "queue", "Show the queue, retry or drop failures.", "queue status", "jobs.queue_commands:add_options"
+        "queue",
+        "Show the queue, retry or drop failures. Layers that failed too often are set aside.",
+        "queue status",
+        "jobs.queue_commands:add_options",
     ),
     Command(
         "show",
@@ -92,7 +95,13 @@ COMMANDS = (
         "init-db --print | psql",
         "jobs.installation:add_options",
     ),
-    Command("check", "Check the configuration and every dependency.", "check", "jobs.check:add_options"),
+    Command(
+        "check",
+        "Check the configuration and every dependency. With the configuration of a machine that runs only the "
+        "mirror, check the mirror.",
+        "check",
+        "jobs.check:add_options",
+    ),
     Command(
         "mirror",
         "Run the mirror of this machine: engines pull through it, layers come from other machines.",

@@ -37,8 +37,8 @@ def add_options(mirror: argparse.ArgumentParser) -> None:
     fetch = add_command(
         actions,
         "prefetch",
-        "Pull the layers of images through the running mirror, ahead of demand. The login is that of docker "
-        "or podman.",
+        "Pull the layers of images through the running mirror, ahead of demand, with the login "
+        "that docker or podman has stored.",
         "mirror prefetch --pin library/ubuntu:22.04",
         _prefetch,
     )
