@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 import sqlalchemy as sa
 from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -55,6 +56,9 @@ _FULL = re.compile(r"too many (?:clients|connections)|remaining connection slots
 _FULL_REMEDY = "allow more connections there, or lower db.max_pool_size"
 _READ_ONLY = "it is read-only"
 _READ_ONLY_TRANSACTION = "25006"
+_DISK_FULL = "53100"
+_FULL_SECONDS = 60.0
+"""How long a full disk is reported after a statement that failed for it. Those that need no room succeed."""
 _READ_COMMITTED = "read committed"
 
 
@@ -105,15 +109,33 @@ def postgresql_engine(
             raise sa.exc.InvalidatePoolError from error
 
     def after_error(context: sa.ExceptionContext) -> None:
+        code = getattr(context.original_exception, "pgcode", None)
         # A primary that became a standby keeps its connections: drop them, and find the new one.
-        if getattr(context.original_exception, "pgcode", None) == _READ_ONLY_TRANSACTION:
+        if code == _READ_ONLY_TRANSACTION:
             context.is_disconnect = True
+        if code == _DISK_FULL:
+            _full[engine] = time.monotonic(), str(context.original_exception).partition("\n")[0]
 
     sa.event.listen(engine, "do_connect", connect)
     sa.event.listen(engine, "connect", lambda _, record: record.info.update(new=True))
     sa.event.listen(engine, "checkout", ping)
     sa.event.listen(engine, "handle_error", after_error)
     return engine
+
+
+_full: WeakKeyDictionary[sa.Engine, tuple[float, str]] = WeakKeyDictionary()
+"""When a statement last failed as the server's disk is full, and the server's message."""
+
+
+def check_not_full(engine: sa.Engine) -> None:
+    """Raise DatabaseDown if the server's disk was full for a statement of this process in the last minute.
+
+    Reading does not detect that.
+    """
+    failed, why = _full.get(engine, (-math.inf, ""))
+    ago = time.monotonic() - failed
+    if ago < _FULL_SECONDS:
+        raise DatabaseDown(f"{why}: free some space (a write failed {ago:.0f} s ago)")
 
 
 def _remedy(reason: str) -> str | None:

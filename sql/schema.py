@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from core.errors import DatabaseRefused
+from sql.postgresql import check_not_full
 from sql.sqlite import check_room
 from sql.tables import OPTIONAL, Tables
 
@@ -51,9 +52,10 @@ def probe_writable(connection: sa.Connection, tables: Tables) -> None:
     connection.execute(sa.select(tables.mapping.c.digest).limit(1)).first()
     if connection.dialect.name == "sqlite":
         check_room(connection.engine)
-    read_only = "SHOW transaction_read_only"
-    if connection.dialect.name == "postgresql" and connection.exec_driver_sql(read_only).scalar() != "off":
+        return
+    if connection.exec_driver_sql("SHOW transaction_read_only").scalar() != "off":
         raise DatabaseRefused("it is read-only")
+    check_not_full(connection.engine)
 
 
 def existing_tables(connection: sa.Connection, tables: Tables) -> Tables:

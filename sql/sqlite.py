@@ -46,6 +46,7 @@ def sqlite_engine(url: sa.URL, pool: dict[str, Any], *, read_only: bool = False)
     else:
         sa.event.listen(engine, "do_connect", lambda *_: _create_file(file))
         sa.event.listen(engine, "connect", _prepare)
+        _watch_file(engine, file)
     turns = _Turns(busy_seconds)
 
     def begin(connection: sa.Connection) -> None:
@@ -178,6 +179,29 @@ def _create_file(file: Path) -> None:
         pass
     except OSError as error:
         raise sqlite_path_error(error, file) from error
+
+
+def _watch_file(engine: sa.Engine, file: Path) -> None:
+    """Open the file again if it was removed or replaced: what is written to the old one is lost."""
+
+    def connected(_: object, record: Any) -> None:
+        record.info["file"] = _identity(file)
+
+    def checked_out(_: object, record: Any, __: object) -> None:
+        if record.info["file"] != _identity(file):
+            # Replaces the other connections too.
+            raise sa.exc.InvalidatePoolError
+
+    sa.event.listen(engine, "connect", connected)
+    sa.event.listen(engine, "checkout", checked_out)
+
+
+def _identity(file: Path) -> tuple[int, int] | None:
+    try:
+        status = os.stat(file)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _prepare(connection: Any, _: object) -> None:

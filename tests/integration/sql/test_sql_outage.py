@@ -15,10 +15,11 @@ from typing import TypeVar
 import pytest
 import sqlalchemy as sa
 
+import sql.postgresql
 from core.errors import DatabaseBusy, DatabaseDown
 from sql.engine import create_engine_for
 from sql.postgresql import query_timeout
-from sql.schema import create_missing
+from sql.schema import create_missing, probe_writable
 from sql.tables import build_tables
 from sql.transaction import reading, transaction
 from tests.integration.sql.database import NOW, Database, digest_of, rbtorrent_id_of
@@ -170,6 +171,28 @@ def test_a_hung_pooled_connection_is_replaced(database_there: Database) -> None:
         assert time.monotonic() - began > 1.9
     finally:
         os.kill(hung, signal.SIGCONT)
+
+
+def test_a_full_disk_is_reported_for_a_minute_after_a_write_failed(
+    on_postgres: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, tables = on_postgres.engine, on_postgres.tables
+    on_postgres.execute(
+        "CREATE FUNCTION fill() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        " RAISE disk_full USING MESSAGE = 'could not extend file'; END $$"
+    )
+    on_postgres.execute("CREATE TRIGGER full_disk BEFORE INSERT ON rbtorrent_mapping EXECUTE FUNCTION fill()")
+    with reading(engine) as connection:
+        probe_writable(connection, tables)
+
+    with pytest.raises(DatabaseDown, match="could not extend file"):
+        on_postgres.enqueue(A)
+    with reading(engine) as connection, pytest.raises(DatabaseDown, match="extend file: free some space"):
+        probe_writable(connection, tables)
+
+    monkeypatch.setattr(sql.postgresql, "_FULL_SECONDS", 0)
+    with reading(engine) as connection:
+        probe_writable(connection, tables)
 
 
 def test_a_statement_has_no_time_out(database_there: Database) -> None:

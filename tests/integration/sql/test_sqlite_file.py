@@ -19,7 +19,7 @@ from core.errors import DatabaseNotReady
 from jobs.service import Service
 from sql.engine import create_engine_for
 from sql.history import find_cursor
-from sql.schema import existing_tables
+from sql.schema import existing_tables, probe_writable
 from sql.scopes import list_roles
 from sql.sqlite import checkpoint
 from sql.status import queue_status
@@ -28,7 +28,7 @@ from sql.transaction import reading, transaction
 from tests.installation import Installation
 from tests.integration.sql.database import NOW, Database, digest_of
 
-A = digest_of("a")
+A, B = digest_of("a"), digest_of("b")
 TABLES = build_tables()
 WRITER = """
 import sys, time
@@ -156,6 +156,20 @@ def test_a_missing_table_is_an_error_for_writers(tmp_path: Path) -> None:
     with pytest.raises(DatabaseNotReady, match="no such table"), transaction(engine) as connection:
         list_roles(connection, TABLES)
     engine.dispose()
+
+
+def test_nothing_is_written_to_a_file_that_was_removed(database: Database, file: Path) -> None:
+    database.enqueue(A)
+    shutil.rmtree(file.parent)
+
+    with pytest.raises(DatabaseNotReady, match="no such table"):
+        database.enqueue(B)
+    with reading(database.engine) as connection, pytest.raises(DatabaseNotReady, match="init-db"):
+        probe_writable(connection, TABLES)
+
+    Database.created(database.engine)
+    assert database.enqueue(B) == 1
+    assert file.exists()
 
 
 def test_a_process_that_writes_without_a_pause_does_not_starve_another(
