@@ -97,8 +97,7 @@ COMMANDS = (
     ),
     Command(
         "check",
-        "Check the configuration and every dependency. With the configuration of a machine that runs only the "
-        "mirror, check the mirror.",
+        "Check the configuration and every dependency, or the mirror if only that is configured.",
         "check",
         "jobs.check:add_options",
     ),

@@ -109,7 +109,12 @@ def drop_manifests(
     return len(connection.scalars(dropped).all())
 
 
-def _retry(connection: sa.Connection, table: sa.Table, next_try: int, *where: sa.ColumnElement[bool]) -> int:
+def _retry(
+    connection: sa.Connection,
+    table: sa.Table,
+    next_try: int | sa.ColumnElement[int],
+    *where: sa.ColumnElement[bool],
+) -> int:
     """Let the rows that match `where` start over at `next_try`. Return their number."""
     retried = sa.update(table).where(_locked_rows(table, *where)).values(next_try=next_try, attempts=0)
     return len(connection.scalars(retried.returning(table.c.digest)).all())
