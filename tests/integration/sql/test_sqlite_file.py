@@ -164,7 +164,7 @@ def test_nothing_is_written_to_a_file_that_was_removed(database: Database, file:
 
     with pytest.raises(DatabaseNotReady, match="no such table"):
         database.enqueue(B)
-    with reading(database.engine) as connection, pytest.raises(DatabaseNotReady, match="init-db"):
+    with pytest.raises(DatabaseNotReady, match="init-db"), reading(database.engine) as connection:
         probe_writable(connection, TABLES)
 
     Database.created(database.engine)
