@@ -48,7 +48,7 @@ class Installation:
         return found
 
     def run(
-        self, *words: str, timeout: float = 60, check: bool = True, stderr: int = subprocess.PIPE
+        self, *words: str, timeout: float = 120, check: bool = True, stderr: int = subprocess.PIPE
     ) -> subprocess.CompletedProcess[str]:
         """Run a command to its end. With `check`, a non-zero status fails the test. `stderr` may be a file."""
         ended = subprocess.run(

@@ -32,7 +32,7 @@ class Receiver:
 
     def post(self, body: bytes) -> requests.Response:
         """Send a notification by hand."""
-        return requests.post(f"{self.url}/v0/event", body, headers={"Authorization": KEY}, timeout=20)
+        return requests.post(f"{self.url}/v0/event", body, headers={"Authorization": KEY}, timeout=60)
 
     def rows(self, table: str) -> list[tuple[Any, ...]]:
         """Return all rows of a table; "" is the mapping."""

@@ -65,7 +65,7 @@ def directly(registry: Registry, method: str, path: str, **headers: str) -> requ
         session.trust_env = False
         session.headers.clear()
         sent = {name.replace("_", "-"): value for name, value in headers.items()}
-        return session.request(method, f"{registry.url}{path}", headers=sent, timeout=20)
+        return session.request(method, f"{registry.url}{path}", headers=sent, timeout=60)
 
 
 def assert_untouched(

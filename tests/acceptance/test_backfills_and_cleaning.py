@@ -197,7 +197,7 @@ def test_a_deleted_layer_is_forgotten_and_found_when_pushed_again(
 
     for digest in (missing, others[0]):
         url = f"{registry.url}/v2/team/app/blobs/{digest}"
-        requests.delete(url, timeout=10).raise_for_status()
+        requests.delete(url, timeout=60).raise_for_status()
 
     def hinted() -> bool:
         with closing(sqlite3.connect(installation.state / "docker_torrents.sqlite")) as database:

@@ -63,7 +63,7 @@ class Stack:
         return answer.content
 
     def received(self, mirror: str) -> dict[str, int]:
-        origins: dict[str, int] = requests.get(self.url(mirror) + "/v0/mirror/status", timeout=10).json()[
+        origins: dict[str, int] = requests.get(self.url(mirror) + "/v0/mirror/status", timeout=60).json()[
             "origins"
         ]
         return origins
@@ -163,7 +163,7 @@ def test_a_push_is_brewed_announced_and_pulled_from_one_mirror_by_the_other(tmp_
         image = push_image(stack.url("nginx"), "try/app", "latest", LAYERS)
 
         def ids() -> list[str]:
-            answer = requests.get(stack.url("nginx") + "/v2/try/app/manifests/latest", timeout=10)
+            answer = requests.get(stack.url("nginx") + "/v2/try/app/manifests/latest", timeout=60)
             return [layer["rbtorrent_id"] for layer in answer.json()["layers"] if "rbtorrent_id" in layer]
 
         assert comes_true(lambda: len(ids()) == len(LAYERS))

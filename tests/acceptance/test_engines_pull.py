@@ -102,6 +102,6 @@ def test_a_client_without_lists_in_accept_gets_ids(site: Site) -> None:
     [image] = site.pushed["single-oci"].images
     with requests.Session() as session:
         session.trust_env = False
-        answer = session.get(f"{site.nginx.url}/v2/{SCOPE}/manifests/single-oci", timeout=20)
+        answer = session.get(f"{site.nginx.url}/v2/{SCOPE}/manifests/single-oci", timeout=60)
     found = [layer["rbtorrent_id"] for layer in answer.json()["layers"]]
     assert found == [rbtorrent(layer.digest) for layer in image.layers]

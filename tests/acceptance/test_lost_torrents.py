@@ -51,14 +51,14 @@ def test_the_web_app_queues_a_lost_torrent(
     content = torrent.read_bytes()
     torrent.unlink()
 
-    lost = requests.get(f"{url}/v0/torrents/{scope}/{layer.digest}", timeout=20)
+    lost = requests.get(f"{url}/v0/torrents/{scope}/{layer.digest}", timeout=60)
     assert (lost.status_code, lost.headers["Retry-After"]) == (404, "30")
-    manifest = requests.get(f"{url}/v2/{scope}/manifests/v1", timeout=20).json()
+    manifest = requests.get(f"{url}/v2/{scope}/manifests/v1", timeout=60).json()
     assert "rbtorrent_id" not in manifest["layers"][0]
 
     assert installation.last_line("run", "brew") == "brewed 1, failed 0, waiting 0"
     assert torrent.read_bytes() == content
-    assert requests.get(f"{url}/v0/torrents/{scope}/{layer.digest}", timeout=20).status_code == 200
+    assert requests.get(f"{url}/v0/torrents/{scope}/{layer.digest}", timeout=60).status_code == 200
 
 
 def test_an_operator_searches_for_lost_torrents(

@@ -147,7 +147,7 @@ def test_waiting_for_an_image_ends_when_it_is_completely_brewed(
 
     installation.run("run", "brew")
 
-    assert comes_true(lambda: not waiting.alive, timeout=20)
+    assert comes_true(lambda: not waiting.alive, timeout=60)
     waiting.stop()
     assert "brewed 1 of 1 layers" in (installation.folder / "waiting.log").read_text()
 
@@ -344,7 +344,7 @@ def test_an_unusable_configuration_is_reported_and_exits_with_2(
         env=child_environment(),
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
     )
 
     assert ended.returncode == 2

@@ -136,7 +136,7 @@ def test_the_examples_of_an_endpoint_send_pushed_manifests_and_no_pulls(tmp_path
                 blob = f"blobs/{image.layers[0].digest}"
                 for path in (f"manifests/{tag}", f"manifests/{image.digest}", blob):
                     requests.get(
-                        f"{registry.url}/v2/library/ubuntu/{path}", headers=accept, timeout=20
+                        f"{registry.url}/v2/library/ubuntu/{path}", headers=accept, timeout=60
                     ).raise_for_status()
             # Events arrive in their order.
             assert comes_true(lambda: pushed[-1] in events())

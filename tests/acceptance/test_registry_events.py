@@ -127,7 +127,7 @@ def test_children_pushed_after_their_index_are_found(receiver: Receiver) -> None
     index = push_index(receiver.registry, "demo/app", "multi", [late.descriptor, there.descriptor])
     assert comes_true(lambda: ("demo/app", index.digest) in receiver.waiting())
     manifest_url = f"{receiver.registry.url}/v2/demo/app/manifests/{late.digest}"
-    requests.delete(manifest_url, timeout=10).raise_for_status()
+    requests.delete(manifest_url, timeout=60).raise_for_status()
     ended = receiver.installation.run("run", "resolve-manifests", check=False)
     assert ended.returncode == 1
     assert receiver.queued() == layers_of(there)

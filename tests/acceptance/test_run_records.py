@@ -137,7 +137,7 @@ def test_a_database_that_does_not_answer_does_not_delay_the_end(
     service.brew_counter = Counter()
     recorder.start()
     recorder.run("prune", Busy)
-    assert writing.wait(30)
+    assert writing.wait(60)
     try:
         assert returns(recorder.close)
     finally:
@@ -160,7 +160,7 @@ def test_a_run_that_ends_while_another_is_written_is_written_before_the_end(tmp_
     recorder.run("prune", Busy)
     with transaction(service.database):
         recorder.start()
-        assert writing.wait(30)
+        assert writing.wait(60)
         recorder.run("brew", Busy)
         closing.start()
         assert comes_true(lambda: recorder._closing)

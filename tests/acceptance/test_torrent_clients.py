@@ -79,7 +79,7 @@ class Shop:
 
     def torrent_of(self, app: str) -> bytes:
         """Return the .torrent from the app at this URL."""
-        answer = requests.get(f"{app}/v0/torrents/{SCOPE}/{self.digest}", auth=self.auth, timeout=20)
+        answer = requests.get(f"{app}/v0/torrents/{SCOPE}/{self.digest}", auth=self.auth, timeout=60)
         answer.raise_for_status()
         return answer.content
 
@@ -181,10 +181,10 @@ def test_the_torrent_of_a_private_registry_needs_the_password(private_shop: Shop
     try:
         url = f"http://127.0.0.1:{port}/v0/torrents/{SCOPE}/{private_shop.digest}"
         for auth in (None, ("puller", "wrong"), ("other", USER[1])):
-            answer = requests.get(url, auth=auth, timeout=20)
+            answer = requests.get(url, auth=auth, timeout=60)
             assert answer.status_code == 401
             assert answer.headers["WWW-Authenticate"].startswith("Basic realm=")
-        assert requests.get(url, auth=USER, timeout=20).status_code == 200
+        assert requests.get(url, auth=USER, timeout=60).status_code == 200
     finally:
         web.stop()
 

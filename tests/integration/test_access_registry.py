@@ -142,7 +142,7 @@ def test_a_token_for_one_repository_is_refused_for_another(
         session.trust_env = False
         params = {"service": "tests' registry", "scope": "repository:team/a:pull"}
         credentials = ("reader", PASSWORDS["reader"])
-        answer = session.get(token_server.realm, params=params, auth=credentials, timeout=20)
+        answer = session.get(token_server.realm, params=params, auth=credentials, timeout=60)
     sent = {"Authorization": f"Bearer {answer.json()['token']}"}
     layer = token_images["team/a"].layers[0]
     assert ids(token_front.get("/v2/team/a/manifests/latest", **sent)) == [rbtorrent(layer.digest)]

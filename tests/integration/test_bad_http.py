@@ -18,7 +18,7 @@ BODY = bytes(range(256)) * 400
 
 def _raw(server: HttpServer, request: bytes) -> bytes:
     """Return everything that the server sends in answer to these bytes, until it closes."""
-    with socket.create_connection((server.host, server.port), timeout=10) as client:
+    with socket.create_connection((server.host, server.port), timeout=60) as client:
         client.sendall(request)
         answer = b""
         while data := client.recv(1 << 16):
@@ -35,11 +35,11 @@ def test_paths_have_their_own_answers_and_requests_are_recorded(server: HttpServ
     server.on("/v2/*", bad_http.replying(200, b"below"))
     server.on("/v2/exact", bad_http.replying(429, b"later", {"Retry-After": "3"}))
     assert (
-        requests.get(f"{server.url}/v2/a/b?n=1&n=2", headers={"X-One": "1"}, timeout=10).content == b"below"
+        requests.get(f"{server.url}/v2/a/b?n=1&n=2", headers={"X-One": "1"}, timeout=60).content == b"below"
     )
-    late = requests.post(f"{server.url}/v2/exact", data=b"the body", timeout=10)
+    late = requests.post(f"{server.url}/v2/exact", data=b"the body", timeout=60)
     assert (late.status_code, late.headers["Retry-After"]) == (429, "3")
-    assert requests.get(f"{server.url}/elsewhere", timeout=10).status_code == 404
+    assert requests.get(f"{server.url}/elsewhere", timeout=60).status_code == 404
     first, second, _ = server.requests
     assert (first.method, first.path, first.query, first.headers["x-one"]) == (
         "GET",
@@ -53,7 +53,7 @@ def test_paths_have_their_own_answers_and_requests_are_recorded(server: HttpServ
 
 def test_a_chunked_request_body_is_read(server: HttpServer) -> None:
     server.on("/", bad_http.replying(200))
-    requests.post(server.url, data=iter([b"one ", b"two"]), timeout=10)
+    requests.post(server.url, data=iter([b"one ", b"two"]), timeout=60)
     assert server.requests[0].body == b"one two"
 
 
@@ -69,7 +69,7 @@ def test_ranges_are_served(server: HttpServer) -> None:
     server.on("/whole", bad_http.serving(BODY, ranges=False))
 
     def get(path: str, span: str) -> tuple[int, str | None, bytes]:
-        answer = requests.get(f"{server.url}{path}", headers={"Range": span}, timeout=10)
+        answer = requests.get(f"{server.url}{path}", headers={"Range": span}, timeout=60)
         return answer.status_code, answer.headers.get("Content-Range"), answer.content
 
     assert get("/file", "bytes=10-19") == (206, f"bytes 10-19/{len(BODY)}", BODY[10:20])
@@ -81,8 +81,8 @@ def test_ranges_are_served(server: HttpServer) -> None:
 def test_a_body_is_cut_and_resumed(server: HttpServer) -> None:
     server.on("/file", bad_http.in_turn(bad_http.serving(BODY, cut_after=1000), bad_http.serving(BODY)))
     with pytest.raises(requests.exceptions.ChunkedEncodingError, match="1000 bytes read"):
-        requests.get(f"{server.url}/file", timeout=10)
-    rest = requests.get(f"{server.url}/file", headers={"Range": "bytes=1000-"}, timeout=10)
+        requests.get(f"{server.url}/file", timeout=60)
+    rest = requests.get(f"{server.url}/file", headers={"Range": "bytes=1000-"}, timeout=60)
     assert rest.content == BODY[1000:]
 
 
@@ -109,7 +109,7 @@ def test_a_client_gets_an_error(server: HttpServer, answer: Answer, error: type[
 
 def test_an_endless_body_ends_when_its_reader_leaves(server: HttpServer) -> None:
     server.on("/", bad_http.endless())
-    with requests.get(server.url, stream=True, timeout=10) as answer:
+    with requests.get(server.url, stream=True, timeout=60) as answer:
         assert len(answer.raw.read(1_000_000)) == 1_000_000
     [request] = server.requests
     # The last blocks may be cut off, or not counted yet.
@@ -119,14 +119,14 @@ def test_an_endless_body_ends_when_its_reader_leaves(server: HttpServer) -> None
 
 def test_a_web_page_is_sent_instead_of_json(server: HttpServer) -> None:
     server.on("/v2/", bad_http.html())
-    answer = requests.get(f"{server.url}/v2/", timeout=10)
+    answer = requests.get(f"{server.url}/v2/", timeout=60)
     assert (answer.status_code, answer.headers["Content-Type"]) == (200, "text/html; charset=utf-8")
 
 
 def test_a_slow_body_is_read_to_its_end(server: HttpServer) -> None:
     server.on("/", bad_http.dripping(b"abcd", size=2, seconds=0.1))
     began = time.monotonic()
-    assert requests.get(server.url, timeout=10).content == b"abcd"
+    assert requests.get(server.url, timeout=60).content == b"abcd"
     assert time.monotonic() - began >= 0.1
 
 
@@ -134,9 +134,9 @@ def test_closing_ends_requests_in_progress() -> None:
     began = time.monotonic()
     with start_http_server() as server:
         server.on("/", bad_http.silent())
-        with socket.create_connection((server.host, server.port), timeout=10) as asking:
+        with socket.create_connection((server.host, server.port), timeout=60) as asking:
             asking.sendall(b"GET / HTTP/1.1\r\n\r\n")
-            with socket.create_connection((server.host, server.port), timeout=10):  # sends nothing
+            with socket.create_connection((server.host, server.port), timeout=60):  # sends nothing
                 assert comes_true(lambda: server.requests)
                 server.close()
                 assert asking.recv(1) == b""

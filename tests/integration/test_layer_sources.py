@@ -269,7 +269,7 @@ def test_a_read_that_waits_for_bytes_ends_when_its_reader_is_closed(backend: Bac
     thread.start()
     assert comes_true(lambda: proxy_of(backend).broken)
     reader.close()
-    thread.join(30)
+    thread.join(60)
     assert len(ends) == 1
     assert not isinstance(ends[0], TimedOut)
 

@@ -154,10 +154,10 @@ def test_a_blob_with_a_digest_of_another_algorithm_is_passed_on(
     path = f"/v2/{scope}/blobs/{digest}"
     with requests.Session() as session:
         session.trust_env = False
-        upload = session.post(f"{registry.url}/v2/{scope}/blobs/uploads/", timeout=30)
+        upload = session.post(f"{registry.url}/v2/{scope}/blobs/uploads/", timeout=60)
         headers = {"Content-Type": "application/octet-stream"}
         where = f"{upload.headers['Location']}&digest={digest}"
-        session.put(where, data=content, headers=headers, timeout=30).raise_for_status()
+        session.put(where, data=content, headers=headers, timeout=60).raise_for_status()
 
     assert mirror.get(path).body == content
     answer = mirror.head(path)

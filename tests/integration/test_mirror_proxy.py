@@ -54,7 +54,7 @@ def test_the_answer_is_the_registrys_byte_for_byte(
     with requests.Session() as session:
         session.trust_env = False
         headers = {"Accept": MANIFEST["docker"]}
-        direct = session.request(method, registry.url + path, headers=headers, timeout=30)
+        direct = session.request(method, registry.url + path, headers=headers, timeout=60)
 
     answer = mirror.ask(method, path, Accept=MANIFEST["docker"])
 

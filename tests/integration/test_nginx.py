@@ -100,7 +100,7 @@ def test_each_request_is_routed_unchanged(
     path: str,
     where: str,
 ) -> None:
-    session.request(method, signpost.url + path, timeout=20)
+    session.request(method, signpost.url + path, timeout=60)
     (request,) = both[where].requests
     assert (request.method, request.path) == (method, path.partition("?")[0])
     assert all(not server.requests for name, server in both.items() if name != where)
@@ -111,7 +111,7 @@ def test_the_callers_address_is_that_of_the_connection(
     signpost: Nginx, both: dict[str, HttpServer], session: requests.Session, path: str
 ) -> None:
     said = {"X-Real-IP": "203.0.113.9", "X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "gopher"}
-    session.get(signpost.url + path, headers=said, timeout=20)
+    session.get(signpost.url + path, headers=said, timeout=60)
     (request,) = [request for server in both.values() for request in server.requests]
     assert request.headers.get_all("X-Real-IP") == ["127.0.0.1"]
     assert request.headers.get_all("X-Forwarded-For") == ["203.0.113.9, 127.0.0.1"]
@@ -121,7 +121,7 @@ def test_the_callers_address_is_that_of_the_connection(
 
 @pytest.mark.parametrize(("path", "status"), [("/v0/event", 413), ("/v2/a/blobs/uploads/1", 200)])
 def test_only_requests_to_the_app_have_a_limit(signpost: Nginx, path: str, status: int) -> None:
-    with socket.create_connection((signpost.host, signpost.port), timeout=20) as client:
+    with socket.create_connection((signpost.host, signpost.port), timeout=60) as client:
         size = 41 * 1024 * 1024 + 1
         client.sendall(f"POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: {size}\r\n\r\n".encode())
         if status == 200:
@@ -142,7 +142,7 @@ def test_only_requests_to_the_app_have_a_limit(signpost: Nginx, path: str, statu
 def test_nginx_refuses_requests_that_granian_accepts(
     signpost: Nginx, both: dict[str, HttpServer], head: str
 ) -> None:
-    with socket.create_connection((signpost.host, signpost.port), timeout=20) as client:
+    with socket.create_connection((signpost.host, signpost.port), timeout=60) as client:
         client.sendall(f"{head}\r\n\r\n".encode())
         assert client.recv(12) == b"HTTP/1.1 400"
     assert all(not server.requests for server in both.values())
@@ -152,7 +152,7 @@ def test_nginx_ends_a_connection_whose_head_drips(both: dict[str, HttpServer], t
     app = both["app"].netloc
     with (
         nginx_front(tmp_path, registry=app, app=app, header_timeout="500ms") as nginx,
-        socket.create_connection((nginx.host, nginx.port), timeout=20) as client,
+        socket.create_connection((nginx.host, nginx.port), timeout=60) as client,
     ):
         client.sendall(b"GET /v2/ HTTP/1.1\r\nHost: a\r\nX-Slow: ")
         # Each byte comes long before the time-out, which is for the whole head.
@@ -164,10 +164,10 @@ def test_nginx_ends_a_connection_whose_head_drips(both: dict[str, HttpServer], t
 
 
 def test_half_a_notification_does_not_reach_the_app(signpost: Nginx, both: dict[str, HttpServer]) -> None:
-    with socket.create_connection((signpost.host, signpost.port), timeout=20) as client:
+    with socket.create_connection((signpost.host, signpost.port), timeout=60) as client:
         client.sendall(b"POST /v0/event HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\n12")
         # From the registry: after it, nginx has handled the half.
-        requests.get(f"{signpost.url}/v2/_catalog", timeout=20)
+        requests.get(f"{signpost.url}/v2/_catalog", timeout=60)
         assert not [one for one in threading.enumerate() if one.name == f"serve-{both['app'].port}"]
         client.sendall(b"34")
         assert client.recv(12).startswith(b"HTTP/1.1 ")
@@ -207,7 +207,7 @@ def test_no_capability_is_in_any_log(
     with nginx_front(tmp_path, registry=both["registry"].netloc, app=app) as nginx:
         event = "GET /v0/event HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
         for request in [*REQUESTS, *LEAVING, event]:
-            with socket.create_connection((nginx.host, nginx.port), timeout=20) as client:
+            with socket.create_connection((nginx.host, nginx.port), timeout=60) as client:
                 client.sendall(request.encode())
                 with suppress(ConnectionError):
                     while request not in LEAVING and client.recv(1 << 16):
@@ -225,27 +225,27 @@ def test_an_image_is_pushed_through_it_and_pulled_with_ids(
     image = push_image(nginx.url, scope, "latest", [layer_bytes(20 << 20, 1), layer_bytes(3000, 2)])
     brew(front, *image.layers)
     path = f"/v2/{scope}/manifests/latest"
-    answer = session.get(nginx.url + path, timeout=20)
+    answer = session.get(nginx.url + path, timeout=60)
     assert [layer["rbtorrent_id"] for layer in answer.json()["layers"]] == [
         rbtorrent(layer.digest) for layer in image.layers
     ]
-    by_digest = session.get(f"{nginx.url}/v2/{scope}/manifests/{image.digest}", timeout=20)
+    by_digest = session.get(f"{nginx.url}/v2/{scope}/manifests/{image.digest}", timeout=60)
     assert by_digest.content == image.manifest
-    blob = session.get(f"{nginx.url}/v2/{scope}/blobs/{image.layers[0].digest}", timeout=20)
+    blob = session.get(f"{nginx.url}/v2/{scope}/blobs/{image.layers[0].digest}", timeout=60)
     assert blob.content == layer_bytes(20 << 20, 1)
-    deleted = session.delete(f"{nginx.url}/v2/{scope}/manifests/{image.digest}", timeout=20)
+    deleted = session.delete(f"{nginx.url}/v2/{scope}/manifests/{image.digest}", timeout=60)
     assert deleted.status_code == 202
-    assert session.get(nginx.url + path, timeout=20).status_code == 404
+    assert session.get(nginx.url + path, timeout=60).status_code == 404
 
 
 def test_an_upload_continues_at_the_front(nginx: Nginx, session: requests.Session, scope: str) -> None:
-    started = session.post(f"{nginx.url}/v2/{scope}/blobs/uploads/", timeout=20)
+    started = session.post(f"{nginx.url}/v2/{scope}/blobs/uploads/", timeout=60)
     assert started.headers["Location"].startswith(f"{nginx.url}/v2/{scope}/blobs/uploads/")
 
 
 def test_a_chunked_blob_is_accepted(nginx: Nginx, session: requests.Session, scope: str) -> None:
-    where = session.post(f"{nginx.url}/v2/{scope}/blobs/uploads/", timeout=20).headers["Location"]
-    sent = session.patch(where, data=iter([b"x" * 100_000] * 50), timeout=20)
+    where = session.post(f"{nginx.url}/v2/{scope}/blobs/uploads/", timeout=60).headers["Location"]
+    sent = session.patch(where, data=iter([b"x" * 100_000] * 50), timeout=60)
     assert sent.status_code == 202
     assert sent.headers["Range"] == "0-4999999"
 
@@ -274,8 +274,8 @@ def test_blackbox_gets_the_address_from_nginx(
         ):
             url = f"{nginx.url}/v2/{scope}/manifests/{image.digest}"
             sent = {"Authorization": "OAuth throw-away", "X-Real-IP": "203.0.113.9"}
-            assert session.get(url, headers=sent, timeout=20).content == image.manifest
-            assert session.get(url, headers={"X-Real-IP": "127.0.0.1"}, timeout=20).status_code == 401
+            assert session.get(url, headers=sent, timeout=60).content == image.manifest
+            assert session.get(url, headers={"X-Real-IP": "127.0.0.1"}, timeout=60).status_code == 401
         assert {asked["userip"] for asked in blackbox.questions} == {"127.0.0.1"}
 
 
@@ -286,10 +286,10 @@ def test_without_the_app_blobs_are_served_and_with_the_fallback_manifests_too(
     manifest, blob = f"/v2/{scope}/manifests/{image.digest}", f"/v2/{scope}/blobs/{image.layers[0].digest}"
     nowhere = "127.0.0.1:1"
     with nginx_front(tmp_path / "plain", registry=registry.netloc, app=nowhere) as nginx:
-        assert session.get(nginx.url + manifest, timeout=20).status_code == 502
-        assert session.get(nginx.url + blob, timeout=20).status_code == 200
+        assert session.get(nginx.url + manifest, timeout=60).status_code == 502
+        assert session.get(nginx.url + blob, timeout=60).status_code == 200
     with nginx_front(tmp_path / "more", registry=registry.netloc, app=nowhere, fallback=True) as nginx:
-        assert session.get(nginx.url + manifest, timeout=20).content == image.manifest
+        assert session.get(nginx.url + manifest, timeout=60).content == image.manifest
 
 
 def test_a_realm_made_of_the_host_has_the_host_that_clients_use(
@@ -305,7 +305,7 @@ def test_a_realm_made_of_the_host_has_the_host_that_clients_use(
         ):
             # Tags come from the registry directly.
             for path in ("/v2/team/app/tags/list", "/v2/", f"/v2/team/app/manifests/{DIGEST}"):
-                answer = session.get(nginx.url + path, headers={"Host": "hub.example:5000"}, timeout=20)
+                answer = session.get(nginx.url + path, headers={"Host": "hub.example:5000"}, timeout=60)
                 assert answer.status_code == 401
                 challenge = answer.headers["WWW-Authenticate"]
                 assert challenge.startswith('Bearer realm="https://hub.example:5000/auth/token"'), path

@@ -255,7 +255,7 @@ def test_closing_interrupts_readers(tmp_path: Path) -> None:
         assert comes_true(lambda: node.downloads.status()[0].state == "http")
         threading.Timer(0.2, body.gate.set).start()
         node.downloads.close()
-        thread.join(30)
+        thread.join(60)
     assert len(got) == 1
 
 

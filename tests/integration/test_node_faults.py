@@ -327,7 +327,7 @@ def test_a_removed_torrent_is_heard_of_no_more(tmp_path: Path) -> None:
 
     torrent = session.add(parse_metainfo(make_torrent(DATA), LAYER), tmp_path, Listener())
     try:
-        assert removed.wait(30)
+        assert removed.wait(60)
         assert not told_after.is_set()
     finally:
         session.close()

@@ -160,7 +160,7 @@ def test_a_node_s_calls_are_answered_as_described(running: Running) -> None:
 
 def web_seed(running: Running) -> dict[str, str]:
     """Return the two parts of the web seed's path, from the torrent."""
-    torrent = requests.get(f"{running.url}/v0/torrents/{SCOPE}/{running.layer}", timeout=20)
+    torrent = requests.get(f"{running.url}/v0/torrents/{SCOPE}/{running.layer}", timeout=60)
     [url] = libtorrent.load_torrent_buffer(torrent.content).url_seeds
     *_, capability, hex_digits = urlsplit(url).path.split("/")
     return {"capability": capability, "hex": hex_digits}

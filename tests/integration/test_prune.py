@@ -447,7 +447,7 @@ def test_two_runs_at_once_forget_each_layer_once(brewed: Brewed) -> None:
 
 
 def delete_blob(registry: Registry, scope: str, digest: str) -> None:
-    requests.delete(f"{registry.url}/v2/{scope}/blobs/{digest}", timeout=10).raise_for_status()
+    requests.delete(f"{registry.url}/v2/{scope}/blobs/{digest}", timeout=60).raise_for_status()
 
 
 def test_a_layer_in_an_unknown_repository_is_not_forgotten(brewed: Brewed, tmp_path: Path) -> None:

@@ -300,4 +300,4 @@ def test_a_stopped_run_leaves_the_rest_for_the_next(
 
 def forget(registry: Registry, scope: str, digest: str) -> None:
     """Delete a manifest, by the API."""
-    requests.delete(f"{registry.url}/v2/{scope}/manifests/{digest}", timeout=10).raise_for_status()
+    requests.delete(f"{registry.url}/v2/{scope}/manifests/{digest}", timeout=60).raise_for_status()

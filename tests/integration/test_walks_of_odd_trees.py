@@ -106,7 +106,7 @@ def test_an_index_is_read_again_while_any_image_below_it_is_missing(
     leaf = image.descriptor.as_json()
     inner = [push_index_of(registry, scope, tag, [leaf]) for tag in ("a", "b")]
     push_index_of(registry, scope, "top", inner)
-    requests.delete(f"{registry.url}/v2/{scope}/manifests/{image.digest}", timeout=10).raise_for_status()
+    requests.delete(f"{registry.url}/v2/{scope}/manifests/{image.digest}", timeout=60).raise_for_status()
     assert walk_repositories(scan, [scope], "test").queued == 0
 
     push_manifest(registry, scope, None, image.manifest, str(leaf["mediaType"]))

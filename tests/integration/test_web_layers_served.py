@@ -111,7 +111,7 @@ def test_the_layer_arrives_completely_and_connections_are_kept(port: int) -> Non
             answer = session.get(f"http://127.0.0.1:{port}{PATH}", timeout=60)
             assert hashlib.sha256(answer.content).hexdigest() == LAYER.hex
             part = session.get(
-                f"http://127.0.0.1:{port}{PATH}", headers={"Range": "bytes=1000000-5000000"}, timeout=20
+                f"http://127.0.0.1:{port}{PATH}", headers={"Range": "bytes=1000000-5000000"}, timeout=60
             )
             assert (part.status_code, part.content == CONTENT[1_000_000:5_000_001]) == (206, True)
             head = session.head(f"http://127.0.0.1:{port}{PATH}", timeout=60)

@@ -197,7 +197,7 @@ def test_an_invalid_host_never_reaches_the_registry(front: Front, upstream: Http
 def exchanged(netloc: str, method: str) -> tuple[list[str], bytes]:
     """Return the answer on the wire: sorted lower-case header lines without the date, and the body."""
     host, port = netloc.split(":")
-    with socket.create_connection((host, int(port)), timeout=20) as connection:
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
         request = f"{method} {PATH}?rbtorrent=false HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
         connection.sendall(request.encode())
         raw = b"".join(iter(lambda: connection.recv(65536), b""))

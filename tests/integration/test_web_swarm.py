@@ -206,8 +206,8 @@ def test_the_command_swarm_answers_only_swarm_calls(tmp_path: Path) -> None:
     swarm.start()
     try:
         leased = leases_of_many_connections(port, installation)
-        other = requests.get(f"http://127.0.0.1:{port}/v2/", timeout=30)
-        ping = requests.get(f"http://127.0.0.1:{port}/ping", timeout=30)
+        other = requests.get(f"http://127.0.0.1:{port}/v2/", timeout=60)
+        ping = requests.get(f"http://127.0.0.1:{port}/ping", timeout=60)
     finally:
         swarm.stop()
 

@@ -32,7 +32,7 @@ class Moto:
     def create_bucket(self, name: str | None = None) -> str:
         """Create a bucket, by default with an unused name. Return its name."""
         name = name or f"bucket-{next(self._numbers)}"
-        requests.put(f"{self.endpoint}/{name}", timeout=10).raise_for_status()
+        requests.put(f"{self.endpoint}/{name}", timeout=60).raise_for_status()
         return name
 
     @contextmanager

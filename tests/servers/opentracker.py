@@ -57,14 +57,14 @@ class Tracker:
     def peers(self, info_hash: str) -> tuple[int, int]:
         """Return how many peers of a torrent are complete, and how many are downloading (BEP 48)."""
         answer = requests.get(
-            f"http://{self.host}:{self.port}/scrape?info_hash={quote(bytes.fromhex(info_hash))}", timeout=10
+            f"http://{self.host}:{self.port}/scrape?info_hash={quote(bytes.fromhex(info_hash))}", timeout=60
         )
         answer.raise_for_status()
         return _number(answer.content, b"8:complete"), _number(answer.content, b"10:incomplete")
 
     def _announce(self, info_hash: str, event: str) -> bytes:
         query = f"info_hash={quote(bytes.fromhex(info_hash))}&peer_id=-TESTS-0000000000000&event={event}"
-        answer = requests.get(f"{self.announce_url}?{query}&port=1&left=1&numwant=0&compact=1", timeout=10)
+        answer = requests.get(f"{self.announce_url}?{query}&port=1&left=1&numwant=0&compact=1", timeout=60)
         answer.raise_for_status()
         return answer.content
 
@@ -97,7 +97,7 @@ def start_opentracker(
 def _answers(host: str, port: int) -> bool:
     """Return whether it answers a request. It listens before, but then SIGHUP would still end it."""
     try:
-        requests.get(f"http://{host}:{port}/scrape", timeout=10)
+        requests.get(f"http://{host}:{port}/scrape", timeout=60)
     except requests.RequestException:
         return False
     return True

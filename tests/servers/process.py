@@ -125,7 +125,7 @@ class ServerProcess:
         cwd: Path | None = None,
         user: str | None = None,
         end_signal: signal.Signals = signal.SIGTERM,
-        start_timeout: float = 60.0,
+        start_timeout: float = 120.0,
         grace: float = 20.0,
     ) -> None:
         self.argv = [str(part) for part in argv]
@@ -225,7 +225,7 @@ def running(
     cwd: Path | None = None,
     user: str | None = None,
     end_signal: signal.Signals = signal.SIGTERM,
-    start_timeout: float = 60.0,
+    start_timeout: float = 120.0,
 ) -> Iterator[ServerProcess]:
     """Run a server for the length of a `with` block; see ServerProcess for the arguments."""
     process = ServerProcess(

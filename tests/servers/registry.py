@@ -126,7 +126,7 @@ class Registry:
         if not self.process.alive:
             return True
         stacks = f"http://{self.host}:{self.debug_port}/debug/pprof/goroutine?debug=2"
-        return _IN_WORK not in requests.get(stacks, timeout=30).text
+        return _IN_WORK not in requests.get(stacks, timeout=60).text
 
 
 @contextmanager

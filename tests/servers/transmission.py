@@ -63,7 +63,7 @@ class Transmission:
         for _ in range(2):
             with requests.Session() as session:
                 session.trust_env = False
-                answer = session.post(url, body, headers={_SESSION_ID: self._session}, timeout=20)
+                answer = session.post(url, body, headers={_SESSION_ID: self._session}, timeout=60)
             if answer.status_code != requests.codes.conflict:
                 break
             # Protection against CSRF: the first call learns the required session id.

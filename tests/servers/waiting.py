@@ -9,7 +9,7 @@ from collections.abc import Callable
 POLL_SECONDS = 0.01
 
 
-def comes_true(condition: Callable[[], object], timeout: float = 30.0) -> bool:
+def comes_true(condition: Callable[[], object], timeout: float = 60.0) -> bool:
     """Return whether `condition` holds now or within `timeout` seconds: `assert comes_true(lambda: …)`.
 
     The default is ample, as the machine may be busy.
@@ -22,7 +22,7 @@ def comes_true(condition: Callable[[], object], timeout: float = 30.0) -> bool:
     return True
 
 
-def returns(call: Callable[[], object], timeout: float = 30.0) -> bool:
+def returns(call: Callable[[], object], timeout: float = 60.0) -> bool:
     """Return whether `call`, in a thread of its own, returns within `timeout` seconds."""
     thread = threading.Thread(target=call, daemon=True)
     thread.start()

@@ -76,7 +76,7 @@ def test_callers_share_a_result_for_some_seconds() -> None:
 
     def probe() -> str:
         runs.append(1)
-        assert go_on.wait(timeout=30)
+        assert go_on.wait(timeout=60)
         return "answers"
 
     check = HealthCheck([Probe("registry", probe)], timer=timer, limit=30)
@@ -84,7 +84,7 @@ def test_callers_share_a_result_for_some_seconds() -> None:
         answers = [callers.submit(check.health) for _ in range(8)]
         assert comes_true(lambda: runs)
         go_on.set()
-        assert {answer.result(timeout=30).status for answer in answers} == {"ok"}
+        assert {answer.result(timeout=60).status for answer in answers} == {"ok"}
     assert len(runs) == 1
 
     timer.now += KEEP_SECONDS - 1

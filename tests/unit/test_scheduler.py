@@ -59,9 +59,9 @@ def counting(runs: queue.SimpleQueue[str], name: str, idle: bool = False) -> Cal
 def test_a_job_runs_at_the_start_and_when_it_is_woken() -> None:
     runs: queue.SimpleQueue[str] = queue.SimpleQueue()
     with running(Schedule("brew", counting(runs, "brew"), NEVER)) as scheduler:
-        assert runs.get(timeout=30) == "brew"
+        assert runs.get(timeout=60) == "brew"
         scheduler.run_now("brew", "not-scheduled")
-        assert runs.get(timeout=30) == "brew"
+        assert runs.get(timeout=60) == "brew"
 
 
 def test_a_run_ended_by_an_outage_is_not_a_success(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,7 +73,7 @@ def test_a_run_ended_by_an_outage_is_not_a_success(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(JOB_RUNS, "count", count)
     with running(Schedule("brew", lambda: Paused("the registry is down"), NEVER)):
-        assert counted.get(timeout=30) == ("brew", "failed")
+        assert counted.get(timeout=60) == ("brew", "failed")
 
 
 def test_a_job_woken_while_it_runs_runs_again() -> None:
@@ -82,15 +82,15 @@ def test_a_job_woken_while_it_runs_runs_again() -> None:
 
     def run() -> Done:
         started.put(None)
-        assert go_on.acquire(timeout=30)
+        assert go_on.acquire(timeout=60)
         return Done()
 
     with running(Schedule("brew", run, NEVER)) as scheduler:
-        started.get(timeout=30)
+        started.get(timeout=60)
         scheduler.run_now("brew")
         scheduler.run_now("brew")
         go_on.release(2)
-        started.get(timeout=30)
+        started.get(timeout=60)
     assert started.empty()
 
 
@@ -107,7 +107,7 @@ def test_a_job_that_does_not_end_is_left(
 
     try:
         with running(Schedule("brew", run, NEVER)):
-            assert started.wait(30)
+            assert started.wait(60)
         assert "left unfinished name=brew" in caplog.text
         assert not go_on.is_set()
     finally:
@@ -127,9 +127,9 @@ def test_a_job_that_found_work_starts_the_next() -> None:
         Schedule("resolve", resolve, NEVER, then=("brew",)),
     ]
     with running(*schedules) as scheduler:
-        assert {runs.get(timeout=30), runs.get(timeout=30)} == {"brew", "resolve"}
+        assert {runs.get(timeout=60), runs.get(timeout=60)} == {"brew", "resolve"}
         scheduler.run_now("resolve")
-        assert [runs.get(timeout=30), runs.get(timeout=30)] == ["resolve", "brew"]
+        assert [runs.get(timeout=60), runs.get(timeout=60)] == ["resolve", "brew"]
 
 
 def test_idle_runs_are_logged_at_debug_only(caplog: pytest.LogCaptureFixture) -> None:
@@ -175,8 +175,8 @@ def test_jobs_log_that_their_database_is_down_as_one_outage(caplog: pytest.LogCa
     schedules = [Schedule(name, partial(run, name), 0.05) for name in ("brew", "prune")]
     with running(*schedules, Schedule("resolve-manifests", reading, 0.05)):
         assert comes_true(lambda: len(failed) == 2)
-        runs.get(timeout=30)
-        runs.get(timeout=30)
+        runs.get(timeout=60)
+        runs.get(timeout=60)
         assert "works again" not in caplog.text
         down.clear()
         assert comes_true(lambda: "database works again" in caplog.text)
@@ -193,8 +193,8 @@ def test_a_job_with_an_internal_error_runs_again(caplog: pytest.LogCaptureFixtur
         raise ZeroDivisionError
 
     with running(Schedule("brew", run, 0.05)):
-        runs.get(timeout=30)
-        runs.get(timeout=30)
+        runs.get(timeout=60)
+        runs.get(timeout=60)
     assert "internal error" in caplog.text
 
 

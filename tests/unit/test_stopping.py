@@ -44,7 +44,7 @@ def test_a_signal_sets_the_event_within_the_block_only(number: signal.Signals) -
     stop = threading.Event()
     with stop_on_signals(stop):
         send(number)
-        assert stop.wait(10)
+        assert stop.wait(60)
     with pytest.raises(UnhandledSignal):
         send(number)
 
@@ -55,7 +55,7 @@ def test_a_signal_may_arrive_while_the_event_is_waited_for() -> None:
         # `wait` holds this lock too, while it checks the flag.
         with stop._cond:
             send(signal.SIGTERM)
-        assert stop.wait(10)
+        assert stop.wait(60)
 
 
 def test_only_a_second_sigint_ends_the_process() -> None:
@@ -88,7 +88,7 @@ def test_a_signal_during_startup_stops_the_process_in_order(
 
     def serve(*_: object, stop: threading.Event, on_start: Callable[[], object], **__: object) -> int:
         on_start()
-        return 0 if stop.wait(10) else 1
+        return 0 if stop.wait(60) else 1
 
     monkeypatch.setattr(core.server, "serve", serve)
     # Only a new process can share metrics with others.

@@ -21,7 +21,7 @@ def test_each_wake_is_received(tmp_path: Path) -> None:
     try:
         for _ in range(3):
             wake(tmp_path / "state")
-            heard.get(timeout=30)
+            heard.get(timeout=60)
         assert stat.S_IMODE((tmp_path / "state/wake").stat().st_mode) == 0o600
     finally:
         listener.stop()

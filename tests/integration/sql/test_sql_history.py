@@ -60,7 +60,7 @@ def test_a_sample_holds_the_queue_and_the_sum_of_all_brewers(database: Database)
     start = threading.Barrier(4)
 
     def brewer(number: int) -> None:
-        start.wait(timeout=30)
+        start.wait(timeout=60)
         recorded(database, Brews(brewed=number, bytes=100 * number, failed=1), MINUTE + 10 * number)
 
     with ThreadPoolExecutor(4) as brewers:
