@@ -280,12 +280,12 @@ class Download:
                 self._registry.keep_part()
         # The next download may begin as soon as this one has ended.
         self._parts.cache.release(self.layer.digest, keep=not isinstance(error, DigestMismatch))
+        if isinstance(error, CacheFailed):
+            self._counters.fell_back("disk_error")
         with self._changed:
             self.state, self.error = "failed", error
             self.readers.serve(None)
             self.readers.fail(error)
-        if isinstance(error, CacheFailed):
-            self._counters.fell_back("disk_error")
         if not isinstance(error, Interrupted):
             log.warning("download failed digest=%s reason=%s", self.layer.digest, error)
 

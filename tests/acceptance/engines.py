@@ -76,7 +76,7 @@ class Docker:
 
 
 class Containerd:
-    """`ctr images pull`, by the containerd that dockerd started. `hosts_dir` is where it finds mirrors."""
+    """`ctr images pull`, by dockerd's containerd. `hosts_dir` is where it finds mirrors."""
 
     def __init__(self, daemon: Dockerd, home: Path, hosts_dir: Path | None = None) -> None:
         self._home = home
