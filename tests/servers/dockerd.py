@@ -13,9 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.servers.process import ServerMissing, ServerProcess, require
-
-_DOCKER_SOCKET = "docker.sock"
+from tests.servers.process import ServerMissing, require, running
 
 
 @dataclass(frozen=True)
@@ -24,7 +22,6 @@ class Dockerd:
 
     host: str
     containerd: Path
-    process: ServerProcess
 
 
 @contextmanager
@@ -38,13 +35,27 @@ def start_dockerd(folder: Path) -> Iterator[Dockerd]:
     if os.geteuid() != 0:
         raise ServerMissing("dockerd for users other than root", "docker.io, run as root")
     folder.mkdir(exist_ok=True)
-    with _start_containerd(folder) as containerd:
-        process = _dockerd(binary, folder, containerd)
-        process.start()
-        try:
-            yield Dockerd(f"unix://{folder / _DOCKER_SOCKET}", containerd, process)
-        finally:
-            process.stop()
+    listening = folder / "docker.sock"
+    with (
+        _start_containerd(folder) as containerd,
+        running(
+            [
+                binary,
+                "--iptables=false",
+                "--ip6tables=false",
+                "--bridge=none",
+                "--storage-driver=vfs",
+                f"--containerd={containerd}",
+                f"--data-root={folder / 'data'}",
+                f"--exec-root={folder / 'exec'}",
+                f"--pidfile={folder / 'docker.pid'}",
+                f"--host=unix://{listening}",
+            ],
+            ready=_accepts(listening),
+            log=folder / "dockerd.log",
+        ),
+    ):
+        yield Dockerd(f"unix://{listening}", containerd)
 
 
 @contextmanager
@@ -52,7 +63,7 @@ def _start_containerd(folder: Path) -> Iterator[Path]:
     """Yield the path of its socket."""
     config, listening = folder / "containerd.toml", folder / "containerd.sock"
     config.write_text('version = 2\ndisabled_plugins = ["io.containerd.grpc.v1.cri"]\n')
-    process = ServerProcess(
+    with running(
         [
             require("containerd", "containerd"),
             f"--config={config}",
@@ -60,37 +71,13 @@ def _start_containerd(folder: Path) -> Iterator[Path]:
             f"--state={folder / 'state'}",
             f"--address={listening}",
         ],
-        ready=_listening(listening),
+        ready=_accepts(listening),
         log=folder / "containerd.log",
-    )
-    process.start()
-    try:
+    ):
         yield listening
-    finally:
-        process.stop()
 
 
-def _dockerd(binary: str, folder: Path, containerd: Path) -> ServerProcess:
-    listening = folder / _DOCKER_SOCKET
-    return ServerProcess(
-        [
-            binary,
-            "--iptables=false",
-            "--ip6tables=false",
-            "--bridge=none",
-            "--storage-driver=vfs",
-            f"--containerd={containerd}",
-            f"--data-root={folder / 'data'}",
-            f"--exec-root={folder / 'exec'}",
-            f"--pidfile={folder / 'docker.pid'}",
-            f"--host=unix://{listening}",
-        ],
-        ready=_listening(listening),
-        log=folder / "dockerd.log",
-    )
-
-
-def _listening(path: Path) -> Callable[[], bool]:
+def _accepts(path: Path) -> Callable[[], bool]:
     def ready() -> bool:
         with socket.socket(socket.AF_UNIX) as probe:
             probe.settimeout(1)
