@@ -77,7 +77,8 @@ def test_a_process_that_ignores_sigterm_is_killed_with_its_children(tmp_path: Pa
     assert comes_true(lambda: has_ended(int(child.read_text())))
 
 
-def test_a_process_dies_with_the_one_that_started_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_process_dies_with_the_one_that_started_it(tmp_path: Path, frozen: bool) -> None:
     script = textwrap.dedent(
         """
         import sys
@@ -96,6 +97,8 @@ def test_a_process_dies_with_the_one_that_started_it(tmp_path: Path) -> None:
         assert parent.stdout is not None
         pid = int(parent.stdout.readline())
         assert comes_true(lambda: psutil.Process(pid).name() == "sleep")
+        if frozen:
+            os.kill(pid, signal.SIGSTOP)
         parent.send_signal(signal.SIGKILL)
     assert comes_true(lambda: has_ended(pid))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -106,6 +107,8 @@ def start_nginx(
         [binary, "-p", folder, "-c", config, "-e", folder / "error.log"],
         ready=listening(port, host),
         log=folder / "nginx.log",
+        # Its workers would outlive it after SIGKILL.
+        death_signal=signal.SIGTERM,
     )
     process.start()
     try:

@@ -111,8 +111,9 @@ class ServerProcess:
     """One child in its own process group, which can be stopped and started again.
 
     It dies with the thread that started it (PR_SET_PDEATHSIG counts threads, prctl(2)): start it from
-    the main thread. `user` is a user name to run as, where this process is root. `end_signal` stops
-    it; SIGKILL follows after `grace` seconds. All output is appended to the file `log`.
+    the main thread. It then gets `death_signal`: SIGKILL ends it also while it is stopped by SIGSTOP.
+    `user` is a user name to run as, where this process is root. `end_signal` stops it; SIGKILL follows
+    after `grace` seconds. All output is appended to the file `log`.
     """
 
     def __init__(
@@ -125,6 +126,7 @@ class ServerProcess:
         cwd: Path | None = None,
         user: str | None = None,
         end_signal: signal.Signals = signal.SIGTERM,
+        death_signal: signal.Signals = signal.SIGKILL,
         start_timeout: float = 120.0,
         grace: float = 20.0,
     ) -> None:
@@ -136,7 +138,7 @@ class ServerProcess:
         self._end_signal = end_signal
         self._start_timeout = start_timeout
         self._grace = grace
-        self._wrapper = _wrapper(user, end_signal)
+        self._wrapper = _wrapper(user, death_signal)
         self._child: subprocess.Popen[bytes] | None = None
 
     @property
@@ -224,7 +226,6 @@ def running(
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     user: str | None = None,
-    end_signal: signal.Signals = signal.SIGTERM,
     start_timeout: float = 120.0,
 ) -> Iterator[ServerProcess]:
     """Run a server for the length of a `with` block; see ServerProcess for the arguments."""
@@ -235,7 +236,6 @@ def running(
         env=env,
         cwd=cwd,
         user=user,
-        end_signal=end_signal,
         start_timeout=start_timeout,
     )
     process.start()
