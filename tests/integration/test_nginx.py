@@ -6,7 +6,7 @@ import select
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -146,6 +146,15 @@ def test_nginx_refuses_requests_that_granian_accepts(
         client.sendall(f"{head}\r\n\r\n".encode())
         assert client.recv(12) == b"HTTP/1.1 400"
     assert all(not server.requests for server in both.values())
+
+
+def test_idle_connections_to_nginx_delay_no_other(nginx: Nginx, session: requests.Session) -> None:
+    with ExitStack() as idle:
+        for _ in range(1000):
+            client = idle.enter_context(socket.create_connection((nginx.host, nginx.port), timeout=60))
+            client.sendall(b"GET /v2/ HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert client.recv(12) == b"HTTP/1.1 200"
+        assert session.get(f"{nginx.url}/v2/", timeout=60).status_code == 200
 
 
 def test_nginx_ends_a_connection_whose_head_drips(both: dict[str, HttpServer], tmp_path: Path) -> None:
