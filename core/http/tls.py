@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import re
 import socket
 import ssl
-import tempfile
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -46,7 +44,7 @@ def system_store() -> str:
 def trusted_bundle(ca_file: Path | None) -> str:
     """Return a file with the system's certificates and those of `ca_file`. Raises ConfigInvalid.
 
-    Together they are a temporary file, which is removed when this process ends.
+    Together they are a file in memory, which ends with this process, also by SIGKILL.
     """
     if ca_file is None:
         return system_store()
@@ -61,11 +59,10 @@ def trusted_bundle(ca_file: Path | None) -> str:
     if not certificates:
         raise ConfigInvalid("tls.ca_file", [f"{ca_file} holds no certificate in PEM"])
     system = Path(system_store()).read_text("ascii", "replace")
-    descriptor, path = tempfile.mkstemp(prefix="docker-torrents-", suffix=".pem")
-    atexit.register(Path(path).unlink, missing_ok=True)
-    with os.fdopen(descriptor, "w", encoding="ascii") as bundle:
+    descriptor = os.memfd_create("certificates")
+    with open(descriptor, "w", encoding="ascii", closefd=False) as bundle:
         bundle.write("\n".join([*_CERTIFICATE.findall(system), *certificates, ""]))
-    return path
+    return f"/proc/self/fd/{descriptor}"
 
 
 @dataclass(frozen=True, slots=True)
