@@ -39,11 +39,11 @@ if TYPE_CHECKING:
     import bottle
 
     from jobs.service import Service
-    from web.swarm_book import BookAddress
+    from web.swarm_coordinator import CoordinatorAddress
 
 log = logging.getLogger("docker_torrents")
 
-_MOST_WORKERS = 256
+_MAX_WORKERS = 256
 
 COMMANDS = (
     Command(
@@ -123,14 +123,14 @@ CHECKS = Checks(
 """Functions that validate values which core cannot validate."""
 
 
-def web_app(service: Service, book: BookAddress | None = None) -> bottle.Bottle:
-    """Return the web app of this service. `book` is the address of the lease book of several workers."""
+def web_app(service: Service, coordinator: CoordinatorAddress | None = None) -> bottle.Bottle:
+    """Return the web app of this service. `coordinator` is the address of the one that workers share."""
     from core.access.access import choose_access
     from core.registry.client import RegistryClient
     from core.torrents.web_seeds import capability_secret
     from jobs.scheduled_jobs import expected_pauses
     from web.app import build_app
-    from web.swarm_book import RemoteBook
+    from web.swarm_coordinator import RemoteCoordinator
 
     config = service.config
     # Without own credentials: callers send theirs.
@@ -152,13 +152,16 @@ def web_app(service: Service, book: BookAddress | None = None) -> bottle.Bottle:
         source=service.source,
         store=service.store,
         capability_secret=capability_secret(config),
-        book=RemoteBook(book) if book else None,
+        coordinator=RemoteCoordinator(coordinator) if coordinator else None,
         job_pauses=expected_pauses(config),
     )
 
 
 def start_worker(
-    config: Config, debug: bool, book: BookAddress | None = None, metrics: Path | None = None
+    config: Config,
+    debug: bool,
+    coordinator: CoordinatorAddress | None = None,
+    metrics: Path | None = None,
 ) -> bottle.Bottle:
     """Return the app to serve, in a worker process. `metrics` is the folder of shared metrics."""
     from jobs.service import Service
@@ -168,7 +171,7 @@ def start_worker(
     start_metrics(metrics if metrics and metrics.exists() else None)
     service = Service(config)
     atexit.register(service.close)
-    app = web_app(service, book)
+    app = web_app(service, coordinator)
     atexit.register(app.close)
     return app
 
@@ -202,7 +205,7 @@ def _serve(
     from core.http.tls import trusted_bundle
     from core.server import serve
     from core.torrents.web_seeds import warn_of_useless_torrents
-    from web.swarm_book import LocalBook, serve_book
+    from web.swarm_coordinator import LocalCoordinator, serve_coordinator
     from web.threads import THREADS
 
     application = config.application
@@ -221,10 +224,10 @@ def _serve(
             if background is not None:
                 running.enter_context(background)
 
-        # A single worker keeps the lease book; several use one in this process.
-        book = running.enter_context(serve_book(LocalBook())) if workers > 1 else None
+        # A single worker has its own coordinator; several share one in this process.
+        coordinator = running.enter_context(serve_coordinator(LocalCoordinator())) if workers > 1 else None
         return serve(
-            partial(start_worker, config, bool(arguments.debug), book, metrics),
+            partial(start_worker, config, bool(arguments.debug), coordinator, metrics),
             application.host,
             application.port,
             workers=workers,
@@ -243,8 +246,8 @@ def add_web_options(command: argparse.ArgumentParser) -> None:
 
 def _workers(text: str) -> int:
     number = positive(text)
-    if number > _MOST_WORKERS:
-        raise argparse.ArgumentTypeError(f"expected {_MOST_WORKERS} or fewer, got {text!r}")
+    if number > _MAX_WORKERS:
+        raise argparse.ArgumentTypeError(f"expected {_MAX_WORKERS} or fewer, got {text!r}")
     return number
 
 

@@ -1,11 +1,11 @@
-"""A swarm of simulated nodes that call the real lease book, a step at a time.
+"""A swarm of simulated nodes that call the real lease table, a step at a time.
 
 A step is the time in which a link carries one chunk. The model: every node and the origin have links of the
 same speed, full duplex. In a step a node takes in one chunk and sends one, to nodes that it is connected to;
 the origin's line is shared evenly by the chunks that are being fetched from it. A node connects to the peers
-that it is named while it has fewer than 25 connections, and takes up to 50. It asks for a lease as the mirror
-does: with the chunks that it and its peers have, again when the book says, and at once when it has fetched a
-chunk. About a third of what it takes from peers is its lowest missing chunk, the rest its rarest.
+that the service lists while it has fewer than 25 connections, and accepts up to 50. It calls the service as
+the mirror does: with the chunks that it and its peers have, after each interval, and at once when it has
+fetched a chunk. About a third of what it takes from peers is its lowest missing chunk, the rest its rarest.
 
 The model leaves out lost packets, and the registry as a fallback for stalled nodes. Nodes pass on whole
 chunks, while real ones pass on pieces, a quarter as long: so the ends of small layers take longer here.
@@ -22,7 +22,7 @@ from random import Random
 import numpy as np
 from numpy.typing import NDArray
 
-from core.swarm.leases import LeaseBook
+from core.swarm.lease_table import LeaseTable
 from core.swarm.messages import MAX_OPENED, Lease, Peer, SwarmRequest
 
 CONNECTIONS = 2 * MAX_OPENED
@@ -92,11 +92,11 @@ class Nodes:
 
 
 class Simulation:
-    """Nodes that download one layer through lease books.
+    """Nodes that download one layer, with leases of one or several services.
 
     From a call to the first byte of a leased chunk it takes `latency` seconds, rounded up to whole steps.
 
-    With several `books`, each call goes to one of them at random. All of them forget everything at step
+    With several `services`, each call goes to one of them at random. All of them restart at step
     `restart_at`; at step `kill_holders_at` the nodes that are fetching from the origin die. The first
     `slow_uploads` nodes send a chunk in one of SLOW_STEPS steps only.
     """
@@ -109,7 +109,7 @@ class Simulation:
         step_seconds: float = 0.021,
         latency: float = 0.01,
         join_steps: Callable[[int], int] = lambda node: 0,
-        books: int = 1,
+        services: int = 1,
         restart_at: int | None = None,
         kill_holders_at: int | None = None,
         slow_uploads: int = 0,
@@ -117,7 +117,7 @@ class Simulation:
     ) -> None:
         self.nodes = Nodes(nodes, chunks)
         self.step_seconds = step_seconds
-        self.books = [LeaseBook(Random(seed + number)) for number in range(books)]
+        self._tables = [LeaseTable(Random(seed + number)) for number in range(services)]
         self._numpy = np.random.default_rng(seed)
         self._random = Random(seed)
         self._join_at = np.array([join_steps(node) for node in range(nodes)])
@@ -140,10 +140,10 @@ class Simulation:
         self._measured = np.zeros(nodes, dtype=bool)
         self.step = 0
 
-    def run(self, most_steps: int = 20_000) -> Outcome:
+    def run(self, max_steps: int = 20_000) -> Outcome:
         """Run until every live node is complete."""
         while (unfinished := self.nodes.alive & (self._done_at < 0)).any():
-            if self.step >= most_steps:
+            if self.step >= max_steps:
                 raise RuntimeError(f"{int(unfinished.sum())} nodes are stuck after {self.step} steps")
             self._run_step()
         return self._outcome()
@@ -152,7 +152,7 @@ class Simulation:
         nodes, now = self.nodes, self.step * self.step_seconds
         nodes.joined |= self._join_at <= self.step
         if self.step == self._restart_at:
-            self.books = [LeaseBook(Random(self._seed - 1 - number)) for number in range(len(self.books))]
+            self._tables = [LeaseTable(Random(self._seed - 1 - at)) for at in range(len(self._tables))]
         if self.step == self._kill_holders_at:
             for node in {node for node, _ in (*self._fetching, *self._requested)}:
                 self._kill(node)
@@ -178,15 +178,15 @@ class Simulation:
             complete=complete,
             unspread=self._unspread_chunks(node),
         )
-        book = self._random.choice(self.books)
-        reply = book.call(now, "a" * 64, Peer(ip=_ip(node), port=6881), request)
+        table = self._random.choice(self._tables)
+        reply = table.call(now, "a" * 64, Peer(ip=_ip(node), port=6881), request)
         self._calls[int(now)] = self._calls.get(int(now), 0) + 1
         for peer in reply.peers:
             other = _number(peer.ip)
             if nodes.alive[other]:
                 nodes.connect(node, other)
         self._take(node, reply.leases)
-        self._call_at[node] = np.inf if complete else now + reply.again
+        self._call_at[node] = np.inf if complete else now + reply.interval
 
     def _take(self, node: int, leases: list[Lease]) -> None:
         for lease in leases:

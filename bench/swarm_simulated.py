@@ -1,4 +1,4 @@
-"""The lease book with 100 to 10,000 simulated nodes (bench/simulated_nodes.py), and with failures."""
+"""The lease table with 100 to 10,000 simulated nodes (bench/simulated_nodes.py), and with failures."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from bench.simulated_nodes import Outcome, Simulation
 
 SIZES = (100, 256, 1_000, 3_000, 10_000)
 CHUNKS = 256
-SLOWEST = 1.5
-MOST_LAYERS = 1.05
-MOST_LAYERS_IN_TROUBLE = 1.5
+MAX_TIME_RATIO = 1.5
+MAX_LAYERS = 1.05
+MAX_LAYERS_IN_TROUBLE = 1.5
 TOGETHER = "all at once"
 
 
@@ -57,9 +57,9 @@ def main() -> None:
             "simulated in s",
         ],
         f"Simulated nodes download a layer of {CHUNKS} chunks (64 MiB at 100 Mbit/s or as named) as the "
-        "lease book directs, each connected to at most 50 others. Times are from a node's start, in units of "
-        "what one node alone needs; calls/s: the highest second after the start. Leases of dead nodes expire "
-        "after 5 s, about one layer's time.",
+        "lease table directs, each connected to at most 50 others. Times are from a node's start, in units "
+        "of what one node alone needs; calls/s: the highest second after the start. Leases of dead nodes "
+        "expire after 5 s, about one layer's time.",
         lambda axes: draw(axes, found),
         targets(found),
     )
@@ -69,25 +69,25 @@ def targets(found: list[Simulated]) -> list[Target]:
     """Return the requirements; 1.5 layers with failures."""
     together = [one for one in found if one.scenario == TOGETHER]
     slowest = max(one.outcome.last_node for one in together)
-    most = max(one.outcome.origin_layers for one in together)
+    layers = max(one.outcome.origin_layers for one in together)
     trouble = max(
         one.outcome.origin_layers for one in found if one.scenario not in (TOGETHER, *UNCOORDINATED)
     )
     return [
         Target(
-            f"last of {SIZES[0]} to {SIZES[-1]:,} nodes within {SLOWEST} times one node alone",
+            f"last of {SIZES[0]} to {SIZES[-1]:,} nodes within {MAX_TIME_RATIO} times one node alone",
             f"{slowest:.2f}",
-            slowest <= SLOWEST,
+            slowest <= MAX_TIME_RATIO,
         ),
         Target(
-            f"the origin sends at most {MOST_LAYERS} layers to any number of nodes",
-            f"{most:.2f}",
-            most <= MOST_LAYERS,
+            f"the origin sends at most {MAX_LAYERS} layers to any number of nodes",
+            f"{layers:.2f}",
+            layers <= MAX_LAYERS,
         ),
         Target(
-            f"at most {MOST_LAYERS_IN_TROUBLE} layers with nodes that join, die, or a service that restarts",
+            f"at most {MAX_LAYERS_IN_TROUBLE} layers with nodes that join, die, or a service that restarts",
             f"{trouble:.2f}",
-            trouble <= MOST_LAYERS_IN_TROUBLE,
+            trouble <= MAX_LAYERS_IN_TROUBLE,
         ),
     ]
 
@@ -110,8 +110,8 @@ def simulate(sizes: tuple[int, ...] = SIZES, other_nodes: int = 1_000) -> list[S
         "25 Mbit/s": Simulation(other_nodes, step_seconds=0.084),
         "1 Gbit/s": Simulation(other_nodes, step_seconds=0.0021),
         "a layer of 16 chunks": Simulation(other_nodes, chunks=16),
-        UNCOORDINATED[0]: Simulation(other_nodes, books=2),
-        UNCOORDINATED[1]: Simulation(other_nodes, books=4),
+        UNCOORDINATED[0]: Simulation(other_nodes, services=2),
+        UNCOORDINATED[1]: Simulation(other_nodes, services=4),
     }
     return found + [run(name, simulation) for name, simulation in scenarios.items()]
 
@@ -132,7 +132,7 @@ def draw(axes: Axes, found: list[Simulated]) -> None:
     axes.plot(
         nodes, [one.outcome.origin_layers for one in together], marker="s", label="layers from the origin"
     )
-    axes.axhline(SLOWEST, linestyle="--", color="grey", label="at most (time)")
+    axes.axhline(MAX_TIME_RATIO, linestyle="--", color="grey", label="at most (time)")
     axes.set_xscale("log")
     axes.set_ylim(0, 2)
     axes.set_xlabel("nodes")

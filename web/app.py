@@ -45,7 +45,7 @@ from web.role_cache import RoleCache
 from web.status_networks import StatusNetworks
 from web.status_page import StatusPage
 from web.swarm import SwarmHandler
-from web.swarm_book import Book, LocalBook
+from web.swarm_coordinator import Coordinator, LocalCoordinator
 from web.threads import REGISTRY_REQUESTS, REGISTRY_WAITING
 from web.torrents import TorrentHandler
 
@@ -122,14 +122,14 @@ def build_app(
     clock: Callable[[], float] = time.time,
     database_clock: Clock = database_time,
     timer: Callable[[], float] = time.monotonic,
-    book: Book | None = None,
+    coordinator: Coordinator | None = None,
     job_pauses: Mapping[str, float] | None = None,
 ) -> bottle.Bottle:
     """Return the app. `close()` on it ends the threads that it started.
 
     `registry` has no credentials: callers bring their own. `own_registry` has the service's, for operators'
     searches. `capability_secret` signs the URLs of web seeds. `clock` returns Unix seconds, `timer` monotonic
-    seconds, `database_clock` the time for writes. `book` is shared by several workers. `job_pauses`
+    seconds, `database_clock` the time for writes. `coordinator` is shared by several workers. `job_pauses`
     are the seconds between two runs of each scheduled job.
     """
     ids = IdLookup(engine, tables, timer)
@@ -169,7 +169,8 @@ def build_app(
     check = HealthCheck(dependencies.probes(), clock, timer)
     networks = StatusNetworks(config.application)
     web.health.install(app, HealthHandler(check, networks))
-    web.swarm.install(app, SwarmHandler(config, book or LocalBook(timer), capability_secret, clock))
+    coordinator = coordinator or LocalCoordinator(timer)
+    web.swarm.install(app, SwarmHandler(config, coordinator, capability_secret, clock))
     page = StatusPage(config, engine, tables, own_registry, check, database_clock, timer)
     web.status_page.install(app, page, networks)
 
@@ -184,7 +185,7 @@ def build_app(
 def build_swarm_app(config: Config, *, capability_secret: bytes) -> bottle.Bottle:
     """Return the app of the command `swarm`: only swarm calls, for several web workers or replicas."""
     app = _new_app()
-    web.swarm.install(app, SwarmHandler(config, LocalBook(), capability_secret, time.time))
+    web.swarm.install(app, SwarmHandler(config, LocalCoordinator(), capability_secret, time.time))
     web.metrics.install(app, StatusNetworks(config.application))
     return app
 

@@ -26,7 +26,7 @@ from core.torrents.capability import mint, verify
 from web.errors import error, unavailable
 from web.request import path_after, read_body
 from web.status_networks import caller_address
-from web.swarm_book import Book
+from web.swarm_coordinator import Coordinator
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +34,10 @@ log = logging.getLogger(__name__)
 class SwarmHandler:
     """Answers swarm calls. `clock` returns Unix seconds."""
 
-    def __init__(self, config: Config, book: Book, secret: bytes, clock: Callable[[], float]) -> None:
-        self._book = book
+    def __init__(
+        self, config: Config, coordinator: Coordinator, secret: bytes, clock: Callable[[], float]
+    ) -> None:
+        self._coordinator = coordinator
         self._secret = secret
         self._lifetime = config.torrents.web_seed_lifetime
         self._trusted_proxies = config.application.trusted_proxies
@@ -53,16 +55,16 @@ class SwarmHandler:
         try:
             request = SwarmRequest.decode(read_body(environ, MAX_REQUEST))
             peer = Peer(ip=peer_address(environ, self._trusted_proxies), port=request.port)
-            reply = self._book.call(hex_digits, peer, request)
+            reply = self._coordinator.call(hex_digits, peer, request)
         except SwarmMessageInvalid as invalid:
             return _invalid(invalid)
         except Unavailable as failed:
             return _unavailable(failed)
         return _json(
-            SwarmAnswer(peers=reply.peers, leases=reply.leases, again=reply.again, capability=renewed)
+            SwarmAnswer(peers=reply.peers, leases=reply.leases, again=reply.interval, capability=renewed)
         )
 
-    def announce(self) -> bottle.HTTPResponse:
+    def announce_seeds(self) -> bottle.HTTPResponse:
         """Answer a node that announces its complete layers."""
         environ = bottle.request.environ
         try:
@@ -74,12 +76,12 @@ class SwarmHandler:
                 for layer, capability in zip(request.layers, renewed, strict=True)
                 if capability is not None
             ]
-            again = self._book.announce(request.node, peer, valid)
+            interval = self._coordinator.announce_seeds(request.node, peer, valid)
         except SwarmMessageInvalid as invalid:
             return _invalid(invalid)
         except Unavailable as failed:
             return _unavailable(failed)
-        return _json(SeedsAnswer(again=again, capabilities=renewed))
+        return _json(SeedsAnswer(again=interval, capabilities=renewed))
 
     def _renewed(self, layer: Seed) -> str | None:
         try:
@@ -118,5 +120,5 @@ def _unavailable(failed: Unavailable) -> bottle.HTTPResponse:
 
 def install(app: bottle.Bottle, swarm: SwarmHandler) -> None:
     """Add the routes of this module."""
-    app.route("/v0/swarm", "POST", swarm.announce, name="swarm_seeds")
+    app.route("/v0/swarm", "POST", swarm.announce_seeds, name="swarm_seeds")
     app.route("/v0/swarm/<rest:re:.+>", "POST", swarm.call, name="swarm")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-SHORTEST = 256 * 1024
-LONGEST = 16 * 1024 * 1024
+MIN_CHUNK_LENGTH = 256 * 1024
+MAX_CHUNK_LENGTH = 16 * 1024 * 1024
 PREFERRED_CHUNKS = 256
 MAX_CHUNKS = 65_536
 """Chunks of a layer of 1 TiB."""
@@ -20,8 +20,8 @@ def chunk_length(size: int, piece_length: int) -> int:
     """
     if size <= 0 or piece_length <= 0:
         raise ValueError(f"no chunks in {size} bytes with pieces of {piece_length}")
-    length = SHORTEST
-    while length < LONGEST and length * PREFERRED_CHUNKS < size:
+    length = MIN_CHUNK_LENGTH
+    while length < MAX_CHUNK_LENGTH and length * PREFERRED_CHUNKS < size:
         length *= 2
     return -(-length // piece_length) * piece_length
 

@@ -1,4 +1,4 @@
-"""The nodes in the swarm of one layer: complete ones, the times of their calls, and the choice of peers."""
+"""The members of one swarm: seeds and downloaders, the times of their calls, and the choice of peers."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from random import Random
 
 from core.swarm.messages import Peer
 
-MAX_NODES = 20_000
-"""Incomplete nodes of one swarm."""
-MAX_SEEDS = 1_000
-"""Complete nodes of one swarm: enough for any number of others, as each gets 50 of them."""
-FORGET_AFTER = 3600.0
+MAX_DOWNLOADERS_PER_SWARM = 20_000
+MAX_SEEDS_PER_SWARM = 1_000
+"""Enough for any number of downloaders, as each gets 50 of them."""
+MEMBER_TTL = 3600.0
 """Seconds without a call after which a node is no longer listed as a peer."""
 
 
@@ -22,11 +21,11 @@ class Member:
 
     peer: Peer
     joined: float
-    heard: float
+    last_call: float
 
 
-class _Kind:
-    """Nodes in the order of their last call, with fast random draws."""
+class _MemberSet:
+    """Members in the order of their last call, with fast random samples."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -43,6 +42,7 @@ class _Kind:
         return self._members.get(node)
 
     def put(self, node: str, member: Member) -> None:
+        """Add or replace a member; remove the least recent one if there are too many."""
         if node not in self._members:
             self._index[node] = len(self._nodes)
             self._nodes.append(node)
@@ -59,55 +59,55 @@ class _Kind:
             self._nodes[index] = last
             self._index[last] = index
 
-    def forget_silent(self, now: float) -> None:
+    def remove_expired(self, now: float) -> None:
         while self._members:
             node, member = next(iter(self._members.items()))
-            if member.heard > now - FORGET_AFTER:
+            if member.last_call > now - MEMBER_TTL:
                 break
             self.remove(node)
 
-    def draw(self, asking: str, count: int, random: Random) -> list[Peer]:
+    def sample(self, count: int, random: Random, *, exclude: str) -> list[Peer]:
         if count <= 0:
             return []
-        # One more than needed: the asking node may be among them.
-        drawn = random.sample(self._nodes, min(count + 1, len(self._nodes)))
-        return [self._members[node].peer for node in drawn if node != asking][:count]
+        # One more than needed: the excluded node may be among them.
+        nodes = random.sample(self._nodes, min(count + 1, len(self._nodes)))
+        return [self._members[node].peer for node in nodes if node != exclude][:count]
 
 
 class Members:
-    """The nodes of one swarm."""
+    """The members of one swarm."""
 
     def __init__(self) -> None:
-        self._incomplete = _Kind(MAX_NODES)
-        self._complete = _Kind(MAX_SEEDS)
+        self._downloaders = _MemberSet(MAX_DOWNLOADERS_PER_SWARM)
+        self._seeds = _MemberSet(MAX_SEEDS_PER_SWARM)
 
     def __len__(self) -> int:
-        return len(self._incomplete) + len(self._complete)
+        return len(self._downloaders) + len(self._seeds)
 
-    def hear_node(self, node: str, peer: Peer, now: float) -> Member:
+    def record_downloader(self, node: str, peer: Peer, now: float) -> Member:
         """Record a call of an incomplete node."""
-        self._complete.remove(node)
-        known = self._incomplete.get(node)
-        member = Member(peer, known.joined if known else now, now)
-        self._incomplete.put(node, member)
+        self._seeds.remove(node)
+        previous = self._downloaders.get(node)
+        member = Member(peer, previous.joined if previous else now, now)
+        self._downloaders.put(node, member)
         return member
 
-    def hear_seed(self, node: str, peer: Peer, now: float) -> None:
+    def record_seed(self, node: str, peer: Peer, now: float) -> None:
         """Record a call of a complete node."""
-        self._incomplete.remove(node)
-        self._complete.put(node, Member(peer, now, now))
+        self._downloaders.remove(node)
+        self._seeds.put(node, Member(peer, now, now))
 
     def remove(self, node: str) -> None:
         """Remove a node."""
-        self._incomplete.remove(node)
-        self._complete.remove(node)
+        self._downloaders.remove(node)
+        self._seeds.remove(node)
 
-    def forget_silent(self, now: float) -> None:
-        """Remove the nodes that did not call within the hour."""
-        self._incomplete.forget_silent(now)
-        self._complete.forget_silent(now)
+    def remove_expired(self, now: float) -> None:
+        """Remove the nodes that did not call within MEMBER_TTL."""
+        self._downloaders.remove_expired(now)
+        self._seeds.remove_expired(now)
 
-    def peers(self, asking: str, count: int, random: Random) -> list[Peer]:
-        """Return up to `count` other nodes: complete ones first, then others, each kind at random."""
-        drawn = self._complete.draw(asking, count, random)
-        return drawn + self._incomplete.draw(asking, count - len(drawn), random)
+    def choose_peers(self, count: int, random: Random, *, exclude: str) -> list[Peer]:
+        """Return up to `count` other nodes than `exclude`: seeds first, then downloaders, each at random."""
+        seeds = self._seeds.sample(count, random, exclude=exclude)
+        return seeds + self._downloaders.sample(count - len(seeds), random, exclude=exclude)

@@ -31,7 +31,7 @@ MAX_SEEDS = 100
 """Layers in one SeedsRequest: with the longest capabilities they are below MAX_REQUEST."""
 SEEDS_INTERVAL = 600.0
 """Seconds between two SeedsRequests of one node, unless the service answers a longer time."""
-_LONGEST_WAIT = 86_400.0
+_MAX_WAIT = 86_400.0
 
 
 def _address(text: str) -> str:
@@ -40,7 +40,7 @@ def _address(text: str) -> str:
 
 Port = Annotated[int, Field(ge=1, le=65_535)]
 Chunk = Annotated[int, Field(ge=0, lt=MAX_CHUNKS)]
-Seconds = Annotated[float, Field(gt=0, le=_LONGEST_WAIT)]
+Seconds = Annotated[float, Field(gt=0, le=_MAX_WAIT)]
 Capability = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,512}$")]
 NodeId = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -109,7 +109,7 @@ class SwarmRequest(Message):
 
 
 class Lease(Message):
-    """A node's turn to fetch a chunk from the origin on behalf of the swarm."""
+    """A lease of a chunk, which the node is to fetch from the origin on behalf of the swarm."""
 
     chunk: Chunk
     seconds: Seconds
@@ -117,7 +117,7 @@ class Lease(Message):
 
 
 class Peer(Message):
-    """Another node of the swarm."""
+    """A node of the swarm, as others connect to it."""
 
     ip: Address
     port: Port

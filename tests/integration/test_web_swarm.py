@@ -1,4 +1,4 @@
-"""Swarm calls: mirrors find each other, and get leases of chunks, from one book whatever the number of workers."""
+"""Swarm calls: mirrors find each other, and get leases of chunks, from one lease table whatever the number of workers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from core.digest import Digest
 from core.errors import SwarmMessageInvalid
 from core.secret_file import own_secret
 from core.swarm.bitmap import Bitmap
-from core.swarm.leases import SLOTS
+from core.swarm.lease_table import LEASE_SLOTS
 from core.swarm.messages import MAX_REQUEST, SeedsAnswer, SwarmAnswer
 from core.torrents.capability import mint, verify
 from tests.installation import Installation
@@ -184,7 +184,7 @@ def test_a_node_announces_its_layers_in_one_call(front: Front) -> None:
     assert [(peer.ip, peer.port) for peer in join(front, 1).peers] == [("10.0.0.9", 7000)]
 
 
-def test_two_workers_share_one_book(tmp_path: Path) -> None:
+def test_two_workers_share_one_coordinator(tmp_path: Path) -> None:
     port = free_port()
     installation = Installation(tmp_path, "127.0.0.1:1", application={"port": port})
     web = installation.process("web", "--workers", "2", ready=listening(port), name="web")
@@ -196,7 +196,7 @@ def test_two_workers_share_one_book(tmp_path: Path) -> None:
         web.stop()
 
     assert sorted(leased) == sorted(set(leased)), "no chunk was leased twice"
-    assert len(leased) == SLOTS
+    assert len(leased) == LEASE_SLOTS
 
 
 def test_the_command_swarm_answers_only_swarm_calls(tmp_path: Path) -> None:
@@ -211,7 +211,7 @@ def test_the_command_swarm_answers_only_swarm_calls(tmp_path: Path) -> None:
     finally:
         swarm.stop()
 
-    assert sorted(leased) == list(range(SLOTS))
+    assert sorted(leased) == list(range(LEASE_SLOTS))
     assert other.status_code == 404
     assert ping.text == "pong"
 
@@ -245,10 +245,10 @@ def leases_of_many_connections(port: int, installation: Installation) -> list[in
         return [chunk for leased in pool.map(node, range(40)) for chunk in leased]
 
 
-def test_the_folder_of_the_shared_book_is_private(tmp_path: Path) -> None:
-    from web.swarm_book import LocalBook, serve_book
+def test_the_folder_of_the_shared_coordinator_is_private(tmp_path: Path) -> None:
+    from web.swarm_coordinator import LocalCoordinator, serve_coordinator
 
-    with serve_book(LocalBook()) as address:
+    with serve_coordinator(LocalCoordinator()) as address:
         folder = Path(address.path).parent
         assert folder.stat().st_mode & 0o077 == 0
         assert folder.stat().st_uid == os.getuid()

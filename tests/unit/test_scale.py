@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from core.swarm.leases import MAX_MEMBERS, MAX_SWARMS
+from core.swarm.lease_table import MAX_MEMBERS, MAX_SWARMS
 from core.swarm.messages import MAX_SEEDS, SEEDS_INTERVAL
 from core.torrents.piece_length import piece_length
 
@@ -44,7 +44,7 @@ EVENTS = measured("events", "events/s", event="image with 5 new layers", registr
 SMALL = measured("small_layers", "layers/s", what="brew, PostgreSQL")
 TAG = measured("scan", "requests/tag", what="1000 x 20, nothing changed")
 SIXTEEN = {"what": "mirrors", "machines": 16}
-MOST = {"what": "mirrors", "machines": 32}
+THIRTY_TWO = {"what": "mirrors", "machines": 32}
 AT_ONCE = {"scenario": "all at once", "nodes": 10_000}
 MANIFESTS = {"server": "app, 1 process", "clients": 16}
 BREWERS = [measured("brewers", "layers/s", brewers=count) for count in (1, 2, 4, "S3 alone")]
@@ -103,8 +103,8 @@ PUSHED_BITS = 8 * PUSHES * LAYERS_A_PUSH * LAYER / 3600
         f"swarm: {SENT:.2f} layers sent to 16 mirrors",
         f"{PUSHED_BITS / 1e9:.2f} Gbit/s | each layer once",
         (
-            f"with {measured('swarm', 'sent, layers', **MOST):.2f} layers sent and "
-            f"{measured('swarm', 'x one alone', **MOST):.2f} times one machine"
+            f"with {measured('swarm', 'sent, layers', **THIRTY_TWO):.2f} layers sent and "
+            f"{measured('swarm', 'x one alone', **THIRTY_TWO):.2f} times one machine"
         ),
     ],
 )

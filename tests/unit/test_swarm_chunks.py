@@ -7,7 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.swarm.bitmap import Bitmap
-from core.swarm.chunks import LONGEST, MAX_CHUNKS, PREFERRED_CHUNKS, SHORTEST, Chunks, chunk_length
+from core.swarm.chunks import (
+    MAX_CHUNK_LENGTH,
+    MAX_CHUNKS,
+    MIN_CHUNK_LENGTH,
+    PREFERRED_CHUNKS,
+    Chunks,
+    chunk_length,
+)
 from core.torrents.piece_length import piece_length
 
 KIB = 1024
@@ -42,11 +49,11 @@ def test_the_chunk_length_is_the_smallest_power_of_two_that_gives_at_most_256_ch
 def test_the_rule_applies_to_every_size(size: int) -> None:
     length = chunk_length(size, piece_length(size))
 
-    assert SHORTEST <= length <= LONGEST
+    assert MIN_CHUNK_LENGTH <= length <= MAX_CHUNK_LENGTH
     assert length.bit_count() == 1
     assert length % piece_length(size) == 0
-    assert length == LONGEST or length * PREFERRED_CHUNKS >= size
-    assert length == SHORTEST or length // 2 * PREFERRED_CHUNKS < size
+    assert length == MAX_CHUNK_LENGTH or length * PREFERRED_CHUNKS >= size
+    assert length == MIN_CHUNK_LENGTH or length // 2 * PREFERRED_CHUNKS < size
 
 
 @given(st.integers(0, 5000), st.integers(1, 4 * MIB), st.integers(1, 4 * MIB))

@@ -31,7 +31,7 @@ from core.swarm.messages import (
 )
 
 PAGE = Path(__file__).parents[2] / "docs" / "http-api.md"
-LONGEST_CAPABILITY = "A" * 400
+LONG_CAPABILITY = "A" * 400
 NODE = "0123456789abcdef" * 2
 REQUEST: dict[str, Any] = {
     "node": NODE,
@@ -96,14 +96,14 @@ def test_the_longest_messages_fit() -> None:
         peers=[Peer(ip=address, port=65_535)] * MAX_PEERS,
         leases=[Lease(chunk=MAX_CHUNKS - 1, seconds=12.345678901234567)] * MAX_LEASES,
         again=12.345678901234567,
-        capability=LONGEST_CAPABILITY,
+        capability=LONG_CAPABILITY,
     )
     seeds = SeedsRequest(
         node=NODE,
         port=65_535,
-        layers=[Seed(capability=LONGEST_CAPABILITY, hex="f" * 64, chunks=MAX_CHUNKS)] * MAX_SEEDS,
+        layers=[Seed(capability=LONG_CAPABILITY, hex="f" * 64, chunks=MAX_CHUNKS)] * MAX_SEEDS,
     )
-    renewed = SeedsAnswer(again=600, capabilities=[LONGEST_CAPABILITY] * MAX_SEEDS)
+    renewed = SeedsAnswer(again=600, capabilities=[LONG_CAPABILITY] * MAX_SEEDS)
 
     assert len(request.encode()) <= MAX_REQUEST
     assert len(seeds.encode()) <= MAX_REQUEST

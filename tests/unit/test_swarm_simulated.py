@@ -1,4 +1,4 @@
-"""The lease book with simulated nodes: the origin sends about one layer, and the last node is done in time."""
+"""The lease table with simulated nodes: the origin sends about one layer, and the last node is done in time."""
 
 from __future__ import annotations
 
