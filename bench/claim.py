@@ -77,8 +77,8 @@ class Queue:
     pages: list[int] = field(default_factory=list)
     _spent: float = 0.0
 
-    def claim(self, now: int, *, noted: bool = False, counted: bool = False) -> None:
-        """Claim a chunk, timed if `noted`, and complete it, not timed."""
+    def claim(self, now: int, *, timed: bool = False, counted: bool = False) -> None:
+        """Claim layers and complete them. `timed` records the claim's time, `counted` its pages."""
         before = self._pages_so_far() if counted else 0
         self._spent = 0.0
         began = time.perf_counter()
@@ -87,7 +87,7 @@ class Queue:
         took = time.perf_counter() - began
         if len(claims) != CHUNK:
             raise RuntimeError(f"{len(claims)} layers claimed of {self.shape} {self.size}, not {CHUNK}")
-        if noted:
+        if timed:
             self.whole.append(took * 1000)
             self.in_database.append(self._spent * 1000)
         if counted:
@@ -153,7 +153,7 @@ def main() -> None:
         for number in range(WARM_UP + CLAIMS):
             # In turns, so that other load on the machine affects all of them.
             for queue in queues:
-                queue.claim(EPOCH * 2 + number, noted=number >= WARM_UP)
+                queue.claim(EPOCH * 2 + number, timed=number >= WARM_UP)
         for queue in queues:
             for number in range(COUNTED):
                 queue.claim(EPOCH * 3 + number, counted=True)

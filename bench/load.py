@@ -33,10 +33,11 @@ def flood(url: str, clients: int, seconds: float, headers: dict[str, str]) -> Lo
     """Send as many requests as `clients` get answered one after the other. Raises if an answer is not 2xx."""
     sent = [word for name, value in headers.items() for word in ("-H", f"{name}: {value}")]
     wrk = [require("wrk", "wrk"), "-t1", f"-c{clients}", f"-d{seconds:g}s", "--timeout=20s", "--latency"]
-    said = subprocess.run([*wrk, *sent, url], check=True, capture_output=True, text=True).stdout
-    if "Non-2xx" in said or "Socket errors" in said:
-        raise RuntimeError(f"{url}: {said}")
-    return Load(float(_found(r"Requests/sec:\s+([\d.]+)", said)[0]), _time("50%", said), _time("99%", said))
+    output = subprocess.run([*wrk, *sent, url], check=True, capture_output=True, text=True).stdout
+    if "Non-2xx" in output or "Socket errors" in output:
+        raise RuntimeError(f"{url}: {output}")
+    rate = float(_found(r"Requests/sec:\s+([\d.]+)", output)[0])
+    return Load(rate, _time("50%", output), _time("99%", output))
 
 
 def steady(url: str, rate: float, seconds: float, headers: dict[str, str], threads: int = 10) -> Load:
@@ -49,7 +50,7 @@ def steady(url: str, rate: float, seconds: float, headers: dict[str, str], threa
     times: list[float] = []
     begin = time.perf_counter() + 0.1 + WARM_UP_SECONDS
 
-    def ask(first: int) -> None:
+    def send(first: int) -> None:
         connection = HTTPConnection(target.hostname or "", target.port, timeout=30)
         for number in range(first - int(rate * WARM_UP_SECONDS), int(rate * seconds), threads):
             moment = begin + number / rate
@@ -63,10 +64,10 @@ def steady(url: str, rate: float, seconds: float, headers: dict[str, str], threa
                 times.append((time.perf_counter() - moment) * 1000)
         connection.close()
 
-    asking = [threading.Thread(target=ask, args=(first,)) for first in range(threads)]
-    for thread in asking:
+    senders = [threading.Thread(target=send, args=(first,)) for first in range(threads)]
+    for thread in senders:
         thread.start()
-    for thread in asking:
+    for thread in senders:
         thread.join()
     if len(times) != int(rate * seconds):
         raise RuntimeError(f"{url}: {len(times)} of {int(rate * seconds)} requests were answered")
@@ -98,13 +99,13 @@ def family(pid: int) -> list[int]:
     return [pid, *children]
 
 
-def _time(share: str, said: str) -> float:
-    number, unit = _found(rf"{share}\s+([\d.]+)(us|ms|s)\s", said)
+def _time(share: str, output: str) -> float:
+    number, unit = _found(rf"{share}\s+([\d.]+)(us|ms|s)\s", output)
     return float(number) * _UNITS[unit]
 
 
-def _found(pattern: str, said: str) -> tuple[str, ...]:
-    found = re.search(pattern, said)
+def _found(pattern: str, output: str) -> tuple[str, ...]:
+    found = re.search(pattern, output)
     if found is None:
-        raise RuntimeError(f"wrk says something else than expected: {said}")
+        raise RuntimeError(f"unexpected output of wrk: {output}")
     return found.groups()

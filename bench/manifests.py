@@ -138,8 +138,8 @@ def draw(axes: Axes, rows: list[dict[str, object]]) -> None:
     names = list(dict.fromkeys(str(row["server"]) for row in rows))
     for number, name in enumerate(names):
         rates = [row["requests/s"] for row in rows if row["server"] == name and row["clients"] != "-"]
-        places = [place + (number - 1) * 0.27 for place in range(len(CLIENTS))]
-        axes.bar(places, rates, width=0.25, label=name)
+        positions = [tick + (number - 1) * 0.27 for tick in range(len(CLIENTS))]
+        axes.bar(positions, rates, width=0.25, label=name)
     axes.set_xticks(range(len(CLIENTS)), [f"{clients} clients" for clients in CLIENTS])
     axes.set_ylabel("requests/s")
     axes.legend()

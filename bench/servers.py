@@ -183,12 +183,12 @@ def large_path(setting: Setting) -> str:
 
 
 @contextmanager
-def slow_clients(port: int, said: str) -> Iterator[None]:
-    """Connect clients that send these bytes and then neither send nor read."""
+def slow_clients(port: int, request: str) -> Iterator[None]:
+    """Connect clients that send `request` and then neither send nor read."""
     connections = [socket.create_connection(("127.0.0.1", port)) for _ in range(SLOW_CLIENTS)]
     try:
         for connection in connections:
-            connection.sendall(said.encode())
+            connection.sendall(request.encode())
         time.sleep(6)  # until each has received as much as fits into its buffers
         yield
     finally:
@@ -230,9 +230,9 @@ def terminated(port: int, process: ServerProcess, path: str) -> dict[str, object
 
 def draw(axes: Axes, rows: list[dict[str, object]]) -> None:
     for number, row in enumerate(rows):
-        places = [place + (number - 1) * 0.27 for place in range(len(CLIENTS))]
+        positions = [tick + (number - 1) * 0.27 for tick in range(len(CLIENTS))]
         rates = [row[f"requests/s, {clients} clients"] for clients in CLIENTS]
-        axes.bar(places, rates, width=0.25, label=str(row["server"]))
+        axes.bar(positions, rates, width=0.25, label=str(row["server"]))
     axes.set_xticks(range(len(CLIENTS)), [f"{clients} clients" for clients in CLIENTS])
     axes.set_ylabel("requests/s")
     axes.legend()

@@ -34,9 +34,9 @@ FAST_MBIT = (500, 200)
 LINES = (*((mbit, (1,)) for mbit in FAST_MBIT), (LINE_MBIT, (1, 4, 8)), (12, (16,)), (6, (32,)))
 """Links, and how many machines fetch over such links: the more machines, the slower, so that the processor of
 this one machine is not the limit."""
-MOST_HTTP = 4
-"""The most machines that fetch by plain HTTP: more take proportionally longer."""
-MOST_TORRENT = 16
+MAX_HTTP_MACHINES = 4
+"""Machines that fetch by plain HTTP: more take proportionally longer."""
+MAX_TORRENT_MACHINES = 16
 SIZE = 64 * 1024 * 1024
 MANY = 32
 IN_TROUBLE = 8
@@ -65,26 +65,26 @@ class Node:
         self.answer()
         self._connect()
 
-    def ask(self, line: str) -> None:
-        """Send it a command; `answer` waits for the result."""
+    def send(self, line: str) -> None:
+        """Send the machine a command; `answer` waits for the result."""
         assert self._process.stdin is not None
         self._process.stdin.write(line + "\n")
         self._process.stdin.flush()
 
     def answer(self) -> str:
-        """Return its next line of output. Raises RuntimeError if it ends instead."""
+        """Return the machine's next line of output. Raises RuntimeError if its process ends instead."""
         assert self._process.stdout is not None
         if line := self._process.stdout.readline().strip():
             return line
         raise RuntimeError(f"machine {self.number} ended with {self._process.wait()}")
 
     def close(self) -> None:
-        """End it."""
+        """Kill the machine's process."""
         self._process.kill()
         self._process.communicate()
 
     def shape(self, mbit: int, upload_mbit: int | None = None) -> None:
-        """Set the capacity of its link in each direction."""
+        """Set the capacity of the machine's link in each direction."""
         shape(self._device, mbit)
         shape("eth0", upload_mbit or mbit, self._within)
 
@@ -179,8 +179,8 @@ def measure(nodes: Sequence[Node], served: Served) -> Iterator[dict[str, object]
         set_links(nodes, mbit)
         alone = max(fetch(nodes[:1], served, HTTP).seconds)
         for count in counts:
-            for way, most in ((HTTP, MOST_HTTP), (TORRENT, MOST_TORRENT), (MIRROR, MANY)):
-                if count <= most:
+            for way, limit in ((HTTP, MAX_HTTP_MACHINES), (TORRENT, MAX_TORRENT_MACHINES), (MIRROR, MANY)):
+                if count <= limit:
                     yield row(way, count, mbit, fetch(nodes[:count], served, way), alone)
         if mbit == LINE_MBIT:
             for what, outcome in measure_trouble(nodes[:IN_TROUBLE], served):
@@ -211,11 +211,11 @@ def fetch(
     Raises RuntimeError if another one gets wrong bytes.
     """
     for node in nodes:
-        node.ask(f"mirror {served.mirror()}" if way == MIRROR else "rest")
+        node.send(f"mirror {served.mirror()}" if way == MIRROR else "rest")
         node.answer()
     before = sent_by_the_registry()
     for node in nodes:
-        node.ask(served.request(way))
+        node.send(served.request(way))
         time.sleep(apart)
     meanwhile()
     seconds, processor = [], []
@@ -230,7 +230,7 @@ def fetch(
         processor.append(float(processed))
     sent = sent_by_the_registry() - before
     for node in nodes:
-        node.ask("rest")
+        node.send("rest")
     for node in nodes:
         node.answer()
     return Outcome(seconds, processor, sent)
@@ -239,7 +239,7 @@ def fetch(
 def kill(node: Node) -> None:
     """Kill a machine's mirror in the middle of the download."""
     time.sleep(2.0)
-    node.ask("kill")
+    node.send("kill")
 
 
 def create_links() -> None:
