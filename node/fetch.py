@@ -15,14 +15,13 @@ from core.errors import (
     BadAnswer,
     ConnectionCut,
     NotFound,
-    RangeIgnored,
     Refused,
     RemoteError,
     TimedOut,
     Unavailable,
 )
 from core.http.client import HttpClient
-from core.http.stream import HttpStream
+from core.http.ranged import BlobStream, range_header
 from core.logs import OutageLog
 from node.counters import Counters
 from node.metainfo import Metainfo
@@ -235,16 +234,14 @@ class PieceFetcher:
             body.close()
 
 
-def open_range(http: HttpClient, url: str, offset: int, length: int) -> HttpStream:
-    """Open `length` bytes of a web seed from `offset` on. Raises RemoteError; the URL is in none of them."""
+def open_range(http: HttpClient, url: str, offset: int, length: int) -> BlobStream:
+    """Open `length` bytes of a web seed from `offset` on. Raises RemoteError; the capability is in none."""
     where = "web seed"
-    stream = http.open("GET", url, headers={"Range": f"bytes={offset}-{offset + length - 1}"})
-    if stream.status == 206 and (stream.headers.get("Content-Range") or "").startswith(f"bytes {offset}-"):
-        return stream
+    stream = http.open("GET", url, headers=range_header(offset, length))
+    if stream.status in (200, 206):
+        return BlobStream(stream, offset, length)
     stream.close()
     match stream.status:
-        case 200:
-            raise RangeIgnored(where)
         case 401 | 403:
             raise Refused(where, stream.status, "the capability is not valid")
         case 404:

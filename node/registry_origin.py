@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from core.errors import RemoteError
+from core.http.ranged import BlobStream, range_header
 from core.http.stream import HttpStream
 from core.registry.answers import from_status, refuse_page
-from core.registry.blob import BlobStream, range_header
 from node.origin import Layer
 from node.upstream import Upstream
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from core.config.config import DockerRegistry
 from core.http.client import HttpClient
-from core.registry.blob import BlobStream
+from core.http.ranged import BlobStream
 from core.registry.client import RegistryClient
 
 

@@ -19,10 +19,10 @@ from core.blobs.storage_layout import blob_path
 from core.digest import Digest
 from core.errors import NotFound, Refused, SizeMismatch, TooManyRequests, Unavailable
 from core.http.client import HttpClient
+from core.http.ranged import BlobStream, range_header
 from core.http.stream import HttpStream
 from core.layer import Layer
 from core.registry.answers import is_html, retry_after
-from core.registry.blob import BlobStream, range_header
 
 FindFile = Callable[[str], str | None]
 """Returns the `mdsfileinfo` of a file's path, as in the table; None if it is absent or deleted."""

@@ -10,8 +10,8 @@ from cachetools import LRUCache
 
 from core.digest import Digest
 from core.errors import BadAnswer, InvalidName, NotFound, Refused
+from core.http.ranged import BlobStream
 from core.layer import Layer
-from core.registry.blob import BlobStream
 from core.registry.client import RegistryClient
 
 CandidateScopes = Callable[[], Iterable[str]]

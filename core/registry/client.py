@@ -18,6 +18,7 @@ from core.config.config import DockerRegistry
 from core.digest import Digest
 from core.errors import NO_ANSWER, BadAnswer, NotFound, RangeIgnored, Refused
 from core.http.client import HttpAnswer, HttpClient
+from core.http.ranged import BlobStream, range_header
 from core.http.stream import HttpStream
 from core.http.url import target_of
 from core.logs import OutageLog
@@ -27,7 +28,6 @@ from core.names import parse_scope, parse_tag
 from core.pace import Pace
 from core.registry.answers import refusal, refuse_page, retry_after
 from core.registry.auth import BREWER_LOGIN, RegistryAuth
-from core.registry.blob import BlobStream, range_header
 from core.registry.pages import PAGE_LIMIT, read_pages
 from core.registry.urls import RegistryUrls, has_name
 
@@ -147,11 +147,7 @@ class RegistryClient:
         headers = range_header(offset, length)
         what = f"blob {digest} in {scope}"
         stream = self._open(self.urls.blob(scope, digest), _pull(scope), what, headers)
-        try:
-            return BlobStream(stream, offset, length)
-        except BaseException:
-            stream.close()
-            raise
+        return BlobStream(stream, offset, length)
 
     def blob_size(self, scope: str, digest: Digest) -> int | None:
         """Return a blob's size in bytes, None if the registry does not state it.
