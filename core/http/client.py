@@ -3,6 +3,10 @@
 It adds to requests: redirects followed here, so that credentials stay with their origin; limits on the
 memory for bodies; deadlines; one small set of errors without secrets (core/errors.py). The
 environment's proxies, certificates and .netrc are ignored: core/clients.py passes the configured ones.
+
+A deadline is checked before each request is sent, and after each part of a body that `fetch` reads. In
+between, each wait for bytes has its own time-out, no longer than the time that was left when the request was
+sent: a server that sends the head of its answer byte by byte exceeds the deadline.
 """
 
 from __future__ import annotations
@@ -79,11 +83,8 @@ class HttpClient:
         self._resource = resource
         self._ca_bundle = ca_bundle or system_store()
         self._proxies = {"http": proxy, "https": proxy} if proxy else None
-        self._session = requests.Session()
-        self._session.trust_env = False
-        adapter = HTTPAdapter(pool_connections=MAX_ORIGINS, pool_maxsize=pool_size)
-        self._session.mount("http://", adapter)
-        self._session.mount("https://", adapter)
+        # Without a Session, whose `send` reads the body of a redirect without a limit.
+        self._adapter = HTTPAdapter(pool_connections=MAX_ORIGINS, pool_maxsize=pool_size)
         # Its log lines show URLs with signatures in them.
         logging.getLogger("urllib3").setLevel(logging.CRITICAL)
 
@@ -98,9 +99,10 @@ class HttpClient:
         seconds: float | None = None,
         follow: bool = True,
     ) -> HttpAnswer:
-        """Return the whole answer, of any status, read within `seconds` (default: both time-outs together).
+        """Return the whole answer, of any status.
 
-        With more seconds than the read time-out the server may also be silent for as long.
+        The deadline (see above) is in `seconds`, by default both time-outs together. With more seconds than
+        the read time-out the server may also be silent for as long.
 
         Redirects of GET and HEAD are followed unless `follow` is false; then `headers` may have a `Host`
         other than the URL's. Raises RemoteError; BadAnswer for a body of more than `limit` bytes.
@@ -123,7 +125,7 @@ class HttpClient:
     ) -> HttpStream:
         """Return an answer whose body the caller reads and closes. Raises RemoteError as `fetch` does.
 
-        Its head is awaited for `seconds`, as in `fetch`; for the body see HttpStream.readinto.
+        `seconds` are as in `fetch`, but do not limit the body: see HttpStream.readinto.
         """
         read_timeout = max(self._read_timeout, seconds or 0)
         seconds = self._connect_timeout + self._read_timeout if seconds is None else seconds
@@ -151,7 +153,7 @@ class HttpClient:
 
     def close(self) -> None:
         """Close the idle connections."""
-        self._session.close()
+        self._adapter.close()
 
     def __enter__(self) -> Self:
         return self
@@ -200,8 +202,7 @@ class HttpClient:
                 raise TimedOut(str(target), seconds)
             timeout = (min(self._connect_timeout, left), min(read_timeout, left))
             try:
-                # The adapter's own `send`: that of Session reads the body of a redirect without a limit.
-                response = self._session.get_adapter(request.url).send(
+                response = self._adapter.send(
                     request, stream=True, timeout=timeout, verify=self._ca_bundle, proxies=self._proxies
                 )
             except FAILURES as error:

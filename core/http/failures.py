@@ -115,5 +115,5 @@ def _of_tls(error: ssl.SSLError) -> str:
 
 def _text(error: object) -> str:
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    shown = "".join(sign if sign.isprintable() else "?" for sign in text[: _MAX_WHY + 1])
+    shown = "".join(character if character.isprintable() else "?" for character in text[: _MAX_WHY + 1])
     return shown if len(shown) <= _MAX_WHY else shown[: _MAX_WHY - 3] + "..."

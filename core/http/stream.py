@@ -14,13 +14,13 @@ from core.http.failures import FAILURES, as_body_error
 from core.http.headers import Headers
 from core.http.url import Target
 
-LEAST_BYTES = 16 * 1024
+MIN_BYTES = 16 * 1024
 """The minimum that has to arrive within each read time-out of waiting."""
 
-MOST_BYTES = 128 * 1024
+MAX_READ_BYTES = 128 * 1024
 """The maximum of one read: larger ones would not fit into the processor's cache."""
 
-DISCARDED_BYTES = 16 * 1024
+MAX_DISCARDED_BYTES = 16 * 1024
 """The longest body that is read only to reuse the connection, as a new one costs more."""
 
 
@@ -61,15 +61,15 @@ class HttpStream:
     def readinto(self, buffer: memoryview, /) -> int:
         """Fill the front of `buffer` with arrived bytes, at least one; return 0 at the end.
 
-        Raises TimedOut if nothing arrives within the read time-out, or less than LEAST_BYTES within
+        Raises TimedOut if nothing arrives within the read time-out, or less than MIN_BYTES within
         a read time-out's worth of waiting; ConnectionCut before the announced end.
         """
         begun = time.monotonic()
-        data = self._read(min(len(buffer), MOST_BYTES), self._read_timeout)
+        data = self._read(min(len(buffer), MAX_READ_BYTES), self._read_timeout)
         count = len(data)
         buffer[:count] = data
         self._recent += count
-        if self._recent >= LEAST_BYTES:
+        if self._recent >= MIN_BYTES:
             self._recent, self._left = 0, self._read_timeout
         else:
             self._left -= time.monotonic() - begun
@@ -79,7 +79,7 @@ class HttpStream:
         return count
 
     def read(self, limit: int) -> bytes:
-        """Return the whole body, within the time of the request.
+        """Return the whole body. The deadline of the request is checked after each part of it.
 
         Raises BadAnswer if it has more than `limit` bytes, and what `readinto` raises.
         """
@@ -87,7 +87,7 @@ class HttpStream:
             self.close()
             raise BadAnswer(str(self.target), f"a body of {self.length} bytes, more than {limit}")
         parts = []
-        while data := self._read(min(MOST_BYTES, limit + 1 - self.received), self._seconds):
+        while data := self._read(min(MAX_READ_BYTES, limit + 1 - self.received), self._seconds):
             parts.append(data)
             if self.received > limit:
                 self.close()
@@ -99,9 +99,9 @@ class HttpStream:
 
     def discard(self) -> None:
         """Free the connection for the next request, if the body is short enough to be read for that."""
-        if self.length is not None and self.length <= DISCARDED_BYTES:
+        if self.length is not None and self.length <= MAX_DISCARDED_BYTES:
             with suppress(RemoteError):
-                self.read(DISCARDED_BYTES)
+                self.read(MAX_DISCARDED_BYTES)
         self.close()
 
     def close(self) -> None:
@@ -124,10 +124,10 @@ class HttpStream:
         finally:
             self._lock.release()
 
-    def _read(self, most: int, seconds: float) -> bytes:
+    def _read(self, limit: int, seconds: float) -> bytes:
         with self._lock:
             try:
-                data = b"" if self._closed else self._response.raw.read1(most, decode_content=False)
+                data = b"" if self._closed else self._response.raw.read1(limit, decode_content=False)
             except FAILURES as error:
                 closed = self._closed
                 self.close()

@@ -14,7 +14,7 @@ Origin = tuple[str, str, int]
 _HOST = re.compile(r"[A-Za-z0-9._-]{1,253}\Z|[0-9A-Fa-f:.]{2,45}\Z")
 _NOT_PRINTABLE = re.compile(r"[^\x21-\x7e]")
 _CAPABILITY = re.compile(r"(/v0/(?:layers|swarm)/)[^/]+(?=/)")
-_URL_SIGNS = "!#$%&'()*+,/:;=?@[]~"
+_URL_CHARACTERS = "!#$%&'()*+,/:;=?@[]~"
 MAX_SHOWN = 300
 
 
@@ -53,7 +53,7 @@ class Target:
         Raises BadAnswer if it is invalid, or neither http nor https.
         """
         # Headers are decoded as Latin-1: encode again, and escape bytes that are not allowed in a URL.
-        escaped = quote(location.strip().encode("latin-1", "replace"), safe=_URL_SIGNS)
+        escaped = quote(location.strip().encode("latin-1", "replace"), safe=_URL_CHARACTERS)
         try:
             return parse_url(urljoin(self.url, escaped))
         except ValueError as error:

@@ -41,8 +41,8 @@ _ACCEPT = {"Accept": ", ".join(ALL_MANIFESTS)}
 _NO_HEAD = (405, 501)
 _SCHEMA1 = (DOCKER_SCHEMA1, DOCKER_SCHEMA1_SIGNED)
 _CATALOG_SCOPE = "registry:catalog:*"
-_LONGEST_PAUSE = 60.0
-_MOST_PAUSES = 6
+_MAX_PAUSE_SECONDS = 60.0
+_MAX_PAUSES = 6
 
 Answer = TypeVar("Answer", HttpAnswer, HttpStream)
 
@@ -97,7 +97,7 @@ class RegistryClient:
     def fetch_manifest(self, scope: str, reference: str | Digest) -> FetchedManifest:
         """Fetch a manifest by tag or digest; by digest its bytes are verified."""
         what = _manifest_name(scope, reference)
-        answer = self._ask("GET", self.urls.manifest(scope, reference), _pull(scope), what, _ACCEPT)
+        answer = self._request("GET", self.urls.manifest(scope, reference), _pull(scope), what, _ACCEPT)
         where = str(answer.target)
         media_type = (answer.headers.get("Content-Type") or "").partition(";")[0].strip().lower()
         digest = digest_of(answer.body)
@@ -118,7 +118,7 @@ class RegistryClient:
         """Yield the tags of a repository, page by page, in the registry's order. Invalid ones are omitted."""
 
         def fetch(url: str) -> HttpAnswer:
-            return self._ask("GET", url, _pull(scope), f"repository {scope}", {}, PAGE_LIMIT)
+            return self._request("GET", url, _pull(scope), f"repository {scope}", {}, PAGE_LIMIT)
 
         return read_pages(self.urls.tags(scope), fetch, "tags", parse_tag)
 
@@ -131,7 +131,7 @@ class RegistryClient:
         def fetch(url: str) -> HttpAnswer:
             try:
                 limits = PAGE_LIMIT, self._catalog_timeout
-                return self._ask("GET", url, _CATALOG_SCOPE, "catalog of repositories", {}, *limits)
+                return self._request("GET", url, _CATALOG_SCOPE, "catalog of repositories", {}, *limits)
             except NotFound:
                 why = "it does not list its repositories: name them"
                 raise Refused(url.partition("?")[0], 404, why) from None
@@ -166,7 +166,7 @@ class RegistryClient:
 
     def ping(self) -> str:
         """Return a line for the operator if the registry answers and accepts our credentials."""
-        answer = self._ask("GET", self.urls.base, "", "API version 2", {})
+        answer = self._request("GET", self.urls.base, "", "API version 2", {})
         version = answer.headers.get("Docker-Distribution-Api-Version") or "unknown API version"
         return f"{answer.target} answers ({version[:80]})"
 
@@ -176,9 +176,8 @@ class RegistryClient:
         """Return the registry's own answer, of any status, to a caller's GET or HEAD of `url`, one of `urls`.
 
         The caller's `headers` are sent, without credentials of ours; redirects are not followed. A `Host`
-        among them is sent to a registry without its own host name (core/registry/urls.py). The answer has to
-        arrive within `seconds` (by default both time-outs together). A registry that does not answer is
-        logged.
+        among them is sent to a registry without its own host name (core/registry/urls.py). `seconds` is the
+        deadline of HttpClient.fetch. A registry that does not answer is logged.
         """
         if "Host" in headers and has_name(target_of(url, "docker_registry.host").host):
             headers = {name: value for name, value in headers.items() if name != "Host"}
@@ -195,13 +194,13 @@ class RegistryClient:
     def _head(self, url: str, scope: str, what: str, headers: Mapping[str, str]) -> HttpAnswer | None:
         """Return the answer to HEAD, None from a server that does not support it. Raises RemoteError."""
         try:
-            return self._ask("HEAD", url, _pull(scope), what, headers)
+            return self._request("HEAD", url, _pull(scope), what, headers)
         except Refused as error:
             if error.status in _NO_HEAD:
                 return None
             raise
 
-    def _ask(
+    def _request(
         self,
         method: str,
         url: str,
@@ -271,7 +270,7 @@ class RegistryClient:
             answer = send(headers)
             demanded = retry_after(answer.headers)
             seconds = 2.0**pauses if demanded is None else demanded
-            if answer.status != 429 or pauses == _MOST_PAUSES or seconds > _LONGEST_PAUSE:
+            if answer.status != 429 or pauses == _MAX_PAUSES or seconds > _MAX_PAUSE_SECONDS:
                 return answer
             if isinstance(answer, HttpStream):
                 answer.discard()
