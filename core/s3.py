@@ -120,20 +120,20 @@ class Bucket:
             raise BadAnswer(where, f"requested bytes from {offset} on, got something else")
         return S3Reader(answer["Body"], where, offset, self._seconds)
 
-    def get(self, key: str, most: int) -> bytes:
-        """Return the whole object, if it has at most `most` bytes."""
+    def get(self, key: str, limit: int) -> bytes:
+        """Return the whole object, if it has at most `limit` bytes."""
         where = self._where(key)
         with self._translated(key):
             body = self._client.get_object(Bucket=self.name, Key=key)["Body"]
             data = bytearray()
             try:
                 # Until the empty read: only that detects a body shorter than announced.
-                while len(data) <= most and (part := body.read(most + 1 - len(data))):
+                while len(data) <= limit and (part := body.read(limit + 1 - len(data))):
                     data += part
             finally:
                 body.close()
-        if len(data) > most:
-            raise BadAnswer(where, f"longer than {most} bytes")
+        if len(data) > limit:
+            raise BadAnswer(where, f"longer than {limit} bytes")
         return bytes(data)
 
     def put(self, key: str, data: bytes, content_type: str) -> None:

@@ -18,9 +18,9 @@ WINDOW_BYTES = 16 * 1024 * 1024
 RANGE_BYTES = 4 * 1024 * 1024
 """The longest range requested: long enough that the time to its first byte hardly counts."""
 
-_FAST_ENOUGH = 128 * 1024 * 1024
-_JUDGE_AFTER = 0.1
-_WORTH = 1.25
+_FAST_BYTES_PER_SECOND = 128 * 1024 * 1024
+_INTERVAL_SECONDS = 0.1
+_MIN_SPEEDUP = 1.25
 _TICK = 0.1
 
 
@@ -46,8 +46,8 @@ def open_layer(
     first = source.open(layer, 0)
 
     def sleep(seconds: float) -> None:
-        give_up = time.monotonic() + seconds
-        while (left := give_up - time.monotonic()) > 0:
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
             if interrupted():
                 raise Interrupted
             time.sleep(min(_TICK, left))
@@ -77,8 +77,8 @@ def open_layer(
         in_parallel,
         one_by_one,
         size=size,
-        worthwhile=2 * range_bytes,
-        trial=2 * connections * range_bytes,
+        min_remaining=2 * range_bytes,
+        trial_bytes=2 * connections * range_bytes,
     )
 
 
@@ -87,12 +87,12 @@ class AcceleratingReader(BlobReader):
 
     Ranges cost requests and copies: a source nearby is fastest over one connection, where hashing is the
     bottleneck. So the time spent in reads is measured in intervals of a tenth of a second. If reads take more
-    than half of two intervals in a row, at less than 128 MiB/s, several connections are tried for `trial`
-    bytes. They are kept if they are at least 1.25 times as fast, as with a source that limits each
+    than half of two intervals in a row, at less than 128 MiB/s, several connections are tried for
+    `trial_bytes`. They are kept if they are at least 1.25 times as fast, as with a source that limits each
     connection. If the processor or the network is the bottleneck, or ranges fail, one connection is used
     again.
 
-    `size` is the layer's; with less than `worthwhile` bytes left nothing is tried. All are in bytes.
+    `size` is the layer's; with less than `min_remaining` bytes left nothing is tried. All are in bytes.
     """
 
     def __init__(
@@ -102,16 +102,16 @@ class AcceleratingReader(BlobReader):
         one_by_one: Callable[[int], ResumingReader],
         *,
         size: int,
-        worthwhile: int,
-        trial: int,
+        min_remaining: int,
+        trial_bytes: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._reader: ResumingReader | ParallelReader = reader
         self._in_parallel = in_parallel
         self._one_by_one = one_by_one
         self._size = size
-        self._worthwhile = worthwhile
-        self._trial = trial
+        self._min_remaining = min_remaining
+        self._trial_bytes = trial_bytes
         self._clock = clock
         # Guards the reader against a `close` from another thread while it is replaced.
         self._lock = threading.Lock()
@@ -134,13 +134,13 @@ class AcceleratingReader(BlobReader):
         except (RangeIgnored, ConnectionCut):
             if not self.parallel or self._closed:
                 raise
-            count = self._back_to_one(buffer)
+            count = self._fall_back(buffer)
         if not count and self.parallel and self._reader.position < self._size:
-            count = self._back_to_one(buffer)
+            count = self._fall_back(buffer)
         if not self._settled:
             self._bytes += count
             self._waited += self._clock() - begun
-            self._judge()
+            self._adapt()
         return count
 
     def close(self) -> None:
@@ -148,19 +148,19 @@ class AcceleratingReader(BlobReader):
             self._closed = True
         self._reader.close()
 
-    def _judge(self) -> None:
+    def _adapt(self) -> None:
         """Change to several connections, or back, once enough was measured."""
         spent = self._clock() - self._since
         if isinstance(self._reader, ParallelReader):
-            if self._bytes >= self._trial:
+            if self._bytes >= self._trial_bytes:
                 self._settled = True
-                if self._bytes < _WORTH * self._rate * spent:
+                if self._bytes < _MIN_SPEEDUP * self._rate * spent:
                     # The ranges in progress are still read.
                     self._reader.wind_down()
-        elif spent >= _JUDGE_AFTER:
+        elif spent >= _INTERVAL_SECONDS:
             self._rate = self._bytes / spent
-            slow = self._waited >= spent / 2 and self._bytes < _FAST_ENOUGH * self._waited
-            if self._size - self._reader.position < self._worthwhile:
+            slow = self._waited >= spent / 2 and self._bytes < _FAST_BYTES_PER_SECOND * self._waited
+            if self._size - self._reader.position < self._min_remaining:
                 self._settled = True
             elif slow and self._slow_before:
                 self._continue_with(self._in_parallel)
@@ -173,15 +173,17 @@ class AcceleratingReader(BlobReader):
         self._waited = 0.0
         self._bytes = 0
 
-    def _back_to_one(self, buffer: memoryview) -> int:
+    def _fall_back(self, buffer: memoryview) -> int:
         self._settled = True
         self._continue_with(self._one_by_one)
         return self._reader.readinto(buffer)
 
-    def _continue_with(self, kind: Callable[[int], ResumingReader] | Callable[[int], ParallelReader]) -> None:
+    def _continue_with(
+        self, new_reader: Callable[[int], ResumingReader] | Callable[[int], ParallelReader]
+    ) -> None:
         """Replace the reader by another one at the same byte."""
         self._reader.close()
         with self._lock:
             if self._closed:
                 raise ConnectionCut("layer", self._reader.position, "closed")
-            self._reader = kind(self._reader.position)
+            self._reader = new_reader(self._reader.position)

@@ -31,9 +31,9 @@ ReadPage = Callable[[str, str | None], tuple[Sequence[tuple[str, int | None]], s
 """Takes a folder's path and the path read last (None: start); returns the next files, as paths and sizes in
 bytes, and the path read last, None at the end. May raise DatabaseError."""
 
-_PATH_SIGNS = "/!$&'()*+,:;=@~"
-_LONGEST_KEY = 1024
-_LONGEST_INFO = 64 * 1024
+_PATH_CHARACTERS = "/!$&'()*+,:;=@~"
+_MAX_KEY_LENGTH = 1024
+_MAX_INFO_LENGTH = 64 * 1024
 _MAX_FOUND = 1024
 
 
@@ -47,16 +47,16 @@ class MdsFile:
 
 def parse_mdsfileinfo(text: str) -> MdsFile:
     """Return the file described by a row's JSON. Raises ValueError with the reason if it is invalid."""
-    if len(text) > _LONGEST_INFO:
-        raise ValueError(f"longer than {_LONGEST_INFO} characters")
+    if len(text) > _MAX_INFO_LENGTH:
+        raise ValueError(f"longer than {_MAX_INFO_LENGTH} characters")
     try:
-        said = json.loads(text)
+        row = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError("not JSON") from error
-    if not isinstance(said, dict):
+    if not isinstance(row, dict):
         raise ValueError("not a JSON object")
-    key, size = said.get("key"), said.get("size")
-    if not isinstance(key, str) or len(key) > _LONGEST_KEY or not _is_usable(key):
+    key, size = row.get("key"), row.get("size")
+    if not isinstance(key, str) or len(key) > _MAX_KEY_LENGTH or not _is_usable(key):
         raise ValueError("key is not a valid path")
     if type(size) is not int or not 0 <= size < 2**63:
         raise ValueError("size is not a number of bytes")
@@ -160,7 +160,7 @@ class MdsBlobs:
 
     def _url(self, key: str) -> str:
         # Characters that need no escape in a path (RFC 3986, 3.3) stay.
-        return self._url_template.format(payload=f"get-{self._namespace}/{quote(key, safe=_PATH_SIGNS)}")
+        return self._url_template.format(payload=f"get-{self._namespace}/{quote(key, safe=_PATH_CHARACTERS)}")
 
 
 def _check(answer: HttpStream) -> None:

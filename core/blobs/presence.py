@@ -76,7 +76,7 @@ class RegistryPresence:
         """See PresenceChecker. A layer without known repositories is missing."""
         unanswered = None
         for scope in layer.scopes:
-            result = self._ask(layer, scope)
+            result = self._look_up(layer, scope)
             if result.presence == "there":
                 return result
             if result.presence == "unanswered":
@@ -105,7 +105,7 @@ class RegistryPresence:
                     for number, layer in list(left.items()):
                         if over():
                             return
-                        result = self._ask(layer, scope)
+                        result = self._look_up(layer, scope)
                         if result.error is None:
                             streak.succeeded()
                         elif streak.failed(result.error):
@@ -136,7 +136,7 @@ class RegistryPresence:
             )
         return scopes
 
-    def _ask(self, layer: Layer, scope: str) -> PresenceResult:
+    def _look_up(self, layer: Layer, scope: str) -> PresenceResult:
         try:
             self._registry.blob_size(scope, layer.digest)
         except (NotFound, InvalidName):

@@ -120,10 +120,10 @@ class ParallelReader(BlobReader):
             self._changed.notify_all()
         for reader in readers:
             reader.close()
-        give_up = time.monotonic() + _GRACE
+        deadline = time.monotonic() + _GRACE
         for thread in self._threads:
             if thread is not threading.current_thread():
-                thread.join(max(0.0, give_up - time.monotonic()))
+                thread.join(max(0.0, deadline - time.monotonic()))
 
     def _wait_for_bytes(self) -> _Range:
         """Wait until the first range of the window has bytes, and return it. The lock is held."""

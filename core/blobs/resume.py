@@ -24,12 +24,12 @@ class RetryPolicy:
 
     tries: int = 5
     first_pause: float = 0.5
-    longest_pause: float = 8.0
+    max_pause: float = 8.0
     progress: int = 64 * 1024
 
     def pause(self, failures: int) -> float:
         """Return the seconds to wait after that many failures (1 or more): they double."""
-        return min(self.longest_pause, self.first_pause * 2.0 ** min(failures - 1, 32))
+        return min(self.max_pause, self.first_pause * 2.0 ** min(failures - 1, 32))
 
 
 class ResumingReader(BlobReader):

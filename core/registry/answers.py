@@ -15,7 +15,7 @@ from core.http.url import parse_url
 
 _ERROR_LIMIT = 64 * 1024
 _MAX_TEXT = 200
-_LONGEST_RETRY_AFTER = 86_400.0
+_MAX_RETRY_AFTER = 86_400.0
 
 
 def refusal(answer: HttpAnswer | HttpStream, url: str, what: str) -> RemoteError:
@@ -81,7 +81,7 @@ def _error_text(body: bytes) -> str:
         text = f"{first['code']}: {first.get('message', '')}"
     except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
         return ""
-    plain = "".join(sign if sign.isprintable() else "?" for sign in text[:_MAX_TEXT])
+    plain = "".join(character if character.isprintable() else "?" for character in text[:_MAX_TEXT])
     return f": {plain}"
 
 
@@ -96,7 +96,7 @@ def retry_after(headers: Headers) -> float | None:
         if until is None:
             return None
         seconds = (until - now).total_seconds()
-    return min(max(math.ceil(seconds), 0), _LONGEST_RETRY_AFTER)
+    return min(max(math.ceil(seconds), 0), _MAX_RETRY_AFTER)
 
 
 def parse_date(value: str) -> datetime | None:

@@ -172,8 +172,8 @@ class RegistryAuth:
                 raise Refused(str(registry), 401, why)
             headers["Authorization"] = self._basic
             query.append(("account", str(self._user)))
-        joint = "&" if "?" in realm.path else "?"
-        url = f"{realm.url}{joint}{urlencode(query)}" if query else realm.url
+        separator = "&" if "?" in realm.path else "?"
+        url = f"{realm.url}{separator}{urlencode(query)}" if query else realm.url
         answer = self._http.fetch("GET", url, headers=headers, limit=TOKEN_LIMIT)
         where = f"token server {realm}"
         if answer.status != 200:
@@ -234,7 +234,7 @@ _SCHEME = re.compile(rf"({_WORD})(?: +|(?=,)|\Z)")
 # A quoted string: quotes and backslashes in it are escaped by a backslash.
 _PARAMETER = re.compile(rf'({_WORD})[ \t]*=[ \t]*(?:"((?:[^"\\]|\\.)*)"|({_WORD})(?=[ \t,]|\Z))')
 # A token68 instead of parameters.
-_SINGLE = re.compile(r"[A-Za-z0-9._~+/-]+=*[ \t]*(?=,|\Z)")
+_TOKEN68 = re.compile(r"[A-Za-z0-9._~+/-]+=*[ \t]*(?=,|\Z)")
 _ESCAPED = re.compile(r"\\(.)")
 MAX_CHARACTERS = 16 * 1024
 
@@ -258,29 +258,29 @@ def parse_challenges(values: Iterable[str]) -> tuple[Challenge, ...]:
 
 def _line(value: str) -> list[Challenge]:
     found: list[Challenge] = []
-    at = _after_commas(value, 0)
-    while at < len(value):
-        scheme = _SCHEME.match(value, at)
+    position = _after_commas(value, 0)
+    while position < len(value):
+        scheme = _SCHEME.match(value, position)
         if scheme is None:
             break
-        parameters, at = _parameters(value, scheme.end())
+        parameters, position = _parameters(value, scheme.end())
         found.append(Challenge(scheme[1].lower(), parameters))
     return found
 
 
-def _parameters(value: str, at: int) -> tuple[dict[str, str], int]:
-    """Parse parameters at `at`; return them and the position of the next challenge, syntax error, or end."""
+def _parameters(value: str, position: int) -> tuple[dict[str, str], int]:
+    """Parse parameters at `position`; return them and that of the next challenge, syntax error, or end."""
     parameters: dict[str, str] = {}
     while True:
-        parameter = _PARAMETER.match(value, at)
+        parameter = _PARAMETER.match(value, position)
         if parameter is None:
-            single = None if parameters else _SINGLE.match(value, at)
-            return parameters, _after_commas(value, single.end() if single else at)
+            token68 = None if parameters else _TOKEN68.match(value, position)
+            return parameters, _after_commas(value, token68.end() if token68 else position)
         name, quoted, plain = parameter.groups()
         # The first counts: a repeated name is an error (RFC 9110, 11.2).
         parameters.setdefault(name.lower(), _ESCAPED.sub(r"\1", quoted) if plain is None else plain)
-        at = _after_commas(value, parameter.end())
+        position = _after_commas(value, parameter.end())
 
 
-def _after_commas(value: str, at: int) -> int:
-    return _COMMAS.match(value, at).end()  # type: ignore[union-attr] # it matches nothing, too
+def _after_commas(value: str, position: int) -> int:
+    return _COMMAS.match(value, position).end()  # type: ignore[union-attr] # it matches nothing, too

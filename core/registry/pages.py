@@ -21,7 +21,7 @@ PAGE_ENTRIES = 1000
 """Entries to request: distribution 3 allows no more by default."""
 
 MAX_PAGES = 10_000
-_LONGEST_LINK = 16 * 1024
+_MAX_LINK_LENGTH = 16 * 1024
 
 _LINK = re.compile(r"[\s,]*<([^<>]*)>((?:[^,\"<>]|\"[^\"]*\")*)")
 _NEXT = re.compile(r";\s*rel\s*=\s*(?:\"(?:[^\"]*\s)?next(?:\s[^\"]*)?\"|next\s*(?:;|\Z))", re.IGNORECASE)
@@ -45,21 +45,21 @@ def read_pages(
         answer = _fetch_page(url, fetch, first=not seen)
         yield from _names(answer, key, parse, complete)
         seen.add(answer.target.path)
-        onward = _next_page(answer)
-        if onward is None:
+        next_page = _next_page(answer)
+        if next_page is None:
             return
-        if onward.path in seen:
-            raise BadAnswer(str(onward), "its pages lead back to one that was read before")
-        url = onward.url
+        if next_page.path in seen:
+            raise BadAnswer(str(next_page), "its pages lead back to one that was read before")
+        url = next_page.url
     raise BadAnswer(url.partition("?")[0], f"more than {MAX_PAGES} pages")
 
 
 def _fetch_page(url: str, fetch: Callable[[str], HttpAnswer], *, first: bool) -> HttpAnswer:
     if not first:
         return fetch(url)
-    joint = "&" if "?" in url else "?"
+    separator = "&" if "?" in url else "?"
     try:
-        return fetch(f"{url}{joint}n={PAGE_ENTRIES}")
+        return fetch(f"{url}{separator}n={PAGE_ENTRIES}")
     except Refused as error:
         if error.status != 400:
             raise
@@ -104,14 +104,14 @@ def _next_page(answer: HttpAnswer) -> Target | None:
     if value is None:
         return None
     where = answer.target
-    if len(value) > _LONGEST_LINK:
+    if len(value) > _MAX_LINK_LENGTH:
         raise BadAnswer(str(where), f"a Link of {len(value)} characters")
-    at = 0
-    while link := _LINK.match(value, at):
+    position = 0
+    while link := _LINK.match(value, position):
         if _NEXT.search(link[2]):
             return _same_registry(where, link[1])
-        at = link.end()
-    if value[at:].strip(" \t,"):
+        position = link.end()
+    if value[position:].strip(" \t,"):
         raise BadAnswer(str(where), "its Link to the next page cannot be read")
     return None
 
@@ -119,9 +119,9 @@ def _next_page(answer: HttpAnswer) -> Target | None:
 def _same_registry(where: Target, link: str) -> Target:
     """Return the linked page. Only the path of an absolute link counts: proxies get scheme and port wrong."""
     try:
-        onward = where.join(link)
+        next_page = where.join(link)
     except BadAnswer as error:
         raise BadAnswer(str(where), error.why) from None
-    if onward.host.lower() != where.host.lower():
-        raise BadAnswer(str(where), f"its next page is on another host, {onward.host}")
-    return Target(where.scheme, where.host, where.port, onward.path)
+    if next_page.host.lower() != where.host.lower():
+        raise BadAnswer(str(where), f"its next page is on another host, {next_page.host}")
+    return Target(where.scheme, where.host, where.port, next_page.path)

@@ -12,24 +12,24 @@ class RegistryUrls:
 
     def __init__(self, settings: DockerRegistry) -> None:
         self._settings = settings
-        self._ends = {"proto": settings.proto, "host": settings.host}
+        self._server = {"proto": settings.proto, "host": settings.host}
         self.base = f"{settings.proto}://{settings.host}/v2/"
         self.catalog = f"{self.base}_catalog"
 
     def manifest(self, scope: str, reference: str | Digest) -> str:
         """Return the URL of a manifest, by tag or digest."""
         tag = str(reference) if isinstance(reference, Digest) else parse_tag(reference)
-        return self._settings.image_resolve_template.format(scope=parse_scope(scope), tag=tag, **self._ends)
+        return self._settings.image_resolve_template.format(scope=parse_scope(scope), tag=tag, **self._server)
 
     def blob(self, scope: str, digest: Digest) -> str:
         """Return the URL of a blob."""
         blob_sum = self._settings.blob_sum_prefix + digest.hex
         template = self._settings.hash_resolve_template
-        return template.format(scope=parse_scope(scope), blob_sum=blob_sum, **self._ends)
+        return template.format(scope=parse_scope(scope), blob_sum=blob_sum, **self._server)
 
     def tags(self, scope: str) -> str:
         """Return the URL of the first page of a repository's tags."""
-        return self._settings.tags_resolve_template.format(scope=parse_scope(scope), **self._ends)
+        return self._settings.tags_resolve_template.format(scope=parse_scope(scope), **self._server)
 
 
 def has_name(host: str) -> bool:

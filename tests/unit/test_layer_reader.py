@@ -44,8 +44,8 @@ def accelerating(
         lambda offset: parallel(source, LAYER, offset, size, connections=4, range_bytes=RANGE, retry=AT_ONCE),
         lambda offset: ResumingReader(source, LAYER, offset, size, retry=AT_ONCE),
         size=size,
-        worthwhile=2 * RANGE,
-        trial=TRIAL,
+        min_remaining=2 * RANGE,
+        trial_bytes=TRIAL,
         clock=clock,
     )
 
@@ -239,7 +239,7 @@ def test_an_interruption_ends_the_pause_before_a_resumed_read() -> None:
             LAYER,
             len(CONTENT),
             connections=1,
-            retry=RetryPolicy(first_pause=3600, longest_pause=3600),
+            retry=RetryPolicy(first_pause=3600, max_pause=3600),
             interrupted=lambda: True,
         ) as reader,
         pytest.raises(Interrupted),

@@ -159,7 +159,7 @@ def test_closing_early_ends_threads_that_read_wait_or_pause() -> None:
 
     # The second range fails and would be retried in an hour; the third and fourth never arrive.
     source = source_with(before_read=never_comes)
-    reader = parallel(source, retry=RetryPolicy(first_pause=3600, longest_pause=3600))
+    reader = parallel(source, retry=RetryPolicy(first_pause=3600, max_pause=3600))
     assert reader.readinto(memoryview(bytearray(10))) == 10
     assert reading.wait(60)
 

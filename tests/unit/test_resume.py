@@ -160,7 +160,7 @@ def test_pauses_grow_up_to_a_limit_and_start_again_after_progress() -> None:
 
     with resuming(
         source,
-        retry=RetryPolicy(tries=6, first_pause=0.5, longest_pause=3.0, progress=1000),
+        retry=RetryPolicy(tries=6, first_pause=0.5, max_pause=3.0, progress=1000),
         sleep=pauses.append,
     ) as reader:
         read_all(reader)
