@@ -145,11 +145,11 @@ def coverage_json(coverage: Coverage) -> dict[str, object]:
         "layers_brewed": len(coverage.brewed),
         "bytes_total": sum(layer.size for layer in coverage.layers),
         "bytes_brewed": coverage.bytes_brewed,
-        "missing_manifests": list(contents.missing),
+        "missing_manifests": [str(digest) for digest in contents.missing],
         "platforms": [str(platform) for platform in contents.platforms],
         "platforms_left_out": [str(platform) for platform in contents.left_out],
         "platforms_absent": [str(platform) for platform in contents.absent],
-        "layers": [asdict(layer) for layer in coverage.layers],
+        "layers": [asdict(layer) | {"digest": str(layer.digest)} for layer in coverage.layers],
     }
 
 

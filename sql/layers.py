@@ -162,12 +162,11 @@ def find_coverage(
 
 
 def _image_layer(layer: LayerDescriptor, known: LayerRecord | None) -> ImageLayer:
-    digest = str(layer.digest)
     if known is not None:
-        return ImageLayer(digest, layer.size, known.state, known.rbtorrent_id, known.reason)
+        return ImageLayer(layer.digest, layer.size, known.state, known.rbtorrent_id, known.reason)
     if layer.why_not_brewed is None:
-        return ImageLayer(digest, layer.size, "unknown", why="not in the queue")
-    return ImageLayer(digest, layer.size, NOT_BREWABLE, why=layer.why_not_brewed)
+        return ImageLayer(layer.digest, layer.size, "unknown", why="not in the queue")
+    return ImageLayer(layer.digest, layer.size, NOT_BREWABLE, why=layer.why_not_brewed)
 
 
 def _state(row: sa.Row[Any], now: int) -> State:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from core.digest import Digest
 from core.manifests.manifest import LayerDescriptor
 from core.manifests.platform import Platform
 
@@ -21,7 +22,7 @@ class ImageContents:
 
     image: str
     layers: tuple[LayerDescriptor, ...]
-    missing: tuple[str, ...] = ()
+    missing: tuple[Digest, ...] = ()
     platforms: tuple[Platform, ...] = ()
     left_out: tuple[Platform, ...] = ()
     absent: tuple[Platform, ...] = ()
@@ -32,7 +33,7 @@ class ImageContents:
 class ImageLayer:
     """A layer of an image. `state` is that of the queue, `unknown`, or NOT_BREWABLE."""
 
-    digest: str
+    digest: Digest
     size: int
     state: str
     rbtorrent_id: str | None = None

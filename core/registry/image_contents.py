@@ -35,7 +35,7 @@ def read_image_contents(
     Raises RemoteError or ManifestInvalid if the manifest at `reference` cannot be read.
     """
     layers: dict[Digest, LayerDescriptor] = {}
-    missing: dict[str, None] = {}
+    missing: dict[Digest, None] = {}
     platforms: dict[Platform, None] = {}
     left_out: dict[Platform, None] = {}
     unnamed: list[Digest] = []
@@ -48,7 +48,7 @@ def read_image_contents(
 
     for manifest in TreeReader(registry, scope, platforms=requested or usual, known=known).read(reference):
         layers.update((layer.digest, layer) for layer in manifest.layers)
-        missing.update((str(digest), None) for digest in manifest.unread)
+        missing.update(dict.fromkeys(manifest.unread))
         left_out.update((platform, None) for platform in manifest.left_out)
         if manifest.platform is not None:
             platforms[manifest.platform] = None
