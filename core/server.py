@@ -1,7 +1,8 @@
 """Serve a WSGI app with granian: the address, the worker processes, and stopping them.
 
 granian runs the app in child processes (workers) and watches them from this one.
-docs/decisions/wsgi-server.md has the reasons and figures. Only its documented options and hooks are used.
+docs/decisions/wsgi-server.md has the reasons and figures. Its documented options and hooks are used, and its
+own handler of SIGTERM, which is fetched from Python's table of handlers.
 """
 
 from __future__ import annotations
