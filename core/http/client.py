@@ -83,8 +83,12 @@ class HttpClient:
         self._resource = resource
         self._ca_bundle = ca_bundle or system_store()
         self._proxies = {"http": proxy, "https": proxy} if proxy else None
-        # Without a Session, whose `send` reads the body of a redirect without a limit.
-        self._adapter = HTTPAdapter(pool_connections=MAX_ORIGINS, pool_maxsize=pool_size)
+        # For its adapters, which keep the connections; its own `send` reads the body of a redirect without a
+        # limit, and applies the environment's settings.
+        self._session = requests.Session()
+        adapter = HTTPAdapter(pool_connections=MAX_ORIGINS, pool_maxsize=pool_size)
+        self._session.mount("http://", adapter)
+        self._session.mount("https://", adapter)
         # Its log lines show URLs with signatures in them.
         logging.getLogger("urllib3").setLevel(logging.CRITICAL)
 
@@ -153,7 +157,7 @@ class HttpClient:
 
     def close(self) -> None:
         """Close the idle connections."""
-        self._adapter.close()
+        self._session.close()
 
     def __enter__(self) -> Self:
         return self
@@ -202,7 +206,7 @@ class HttpClient:
                 raise TimedOut(str(target), seconds)
             timeout = (min(self._connect_timeout, left), min(read_timeout, left))
             try:
-                response = self._adapter.send(
+                response = self._session.get_adapter(request.url).send(
                     request, stream=True, timeout=timeout, verify=self._ca_bundle, proxies=self._proxies
                 )
             except FAILURES as error:
