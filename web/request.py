@@ -57,19 +57,15 @@ def path_after(prefix: str) -> str:
 
 
 def read_body(environ: Mapping[str, Any], limit: int) -> bytes:
-    """Return the body, of at most `limit` bytes.
+    """Return the body, of at most `limit` bytes. The server marks its end (`wsgi.input_terminated`).
 
     Raises bottle.HTTPResponse: 413 for a longer one, by its Content-Length before any of it is read; 400 for
-    one shorter than its Content-Length; 411 if the server cannot tell where the body ends. Bottle's own
-    reader would decode chunks that the server has decoded already.
+    one shorter than its Content-Length. Bottle's own reader would decode chunks that the server has decoded
+    already.
     """
     declared = environ.get("CONTENT_LENGTH") or None
     if declared is not None and not (declared.isascii() and declared.isdigit()):
         raise error(400, "SIZE_INVALID", "Content-Length is not a number")
-    if declared is None and not environ.get("wsgi.input_terminated"):
-        if "HTTP_TRANSFER_ENCODING" in environ:
-            raise error(411, "SIZE_INVALID", "a Content-Length is required")
-        return b""
     if declared is not None and (len(declared) > 18 or int(declared) > limit):
         raise _too_large(limit)
     wanted = limit + 1 if declared is None else int(declared)

@@ -132,11 +132,6 @@ class FileReader(BlobReader):
         self._left = length
         self._file.seek(offset)
 
-    @property
-    def file(self) -> io.FileIO:
-        """The file, positioned at the next byte, for a server that sends files itself."""
-        return self._file
-
     def readinto(self, buffer: memoryview, /) -> int:
         """See BlobReader. Raises Unavailable if the disk fails, or the reader is closed."""
         if self._left is not None:
