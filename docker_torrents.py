@@ -29,9 +29,10 @@ from core.command_line import FAILED, USAGE, Command, parse, positive
 from core.config.config import Config
 from core.config.file import load_config
 from core.config.section import Check, Checks
-from core.errors import CannotListen, ConfigInvalid, DatabaseError, DockerTorrentsError, os_reason
+from core.errors import CannotListen, ConfigInvalid, DatabaseError, DockerTorrentsError
 from core.logs import set_log_format, set_up_logging
 from core.metrics import shared_metrics, start_metrics
+from core.os_errors import os_reason
 from core.output import print_error, replace_unencodable
 from core.stopping import stop_on_signals
 

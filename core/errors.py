@@ -1,13 +1,13 @@
 """Every error that this service raises on purpose, in one tree.
 
 DockerTorrentsError
-├── ConfigInvalid, CannotListen, InvalidName
-├── ManifestInvalid, EventsMalformed, SwarmMessageInvalid, EngineConfigInvalid, CapabilityInvalid
-├── RemoteError: Unavailable (TooManyRequests), TimedOut, ConnectionCut, Refused, NotFound, BadAnswer,
-│       RangeIgnored
+├── ConfigInvalid, CannotListen, InvalidName, EngineConfigInvalid, CapabilityInvalid
+├── ManifestInvalid (_TooLarge in core/registry/image_tree.py), EventsMalformed, SwarmMessageInvalid
+├── RemoteError: Unavailable (TooManyRequests), TimedOut, ConnectionCut, Refused, NotFound,
+│       BadAnswer (WrongBytes in node/fetch.py), RangeIgnored
 ├── LayerError: DigestMismatch, SizeMismatch, LayerEmpty
 ├── LocalFailure: StoreFailed, CacheFailed
-├── Interrupted, MetainfoMissing, AccessDenied, NoVerdict
+├── Interrupted, RegistryDown, MetainfoMissing, AccessDenied, NoVerdict
 └── DatabaseError
     ├── DatabaseDown: LayersDropped, DatabaseBusy, DatabaseRefused, DatabaseNotReady
     └── RbtorrentIdTaken
@@ -19,24 +19,7 @@ where the library is used.
 
 from __future__ import annotations
 
-import os
-import pwd
 from typing import ClassVar
-
-
-def os_reason(error: OSError) -> str:
-    """Return the system's reason without the path; for a missing permission with the name of this user."""
-    why = error.strerror or str(error)
-    why = why[:1].lower() + why[1:]
-    return f"{why} for user {user_name()}" if isinstance(error, PermissionError) else why
-
-
-def user_name() -> str:
-    """Return the name of this process's user, or else the number."""
-    try:
-        return pwd.getpwuid(os.geteuid()).pw_name
-    except KeyError:
-        return str(os.geteuid())
 
 
 class DockerTorrentsError(Exception):
@@ -57,8 +40,7 @@ class ConfigInvalid(DockerTorrentsError):
     """The configuration cannot be used. `problems` holds one line for each mistake."""
 
     def __init__(self, where: str, problems: list[str]) -> None:
-        self.where = where
-        self.problems = problems
+        self.where, self.problems = where, problems
         super().__init__(f"{where}: " + "; ".join(problems))
 
 
@@ -171,8 +153,7 @@ class DigestMismatch(LayerError):
     """The bytes do not match the layer's digest."""
 
     def __init__(self, expected: str, got: str) -> None:
-        self.expected = expected
-        self.got = got
+        self.expected, self.got = expected, got
         super().__init__(f"the bytes have digest {got}, not {expected}")
 
 
@@ -180,8 +161,7 @@ class SizeMismatch(LayerError):
     """The layer is longer or shorter, in bytes, than its descriptor or its source says."""
 
     def __init__(self, expected: int, got: int) -> None:
-        self.expected = expected
-        self.got = got
+        self.expected, self.got = expected, got
         super().__init__(f"the layer has {got} bytes, not {expected}")
 
 
@@ -194,6 +174,10 @@ class Interrupted(DockerTorrentsError):
 
     def __init__(self) -> None:
         super().__init__("interrupted")
+
+
+class RegistryDown(DockerTorrentsError):
+    """The registry answers no request at all, which ends a job's run. `why` is the last error."""
 
 
 class ManifestInvalid(DockerTorrentsError):
@@ -232,10 +216,7 @@ class AccessDenied(DockerTorrentsError):
     """
 
     def __init__(self, status: int, headers: tuple[tuple[str, str], ...], code: str, message: str) -> None:
-        self.status = status
-        self.headers = headers
-        self.code = code
-        self.message = message
+        self.status, self.headers, self.code, self.message = status, headers, code, message
         super().__init__(f"{status} {code}: {message}")
 
 

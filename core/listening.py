@@ -6,7 +6,8 @@ import errno
 import socket
 from contextlib import suppress
 
-from core.errors import CannotListen, os_reason
+from core.errors import CannotListen
+from core.os_errors import os_reason
 
 ALL_IPV4 = "0.0.0.0"  # noqa: S104  # configured by the user
 

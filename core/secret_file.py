@@ -6,7 +6,8 @@ import os
 import secrets
 from pathlib import Path
 
-from core.errors import ConfigInvalid, os_reason
+from core.errors import ConfigInvalid
+from core.os_errors import os_reason
 
 _BYTES = 32
 

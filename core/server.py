@@ -29,8 +29,9 @@ from granian import Granian
 from granian.constants import HTTPModes, Interfaces
 from granian.log import LogLevels
 
-from core.errors import CannotListen, ConfigInvalid, DockerTorrentsError, os_reason
+from core.errors import CannotListen, ConfigInvalid, DockerTorrentsError
 from core.listening import ALL_IPV4, check_free, resolve_host
+from core.os_errors import os_reason
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication

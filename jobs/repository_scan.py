@@ -11,7 +11,7 @@ from hashlib import sha256
 from sqlalchemy import Engine
 
 from core.digest import Digest
-from core.errors import DockerTorrentsError, InvalidName, ManifestInvalid, NotFound, RemoteError
+from core.errors import DockerTorrentsError, InvalidName, ManifestInvalid, NotFound, RegistryDown, RemoteError
 from core.failures import FailureStreak
 from core.layer import Layer
 from core.manifests.manifest import LayerDescriptor
@@ -96,10 +96,6 @@ class ScanSummary:
         )
 
 
-class RegistryDown(Exception):
-    """The registry does not answer: the walk ends. Never leaves walk_repositories."""
-
-
 class RepositoryScan:
     """One walk over any number of repositories; `summary` contains its results."""
 
@@ -123,7 +119,7 @@ class RepositoryScan:
         """Count a failure. Raises RegistryDown if the registry no longer answers at all."""
         self.summary.failed += 1
         if self._streak.failed(error):
-            raise RegistryDown from error
+            raise RegistryDown(str(error)) from error
 
     def walk(self, scope: str, progress: Progress) -> None:
         """Queue the unknown layers of all tags of `scope`.

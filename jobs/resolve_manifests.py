@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection
 
 from core.digest import Digest
-from core.errors import DockerTorrentsError, InvalidName, ManifestInvalid
+from core.errors import DockerTorrentsError, InvalidName, ManifestInvalid, RegistryDown
 from core.failures import FailureStreak, delay_after
 from core.layer import Layer
 from core.registry.image_tree import Known, ReadManifest, TreeReader
@@ -86,9 +86,9 @@ def resolve_manifests(service: Service) -> ResolveSummary:
                 if service.stop.is_set():
                     break
                 run.resolve(manifest)
-    except _RegistryDown as down:
-        run.summary.paused = str(down.__cause__)
-        service.registry_outage.failed(f"manifests wait: {down.__cause__}")
+    except RegistryDown as down:
+        run.summary.paused = str(down)
+        service.registry_outage.failed(f"manifests wait: {down}")
     else:
         if not run.summary.idle:
             service.registry_outage.succeeded()
@@ -96,10 +96,6 @@ def resolve_manifests(service: Service) -> ResolveSummary:
     with reading(engine) as connection:
         run.summary.waiting = count_waiting_manifests(connection, tables)
     return run.summary
-
-
-class _RegistryDown(Exception):
-    """The registry does not answer: the run ends."""
 
 
 class _Run:
@@ -113,10 +109,12 @@ class _Run:
     def resolve(self, due: DueManifest) -> None:
         """Queue the layers of one manifest and remove it from the list, or record why that failed.
 
-        Raises _RegistryDown; then nothing is recorded.
+        Raises RegistryDown; then nothing is recorded.
         """
         try:
             unread = self._read(due)
+        except RegistryDown:
+            raise
         except (ManifestInvalid, InvalidName) as error:
             # The bytes of a digest never change.
             self._delay(due, str(error), final=True)
@@ -132,7 +130,7 @@ class _Run:
 
     def _check_registry(self, error: DockerTorrentsError) -> None:
         if self._streak.failed(error):
-            raise _RegistryDown from error
+            raise RegistryDown(str(error)) from error
 
     def _read(self, due: DueManifest) -> tuple[Digest, ...]:
         """Queue the layers below a manifest. Return the children that cannot be read."""

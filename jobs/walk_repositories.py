@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
-from core.errors import NO_ANSWER, NotFound, RemoteError
+from core.errors import NO_ANSWER, NotFound, RegistryDown, RemoteError
 from core.names import is_glob, matches
 from core.registry.client import RegistryClient
 from jobs.progress import Progress
-from jobs.repository_scan import RegistryDown, RepositoryScan, Scan, ScanSummary
+from jobs.repository_scan import RepositoryScan, Scan, ScanSummary
 
 log = logging.getLogger(__name__)
 
@@ -17,13 +17,14 @@ log = logging.getLogger(__name__)
 def walk_repositories(
     scan: Scan,
     scopes: Iterable[str],
-    what: str,
+    name: str,
     walked: Callable[[str], None] = lambda scope: None,
     *,
     named: Collection[str] = (),
 ) -> ScanSummary:
     """Walk each of `scopes`; one that fails is logged and counted, the others are walked.
 
+    `name` is that of the walk, in log lines and on the bar.
     A repository that the registry does not have is a failure if it is one of `named`, which the user entered;
     a catalog also lists repositories without tags, for which the registry's answer is the same. `walked` is
     called after each repository, even a failed one, but not if the registry is down: then the walk ends.
@@ -31,7 +32,7 @@ def walk_repositories(
     DatabaseDown.
     """
     walk = RepositoryScan(scan)
-    with Progress(what, "tags") as progress:
+    with Progress(name, "tags") as progress:
         try:
             for scope in scopes:
                 if walk.over():
@@ -41,14 +42,14 @@ def walk_repositories(
                     break
                 walked(scope)
         except RegistryDown as down:
-            walk.summary.paused = str(down.__cause__)
-            log.error("scan ended, the registry does not answer what=%s reason=%s", what, down.__cause__)
+            walk.summary.paused = str(down)
+            log.error("scan ended, the registry does not answer name=%s reason=%s", name, down)
         except RemoteError as error:
             # Iterating over `scopes` reads the registry's catalog.
             walk.summary.failed += 1
             walk.summary.paused = str(error) if isinstance(error, NO_ANSWER) else None
             log.error(
-                "repositories cannot be listed, only exact names can be walked what=%s reason=%s", what, error
+                "repositories cannot be listed, only exact names can be walked name=%s reason=%s", name, error
             )
     return walk.summary
 

@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Literal, Self
 
 from core.digest import Digest
-from core.errors import CacheFailed, InvalidName, os_reason
+from core.errors import CacheFailed, InvalidName
+from core.os_errors import os_reason
 
 Folder = Literal["layers", "verified", "pinned", "notes", "parts"]
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from core.command_line import DONE, FAILED, USAGE, Commands, add_command
 from core.config.config import Config
-from core.errors import EngineConfigInvalid, os_reason
+from core.errors import EngineConfigInvalid
+from core.os_errors import os_reason
 from core.output import print_error, print_line
 from node.engines.engines import Change, Engines, Mirror, Plan
 

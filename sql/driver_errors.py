@@ -9,14 +9,8 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from core.errors import (
-    DatabaseBusy,
-    DatabaseDown,
-    DatabaseNotReady,
-    DatabaseRefused,
-    os_reason,
-    user_name,
-)
+from core.errors import DatabaseBusy, DatabaseDown, DatabaseNotReady, DatabaseRefused
+from core.os_errors import os_reason, user_name
 
 _SQLITE_DOWN = frozenset(
     {

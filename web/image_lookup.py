@@ -1,4 +1,8 @@
-"""Find the image of a reference: the manifest itself, or in an index the one for a platform."""
+"""Find the image of a reference: the manifest itself, or in an index the one for a platform.
+
+An index is not read with core/registry/image_tree.py, which reads all images with the service's credentials:
+here the first fitting one is enough, and the registry authorizes each request of the caller.
+"""
 
 from __future__ import annotations
 
@@ -38,10 +42,6 @@ class FoundImage:
     manifest: ImageManifest
 
 
-class NoImage(Exception):
-    """The index has no image for the platform."""
-
-
 def find_image(
     registry: RegistryClient,
     scope: str,
@@ -49,13 +49,12 @@ def find_image(
     headers: Mapping[str, str],
     platform: Platform,
     seconds: float,
-) -> FoundImage | HttpAnswer:
+) -> FoundImage | HttpAnswer | None:
     """Return the image, or the registry's answer if it cannot be augmented: an error, schema 1, an
-    artifact.
+    artifact; None if the index has no image for `platform`.
 
     `headers` are sent with each request, so that the registry authorizes the caller each time. All requests
-    together may take `seconds`. Raises RemoteError, ManifestInvalid among them; NoImage if the index has
-    none.
+    together may take `seconds`. Raises RemoteError, ManifestInvalid.
     """
     until = time.monotonic() + seconds
     first = answer = registry.forward(
@@ -92,9 +91,7 @@ def find_image(
             log.warning("index not read in time url=%s seconds=%g", first.target, seconds)
             raise TimedOut(str(first.target), seconds)
         answer = registry.forward("GET", registry.urls.manifest(scope, digest), headers, seconds=left_seconds)
-    if refused is not None:
-        return refused
-    raise NoImage
+    return refused
 
 
 def _too_large(body: bytes) -> bool:

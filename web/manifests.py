@@ -20,7 +20,7 @@ from web.augmented import with_ids
 from web.errors import error
 from web.forwarding import end_to_end_headers, forwarded_headers, untouched
 from web.id_lookup import IdLookup
-from web.image_lookup import FoundImage, NoImage, find_image
+from web.image_lookup import FoundImage, find_image
 from web.limits import Turns
 from web.on_demand import OnDemandQueue
 from web.request import RequestHeaders, path_after, request_headers
@@ -102,12 +102,12 @@ class ManifestHandler:
         sent = {**forwarded, "Accept": self._accept}
         try:
             found = find_image(self._registry, scope, reference, sent, platform, self._seconds)
-        except NoImage:
-            message = "the index has no image for the platform"
-            return error(404, "MANIFEST_UNKNOWN", message, detail={"platform": str(platform)})
         except ManifestInvalid as invalid:
             log.warning("manifest refused scope=%s reference=%s reason=%s", scope, reference, invalid)
             raise
+        if found is None:
+            message = "the index has no image for the platform"
+            return error(404, "MANIFEST_UNKNOWN", message, detail={"platform": str(platform)})
         if isinstance(found, FoundImage):
             return self._augmented(scope, found, headers.get("If-None-Match"))
         return untouched(found)

@@ -14,7 +14,8 @@ from core.config.config import Config
 from core.config.problems import describe
 from core.config.section import Checks, Context
 from core.config.yaml_text import parse_yaml
-from core.errors import ConfigInvalid, os_reason
+from core.errors import ConfigInvalid
+from core.os_errors import os_reason
 
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
 """In Python's texts: half a surrogate pair of YAML, or a byte of the environment that is not UTF-8."""

@@ -12,7 +12,7 @@ from typing import Annotated, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, SecretStr, ValidationInfo, field_validator
 
-from core.errors import os_reason
+from core.os_errors import os_reason
 
 Value = TypeVar("Value", str, SecretStr)
 Check = Callable[[str], object]
