@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextvars
 import logging
 import threading
 import time
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from core.errors import DockerTorrentsError
+from core.logs import start_in_context
 
 log = logging.getLogger(__name__)
 
@@ -155,10 +155,7 @@ class _Run:
         self.started = clock()
         self.ended = threading.Event()
         self.parts: Mapping[str, Part] = {}
-        # In the context of the request that probes, for the id in log lines and requests.
-        context = contextvars.copy_context()
-        name = f"health {probe.name}"
-        threading.Thread(target=context.run, args=(self._run,), name=name, daemon=True).start()
+        start_in_context(f"health {probe.name}", self._run)
 
     def _run(self) -> None:
         try:

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from typing import Literal
 
 _FIELD = re.compile(r"(?:(?P<name>\w+)=)?(?P<conversion>%%|%[-#0 +]*\d*(?:\.\d+)?[diouxXeEfFgGcrsa])")
@@ -75,6 +75,13 @@ def choose_request_id(proposed: str | None) -> str:
     if proposed is not None and _REQUEST_ID.match(proposed):
         return proposed
     return secrets.token_hex(8)
+
+
+def start_in_context(name: str, target: Callable[[], object]) -> threading.Thread:
+    """Run `target` in a daemon thread, whose log lines and requests have the same id as this one's."""
+    thread = threading.Thread(target=copy_context().run, args=(target,), name=name, daemon=True)
+    thread.start()
+    return thread
 
 
 @contextmanager

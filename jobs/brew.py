@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextvars
 import logging
 import queue
 import threading
@@ -15,6 +14,7 @@ from sqlalchemy import Connection
 
 from core.digest import Digest
 from core.errors import DatabaseDown
+from core.logs import start_in_context
 from core.torrents.brewing import Brewed
 from jobs.brew_layer import LayerBrewer, Outcome
 from jobs.brew_settings import BrewSettings
@@ -186,9 +186,7 @@ class _Run:
             except Exception as error:  # noqa: BLE001 - raised in the calling thread
                 passed.set_exception(error)
 
-        # In this run's context, as a worker.
-        context = contextvars.copy_context()
-        threading.Thread(target=context.run, args=(run,), name="probe", daemon=True).start()
+        start_in_context("probe", run)
         while not self.stop.is_set():
             wait([passed], timeout=_TICK)
             if passed.done():
@@ -199,12 +197,7 @@ class _Run:
 
     def _start_workers(self) -> None:
         while len(self.threads) < min(self.settings.workers, self.in_progress):
-            name = f"brew-{len(self.threads)}"
-            # In this run's context, for the id in its log lines.
-            context = contextvars.copy_context()
-            thread = threading.Thread(target=context.run, args=(self._work,), name=name, daemon=True)
-            self.threads.append(thread)
-            thread.start()
+            self.threads.append(start_in_context(f"brew-{len(self.threads)}", self._work))
 
     def _collect(self, timeout: float) -> None:
         """Wait for an outcome, at most `timeout` seconds, and count all outcomes."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextvars
 import threading
 import time
 from collections import deque
@@ -12,6 +11,7 @@ from core.blobs.resume import ResumingReader, RetryPolicy
 from core.blobs.source import BlobReader, BlobSource
 from core.errors import ConnectionCut, Interrupted
 from core.layer import Layer
+from core.logs import start_in_context
 
 # The size of one read. Bytes are returned as they arrive; those of a failed read are lost.
 _READ_BYTES = 256 * 1024
@@ -75,18 +75,7 @@ class ParallelReader(BlobReader):
         self.position = offset
         """The offset in the blob of the next byte."""
         count = min(connections, -(-(end - offset) // range_bytes))
-        self._threads = [
-            # Each in a copy of this context: its requests and log lines have the id of the job run.
-            threading.Thread(
-                target=contextvars.copy_context().run,
-                args=(self._work,),
-                name=f"range-{number}",
-                daemon=True,
-            )
-            for number in range(count)
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._threads = [start_in_context(f"range-{number}", self._work) for number in range(count)]
 
     def readinto(self, buffer: memoryview, /) -> int:
         """See BlobReader. Raises Interrupted too."""
