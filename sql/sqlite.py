@@ -47,7 +47,7 @@ def sqlite_engine(url: sa.URL, pool: dict[str, Any], *, read_only: bool = False)
         sa.event.listen(engine, "do_connect", lambda *_: _create_file(file))
         sa.event.listen(engine, "connect", _prepare)
         _watch_file(engine, file)
-    turns = _Turns(busy_seconds)
+    writers = _FairWriters(busy_seconds)
 
     def begin(connection: sa.Connection) -> None:
         # A transaction that starts as a reader cannot wait for a writer: its first write fails at once with
@@ -56,12 +56,12 @@ def sqlite_engine(url: sa.URL, pool: dict[str, Any], *, read_only: bool = False)
         if read_only and mode is not None:
             connection.exec_driver_sql("BEGIN")
         elif mode == "IMMEDIATE":
-            turns.begin(connection)
+            writers.begin(connection)
         elif mode is not None:
             connection.exec_driver_sql(f"BEGIN {mode}")
 
     sa.event.listen(engine, "begin", begin)
-    sa.event.listen(engine, "commit", turns.end)
+    sa.event.listen(engine, "commit", writers.end)
     return engine
 
 
@@ -94,7 +94,7 @@ def check_room(engine: sa.Engine) -> None:
         raise DatabaseDown(f"{file}: {free} bytes are left on its disk: free some space")
 
 
-class _Turns:
+class _FairWriters:
     """Write transactions of this process, which leave time for those of other processes.
 
     SQLite's own wait backs off to 100 ms, and starves while another process writes without a pause. So

@@ -36,7 +36,7 @@ from web.event_writer import EventWriter
 from web.events import EventReceiver
 from web.health import Dependencies, HealthHandler
 from web.id_lookup import IdLookup
-from web.limits import Turns
+from web.limits import ConcurrencyLimit
 from web.manifests import ManifestHandler
 from web.metrics import CountRequests, count_without_route
 from web.missing_torrents import MissingTorrents
@@ -52,7 +52,7 @@ from web.torrents import TorrentHandler
 log = logging.getLogger(__name__)
 
 REGISTRY_SECONDS = 10.0
-"""How long a request waits for a turn at the registry."""
+"""How long a request waits for a slot."""
 
 
 class Closing(Protocol):
@@ -135,7 +135,7 @@ def build_app(
     ids = IdLookup(engine, tables, timer)
     on_demand = OnDemandQueue(engine, tables, database_clock, timer)
     app = _new_app(ids, on_demand)
-    turns = Turns(
+    registry_concurrency = ConcurrencyLimit(
         "requests to the registry",
         REGISTRY_REQUESTS,
         waiting=REGISTRY_WAITING,
@@ -143,7 +143,7 @@ def build_app(
         resource="registry",
     )
     manifests = ManifestHandler(config.docker_registry, registry, access, ids, on_demand)
-    web.manifests.install(app, manifests, turns)
+    web.manifests.install(app, manifests, registry_concurrency)
     secret = config.application.event_authorization
     events = EventReceiver(
         secret.get_secret_value().encode() if secret else None,
@@ -154,7 +154,7 @@ def build_app(
     web.events.install(app, events)
     missing = MissingTorrents(engine, tables, store, database_clock, timer)
     torrents = TorrentHandler(config, access, store, missing, capability_secret, clock)
-    web.torrents.install(app, torrents, turns)
+    web.torrents.install(app, torrents, registry_concurrency)
     web.layers.install(app, source, capability_secret, clock)
     dependencies = Dependencies(
         config,

@@ -16,7 +16,7 @@ from core.metrics import EVENTS
 from core.wake import wake
 from web.errors import error, unavailable
 from web.event_writer import EventWriter
-from web.limits import Turns
+from web.limits import ConcurrencyLimit
 from web.request import read_body
 from web.role_cache import RoleCache
 from web.threads import NOTIFICATIONS
@@ -36,7 +36,7 @@ class EventReceiver:
         self._state_dir = state_dir
         self._roles = roles
         self._writer = writer
-        self._turns = Turns("notifications", NOTIFICATIONS)
+        self._concurrency = ConcurrencyLimit("notifications", NOTIFICATIONS)
         self._outage = OutageLog(log, "queueing of notifications")
         self._refusals = OutageLog(log, "authorization of notifications")
 
@@ -52,7 +52,7 @@ class EventReceiver:
             self._refusals.failed(f"{why}, the registry repeats them")
             return error(401, "UNAUTHORIZED", why)
         self._refusals.succeeded()
-        with self._turns.turn():
+        with self._concurrency.slot():
             return self._handle(read_body(environ, MAX_BODY))
 
     def _handle(self, body: bytes) -> bottle.HTTPResponse:

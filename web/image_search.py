@@ -18,7 +18,7 @@ from core.registry.image_contents import read_image_contents
 from sql.layers import LayerRecord, find_coverage, find_layer
 from sql.tables import Tables
 from sql.transaction import Clock, reading
-from web.limits import Turns
+from web.limits import ConcurrencyLimit
 
 MAX_TEXT = 512
 """Characters: more than any scope with a tag or digest has."""
@@ -52,7 +52,7 @@ class ImageSearch:
         self._registry = registry
         self._clock = clock
         self._usual = tuple(Platform.parse(name) for name in config.jobs.scan_tags.platforms)
-        self._turns = Turns("searches", 4, waiting=8, seconds=5.0)
+        self._concurrency = ConcurrencyLimit("searches", 4, waiting=8, seconds=5.0)
 
     def find(self, text: str) -> Found:
         """Return the result for `text`. Raises DatabaseDown, or bottle.HTTPResponse (503) if busy."""
@@ -65,7 +65,7 @@ class ImageSearch:
             return Found(text, 404, problem=str(invalid))
         if isinstance(named, Digest):
             return self._find_layer(text, named)
-        with self._turns.turn():
+        with self._concurrency.slot():
             return self._find_image(text, *named)
 
     def _find_layer(self, text: str, digest: Digest) -> Found:

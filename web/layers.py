@@ -27,7 +27,7 @@ from core.layer import Layer
 from core.logs import OutageLog
 from core.torrents.capability import verify
 from web.errors import error
-from web.limits import Turns
+from web.limits import ConcurrencyLimit as Turns
 from web.request import path_after, request_headers
 from web.threads import DOWNLOADS, DOWNLOADS_WAITING
 

@@ -15,8 +15,8 @@ from web.errors import unavailable
 log = logging.getLogger(__name__)
 
 
-class Turns:
-    """At most `limit` requests at once. At most `waiting` more wait for their turn, up to `seconds`.
+class ConcurrencyLimit:
+    """At most `limit` requests at once. At most `waiting` more wait for a slot, up to `seconds`.
 
     The others get 503. `name` is for messages; `resource` is the label in the metric of waiting.
     """
@@ -25,37 +25,40 @@ class Turns:
         self, name: str, limit: int, *, waiting: int = 0, seconds: float = 0.0, resource: str | None = None
     ) -> None:
         self._name = name
-        self._turns = threading.BoundedSemaphore(limit)
+        self._slots = threading.BoundedSemaphore(limit)
         self._room = threading.BoundedSemaphore(waiting) if waiting else None
         self._seconds = seconds
         self._resource = resource
 
     @contextmanager
-    def turn(self) -> Iterator[None]:
-        """Hold a turn for the length of the block. Raises bottle.HTTPResponse (503) if none comes."""
-        if not (self._turns.acquire(blocking=False) or self._wait()):
+    def slot(self) -> Iterator[None]:
+        """Hold a slot for the length of the block. Raises bottle.HTTPResponse (503) if none becomes free."""
+        if not (self._slots.acquire(blocking=False) or self._wait()):
             log.warning("request refused: too many at once limit=%s", self._name)
             raise unavailable(f"too many {self._name} at once")
         try:
             yield
         finally:
-            self._turns.release()
+            self._slots.release()
+
+    turn = slot
+    """The name in web/layers.py."""
 
     def _wait(self) -> bool:
-        """Return whether a turn came."""
+        """Return whether a slot became free in time."""
         if self._room is None or not self._room.acquire(blocking=False):
             return False
         try:
             with WAIT_SECONDS.timed(self._resource) if self._resource else nullcontext():
-                return self._turns.acquire(timeout=self._seconds)
+                return self._slots.acquire(timeout=self._seconds)
         finally:
             self._room.release()
 
     def limit(self, callback: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a route's callback that holds a turn while it runs (a Bottle plugin)."""
+        """Return a route's callback that holds a slot while it runs (a Bottle plugin)."""
 
         def limited(*args: Any, **kwargs: Any) -> Any:
-            with self.turn():
+            with self.slot():
                 return callback(*args, **kwargs)
 
         return limited

@@ -21,7 +21,7 @@ from web.errors import error
 from web.forwarding import end_to_end_headers, forwarded_headers, untouched
 from web.id_lookup import IdLookup
 from web.image_lookup import FoundImage, find_image
-from web.limits import Turns
+from web.limits import ConcurrencyLimit
 from web.on_demand import OnDemandQueue
 from web.request import RequestHeaders, path_after, request_headers
 
@@ -140,13 +140,13 @@ class ManifestHandler:
         return answer
 
 
-def install(app: bottle.Bottle, manifests: ManifestHandler, turns: Turns) -> None:
-    """Add the routes of this module. `turns` limits the requests to the registry."""
+def install(app: bottle.Bottle, manifests: ManifestHandler, concurrency: ConcurrencyLimit) -> None:
+    """Add the routes of this module. `concurrency` limits the requests to the registry."""
     for path in ("/v2", "/v2/"):
-        app.route(path, ["GET", "HEAD"], manifests.ping, name="base", apply=[turns.limit])
-    app.route("/v2/<rest:re:.+>", "GET", manifests.get, name="manifests", apply=[turns.limit])
+        app.route(path, ["GET", "HEAD"], manifests.ping, name="base", apply=[concurrency.limit])
+    app.route("/v2/<rest:re:.+>", "GET", manifests.get, name="manifests", apply=[concurrency.limit])
     # A separate route: Bottle would answer HEAD by GET's handler, with the length of an augmented body.
-    app.route("/v2/<rest:re:.+>", "HEAD", manifests.head, name="manifests_head", apply=[turns.limit])
+    app.route("/v2/<rest:re:.+>", "HEAD", manifests.head, name="manifests_head", apply=[concurrency.limit])
 
 
 def _not_found() -> bottle.HTTPResponse:

@@ -28,7 +28,7 @@ from sql.tables import Tables
 from sql.transaction import Clock, reading
 from web import status_view as view
 from web.image_search import Found, ImageSearch
-from web.limits import DatabasePause, Turns
+from web.limits import ConcurrencyLimit, DatabasePause
 from web.status_charts import RANGES, axis_of, charts
 from web.status_networks import StatusNetworks
 
@@ -203,6 +203,6 @@ def _hours(text: str) -> int:
 
 def install(app: bottle.Bottle, page: StatusPage, networks: StatusNetworks) -> None:
     """Add the routes of this module."""
-    turns = Turns("status pages", 16, waiting=16, seconds=WAIT_SECONDS)
-    # The first plugin is the outermost: callers from other networks do not wait for a turn.
-    app.route("/", "GET", page.show, name="status_page", apply=[networks.limit, turns.limit])
+    concurrency = ConcurrencyLimit("status pages", 16, waiting=16, seconds=WAIT_SECONDS)
+    # The first plugin is the outermost: callers from other networks do not wait for a slot.
+    app.route("/", "GET", page.show, name="status_page", apply=[networks.limit, concurrency.limit])

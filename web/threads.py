@@ -9,7 +9,7 @@ REGISTRY_WAITING = 512
 DOWNLOADS = 128
 """Layers that are sent at once."""
 DOWNLOADS_WAITING = 256
-"""Downloads that wait for their turn. A torrent client that gets a 503 never asks that web seed again."""
+"""Downloads that wait for a slot. A torrent client that gets a 503 never asks that web seed again."""
 
 NOTIFICATIONS = 64
 """Notifications that are handled at once; with a database that hangs, each takes seconds."""

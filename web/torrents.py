@@ -17,7 +17,7 @@ from core.torrents.metainfo import with_sources
 from core.torrents.store import MetainfoStore
 from core.torrents.web_seeds import web_seed_urls
 from web.errors import error, unavailable
-from web.limits import Turns
+from web.limits import ConcurrencyLimit
 from web.missing_torrents import MissingTorrents, Why
 from web.request import path_after, request_headers
 
@@ -105,7 +105,7 @@ class TorrentHandler:
         return metainfo
 
 
-def install(app: bottle.Bottle, torrents: TorrentHandler, turns: Turns) -> None:
-    """Add the route of this module. `turns` limits the requests to the registry."""
+def install(app: bottle.Bottle, torrents: TorrentHandler, concurrency: ConcurrencyLimit) -> None:
+    """Add the route of this module. `concurrency` limits the requests to the registry."""
     # Bottle answers HEAD with it too, and drops the body.
-    app.route("/v0/torrents/<rest:re:.+>", "GET", torrents.get, name="torrents", apply=[turns.limit])
+    app.route("/v0/torrents/<rest:re:.+>", "GET", torrents.get, name="torrents", apply=[concurrency.limit])
