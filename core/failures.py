@@ -7,7 +7,7 @@ from collections.abc import Callable
 from core.errors import NO_ANSWER, DockerTorrentsError, Refused, TooManyRequests
 
 FIRST_DELAY = 60
-LONGEST_DELAY = 6 * 3600
+MAX_DELAY = 6 * 3600
 _FACTOR = 4
 
 
@@ -67,4 +67,4 @@ def delay_after(attempts: int) -> int:
     """
     # The exponent is bounded: attempts come from a table that people may edit.
     exponent = min(max(attempts - 1, 0), 10)
-    return min(LONGEST_DELAY, FIRST_DELAY * int(_FACTOR**exponent))
+    return min(MAX_DELAY, FIRST_DELAY * int(_FACTOR**exponent))

@@ -52,10 +52,10 @@ def check(probes: Iterable[tuple[str, Probe]], report: Callable[[str], None] = p
         except Exception as error:  # noqa: BLE001 - the other probes run in any case
             summary.checked += 1
             summary.failed += 1
-            said = " ".join(str(error).split())
+            reason = " ".join(str(error).split())
             if not isinstance(error, (DockerTorrentsError, OSError)):
-                said = f"{type(error).__name__}: {said}"
-            report(f"failed  {name:<10} {said}")
+                reason = f"{type(error).__name__}: {reason}"
+            report(f"failed  {name:<10} {reason}")
             continue
         if isinstance(found, Skipped):
             summary.skipped += 1
@@ -73,10 +73,10 @@ def tls_probes(urls: Sequence[str], ca_file: Path | None, proxy: bool) -> Iterat
     """
     servers = ("/".join(url.split("/")[:3]) for url in urls if url.lower().startswith("https://"))
     for server in dict.fromkeys(servers):
-        yield "tls", partial(_look_at_certificate, server, ca_file, proxy)
+        yield "tls", partial(_check_certificate, server, ca_file, proxy)
 
 
-def _look_at_certificate(server: str, ca_file: Path | None, proxy: bool) -> str | Skipped:
+def _check_certificate(server: str, ca_file: Path | None, proxy: bool) -> str | Skipped:
     target = parse_url(server)
     if proxy:
         return Skipped(f"{target.netloc} is reached through http.proxy")

@@ -225,8 +225,8 @@ class LayerBrewer:
                 forget_size=forget_size,
             )
 
-        then = "set aside" if last else f"again in {delay} s"
+        next_step = "set aside" if last else f"again in {delay} s"
         log.warning(
-            "layer failed digest=%s attempt=%d then=%s reason=%s", claim.digest, attempts, then, reason
+            "layer failed digest=%s attempt=%d next=%s reason=%s", claim.digest, attempts, next_step, reason
         )
         return "failed" if self._held.finish(claim.digest, record) else "lost"

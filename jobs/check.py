@@ -181,7 +181,7 @@ def _announce(announcer: Announcer, tracker: str, brewed: LayerRecord | Skipped)
         f"(docs/operations.md); the announce was for {brewed.digest}"
     )
     try:
-        said = announcer.announce(tracker, info_hash, "started", brewed.size or 1)
+        answer = announcer.announce(tracker, info_hash, "started", brewed.size or 1)
     except Refused as refused:
         raise Refused(name, None, f"{refused.why.rstrip('.')}: {whitelist}") from refused
     except TimedOut:
@@ -189,7 +189,7 @@ def _announce(announcer: Announcer, tracker: str, brewed: LayerRecord | Skipped)
         announcer.announce(tracker, info_hash, "stopped")
         raise Refused(name, None, f"it answers, but not for this torrent: {whitelist}") from None
     announcer.announce(tracker, info_hash, "stopped")
-    return said
+    return answer
 
 
 def _probe_web_seed(service: Service, brewed: LayerRecord | Skipped) -> str | Skipped:

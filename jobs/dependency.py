@@ -9,7 +9,7 @@ from collections.abc import Callable
 from core.errors import DockerTorrentsError, TooManyRequests
 from core.logs import OutageLog
 
-_SHORTEST_PAUSE, _LONGEST_PAUSE = 10.0, 600.0
+_MIN_PAUSE, _MAX_PAUSE = 10.0, 600.0
 """Seconds for which a dependency that limits the rate of requests is left alone."""
 
 Probe = Callable[[], object]
@@ -58,7 +58,7 @@ class Dependency:
 
     def _failed(self, error: DockerTorrentsError) -> None:
         if isinstance(error, TooManyRequests):
-            seconds = min(max(error.retry_after or 0.0, _SHORTEST_PAUSE), _LONGEST_PAUSE)
+            seconds = min(max(error.retry_after or 0.0, _MIN_PAUSE), _MAX_PAUSE)
             self._left_alone_until = self._clock() + seconds
         self.outage = str(error)
         self._log.failed(f"brewing is paused: {error}")

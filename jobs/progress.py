@@ -21,14 +21,14 @@ class Progress:
     """
 
     def __init__(
-        self, what: str, unit: str, total: int | None = None, *, clock: Callable[[], float] = time.monotonic
+        self, name: str, unit: str, total: int | None = None, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         from tqdm import tqdm
 
-        self._what = what
+        self._name = name
         self._unit = unit
         self._bar = tqdm(
-            desc=what, unit=f" {unit}", total=total, disable=not sys.stderr.isatty(), dynamic_ncols=True
+            desc=name, unit=f" {unit}", total=total, disable=not sys.stderr.isatty(), dynamic_ncols=True
         )
         self._done = 0
         self._total = total
@@ -61,8 +61,8 @@ class Progress:
         if self._bar.disable and now - self._logged >= EVERY:
             self._logged = now
             log.info(
-                "progress what=%s done=%d total=%s unit=%s eta=%s note=%s",
-                *(self._what, self._done, self._total or "?", self._unit, self._eta(now), note or "-"),
+                "progress name=%s done=%d total=%s unit=%s eta=%s note=%s",
+                *(self._name, self._done, self._total or "?", self._unit, self._eta(now), note or "-"),
             )
 
     def _eta(self, now: float) -> str:

@@ -37,7 +37,7 @@ _RETRY_SECONDS = 3600
 _READ_AGAIN = 30 * 86_400
 """Seconds after which a manifest no longer counts as read; a scan then reads it again."""
 
-_MOST_READ_AGAIN = 10_000
+_MAX_READ_AGAIN = 10_000
 """The most such manifests in a run, so that no scan has to read all of them at once."""
 
 
@@ -65,10 +65,10 @@ class PruneSummary:
     def __str__(self) -> str:
         verb = "would forget" if self.dry_run else "forgot"
         paused = f", paused: {self.paused}" if self.paused else ""
-        looked = self.there + self.missed + self.forgotten + self.unanswered + self.failed
+        total = self.there + self.missed + self.forgotten + self.unanswered + self.failed
         return (
             f"{verb} {self.forgotten}, missed for the first time {self.missed}, there {self.there}, "
-            f"unanswered {self.unanswered}, failed {self.failed}, looked up {looked}"
+            f"unanswered {self.unanswered}, failed {self.failed}, looked up {total}"
             f"{', interrupted' if self.interrupted else ''}{paused}"
         )
 
@@ -108,9 +108,9 @@ class _Run:
             now = self.service.now(connection)
             due = due_suspects(connection, self.tables, now=now, limit=max(1, self.limit // 2))
         missed = [(suspect, suspect.missed + self.grace) for suspect in due if suspect.missed is not None]
-        self._recheck([suspect for suspect, ripe in missed if ripe <= now])
+        self._recheck([suspect for suspect, due_at in missed if due_at <= now])
         # `grace` was increased since they were missed.
-        self._wait_for({suspect.digest: ripe for suspect, ripe in missed if ripe > now})
+        self._wait_for({suspect.digest: due_at for suspect, due_at in missed if due_at > now})
         self._check_layers([suspect.digest for suspect in due if suspect.missed is None])
         self._continue_round(self.limit - len(due))
         self._forget_seen()
@@ -173,7 +173,7 @@ class _Run:
             return
         with transaction(self.engine) as connection:
             old = self.service.now(connection) - _READ_AGAIN
-            number = forget_seen(connection, self.tables, older_than=old, limit=_MOST_READ_AGAIN)
+            number = forget_seen(connection, self.tables, older_than=old, limit=_MAX_READ_AGAIN)
         if number:
             log.info("manifests read long ago will be read again number=%d", number)
 

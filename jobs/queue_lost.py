@@ -26,9 +26,9 @@ _MAX_FAILURES = 20
 
 @dataclass
 class LostSummary:
-    """How many layers were `looked` up in the store, `queued` as lost, and `failed` to be looked up."""
+    """How many layers were `looked_up` in the store, `queued` as lost, and `failed` to be looked up."""
 
-    looked: int = 0
+    looked_up: int = 0
     queued: int = 0
     failed: int = 0
     broken: str | None = None
@@ -38,7 +38,7 @@ class LostSummary:
         end = ", interrupted: run it again" if self.interrupted else ""
         if self.broken is not None:
             end = f", stopped, run it again: {self.broken}"
-        return f"queued again {self.queued}, looked up {self.looked} torrents, failed {self.failed}{end}"
+        return f"queued again {self.queued}, looked up {self.looked_up} torrents, failed {self.failed}{end}"
 
 
 def queue_lost(service: Service) -> LostSummary:
@@ -50,7 +50,7 @@ def queue_lost(service: Service) -> LostSummary:
     run = _Run(service)
     with (
         Progress("lost torrents", "layers") as progress,
-        ThreadPoolExecutor(_READERS, thread_name_prefix="look") as pool,
+        ThreadPoolExecutor(_READERS, thread_name_prefix="lookup") as pool,
     ):
         run.run(progress, pool)
     return run.summary
@@ -71,7 +71,7 @@ class _Run:
             if layers:
                 # Digests are evenly distributed.
                 done = position_of(layers[-1].digest)
-                progress.estimate(round(self.summary.looked / max(done, 1e-9)))
+                progress.estimate(round(self.summary.looked_up / max(done, 1e-9)))
             progress.step(len(layers), note=f"{self.summary.queued} lost")
 
     def _over(self) -> bool:
@@ -92,7 +92,7 @@ class _Run:
                 self._failed(layer, error)
                 continue
             self._streak.succeeded()
-            self.summary.looked += 1
+            self.summary.looked_up += 1
             if not exists:
                 lost.append(layer)
         return lost

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Engine
 
-from core.failures import LONGEST_DELAY
+from core.failures import MAX_DELAY
 from core.metrics import LOCKS_RELEASED
 from sql.stale_locks import bring_forward, release_future_locks, release_stale_locks
 from sql.tables import Tables
@@ -51,9 +51,7 @@ def release_locks(
             connection, tables, older_than=now - brew_discard_timeout, max_attempts=max_attempts, now=now
         )
         future = release_future_locks(connection, tables, ahead=brew_discard_timeout)
-        forward = bring_forward(
-            connection, tables, latest=now + LONGEST_DELAY + brew_discard_timeout, now=now
-        )
+        forward = bring_forward(connection, tables, latest=now + MAX_DELAY + brew_discard_timeout, now=now)
     LOCKS_RELEASED.count(amount=released + future)
     if released:
         log.warning("locks released number=%d older_than_seconds=%d", released, brew_discard_timeout)

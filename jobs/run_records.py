@@ -20,7 +20,7 @@ from sql.transaction import reading, transaction
 
 log = logging.getLogger(__name__)
 
-_MOST_SECONDS = 60.0
+_MAX_SECONDS = 60.0
 """How long PostgreSQL may take to count, or to write."""
 
 _CLOSE_SECONDS = 5.0
@@ -114,11 +114,11 @@ class RunRecorder:
             runs = [*ended.items(), *self._running.items()]
         brews = service.brew_counter.take()
         try:
-            with reading(service.database) as connection, query_timeout(_MOST_SECONDS):
+            with reading(service.database) as connection, query_timeout(_MAX_SECONDS):
                 now = service.now(connection)
                 queue = measure_queue(connection, service.tables, now=now)
             records = [_in_time_of_database(job, run, self._timer(), now) for job, run in runs]
-            with transaction(service.database) as connection, query_timeout(_MOST_SECONDS):
+            with transaction(service.database) as connection, query_timeout(_MAX_SECONDS):
                 record_job_runs(connection, service.tables, records)
                 record_sample(connection, service.tables, brews, queue, now=now)
         except Exception as error:

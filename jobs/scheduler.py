@@ -195,7 +195,7 @@ class Scheduler:
             JOB_RUNS.count(name, "done")
             JOB_LAST_SUCCESS.set(time.time(), name)
         self._outages[name].succeeded()
-        log.log(logging.DEBUG if summary.idle else logging.INFO, "job done name=%s did=%s", name, summary)
+        log.log(logging.DEBUG if summary.idle else logging.INFO, "job done name=%s result=%s", name, summary)
         if not summary.idle:
             # An idle run may have read only, from a database that refuses writes.
             self._database.succeeded()

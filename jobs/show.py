@@ -69,11 +69,11 @@ def _show(service: Service, arguments: argparse.Namespace) -> int:
 
 
 def _show_layer(service: Service, arguments: argparse.Namespace, deadline: float) -> int:
-    def look() -> tuple[bool, dict[str, object] | None]:
+    def read() -> tuple[bool, dict[str, object] | None]:
         record = layer_record(service, arguments.what)
         return record is not None and record["state"] in ("brewed", "set aside"), record
 
-    record = _wait_for(look, service, deadline)
+    record = _wait_for(read, service, deadline)
     if record is None:
         print_error(f"{arguments.what} is unknown: neither brewed nor queued")
         return FAILED
@@ -85,27 +85,27 @@ def _show_image(service: Service, arguments: argparse.Namespace, deadline: float
     scope, reference = arguments.what
     usual = tuple(Platform.parse(name) for name in service.config.jobs.scan_tags.platforms)
 
-    def look() -> tuple[bool, Coverage]:
+    def read() -> tuple[bool, Coverage]:
         contents = read_image_contents(
             service.registry, scope, reference, requested=tuple(arguments.platforms), usual=usual
         )
         with reading(service.reader) as connection:
             now = service.now(connection)
             coverage = find_coverage(connection, service.tables, contents, now=now)
-        return coverage.whole or coverage.hopeless, coverage
+        return coverage.whole or coverage.all_lacking_set_aside, coverage
 
-    coverage = _wait_for(look, service, deadline)
+    coverage = _wait_for(read, service, deadline)
     print_result(coverage_json(coverage) if arguments.json else coverage_lines(coverage))
     platform_missing = bool(arguments.platforms and coverage.contents.absent)
     return FAILED if platform_missing or (arguments.wait and not coverage.whole) else DONE
 
 
-def _wait_for(look: Callable[[], tuple[bool, Result]], service: Service, deadline: float) -> Result:
-    """Call `look` until it returns True with its result, or `deadline` (monotonic) has passed."""
+def _wait_for(read: Callable[[], tuple[bool, Result]], service: Service, deadline: float) -> Result:
+    """Call `read` until it returns True with its result, or `deadline` (monotonic) has passed."""
     while True:
         left = deadline - time.monotonic()
         try:
-            over, result = look()
+            over, result = read()
             if over or service.stop.is_set() or left <= 0:
                 return result
         except (*NO_ANSWER, DatabaseDown) as error:

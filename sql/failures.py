@@ -29,7 +29,7 @@ _LONGEST = 500
 _FORGOTTEN_AT_ONCE = 100
 _LOOKED_AT = 1_000
 """How many of the latest failures are read: some of these layers were brewed since."""
-_MOST_COUNTED = 10_000
+_MAX_COUNTED = 10_000
 """How many failures of one kind are counted by reason."""
 
 
@@ -137,7 +137,7 @@ def list_recent_failures(connection: sa.Connection, tables: Tables, *, limit: in
         .mappings()
         .all()
     )
-    scopes = first_scopes(connection, tables, [row["digest"] for row in rows], most=1)
+    scopes = first_scopes(connection, tables, [row["digest"] for row in rows], limit=1)
     return [RecentFailure(**row, scope=scopes.get(row["digest"], [None])[0]) for row in rows]
 
 
@@ -159,7 +159,7 @@ def failure_kind(reason: str | None) -> str:
 
 
 def list_failure_reasons(connection: sa.Connection, tables: Tables, *, now: int) -> list[FailureReason]:
-    """Return why layers and manifests fail, the most frequent reason first, of _MOST_COUNTED of each."""
+    """Return why layers and manifests fail, the most frequent reason first, of _MAX_COUNTED of each."""
     queue, manifest = tables.queue, tables.manifest
     set_aside: Counter[str] = Counter()
     retried: Counter[str] = Counter()
@@ -170,7 +170,7 @@ def list_failure_reasons(connection: sa.Connection, tables: Tables, *, now: int)
         (retried, queue, delayed, queue.c.next_try),
     ):
         # In the order of the index to be read: otherwise PostgreSQL may read the table.
-        some = sa.select(table.c.reason).where(which).order_by(order).limit(_MOST_COUNTED).subquery()
+        some = sa.select(table.c.reason).where(which).order_by(order).limit(_MAX_COUNTED).subquery()
         for reason, rows in connection.execute(
             sa.select(some.c.reason, sa.func.count()).group_by(some.c.reason)
         ):

@@ -202,5 +202,5 @@ def _close(probe: _Probe, selector: selectors.BaseSelector) -> None:
 
 
 def _reason(address: Address, error: OSError) -> str:
-    said = error.strerror or str(error)
-    return f"{address.ip} {said}" if address.ip else said
+    reason = error.strerror or str(error)
+    return f"{address.ip} {reason}" if address.ip else reason

@@ -13,7 +13,7 @@ from core.digest import Digest
 from core.manifests.coverage import NOT_BREWABLE, Coverage, ImageContents, ImageLayer
 from core.manifests.manifest import LayerDescriptor
 from sql.bulk_values import BulkParameter, digest_values
-from sql.scopes import MOST_SCOPES
+from sql.scopes import MAX_SCOPES
 from sql.tables import Tables
 
 State = Literal["brewed", "being brewed", "waiting", "delayed", "set aside"]
@@ -26,7 +26,7 @@ class LayerRecord:
     """Everything that the database has on one layer. Times are Unix seconds, `size` is in bytes.
 
     `reason` is why its last attempt failed; `brewer` is the last holder of its lock. `scopes` are the
-    first MOST_SCOPES by name; `more_scopes` is True if there are more.
+    first MAX_SCOPES by name; `more_scopes` is True if there are more.
     """
 
     digest: Digest
@@ -146,8 +146,8 @@ def find_layer(connection: sa.Connection, tables: Tables, digest: Digest, *, now
         return None
     scope = tables.scope
     first = sa.select(scope.c.scope).where(scope.c.digest == str(digest)).order_by(scope.c.scope)
-    scopes = connection.scalars(first.limit(MOST_SCOPES + 1)).all()
-    return replace(record, scopes=tuple(scopes[:MOST_SCOPES]), more_scopes=len(scopes) > MOST_SCOPES)
+    scopes = connection.scalars(first.limit(MAX_SCOPES + 1)).all()
+    return replace(record, scopes=tuple(scopes[:MAX_SCOPES]), more_scopes=len(scopes) > MAX_SCOPES)
 
 
 def find_coverage(

@@ -11,10 +11,10 @@ from core.metrics import LAST_BREWED, QUEUE_LAYERS, QUEUE_OLDEST, Readings
 from sql.postgresql import query_timeout
 from sql.tables import AT_ONCE, Priority, Tables, is_locked, is_set_aside
 
-MOST_COUNTED = 10_000
+MAX_COUNTED = 10_000
 """How far `count_queue` counts; beyond that the status page shows "10,000+"."""
 
-MOST_SECONDS = 60.0
+MAX_SECONDS = 60.0
 """The time-out on PostgreSQL for the metrics: the next attempt may find another host."""
 
 _State = Literal["waiting", "delayed", "locked", "set_aside"]
@@ -22,7 +22,7 @@ _State = Literal["waiting", "delayed", "locked", "set_aside"]
 
 @dataclass(frozen=True, slots=True)
 class QueueCounts:
-    """Counts of layers up to MOST_COUNTED, and when the oldest waiting one was added (Unix seconds).
+    """Counts of layers up to MAX_COUNTED, and when the oldest waiting one was added (Unix seconds).
 
     `waiting` includes delayed layers and excludes locked ones. `set_aside_manifests` are manifests whose
     layers could not be determined.
@@ -47,7 +47,7 @@ def count_queue(connection: sa.Connection, tables: Tables, *, now: int) -> Queue
     waiting = _count_some(connection, at_once, queue.c.priority, queue.c.added)
     waiting += _count_some(connection, later, due)
     return QueueCounts(
-        waiting=min(waiting, MOST_COUNTED),
+        waiting=min(waiting, MAX_COUNTED),
         delayed=_count_some(connection, later.where(queue.c.next_try > now), due),
         locked=_count_some(connection, locked_digests(tables), mapping.c.brew_lock),
         set_aside=_count_some_set_aside(connection, queue),
@@ -61,11 +61,11 @@ def _count_some_set_aside(connection: sa.Connection, table: sa.Table) -> int:
 
 
 def _count_some(connection: sa.Connection, rows: sa.Select[str], *order: sa.ColumnElement[Any]) -> int:
-    """Count up to MOST_COUNTED rows, in the order of the index to be read.
+    """Count up to MAX_COUNTED rows, in the order of the index to be read.
 
     In no order, PostgreSQL may read the table instead, and find the first of these rows at its end.
     """
-    some = rows.order_by(*order).limit(MOST_COUNTED).subquery()
+    some = rows.order_by(*order).limit(MAX_COUNTED).subquery()
     return connection.scalars(sa.select(sa.func.count()).select_from(some)).one()
 
 
@@ -125,7 +125,7 @@ def read_queue(connection: sa.Connection, tables: Tables, *, now: int) -> Readin
     layers grow: each uses a partial index.
     """
     brewed = tables.mapping.c.brewed
-    with query_timeout(MOST_SECONDS):
+    with query_timeout(MAX_SECONDS):
         counts = _count_by_state(connection, tables)
         oldest = _oldest_waiting(connection, tables)
         last = connection.scalar(sa.select(sa.func.max(brewed)).where(brewed <= now))

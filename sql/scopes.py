@@ -12,13 +12,13 @@ from core.digest import Digest
 from sql.bulk_values import bulk_values, digest_values, insert
 from sql.tables import Tables
 
-MOST_SCOPES = 100
+MAX_SCOPES = 100
 """Repositories that operators see of one layer: a base layer may be in many thousands."""
 
 NEWEST = 1_000
 """The newest layers, by which busy repositories are found."""
 
-_MOST_PAIRS = 20_000
+_MAX_PAIRS = 20_000
 
 
 def remember_scopes(connection: sa.Connection, tables: Tables, pairs: Iterable[tuple[Digest, str]]) -> int:
@@ -60,7 +60,7 @@ def find_scopes(
 
 
 def first_scopes(
-    connection: sa.Connection, tables: Tables, digests: Iterable[str], *, most: int = MOST_SCOPES
+    connection: sa.Connection, tables: Tables, digests: Iterable[str], *, limit: int = MAX_SCOPES
 ) -> dict[str, list[str]]:
     """Return the first repositories of each of the layers, by name. Layers without any are left out."""
     scope = tables.scope
@@ -72,7 +72,7 @@ def first_scopes(
     )
     found: dict[str, list[str]] = {}
     for row in connection.execute(
-        sa.select(ranked.c.digest, ranked.c.scope).where(ranked.c.number <= most).order_by(*ranked.c)
+        sa.select(ranked.c.digest, ranked.c.scope).where(ranked.c.number <= limit).order_by(*ranked.c)
     ):
         found.setdefault(row.digest, []).append(row.scope)
     return found
@@ -109,7 +109,7 @@ def list_busy_repositories(connection: sa.Connection, tables: Tables, *, limit: 
     pairs = (
         sa.select(scope.c.scope, newest.c.digest, newest.c.brewed)
         .join_from(newest, scope, scope.c.digest == newest.c.digest)
-        .limit(_MOST_PAIRS)
+        .limit(_MAX_PAIRS)
         .subquery("pairs")
     )
     brewed, size = pairs.c.brewed.is_not(None), sa.func.coalesce(queue.c.size, 0)

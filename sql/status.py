@@ -15,8 +15,8 @@ from sql.scopes import first_scopes
 from sql.tables import AT_ONCE, Priority, Tables, is_locked, is_set_aside
 
 _HOUR = 3600
-_MOST_LISTED = 1_000
-_MOST_REASONS = 10_000
+_MAX_LISTED = 1_000
+_MAX_REASONS = 10_000
 _OTHERS = "other reasons"
 
 
@@ -34,7 +34,7 @@ class LockedLayer:
 class FailedLayer:
     """A layer that was set aside or, with a `next_try`, is retried then (Unix seconds).
 
-    `kind` is the reason with `…` for details that differ. `scopes` are the first MOST_SCOPES by name.
+    `kind` is the reason with `…` for details that differ. `scopes` are the first MAX_SCOPES by name.
     """
 
     digest: str
@@ -161,7 +161,7 @@ def _locked_layers(connection: sa.Connection, tables: Tables) -> tuple[LockedLay
         .outerjoin(queue, queue.c.digest == mapping.c.digest)
         .where(is_locked(mapping))
         .order_by(since, mapping.c.digest)
-        .limit(_MOST_LISTED)
+        .limit(_MAX_LISTED)
     )
     return tuple(
         LockedLayer(row.digest, row.since, row.brew_lock, row.brewer if row.claimed is not None else None)
@@ -181,7 +181,7 @@ def _failed_layers(
 ) -> tuple[FailedLayer, ...]:
     queue = tables.queue
     columns = (queue.c.digest, queue.c.size, queue.c.attempts, queue.c.next_try, queue.c.reason)
-    rows = connection.execute(sa.select(*columns).where(which).order_by(order).limit(_MOST_LISTED)).all()
+    rows = connection.execute(sa.select(*columns).where(which).order_by(order).limit(_MAX_LISTED)).all()
     scopes = first_scopes(connection, tables, [row.digest for row in rows])
     return tuple(
         FailedLayer(
@@ -207,7 +207,7 @@ def _delayed(connection: sa.Connection, tables: Tables, now: int) -> dict[str, D
         .where(_is_delayed(tables, now))
         .group_by(queue.c.reason)
         .order_by(first, queue.c.reason)
-        .limit(_MOST_REASONS)
+        .limit(_MAX_REASONS)
     ):
         kind = failure_kind(reason)
         if had := found.get(kind):
@@ -226,7 +226,7 @@ def _set_aside(connection: sa.Connection, table: sa.Table) -> dict[str, int]:
         .where(is_set_aside(table))
         .group_by(table.c.reason)
         .order_by(number.desc(), table.c.reason)
-        .limit(_MOST_REASONS)
+        .limit(_MAX_REASONS)
     ):
         counts[failure_kind(reason)] += rows
     all_of_them = connection.scalars(sa.select(number).select_from(table).where(is_set_aside(table))).one()

@@ -17,7 +17,7 @@ _TOP, _BOTTOM, _HEIGHT, _GUTTER = 8, 148, 172, 64
 _DAY = 86_400
 _NICE = (1, 2, 4, 6, 8, 10)
 _TICK_SECONDS = (300, 600, 900, 1800, 3600, 7200, 4 * 3600, 6 * 3600, 12 * 3600, _DAY, 2 * _DAY)
-_MOST_TICKS = 7
+_MAX_TICKS = 7
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def _y(value: float, top: float) -> int:
 def _times(axis: TimeAxis) -> str:
     """Label round times, in UTC."""
     span = axis.step * axis.slots
-    every = next((one for one in _TICK_SECONDS if span / one <= _MOST_TICKS), _TICK_SECONDS[-1])
+    every = next((one for one in _TICK_SECONDS if span / one <= _MAX_TICKS), _TICK_SECONDS[-1])
     shape = "%-d %b" if every >= _DAY else "%H:%M"
     labels = []
     for time in range(axis.start + -axis.start % every, axis.start + span, every):

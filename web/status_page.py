@@ -43,9 +43,9 @@ QUERY_SECONDS = 5.0
 
 _DEFAULT_HOURS = 6
 _REFRESH_SECONDS = 30
-_LATEST, _BUSIEST, _MOST_REASONS = 15, 10, 12
-_MOST_SEARCHES = 64
-_MOST_LAYERS, _MOST_SCOPES = 200, 30
+_LATEST, _BUSIEST, _MAX_REASONS = 15, 10, 12
+_MAX_SEARCHES = 64
+_MAX_LAYERS, _MAX_SCOPES = 200, 30
 
 _FOLDER = Path(__file__).parent / "templates"
 _CSS = (_FOLDER / "status.css").read_text("utf-8")
@@ -91,7 +91,7 @@ class StatusPage:
         self._pause = DatabasePause(timer)
         self._reading = threading.Lock()
         self._overview: TTLCache[str, view.Overview] = TTLCache(1, FRESH_SECONDS, timer)
-        self._searches: TTLCache[str, Found] = TTLCache(_MOST_SEARCHES, FRESH_SECONDS, timer)
+        self._searches: TTLCache[str, Found] = TTLCache(_MAX_SEARCHES, FRESH_SECONDS, timer)
         self._searching = threading.Lock()
 
     def show(self) -> bottle.HTTPResponse:
@@ -121,8 +121,8 @@ class StatusPage:
             refresh=_REFRESH_SECONDS if refresh else None,
             tiles=view.tiles(overview),
             charts=charts(overview.samples, hours, overview.now),
-            reasons=overview.reasons[:_MOST_REASONS],
-            more_reasons=len(overview.reasons[_MOST_REASONS:]),
+            reasons=overview.reasons[:_MAX_REASONS],
+            more_reasons=len(overview.reasons[_MAX_REASONS:]),
             failures=overview.failures,
             repositories=overview.repositories,
             newest=view.NEWEST_NOTE,
@@ -141,8 +141,8 @@ class StatusPage:
             page="search",
             text=found.text,
             found=found,
-            most_layers=_MOST_LAYERS,
-            most_scopes=_MOST_SCOPES,
+            max_layers=_MAX_LAYERS,
+            max_scopes=_MAX_SCOPES,
         )
 
     def _read_overview(self) -> view.Overview:

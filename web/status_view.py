@@ -11,7 +11,7 @@ from core.health import Health
 from core.units import size, span
 from sql.failures import FailureReason, RecentFailure
 from sql.history import JobRun, Sample
-from sql.queue_counts import MOST_COUNTED, QueueCounts
+from sql.queue_counts import MAX_COUNTED, QueueCounts
 from sql.scopes import NEWEST, BusyRepository
 from web.charts import meter
 
@@ -98,7 +98,7 @@ def tiles(overview: Overview) -> list[Tile]:
     brewed, bytes_brewed = sum(one.brewed for one in hour), sum(one.bytes for one in hour)
     failed = sum(one.failed for one in hour)
     waiting = counts.waiting
-    if waiting >= MOST_COUNTED and overview.samples:
+    if waiting >= MAX_COUNTED and overview.samples:
         # The sample of the minute counts all of them.
         waiting = max(waiting, overview.samples[-1].waiting)
     oldest = counts.oldest_waiting
@@ -107,7 +107,7 @@ def tiles(overview: Overview) -> list[Tile]:
     return [
         Tile(
             "Layers waiting",
-            f"{waiting:,}" if waiting > MOST_COUNTED else count(waiting),
+            f"{waiting:,}" if waiting > MAX_COUNTED else count(waiting),
             more=f"oldest {span(now - oldest)}{delayed}" if oldest is not None else f"none due now{delayed}",
         ),
         Tile("Being brewed", count(counts.locked), more="locked by brewers"),
@@ -158,8 +158,8 @@ def short(digest: str) -> str:
 
 
 def count(number: int) -> str:
-    """Return a count that may have ended at MOST_COUNTED."""
-    return f"{number:,}+" if number >= MOST_COUNTED else f"{number:,}"
+    """Return a count that may have ended at MAX_COUNTED."""
+    return f"{number:,}+" if number >= MAX_COUNTED else f"{number:,}"
 
 
 def took(seconds: float) -> str:

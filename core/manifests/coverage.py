@@ -77,6 +77,6 @@ class Coverage:
         return not (self.lacking or contents.missing or contents.absent or contents.cut)
 
     @property
-    def hopeless(self) -> bool:
+    def all_lacking_set_aside(self) -> bool:
         """Whether all layers that are missing were set aside, so that waiting does not help."""
         return bool(self.lacking) and all(layer.state == "set aside" for layer in self.lacking)

@@ -114,11 +114,11 @@ def parse_manifest(body: bytes, content_type: str) -> Image | Index | Other:
     Registries may return other types than requested, and proxies change content types: if the header is
     vague or empty, the `mediaType` field decides, then the other fields. Raises only ManifestInvalid.
     """
-    said = content_type.partition(";")[0].strip().lower()
-    if said in _SCHEMA1 or said not in (*ALL_MANIFESTS, *_VAGUE):
-        return Other(said)
+    header_type = content_type.partition(";")[0].strip().lower()
+    if header_type in _SCHEMA1 or header_type not in (*ALL_MANIFESTS, *_VAGUE):
+        return Other(header_type)
     document = _load(body)
-    media_type = _media_type(document, said)
+    media_type = _media_type(document, header_type)
     if media_type not in ALL_MANIFESTS:
         return Other(media_type)
     version = document.get("schemaVersion")
@@ -179,12 +179,12 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return loaded
 
 
-def _check_spelling(said: dict[str, Any], fields: tuple[str, ...], where: str) -> None:
+def _check_spelling(document: dict[str, Any], fields: tuple[str, ...], where: str) -> None:
     """Refuse other spellings of known fields. Registries in Go accept `Layers`, and even `layer\u017f`, for
     `layers`, and the last one counts: they may have checked other layers than those parsed here.
     """
     exact = {field.casefold(): field for field in fields}
-    for key in said:
+    for key in document:
         if exact.get(key.casefold(), key) != key:
             raise ManifestInvalid(
                 f"{where} has a field that differs from {exact[key.casefold()]} only in its letters"
@@ -195,17 +195,17 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ManifestInvalid(f"{name} is not JSON")
 
 
-def _media_type(document: dict[str, Any], said: str) -> str:
+def _media_type(document: dict[str, Any], header_type: str) -> str:
     """Return the media type: by the header, the field, or the other fields."""
     own = document.get("mediaType")
     if own is None:  # absent or null, as Go reads it
         own = ""
     if not isinstance(own, str) or len(own) > 255 or not _is_plain(own):
         raise ManifestInvalid("mediaType is not a media type")
-    if said in ALL_MANIFESTS:
-        if own and _kind(own) != _kind(said):
-            raise ManifestInvalid(f"its Content-Type is {said}, but its mediaType is {own}")
-        return own or said
+    if header_type in ALL_MANIFESTS:
+        if own and _kind(own) != _kind(header_type):
+            raise ManifestInvalid(f"its Content-Type is {header_type}, but its mediaType is {own}")
+        return own or header_type
     if own:
         return own
     if document.get("schemaVersion") == 1:
@@ -276,18 +276,20 @@ def _child(entry: object, where: str) -> ChildDescriptor | None:
     if blob is None:
         return None
     digest, size, media_type = blob
-    said = entry if isinstance(entry, dict) else {}
-    annotations = said.get("annotations")
+    descriptor = entry if isinstance(entry, dict) else {}
+    annotations = descriptor.get("annotations")
     name, value = _ATTESTATION
     attestation = isinstance(annotations, dict) and annotations.get(name) == value
-    return ChildDescriptor(digest, media_type, size, _platform(said.get("platform"), where), attestation)
+    return ChildDescriptor(
+        digest, media_type, size, _platform(descriptor.get("platform"), where), attestation
+    )
 
 
-def _platform(said: object, where: str) -> Platform | None:
-    if not isinstance(said, dict):
+def _platform(value: object, where: str) -> Platform | None:
+    if not isinstance(value, dict):
         return None
-    _check_spelling(said, _OF_PLATFORMS, f"{where}.platform")
-    names = [said.get(key) for key in _OF_PLATFORMS]
+    _check_spelling(value, _OF_PLATFORMS, f"{where}.platform")
+    names = [value.get(key) for key in _OF_PLATFORMS]
     try:
         return Platform.parse("/".join(str(name) for name in names if name))
     except InvalidName:

@@ -82,7 +82,7 @@ def test_a_daemon_that_is_brewing_returns_its_layers(daemon: Daemon) -> None:
         # Before `locked`, whose connection would do the same as it closes.
         assert [file.name for file in daemon.slow.state.glob("*.sqlite*")] == ["docker_torrents.sqlite"]
     assert daemon.locked() == 0
-    assert f'did="brewed 0, failed 0, returned {LAYERS}, waiting {LAYERS}"' in daemon.log
+    assert f'result="brewed 0, failed 0, returned {LAYERS}, waiting {LAYERS}"' in daemon.log
     assert daemon.usual.last_line("run", "brew") == f"brewed {LAYERS}, failed 0, waiting 0"
 
 

@@ -616,7 +616,7 @@ def seen_in(brewed: Brewed, *digests: Digest) -> set[str]:
 def test_manifests_read_long_ago_are_read_again_in_batches(
     brewed: Brewed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jobs.prune._MOST_READ_AGAIN", 2)
+    monkeypatch.setattr("jobs.prune._MAX_READ_AGAIN", 2)
     brewed.layers(1)
     manifests = [digest_of(name) for name in "abcd"]
     with transaction(brewed.database.engine) as connection:

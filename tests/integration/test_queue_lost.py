@@ -122,7 +122,7 @@ def test_ids_of_an_older_service_are_not_lost_torrents(brewed: Brewed) -> None:
 
     summary = brewed.search()
 
-    assert (summary.looked, summary.queued, summary.failed) == (10, 0, 0)
+    assert (summary.looked_up, summary.queued, summary.failed) == (10, 0, 0)
     assert brewed.waiting() == set()
 
 
@@ -131,7 +131,7 @@ def test_layers_waiting_or_set_aside_are_not_checked(brewed: Brewed) -> None:
     brewed.database.enqueue(digest_of("aside"))
     brewed.database.set_aside(brewed.database.claim_one())
     brewed.database.enqueue(digest_of("waiting"))
-    assert brewed.search().looked == 3
+    assert brewed.search().looked_up == 3
     assert brewed.database.layer(digest_of("aside")).state == "set aside"
 
 

@@ -48,7 +48,7 @@ def images(database: Database, registry: Registry, scope: str) -> dict[Platform,
     return images
 
 
-def look(
+def read(
     database: Database,
     registry: Registry,
     image: tuple[str, str],
@@ -63,7 +63,7 @@ def look(
 def test_without_platforms_all_are_examined(
     database: Database, registry: Registry, scope: str, images: dict[Platform, PushedImage]
 ) -> None:
-    coverage = look(database, registry, (scope, "multi"))
+    coverage = read(database, registry, (scope, "multi"))
 
     assert coverage.contents.platforms == (AMD64, ARM64, ARM_V7)
     assert (coverage.contents.left_out, coverage.contents.absent) == ((), ())
@@ -75,7 +75,7 @@ def test_without_platforms_all_are_examined(
 def test_only_named_platforms_are_examined_and_missing_ones_reported(
     database: Database, registry: Registry, scope: str, images: dict[Platform, PushedImage], named: str
 ) -> None:
-    coverage = look(database, registry, (scope, "multi"), **{named: (AMD64,)})
+    coverage = read(database, registry, (scope, "multi"), **{named: (AMD64,)})
 
     assert [str(layer.digest) for layer in coverage.layers] == [images[AMD64].layers[0].digest]
     assert coverage.whole
@@ -92,7 +92,7 @@ def test_only_named_platforms_are_examined_and_missing_ones_reported(
 def test_requested_platforms_override_the_configured_ones(
     database: Database, registry: Registry, scope: str, images: dict[Platform, PushedImage]
 ) -> None:
-    coverage = look(database, registry, (scope, "multi"), requested=(ARM64,), usual=(AMD64,))
+    coverage = read(database, registry, (scope, "multi"), requested=(ARM64,), usual=(AMD64,))
 
     assert (coverage.contents.platforms, coverage.contents.left_out) == ((ARM64,), (AMD64, ARM_V7))
     assert not coverage.whole
@@ -101,7 +101,7 @@ def test_requested_platforms_override_the_configured_ones(
 def test_a_platform_without_a_variant_matches_any(
     database: Database, registry: Registry, scope: str, images: dict[Platform, PushedImage]
 ) -> None:
-    coverage = look(database, registry, (scope, "multi"), requested=(Platform.parse("linux/arm"),))
+    coverage = read(database, registry, (scope, "multi"), requested=(Platform.parse("linux/arm"),))
 
     assert coverage.contents.platforms == (ARM_V7,)
 
@@ -109,7 +109,7 @@ def test_a_platform_without_a_variant_matches_any(
 def test_an_index_without_a_requested_platform_is_incomplete(
     database: Database, registry: Registry, scope: str, images: dict[Platform, PushedImage]
 ) -> None:
-    coverage = look(database, registry, (scope, "multi"), requested=(AMD64, WINDOWS))
+    coverage = read(database, registry, (scope, "multi"), requested=(AMD64, WINDOWS))
 
     assert coverage.contents.absent == (WINDOWS,)
     assert not coverage.whole
@@ -120,8 +120,8 @@ def test_an_index_without_a_requested_platform_is_incomplete(
 def test_at_least_one_of_the_configured_platforms_is_required(
     database: Database, registry: Registry, scope: str, images: dict[Platform, PushedImage]
 ) -> None:
-    some = look(database, registry, (scope, "multi"), usual=(AMD64, WINDOWS))
-    none = look(database, registry, (scope, "multi"), usual=(WINDOWS,))
+    some = read(database, registry, (scope, "multi"), usual=(AMD64, WINDOWS))
+    none = read(database, registry, (scope, "multi"), usual=(WINDOWS,))
 
     assert (some.contents.absent, some.whole) == ((), True)
     assert (none.contents.absent, none.whole, none.layers) == ((WINDOWS,), False, ())
@@ -134,7 +134,7 @@ def test_an_image_of_an_index_within_an_index_is_left_out_too(
     inner = push_index(registry, scope, None, [images[AMD64].descriptor, images[ARM64].descriptor])
     push_index(registry, scope, "outer", [inner.descriptor, images[ARM_V7].descriptor])
 
-    coverage = look(database, registry, (scope, "outer"), requested=(AMD64,))
+    coverage = read(database, registry, (scope, "outer"), requested=(AMD64,))
 
     assert (coverage.contents.platforms, coverage.contents.left_out) == ((AMD64,), (ARM64, ARM_V7))
     assert coverage.whole
@@ -145,8 +145,8 @@ def test_the_platform_of_an_image_outside_an_index_is_that_of_its_config(
 ) -> None:
     push_image(registry, scope, "v1", [layer_bytes(1000, 1210)], platform="linux/arm64")
 
-    other = look(database, registry, (scope, "v1"), requested=(AMD64,))
-    same = look(database, registry, (scope, "v1"), requested=(ARM64,))
+    other = read(database, registry, (scope, "v1"), requested=(AMD64,))
+    same = read(database, registry, (scope, "v1"), requested=(ARM64,))
 
     assert (other.contents.platforms, other.contents.absent, other.whole) == ((ARM64,), (AMD64,), False)
     assert "no image for linux/amd64" in coverage_lines(other)
@@ -158,7 +158,7 @@ def test_without_a_requested_platform_an_image_outside_an_index_is_examined(
 ) -> None:
     push_image(registry, scope, "v1", [layer_bytes(1000, 1210)], platform="linux/arm64")
 
-    coverage = look(database, registry, (scope, "v1"), usual=(AMD64,))
+    coverage = read(database, registry, (scope, "v1"), usual=(AMD64,))
 
     assert len(coverage.layers) == 1
     assert (coverage.contents.platforms, coverage.contents.left_out, coverage.contents.absent) == ((), (), ())
@@ -173,8 +173,8 @@ def test_waiting_is_pointless_if_everything_missing_was_set_aside(
     database.enqueue(first)
     database.set_aside(database.claim_one())
 
-    assert not look(database, registry, (scope, "v1")).hopeless
+    assert not read(database, registry, (scope, "v1")).all_lacking_set_aside
     database.enqueue(second)
-    assert not look(database, registry, (scope, "v1")).hopeless
+    assert not read(database, registry, (scope, "v1")).all_lacking_set_aside
     database.complete(database.claim_one())
-    assert look(database, registry, (scope, "v1")).hopeless
+    assert read(database, registry, (scope, "v1")).all_lacking_set_aside

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from core.failures import FIRST_DELAY, LONGEST_DELAY, delay_after
+from core.failures import FIRST_DELAY, MAX_DELAY, delay_after
 
 
 def test_delays_grow_to_a_bound() -> None:
@@ -12,7 +12,7 @@ def test_delays_grow_to_a_bound() -> None:
 
     assert delays[0] == FIRST_DELAY
     assert delays == sorted(delays)
-    assert delays[-1] == LONGEST_DELAY
+    assert delays[-1] == MAX_DELAY
 
 
 def test_the_default_of_eight_attempts_outlasts_a_night() -> None:
@@ -21,4 +21,4 @@ def test_the_default_of_eight_attempts_outlasts_a_night() -> None:
 
 @pytest.mark.parametrize("attempts", [-5, 0, 10**9])
 def test_out_of_range_counts_are_accepted(attempts: int) -> None:
-    assert FIRST_DELAY <= delay_after(attempts) <= LONGEST_DELAY
+    assert FIRST_DELAY <= delay_after(attempts) <= MAX_DELAY

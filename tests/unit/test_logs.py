@@ -37,13 +37,13 @@ def test_a_line_has_its_time_in_utc_level_name_and_message() -> None:
     "value", ["plain", "two words", 'a "quote"', "a=b", "", "back\\slash", "two\nlines", "\x1b[31mred", "é"]
 )
 def test_every_value_can_be_read_from_its_line(value: str) -> None:
-    written = line("layer failed digest=%s reason=%s then=%s", "sha256:0", value, "set aside")
+    written = line("layer failed digest=%s reason=%s next=%s", "sha256:0", value, "set aside")
 
     assert "\n" not in written
     found = {
         name: json.loads(text) if text.startswith('"') else text for name, text in FIELD.findall(written)
     }
-    assert found == {"digest": "sha256:0", "reason": value, "then": "set aside"}
+    assert found == {"digest": "sha256:0", "reason": value, "next": "set aside"}
 
 
 def test_other_text_is_not_a_field() -> None:

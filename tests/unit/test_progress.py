@@ -111,8 +111,8 @@ def test_without_a_terminal_lines_at_intervals_name_the_remaining_time(
             progress.step(note="3 new")
 
     assert caplog.messages == [
-        "progress what=backfill done=30 total=600 unit=layers eta=09:30 note=3 new",
-        "progress what=backfill done=60 total=600 unit=layers eta=09:00 note=3 new",
+        "progress name=backfill done=30 total=600 unit=layers eta=09:30 note=3 new",
+        "progress name=backfill done=60 total=600 unit=layers eta=09:00 note=3 new",
     ]
     assert written.getvalue() == ""
 
@@ -137,8 +137,8 @@ def test_an_unknown_total_is_reported_as_unknown(clock: Clock, caplog: pytest.Lo
         progress.step(5)
 
     assert caplog.messages == [
-        "progress what=backfill done=0 total=? unit=tags eta=? note=-",
-        "progress what=backfill done=20 total=? unit=tags eta=? note=-",
+        "progress name=backfill done=0 total=? unit=tags eta=? note=-",
+        "progress name=backfill done=20 total=? unit=tags eta=? note=-",
         # More was done than expected: nothing is known to remain.
-        "progress what=backfill done=25 total=5 unit=tags eta=00:00 note=-",
+        "progress name=backfill done=25 total=5 unit=tags eta=00:00 note=-",
     ]

@@ -139,8 +139,8 @@ def test_idle_runs_are_logged_at_debug_only(caplog: pytest.LogCaptureFixture) ->
         assert comes_true(lambda: caplog.text.count("job done") == 2)
 
     levels = {record.getMessage(): record.levelname for record in caplog.records}
-    assert levels["job done name=idle did=nothing"] == "DEBUG"
-    assert levels["job done name=busy did=a lot"] == "INFO"
+    assert levels["job done name=idle result=nothing"] == "DEBUG"
+    assert levels["job done name=busy result=a lot"] == "INFO"
 
 
 def test_a_job_that_keeps_failing_is_logged_once_until_it_works(caplog: pytest.LogCaptureFixture) -> None:

@@ -295,13 +295,15 @@ def test_a_sqlite_file_that_cannot_exist_is_an_outage(tmp_path: Path) -> None:
 
 def test_a_sqlite_writer_waits_for_another_until_its_time_out(tmp_path: Path) -> None:
     waiting_writer = Database.created(create_engine_for(file=tmp_path / "queue.sqlite"))
-    impatient = Database.created(create_engine_for(url=f"sqlite:///{tmp_path / 'queue.sqlite'}?timeout=0.05"))
+    short_timeout = Database.created(
+        create_engine_for(url=f"sqlite:///{tmp_path / 'queue.sqlite'}?timeout=0.05")
+    )
     with transaction(waiting_writer.engine) as connection:
         with pytest.raises(DatabaseDown, match="database is locked"):
-            impatient.enqueue(A)
+            short_timeout.enqueue(A)
         # Readers need not wait.
-        with reading(impatient.engine) as reader:
-            assert reader.scalars(sa.select(impatient.tables.mapping.c.digest)).all() == []
+        with reading(short_timeout.engine) as reader:
+            assert reader.scalars(sa.select(short_timeout.tables.mapping.c.digest)).all() == []
         waiting = ThreadPoolExecutor(1)
         queued = waiting.submit(waiting_writer.enqueue, B)
         time.sleep(0.05)
@@ -309,7 +311,7 @@ def test_a_sqlite_writer_waits_for_another_until_its_time_out(tmp_path: Path) ->
         connection.execute(sa.insert(waiting_writer.tables.mapping).values(digest=str(A), brewed=1))
     assert queued.result() == 1
     waiting.shutdown()
-    for database in (waiting_writer, impatient):
+    for database in (waiting_writer, short_timeout):
         database.engine.dispose()
 
 

@@ -44,7 +44,7 @@ def test_the_counts_are_those_of_queue_status(busy: Database) -> None:
 
 
 def test_counting_stops_at_the_limit(busy: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(queue_counts, "MOST_COUNTED", 2)
+    monkeypatch.setattr(queue_counts, "MAX_COUNTED", 2)
     with reading(busy.engine) as connection:
         counts = count_queue(connection, busy.tables, now=NOW)
 
@@ -94,8 +94,8 @@ def test_rows_at_the_end_of_a_large_table_are_found_by_an_index(
     on_postgres: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A sequential scan that stops at a limit seems cheap if such rows are spread evenly, but they are not."""
-    monkeypatch.setattr(queue_counts, "MOST_COUNTED", 100)
-    monkeypatch.setattr(failures, "_MOST_COUNTED", 100)
+    monkeypatch.setattr(queue_counts, "MAX_COUNTED", 100)
+    monkeypatch.setattr(failures, "_MAX_COUNTED", 100)
     queue, brewed, last = on_postgres.tables.queue.name, 20_000, 32_000
     kinds = f"CASE WHEN i <= {brewed} OR mod(i, 3) = 0 THEN NULL WHEN mod(i, 3) = 1 THEN 0 ELSE {NOW} + i END"
     on_postgres.execute(

@@ -73,7 +73,7 @@ def test_layers_locked_by_hand_without_a_queue_row_are_left_out(database: Databa
 
 
 def test_a_database_that_hangs_is_abandoned(on_postgres: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(queue_counts, "MOST_SECONDS", 0.1)
+    monkeypatch.setattr(queue_counts, "MAX_SECONDS", 0.1)
     with transaction(on_postgres.engine) as other:
         other.exec_driver_sql(f"LOCK TABLE {on_postgres.tables.queue.name} IN ACCESS EXCLUSIVE MODE")
         with pytest.raises(DatabaseDown, match="no answer in time"):

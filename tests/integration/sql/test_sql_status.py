@@ -13,7 +13,7 @@ from sql.layers import find_layer, find_layers, known_layers, list_scopes
 from sql.legacy_ids import LegacyId, adopt_legacy_ids
 from sql.manifests import enqueue_manifests, fail_manifest
 from sql.queue_counts import count_waiting
-from sql.scopes import MOST_SCOPES
+from sql.scopes import MAX_SCOPES
 from sql.tables import Priority
 from sql.transaction import reading, transaction
 from tests.integration.sql.database import NOW, Database, digest_of, rbtorrent_id_of
@@ -131,7 +131,7 @@ def test_delayed_layers_have_their_reason_and_times(database: Database) -> None:
 def test_the_rarest_of_very_many_reasons_are_one_entry(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sql.status._MOST_REASONS", 2)
+    monkeypatch.setattr("sql.status._MAX_REASONS", 2)
     database.enqueue(A, B, C, D, E)
     for claim, reason in zip(database.claim(5), ["one", "two", "two", "three", "two"], strict=True):
         database.set_aside(claim, reason=reason)
@@ -207,15 +207,15 @@ def test_records_of_known_layers_are_found_together(database: Database) -> None:
 
 
 def test_a_record_names_the_first_repositories_of_a_layer_that_has_many(database: Database) -> None:
-    names = [f"team/{number:04}" for number in range(MOST_SCOPES + 1)]
-    database.enqueue_all([Layer(A, tuple(names), None), Layer(B, tuple(names[:MOST_SCOPES]), None)])
-    assert (database.layer(A).scopes, database.layer(A).more_scopes) == (tuple(names[:MOST_SCOPES]), True)
-    assert (database.layer(B).scopes, database.layer(B).more_scopes) == (tuple(names[:MOST_SCOPES]), False)
+    names = [f"team/{number:04}" for number in range(MAX_SCOPES + 1)]
+    database.enqueue_all([Layer(A, tuple(names), None), Layer(B, tuple(names[:MAX_SCOPES]), None)])
+    assert (database.layer(A).scopes, database.layer(A).more_scopes) == (tuple(names[:MAX_SCOPES]), True)
+    assert (database.layer(B).scopes, database.layer(B).more_scopes) == (tuple(names[:MAX_SCOPES]), False)
     [scopes] = [line for line in layer_lines(asdict(database.layer(A))) if line.startswith("scopes")]
     assert scopes.endswith("team/0099 and more")
     for claim in database.claim():
         database.set_aside(claim)
-    assert [len(layer.scopes) for layer in database.status().set_aside_layers] == [MOST_SCOPES, MOST_SCOPES]
+    assert [len(layer.scopes) for layer in database.status().set_aside_layers] == [MAX_SCOPES, MAX_SCOPES]
 
 
 def test_scopes_are_listed_once_each(database: Database) -> None:
