@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from core.errors import DatabaseError
-from core.metrics import DATABASE_UP, Readings
+from core.metrics import DATABASE_UP, LAST_BREWED, QUEUE_LAYERS, QUEUE_OLDEST, Readings
 
 WAIT_SECONDS = 1.0
 """How long a scrape waits for new values; then it gets the previous ones."""
@@ -23,6 +23,17 @@ HANGING_SECONDS = 10.0
 """A database that has not answered for this long counts as down."""
 
 log = logging.getLogger(__name__)
+
+
+def queue_readings(
+    layers: Mapping[tuple[str, str], int], oldest_waiting: Mapping[str, int], last_brewed: int | None
+) -> Readings:
+    """Return the gauges of the queue for what sql/queue_counts.py has read (its QueueMetrics)."""
+    return {
+        QUEUE_LAYERS: {labels: float(number) for labels, number in layers.items()},
+        QUEUE_OLDEST: {(priority,): float(seconds) for priority, seconds in oldest_waiting.items()},
+        LAST_BREWED: {} if last_brewed is None else {(): float(last_brewed)},
+    }
 
 
 class QueueGauges:

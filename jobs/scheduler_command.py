@@ -10,7 +10,7 @@ from functools import partial
 from core.command_line import DONE
 from core.metrics import Readings, start_metrics
 from core.metrics_server import serve_metrics
-from core.queue_gauges import QueueGauges
+from core.queue_gauges import QueueGauges, queue_readings
 from core.stopping import wait_until
 from core.wake import WakeListener
 from jobs.run_records import RunRecorder, recording
@@ -76,4 +76,4 @@ def start_scheduler(service: Service, arguments: argparse.Namespace) -> int:
 def read_gauges(service: Service) -> Readings:
     """Return the gauges of the queue. Raises DatabaseDown."""
     with reading(service.writable_engine) as connection:
-        return read_queue(connection, service.tables, now=service.now(connection))
+        return queue_readings(*read_queue(connection, service.tables, now=service.now(connection)))

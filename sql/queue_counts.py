@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import sqlalchemy as sa
 
-from core.metrics import LAST_BREWED, QUEUE_LAYERS, QUEUE_OLDEST, Readings
 from sql.postgresql import query_timeout
 from sql.tables import AT_ONCE, Priority, Tables, is_locked, is_set_aside
 
@@ -34,6 +33,17 @@ class QueueCounts:
     set_aside: int
     set_aside_manifests: int
     oldest_waiting: int | None
+
+
+class QueueMetrics(NamedTuple):
+    """The metrics of the queue. `layers` are their numbers by state and priority; `oldest_waiting` the age in
+    seconds of the oldest one that may be brewed now, by priority; `last_brewed` the seconds since any layer
+    was brewed, None if none was.
+    """
+
+    layers: dict[tuple[str, str], int]
+    oldest_waiting: dict[str, int]
+    last_brewed: int | None
 
 
 def count_queue(connection: sa.Connection, tables: Tables, *, now: int) -> QueueCounts:
@@ -118,7 +128,7 @@ def locked_digests(tables: Tables) -> sa.Select[str]:
     return sa.select(tables.mapping.c.digest).where(is_locked(tables.mapping))
 
 
-def read_queue(connection: sa.Connection, tables: Tables, *, now: int) -> Readings:
+def read_queue(connection: sa.Connection, tables: Tables, *, now: int) -> QueueMetrics:
     """Return the metrics of the queue.
 
     Waiting layers may be brewed now; delayed ones wait for a retry. No statement reads more rows as brewed
@@ -129,19 +139,19 @@ def read_queue(connection: sa.Connection, tables: Tables, *, now: int) -> Readin
         counts = _count_by_state(connection, tables)
         oldest = _oldest_waiting(connection, tables)
         last = connection.scalar(sa.select(sa.func.max(brewed)).where(brewed <= now))
-    return {
-        QUEUE_LAYERS: {
-            (state, _label(priority)): float(layers)
+    return QueueMetrics(
+        layers={
+            (state, _label(priority)): layers
             for state, by_priority in counts.items()
             for priority, layers in by_priority.items()
         },
-        QUEUE_OLDEST: {
-            (_label(priority),): max(0.0, float(now - added))
+        oldest_waiting={
+            _label(priority): max(0, now - added)
             for priority, added in oldest.items()
             if counts["waiting"][priority]
         },
-        LAST_BREWED: {} if last is None else {(): float(now - last)},
-    }
+        last_brewed=None if last is None else now - last,
+    )
 
 
 def _label(priority: Priority) -> str:

@@ -25,7 +25,7 @@ from core.errors import NO_ANSWER, AccessDenied
 from core.health import HealthCheck
 from core.logs import choose_request_id, request_id
 from core.metrics import Readings
-from core.queue_gauges import QueueGauges
+from core.queue_gauges import QueueGauges, queue_readings
 from core.registry.client import RegistryClient
 from core.torrents.store import MetainfoStore
 from sql.queue_counts import read_queue
@@ -176,7 +176,7 @@ def build_app(
 
     def read() -> Readings:
         with reading(engine) as connection:
-            return read_queue(connection, tables, now=database_clock(connection))
+            return queue_readings(*read_queue(connection, tables, now=database_clock(connection)))
 
     web.metrics.install(app, networks, QueueGauges(read, timer).readings)
     return app

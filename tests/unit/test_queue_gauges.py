@@ -8,8 +8,8 @@ import pytest
 
 import core.queue_gauges
 from core.errors import DatabaseDown
-from core.metrics import DATABASE_UP, QUEUE_LAYERS, Readings
-from core.queue_gauges import HANGING_SECONDS, KEEP_SECONDS, QueueGauges
+from core.metrics import DATABASE_UP, LAST_BREWED, QUEUE_LAYERS, QUEUE_OLDEST, Readings
+from core.queue_gauges import HANGING_SECONDS, KEEP_SECONDS, QueueGauges, queue_readings
 
 VALUES: Readings = {QUEUE_LAYERS: {("waiting", "pushed"): 3.0}}
 
@@ -71,3 +71,15 @@ def test_a_database_that_hangs_delays_no_scrape(database: Database, monkeypatch:
     assert gauges.readings() == {DATABASE_UP: {(): 0.0}}
     assert database.reads == 2
     database.answers.set()
+
+
+def test_each_count_becomes_a_gauge_with_its_labels() -> None:
+    assert queue_readings({("waiting", "pushed"): 3}, {"pushed": 60}, 30) == {
+        QUEUE_LAYERS: {("waiting", "pushed"): 3.0},
+        QUEUE_OLDEST: {("pushed",): 60.0},
+        LAST_BREWED: {(): 30.0},
+    }
+
+
+def test_no_gauge_has_a_value_for_what_has_never_happened() -> None:
+    assert queue_readings({}, {}, None) == {QUEUE_LAYERS: {}, QUEUE_OLDEST: {}, LAST_BREWED: {}}
