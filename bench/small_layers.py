@@ -7,7 +7,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +23,6 @@ from core.layer import Layer
 from core.registry.client import RegistryClient
 from core.torrents.store import DirectoryStore
 from jobs.brew import brew
-from jobs.brew_settings import BrewSettings
 from sql.engine import create_engine_for
 from sql.enqueue import enqueue_layers
 from sql.schema import create_missing
@@ -34,6 +32,7 @@ from tests.servers.layers import layer_bytes
 from tests.servers.postgres import start_postgres
 from tests.servers.push import Descriptor, push_blob
 from tests.servers.registry import Registry, start_registry
+from tests.services import service_of
 
 LAYERS = 1_000
 SIZE = 4_096
@@ -91,16 +90,10 @@ def brewed(registry: Registry, layers: list[Descriptor], url: str, store: Path) 
         new = [Layer(Digest.parse(layer.digest), (SCOPE,), layer.size) for layer in layers]
         enqueue_layers(connection, tables, new, priority=Priority.PUSHED, now=int(time.time()))
     client = RegistryClient(DockerRegistry(host=registry.netloc, proto="http"), HttpClient(2, 30))
-    settings = BrewSettings(
-        engine=engine,
-        tables=tables,
-        source=RegistryBlobs(client),
-        store=DirectoryStore(store),
-        brewer="bench:1",
-        workers=WORKERS,
-    )
+    parts = {"source": RegistryBlobs(client), "store": DirectoryStore(store), "brewer_name": "bench:1"}
+    service = service_of(engine, tables, parts=parts, brewer={"workers": WORKERS})
     begun = time.perf_counter()
-    summary = brew(settings, threading.Event())
+    summary = brew(service)
     took = time.perf_counter() - begun
     engine.dispose()
     assert summary.brewed == len(layers), str(summary)

@@ -17,9 +17,9 @@ from core.errors import DatabaseDown
 from core.logs import start_in_context
 from core.torrents.brewing import Brewed
 from jobs.brew_layer import LayerBrewer, Outcome
-from jobs.brew_settings import BrewSettings
 from jobs.held_locks import HeldLocks
 from jobs.release_locks import release_locks
+from jobs.service import Service
 from sql.claims import Claim, claim_layers
 from sql.enqueue import adopt_layers
 from sql.history import Brews
@@ -59,18 +59,18 @@ class BrewSummary:
         return f"brewed {self.brewed}, failed {self.failed}{returned}, waiting {waiting}{paused}"
 
 
-def brew(settings: BrewSettings, stop: threading.Event) -> BrewSummary:
-    """Brew until the queue is empty or `stop` is set. Raises DatabaseDown if the first claim fails.
+def brew(service: Service) -> BrewSummary:
+    """Brew until the queue is empty or the service is stopped. Raises DatabaseDown if the first claim fails.
 
     Locks of brewers that died are released first. At most `layers_per_chunk` layers are locked at once. While
     full chunks are claimed, the next one follows as soon as a worker is idle, so that one long layer does not
-    delay the others. When `stop` is set, locked layers are returned at once.
+    delay the others. When it is stopped, locked layers are returned at once.
 
     While the layer source or the metainfo store as a whole is down, the run pauses: layers go back to the
     queue without counting an attempt, and no further one is read. The run ends when none is in progress; the
     next one first probes what was down.
     """
-    return _Run(settings, stop).run()
+    return _Run(service).run()
 
 
 class _Run:
@@ -80,21 +80,24 @@ class _Run:
     returned its locks by then, so nothing is lost with the thread.
     """
 
-    def __init__(self, settings: BrewSettings, stop: threading.Event) -> None:
-        self.settings = settings
-        self.stop = stop
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self.config = service.config
+        self.engine = service.database
+        self.tables = service.tables
+        self.stop = service.stop
         self.summary = BrewSummary()
-        self.outages = settings.outages
+        self.outages = service.brew_outages
         self.todo: queue.SimpleQueue[Digest | None] = queue.SimpleQueue()
         self.done: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
         self.held = HeldLocks(
-            settings.engine,
-            settings.tables,
-            settings.clock,
-            expires=settings.brew_discard_timeout,
+            self.engine,
+            self.tables,
+            service.clock,
+            expires=self.config.brewer.brew_discard_timeout,
             outage=self.outages.database,
         )
-        self.brewer = LayerBrewer(settings, self.held, self._interrupted)
+        self.brewer = LayerBrewer(service, self.held, self._interrupted)
         self.threads: list[threading.Thread] = []
         self.in_progress = 0
         self.next_claim = 0.0
@@ -105,8 +108,8 @@ class _Run:
             self._brew_queue()
         self.summary.paused = self.brewer.paused
         try:
-            with reading(self.settings.engine) as connection:
-                self.summary.waiting = count_waiting(connection, self.settings.tables)
+            with reading(self.engine) as connection:
+                self.summary.waiting = count_waiting(connection, self.tables)
         except DatabaseDown as error:
             self.summary.waiting = None
             self.outages.database.failed(error)
@@ -114,7 +117,7 @@ class _Run:
 
     def _brew_queue(self) -> None:
         try:
-            self._release()
+            release_locks(self.service)
             self._claim()
             if self.in_progress:
                 self._passes(self.brewer.probe_store)
@@ -122,50 +125,37 @@ class _Run:
                 self._start_workers()
                 self._collect(timeout=_TICK)
                 self.held.renew_if_due()
-                if self.in_progress < self.settings.workers:
+                if self.in_progress < self.config.brewer.workers:
                     self._claim_more()
         finally:
             self._end()
 
-    def _release(self) -> None:
-        settings = self.settings
-        release_locks(
-            settings.engine,
-            settings.tables,
-            clock=settings.clock,
-            brew_discard_timeout=settings.brew_discard_timeout,
-            max_attempts=settings.max_attempts,
-        )
-
     def _claim(self) -> None:
         """Lock layers until there are `layers_per_chunk`, and put them on the workers' list."""
-        settings = self.settings
-        wanted = settings.layers_per_chunk - self.in_progress
-        with transaction(settings.engine) as connection:
+        wanted = self.config.brewer.layers_per_chunk - self.in_progress
+        with transaction(self.engine) as connection:
             claims = self._claim_up_to(connection, wanted)
             if len(claims) < wanted:
                 # Search for rows inserted by hand only when the queue is empty.
-                now = settings.clock(connection)
-                if adopt_layers(connection, settings.tables, now=now, limit=wanted):
+                now = self.service.now(connection)
+                if adopt_layers(connection, self.tables, now=now, limit=wanted):
                     claims += self._claim_up_to(connection, wanted - len(claims))
         self.outages.database.succeeded()
-        self.next_claim = time.monotonic() + (0.0 if len(claims) == wanted else settings.sleep_time)
+        self.next_claim = time.monotonic() + (0.0 if len(claims) == wanted else self.config.brewer.sleep_time)
         self.held.add(claims)
         self.in_progress += len(claims)
         for claim in claims:
             self.todo.put(claim.digest)
 
     def _claim_up_to(self, connection: Connection, limit: int) -> list[Claim]:
-        settings = self.settings
-        return claim_layers(
-            connection, settings.tables, now=settings.clock(connection), limit=limit, brewer=settings.brewer
-        )
+        now, brewer = self.service.now(connection), self.service.brewer_name
+        return claim_layers(connection, self.tables, now=now, limit=limit, brewer=brewer)
 
     def _claim_more(self) -> None:
         """Claim again when due; during an outage, when it is over."""
         if time.monotonic() < self.next_claim:
             return
-        self.next_claim = time.monotonic() + self.settings.sleep_time
+        self.next_claim = time.monotonic() + self.config.brewer.sleep_time
         if not self._passes(self.brewer.resume):
             return
         try:
@@ -196,7 +186,7 @@ class _Run:
         return False
 
     def _start_workers(self) -> None:
-        while len(self.threads) < min(self.settings.workers, self.in_progress):
+        while len(self.threads) < min(self.config.brewer.workers, self.in_progress):
             self.threads.append(start_in_context(f"brew-{len(self.threads)}", self._work))
 
     def _collect(self, timeout: float) -> None:
@@ -207,10 +197,10 @@ class _Run:
                 self.in_progress -= 1
                 if isinstance(outcome, Brewed):
                     self.summary.brewed += 1
-                    self.settings.counter.add(Brews(brewed=1, bytes=outcome.size))
+                    self.service.brew_counter.add(Brews(brewed=1, bytes=outcome.size))
                 elif outcome == "failed":
                     self.summary.failed += 1
-                    self.settings.counter.add(Brews(failed=1))
+                    self.service.brew_counter.add(Brews(failed=1))
                 self.summary.returned += outcome == "returned"
                 outcome = self.done.get_nowait()
         except queue.Empty:

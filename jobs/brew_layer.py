@@ -24,9 +24,9 @@ from core.failures import delay_after
 from core.layer import Layer
 from core.metrics import BREW_SECONDS, BREWED_BYTES, BREWS, PUSH_TO_ID_SECONDS
 from core.torrents.brewing import Brewed, brew_layer
-from jobs.brew_settings import BrewSettings
 from jobs.dependency import Dependency, Probe
 from jobs.held_locks import HeldLocks
+from jobs.service import Service
 from sql.claims import Claim, complete_layer, fail_layer
 from sql.requeue import list_brewed_here
 from sql.scopes import find_scopes
@@ -57,29 +57,33 @@ class LayerBrewer:
     its end.
     """
 
-    def __init__(self, settings: BrewSettings, held: HeldLocks, interrupted: Callable[[], bool]) -> None:
-        self._settings = settings
+    def __init__(self, service: Service, held: HeldLocks, interrupted: Callable[[], bool]) -> None:
+        self._service = service
+        self._config = service.config
+        self._engine = service.database
+        self._tables = service.tables
+        self._source = service.source
+        self._store = service.store
+        self._outages = service.brew_outages
         self._held = held
         self._interrupted = interrupted
-        self._source = settings.outages.source
-        self._store = settings.outages.store
 
     @property
     def paused(self) -> str | None:
         """The outage for which layers are returned."""
-        return self._source.outage or self._store.outage
+        return self._outages.source.outage or self._outages.store.outage
 
     def resume(self) -> bool:
         """Probe what was down. Return whether everything works."""
-        source = self._source.resume(self._probe_source)
-        store = self._store.resume(self._settings.store.check)
+        source = self._outages.source.resume(self._probe_source)
+        store = self._outages.store.resume(self._store.check)
         return source and store
 
     def probe_store(self) -> bool:
         """Pause if the metainfo store accepts no writes, before reading layers needlessly. Return whether it
         accepts them.
         """
-        return not self._store.is_down(self._settings.store.check)
+        return not self._outages.store.is_down(self._store.check)
 
     def _probe_source(self) -> None:
         """Raise DockerTorrentsError if the source is down.
@@ -87,9 +91,8 @@ class LayerBrewer:
         A registry whose storage is down still answers, but returns no blob: reading layers that were brewed
         before distinguishes that from a single unreadable layer.
         """
-        source = self._settings.source
         try:
-            source.check()
+            self._source.check()
         except Refused as error:
             # S3 may refuse to list a bucket but return its objects.
             if error.status != 403:
@@ -97,7 +100,7 @@ class LayerBrewer:
         failures = []
         for layer in self._some_brewed():
             try:
-                source.size(layer)
+                self._source.size(layer)
             except NO_ANSWER as error:
                 failures.append(error)
             except DockerTorrentsError:
@@ -108,17 +111,16 @@ class LayerBrewer:
             raise failures[0]
 
     def _some_brewed(self) -> list[Layer]:
-        tables = self._settings.tables
         anywhere = Digest.PREFIX + secrets.token_hex(32)
         try:
-            with reading(self._settings.engine) as connection:
+            with reading(self._engine) as connection:
                 pages = [
-                    list_brewed_here(connection, tables, after=after, limit=_PAGE)[0]
+                    list_brewed_here(connection, self._tables, after=after, limit=_PAGE)[0]
                     for after in (anywhere, "")
                 ]
                 digests = list(dict.fromkeys(layer.digest for page in pages for layer in page))
                 chosen = secrets.SystemRandom().sample(digests, min(_CANDIDATES, len(digests)))
-                scopes = find_scopes(connection, tables, chosen)
+                scopes = find_scopes(connection, self._tables, chosen)
         except DatabaseError:
             return []
         return [Layer(digest, scopes[digest]) for digest in chosen if digest in scopes][:_SAMPLES]
@@ -128,14 +130,13 @@ class LayerBrewer:
         outcome = self._brew(digest)
         if isinstance(outcome, Brewed):
             BREWS.count("brewed")
-            BREWED_BYTES.count(self._settings.backend, amount=outcome.size)
-            BREW_SECONDS.count(self._settings.backend, amount=outcome.seconds)
+            BREWED_BYTES.count(self._config.layers.source, amount=outcome.size)
+            BREW_SECONDS.count(self._config.layers.source, amount=outcome.seconds)
         else:
             BREWS.count(outcome)
         return outcome
 
     def _brew(self, digest: Digest) -> Outcome:
-        settings = self._settings
         claim = self._held.claim(digest)
         if claim is None:
             return "lost"
@@ -143,11 +144,11 @@ class LayerBrewer:
             return self._return(claim)
         try:
             brewed = brew_layer(
-                settings.source,
-                settings.store,
+                self._source,
+                self._store,
                 claim.layer,
-                private=settings.private,
-                connections=settings.connections,
+                private=self._config.torrents.private,
+                connections=self._config.layers.connections,
                 interrupted=self._interrupted,
             )
         except Interrupted:
@@ -158,25 +159,24 @@ class LayerBrewer:
             # The size came from a manifest. At the next attempt only the digest is verified.
             return self._failed(claim, str(error), forget_size=True)
         except StoreFailed as error:
-            return self._failed_by(claim, error, self._store, settings.store.check)
+            return self._failed_by(claim, error, self._outages.store, self._store.check)
         except DockerTorrentsError as error:
             if error.permanent or isinstance(error, NotFound):
                 return self._failed(claim, str(error), permanent=error.permanent)
-            return self._failed_by(claim, error, self._source, self._probe_source)
+            return self._failed_by(claim, error, self._outages.source, self._probe_source)
         except Exception as error:
             log.exception("layer failed, internal error digest=%s", digest)
             return self._failed(claim, f"{type(error).__name__}: {error}")
         return self._complete(claim, brewed)
 
     def _complete(self, claim: Claim, brewed: Brewed) -> Outcome:
-        settings = self._settings
         now = 0
 
         def complete(connection: Connection, held: Claim) -> bool:
             nonlocal now
-            now, tables = settings.clock(connection), settings.tables
+            now = self._service.now(connection)
             return complete_layer(
-                connection, tables, held, rbtorrent_id=brewed.rbtorrent_id, size=brewed.size, now=now
+                connection, self._tables, held, rbtorrent_id=brewed.rbtorrent_id, size=brewed.size, now=now
             )
 
         try:
@@ -208,16 +208,15 @@ class LayerBrewer:
         self, claim: Claim, reason: str, *, permanent: bool = False, forget_size: bool = False
     ) -> Outcome:
         """Count the failure and record its reason: set aside, or retried after a growing delay."""
-        settings = self._settings
         attempts = claim.attempts + 1
-        last = permanent or attempts >= settings.max_attempts
+        last = permanent or attempts >= self._config.brewer.max_attempts
         delay = delay_after(attempts)
 
         def record(connection: Connection, held: Claim) -> bool:
-            now = settings.clock(connection)
+            now = self._service.now(connection)
             return fail_layer(
                 connection,
-                settings.tables,
+                self._tables,
                 held,
                 reason=reason,
                 next_try=None if last else now + delay,

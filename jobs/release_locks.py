@@ -5,13 +5,11 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
-from sqlalchemy import Engine
-
 from core.failures import MAX_DELAY
 from core.metrics import LOCKS_RELEASED
+from jobs.service import Service
 from sql.stale_locks import bring_forward, release_future_locks, release_stale_locks
-from sql.tables import Tables
-from sql.transaction import Clock, database_time, transaction
+from sql.transaction import transaction
 
 log = logging.getLogger(__name__)
 
@@ -31,30 +29,24 @@ class ReleaseSummary:
         return f"released {self.released}"
 
 
-def release_locks(
-    engine: Engine,
-    tables: Tables,
-    *,
-    brew_discard_timeout: int,
-    max_attempts: int,
-    clock: Clock = database_time,
-) -> ReleaseSummary:
+def release_locks(service: Service) -> ReleaseSummary:
     """Release the locks that were not renewed for `brew_discard_timeout` seconds.
 
     The death of a brewer counts as a failed attempt: a layer that kills its brewers is set aside after
     `max_attempts`. Locks that are as far in the future are released too, and retries later than any
     delay become due at once: the clock was set back. Raises DatabaseDown.
     """
-    with transaction(engine) as connection:
-        now = clock(connection)
+    timeout, max_attempts = service.config.brewer.brew_discard_timeout, service.config.brewer.max_attempts
+    with transaction(service.database) as connection:
+        tables, now = service.tables, service.now(connection)
         released = release_stale_locks(
-            connection, tables, older_than=now - brew_discard_timeout, max_attempts=max_attempts, now=now
+            connection, tables, older_than=now - timeout, max_attempts=max_attempts, now=now
         )
-        future = release_future_locks(connection, tables, ahead=brew_discard_timeout)
-        forward = bring_forward(connection, tables, latest=now + MAX_DELAY + brew_discard_timeout, now=now)
+        future = release_future_locks(connection, tables, ahead=timeout)
+        forward = bring_forward(connection, tables, latest=now + MAX_DELAY + timeout, now=now)
     LOCKS_RELEASED.count(amount=released + future)
     if released:
-        log.warning("locks released number=%d older_than_seconds=%d", released, brew_discard_timeout)
+        log.warning("locks released number=%d older_than_seconds=%d", released, timeout)
     if future or forward:
         log.warning("times in the future corrected locks=%d next_tries=%d", future, forward)
     return ReleaseSummary(released + future)

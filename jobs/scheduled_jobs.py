@@ -12,7 +12,6 @@ from core.config.config import Config
 from core.errors import ConfigInvalid
 from core.manifests.platform import Platform
 from jobs.brew import brew
-from jobs.brew_settings import BrewSettings
 from jobs.prune import prune
 from jobs.publish_whitelist import publish_whitelist
 from jobs.release_locks import release_locks
@@ -59,40 +58,6 @@ class Job:
         return self.interval(config) if callable(self.interval) else self.interval
 
 
-def _brew(service: Service) -> Summary:
-    config = service.config
-    return brew(
-        BrewSettings(
-            engine=service.database,
-            tables=service.tables,
-            source=service.source,
-            store=service.store,
-            brewer=service.brewer_name,
-            backend=config.layers.source,
-            private=config.torrents.private,
-            workers=config.brewer.workers,
-            connections=config.layers.connections,
-            layers_per_chunk=config.brewer.layers_per_chunk,
-            brew_discard_timeout=config.brewer.brew_discard_timeout,
-            sleep_time=config.brewer.sleep_time,
-            max_attempts=config.brewer.max_attempts,
-            outages=service.brew_outages,
-            counter=service.brew_counter,
-        ),
-        service.stop,
-    )
-
-
-def _release_locks(service: Service) -> Summary:
-    brewer = service.config.brewer
-    return release_locks(
-        service.database,
-        service.tables,
-        brew_discard_timeout=brewer.brew_discard_timeout,
-        max_attempts=brewer.max_attempts,
-    )
-
-
 def _scan_tags(service: Service) -> Summary:
     options = service.config.jobs.scan_tags
     return scan_tags(
@@ -118,14 +83,14 @@ JOBS = {
         Job(
             "brew",
             "brew the layers in the queue",
-            _brew,
+            brew,
             settings=lambda jobs: jobs.brew,
             interval=lambda config: config.brewer.sleep_time,
         ),
         Job(
             "release-locks",
             "release the locks of brewers that died",
-            _release_locks,
+            release_locks,
             settings=lambda jobs: jobs.release_locks,
             interval=60,
         ),

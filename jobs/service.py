@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from core.http.client import HttpClient
     from core.registry.client import RegistryClient
     from core.torrents.store import MetainfoStore
-    from jobs.brew_settings import BrewCounter, Outages
+    from jobs.brew_state import BrewCounter, Outages
 
 log = logging.getLogger(__name__)
 
@@ -178,7 +178,7 @@ class Service:
     @cached_property
     def brew_outages(self) -> Outages:
         """The outages of brewing's dependencies, kept across runs."""
-        from jobs.brew_settings import Outages
+        from jobs.brew_state import Outages
 
         return Outages()
 
@@ -190,7 +190,7 @@ class Service:
     @cached_property
     def brew_counter(self) -> BrewCounter:
         """Brewed layers that are not recorded in the history yet."""
-        from jobs.brew_settings import BrewCounter
+        from jobs.brew_state import BrewCounter
 
         return BrewCounter()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 from typing import Any
 
 import sqlalchemy as sa
@@ -28,3 +29,12 @@ def service_of(
         engine=engine, reader=engine, database=engine, tables=tables or build_tables(), **(parts or {})
     )
     return service
+
+
+def changed(service: Service, *, brewer: Mapping[str, Any] | None = None, **parts: object) -> Service:
+    """Return a copy of `service` with other `parts`, and other values in the configuration's `brewer`."""
+    other = copy(service)
+    section = service.config.brewer.model_copy(update=brewer)
+    other.config = service.config.model_copy(update={"brewer": section})
+    vars(other).update(parts)
+    return other

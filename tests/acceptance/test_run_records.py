@@ -10,7 +10,7 @@ import pytest
 import jobs.run_records
 from core.config.file import load_config
 from docker_torrents import CHECKS, web_app
-from jobs.brew_settings import BrewCounter
+from jobs.brew_state import BrewCounter
 from jobs.run_records import RunRecorder
 from jobs.service import Service
 from sql.history import Brews, JobRun, Sample, last_job_runs, samples

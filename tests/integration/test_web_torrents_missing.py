@@ -6,7 +6,6 @@ import hashlib
 import json
 import re
 import socket
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -21,7 +20,6 @@ from core.layer import Layer
 from core.torrents.brewing import brew_layer
 from core.torrents.store import MetainfoStore
 from jobs.brew import brew
-from jobs.brew_settings import BrewSettings
 from sql.engine import create_engine_for
 from sql.layers import find_rbtorrent_ids
 from sql.legacy_ids import LegacyId, adopt_legacy_ids
@@ -31,6 +29,7 @@ from tests.integration.sql.database import Database
 from tests.memory_source import MemorySource
 from tests.servers.layers import layer_bytes
 from tests.servers.postgres import start_postgres
+from tests.services import service_of
 from tests.web_parts import NOON, Parts, app_of, rows, web_parts
 from tests.wsgi import Answer, call
 from web.limits import DatabasePause
@@ -60,9 +59,13 @@ class Here:
     def brew(self) -> int:
         """Run the brewer, and return the number of brewed layers."""
         parts = self.parts
-        clock = lambda connection: int(self.now)  # noqa: E731
-        settings = BrewSettings(parts.engine, parts.tables, parts.source, parts.store, "host:1", clock=clock)
-        return brew(settings, threading.Event()).brewed
+        brewing = {
+            "source": parts.source,
+            "store": parts.store,
+            "brewer_name": "host:1",
+            "clock": lambda connection: int(self.now),
+        }
+        return brew(service_of(parts.engine, parts.tables, parts=brewing)).brewed
 
     def lose(self, digest: Digest = LAYER) -> None:
         self.parts.store.delete(digest)

@@ -1,4 +1,4 @@
-"""The settings of brewing, and its state across runs: outages, and counts for the history."""
+"""The state of brewing across runs: outages, and counts for the history."""
 
 from __future__ import annotations
 
@@ -6,17 +6,10 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
-from sqlalchemy import Engine
-
-from core.blobs.source import BlobSource
 from core.logs import OutageLog
-from core.torrents.store import MetainfoStore
 from jobs.dependency import Dependency
 from sql.history import Brews
-from sql.tables import Tables
-from sql.transaction import Clock, database_time
 
 log = logging.getLogger(__name__)
 
@@ -47,27 +40,3 @@ class BrewCounter:
         with self._lock:
             taken, self._counted = self._counted, Brews()
         return taken
-
-
-@dataclass(frozen=True)
-class BrewSettings:
-    """The settings of a run. Times are in seconds; `brewer` is the name shown to operators; `backend` is the
-    source in metrics.
-    """
-
-    engine: Engine
-    tables: Tables
-    source: BlobSource
-    store: MetainfoStore
-    brewer: str
-    backend: str = "registry"
-    private: bool = True
-    workers: int = 4
-    connections: int = 8
-    layers_per_chunk: int = 10
-    brew_discard_timeout: int = 300
-    sleep_time: float = 10.0
-    max_attempts: int = 8
-    clock: Clock = database_time
-    outages: Outages = field(default_factory=Outages)
-    counter: BrewCounter = field(default_factory=BrewCounter)
