@@ -157,6 +157,8 @@ def test_the_server_refuses_most_malformed_requests(start: Start) -> None:
         "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: x": 400,
         "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2": 400,
         "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: unknown": 400,
+        f"GET /{'a' * 70_000} HTTP/1.1\r\nHost: a": 414,
+        "GET / HTTP/1.1\r\nHost: a" + "\r\nX: a" * 200: 431,
         # These are left to nginx: see test_nginx.py.
         "GET / HTTP/1.1\r\nHost: a\r\nHost: b": 200,
         "GET / HTTP/1.1": 200,
