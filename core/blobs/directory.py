@@ -79,12 +79,12 @@ class DirectoryBlobs:
             raise _refusal(error, top) from error
         nothing: frozenset[str] = frozenset()
         # The path down: the remaining entries of each folder, and the links above it.
-        way = [(folder, _entries(str(top)), nothing)]
+        stack = [(folder, _entries(str(top)), nothing)]
         failed: RemoteError | None = None
-        while way:
-            path, entries, followed = way[-1]
+        while stack:
+            path, entries, followed = stack[-1]
             if not entries:
-                way.pop()
+                stack.pop()
                 continue
             entry = entries.pop()
             below = f"{path}/{entry.name}"
@@ -95,7 +95,7 @@ class DirectoryBlobs:
                 elif entry.name not in skipping:
                     target = {os.path.realpath(entry.path)} if entry.is_symlink() else nothing
                     if not target & followed:
-                        way.append((below, _entries(entry.path), followed | target))
+                        stack.append((below, _entries(entry.path), followed | target))
             except RemoteError as error:
                 failed = failed or error
             if file is not None:
