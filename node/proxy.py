@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any
 from urllib.parse import urlencode
 
 import bottle
 
 from core.digest import Digest
+from core.http.forwarding import end_to_end_headers
 from core.http.headers import Headers
 from core.names import parse_reference
 from core.registry.answers import retry_after
@@ -20,19 +19,6 @@ from node.upstream import Upstream
 
 TRY_ELSEWHERE = (408, 429)
 """containerd repeats these at the same host; anything from 500 on sends it to the next one."""
-_OF_THE_CONNECTION = frozenset(
-    (
-        "connection",
-        "keep-alive",
-        "proxy-authenticate",
-        "proxy-authorization",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-    )
-)
-_CONTROLS = re.compile(r"[\r\n\0]+[ \t]*")
 _QUERY = ("n", "last", "artifactType")
 
 
@@ -89,21 +75,11 @@ def not_passed_on(
 
 
 def unchanged(status: int, headers: Headers, body: object, *, head: bool) -> bottle.HTTPResponse:
-    """Return an answer without its connection headers (RFC 9110, 7.6.1)."""
+    """Return an answer as it is, without the headers of its connection."""
     response = bottle.HTTPResponse(body, status)
-    named = ",".join(headers.all("Connection")).lower()
-    dropped = _OF_THE_CONNECTION | {name.strip() for name in named.split(",")}
-    for name, value in headers:
-        if name.lower() not in dropped:
-            response.add_header(name, _value(value))
+    for name, value in end_to_end_headers(headers):
+        response.add_header(name, value)
     # Bottle adds these if they are missing, but not if they are empty.
     for name in ("Content-Type", "Content-Length") if head else ("Content-Type",):
         response.headers.dict.setdefault(name, [])
     return response
-
-
-def _value(value: str) -> str:
-    """Return a header for Bottle, which sends text as UTF-8; it was read as Latin-1 (PEP 3333)."""
-    with suppress(UnicodeError):
-        value = value.encode("latin-1").decode()
-    return _CONTROLS.sub(" ", value)

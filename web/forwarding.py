@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 
 from bottle import HTTPResponse
 
 from core.http.client import HttpAnswer
+from core.http.forwarding import end_to_end_headers
 
 FORWARDED = (
     "Accept",
@@ -30,21 +30,6 @@ FORWARDED = (
 log = logging.getLogger(__name__)
 
 _HOST = re.compile(r"[A-Za-z0-9._:\[\]-]{1,262}\Z")
-_CONTROLS = re.compile(r"[\r\n\0]+[ \t]*")
-_HOP_BY_HOP = frozenset(
-    (
-        "connection",
-        "keep-alive",
-        "proxy-authenticate",
-        "proxy-authorization",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "trailers",  # not a standard header, but servers drop it too
-        "transfer-encoding",
-        "upgrade",
-    )
-)
 
 
 def forwarded_headers(headers: Mapping[str, str], *, without: Iterable[str] = ()) -> dict[str, str]:
@@ -66,27 +51,9 @@ def untouched(answer: HttpAnswer, *, head: bool = False) -> HTTPResponse:
     if answer.status >= 500:
         log.warning("registry failed status=%d url=%s", answer.status, answer.target)
     response = HTTPResponse(answer.body, answer.status)
-    for name, value in end_to_end_headers(answer):
+    for name, value in end_to_end_headers(answer.headers):
         response.add_header(name, value)
     # Keeps Bottle from adding them if the registry did not send them.
     for name in ("Content-Type", "Content-Length") if head else ("Content-Type",):
         response.headers.dict.setdefault(name, [])
     return response
-
-
-def end_to_end_headers(answer: HttpAnswer, *, without: frozenset[str] = frozenset()) -> list[tuple[str, str]]:
-    """Return the answer's headers that are not about its connection (RFC 9110, 7.6.1).
-
-    `without` lists further names, in lower case.
-    """
-    named = ",".join(answer.headers.all("Connection")).lower()
-    dropped = _HOP_BY_HOP | without | {name.strip() for name in named.split(",")}
-    return [(name, _value(value)) for name, value in answer.headers if name.lower() not in dropped]
-
-
-def _value(value: str) -> str:
-    """Return a header's value, decoded as Latin-1 (PEP 3333), for Bottle, which encodes as UTF-8."""
-    with suppress(UnicodeError):
-        value = value.encode("latin-1").decode()
-    # Folded lines, which HTTP once allowed (RFC 9112, 5.2).
-    return _CONTROLS.sub(" ", value)

@@ -12,13 +12,14 @@ from core.config.config import DockerRegistry
 from core.digest import Digest
 from core.errors import ManifestInvalid
 from core.http.byte_range import etag_matches
+from core.http.forwarding import end_to_end_headers
 from core.manifests.platform import Platform
 from core.metrics import LAYERS
 from core.registry.client import RegistryClient
 from web.augment_rules import parse_path, requested_platform, wants_ids
 from web.augmented import with_ids
 from web.errors import error
-from web.forwarding import end_to_end_headers, forwarded_headers, untouched
+from web.forwarding import forwarded_headers, untouched
 from web.id_lookup import IdLookup
 from web.image_lookup import FoundImage, find_image
 from web.limits import ConcurrencyLimit
@@ -132,7 +133,7 @@ class ManifestHandler:
             answer = bottle.HTTPResponse(b"", 304)
         else:
             answer = bottle.HTTPResponse(augmented.body, 200)
-        for name, value in end_to_end_headers(found.answer, without=_ABOUT_THE_BODY):
+        for name, value in end_to_end_headers(found.answer.headers, without=_ABOUT_THE_BODY):
             answer.add_header(name, value)
         answer.add_header("Docker-Content-Digest", str(augmented.digest))
         answer.add_header("ETag", etag)
