@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 
 from bottle import HTTPError, HTTPResponse
+
+from core.registry.error_body import ERROR_TYPE, error_body
 
 _CODES = {400: "UNSUPPORTED", 404: "NOT_FOUND", 405: "UNSUPPORTED", 413: "SIZE_INVALID"}
 
@@ -14,9 +15,7 @@ def error(
     status: int, code: str, message: str, headers: Iterable[tuple[str, str]] = (), detail: object = None
 ) -> HTTPResponse:
     """Return an error in the registry's JSON. Neither `message` nor `detail` may contain a secret."""
-    entry = {"code": code, "message": message, "detail": detail}
-    answer = HTTPResponse(json.dumps({"errors": [entry]}).encode() + b"\n", status)
-    answer.set_header("Content-Type", "application/json; charset=utf-8")
+    answer = HTTPResponse(error_body(code, message, detail), status, {"Content-Type": ERROR_TYPE})
     for name, value in headers:
         answer.add_header(name, value)
     return answer

@@ -1,16 +1,13 @@
-"""Error answers in the registry's JSON, so that its clients understand them.
-
-Format: docker/distribution, spec/api.md, Errors: `{"errors": [{code, message, detail}]}`.
-"""
+"""Error answers in the registry's JSON, so that its clients understand them."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 
 from bottle import HTTPError, HTTPResponse
 
 from core.errors import DatabaseDown, InvalidName, ManifestInvalid, RemoteError, TimedOut
+from core.registry.error_body import ERROR_TYPE, error_body
 
 RETRY = (("Retry-After", "5"),)
 
@@ -44,9 +41,7 @@ def error(
     detail: object = None,
 ) -> HTTPResponse:
     """Return an error answer. `message` and `detail` must not contain a secret."""
-    body = json.dumps({"errors": [{"code": code, "message": message, "detail": detail}]})
-    answer = HTTPResponse(status=status, body=body.encode() + b"\n")
-    answer.set_header("Content-Type", "application/json; charset=utf-8")
+    answer = HTTPResponse(error_body(code, message, detail), status, {"Content-Type": ERROR_TYPE})
     for name, value in headers:
         answer.add_header(name, value)
     return answer
