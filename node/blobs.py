@@ -13,7 +13,7 @@ import bottle
 
 from core.digest import Digest
 from core.errors import Refused, TimedOut
-from core.http.byte_range import Span, etag_matches, range_holds, requested_span
+from core.http.byte_range import Span, applicable_range, etag_matches, requested_span, unsatisfied_range
 from node.answers import error, unavailable
 from node.bodies import CHUNK_BYTES, AwaitedBody, LayerBody, PassedBody
 from node.downloads import Downloads, Reader
@@ -67,9 +67,7 @@ class Blobs:
             return bottle.HTTPResponse(b"", 304, {"ETag": _etag(digest)})
         if environ["REQUEST_METHOD"] == "HEAD" or not verdict.size:
             return _answer(200, b"", digest, verdict.size)
-        range_ = header(environ, "Range")
-        if range_ is not None and not range_holds(header(environ, "If-Range"), _etag(digest)):
-            range_ = None
+        range_ = applicable_range(header(environ, "Range"), header(environ, "If-Range"), _etag(digest))
         with ExitStack() as held:
             if (refused := self._take_turn(held)) is not None:
                 return refused
@@ -77,9 +75,8 @@ class Blobs:
                 return self._pass(environ, scope, digest, authorization, range_, held)
             span = requested_span(range_, verdict.size)
             if span == "unsatisfiable":
-                answer = error(416, "RANGE_INVALID", "the layer has no such bytes")
-                answer.set_header("Content-Range", f"bytes */{verdict.size}")
-                return answer
+                message = "the layer has no such bytes"
+                return error(416, "RANGE_INVALID", message, [unsatisfied_range(verdict.size)])
             whole = Span(0, verdict.size)
             layer = Layer(digest, scope, verdict.size)
             try:

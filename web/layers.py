@@ -22,7 +22,7 @@ from core.errors import (
     RemoteError,
     TimedOut,
 )
-from core.http.byte_range import Span, etag_matches, range_holds, requested_span
+from core.http.byte_range import Span, applicable_range, etag_matches, requested_span, unsatisfied_range
 from core.layer import Layer
 from core.logs import OutageLog
 from core.torrents.capability import verify
@@ -100,12 +100,11 @@ class LayerHandler:
         if size == 0:
             return _answer(200, b"", layer, 0)  # Bottle does not close a body without chunks
         headers = request_headers()
-        requested = headers.get("Range") if range_holds(headers.get("If-Range"), _etag(layer)) else None
+        requested = applicable_range(headers.get("Range"), headers.get("If-Range"), _etag(layer))
         span = requested_span(requested, size)
         if span == "unsatisfiable":
-            answer = error(416, "RANGE_INVALID", "the layer has no such bytes", detail={"size": size})
-            answer.set_header("Content-Range", f"bytes */{size}")
-            return answer
+            message = "the layer has no such bytes"
+            return error(416, "RANGE_INVALID", message, [unsatisfied_range(size)], detail={"size": size})
         whole = span == "whole"
         span = Span(0, size) if span == "whole" else span
         # Some registries and caches do not support ranges: read the whole layer without one.

@@ -54,12 +54,17 @@ def requested_span(header: str | None, size: int) -> Span | Literal["whole", "un
     return Span(max(0, size - suffix), min(suffix, size))
 
 
-def range_holds(if_range: str | None, etag: str) -> bool:
-    """Return whether Range applies with this If-Range: strong comparison with `etag` (RFC 9110, 13.1.5).
+def applicable_range(header: str | None, if_range: str | None, etag: str) -> str | None:
+    """Return `header`, the value of Range, None if If-Range excludes it (RFC 9110, 13.1.5).
 
-    A date never matches: blobs have no Last-Modified.
+    The comparison with `etag` is strong. A date never matches: blobs have no Last-Modified.
     """
-    return if_range is None or if_range.strip() == etag
+    return header if if_range is None or if_range.strip() == etag else None
+
+
+def unsatisfied_range(size: int) -> tuple[str, str]:
+    """Return the Content-Range header of a 416 for a blob of `size` bytes (RFC 9110, 14.4)."""
+    return "Content-Range", f"bytes */{size}"
 
 
 def etag_matches(if_none_match: str | None, etag: str) -> bool:
