@@ -17,6 +17,14 @@ def parse_address(text: str) -> Address:
     return mapped or address
 
 
+def is_loopback(text: str) -> bool:
+    """Return whether `text` is an address of this machine itself, such as 127.0.0.1."""
+    try:
+        return parse_address(text).is_loopback
+    except ValueError:
+        return False
+
+
 def is_within(address: Address, networks: Networks) -> bool:
     """Return whether the address is in one of the networks."""
     return any(address in network for network in networks)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from ipaddress import ip_address
 from typing import Any
 
 import bottle
@@ -18,6 +17,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from core.digest import Digest
 from core.errors import BadAnswer
 from core.health import HealthCheck, Part, Probe
+from core.networks import is_loopback
 from node.answers import error
 from node.cache import Cache
 from node.downloads import Downloads, DownloadStatus
@@ -58,7 +58,7 @@ class Operations:
     def _health(self) -> bottle.HTTPResponse:
         """Answer 503 if the registry does not. Only this machine gets details, as in web/health.py."""
         health = self._check.health()
-        local = _is_loopback(bottle.request.environ.get("REMOTE_ADDR", ""))
+        local = is_loopback(bottle.request.environ.get("REMOTE_ADDR", ""))
         return bottle.HTTPResponse(health.details() if local else health.summary(), health.http_status)
 
     def _ping_registry(self) -> str:
@@ -120,17 +120,8 @@ def _local(callback: Callable[..., Any]) -> Callable[..., Any]:
     """Return the call, restricted to this machine."""
 
     def answered(**path: str) -> Any:
-        if not _is_loopback(bottle.request.environ.get("REMOTE_ADDR", "")):
+        if not is_loopback(bottle.request.environ.get("REMOTE_ADDR", "")):
             return error(403, "DENIED", "only for this machine")
         return callback(**path)
 
     return answered
-
-
-def _is_loopback(address: str) -> bool:
-    try:
-        found = ip_address(address)
-    except ValueError:
-        return False
-    mapped = getattr(found, "ipv4_mapped", None)
-    return (mapped or found).is_loopback

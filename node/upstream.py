@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from ipaddress import ip_address
 from typing import TypeVar
 from urllib.parse import quote
 
@@ -17,6 +16,7 @@ from core.http.stream import HttpStream
 from core.http.url import Target, parse_url
 from core.logs import OutageLog
 from core.manifests.media_types import ALL_MANIFESTS
+from core.networks import is_loopback
 from core.registry.urls import RegistryUrls
 from node.brew_requests import BrewRequest, BrewRequests
 
@@ -195,9 +195,4 @@ def _with_credentials(
 
 def _is_confidential(target: Target) -> bool:
     """Return whether data sent there cannot be read on the network."""
-    if target.scheme == "https" or target.host == "localhost":
-        return True
-    try:
-        return ip_address(target.host).is_loopback
-    except ValueError:
-        return False
+    return target.scheme == "https" or target.host == "localhost" or is_loopback(target.host)
