@@ -49,15 +49,22 @@ def parse_reference(text: object) -> str | Digest:
     return parse_tag(text)
 
 
+def parse_image(text: str) -> tuple[str, str | Digest]:
+    """Parse `scope:tag` or `scope@sha256:…`. Raises InvalidName."""
+    separator = "@" if "@" in text else ":"
+    scope, found, reference = text.rpartition(separator)
+    if not found:
+        raise InvalidName("image", text, "expected scope:tag or scope@sha256:...")
+    return parse_scope(scope), Digest.parse(reference) if separator == "@" else parse_tag(reference)
+
+
 def parse_digest_or_image(text: str) -> Digest | tuple[str, str | Digest]:
-    """Parse `sha256:…` for a layer, `scope:tag` or `scope@sha256:…` for an image. Raises InvalidName."""
+    """Parse `sha256:…` for a layer, or the name of an image. Raises InvalidName."""
     if text.startswith(Digest.PREFIX):
         return Digest.parse(text)
-    separator = "@" if "@" in text else ":"
-    scope, found, reference = text.partition(separator)
-    if not found:
+    if not any(sign in text for sign in ":@"):
         raise InvalidName("digest or image", text, "expected sha256:... or scope:tag")
-    return parse_scope(scope), Digest.parse(reference) if separator == "@" else parse_tag(reference)
+    return parse_image(text)
 
 
 def parse_pattern(text: object) -> str:

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING
 from core.command_line import DONE, FAILED, USAGE, add_actions, add_command, add_json, named
 from core.config.config import Config
 from core.digest import Digest
-from core.errors import InvalidName
 from core.manifests.platform import Platform
-from core.names import parse_scope, parse_tag
+from core.names import parse_image
 from core.output import print_error, print_line, print_result
 from core.stopping import stop_on_signals
 from node.auth_file import find_login
@@ -24,7 +23,6 @@ from node.status import status_lines
 
 if TYPE_CHECKING:
     from node.local_mirror import LocalMirror
-    from node.prefetch import ImageName
 
 _MACHINES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm/v7", "i686": "386"}
 
@@ -43,7 +41,11 @@ def add_options(mirror: argparse.ArgumentParser) -> None:
         _prefetch,
     )
     fetch.add_argument(
-        "images", nargs="+", type=named(_image), metavar="SCOPE:TAG", help="scope:tag or scope@sha256:..."
+        "images",
+        nargs="+",
+        type=named(parse_image),
+        metavar="SCOPE:TAG",
+        help="scope:tag or scope@sha256:...",
     )
     fetch.add_argument(
         "--platform", dest="platforms", type=named(Platform.parse), action="append",
@@ -86,7 +88,7 @@ def _run(config: Config, arguments: argparse.Namespace) -> int:
 def _prefetch(config: Config, arguments: argparse.Namespace) -> int:
     from core.http.client import HttpClient
     from core.registry.client import RegistryClient
-    from node.prefetch import prefetch
+    from node.prefetch import ImageName, prefetch
 
     mirror = _local(config)
     login = find_login(config.docker_registry.host, os.environ, Path.home())
@@ -103,7 +105,8 @@ def _prefetch(config: Config, arguments: argparse.Namespace) -> int:
     platforms = tuple(arguments.platforms or [_own_platform()])
     stop = threading.Event()
     with stop_on_signals(stop):
-        done = prefetch(registry, mirror, arguments.images, platforms, pin=arguments.pin, stop=stop)
+        images = [ImageName(*image) for image in arguments.images]
+        done = prefetch(registry, mirror, images, platforms, pin=arguments.pin, stop=stop)
     print_line(str(done))
     return FAILED if done.failed else DONE
 
@@ -131,15 +134,3 @@ def _local(config: Config) -> LocalMirror:
 
 def _own_platform() -> Platform:
     return Platform.parse(f"linux/{_MACHINES.get(platform.machine(), platform.machine())}")
-
-
-def _image(text: str) -> ImageName:
-    from node.prefetch import ImageName
-
-    scope, at, digest = text.partition("@")
-    if at:
-        return ImageName(parse_scope(scope), Digest.parse(digest))
-    scope, colon, tag = text.rpartition(":")
-    if not colon:
-        raise InvalidName("image", text, "expected scope:tag or scope@sha256:...")
-    return ImageName(parse_scope(scope), parse_tag(tag))

@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 
 from core.digest import Digest
 from core.errors import InvalidName
-from core.names import matches, parse_pattern, parse_reference, parse_scope, parse_tag
+from core.names import (
+    matches,
+    parse_digest_or_image,
+    parse_image,
+    parse_pattern,
+    parse_reference,
+    parse_scope,
+    parse_tag,
+)
 
 HEX = "0123456789abcdef" * 4
 
@@ -69,9 +77,40 @@ def test_an_invalid_pattern_is_refused(pattern: str) -> None:
         parse_pattern(pattern)
 
 
-@pytest.mark.parametrize("parse", [parse_scope, parse_tag, parse_reference, parse_pattern, Digest.parse])
+@pytest.mark.parametrize("parse", [parse_image, parse_digest_or_image])
+def test_an_image_is_named_by_tag_or_digest(parse: Callable[[str], object]) -> None:
+    assert parse("library/ubuntu:22.04") == ("library/ubuntu", "22.04")
+    assert parse(f"library/ubuntu@sha256:{HEX}") == ("library/ubuntu", Digest(HEX))
+    for text, why in [
+        ("library/ubuntu", "expected "),
+        ("localhost:5000/ubuntu:22.04", "without registry or tag"),
+        ("library/ubuntu:", "is not a tag"),
+        ("library/ubuntu@22.04", "is not a digest"),
+    ]:
+        with pytest.raises(InvalidName, match=why):
+            parse(text)
+
+
+def test_a_digest_names_a_layer() -> None:
+    assert parse_digest_or_image(f"sha256:{HEX}") == Digest(HEX)
+    with pytest.raises(InvalidName, match="is not a digest"):
+        parse_digest_or_image("sha256:abc")
+
+
+@pytest.mark.parametrize(
+    "parse",
+    [
+        parse_scope,
+        parse_tag,
+        parse_reference,
+        parse_pattern,
+        parse_image,
+        parse_digest_or_image,
+        Digest.parse,
+    ],
+)
 @given(text=st.text())
-def test_any_text_is_parsed_or_raises_invalid_name(parse: Callable[[object], object], text: str) -> None:
+def test_any_text_is_parsed_or_raises_invalid_name(parse: Callable[[str], object], text: str) -> None:
     try:
         parse(text)
     except InvalidName as error:
