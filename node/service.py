@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import atexit
 import logging
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -74,16 +73,6 @@ class Node:
     def close(self) -> None:
         """End the downloads, leave the swarms, release the cache. May be called twice."""
         self._held.close()
-
-
-@contextmanager
-def open_node(config: Config, max_bodies: int = MAX_BODIES) -> Iterator[Node]:
-    """Yield a Node, and close it at the end of the block."""
-    node = Node(config, max_bodies)
-    try:
-        yield node
-    finally:
-        node.close()
 
 
 def run_mirror(config: Config, *, debug: bool) -> int:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from core.config.config import Config
-from node.service import Node, open_node
+from node.blobs import MAX_BODIES
+from node.service import Node
 from tests.servers.process import free_port
 from tests.wsgi import Answer, App, call
 
@@ -48,6 +49,16 @@ def mirror_config(netloc: str, folder: Path, **mirror: Any) -> Config:
         **mirror,
     }
     return Config.model_validate({"docker_registry": {"host": netloc, "proto": "http"}, "mirror": section})
+
+
+@contextmanager
+def open_node(config: Config, max_bodies: int = MAX_BODIES) -> Iterator[Node]:
+    """Yield a Node, and close it at the end of the block."""
+    node = Node(config, max_bodies)
+    try:
+        yield node
+    finally:
+        node.close()
 
 
 @contextmanager

@@ -10,8 +10,7 @@ import pytest
 import requests
 
 from core.digest import Digest
-from node.service import open_node
-from tests.mirror_app import TestedMirror, mirror_config, mirror_of
+from tests.mirror_app import TestedMirror, mirror_config, mirror_of, open_node
 from tests.servers.cutting_proxy import CuttingProxy, start_cutting_proxy
 from tests.servers.http_server import Connection, Request, start_http_server
 from tests.servers.layers import layer_bytes
