@@ -175,7 +175,7 @@ class Download:
         if data is None:
             return None
         try:
-            return parse_metainfo(data, self.layer)
+            return parse_metainfo(data, self.layer.digest, self.layer.size)
         except ValueError as error:
             log.warning(
                 "torrent not used, the layer comes from the registry digest=%s reason=%s",

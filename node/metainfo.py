@@ -8,7 +8,7 @@ from typing import Any
 
 import libtorrent
 
-from node.origin import Layer
+from core.digest import Digest
 
 _HASH = 20
 _MAX_PIECE = 64 * 1024 * 1024
@@ -53,22 +53,24 @@ class Metainfo:
         return bytes(libtorrent.bencode(torrent))
 
 
-def parse_metainfo(data: bytes, layer: Layer) -> Metainfo:
-    """Read a .torrent. Raises ValueError if it is not the torrent of `layer`."""
+def parse_metainfo(data: bytes, digest: Digest, size: int | None = None) -> Metainfo:
+    """Read a .torrent. Raises ValueError if it is not that of the layer, of `size` bytes if that is known."""
     try:
         torrent: Any = libtorrent.bdecode(data)
         info = torrent[b"info"]
-        name, size, hashes = info[b"name"], info[b"length"], info[b"pieces"]
+        name, length, hashes = info[b"name"], info[b"length"], info[b"pieces"]
         piece_length = info[b"piece length"]
         seeds = torrent.pop(b"url-list", [])
         web_seeds = [url.decode() for url in ([seeds] if isinstance(seeds, bytes) else seeds) if url]
         torrent.pop(b"httpseeds", None)
         bare = bytes(libtorrent.bencode(torrent))
-        pieces = -(-size // piece_length)
+        pieces = -(-length // piece_length)
     except (RuntimeError, LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
         raise ValueError(f"the torrent is malformed: {error}") from None
-    if name != layer.digest.hex.encode() or size != layer.size:
+    if name != digest.hex.encode() or size not in (None, length):
         raise ValueError("the torrent belongs to another layer")
-    if not 0 < piece_length <= _MAX_PIECE or len(hashes) != pieces * _HASH:
+    if not (0 < piece_length <= _MAX_PIECE and isinstance(hashes, bytes)):
+        raise ValueError("the torrent's piece length or its hashes are invalid")
+    if not 0 < len(hashes) == pieces * _HASH:
         raise ValueError("the torrent's pieces do not match its length")
-    return Metainfo(bare, size, piece_length, bytes(hashes), tuple(web_seeds))
+    return Metainfo(bare, length, piece_length, hashes, tuple(web_seeds))

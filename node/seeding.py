@@ -102,7 +102,7 @@ class Seeding:
         if (data := origin.torrent()) is None:
             return
         try:
-            address = SwarmAddress.of(parse_metainfo(data, layer).web_seeds)
+            address = SwarmAddress.of(parse_metainfo(data, layer.digest, layer.size).web_seeds)
         except ValueError:
             return
         if address is not None:
@@ -172,7 +172,7 @@ class Seeding:
             if data is None:
                 continue
             try:
-                metainfo = parse_metainfo(data, Layer(entry.digest, "", entry.size))
+                metainfo = parse_metainfo(data, entry.digest, entry.size)
                 with self._changed:
                     if entry.digest not in self._seeded:
                         self._add(entry.digest, metainfo)

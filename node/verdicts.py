@@ -17,7 +17,7 @@ from core.digest import Digest
 from core.errors import AccessDenied, BadAnswer, Unavailable
 from core.names import matches
 from core.registry.answers import is_html, retry_after
-from core.torrents.metainfo import info_of
+from node.metainfo import parse_metainfo
 from node.upstream import Upstream
 
 REMEMBER_SECONDS = 60.0
@@ -135,9 +135,8 @@ def _bytes_of(verdict: Verdict) -> int:
 
 
 def _layer_size(torrent: bytes, digest: Digest) -> int | None:
-    """Return the layer's size in a .torrent, None if it belongs to another layer."""
+    """Return the layer's size in its .torrent, None if that is not usable."""
     try:
-        info = info_of(torrent)
+        return parse_metainfo(torrent, digest).size
     except ValueError:
         return None
-    return info.length if info.name == digest.hex else None

@@ -31,18 +31,6 @@ class Metainfo:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Info:
-    """A metainfo's info dictionary: lengths in bytes, `name` is the layer's hex digest."""
-
-    rbtorrent_id: str
-    name: str
-    length: int
-    piece_length: int
-    pieces: int
-    private: bool
-
-
 def build_metainfo(hex_digest: str, hashes: LayerHashes, private: bool) -> Metainfo:
     """Return the metainfo of the layer `hex_digest` with these hashes.
 
@@ -71,21 +59,6 @@ def with_sources(data: bytes, trackers: list[str], web_seeds: list[str]) -> byte
         torrent.trackers = trackers
         torrent.webseeds = web_seeds
         return torrent.dump(validate=False)
-
-
-def info_of(data: bytes) -> Info:
-    """Return the info dictionary of `data`. Raises ValueError if it is not metainfo."""
-    with _errors_translated():
-        torrent = torf.Torrent.read_stream(data)
-        info = torrent.metainfo["info"]
-        return Info(
-            rbtorrent_id=ID_PREFIX + torrent.infohash,
-            name=info["name"],
-            length=info["length"],
-            piece_length=info["piece length"],
-            pieces=len(info["pieces"]) // 20,
-            private=bool(info.get("private", False)),
-        )
 
 
 @contextmanager

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import libtorrent
 import pytest
 
 from core.torrents.hashing import LayerHashes
-from core.torrents.metainfo import build_metainfo, info_of
+from core.torrents.metainfo import build_metainfo
 from tests.mirror_app import mirror_of
 from tests.nodes import make_torrent
 from tests.servers.bad_http import hanging_up
@@ -132,7 +133,7 @@ def test_no_token_capability_or_info_hash_is_in_the_log(
     token, capability = "dGhyb3ctYXdheS10b2tlbg", "Y2FwYWJpbGl0eS1vZi10aGlzLWxheWVy"
     hex_digits = path.rpartition(":")[2]
     torrent = make_torrent(CONTENT, [f"{service.url}/v0/layers/{capability}/{hex_digits}"])
-    info_hash = info_of(torrent).rbtorrent_id.partition(":")[2]
+    info_hash = str(libtorrent.load_torrent_buffer(torrent).ti.info_hashes().v1)
     service.on("/v0/torrents/*", lambda request, connection: connection.reply(200, torrent))
     # Swarm calls and the web seed.
     service.on("/v0/*", hanging_up())

@@ -257,7 +257,7 @@ def test_limits_are_set_for_local_and_public_peers() -> None:
 def test_a_preferred_piece_has_libtorrents_highest_priority(tmp_path: Path) -> None:
     session = Session("127.0.0.1:0")
     try:
-        torrent = session.add(parse_metainfo(make_torrent(DATA), LAYER), tmp_path, Mock())
+        torrent = session.add(parse_metainfo(make_torrent(DATA), LAYER.digest), tmp_path, Mock())
         torrent.prefer(3)
         assert torrent.handle.get_piece_priorities()[2:5] == [4, 7, 4]
     finally:
@@ -325,7 +325,7 @@ def test_a_removed_torrent_is_heard_of_no_more(tmp_path: Path) -> None:
         session.remove(torrent)
         removed.set()
 
-    torrent = session.add(parse_metainfo(make_torrent(DATA), LAYER), tmp_path, Listener())
+    torrent = session.add(parse_metainfo(make_torrent(DATA), LAYER.digest), tmp_path, Listener())
     try:
         assert removed.wait(60)
         assert not told_after.is_set()
