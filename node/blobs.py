@@ -17,7 +17,7 @@ from core.http.byte_range import Span, applicable_range, etag_matches, requested
 from node.answers import error, unavailable
 from node.bodies import CHUNK_BYTES, AwaitedBody, LayerBody, PassedBody
 from node.downloads import Downloads, Reader
-from node.origin import Layer
+from node.origin import PulledLayer
 from node.proxy import not_passed_on, unchanged
 from node.registry_origin import RegistryOrigin
 from node.requests import header
@@ -78,7 +78,7 @@ class Blobs:
                 message = "the layer has no such bytes"
                 return error(416, "RANGE_INVALID", message, [unsatisfied_range(verdict.size)])
             whole = Span(0, verdict.size)
-            layer = Layer(digest, scope, verdict.size)
+            layer = PulledLayer(digest, scope, verdict.size)
             try:
                 body = self._body(layer, whole if span == "whole" else span, authorization, verdict, held)
             except Refused:
@@ -100,7 +100,7 @@ class Blobs:
         return None
 
     def _body(
-        self, layer: Layer, span: Span, authorization: str | None, verdict: Verdict, held: ExitStack
+        self, layer: PulledLayer, span: Span, authorization: str | None, verdict: Verdict, held: ExitStack
     ) -> LayerBody:
         """Return the bytes of `span`; the body then owns `held`."""
         origin = RegistryOrigin(

@@ -17,7 +17,7 @@ from node.cache import Cache
 from node.counters import Counters
 from node.fetch import PieceFetcher, WebSeedOutages
 from node.metainfo import Metainfo, parse_metainfo
-from node.origin import Layer, Origin
+from node.origin import Origin, PulledLayer
 from node.readers import ByteSource, Readers
 from node.registry_download import RegistryDownload
 from node.seeding import Seeding
@@ -57,7 +57,7 @@ class Download:
 
     def __init__(
         self,
-        layer: Layer,
+        layer: PulledLayer,
         origin: Origin,
         path: Path,
         parts: NodeParts,

@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import Self
 
+from core.blobs.source import BlobReader
 from core.digest import Digest
 from core.errors import CacheFailed, ConnectionCut, Interrupted
 from core.http.client import HttpClient
@@ -18,13 +19,11 @@ from node.counters import Counters, Totals
 from node.download import Download, NodeParts
 from node.fallback import Progress
 from node.fetch import WebSeedOutages
-from node.origin import Body, Layer, Origin
+from node.origin import Origin, PulledLayer
 from node.seeding import Seeding
 from node.session import Session
 from node.status import DownloadStatus
 from node.swarm_client import SwarmService
-
-__all__ = ["DownloadStatus", "Downloads", "Layer", "Origin", "Reader", "Totals"]
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +42,7 @@ class Reader:
     """
 
     def __init__(
-        self, layer: Layer, origin: Origin, end: int, counters: Counters, *,
+        self, layer: PulledLayer, origin: Origin, end: int, counters: Counters, *,
         download: Download | None = None, progress: Progress | None = None, cached: CachedLayer | None = None,
     ) -> None:  # fmt: skip
         self.size = layer.size
@@ -111,7 +110,7 @@ class _PassedThrough:
         self._origin = origin
         self._end = end
         self._counters = counters
-        self._body: Body | None = None
+        self._body: BlobReader | None = None
         self._offset = 0
 
     def read(self, offset: int, limit: int) -> bytes:
@@ -179,7 +178,7 @@ class Downloads:
         cache.on_removed = self._seeding.forget
         self._seeding.start()
 
-    def open(self, layer: Layer, origin: Origin, end: int | None = None) -> Reader:
+    def open(self, layer: PulledLayer, origin: Origin, end: int | None = None) -> Reader:
         """Return a reader of `layer`. Start its download unless it is running or the layer is cached.
 
         The caller must be authorized by the registry before, and intends to read up to `end`. Never waits for
@@ -246,7 +245,7 @@ class Downloads:
             download.stop()
         self._seeding.close()
 
-    def _begin(self, layer: Layer, origin: Origin) -> Download:
+    def _begin(self, layer: PulledLayer, origin: Origin) -> Download:
         now = time.monotonic()
         if (
             (failed := self._failed.get(layer.digest)) is not None

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from functools import partial
 from urllib.parse import urlsplit
 
+from core.blobs.source import BlobReader
 from core.errors import (
     NO_ANSWER,
     BadAnswer,
@@ -25,7 +26,7 @@ from core.http.ranged import BlobStream, range_header
 from core.logs import OutageLog
 from node.counters import Counters
 from node.metainfo import Metainfo
-from node.origin import Body, Layer, Origin
+from node.origin import Origin, PulledLayer
 from node.swarm_client import SwarmAddress
 
 log = logging.getLogger(__name__)
@@ -85,16 +86,16 @@ class WebSeedOutages:
         return self._by_server.setdefault(server, OutageLog(log, f"web seed of {server}"))
 
 
-class _NotTooSlow:
-    """A web seed's Body that gives up if it is too slow, as the registry may be faster."""
+class _MinimumRateReader(BlobReader):
+    """A web seed's bytes. It gives up if they are too slow, as the registry may be faster."""
 
-    def __init__(self, body: Body) -> None:
+    def __init__(self, body: BlobReader) -> None:
         self._body = body
         self._since = time.monotonic()
         self._recent = 0
 
     def readinto(self, buffer: memoryview, /) -> int:
-        """See Body. Raises TimedOut if fewer than LEAST_BYTES arrived in SLOW_SECONDS."""
+        """See BlobReader. Raises TimedOut if fewer than LEAST_BYTES arrived in SLOW_SECONDS."""
         count = self._body.readinto(buffer)
         self._recent += count
         if (now := time.monotonic()) - self._since >= SLOW_SECONDS:
@@ -104,7 +105,7 @@ class _NotTooSlow:
         return count
 
     def close(self) -> None:
-        """See Body."""
+        """See BlobReader."""
         self._body.close()
 
 
@@ -117,7 +118,7 @@ class PieceFetcher:
     def __init__(
         self,
         http: HttpClient,
-        layer: Layer,
+        layer: PulledLayer,
         metainfo: Metainfo,
         origin: Callable[[], Origin],
         counters: Counters,
@@ -132,7 +133,7 @@ class PieceFetcher:
         self._counters = counters
         self._outages = outages
         self._seeds = [WebSeed(url) for url in metainfo.web_seeds]
-        self._open: dict[int, Body] = {}
+        self._open: dict[int, BlobReader] = {}
         self._closed = False
         self._lock = threading.Lock()
 
@@ -185,7 +186,7 @@ class PieceFetcher:
 
     def _read_pieces(
         self,
-        open_at: Callable[[int, int], Body],
+        open_at: Callable[[int, int], BlobReader],
         name: str,
         pieces: range,
         lacks: Callable[[int], bool],
@@ -216,11 +217,11 @@ class PieceFetcher:
         else:
             log.warning("web seed failed digest=%s reason=%s", self._layer.digest, reason)
 
-    def _open_seed(self, seed: WebSeed, offset: int, length: int) -> Body:
-        return _NotTooSlow(open_range(self._http, seed.url, offset, length))
+    def _open_seed(self, seed: WebSeed, offset: int, length: int) -> BlobReader:
+        return _MinimumRateReader(open_range(self._http, seed.url, offset, length))
 
     @contextmanager
-    def _opened(self, body: Body) -> Iterator[Body]:
+    def _opened(self, body: BlobReader) -> Iterator[BlobReader]:
         with self._lock:
             self._open[id(body)] = body
             closed = self._closed
@@ -251,7 +252,7 @@ def open_range(http: HttpClient, url: str, offset: int, length: int) -> BlobStre
     raise BadAnswer(where, f"status {stream.status}")
 
 
-def read_exactly(body: Body, count: int, where: str, offset: int) -> bytes:
+def read_exactly(body: BlobReader, count: int, where: str, offset: int) -> bytes:
     """Read `count` bytes. Raises RemoteError, ConnectionCut if the body ends before."""
     data = bytearray(count)
     view = memoryview(data)

@@ -8,10 +8,11 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from core.blobs.source import BlobReader
 from core.errors import ConnectionCut, DockerTorrentsError, RangeIgnored, TimedOut, Unavailable
 from node.counters import Counters
 from node.fallback import Progress
-from node.origin import Body, Layer, Origin
+from node.origin import Origin, PulledLayer
 
 BLOCK = 64 * 1024
 MAX_STREAMS = 4
@@ -101,7 +102,7 @@ class _Stream:
 
     def __init__(self, block: int) -> None:
         self.block = block
-        self.body: Body | None = None
+        self.body: BlobReader | None = None
         self.cancelled = False
         self.from_start = False
         """Whether the registry ignores ranges, so that present blocks must be read again."""
@@ -117,7 +118,7 @@ class HttpDownload:
 
     def __init__(
         self,
-        layer: Layer,
+        layer: PulledLayer,
         file: HttpFile,
         origin: Callable[[], Origin],
         readers: Callable[[], list[Progress]],
@@ -235,7 +236,7 @@ class HttpDownload:
         finally:
             body.close()
 
-    def _open(self, stream: _Stream) -> Body:
+    def _open(self, stream: _Stream) -> BlobReader:
         offset = stream.block * BLOCK
         try:
             return self._origin().open(offset, self.file.size - offset)

@@ -20,8 +20,9 @@ from core.health import HealthCheck, Part, Probe
 from core.networks import is_loopback
 from node.answers import error
 from node.cache import Cache
-from node.downloads import Downloads, DownloadStatus
+from node.downloads import Downloads
 from node.metrics import Metrics
+from node.status import DownloadStatus
 from node.upstream import Upstream
 
 

@@ -12,7 +12,7 @@ from core.errors import CacheFailed, DockerTorrentsError, Interrupted
 from node.counters import Counters
 from node.fallback import Progress
 from node.metainfo import Metainfo
-from node.origin import Layer
+from node.origin import PulledLayer
 from node.piece_order import PieceOrder
 from node.session import Torrent, TorrentListener
 
@@ -35,7 +35,7 @@ class Pieces(TorrentListener):
 
     def __init__(
         self,
-        layer: Layer,
+        layer: PulledLayer,
         metainfo: Metainfo,
         changed: threading.Condition,
         counters: Counters,

@@ -13,19 +13,23 @@ from typing import Any
 
 from tqdm import tqdm
 
+from core.blobs.registry import RegistryBlobs
+from core.blobs.resume import ResumingReader, RetryPolicy
 from core.digest import Digest
-from core.errors import ConnectionCut, DockerTorrentsError, NotFound, RemoteError
+from core.errors import DockerTorrentsError, Interrupted, NotFound
+from core.layer import Layer
 from core.manifests.platform import Platform
 from core.registry.client import RegistryClient
 from core.registry.image_tree import TreeReader
 from node.local_mirror import LocalMirror
+from node.origin import PulledLayer
 
 log = logging.getLogger(__name__)
 
 AT_ONCE = 3
 """The number of layers pulled at a time, as by engines."""
 
-_TRIES = 3
+_RETRY = RetryPolicy(tries=3)
 _BUFFER = 256 * 1024
 
 
@@ -39,15 +43,6 @@ class ImageName:
     def __str__(self) -> str:
         sign = "@" if isinstance(self.reference, Digest) else ":"
         return f"{self.scope}{sign}{self.reference}"
-
-
-@dataclass(frozen=True, slots=True)
-class WantedLayer:
-    """A layer to pull, `size` bytes long."""
-
-    scope: str
-    digest: Digest
-    size: int
 
 
 @dataclass(slots=True)
@@ -75,7 +70,7 @@ def prefetch(
     mirror.
     """
     done = Prefetched()
-    wanted: dict[Digest, WantedLayer] = {}
+    wanted: dict[Digest, PulledLayer] = {}
     for image in images:
 
         def child_failed(child: Digest, error: DockerTorrentsError, image: ImageName = image) -> None:
@@ -90,7 +85,7 @@ def prefetch(
             done.failed += 1
     with _bar(sum(layer.size for layer in wanted.values())) as bar, ThreadPoolExecutor(AT_ONCE) as threads:
 
-        def pull_one(layer: WantedLayer) -> bool:
+        def pull_one(layer: PulledLayer) -> bool:
             try:
                 if pin:
                     mirror.pin(layer.digest)
@@ -114,7 +109,7 @@ def _layers(
     image: ImageName,
     platforms: tuple[Platform, ...],
     failed: Callable[[Digest, DockerTorrentsError], None],
-) -> Iterator[WantedLayer]:
+) -> Iterator[PulledLayer]:
     """Yield the layers to pull. Raises NotFound if an index has no image for any of the platforms."""
     reader = TreeReader(registry, image.scope, platforms=platforms, failed=failed)
     manifests = list(reader.read(image.reference))
@@ -124,31 +119,24 @@ def _layers(
     for manifest in manifests:
         for layer in manifest.layers:
             if not layer.has_urls and layer.size:
-                yield WantedLayer(image.scope, layer.digest, layer.size)
+                yield PulledLayer(layer.digest, image.scope, layer.size)
 
 
-def _pull(registry: RegistryClient, layer: WantedLayer, bar: Any, stop: threading.Event) -> None:
-    """Read the layer to its end, resuming where a connection breaks. Raises RemoteError."""
-    offset, failures = 0, 0
-    while offset < layer.size:
-        began = offset
-        try:
-            for count in _read(registry, layer, offset):
-                offset += count
-                bar.update(count)
-                if stop.is_set():
-                    raise ConnectionCut(str(layer.digest), offset, "interrupted")
-        except RemoteError:
-            failures = failures + 1 if offset == began else 1
-            if failures == _TRIES or stop.is_set():
-                raise
+def _pull(registry: RegistryClient, layer: PulledLayer, bar: Any, stop: threading.Event) -> None:
+    """Read the layer to its end, resuming where a connection breaks. Raises RemoteError, Interrupted."""
 
+    def sleep(seconds: float) -> None:
+        if stop.wait(seconds):
+            raise Interrupted
 
-def _read(registry: RegistryClient, layer: WantedLayer, offset: int) -> Iterator[int]:
     buffer = memoryview(bytearray(_BUFFER))
-    with registry.open_blob(layer.scope, layer.digest, offset) as stream:
-        while count := stream.readinto(buffer):
-            yield count
+    blob = Layer(layer.digest, (layer.scope,), layer.size)
+    reader = ResumingReader(RegistryBlobs(registry), blob, 0, layer.size, retry=_RETRY, sleep=sleep)
+    with reader:
+        while count := reader.readinto(buffer):
+            bar.update(count)
+            if stop.is_set():
+                raise Interrupted
 
 
 def _bar(total: int) -> AbstractContextManager[Any]:

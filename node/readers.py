@@ -9,7 +9,7 @@ from typing import Protocol
 from core.errors import CacheFailed, DockerTorrentsError, TimedOut
 from node.cache_files import CachedLayer
 from node.fallback import Progress
-from node.origin import Layer
+from node.origin import PulledLayer
 
 
 class ByteSource(Protocol):
@@ -22,7 +22,7 @@ class ByteSource(Protocol):
 class Readers:
     """All readers of one download. Guarded by `changed`, which is notified when one can continue."""
 
-    def __init__(self, layer: Layer, changed: threading.Condition) -> None:
+    def __init__(self, layer: PulledLayer, changed: threading.Condition) -> None:
         self._layer = layer
         self._changed = changed
         self._all: dict[int, Progress] = {}

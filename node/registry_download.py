@@ -12,7 +12,7 @@ from node.counters import Counters
 from node.fallback import Progress
 from node.http_download import HttpDownload, HttpFile
 from node.metainfo import Metainfo
-from node.origin import Layer, Origin
+from node.origin import Origin, PulledLayer
 
 LARGE = 16 * 1024 * 1024
 """Torrents of layers from this size on are requested again meanwhile: they may be being brewed."""
@@ -31,7 +31,7 @@ class RegistryDownload:
 
     def __init__(
         self,
-        layer: Layer,
+        layer: PulledLayer,
         path: Path,
         cache: Cache,
         origin: Callable[[], Origin],

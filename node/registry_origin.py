@@ -6,7 +6,7 @@ from core.errors import RemoteError
 from core.http.ranged import BlobStream, range_header
 from core.http.stream import HttpStream
 from core.registry.answers import from_status, refuse_page
-from node.origin import Layer
+from node.origin import PulledLayer
 from node.upstream import Upstream
 
 _ERROR_LIMIT = 64 * 1024
@@ -18,7 +18,7 @@ class RegistryOrigin:
     def __init__(
         self,
         upstream: Upstream,
-        layer: Layer,
+        layer: PulledLayer,
         authorization: str | None,
         torrent: bytes | None,
         *,

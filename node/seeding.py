@@ -18,7 +18,7 @@ from core.swarm.messages import MAX_SEEDS, SEEDS_INTERVAL, Seed, SeedsRequest, S
 from node.cache import Cache
 from node.counters import Counters
 from node.metainfo import Metainfo, parse_metainfo
-from node.origin import Layer, Origin
+from node.origin import Origin, PulledLayer
 from node.session import Session, Torrent, TorrentListener
 from node.swarm_client import SwarmAddress, SwarmClient, SwarmService, renewed
 
@@ -93,7 +93,7 @@ class Seeding:
             self._left.pop(digest, None)
             self._changed.notify_all()
 
-    def renew(self, layer: Layer, origin: Origin) -> None:
+    def renew(self, layer: PulledLayer, origin: Origin) -> None:
         """Announce a cached layer whose capability was refused, with the one in the torrent of `origin`."""
         with self._changed:
             if layer.digest not in self._refused:

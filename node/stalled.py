@@ -12,7 +12,7 @@ from core.swarm.chunks import Chunks
 from node.counters import Counters
 from node.fallback import Progress, is_next, is_stalled, pause_before_registry, run_length
 from node.fetch import PieceFetcher
-from node.origin import Layer
+from node.origin import PulledLayer
 from node.pieces import Pieces
 
 log = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ class StalledReaders:
 
     def __init__(
         self,
-        layer: Layer,
+        layer: PulledLayer,
         chunks: Chunks,
         pieces: Pieces,
         fetcher: PieceFetcher,

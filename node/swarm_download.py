@@ -20,7 +20,7 @@ from node.fallback import Progress, backoff
 from node.fetch import PieceFetcher
 from node.leased_chunks import LeasedChunks
 from node.metainfo import Metainfo
-from node.origin import Layer
+from node.origin import PulledLayer
 from node.peer_lists import PeerLists
 from node.pieces import Pieces
 from node.session import Session, Torrent
@@ -46,7 +46,7 @@ class SwarmDownload:
 
     def __init__(
         self,
-        layer: Layer,
+        layer: PulledLayer,
         metainfo: Metainfo,
         folder: Path,
         session: Session,

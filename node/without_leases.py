@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from core.errors import NO_ANSWER, RemoteError
 from core.swarm.chunks import Chunks
 from node.fallback import Progress, chunk_without_service, pause_before_registry, run_length
-from node.origin import Layer
+from node.origin import PulledLayer
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ class WithoutLeases:
 
     def __init__(
         self,
-        layer: Layer,
+        layer: PulledLayer,
         chunks: Chunks,
         readers: Callable[[], Iterable[Progress]],
         lacking: Callable[[], list[int]],

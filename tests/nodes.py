@@ -13,20 +13,23 @@ from pathlib import Path
 
 import libtorrent
 
+from core.blobs.source import BlobReader
 from core.digest import Digest
 from core.http.client import HttpClient
 from node.cache import Cache
-from node.downloads import Downloads, DownloadStatus, Layer, Reader
+from node.downloads import Downloads, Reader
+from node.origin import PulledLayer
 from node.session import Session
+from node.status import DownloadStatus
 from tests.servers.waiting import comes_true
 
 PIECE = 64 * 1024
 
 
-def make_layer(size: int, seed: int = 1) -> tuple[bytes, Layer]:
+def make_layer(size: int, seed: int = 1) -> tuple[bytes, PulledLayer]:
     """Return `size` random bytes and their description."""
     data = random.Random(seed).randbytes(size)
-    return data, Layer(Digest(hashlib.sha256(data).hexdigest()), "tests/layer", size)
+    return data, PulledLayer(Digest(hashlib.sha256(data).hexdigest()), "tests/layer", size)
 
 
 def make_torrent(
@@ -56,7 +59,7 @@ def make_torrent(
 
 
 @dataclass(eq=False)
-class BytesBody:
+class BytesBody(BlobReader):
     data: memoryview
     limit: threading.Event | None = None
     closed: threading.Event = field(default_factory=threading.Event)
@@ -141,7 +144,7 @@ def read_all(reader: Reader, *, timeout: float = 60.0) -> bytes:
     return b"".join(parts)
 
 
-def wait_for_end(node: Node, layer: Layer) -> str | None:
+def wait_for_end(node: Node, layer: PulledLayer) -> str | None:
     """Wait until the layer's download is over. Return why it failed, None if it did not."""
 
     def shown() -> list[DownloadStatus]:
@@ -151,7 +154,7 @@ def wait_for_end(node: Node, layer: Layer) -> str | None:
     return next((one.error for one in shown() if one.state == "failed"), None)
 
 
-def pull(node: Node, layer: Layer, origin: BytesOrigin) -> bytes:
+def pull(node: Node, layer: PulledLayer, origin: BytesOrigin) -> bytes:
     """Read a layer and wait until it is cached."""
     with node.downloads.open(layer, origin) as reader:
         data = read_all(reader)
@@ -170,7 +173,7 @@ def in_thread(target: Callable[[], object]) -> Iterator[list[object]]:
     assert not thread.is_alive()
 
 
-def pull_together(nodes: Sequence[Node], layer: Layer, origins: Sequence[BytesOrigin]) -> list[object]:
+def pull_together(nodes: Sequence[Node], layer: PulledLayer, origins: Sequence[BytesOrigin]) -> list[object]:
     """Pull a layer on all nodes at once."""
     results: list[list[object]] = []
     with ExitStack() as stack:

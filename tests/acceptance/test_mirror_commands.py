@@ -20,8 +20,8 @@ import pytest
 from core.config.mirror import Mirror
 from core.errors import BadAnswer
 from core.http.client import HttpClient
-from node.downloads import DownloadStatus
 from node.local_mirror import LocalMirror
+from node.status import DownloadStatus
 from tests.installation import Installation
 from tests.mirror_process import MirrorProcess, start_mirror
 from tests.servers.bad_http import replying

@@ -12,8 +12,8 @@ import pytest
 from core.errors import ConnectionCut, Interrupted, Refused, TimedOut, Unavailable
 from node.cache_files import CachedLayer
 from node.download import Download
-from node.downloads import Layer
 from node.http_download import BLOCK, MAX_STREAMS
+from node.origin import PulledLayer
 from tests.nodes import (
     BytesBody,
     BytesOrigin,
@@ -35,7 +35,7 @@ def node(tmp_path: Path) -> Iterator[Node]:
         yield started
 
 
-def cached(node: Node, layer: Layer) -> bool:
+def cached(node: Node, layer: PulledLayer) -> bool:
     return layer.digest in {entry.digest for entry in node.cache.entries()}
 
 

@@ -19,7 +19,7 @@ from core.swarm.bitmap import Bitmap
 from core.swarm.messages import SwarmRequest
 from node.cache import Cache
 from node.cache_files import CachedLayer
-from node.downloads import Layer
+from node.origin import PulledLayer
 from tests.nodes import (
     PIECE,
     BytesBody,
@@ -48,7 +48,7 @@ def data() -> bytes:
 
 
 @pytest.fixture(scope="module")
-def layer() -> Layer:
+def layer() -> PulledLayer:
     return make_layer(SIZE)[1]
 
 
@@ -86,7 +86,7 @@ def handshake(node: Node, origin: BytesOrigin) -> bytes:
 
 
 def test_four_nodes_fetch_each_chunk_from_the_origin_once(
-    service: SwarmService, start: Callable[..., Node], data: bytes, layer: Layer
+    service: SwarmService, start: Callable[..., Node], data: bytes, layer: PulledLayer
 ) -> None:
     nodes = [start() for _ in range(4)]
     origins = [BytesOrigin(data, torrent(service)) for _ in nodes]
@@ -101,7 +101,7 @@ def test_four_nodes_fetch_each_chunk_from_the_origin_once(
 
 
 def test_a_second_node_gets_everything_from_the_first(
-    service: SwarmService, start: Callable[..., Node], data: bytes, layer: Layer
+    service: SwarmService, start: Callable[..., Node], data: bytes, layer: PulledLayer
 ) -> None:
     first, second = start(), start()
     assert pull(first, layer, BytesOrigin(data, torrent(service))) == data
@@ -114,7 +114,7 @@ def test_a_second_node_gets_everything_from_the_first(
 
 
 def test_bytes_are_read_in_any_order(
-    service: SwarmService, start: Callable[..., Node], data: bytes, layer: Layer
+    service: SwarmService, start: Callable[..., Node], data: bytes, layer: PulledLayer
 ) -> None:
     with start().downloads.open(layer, BytesOrigin(data, torrent(service))) as reader:
         for offset in (SIZE - 5, 5_000_000, 0, 3 * PIECE - 1):
@@ -126,7 +126,7 @@ def test_bytes_are_read_in_any_order(
 
 @pytest.mark.parametrize("status", [503, 404, 403, 500])
 def test_a_web_seed_that_fails_is_replaced_by_the_registry(
-    service: SwarmService, start: Callable[..., Node], data: bytes, layer: Layer, status: int
+    service: SwarmService, start: Callable[..., Node], data: bytes, layer: PulledLayer, status: int
 ) -> None:
     service.web_seed_status = status
     node, origin = start(), BytesOrigin(data, torrent(service))
@@ -137,7 +137,7 @@ def test_a_web_seed_that_fails_is_replaced_by_the_registry(
 
 
 def test_wrong_bytes_from_the_web_seed_are_discarded(
-    service: SwarmService, start: Callable[..., Node], data: bytes, layer: Layer
+    service: SwarmService, start: Callable[..., Node], data: bytes, layer: PulledLayer
 ) -> None:
     service.wrong_bytes = True
     node = start()
@@ -150,7 +150,7 @@ def test_a_web_seed_that_drips_is_left_for_the_registry(
     service: SwarmService,
     start: Callable[..., Node],
     data: bytes,
-    layer: Layer,
+    layer: PulledLayer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("node.fetch.SLOW_SECONDS", 0.3)
@@ -167,7 +167,7 @@ def test_a_web_seed_that_drips_is_left_for_the_registry(
 
 
 def test_a_web_seed_that_is_down_is_replaced_by_the_next(
-    service: SwarmService, start: Callable[..., Node], data: bytes, layer: Layer
+    service: SwarmService, start: Callable[..., Node], data: bytes, layer: PulledLayer
 ) -> None:
     down = f"http://127.0.0.1:{free_port()}/layer"
     node, origin = start(), BytesOrigin(data, make_torrent(data, [down, service.web_seed]))
@@ -178,7 +178,7 @@ def test_a_web_seed_that_is_down_is_replaced_by_the_next(
 
 
 def test_a_tracker_that_is_down_does_not_matter(
-    service: SwarmService, start: Callable[..., Node], data: bytes, layer: Layer
+    service: SwarmService, start: Callable[..., Node], data: bytes, layer: PulledLayer
 ) -> None:
     tracker = f"http://127.0.0.1:{free_port()}/announce"
     torrent = make_torrent(data, [service.web_seed], tracker=tracker)
@@ -190,7 +190,7 @@ def test_a_tracker_that_is_down_does_not_matter(
 
 @pytest.mark.parametrize("evicted", [True, False])
 def test_start_eviction_and_exit_are_announced_to_a_tracker(
-    service: SwarmService, tmp_path: Path, data: bytes, layer: Layer, evicted: bool
+    service: SwarmService, tmp_path: Path, data: bytes, layer: PulledLayer, evicted: bool
 ) -> None:
     with start_http_server() as tracker:
         answer = b"d8:intervali1800e5:peers0:e"
@@ -213,7 +213,7 @@ def test_a_reader_gets_the_beginning_before_the_rest_has_arrived(
     service: SwarmService,
     start: Callable[..., Node],
     data: bytes,
-    layer: Layer,
+    layer: PulledLayer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # containerd aborts a pull that makes no progress for five minutes.
@@ -243,7 +243,7 @@ def test_a_reader_gets_the_beginning_before_the_rest_has_arrived(
 
 @pytest.mark.parametrize("status", [503, 404, 403])
 def test_without_the_swarm_service_nodes_still_finish(
-    service: SwarmService, start: Callable[..., Node], data: bytes, layer: Layer, status: int
+    service: SwarmService, start: Callable[..., Node], data: bytes, layer: PulledLayer, status: int
 ) -> None:
     service.swarm_status = status
     node = start()
@@ -252,7 +252,7 @@ def test_without_the_swarm_service_nodes_still_finish(
 
 
 def test_a_service_restarted_in_the_middle_costs_little(
-    service: SwarmService, start: Callable[..., Node], data: bytes, layer: Layer
+    service: SwarmService, start: Callable[..., Node], data: bytes, layer: PulledLayer
 ) -> None:
     def forget(offset: int, length: int) -> None:
         if service.reads == 10:
@@ -265,7 +265,7 @@ def test_a_service_restarted_in_the_middle_costs_little(
 
 
 def test_the_chunks_of_a_killed_node_are_leased_again(
-    service: SwarmService, start: Callable[..., Node], data: bytes, layer: Layer
+    service: SwarmService, start: Callable[..., Node], data: bytes, layer: PulledLayer
 ) -> None:
     service.lease_seconds = 1.0
     count = -(-SIZE // (4 * PIECE))
@@ -277,7 +277,7 @@ def test_the_chunks_of_a_killed_node_are_leased_again(
 
 
 def test_pieces_of_a_killed_node_are_used_after_its_restart(
-    service: SwarmService, tmp_path: Path, data: bytes, layer: Layer
+    service: SwarmService, tmp_path: Path, data: bytes, layer: PulledLayer
 ) -> None:
     gate = threading.Event()
     service.on_read = lambda offset, length: service.reads > 16 and gate.wait(60) and None
@@ -299,7 +299,7 @@ def test_pieces_of_a_killed_node_are_used_after_its_restart(
 
 
 def test_a_restarted_node_seeds_what_it_has(
-    service: SwarmService, tmp_path: Path, start: Callable[..., Node], data: bytes, layer: Layer
+    service: SwarmService, tmp_path: Path, start: Callable[..., Node], data: bytes, layer: PulledLayer
 ) -> None:
     folder = tmp_path / "restarted"
     with start_node(folder) as node:
@@ -316,7 +316,7 @@ def test_a_restarted_node_seeds_what_it_has(
 
 
 def test_a_pull_renews_the_refused_capability_of_a_cached_layer(
-    service: SwarmService, tmp_path: Path, data: bytes, layer: Layer, caplog: pytest.LogCaptureFixture
+    service: SwarmService, tmp_path: Path, data: bytes, layer: PulledLayer, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = tmp_path / "away for long"
     with start_node(folder) as node:
@@ -334,7 +334,7 @@ def test_a_pull_renews_the_refused_capability_of_a_cached_layer(
 
 
 def test_an_evicted_layer_leaves_the_swarm(
-    service: SwarmService, start: Callable[..., Node], data: bytes, layer: Layer
+    service: SwarmService, start: Callable[..., Node], data: bytes, layer: PulledLayer
 ) -> None:
     node = start()
     assert pull(node, layer, BytesOrigin(data, torrent(service))) == data
@@ -348,7 +348,7 @@ def test_an_address_outside_the_configured_networks_is_not_a_peer(
     service: SwarmService,
     start: Callable[..., Node],
     data: bytes,
-    layer: Layer,
+    layer: PulledLayer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("node.fallback.STALLED_SECONDS", 0.5)
@@ -366,7 +366,7 @@ def test_a_stalled_reader_falls_back_to_the_registry(
     service: SwarmService,
     start: Callable[..., Node],
     data: bytes,
-    layer: Layer,
+    layer: PulledLayer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("node.fallback.STALLED_SECONDS", 0.5)
@@ -386,7 +386,7 @@ def test_a_reader_gets_the_registrys_error_as_a_last_resort(
     service: SwarmService,
     start: Callable[..., Node],
     data: bytes,
-    layer: Layer,
+    layer: PulledLayer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("node.fallback.STALLED_SECONDS", 0.5)
@@ -397,7 +397,7 @@ def test_a_reader_gets_the_registrys_error_as_a_last_resort(
 
 
 def test_a_download_that_gets_nothing_and_has_no_reader_ends(
-    service: SwarmService, start: Callable[..., Node], data: bytes, layer: Layer
+    service: SwarmService, start: Callable[..., Node], data: bytes, layer: PulledLayer
 ) -> None:
     service.web_seed_status = service.swarm_status = 503
     origin = BytesOrigin(data, torrent(service), error=Unavailable("registry", "status 503"))
@@ -407,7 +407,9 @@ def test_a_download_that_gets_nothing_and_has_no_reader_ends(
     assert "timed out" in (wait_for_end(node, layer) or "")
 
 
-def test_a_torrent_of_other_bytes_is_used_once(start: Callable[..., Node], data: bytes, layer: Layer) -> None:
+def test_a_torrent_of_other_bytes_is_used_once(
+    start: Callable[..., Node], data: bytes, layer: PulledLayer
+) -> None:
     other = bytes(SIZE)
     with start_swarm_service(other, PIECE) as service:
         origin = BytesOrigin(data, make_torrent(other, [service.web_seed], name=layer.digest.hex))
@@ -422,7 +424,7 @@ def test_a_layer_that_could_not_be_kept_is_shared_by_the_next_pull(
     service: SwarmService,
     start: Callable[..., Node],
     data: bytes,
-    layer: Layer,
+    layer: PulledLayer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     commit, failures = Cache.commit, iter([CacheFailed("cache", "the disk is full")])

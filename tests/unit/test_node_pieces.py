@@ -12,7 +12,7 @@ from core.digest import Digest
 from node.counters import Counters
 from node.fallback import Progress
 from node.metainfo import Metainfo
-from node.origin import Layer
+from node.origin import PulledLayer
 from node.piece_order import PieceOrder
 from node.pieces import Pieces
 from node.session import Torrent
@@ -41,7 +41,7 @@ def pieces_of_three(handle: Handle | None = None) -> Pieces:
 def pieces_of(count: int, handle: Handle | None) -> Pieces:
     hashes = b"".join(hashlib.sha1(data, usedforsecurity=False).digest() for data in DATA) * (count // 3)
     metainfo = Metainfo(b"", count * SIZE, SIZE, hashes, ())
-    layer = Layer(Digest("0" * 64), "library/test", count * SIZE)
+    layer = PulledLayer(Digest("0" * 64), "library/test", count * SIZE)
     pieces = Pieces(layer, metainfo, threading.Condition(), Counters(), lambda: None)
     pieces.attach(Torrent(cast(Any, handle or Handle())))
     return pieces

@@ -12,11 +12,11 @@ from core.errors import ConnectionCut
 from core.swarm.chunks import Chunks
 from node.counters import Counters
 from node.fallback import Progress
-from node.origin import Layer
+from node.origin import PulledLayer
 from node.stalled import StalledReaders
 
 SIZE = 64 * 1024
-LAYER = Layer(Digest("0" * 64), "library/test", SIZE)
+LAYER = PulledLayer(Digest("0" * 64), "library/test", SIZE)
 CUT = ConnectionCut("registry", 0, "closed")
 
 

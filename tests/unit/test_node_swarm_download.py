@@ -16,7 +16,7 @@ from core.errors import Interrupted, Unavailable
 from core.swarm.messages import Lease, SwarmAnswer, SwarmRequest
 from node.counters import Counters
 from node.metainfo import Metainfo
-from node.origin import Layer
+from node.origin import PulledLayer
 from node.pieces import Pieces
 from node.session import TorrentStatus
 from node.swarm_client import SwarmAddress
@@ -82,7 +82,7 @@ def test_a_leased_chunk_that_was_fetched_without_its_lease_is_reported(
     web_seed = Stalling()
     service = FailingService(web_seed)
     download = SwarmDownload(
-        Layer(Digest("0" * 64), "library/test", len(DATA)),
+        PulledLayer(Digest("0" * 64), "library/test", len(DATA)),
         METAINFO,
         tmp_path,
         Mock(add=add_torrent, node="0" * 32, port=6881),
