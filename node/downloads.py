@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Self
+
+from cachetools import TTLCache
 
 from core.blobs.source import BlobReader
 from core.digest import Digest
@@ -32,6 +33,8 @@ _FAILED_SECONDS = 300.0
 _WITHOUT_CACHE_SECONDS = 30.0
 """How long a layer that could not be cached is passed through before the cache is tried again."""
 _WITHOUT_TORRENT_SECONDS = 600.0
+"""How long a torrent of wrong bytes is not used again."""
+_MAX_REMEMBERED = 10_000
 
 
 class Reader:
@@ -134,15 +137,6 @@ class _PassedThrough:
             self._body = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Failure:
-    """A download that failed, at monotonic seconds; `disk` is the reason if the cache failed."""
-
-    at: float
-    status: DownloadStatus
-    disk: str | None
-
-
 class Downloads:
     """Starts, joins and ends downloads. Thread-safe.
 
@@ -171,8 +165,10 @@ class Downloads:
         self._cache = cache
         self._lock = threading.Lock()
         self._running: dict[Digest, Download] = {}
-        self._failed: dict[Digest, _Failure] = {}
-        self._without_torrent: dict[Digest, float] = {}
+        self._failed: TTLCache[Digest, DownloadStatus] = TTLCache(_MAX_REMEMBERED, _FAILED_SECONDS)
+        self._not_cached: TTLCache[Digest, str] = TTLCache(_MAX_REMEMBERED, _WITHOUT_CACHE_SECONDS)
+        """Layers that could not be cached, and why."""
+        self._bad_torrents: TTLCache[Digest, bool] = TTLCache(_MAX_REMEMBERED, _WITHOUT_TORRENT_SECONDS)
         self._cache_outage = OutageLog(log, "cache")
         self._closed = False
         cache.on_removed = self._seeding.forget
@@ -217,9 +213,8 @@ class Downloads:
     def status(self) -> list[DownloadStatus]:
         """Return the downloads in progress, failed ones of the last minutes, and the layers being seeded."""
         with self._lock:
-            self._forget_old_failures()
             downloads, failed = list(self._running.values()), list(self._failed.values())
-        shown = [*(download.status() for download in downloads), *(one.status for one in failed)]
+        shown = [*(download.status() for download in downloads), *failed]
         seeded = [
             DownloadStatus(digest, "", size, size, "seeding", peers, 0, {})
             for digest, (size, peers) in self._seeding.peers().items()
@@ -246,17 +241,12 @@ class Downloads:
         self._seeding.close()
 
     def _begin(self, layer: PulledLayer, origin: Origin) -> Download:
-        now = time.monotonic()
-        if (
-            (failed := self._failed.get(layer.digest)) is not None
-            and failed.disk is not None
-            and now - failed.at < _WITHOUT_CACHE_SECONDS
-        ):
-            raise CacheFailed(str(self._cache.directory), failed.disk)
+        if (why := self._not_cached.get(layer.digest)) is not None:
+            raise CacheFailed(str(self._cache.directory), why)
         # Its part, if another program changed the file.
         self._seeding.forget(layer.digest)
         path = self._cache.reserve(layer.digest, layer.size)
-        use_torrent = now >= self._without_torrent.get(layer.digest, now)
+        use_torrent = layer.digest not in self._bad_torrents
         download = Download(layer, origin, path, self._parts, self._ended, use_torrent=use_torrent)
         try:
             download.start()
@@ -272,18 +262,9 @@ class Downloads:
         with self._lock:
             if self._running.get(digest) is download:
                 del self._running[digest]
-            self._forget_old_failures()
             if (error := download.error) is not None:
-                disk = error.why if isinstance(error, CacheFailed) else None
-                self._failed[digest] = _Failure(time.monotonic(), download.status(), disk)
+                self._failed[digest] = download.status()
+            if isinstance(error, CacheFailed):
+                self._not_cached[digest] = error.why
             if download.bad_torrent:
-                self._without_torrent[digest] = time.monotonic() + _WITHOUT_TORRENT_SECONDS
-
-    def _forget_old_failures(self) -> None:
-        """Drop old failures. The lock is held."""
-        now = time.monotonic()
-        recent = now - _FAILED_SECONDS
-        self._failed = {digest: failed for digest, failed in self._failed.items() if failed.at >= recent}
-        self._without_torrent = {
-            digest: until for digest, until in self._without_torrent.items() if until > now
-        }
+                self._bad_torrents[digest] = True
