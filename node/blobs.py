@@ -15,10 +15,10 @@ from core.digest import Digest
 from core.errors import Refused, TimedOut
 from core.http.byte_range import Span, applicable_range, etag_matches, requested_span, unsatisfied_range
 from node.answers import error, unavailable
-from node.bodies import CHUNK_BYTES, AwaitedBody, LayerBody, PassedBody
+from node.bodies import CHUNK_BYTES, ForwardedBody, LayerBody, LazyLayerBody
 from node.downloads import Downloads, Reader
 from node.origin import PulledLayer
-from node.proxy import not_passed_on, unchanged
+from node.proxy import fallback_answer, forwarded_answer
 from node.registry_origin import RegistryOrigin
 from node.requests import header
 from node.upstream import Upstream
@@ -59,20 +59,20 @@ class Blobs:
         authorization = header(environ, "Authorization")
         if isinstance(digest, str):
             with ExitStack() as held:
-                return self._take_turn(held) or self._pass(
+                return self._acquire_slot(held) or self._forward(
                     environ, scope, digest, authorization, header(environ, "Range"), held
                 )
-        verdict = self._verdicts.judge(scope, digest, authorization)
+        verdict = self._verdicts.authorize(scope, digest, authorization)
         if etag_matches(header(environ, "If-None-Match"), _etag(digest)):
             return bottle.HTTPResponse(b"", 304, {"ETag": _etag(digest)})
         if environ["REQUEST_METHOD"] == "HEAD" or not verdict.size:
             return _answer(200, b"", digest, verdict.size)
         range_ = applicable_range(header(environ, "Range"), header(environ, "If-Range"), _etag(digest))
         with ExitStack() as held:
-            if (refused := self._take_turn(held)) is not None:
+            if (refused := self._acquire_slot(held)) is not None:
                 return refused
             if range_ is not None and "," in range_:
-                return self._pass(environ, scope, digest, authorization, range_, held)
+                return self._forward(environ, scope, digest, authorization, range_, held)
             span = requested_span(range_, verdict.size)
             if span == "unsatisfiable":
                 message = "the layer has no such bytes"
@@ -84,7 +84,7 @@ class Blobs:
             except Refused:
                 # The token has expired since: the registry's answer to it is what the engine needs.
                 self._verdicts.forget(scope, digest, authorization)
-                self._verdicts.judge(scope, digest, authorization)
+                self._verdicts.authorize(scope, digest, authorization)
                 raise
         if span == "whole":
             return _answer(200, body, digest, verdict.size)
@@ -92,7 +92,7 @@ class Blobs:
         answer.set_header("Content-Range", span.content_range(verdict.size))
         return answer
 
-    def _take_turn(self, held: ExitStack) -> bottle.HTTPResponse | None:
+    def _acquire_slot(self, held: ExitStack) -> bottle.HTTPResponse | None:
         """Count a body, until `held` is closed. Return the answer if there are too many."""
         if not self._bodies.acquire(blocking=False):
             return unavailable("too many layers are being sent", 1)
@@ -108,14 +108,14 @@ class Blobs:
             layer,
             authorization,
             verdict.torrent,
-            ask_again=self._verdicts.torrent_allowed(layer.scope),
+            may_request_torrent=self._verdicts.torrent_allowed(layer.scope),
         )
         reader = held.enter_context(self._downloads.open(layer, origin, span.start + span.length))
         read = partial(self._read, reader)
         if first := self._first_bytes(reader, span):
             body = LayerBody(layer.digest, span, first, read)
         else:
-            body = AwaitedBody(layer.digest, span, read)
+            body = LazyLayerBody(layer.digest, span, read)
         body.release_when_closed(held.pop_all())
         return body
 
@@ -141,7 +141,7 @@ class Blobs:
                 if reader.downloaded in (None, before):
                     raise
 
-    def _pass(
+    def _forward(
         self,
         environ: Mapping[str, Any],
         scope: str,
@@ -155,12 +155,12 @@ class Blobs:
         stream = self._upstream.open_blob(scope, digest, authorization, range_, method)
         held.callback(stream.close)
         if (
-            instead := not_passed_on(self._upstream, stream.status, stream.headers, authorization)
+            instead := fallback_answer(self._upstream, stream.status, stream.headers, authorization)
         ) is not None:
             return instead
-        body = PassedBody(stream)
+        body = ForwardedBody(stream)
         body.release_when_closed(held.pop_all())
-        return unchanged(stream.status, stream.headers, body, head=method == "HEAD")
+        return forwarded_answer(stream.status, stream.headers, body, head=method == "HEAD")
 
 
 def _answer(status: int, body: LayerBody | bytes, digest: Digest, length: int) -> bottle.HTTPResponse:

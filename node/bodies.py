@@ -79,7 +79,7 @@ class LayerBody(_Body):
         return data
 
 
-class AwaitedBody(LayerBody):
+class LazyLayerBody(LayerBody):
     """`span` of a layer whose first bytes were not read before.
 
     It has the interface of a file: of other bodies, Bottle reads the first bytes before it sends the head.
@@ -93,7 +93,7 @@ class AwaitedBody(LayerBody):
         return self._next(limit)
 
 
-class PassedBody(_Body):
+class ForwardedBody(_Body):
     """The body of the registry's own answer.
 
     It has the interface of a file: other bodies that turn out to be empty are not closed by Bottle.

@@ -39,19 +39,19 @@ class BrewRequest:
 class BrewRequests:
     """Remembers which manifest names a layer, and sends requests in a separate thread. Thread-safe.
 
-    `ask` makes the request; it may raise RemoteError.
+    `send` makes the request; it may raise RemoteError.
     """
 
-    def __init__(self, ask: Callable[[BrewRequest], None]) -> None:
-        self._ask = ask
+    def __init__(self, send: Callable[[BrewRequest], None]) -> None:
+        self._send = send
         self._lock = threading.Lock()
-        self._named: TTLCache[tuple[str, Digest], Digest] = TTLCache(_MAX_LAYERS, REMEMBER_SECONDS)
-        self._asked: TTLCache[tuple[str, Digest], bool] = TTLCache(_MAX_MANIFESTS, REMEMBER_SECONDS)
+        self._manifests: TTLCache[tuple[str, Digest], Digest] = TTLCache(_MAX_LAYERS, REMEMBER_SECONDS)
+        self._requested: TTLCache[tuple[str, Digest], bool] = TTLCache(_MAX_MANIFESTS, REMEMBER_SECONDS)
         self._waiting: queue.Queue[BrewRequest | None] = queue.Queue(_MAX_WAITING)
         self._thread = threading.Thread(target=self._run, name="brew requests", daemon=True)
         self._thread.start()
 
-    def saw_manifest(self, scope: str, body: bytes, media_type: str) -> None:
+    def remember_layers(self, scope: str, body: bytes, media_type: str) -> None:
         """Remember the layers of a manifest that passed through."""
         try:
             manifest = parse_manifest(body, media_type)
@@ -63,15 +63,15 @@ class BrewRequests:
         with self._lock:
             for layer in manifest.layers:
                 if layer.brewable:
-                    self._named[scope, layer.digest] = digest
+                    self._manifests[scope, layer.digest] = digest
 
-    def layer_has_no_torrent(self, scope: str, layer: Digest, authorization: str | None) -> None:
+    def request(self, scope: str, layer: Digest, authorization: str | None) -> None:
         """Request brewing of the layer, if a manifest that names it was seen recently."""
         with self._lock:
-            manifest = self._named.get((scope, layer))
-            if manifest is None or (scope, manifest) in self._asked or self._waiting.full():
+            manifest = self._manifests.get((scope, layer))
+            if manifest is None or (scope, manifest) in self._requested or self._waiting.full():
                 return
-            self._asked[scope, manifest] = True
+            self._requested[scope, manifest] = True
             self._waiting.put_nowait(BrewRequest(scope, manifest, authorization))
 
     def close(self) -> None:
@@ -86,6 +86,6 @@ class BrewRequests:
     def _run(self) -> None:
         while (request := self._waiting.get()) is not None:
             try:
-                self._ask(request)
+                self._send(request)
             except RemoteError as error:
                 log.info("brewing not requested scope=%s reason=%s", request.scope, error)

@@ -17,7 +17,7 @@ from core.digest import Digest
 from core.errors import CacheFailed
 from node.cache_files import CachedLayer, CacheFiles
 
-_LATER = 1e-5  # seconds; a Unix time has microseconds as a float
+_MIN_TIME_STEP = 1e-5  # seconds; a Unix time has microseconds as a float
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class Cache:
         """Raise CacheFailed unless layers can be stored. Take over a directory that was replaced."""
         lost: list[Digest] = []
         with self._lock, self._files.disk_errors():
-            if self._files.take():
+            if self._files.acquire():
                 before = self._layers
                 try:
                     self._load()
@@ -163,7 +163,7 @@ class Cache:
         self.on_removed(digest)
         return True
 
-    def distrust(self, digest: Digest) -> None:
+    def mark_damaged(self, digest: Digest) -> None:
         """Stop serving a damaged layer, except to current readers. It stays pinned. Raises CacheFailed."""
         with self._lock, self._files.disk_errors():
             layer = self._layers.get(digest)
@@ -183,16 +183,16 @@ class Cache:
             self._files.unlink("pinned", digest)
             self._pinned.discard(digest)
 
-    def note(self, digest: Digest, data: bytes) -> None:
-        """Store `data` with a layer until the layer is removed. Raises CacheFailed."""
+    def save_metadata(self, digest: Digest, data: bytes) -> None:
+        """Store `data` about a layer until the layer is removed. Raises CacheFailed."""
         with self._lock, self._files.disk_errors():
             self._files.write("notes", digest, data)
 
-    def noted(self, digest: Digest) -> bytes | None:
-        """Return the data stored by `note`."""
+    def saved_metadata(self, digest: Digest) -> bytes | None:
+        """Return the data stored by `save_metadata`."""
         return self._files.read("notes", digest)
 
-    def keep_part(self, digest: Digest, blocks: bytes) -> None:
+    def save_blocks(self, digest: Digest, blocks: bytes) -> None:
         """Store, to survive a crash, which blocks of a download are on the disk. Raises CacheFailed.
 
         Only the thread of the layer's download may call this.
@@ -200,12 +200,12 @@ class Cache:
         with self._files.disk_errors():
             self._files.write("parts", digest, blocks)
 
-    def part(self, digest: Digest) -> bytes | None:
-        """Return the data stored by `keep_part`, None if there is none."""
+    def saved_blocks(self, digest: Digest) -> bytes | None:
+        """Return the data stored by `save_blocks`, None if there is none."""
         return self._files.read("parts", digest)
 
-    def forget_part(self, digest: Digest) -> None:
-        """Delete the data stored by `keep_part`. Raises CacheFailed."""
+    def delete_blocks(self, digest: Digest) -> None:
+        """Delete the data stored by `save_blocks`. Raises CacheFailed."""
         with self._files.disk_errors():
             self._files.unlink("parts", digest)
 
@@ -290,7 +290,7 @@ class Cache:
 
     def _next_use(self) -> float:
         """Return the Unix time, or a later one: the order of uses stays right when the clock is set back."""
-        self._latest_use = max(time.time(), self._latest_use + _LATER)
+        self._latest_use = max(time.time(), self._latest_use + _MIN_TIME_STEP)
         return self._latest_use
 
     def _closed(self, layer: _Layer) -> None:

@@ -4,7 +4,7 @@
     layers/<hex>      a layer's bytes, possibly incomplete
     verified/<hex>    JSON: size and mtime of a layer whose SHA-256 was compared; touched at each use
     pinned/<hex>      present if the layer must not be evicted
-    notes/<hex>       the owner's data for a layer
+    notes/<hex>       the data stored with a layer by `Cache.save_metadata`
     parts/<hex>       which blocks of an incomplete layer are on the disk
 
 A file in `layers` without a matching record in `verified` is never served. All files are 0600, folders 0700.
@@ -29,7 +29,7 @@ from core.os_errors import os_reason
 Folder = Literal["layers", "verified", "pinned", "notes", "parts"]
 
 _FOLDERS: tuple[Folder, ...] = ("layers", "verified", "pinned", "notes", "parts")
-_OF_A_LAYER: tuple[Folder, ...] = ("verified", "notes", "parts", "layers")
+_LAYER_FOLDERS: tuple[Folder, ...] = ("verified", "notes", "parts", "layers")
 """In the order of removal. The record first: bytes without one are never served."""
 _BLOCK = 512  # the unit of st_blocks
 _REASONS = {
@@ -72,7 +72,7 @@ class CacheFiles:
         self.directory = directory
         self._lock = -1
 
-    def take(self) -> bool:
+    def acquire(self) -> bool:
         """Own the directory, created if missing. Return False if it is owned already.
 
         It may differ from the previous one: its disk was unmounted, or it was removed. Raises
@@ -136,7 +136,7 @@ class CacheFiles:
 
     def remove(self, digest: Digest) -> None:
         """Remove a layer's files, except its pin."""
-        for folder in _OF_A_LAYER:
+        for folder in _LAYER_FOLDERS:
             self.unlink(folder, digest)
 
     def remove_leftovers(self) -> None:
@@ -146,7 +146,7 @@ class CacheFiles:
                 if path.suffix == ".new":
                     path.unlink()
         layers = set(self.digests("layers"))
-        for folder in _OF_A_LAYER[:-1]:
+        for folder in _LAYER_FOLDERS[:-1]:
             for digest in set(self.digests(folder)) - layers:
                 self.unlink(folder, digest)
 

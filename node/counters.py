@@ -30,10 +30,10 @@ class Totals:
 
 
 class Counters:
-    """Thread-safe counters. `whole` counts the same events."""
+    """Thread-safe counters. `parent` counts the same events."""
 
-    def __init__(self, whole: Counters | None = None) -> None:
-        self._whole = whole
+    def __init__(self, parent: Counters | None = None) -> None:
+        self._parent = parent
         self._lock = threading.Lock()
         self._origins: Counter[str] = Counter(peers=0, web_seed=0, registry=0, cache=0)
         self._fallbacks: Counter[str] = Counter()
@@ -43,22 +43,22 @@ class Counters:
         """Count useful bytes of a layer."""
         with self._lock:
             self._origins[origin] += count
-        if self._whole is not None:
-            self._whole.received(origin, count)
+        if self._parent is not None:
+            self._parent.received(origin, count)
 
     def fell_back(self, reason: FallbackReason) -> None:
         """Count a use of the registry instead of the swarm."""
         with self._lock:
             self._fallbacks[reason] += 1
-        if self._whole is not None:
-            self._whole.fell_back(reason)
+        if self._parent is not None:
+            self._parent.fell_back(reason)
 
     def uploaded(self, count: int) -> None:
         """Count bytes sent to peers."""
         with self._lock:
             self._uploaded += count
-        if self._whole is not None:
-            self._whole.uploaded(count)
+        if self._parent is not None:
+            self._parent.uploaded(count)
 
     def totals(self) -> Totals:
         """Return all counters."""

@@ -32,7 +32,7 @@ _HASHED_AT_ONCE = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class NodeParts:
+class SharedServices:
     """The objects that all downloads of a node share. `time_limit` is in seconds without a piece from the
     swarm.
     """
@@ -60,7 +60,7 @@ class Download:
         layer: PulledLayer,
         origin: Origin,
         path: Path,
-        parts: NodeParts,
+        shared: SharedServices,
         ended: Callable[[Download], None],
         *,
         use_torrent: bool = True,
@@ -72,9 +72,9 @@ class Download:
         self.error: DockerTorrentsError | None = None
         self.bad_torrent = False
         self._path = path
-        self._parts = parts
+        self._shared = shared
         self._ended = ended
-        self._counters = Counters(parts.counters)
+        self._counters = Counters(shared.counters)
         self._use_torrent = use_torrent
         self._changed = threading.Condition()
         self.readers = Readers(layer, self._changed)
@@ -152,26 +152,26 @@ class Download:
     def _download(self) -> None:
         metainfo = self._metainfo()
         if metainfo is None and self.layer.size > 0:
-            if self._may_swarm:
+            if self._can_use_swarm:
                 self._counters.fell_back("no_torrent")
-            metainfo = self._by_registry()
+            metainfo = self._download_from_registry()
         if metainfo is None:
             self._verify()
             return
-        swarm, torrent = self._by_swarm(metainfo)
+        swarm, torrent = self._download_from_swarm(metainfo)
         try:
             self._verify()
             self._seed(swarm.renewed(), torrent)
         except BaseException:
-            self._parts.session.remove(torrent)
+            self._shared.session.remove(torrent)
             raise
 
     @property
-    def _may_swarm(self) -> bool:
-        return self._use_torrent and self.layer.size >= max(1, self._parts.min_size)
+    def _can_use_swarm(self) -> bool:
+        return self._use_torrent and self.layer.size >= max(1, self._shared.min_size)
 
     def _metainfo(self) -> Metainfo | None:
-        data = self.origin.torrent() if self._may_swarm else None
+        data = self.origin.torrent() if self._can_use_swarm else None
         if data is None:
             return None
         try:
@@ -186,14 +186,14 @@ class Download:
             self._use_torrent = False
             return None
 
-    def _by_registry(self) -> Metainfo | None:
+    def _download_from_registry(self) -> Metainfo | None:
         """Download from the registry. Return the layer's torrent, if one appears before the layer is
         complete.
         """
         registry = RegistryDownload(
             self.layer,
             self._path,
-            self._parts.cache,
+            self._shared.cache,
             lambda: self.origin,
             self._metainfo,
             self.readers.all,
@@ -204,38 +204,38 @@ class Download:
             self._registry = registry
             if self._stopped:
                 raise Interrupted
-        self._enter("http", registry)
+        self._set_state("http", registry)
         metainfo = registry.run()
         if self._stopped:
             raise Interrupted
         return metainfo
 
-    def _by_swarm(self, metainfo: Metainfo) -> tuple[SwarmDownload, Torrent]:
-        parts, layer = self._parts, self.layer
+    def _download_from_swarm(self, metainfo: Metainfo) -> tuple[SwarmDownload, Torrent]:
+        shared, layer = self._shared, self.layer
         address = SwarmAddress.of(metainfo.web_seeds)
         fetcher = PieceFetcher(
-            parts.http, layer, metainfo, lambda: self.origin, self._counters, parts.web_seeds
+            shared.http, layer, metainfo, lambda: self.origin, self._counters, shared.web_seeds
         )
         swarm = SwarmDownload(
             layer,
             metainfo,
             self._path.parent,
-            parts.session,
+            shared.session,
             fetcher,
-            SwarmClient(parts.swarm_service, address, layer.digest) if address is not None else None,
+            SwarmClient(shared.swarm_service, address, layer.digest) if address is not None else None,
             self.readers.all,
             self._changed,
             self._counters,
-            lambda: self._enter("swarm", swarm.pieces),
-            parts.time_limit,
+            lambda: self._set_state("swarm", swarm.pieces),
+            shared.time_limit,
         )
-        parts.cache.note(layer.digest, metainfo.encode())
-        parts.cache.forget_part(layer.digest)
+        shared.cache.save_metadata(layer.digest, metainfo.encode())
+        shared.cache.delete_blocks(layer.digest)
         with self._changed:
             if self._stopped:
                 raise Interrupted
             self._swarm = swarm
-        self._enter("checking", swarm.pieces)
+        self._set_state("checking", swarm.pieces)
         return swarm, swarm.run()
 
     def _verify(self) -> None:
@@ -247,7 +247,7 @@ class Download:
         if got != self.layer.digest.hex:
             self.bad_torrent = self._swarm is not None
             raise DigestMismatch(str(self.layer.digest), f"sha256:{got}")
-        cached = self._parts.cache.commit(self.layer.digest)
+        cached = self._shared.cache.commit(self.layer.digest)
         with self._changed:
             self.state = "verified"
             self.readers.finish(cached)
@@ -265,11 +265,11 @@ class Download:
 
     def _seed(self, metainfo: Metainfo, torrent: Torrent) -> None:
         try:
-            self._parts.cache.note(self.layer.digest, metainfo.encode())
+            self._shared.cache.save_metadata(self.layer.digest, metainfo.encode())
         except CacheFailed as error:
             # Shared until the mirror is restarted, with the capability stored before.
             log.warning("capability not stored reason=%s", error)
-        self._parts.seeding.adopt(self.layer.digest, metainfo, torrent)
+        self._shared.seeding.adopt(self.layer.digest, metainfo, torrent)
         with self._changed:
             self.state = "seeding"
 
@@ -277,9 +277,9 @@ class Download:
         kept = not isinstance(error, DigestMismatch | CacheFailed)
         if kept and self._registry is not None and self._swarm is None:
             with suppress(OSError, CacheFailed):
-                self._registry.keep_part()
+                self._registry.save_blocks()
         # The next download may begin as soon as this one has ended.
-        self._parts.cache.release(self.layer.digest, keep=not isinstance(error, DigestMismatch))
+        self._shared.cache.release(self.layer.digest, keep=not isinstance(error, DigestMismatch))
         if isinstance(error, CacheFailed):
             self._counters.fell_back("disk_error")
         with self._changed:
@@ -289,7 +289,7 @@ class Download:
         if not isinstance(error, Interrupted):
             log.warning("download failed digest=%s reason=%s", self.layer.digest, error)
 
-    def _enter(self, state: State, source: ByteSource) -> None:
+    def _set_state(self, state: State, source: ByteSource) -> None:
         with self._changed:
             self.state = state
             self.readers.serve(source)

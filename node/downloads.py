@@ -17,8 +17,8 @@ from core.logs import OutageLog
 from node.cache import Cache
 from node.cache_files import CachedLayer
 from node.counters import Counters, Totals
-from node.download import Download, NodeParts
-from node.fallback import Progress
+from node.download import Download, SharedServices
+from node.fallback import ReaderState
 from node.fetch import WebSeedOutages
 from node.origin import Origin, PulledLayer
 from node.seeding import Seeding
@@ -46,14 +46,14 @@ class Reader:
 
     def __init__(
         self, layer: PulledLayer, origin: Origin, end: int, counters: Counters, *,
-        download: Download | None = None, progress: Progress | None = None, cached: CachedLayer | None = None,
+        download: Download | None = None, state: ReaderState | None = None, cached: CachedLayer | None = None,
     ) -> None:  # fmt: skip
         self.size = layer.size
         self._digest = layer.digest
         self._download = download
-        self._progress = progress
+        self._state = state
         self._cached = cached
-        self._passed = _PassedThrough(origin, end, counters)
+        self._pass_through = _PassThrough(origin, end, counters)
         self._counters = counters
 
     def read(self, offset: int, limit: int, timeout: float) -> bytes:
@@ -72,13 +72,13 @@ class Reader:
             else:
                 self._counters.received("cache", len(data))
                 return data
-        if self._download is not None and self._progress is not None:
+        if self._download is not None and self._state is not None:
             try:
-                return self._download.readers.read(self._progress, offset, limit, timeout)
+                return self._download.readers.read(self._state, offset, limit, timeout)
             except CacheFailed:
                 # Problems of the disk do not concern the caller.
                 self._leave()
-        return self._passed.read(offset, limit)
+        return self._pass_through.read(offset, limit)
 
     @property
     def downloaded(self) -> int | None:
@@ -90,11 +90,11 @@ class Reader:
     def close(self) -> None:
         """Leave. The download continues without this reader."""
         self._leave()
-        self._passed.close()
+        self._pass_through.close()
 
     def _leave(self) -> None:
-        if self._download is not None and self._progress is not None:
-            self._download.readers.leave(self._progress)
+        if self._download is not None and self._state is not None:
+            self._download.readers.leave(self._state)
         if self._cached is not None:
             self._cached.close()
         self._download = self._cached = None
@@ -106,7 +106,7 @@ class Reader:
         self.close()
 
 
-class _PassedThrough:
+class _PassThrough:
     """A layer read from the registry for one caller, up to `end`, and not cached."""
 
     def __init__(self, origin: Origin, end: int, counters: Counters) -> None:
@@ -151,7 +151,7 @@ class Downloads:
         self._counters = Counters()
         service = SwarmService(http)
         self._seeding = Seeding(session, cache, service, self._counters)
-        self._parts = NodeParts(
+        self._shared = SharedServices(
             cache,
             session,
             http,
@@ -204,8 +204,8 @@ class Downloads:
                 self._counters.fell_back("cache_full")
                 return Reader(layer, origin, end, self._counters)
             download.origin = origin
-            if (progress := download.readers.join()) is not None:
-                return Reader(layer, origin, end, self._counters, download=download, progress=progress)
+            if (state := download.readers.join()) is not None:
+                return Reader(layer, origin, end, self._counters, download=download, state=state)
         # It has just ended.
         download.wait_for_end()
         return self.open(layer, origin, end)
@@ -247,7 +247,7 @@ class Downloads:
         self._seeding.forget(layer.digest)
         path = self._cache.reserve(layer.digest, layer.size)
         use_torrent = layer.digest not in self._bad_torrents
-        download = Download(layer, origin, path, self._parts, self._ended, use_torrent=use_torrent)
+        download = Download(layer, origin, path, self._shared, self._ended, use_torrent=use_torrent)
         try:
             download.start()
         except RuntimeError as error:

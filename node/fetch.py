@@ -32,10 +32,10 @@ from node.swarm_client import SwarmAddress
 log = logging.getLogger(__name__)
 
 _SEED_PAUSE = 2.0
-_LONGEST_SEED_PAUSE = 60.0
+_MAX_SEED_PAUSE = 60.0
 _SMOOTHING = 0.3
 SLOW_SECONDS = 10.0
-LEAST_BYTES = 64 * 1024
+MIN_BYTES = 64 * 1024
 """The bytes that a web seed must send in SLOW_SECONDS, as the swarm waits for its chunks."""
 
 
@@ -56,7 +56,7 @@ class WebSeed:
         if isinstance(error, WrongBytes):
             self._until = float("inf")
             return
-        pause = min(_LONGEST_SEED_PAUSE, _SEED_PAUSE * 2**self._failures)
+        pause = min(_MAX_SEED_PAUSE, _SEED_PAUSE * 2**self._failures)
         self._failures += 1
         if isinstance(error, Unavailable) and error.retry_after:
             pause = max(pause, error.retry_after)
@@ -95,11 +95,11 @@ class _MinimumRateReader(BlobReader):
         self._recent = 0
 
     def readinto(self, buffer: memoryview, /) -> int:
-        """See BlobReader. Raises TimedOut if fewer than LEAST_BYTES arrived in SLOW_SECONDS."""
+        """See BlobReader. Raises TimedOut if fewer than MIN_BYTES arrived in SLOW_SECONDS."""
         count = self._body.readinto(buffer)
         self._recent += count
         if (now := time.monotonic()) - self._since >= SLOW_SECONDS:
-            if self._recent < LEAST_BYTES:
+            if self._recent < MIN_BYTES:
                 raise TimedOut("web seed", SLOW_SECONDS)
             self._since, self._recent = now, 0
         return count
@@ -146,12 +146,12 @@ class PieceFetcher:
     def fetch(
         self,
         pieces: range,
-        lacks: Callable[[int], bool],
+        is_missing: Callable[[int], bool],
         deliver: Callable[[int, bytes, bool], None],
         *,
         registry_only: bool = False,
     ) -> None:
-        """Fetch those of `pieces` that the node `lacks`; `deliver` gets (piece, bytes, from the registry).
+        """Fetch the missing ones of `pieces`, and pass each to `deliver`: (piece, bytes, from the registry).
 
         Try the web seeds, then the registry. Raises RemoteError if both fail.
         """
@@ -161,7 +161,7 @@ class PieceFetcher:
                     continue
                 try:
                     requested = self._read_pieces(
-                        partial(self._open_seed, seed), "web seed", pieces, lacks, deliver
+                        partial(self._open_seed, seed), "web seed", pieces, is_missing, deliver
                     )
                 except RemoteError as error:
                     if self._closed:
@@ -174,7 +174,7 @@ class PieceFetcher:
                         seed.served()
                         self._outages.of(seed.url).succeeded()
                     return
-        self._read_pieces(self._origin().open, "registry", pieces, lacks, deliver)
+        self._read_pieces(self._origin().open, "registry", pieces, is_missing, deliver)
 
     def close(self) -> None:
         """Abort all requests; their threads get RemoteError."""
@@ -189,11 +189,11 @@ class PieceFetcher:
         open_at: Callable[[int, int], BlobReader],
         name: str,
         pieces: range,
-        lacks: Callable[[int], bool],
+        is_missing: Callable[[int], bool],
         deliver: Callable[[int, bytes, bool], None],
     ) -> bool:
-        """Return False, without a request, if the node lacks none of `pieces`. Raises RemoteError."""
-        wanted = [piece for piece in pieces if lacks(piece)]
+        """Return False, without a request, if none of `pieces` is missing. Raises RemoteError."""
+        wanted = [piece for piece in pieces if is_missing(piece)]
         if not wanted:
             return False
         start, end = self._metainfo.span(wanted[0])[0], self._metainfo.span(wanted[-1])[1]
@@ -204,7 +204,7 @@ class PieceFetcher:
                 data = read_exactly(body, last - first, name, first)
                 if not self._metainfo.matches(piece, data):
                     raise WrongBytes(name, piece)
-                if lacks(piece):
+                if is_missing(piece):
                     deliver(piece, data, name == "registry")
         rate = (end - start) / max(1e-3, time.monotonic() - begun)
         self.rate = rate if self.rate is None else self.rate + _SMOOTHING * (rate - self.rate)

@@ -11,18 +11,18 @@ from pathlib import Path
 from core.blobs.source import BlobReader
 from core.errors import ConnectionCut, DockerTorrentsError, RangeIgnored, TimedOut, Unavailable
 from node.counters import Counters
-from node.fallback import Progress
+from node.fallback import ReaderState
 from node.origin import Origin, PulledLayer
 
 BLOCK = 64 * 1024
 MAX_STREAMS = 4
 """The most concurrent requests for one layer."""
-NEAR = 16
+MAX_AHEAD = 16
 """A reader this many blocks ahead of a stream waits for it; one farther ahead gets its own stream, if need
 be instead of one that no reader follows any more.
 """
-_ATTEMPTS = 3
-_PASSING = (ConnectionCut, TimedOut)
+_MAX_ATTEMPTS = 3
+_TRANSIENT = (ConnectionCut, TimedOut)
 _TICK = 0.5
 
 
@@ -114,14 +114,14 @@ class _Stream:
 
 
 class HttpDownload:
-    """Fills `file`. `readers` returns the progress of each reader; `changed` is notified of progress."""
+    """Fills `file`. `readers` returns the state of each reader; `changed` is notified of progress."""
 
     def __init__(
         self,
         layer: PulledLayer,
         file: HttpFile,
         origin: Callable[[], Origin],
-        readers: Callable[[], list[Progress]],
+        readers: Callable[[], list[ReaderState]],
         changed: threading.Condition,
         counters: Counters,
     ) -> None:
@@ -133,7 +133,7 @@ class HttpDownload:
         self._changed = changed
         self._counters = counters
         self._streams: dict[_Stream, threading.Thread] = {}
-        self._most = MAX_STREAMS
+        self._max_streams = MAX_STREAMS
         """The most streams at once. Lowered until the end of the download if the registry refuses one."""
         self._failures = 0
         self._error: Exception | None = None
@@ -164,11 +164,11 @@ class HttpDownload:
             starts = [0]
         for start in starts:
             block = self.file.first_missing(start)
-            if block is None or any(0 <= block - stream.block < NEAR for stream in self._streams):
+            if block is None or any(0 <= block - stream.block < MAX_AHEAD for stream in self._streams):
                 continue
             if block != start and self._streams:
                 continue  # the reader is served; one stream continues with the rest
-            if len(self._streams) >= self._most:
+            if len(self._streams) >= self._max_streams:
                 self._end_one_without_reader(readers)
                 return
             stream = _Stream(block)
@@ -179,14 +179,16 @@ class HttpDownload:
             self._streams[stream] = thread
             thread.start()
 
-    def _end_one_without_reader(self, readers: list[Progress]) -> None:
+    def _end_one_without_reader(self, readers: list[ReaderState]) -> None:
         """Make room for a stream, unless one is ending already. What it would have filled is filled later."""
         if any(stream.cancelled for stream in self._streams):
             return
         next_blocks = [self.file.first_missing(reader.offset // BLOCK) for reader in readers]
         for stream in self._streams:
-            followed = any(block is not None and 0 <= block - stream.block < NEAR for block in next_blocks)
-            # One that must read the layer from its start has no place of its own.
+            followed = any(
+                block is not None and 0 <= block - stream.block < MAX_AHEAD for block in next_blocks
+            )
+            # A stream that must read the layer from its start can be restarted nowhere else.
             if not followed and not stream.from_start:
                 stream.cancel()
                 return
@@ -201,8 +203,8 @@ class HttpDownload:
                     self._failures = 0 if self.received > begun else self._failures + 1
                     if isinstance(error, Unavailable) and len(self._streams) > 1:
                         # The registry may limit concurrent requests: the others continue.
-                        self._most = len(self._streams) - 1
-                    elif not isinstance(error, _PASSING) or self._failures >= _ATTEMPTS:
+                        self._max_streams = len(self._streams) - 1
+                    elif not isinstance(error, _TRANSIENT) or self._failures >= _MAX_ATTEMPTS:
                         self._error = error
         finally:
             with self._changed:

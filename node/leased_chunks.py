@@ -15,9 +15,9 @@ from node.pieces import Pieces
 
 log = logging.getLogger(__name__)
 
-MOST = 16
+MAX_LEASES = 16
 """The most leases of a node: all of them while it is alone."""
-REQUESTS = 2
+MAX_REQUESTS = 2
 """The most concurrent requests for leased chunks: the next one begins while the last one ends. With more, the
 requests of all nodes compete for the bandwidth of the origin, and some stall for seconds."""
 
@@ -25,8 +25,8 @@ requests of all nodes compete for the bandwidth of the origin, and some stall fo
 class LeasedChunks:
     """Fetches leased chunks of one download in separate threads.
 
-    `fetch` fetches a range of pieces by HTTP. `over` returns whether the download has ended. `wake` wakes the
-    thread that makes swarm calls. Everything mutable is guarded by `lock`.
+    `fetch` fetches a range of pieces by HTTP. `has_ended` returns whether the download has ended. `wake`
+    wakes the thread that makes swarm calls. Everything mutable is guarded by `lock`.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class LeasedChunks:
         chunks: Chunks,
         pieces: Pieces,
         fetch: Callable[[range], None],
-        over: Callable[[], bool],
+        has_ended: Callable[[], bool],
         lock: threading.Condition,
         wake: Callable[[], None],
     ) -> None:
@@ -43,7 +43,7 @@ class LeasedChunks:
         self._chunks = chunks
         self._pieces = pieces
         self._fetch = fetch
-        self._over = over
+        self._has_ended = has_ended
         self._lock = lock
         self._wake = wake
         self._waiting: list[int] = []
@@ -58,12 +58,12 @@ class LeasedChunks:
         """The fetched chunks that no peer has announced yet."""
         self.failures = 0
         """The number of consecutive failed requests."""
-        self.news = False
+        self.call_due = False
         """Whether a swarm call is due: chunks were fetched, and few others wait."""
 
-    def want(self, lacking: int) -> int:
+    def leases_to_request(self, missing: int) -> int:
         """Return how many leases to request; nodes that start together get one each."""
-        return min(MOST, lacking, 1 + self.count)
+        return min(MAX_LEASES, missing, 1 + self.count)
 
     def unspread(self, available: Sequence[int]) -> int:
         """Return how many fetched chunks no peer has yet, by the number of peers that have each piece."""
@@ -80,7 +80,7 @@ class LeasedChunks:
     def unreported(self) -> list[int]:
         """Return the fetched chunks to report in the current call."""
         with self._lock:
-            self.news = False
+            self.call_due = False
             return sorted(self._unreported)[:MAX_FETCHED]
 
     def reported(self, chunks: Sequence[int]) -> None:
@@ -88,7 +88,7 @@ class LeasedChunks:
         with self._lock:
             self._unreported.difference_update(chunks)
 
-    def take(self, leases: Sequence[Lease]) -> None:
+    def set_leases(self, leases: Sequence[Lease]) -> None:
         """Fetch the newly leased chunks, instead of those leased before."""
         with self._lock:
             known = {lease.chunk for lease in leases if lease.chunk < self._chunks.count}
@@ -97,14 +97,14 @@ class LeasedChunks:
                 for chunk in known - self._in_flight
                 if not self._pieces.has_all(self._chunks.pieces(chunk))
             )
-            more = min(REQUESTS - self._requests, len(self._waiting))
+            more = min(MAX_REQUESTS - self._requests, len(self._waiting))
             self._requests += more
         for _ in range(more):
             # Not joined: it may hang in a request, and pieces that arrive too late are ignored.
             context = contextvars.copy_context()
             threading.Thread(target=context.run, args=(self._run,), name="leased chunks", daemon=True).start()
 
-    def note(self, piece: int) -> None:
+    def piece_added(self, piece: int) -> None:
         """Record that a piece was added: its chunk may be complete."""
         chunk = self._chunks.chunk_of(piece)
         if chunk not in self._in_flight or not self._pieces.has_all(self._chunks.pieces(chunk)):
@@ -113,7 +113,7 @@ class LeasedChunks:
             self._unreported.add(chunk)
             self._unspread.add(chunk)
             self.count += 1
-            self.news |= len(self._waiting) < REQUESTS
+            self.call_due |= len(self._waiting) < MAX_REQUESTS
         self._wake()
 
     def _run(self) -> None:
@@ -124,7 +124,7 @@ class LeasedChunks:
                 fetched = True
             except DockerTorrentsError as error:
                 # A server that does not answer is logged elsewhere, once for all layers.
-                known = isinstance(error, NO_ANSWER) or self._over()
+                known = isinstance(error, NO_ANSWER) or self._has_ended()
                 log.log(
                     logging.DEBUG if known else logging.WARNING,
                     "leased chunks not fetched first=%d last=%d digest=%s reason=%s",
@@ -140,16 +140,16 @@ class LeasedChunks:
                 self.failures = 0 if fetched else self.failures + 1
                 if not fetched:
                     self._waiting.clear()
-                self.news |= len(self._waiting) < REQUESTS
+                self.call_due |= len(self._waiting) < MAX_REQUESTS
             self._wake()
 
     def _next(self) -> range | None:
         """Take adjacent chunks for one request, at most half of the waiting ones."""
         with self._lock:
-            if not self._waiting or self._over():
+            if not self._waiting or self._has_ended():
                 self._requests -= 1
                 return None
-            first, most = self._waiting[0], max(1, len(self._waiting) // REQUESTS)
+            first, most = self._waiting[0], max(1, len(self._waiting) // MAX_REQUESTS)
             run = range(first, first + 1)
             while len(run) < most and self._waiting[len(run)] == run.stop:
                 run = range(first, run.stop + 1)

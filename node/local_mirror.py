@@ -11,7 +11,7 @@ from core.digest import Digest
 from core.errors import BadAnswer, Unavailable
 from core.http.client import HttpAnswer, HttpClient
 
-_ALL = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - where to connect to
+_WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - where to connect to
 _STATUS_LIMIT = 64 * 1024 * 1024
 
 
@@ -19,7 +19,7 @@ class LocalMirror:
     """The client. Its methods raise RemoteError, with advice if the mirror does not run."""
 
     def __init__(self, mirror: Mirror, http: HttpClient) -> None:
-        address = _ALL.get(mirror.host, mirror.host)
+        address = _WILDCARDS.get(mirror.host, mirror.host)
         self.netloc = f"[{address}]:{mirror.port}" if ":" in address else f"{address}:{mirror.port}"
         self._http = http
 
@@ -34,7 +34,7 @@ class LocalMirror:
 
     def status(self) -> dict[str, Any]:
         """Return the output of `mirror status --json`."""
-        answer = self._ask("GET", "status")
+        answer = self._request("GET", "status")
         try:
             status = json.loads(answer.body)
         except ValueError:
@@ -45,14 +45,14 @@ class LocalMirror:
 
     def drop(self, digest: Digest) -> bool:
         """Remove a layer from the cache. Return False if it is not cached, or in use."""
-        answer = self._ask("DELETE", f"layers/{digest}")
+        answer = self._request("DELETE", f"layers/{digest}")
         return answer.status != 404 and _changed(answer)
 
     def pin(self, digest: Digest) -> None:
         """Protect a layer from eviction."""
-        _changed(self._ask("PUT", f"pins/{digest}"))
+        _changed(self._request("PUT", f"pins/{digest}"))
 
-    def _ask(self, method: str, path: str) -> HttpAnswer:
+    def _request(self, method: str, path: str) -> HttpAnswer:
         url = f"http://{self.netloc}/v0/mirror/{path}"
         try:
             return self._http.fetch(method, url, limit=_STATUS_LIMIT)

@@ -42,7 +42,7 @@ class Operations:
                 Probe("registry", self._ping_registry, required=True),
                 # No reasons to restart: the layers come from the registry.
                 Probe("cache", self._check_cache),
-                Probe("downloads", self._look_at_downloads),
+                Probe("downloads", self._check_downloads),
             ]
         )
 
@@ -72,7 +72,7 @@ class Operations:
         self._cache.check()
         return f"{self._cache.directory} can be written"
 
-    def _look_at_downloads(self) -> dict[str, Part]:
+    def _check_downloads(self) -> dict[str, Part]:
         downloads = self._downloads.status()
         failed = sum(one.state == "failed" for one in downloads)
         return {"downloads": Part(not failed, f"{len(downloads)}, {failed} of them failed", time.time())}

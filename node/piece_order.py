@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections import deque
 
-_LEAST = 2
+_MIN_PIECES = 2
 """The least number of missing pieces that are requested before others."""
-_SHARE = 1 / 3
+_PREFERRED_SHARE = 1 / 3
 """Their share of all requested pieces, which are about those of the next second (`request_queue_time`)."""
 
 
@@ -31,7 +31,7 @@ class PieceOrder:
 
     def choose(self, have: bytearray) -> set[int]:
         """Return the pieces to request first that were not chosen before. `have` has 0 for missing pieces."""
-        piece, most = have.find(0, self._lowest), self._most()
+        piece, most = have.find(0, self._lowest), self._limit()
         self._lowest = max(0, piece)
         chosen: set[int] = set()
         while piece >= 0 and len(chosen) < most:
@@ -40,7 +40,7 @@ class PieceOrder:
         new, self._chosen = chosen - self._chosen, chosen
         return new
 
-    def _most(self) -> int:
+    def _limit(self) -> int:
         while self._received and time.monotonic() - self._received[0] > 1.0:
             self._received.popleft()
-        return max(_LEAST, int(len(self._received) * _SHARE))
+        return max(_MIN_PIECES, int(len(self._received) * _PREFERRED_SHARE))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from core.errors import CacheFailed, DockerTorrentsError, Interrupted
 from node.counters import Counters
-from node.fallback import Progress
+from node.fallback import ReaderState
 from node.metainfo import Metainfo
 from node.origin import PulledLayer
 from node.piece_order import PieceOrder
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 _KEPT_BYTES = 4 * 1024 * 1024
 _READ_AHEAD = 4
 _FLUSH_SECONDS = 60.0
-_MAX_MISREAD = 5
+_MAX_READ_FAILURES = 5
 
 
 class Pieces(TorrentListener):
@@ -29,8 +29,8 @@ class Pieces(TorrentListener):
 
     Bytes are read by libtorrent, which knows when a piece can be read; those of pieces added here are kept
     for a nearby reader. `changed` guards everything and is notified when a waiting reader can continue.
-    `milestone` is called when the file was checked, is complete, or cannot be used: pieces arrive so fast
-    that threads woken by each would delay each other.
+    `on_state_change` is called when the file was checked, is complete, or cannot be used, but not for each
+    piece: they arrive so fast that the threads would delay each other.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Pieces(TorrentListener):
         metainfo: Metainfo,
         changed: threading.Condition,
         counters: Counters,
-        milestone: Callable[[], None],
+        on_state_change: Callable[[], None],
     ) -> None:
         self.checked = False
         """Whether the file's initial pieces were checked."""
@@ -48,7 +48,7 @@ class Pieces(TorrentListener):
         self._metainfo = metainfo
         self._changed = changed
         self._counters = counters
-        self._milestone = milestone
+        self._on_state_change = on_state_change
         self._torrent: Torrent | None = None
         self._have = bytearray(metainfo.pieces)
         self._fetched: dict[int, bool] = {}
@@ -65,15 +65,15 @@ class Pieces(TorrentListener):
         self._damaged: set[int] = set()
         """Pieces received with wrong bytes."""
         self._kept: OrderedDict[int, bytes] = OrderedDict()
-        self._most_kept = max(_READ_AHEAD + 1, _KEPT_BYTES // metainfo.piece_length)
+        self._max_kept = max(_READ_AHEAD + 1, _KEPT_BYTES // metainfo.piece_length)
         self._being_read: set[int] = set()
-        self._awaited: dict[int, set[Progress]] = {}
+        self._awaited: dict[int, set[ReaderState]] = {}
         """Pieces that readers wait for, and these readers."""
         self._reader_at = 0
         """The piece that a reader wanted last."""
         self._order = PieceOrder()
         self._flushes = 0
-        self._misread = 0
+        self._read_failures = 0
         """The number of consecutive pieces that could not be read, or differed from what was written."""
 
     def attach(self, torrent: Torrent) -> None:
@@ -94,7 +94,7 @@ class Pieces(TorrentListener):
             self._being_read.clear()
             self._order.reset()
 
-    def stuck(self, seconds: float) -> bool:
+    def has_stuck_piece(self, seconds: float) -> bool:
         """Return whether a piece added that long ago is still incomplete."""
         with self._changed:
             return any(time.monotonic() - added > seconds for added in self._added.values())
@@ -104,7 +104,7 @@ class Pieces(TorrentListener):
         with self._changed:
             return time.monotonic() - self._progressed > seconds
 
-    def abandoned(self, seconds: float) -> bool:
+    def swarm_is_silent(self, seconds: float) -> bool:
         """Return whether no piece came from a peer or by a lease for that long."""
         with self._changed:
             return time.monotonic() - self._swarm_progressed > seconds
@@ -150,25 +150,25 @@ class Pieces(TorrentListener):
             ]
 
     def add(
-        self, piece: int, data: bytes, from_registry: bool, *, helps: bool = False, leased: bool = False
+        self, piece: int, data: bytes, from_registry: bool, *, stalled: bool = False, leased: bool = False
     ) -> None:
-        """Add a piece whose hash was verified; `helps` if a stalled reader waits for it."""
+        """Add a piece whose hash was verified; `stalled` if it is for a stalled reader."""
         with self._changed:
             if self._have[piece]:
                 return
             first = piece not in self._fetched
-            self._fetched[piece] = helps
+            self._fetched[piece] = stalled
             if not leased:
                 self._without_lease.add(piece)
             self._added.setdefault(piece, time.monotonic())
             # Its hash was verified: a reader need not wait until libtorrent has it.
-            if helps or piece in self._awaited or 0 <= piece - self._reader_at < self._most_kept // 2:
+            if stalled or piece in self._awaited or 0 <= piece - self._reader_at < self._max_kept // 2:
                 self._keep(piece, data)
         self.torrent.add_piece(piece, data)
         if first:
             self._counters.received("registry" if from_registry else "web_seed", len(data))
 
-    def read(self, reader: Progress, offset: int, limit: int) -> bytes | None:
+    def read(self, reader: ReaderState, offset: int, limit: int) -> bytes | None:
         """Return bytes at `offset`, None if they are not available yet. `changed` must be held."""
         piece, start = divmod(offset, self._metainfo.piece_length)
         if reader.piece is None or reader.piece[0] != piece:
@@ -183,7 +183,7 @@ class Pieces(TorrentListener):
                 return None
             self._kept.move_to_end(piece)
             reader.piece = piece, data
-        reader.helped = self._fetched.get(piece, False)
+        reader.uses_registry = self._fetched.get(piece, False)
         return reader.piece[1][start : start + limit]
 
     def flush(self) -> None:
@@ -205,7 +205,7 @@ class Pieces(TorrentListener):
             self._swarm_progressed += took
             self._request_lowest_first()
             self._changed.notify_all()
-        self._milestone()
+        self._on_state_change()
 
     def on_piece(self, piece: int) -> None:
         first, last = self._metainfo.span(piece)
@@ -228,7 +228,7 @@ class Pieces(TorrentListener):
                 self._request_read(self._torrent, piece)
             complete = self.complete
         if complete:
-            self._milestone()
+            self._on_state_change()
 
     def on_piece_read(self, piece: int, data: bytes | None) -> None:
         # On a full disk libtorrent returns zeros for pieces that it reported as complete.
@@ -236,13 +236,13 @@ class Pieces(TorrentListener):
         with self._changed:
             self._being_read.discard(piece)
             if data is None or not right:
-                self._misread += 1
-                if self._misread >= _MAX_MISREAD and self.error is None:
+                self._read_failures += 1
+                if self._read_failures >= _MAX_READ_FAILURES and self.error is None:
                     self.error = CacheFailed(f"file of {self._layer.digest}", f"piece {piece} cannot be read")
-                    self._milestone()
+                    self._on_state_change()
                 self._changed.notify_all()
             else:
-                self._misread = 0
+                self._read_failures = 0
                 self._keep(piece, data)
 
     def on_hash_failed(self, piece: int) -> None:
@@ -263,7 +263,7 @@ class Pieces(TorrentListener):
         with self._changed:
             self.error = CacheFailed(f"file of {self._layer.digest}", why)
             self._changed.notify_all()
-        self._milestone()
+        self._on_state_change()
 
     def _request_read(self, torrent: Torrent, piece: int) -> None:
         if piece not in self._kept and piece not in self._being_read:
@@ -273,7 +273,7 @@ class Pieces(TorrentListener):
     def _keep(self, piece: int, data: bytes) -> None:
         """Keep a piece for readers, and hand it to those waiting for it."""
         self._kept[piece] = data
-        while len(self._kept) > self._most_kept:
+        while len(self._kept) > self._max_kept:
             self._kept.popitem(last=False)
         if readers := self._awaited.pop(piece, None):
             for reader in readers:
@@ -283,4 +283,4 @@ class Pieces(TorrentListener):
     def _request_lowest_first(self) -> None:
         if self._torrent is not None:
             for piece in self._order.choose(self._have):
-                self._torrent.prefer(piece)
+                self._torrent.prioritize(piece)

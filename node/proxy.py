@@ -14,11 +14,11 @@ from core.http.headers import Headers
 from core.names import parse_reference
 from core.registry.answers import retry_after
 from node.answers import unavailable
-from node.requests import Resource, header, passed_on
+from node.requests import Resource, forwarded_headers, header
 from node.upstream import Upstream
 
-TRY_ELSEWHERE = (408, 429)
-"""containerd repeats these at the same host; anything from 500 on sends it to the next one."""
+RETRIED_BY_ENGINES = (408, 429)
+"""Statuses after which containerd calls the same host again; from 500 on it calls the next one."""
 _QUERY = ("n", "last", "artifactType")
 
 
@@ -30,14 +30,14 @@ class RegistryProxy:
 
     def base(self, environ: Mapping[str, Any]) -> bottle.HTTPResponse:
         """Answer `/v2/`. Raises RemoteError."""
-        return self._pass(environ, self._upstream.urls.base)
+        return self._forward(environ, self._upstream.urls.base)
 
     def named(self, environ: Mapping[str, Any], resource: Resource) -> bottle.HTTPResponse:
         """Answer a request for a manifest, a list of tags, or referrers. Raises InvalidName, RemoteError."""
-        answer = self._pass(environ, self._url(resource, bottle.request.query))
+        answer = self._forward(environ, self._url(resource, bottle.request.query))
         if resource.kind == "manifests" and answer.status_code == 200 and environ["REQUEST_METHOD"] == "GET":
             media_type = answer.get_header("Content-Type") or ""
-            self._upstream.brew_requests.saw_manifest(resource.scope, answer.body, media_type)
+            self._upstream.brew_requests.remember_layers(resource.scope, answer.body, media_type)
         return answer
 
     def _url(self, resource: Resource, query: Mapping[str, str]) -> str:
@@ -54,28 +54,27 @@ class RegistryProxy:
             url = f"{urls.base}{resource.scope}/referrers/{Digest.parse(resource.name)}"
         return f"{url}{'&' if '?' in url else '?'}{urlencode(kept)}" if kept else url
 
-    def _pass(self, environ: Mapping[str, Any], url: str) -> bottle.HTTPResponse:
+    def _forward(self, environ: Mapping[str, Any], url: str) -> bottle.HTTPResponse:
         method = environ["REQUEST_METHOD"]
-        answer = self._upstream.fetch(method, url, header(environ, "Authorization"), passed_on(environ))
-        instead = not_passed_on(
-            self._upstream, answer.status, answer.headers, header(environ, "Authorization")
-        )
-        return instead or unchanged(answer.status, answer.headers, answer.body, head=method == "HEAD")
+        authorization = header(environ, "Authorization")
+        answer = self._upstream.fetch(method, url, authorization, forwarded_headers(environ))
+        instead = fallback_answer(self._upstream, answer.status, answer.headers, authorization)
+        return instead or forwarded_answer(answer.status, answer.headers, answer.body, head=method == "HEAD")
 
 
-def not_passed_on(
+def fallback_answer(
     upstream: Upstream, status: int, headers: Headers, authorization: str | None
 ) -> bottle.HTTPResponse | None:
-    """Return the answer instead of the registry's, if an engine should use the registry itself."""
-    if status in TRY_ELSEWHERE:
+    """Return a 503 in place of the registry's answer if the engine should call the registry itself."""
+    if status in RETRIED_BY_ENGINES:
         return unavailable(f"the registry answers {status}", retry_after(headers))
     if status == 401 and authorization and upstream.withholds_credentials():
         return unavailable("credentials are not sent in cleartext: set docker_registry.proto to https")
     return None
 
 
-def unchanged(status: int, headers: Headers, body: object, *, head: bool) -> bottle.HTTPResponse:
-    """Return an answer as it is, without the headers of its connection."""
+def forwarded_answer(status: int, headers: Headers, body: object, *, head: bool) -> bottle.HTTPResponse:
+    """Return the registry's answer, without the headers of its connection."""
     response = bottle.HTTPResponse(body, status)
     for name, value in end_to_end_headers(headers):
         response.add_header(name, value)

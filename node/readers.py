@@ -8,14 +8,14 @@ from typing import Protocol
 
 from core.errors import CacheFailed, DockerTorrentsError, TimedOut
 from node.cache_files import CachedLayer
-from node.fallback import Progress
+from node.fallback import ReaderState
 from node.origin import PulledLayer
 
 
 class ByteSource(Protocol):
     """The current source of readers' bytes. `read` is called with the readers' lock held."""
 
-    def read(self, reader: Progress, offset: int, limit: int) -> bytes | None:
+    def read(self, reader: ReaderState, offset: int, limit: int) -> bytes | None:
         """Return bytes at `offset`, None if they are not available yet. Raises OSError."""
 
 
@@ -25,29 +25,29 @@ class Readers:
     def __init__(self, layer: PulledLayer, changed: threading.Condition) -> None:
         self._layer = layer
         self._changed = changed
-        self._all: dict[int, Progress] = {}
+        self._all: dict[int, ReaderState] = {}
         self._source: ByteSource | None = None
         self._cached: CachedLayer | None = None
         self._error: DockerTorrentsError | None = None
-        self._over = False
+        self._has_ended = False
 
     def __len__(self) -> int:
         return len(self._all)
 
-    def all(self) -> list[Progress]:
-        """Return the progress of each reader."""
+    def all(self) -> list[ReaderState]:
+        """Return the state of each reader."""
         return list(self._all.values())
 
-    def join(self) -> Progress | None:
+    def join(self) -> ReaderState | None:
         """Add a reader; None if the download has ended."""
         with self._changed:
-            if self._over:
+            if self._has_ended:
                 return None
-            reader = Progress(time.monotonic())
+            reader = ReaderState(time.monotonic())
             self._all[id(reader)] = reader
             return reader
 
-    def leave(self, reader: Progress) -> None:
+    def leave(self, reader: ReaderState) -> None:
         """Remove a reader. May be called twice."""
         with self._changed:
             self._all.pop(id(reader), None)
@@ -62,7 +62,7 @@ class Readers:
     def finish(self, cached: CachedLayer) -> None:
         """Serve readers from the verified layer, and close it when the last of them has left."""
         with self._changed:
-            self._over, self._cached = True, cached
+            self._has_ended, self._cached = True, cached
             for reader in self._all.values():
                 reader.piece = None
             self._close_cached()
@@ -71,10 +71,10 @@ class Readers:
     def fail(self, error: DockerTorrentsError) -> None:
         """End the download with `error`, for readers of bytes that the source does not have."""
         with self._changed:
-            self._over, self._error = True, error
+            self._has_ended, self._error = True, error
             self._changed.notify_all()
 
-    def read(self, reader: Progress, offset: int, limit: int, timeout: float) -> bytes:
+    def read(self, reader: ReaderState, offset: int, limit: int, timeout: float) -> bytes:
         """Return 1 to `limit` bytes from `offset` on, waiting until they are available; b"" only at the end.
 
         Any order of offsets is allowed. Raises the error of the download or of this reader, CacheFailed if
@@ -105,7 +105,7 @@ class Readers:
             finally:
                 reader.waiting_since = None
 
-    def _bytes(self, reader: Progress, offset: int, limit: int) -> bytes | None:
+    def _bytes(self, reader: ReaderState, offset: int, limit: int) -> bytes | None:
         try:
             if self._cached is not None:
                 return self._cached.read(offset, limit)

@@ -13,7 +13,10 @@ _ERROR_LIMIT = 64 * 1024
 
 
 class RegistryOrigin:
-    """An Origin. `torrent` is that of the verdict; with `ask_again` False it is not requested again."""
+    """An Origin.
+
+    `torrent` is the one that came with the verdict, `may_request_torrent` whether to request it again later.
+    """
 
     def __init__(
         self,
@@ -22,22 +25,22 @@ class RegistryOrigin:
         authorization: str | None,
         torrent: bytes | None,
         *,
-        ask_again: bool,
+        may_request_torrent: bool,
     ) -> None:
         self._upstream = upstream
         self._layer = layer
         self._authorization = authorization
         self._torrents = [torrent]
-        self._ask_again = ask_again
+        self._may_request_torrent = may_request_torrent
 
     def torrent(self) -> bytes | None:
         """See Origin. The first call makes no request, later ones call the service."""
         if self._torrents:
             return self._torrents.pop()
-        if not self._ask_again:
+        if not self._may_request_torrent:
             return None
         layer = self._layer
-        return self._upstream.torrent(layer.scope, layer.digest, self._authorization, patient=True)
+        return self._upstream.torrent(layer.scope, layer.digest, self._authorization, ignore_backoff=True)
 
     def open(self, offset: int, length: int) -> BlobStream:
         """See Origin. The whole layer is requested without a Range, which some registries do not support."""

@@ -17,7 +17,7 @@ Kind = Literal["manifests", "blobs", "tags", "referrers"]
 _PATH = re.compile(r"(?P<scope>.+)/(?P<kind>manifests|blobs|tags|referrers)/(?P<name>[^/]+)\Z")
 # OCI image-spec, descriptor.md#digests.
 _DIGEST = re.compile(r"[a-z0-9]+(?:[+._-][a-z0-9]+)*:[A-Za-z0-9=_-]{32,256}\Z")
-_PASSED_ON = ("Accept", "If-None-Match", "User-Agent")
+_FORWARDED = ("Accept", "If-None-Match", "User-Agent")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +59,6 @@ def header(environ: Mapping[str, Any], name: str) -> str | None:
     return value
 
 
-def passed_on(environ: Mapping[str, Any]) -> dict[str, str]:
+def forwarded_headers(environ: Mapping[str, Any]) -> dict[str, str]:
     """Return the headers that are forwarded to the registry in addition to Authorization."""
-    return {name: value for name in _PASSED_ON if (value := header(environ, name)) is not None}
+    return {name: value for name in _FORWARDED if (value := header(environ, name)) is not None}

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 from core.digest import Digest
 from core.errors import CacheFailed, DockerTorrentsError, RemoteError
@@ -32,7 +33,7 @@ _REFUSED = (
     "the service refuses their capabilities, which have expired or were signed with another "
     "torrents.web_seed_secret: the next pull or `mirror prefetch` on this machine renews them"
 )
-_RECENT = 50
+_MAX_LEFT_ON_STOP = 50
 """The most layers whose swarms the node leaves explicitly when it stops."""
 
 
@@ -69,9 +70,9 @@ class Seeding:
         self._service = service
         self._counters = counters
         self._seeded: dict[Digest, _Seeded] = {}
-        self._new: set[Digest] = set()
+        self._unannounced: set[Digest] = set()
         """Layers that are complete but not announced yet."""
-        self._left: dict[Digest, Metainfo] = {}
+        self._to_leave: dict[Digest, Metainfo] = {}
         """Removed layers whose swarms this node has yet to leave."""
         self._refused: set[Digest] = set()
         """Seeded layers whose capabilities the service refused."""
@@ -89,8 +90,8 @@ class Seeding:
         with self._changed:
             self._seeded[digest] = _Seeded(metainfo, torrent, listener)
             self._session.listen(torrent, listener)
-            self._new.add(digest)
-            self._left.pop(digest, None)
+            self._unannounced.add(digest)
+            self._to_leave.pop(digest, None)
             self._changed.notify_all()
 
     def renew(self, layer: PulledLayer, origin: Origin) -> None:
@@ -108,7 +109,7 @@ class Seeding:
         if address is not None:
             self._renew(layer.digest, metainfo, address)
             with self._changed:
-                self._new.add(layer.digest)
+                self._unannounced.add(layer.digest)
                 self._changed.notify_all()
 
     def forget(self, digest: Digest) -> None:
@@ -137,7 +138,7 @@ class Seeding:
         if self._thread.ident is not None:
             self._thread.join()
         until = time.monotonic() + _LEAVE_SECONDS
-        for digest, metainfo in self._recent()[:_RECENT]:
+        for digest, metainfo in self._recent()[:_MAX_LEFT_ON_STOP]:
             if time.monotonic() > until or not self._call(digest, metainfo, stopped=True):
                 return
 
@@ -147,12 +148,13 @@ class Seeding:
         while True:
             with self._changed:
                 self._changed.wait_for(
-                    lambda: self._closed or self._new or self._left, max(0.0, due - time.monotonic())
+                    lambda: self._closed or self._unannounced or self._to_leave,
+                    max(0.0, due - time.monotonic()),
                 )
                 if self._closed:
                     return
-                new, self._new = self._new, set()
-                left, self._left = self._left, {}
+                new, self._unannounced = self._unannounced, set()
+                left, self._to_leave = self._to_leave, {}
                 complete = {digest: self._seeded[digest].metainfo for digest in new & self._seeded.keys()}
             for digest, metainfo in complete.items():
                 self._call(digest, metainfo)
@@ -168,7 +170,7 @@ class Seeding:
             with self._changed:
                 if self._closed:
                     return
-            data = self._cache.noted(entry.digest)
+            data = self._cache.saved_metadata(entry.digest)
             if data is None:
                 continue
             try:
@@ -190,13 +192,13 @@ class Seeding:
     def _listener(self, digest: Digest) -> _Listener:
         def failed(why: str) -> None:
             # In another thread: the session's own must not wait for it.
-            arguments = digest, listener, why
-            threading.Thread(target=self._distrust, args=arguments, name="damaged layer", daemon=True).start()
+            drop = partial(self._drop_damaged, digest, listener, why)
+            threading.Thread(target=drop, name="damaged layer", daemon=True).start()
 
         listener = _Listener(failed)
         return listener
 
-    def _distrust(self, digest: Digest, listener: _Listener, why: str) -> None:
+    def _drop_damaged(self, digest: Digest, listener: _Listener, why: str) -> None:
         """Stop seeding and serving a damaged layer, unless it was downloaded again since."""
         with self._changed:
             seeded = self._seeded.get(digest)
@@ -204,7 +206,7 @@ class Seeding:
                 return
             log.warning("layer is damaged, no longer seeded or served digest=%s reason=%s", digest, why)
             with suppress(CacheFailed):
-                self._cache.distrust(digest)
+                self._cache.mark_damaged(digest)
             self._forget(digest)
 
     def _forget(self, digest: Digest) -> None:
@@ -212,9 +214,9 @@ class Seeding:
         seeded = self._seeded.pop(digest, None)
         if seeded is None:
             return
-        self._new.discard(digest)
+        self._unannounced.discard(digest)
         self._refused.discard(digest)
-        self._left[digest] = seeded.metainfo
+        self._to_leave[digest] = seeded.metainfo
         self._changed.notify_all()
         self._counters.uploaded(seeded.torrent.status().uploaded)
         self._session.remove(seeded.torrent)
@@ -258,9 +260,9 @@ class Seeding:
                     refused.add(digest)
         with self._changed:
             refused &= self._seeded.keys()
-            news = refused - self._refused
+            newly_refused = refused - self._refused
             self._refused |= refused
-        if news:
+        if newly_refused:
             log.warning("cached layers not announced number=%d reason=%s", len(refused), _REFUSED)
         return pause
 
@@ -272,7 +274,7 @@ class Seeding:
             self._seeded[digest].metainfo = newest
             self._refused.discard(digest)
         try:
-            self._cache.note(digest, newest.encode())
+            self._cache.save_metadata(digest, newest.encode())
         except DockerTorrentsError as error:
             log.warning("capability not stored reason=%s", error)
 

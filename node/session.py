@@ -144,7 +144,7 @@ class Torrent:
             return list(self.handle.piece_availability())
         return []
 
-    def prefer(self, piece: int) -> None:
+    def prioritize(self, piece: int) -> None:
         """Request a piece before others."""
         with suppress(_INVALID_HANDLE):
             self.handle.piece_priority(piece, _FIRST_PRIORITY)
@@ -185,9 +185,11 @@ class Session:
             limits["upload_limit"], limits["download_limit"] = upload_limit, download_limit
             self._session.set_peer_class(peer_class, limits)
         if peers:
-            self._session.set_ip_filter(_only(peers))
-        self._pump = threading.Thread(target=self._pump_alerts, name="torrent alerts", daemon=True)
-        self._pump.start()
+            self._session.set_ip_filter(_ip_filter(peers))
+        self._alert_thread = threading.Thread(
+            target=self._dispatch_alerts, name="torrent alerts", daemon=True
+        )
+        self._alert_thread.start()
         if not self._session.is_listening():
             self.close()
             raise OSError(f"cannot listen for peers at {listen}")
@@ -234,13 +236,13 @@ class Session:
             return
         self._session.pause()
         self._closing.set()
-        self._pump.join()
+        self._alert_thread.join()
         with self._lock:
             self._listeners.clear()
         # Its destructor waits for its threads and for the trackers, the latter for stop_tracker_timeout.
         del self._session
 
-    def _pump_alerts(self) -> None:
+    def _dispatch_alerts(self) -> None:
         while not self._closing.is_set():
             if self._session.wait_for_alert(_WAIT_MS) is None:
                 continue
@@ -257,10 +259,10 @@ class Session:
         # Held until the listener returns: `remove` waits, and later alerts are of another torrent.
         with self._lock:
             if handle is not None and (listener := self._listeners.get(handle)) is not None:
-                self._tell(listener, alert)
+                self._call_listener(listener, alert)
 
     @staticmethod
-    def _tell(listener: TorrentListener, alert: Any) -> None:
+    def _call_listener(listener: TorrentListener, alert: Any) -> None:
         match type(alert).__name__:
             case "piece_finished_alert":
                 listener.on_piece(alert.piece_index)
@@ -276,7 +278,7 @@ class Session:
                 listener.on_failed(alert.error.message())
 
 
-def _only(networks: Sequence[IPv4Network | IPv6Network]) -> Any:
+def _ip_filter(networks: Sequence[IPv4Network | IPv6Network]) -> Any:
     blocked = 1
     rules = libtorrent.ip_filter()
     rules.add_rule("0.0.0.0", "255.255.255.255", blocked)  # noqa: S104 - a range, not an address to bind

@@ -16,7 +16,7 @@ from core.swarm.bitmap import Bitmap
 from core.swarm.chunks import Chunks
 from core.swarm.messages import Peer, SwarmAnswer, SwarmRequest
 from node.counters import Counters
-from node.fallback import Progress, backoff
+from node.fallback import ReaderState, backoff
 from node.fetch import PieceFetcher
 from node.leased_chunks import LeasedChunks
 from node.metainfo import Metainfo
@@ -26,7 +26,7 @@ from node.pieces import Pieces
 from node.session import Session, Torrent
 from node.stalled import StalledReaders
 from node.swarm_client import SwarmClient, renewed
-from node.without_leases import ALONE_SECONDS, WithoutLeases
+from node.without_leases import ROUND_SECONDS, WithoutLeases
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class SwarmDownload:
         session: Session,
         fetcher: PieceFetcher,
         client: SwarmClient | None,
-        readers: Callable[[], Iterable[Progress]],
+        readers: Callable[[], Iterable[ReaderState]],
         changed: threading.Condition,
         counters: Counters,
         on_checked: Callable[[], None],
@@ -90,7 +90,7 @@ class SwarmDownload:
             self._chunks,
             self.pieces,
             partial(self._fetch, leased=True),
-            self._over,
+            self._has_ended,
             changed,
             self._wake.set,
         )
@@ -98,10 +98,10 @@ class SwarmDownload:
             layer,
             self._chunks,
             readers,
-            self._lacking,
+            self._missing_chunks,
             partial(self._fetch, leased=False),
             self._others,
-            self._over,
+            self._has_ended,
             self._sleep,
         )
         self._failures = 0
@@ -151,11 +151,11 @@ class SwarmDownload:
             self._start(self._stalled.run, "stalled readers")
             self._sleep(None, lambda: self.pieces.checked)
             self._on_checked()
-            while not self._over():
-                self._take_part()
+            while not self._has_ended():
+                self._call_service()
                 if self.pieces.idle(self._time_limit):
                     raise TimedOut(f"layer {self._layer.digest}", self._time_limit)
-                if self.pieces.stuck(STUCK_SECONDS):
+                if self.pieces.has_stuck_piece(STUCK_SECONDS):
                     self._restart()
             if self.pieces.error is not None:
                 raise self.pieces.error
@@ -174,16 +174,16 @@ class SwarmDownload:
         self.pieces.attach(self._session.add(self._metainfo, self._folder, self.pieces))
         self._sleep(None, lambda: self.pieces.checked)
 
-    def _over(self) -> bool:
+    def _has_ended(self) -> bool:
         return self._stopped or self.pieces.error is not None or self.pieces.complete
 
     def _others(self) -> int:
         return max(self._peer_lists.named, self.peers)
 
-    def _take_part(self) -> None:
+    def _call_service(self) -> None:
         """Make one swarm call, and follow its answer until the next one is due."""
         if self._client is None:
-            self._without_leases.run(ALONE_SECONDS)
+            self._without_leases.run(ROUND_SECONDS)
             return
         fetched = self._leased.unreported()
         try:
@@ -197,22 +197,22 @@ class SwarmDownload:
         self._leased.reported(fetched)
         self._fetcher.set_web_seed(self._client.address.web_seed(self._layer.digest))
         self._connect(self.pieces.torrent, answer.peers)
-        self._leased.take(answer.leases)
-        if self.pieces.abandoned(IDLE_SECONDS):
+        self._leased.set_leases(answer.leases)
+        if self.pieces.swarm_is_silent(IDLE_SECONDS):
             self._without_leases.run(answer.again)
         else:
             self._wait_for_next_call(answer)
 
     def _request(self, fetched: list[int]) -> SwarmRequest:
-        lacking = self._lacking()
-        held = sorted(set(range(self._chunks.count)).difference(lacking))
+        missing = self._missing_chunks()
+        held = sorted(set(range(self._chunks.count)).difference(missing))
         return SwarmRequest(
             node=self._session.node,
             port=self._session.port,
             chunks=self._chunks.count,
             held=Bitmap.of(self._chunks.count, held).to_base64(),
             fetched=fetched,
-            want=self._leased.want(len(lacking)),
+            want=self._leased.leases_to_request(len(missing)),
             unspread=self._leased.unspread(self.pieces.torrent.available()),
             peers=self._peer_lists.to_request(self.peers),
         )
@@ -221,15 +221,15 @@ class SwarmDownload:
         if failures := self._leased.failures:
             self._sleep(backoff(failures, self._random))
         else:
-            self._sleep(answer.again, lambda: self._leased.news)
+            self._sleep(answer.again, lambda: self._leased.call_due)
 
-    def _lacking(self) -> list[int]:
+    def _missing_chunks(self) -> list[int]:
         """Return the chunks of which neither this node nor a connected peer has every piece.
 
         The claims of peers count only while pieces arrive: they may send nothing, or wrong bytes.
         """
         missing = self.pieces.missing(
-            [] if self.pieces.abandoned(IDLE_SECONDS) else self.pieces.torrent.available()
+            [] if self.pieces.swarm_is_silent(IDLE_SECONDS) else self.pieces.torrent.available()
         )
         return sorted({self._chunks.chunk_of(piece) for piece in missing})
 
@@ -246,11 +246,11 @@ class SwarmDownload:
 
         def add(piece: int, data: bytes, from_registry: bool) -> None:
             self.pieces.add(piece, data, from_registry, leased=leased)
-            self._leased.note(piece)
+            self._leased.piece_added(piece)
 
-        self._fetcher.fetch(pieces, self._lacks, add)
+        self._fetcher.fetch(pieces, self._is_missing, add)
 
-    def _lacks(self, piece: int) -> bool:
+    def _is_missing(self, piece: int) -> bool:
         return not self._stopped and not self.pieces.has_all((piece,))
 
     def _sleep(self, seconds: float | None, until: Callable[[], bool] = lambda: False) -> None:
@@ -259,7 +259,7 @@ class SwarmDownload:
         while True:
             self._wake.clear()
             left = None if end is None else end - time.monotonic()
-            if self._over() or until() or (left is not None and left <= 0):
+            if self._has_ended() or until() or (left is not None and left <= 0):
                 return
             self._wake.wait(left)
 
@@ -272,10 +272,10 @@ class SwarmDownload:
             self._ended.wait(seconds)
         else:
             with self._changed:
-                self._changed.wait_for(lambda: self._over() or until(), seconds)
-        return not self._over()
+                self._changed.wait_for(lambda: self._has_ended() or until(), seconds)
+        return not self._has_ended()
 
-    def _fail(self, reader: Progress, error: Exception) -> None:
+    def _fail(self, reader: ReaderState, error: Exception) -> None:
         with self._changed:
             reader.error = error
             self._changed.notify_all()

@@ -30,8 +30,8 @@ _OUTAGE = frozenset({408, 429, 502, 503, 504})
 TORRENT_SECONDS = 2.0
 """How long to wait for a torrent from the service before the layer is read from the registry."""
 
-QUIET_SECONDS = 5.0
-"""How long no torrents are requested from the service after it could not be reached."""
+BACKOFF_SECONDS = 5.0
+"""How long no torrents are requested after the service could not be reached."""
 
 _TORRENT_LIMIT = 1024 * 1024
 _ANSWER_LIMIT = 64 * 1024 * 1024  # registry 2.8 returns all tags in one answer
@@ -55,7 +55,7 @@ class Upstream:
         self._torrents = (torrents_url or f"{settings.proto}://{settings.host}").rstrip("/")
         self._http = http
         self._clock = clock
-        self._quiet_until = float("-inf")
+        self._backoff_until = float("-inf")
         self._registry = str(parse_url(self.urls.base))
         self._registry_outage = OutageLog(log, "registry")
         self._storage_outage = OutageLog(log, "storage of the registry")
@@ -113,13 +113,13 @@ class Upstream:
         return self._watched(lambda: self._http.open(method, url, headers=sent))
 
     def torrent(
-        self, scope: str, digest: Digest, authorization: str | None, *, patient: bool = False
+        self, scope: str, digest: Digest, authorization: str | None, *, ignore_backoff: bool = False
     ) -> bytes | None:
         """Return the layer's .torrent that the service returns to this caller, None if there is none in time.
 
-        After a failure the service is not called for QUIET_SECONDS, unless the caller is `patient`.
+        After a failure the service is not called for BACKOFF_SECONDS, unless `ignore_backoff`.
         """
-        if not patient and self._clock() < self._quiet_until:
+        if not ignore_backoff and self._clock() < self._backoff_until:
             return None
         try:
             answer = self._fetch_torrent(scope, digest, authorization, TORRENT_SECONDS)
@@ -127,7 +127,7 @@ class Upstream:
                 raise BadAnswer(self._torrents, f"status {answer.status}")
         except NO_ANSWER as error:
             self._outage.failed(f"layers come from the registry: {error}")
-            self._quiet_until = self._clock() + QUIET_SECONDS
+            self._backoff_until = self._clock() + BACKOFF_SECONDS
             return None
         except RemoteError as error:
             log.warning(
@@ -144,7 +144,7 @@ class Upstream:
         else:
             self._outage.succeeded()
         if answer.status == 404:
-            self.brew_requests.layer_has_no_torrent(scope, digest, authorization)
+            self.brew_requests.request(scope, digest, authorization)
         return answer.body if answer.status == 200 else None
 
     def probe_torrent(self, scope: str, digest: Digest) -> HttpAnswer:

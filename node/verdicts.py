@@ -69,7 +69,7 @@ class Verdicts:
         """Return whether layers of `scope` may come from peers."""
         return not any(matches(scope, pattern) for pattern in self._torrents_off)
 
-    def judge(self, scope: str, digest: Digest, authorization: str | None) -> Verdict:
+    def authorize(self, scope: str, digest: Digest, authorization: str | None) -> Verdict:
         """Return the registry's positive verdict. Raises AccessDenied with its 401, 403 or 404, and
         RemoteError without a verdict.
         """
@@ -83,7 +83,7 @@ class Verdicts:
         if shared is not None:
             return shared.result()
         try:
-            own.set_result(self._judge(scope, digest, authorization))
+            own.set_result(self._request_verdict(scope, digest, authorization))
         except BaseException as error:  # noqa: BLE001 - raised again below
             own.set_exception(error)
         with self._lock:
@@ -101,7 +101,7 @@ class Verdicts:
         credentials = b"" if authorization is None else authorization.encode("latin-1", "replace")
         return scope, digest, hashlib.blake2b(credentials, key=self._key, digest_size=32).digest()
 
-    def _judge(self, scope: str, digest: Digest, authorization: str | None) -> Verdict:
+    def _request_verdict(self, scope: str, digest: Digest, authorization: str | None) -> Verdict:
         if self.torrent_allowed(scope):
             # The service returns a torrent only to callers who may pull the layer from the registry.
             torrent = self._upstream.torrent(scope, digest, authorization)

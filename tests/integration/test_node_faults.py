@@ -232,7 +232,7 @@ def test_a_thousand_layers_are_served_at_once_and_seeded_soon(
     for data, layer in layers:
         cache.reserve(layer.digest, layer.size).write_bytes(data)
         cache.commit(layer.digest).close()
-        cache.note(layer.digest, make_torrent(data, [service.web_seed]))
+        cache.save_metadata(layer.digest, make_torrent(data, [service.web_seed]))
     cache.close()
     with start_node(tmp_path) as node:
         data, layer = layers[500]
@@ -254,11 +254,11 @@ def test_limits_are_set_for_local_and_public_peers() -> None:
         session.close()
 
 
-def test_a_preferred_piece_has_libtorrents_highest_priority(tmp_path: Path) -> None:
+def test_a_prioritized_piece_has_libtorrents_highest_priority(tmp_path: Path) -> None:
     session = Session("127.0.0.1:0")
     try:
         torrent = session.add(parse_metainfo(make_torrent(DATA), LAYER.digest), tmp_path, Mock())
-        torrent.prefer(3)
+        torrent.prioritize(3)
         assert torrent.handle.get_piece_priorities()[2:5] == [4, 7, 4]
     finally:
         session.close()
@@ -310,8 +310,8 @@ def test_a_piece_that_libtorrent_ignores_stops_neither_readers_nor_the_download(
     assert node.downloads.totals().fallbacks["restarted"] == 1
 
 
-def test_a_removed_torrent_is_heard_of_no_more(tmp_path: Path) -> None:
-    removed, told_after = threading.Event(), threading.Event()
+def test_a_listener_gets_no_events_after_its_torrent_was_removed(tmp_path: Path) -> None:
+    removed, called_after_removal = threading.Event(), threading.Event()
     session = Session("127.0.0.1:0")
 
     class Listener(Mock):
@@ -319,7 +319,7 @@ def test_a_removed_torrent_is_heard_of_no_more(tmp_path: Path) -> None:
             threading.Thread(target=remove).start()
             # As long as this runs, `remove` has to wait.
             if removed.wait(0.3):
-                told_after.set()
+                called_after_removal.set()
 
     def remove() -> None:
         session.remove(torrent)
@@ -328,12 +328,12 @@ def test_a_removed_torrent_is_heard_of_no_more(tmp_path: Path) -> None:
     torrent = session.add(parse_metainfo(make_torrent(DATA), LAYER.digest), tmp_path, Listener())
     try:
         assert removed.wait(60)
-        assert not told_after.is_set()
+        assert not called_after_removal.is_set()
     finally:
         session.close()
 
 
-def test_a_reader_is_helped_while_a_large_file_is_checked(
+def test_a_reader_is_served_while_a_large_file_is_checked(
     service: SwarmService, start: Callable[..., Node], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checked, on_checked = threading.Event(), Pieces.on_checked
@@ -413,8 +413,8 @@ def test_a_late_failure_of_an_old_torrent_does_not_concern_the_new_one(
     service: SwarmService, start: Callable[..., Node], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node, failures = start(), []
-    distrust = Seeding._distrust
-    monkeypatch.setattr(Seeding, "_distrust", lambda *failure: failures.append(failure))
+    drop_damaged = Seeding._drop_damaged
+    monkeypatch.setattr(Seeding, "_drop_damaged", lambda *failure: failures.append(failure))
     assert pull(node, LAYER, origin(service)) == DATA
     assert comes_true(lambda: [status.state for status in node.downloads.status()] == ["seeding"])
     [listener] = node.session._listeners.values()
@@ -423,7 +423,7 @@ def test_a_late_failure_of_an_old_torrent_does_not_concern_the_new_one(
     assert comes_true(lambda: node.downloads.drop(LAYER.digest))
     assert pull(node, LAYER, origin(service)) == DATA
     assert comes_true(lambda: [status.state for status in node.downloads.status()] == ["seeding"])
-    distrust(*failures[0])
+    drop_damaged(*failures[0])
     assert [entry.digest for entry in node.cache.entries()] == [LAYER.digest]
     assert [status.state for status in node.downloads.status()] == ["seeding"]
 

@@ -448,8 +448,8 @@ def test_a_layer_that_could_not_be_kept_is_shared_by_the_next_pull(
 def test_a_swarm_that_appears_during_the_download_is_joined(
     service: SwarmService, start: Callable[..., Node], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("node.registry_download.LARGE", 1)
-    monkeypatch.setattr("node.registry_download.ASK_AGAIN", 0.1)
+    monkeypatch.setattr("node.registry_download.LARGE_LAYER", 1)
+    monkeypatch.setattr("node.registry_download.TORRENT_RETRY_SECONDS", 0.1)
     gate = threading.Event()
 
     class Slow(BytesBody):

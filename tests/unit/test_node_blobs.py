@@ -43,7 +43,7 @@ def blobs(reader: Reader) -> Blobs:
     def open_reader(*_: object) -> Iterator[Reader]:
         yield reader
 
-    verdicts = SimpleNamespace(judge=lambda *_: Verdict(len(CONTENT)), torrent_allowed=lambda scope: True)
+    verdicts = SimpleNamespace(authorize=lambda *_: Verdict(len(CONTENT)), torrent_allowed=lambda scope: True)
     return Blobs(cast(Any, None), cast(Any, verdicts), cast(Any, SimpleNamespace(open=open_reader)), 0.1)
 
 

@@ -61,14 +61,18 @@ def test_it_survives_a_restart_with_uses_and_pins(tmp_path: Path) -> None:
     cache = Cache(tmp_path, 10 * MIB, 0)
     old, new = fill(cache, b"old", used=1000.0), fill(cache, b"new", used=2000.0)
     cache.pin(old)
-    cache.note(new, b"note")
+    cache.save_metadata(new, b"note")
     cache.close()
     again = Cache(tmp_path, 10 * MIB, 0)
     assert [(one.digest, one.used, one.pinned) for one in again.entries()] == [
         (old, 1000.0, True),
         (new, 2000.0, False),
     ]
-    assert (content(again, new), again.noted(new), again.noted(old)) == (b"new", b"note", None)
+    assert (content(again, new), again.saved_metadata(new), again.saved_metadata(old)) == (
+        b"new",
+        b"note",
+        None,
+    )
     again.close()
 
 
@@ -182,7 +186,7 @@ def test_a_smaller_cache_after_a_restart_evicts_at_once(tmp_path: Path) -> None:
 
 def test_only_the_owner_may_read_the_files(cache: Cache) -> None:
     layer = fill(cache, b"private")
-    cache.note(layer, b"capability")
+    cache.save_metadata(layer, b"capability")
     cache.pin(layer)
     for path in [cache.directory, *cache.directory.rglob("*")]:
         assert path.stat().st_mode & 0o077 == 0, path
@@ -197,12 +201,12 @@ def test_the_error_names_an_unusable_directory(tmp_path: Path) -> None:
 def test_dropping_a_layer_removes_its_record_and_pin(cache: Cache) -> None:
     layer = fill(cache, b"data")
     cache.pin(layer)
-    cache.note(layer, b"note")
+    cache.save_metadata(layer, b"note")
     removed: list[Digest] = []
     cache.on_removed = removed.append
     assert cache.drop(layer)
     assert not cache.drop(layer)
-    assert (removed, cache.open(layer), cache.noted(layer)) == ([layer], None, None)
+    assert (removed, cache.open(layer), cache.saved_metadata(layer)) == ([layer], None, None)
     assert not list(cache.directory.rglob(layer.hex))
 
 
@@ -254,7 +258,7 @@ def test_a_damaged_layer_is_no_longer_served_and_stays_pinned(cache: Cache) -> N
     layer = fill(cache, b"data")
     cache.pin(layer)
     with cache.open(layer) as reader:
-        cache.distrust(layer)
+        cache.mark_damaged(layer)
         assert reader.read(0, 4) == b"data"
     assert cache.open(layer) is None
     cache.close()

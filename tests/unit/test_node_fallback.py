@@ -7,32 +7,32 @@ import random
 import pytest
 
 from node.fallback import (
-    LONGEST_PAUSE,
-    LONGEST_RUN,
+    MAX_PAUSE,
+    MAX_RUN,
     PAUSE_PER_NODE,
     STALLED_SECONDS,
-    Progress,
+    ReaderState,
     backoff,
     chunk_without_service,
-    is_next,
+    chunks_per_request,
+    is_first_waiting,
     is_stalled,
     pause_before_registry,
-    run_length,
 )
 
 
 def test_a_reader_is_stalled_after_five_seconds_without_a_byte() -> None:
-    reader = Progress(started=0.0, waiting_since=100.0)
+    reader = ReaderState(started=0.0, waiting_since=100.0)
     assert not is_stalled(reader, 100.0 + STALLED_SECONDS - 0.1, None)
     assert is_stalled(reader, 100.0 + STALLED_SECONDS, None)
 
 
 def test_a_reader_that_is_not_waiting_is_never_stalled() -> None:
-    assert not is_stalled(Progress(started=0.0, helped=True), 1000.0, 1e9)
+    assert not is_stalled(ReaderState(started=0.0, uses_registry=True), 1000.0, 1e9)
 
 
 def test_a_reader_that_fell_back_once_does_not_wait_as_long_again() -> None:
-    assert is_stalled(Progress(started=0.0, waiting_since=9.0, helped=True), 9.0, None)
+    assert is_stalled(ReaderState(started=0.0, waiting_since=9.0, uses_registry=True), 9.0, None)
 
 
 @pytest.mark.parametrize(
@@ -47,22 +47,22 @@ def test_a_reader_that_fell_back_once_does_not_wait_as_long_again() -> None:
 def test_a_reader_far_behind_plain_http_is_stalled(
     received: int, elapsed: float, rate: float | None, stalled: bool
 ) -> None:
-    reader = Progress(started=0.0, received=received, waiting_since=elapsed - 0.1)
+    reader = ReaderState(started=0.0, received=received, waiting_since=elapsed - 0.1)
     assert is_stalled(reader, elapsed, rate) is stalled
 
 
 @pytest.mark.parametrize(
     ("other", "expected"),
     [
-        (Progress(0.0, offset=50, waiting_since=99.0), False),
-        (Progress(0.0, offset=50, waited=99.0), False),  # it is sending what it has just got
-        (Progress(0.0, offset=50, waited=100.0 - STALLED_SECONDS), True),  # its engine has stopped reading
-        (Progress(0.0, offset=200, waiting_since=10.0), True),
+        (ReaderState(0.0, offset=50, waiting_since=99.0), False),
+        (ReaderState(0.0, offset=50, waited=99.0), False),  # it is sending what it has just got
+        (ReaderState(0.0, offset=50, waited=100.0 - STALLED_SECONDS), True),  # its engine has stopped reading
+        (ReaderState(0.0, offset=200, waiting_since=10.0), True),
     ],
 )
-def test_a_reader_ahead_of_one_that_waits_is_served_after_it(other: Progress, expected: bool) -> None:
-    reader = Progress(0.0, offset=100, waiting_since=10.0)
-    assert is_next(reader, [reader, other], 100.0) is expected
+def test_a_reader_ahead_of_one_that_waits_is_served_after_it(other: ReaderState, expected: bool) -> None:
+    reader = ReaderState(0.0, offset=100, waiting_since=10.0)
+    assert is_first_waiting(reader, [reader, other], 100.0) is expected
 
 
 def test_pauses_grow_with_the_swarm_up_to_a_limit() -> None:
@@ -71,7 +71,7 @@ def test_pauses_grow_with_the_swarm_up_to_a_limit() -> None:
     few = [pause_before_registry(4, generator) for _ in range(1000)]
     many = [pause_before_registry(40, generator) for _ in range(1000)]
     assert max(few) <= 4 * PAUSE_PER_NODE < max(many) <= 40 * PAUSE_PER_NODE
-    assert max(pause_before_registry(10_000, generator) for _ in range(1000)) <= LONGEST_PAUSE
+    assert max(pause_before_registry(10_000, generator) for _ in range(1000)) <= MAX_PAUSE
 
 
 def test_a_swarm_in_trouble_makes_few_requests_a_second_whatever_its_size() -> None:
@@ -96,8 +96,8 @@ def test_a_lone_node_continues_from_its_reader() -> None:
 
 
 def test_requests_grow_while_the_swarm_stays_silent() -> None:
-    assert [run_length(10, row) for row in range(6)] == [1, 2, 4, 8, 16, 16]
-    assert run_length(0, 0) == LONGEST_RUN
+    assert [chunks_per_request(10, consecutive) for consecutive in range(6)] == [1, 2, 4, 8, 16, 16]
+    assert chunks_per_request(0, 0) == MAX_RUN
 
 
 def test_pauses_after_failures_grow_up_to_half_a_minute() -> None:

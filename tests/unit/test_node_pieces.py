@@ -10,7 +10,7 @@ import pytest
 
 from core.digest import Digest
 from node.counters import Counters
-from node.fallback import Progress
+from node.fallback import ReaderState
 from node.metainfo import Metainfo
 from node.origin import PulledLayer
 from node.piece_order import PieceOrder
@@ -60,7 +60,7 @@ def test_a_piece_added_before_the_file_was_checked_is_fetched_again() -> None:
     pieces.add(1, DATA[1], from_registry=False)
     pieces.on_checked([True, False, False])
     assert pieces.missing([]) == [1, 2]
-    assert not pieces.stuck(0.0)
+    assert not pieces.has_stuck_piece(0.0)
 
 
 def test_checking_the_file_again_is_no_progress(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,7 +108,9 @@ def test_a_third_of_the_pieces_requested_at_once_are_the_lowest(monkeypatch: pyt
     assert order.choose(have) == {10, 11}
 
 
-@pytest.mark.parametrize(("how", "shows"), [({}, False), ({"helps": True}, False), ({"leased": True}, True)])
+@pytest.mark.parametrize(
+    ("how", "shows"), [({}, False), ({"stalled": True}, False), ({"leased": True}, True)]
+)
 def test_only_pieces_from_peers_or_by_a_lease_show_that_the_swarm_works(
     monkeypatch: pytest.MonkeyPatch, how: dict[str, bool], shows: bool
 ) -> None:
@@ -117,13 +119,13 @@ def test_only_pieces_from_peers_or_by_a_lease_show_that_the_swarm_works(
     pieces = pieces_of_three()
     pieces.on_checked([False] * 3)
     now += 30
-    assert pieces.abandoned(20)
+    assert pieces.swarm_is_silent(20)
     pieces.add(1, DATA[1], from_registry=False, **how)
     pieces.on_piece(1)
     assert not pieces.idle(20)
-    assert pieces.abandoned(20) is not shows
+    assert pieces.swarm_is_silent(20) is not shows
     pieces.on_piece(2)
-    assert not pieces.abandoned(20)
+    assert not pieces.swarm_is_silent(20)
 
 
 def test_a_reader_keeps_its_piece_while_others_read_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,7 +133,7 @@ def test_a_reader_keeps_its_piece_while_others_read_elsewhere(monkeypatch: pytes
     monkeypatch.setattr("node.pieces._KEPT_BYTES", 0)
     pieces = pieces_of(30, None)
     pieces.on_checked([True] * 30)
-    reader, others = Progress(0.0), [Progress(0.0) for _ in range(10)]
+    reader, others = ReaderState(0.0), [ReaderState(0.0) for _ in range(10)]
     assert pieces.read(reader, 0, 100) is None
     for number, other in enumerate(others, start=1):
         assert pieces.read(other, number * SIZE, 100) is None

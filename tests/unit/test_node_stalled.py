@@ -11,7 +11,7 @@ from core.digest import Digest
 from core.errors import ConnectionCut
 from core.swarm.chunks import Chunks
 from node.counters import Counters
-from node.fallback import Progress
+from node.fallback import ReaderState
 from node.origin import PulledLayer
 from node.stalled import StalledReaders
 
@@ -29,7 +29,7 @@ class Download:
         self.pauses = 10
         self.failed: list[Exception] = []
         self._during = during
-        reader = Progress(started=0.0, waiting_since=time.monotonic() - 60)
+        reader = ReaderState(started=0.0, waiting_since=time.monotonic() - 60)
         pieces = Mock(has=lambda piece: self.present, damaged=lambda piece: False)
         stalled = StalledReaders(
             LAYER,
@@ -54,7 +54,7 @@ class Download:
         self.pauses -= 1
         return not self.over and self.pauses > 0
 
-    def _fail(self, reader: Progress, error: Exception) -> None:
+    def _fail(self, reader: ReaderState, error: Exception) -> None:
         self.failed.append(error)
         self.over = True
 

@@ -35,7 +35,7 @@ class Stalling:
         self.requested = threading.Event()
         self._closed = threading.Event()
 
-    def fetch(self, pieces: range, lacks: object, deliver: Callable[[int, bytes, bool], None]) -> None:
+    def fetch(self, pieces: range, is_missing: object, deliver: Callable[[int, bytes, bool], None]) -> None:
         if not self.requested.is_set():
             self.requested.set()
             self._closed.wait(60)

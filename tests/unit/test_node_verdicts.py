@@ -34,7 +34,7 @@ def test_verdicts_with_large_torrents_are_remembered_as_far_as_memory_allows() -
     verdicts = Verdicts(upstream)  # type: ignore[arg-type]
     layers = list(upstream.torrents)
     for digest in [*layers, layers[-1], layers[0]]:
-        assert verdicts.judge("a", digest, None).size == 100
+        assert verdicts.authorize("a", digest, None).size == 100
     assert upstream.asked == [*layers, layers[0]]
 
 
@@ -62,13 +62,13 @@ def test_identical_callers_wait_for_a_silent_registry_together_and_others_do_not
     upstream = SilentRegistry()
     verdicts, digest = Verdicts(upstream), make_layer(100)[1].digest  # type: ignore[arg-type]
     with ThreadPoolExecutor(10) as callers:
-        answers = [callers.submit(verdicts.judge, "a", digest, Credentials("Bearer a")) for _ in range(9)]
+        answers = [callers.submit(verdicts.authorize, "a", digest, Credentials("Bearer a")) for _ in range(9)]
         assert comes_true(lambda: len(waiting) == 9)
-        answers.append(callers.submit(verdicts.judge, "a", digest, "Bearer b"))
+        answers.append(callers.submit(verdicts.authorize, "a", digest, "Bearer b"))
         assert comes_true(lambda: upstream.requests == 2)
         upstream.gives_up.set()
     assert {type(answer.exception()) for answer in answers} == {TimedOut}
     # One after the other, they would have made ten requests.
     assert upstream.requests < 9
     with pytest.raises(TimedOut):
-        verdicts.judge("a", digest, "Bearer a")  # no failure is remembered
+        verdicts.authorize("a", digest, "Bearer a")  # no failure is remembered
