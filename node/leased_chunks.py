@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextvars
 import logging
 import threading
 from collections.abc import Callable, Sequence
 
 from core.digest import Digest
 from core.errors import NO_ANSWER, DockerTorrentsError
+from core.logs import start_in_context
 from core.swarm.chunks import Chunks
 from core.swarm.messages import MAX_FETCHED, Lease
 from node.pieces import Pieces
@@ -101,8 +101,7 @@ class LeasedChunks:
             self._requests += more
         for _ in range(more):
             # Not joined: it may hang in a request, and pieces that arrive too late are ignored.
-            context = contextvars.copy_context()
-            threading.Thread(target=context.run, args=(self._run,), name="leased chunks", daemon=True).start()
+            start_in_context("leased chunks", self._run)
 
     def piece_added(self, piece: int) -> None:
         """Record that a piece was added: its chunk may be complete."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextvars
 import logging
 import random
 import threading
@@ -12,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from core.errors import Interrupted, RemoteError, TimedOut
+from core.logs import start_in_context
 from core.swarm.bitmap import Bitmap
 from core.swarm.chunks import Chunks
 from core.swarm.messages import Peer, SwarmAnswer, SwarmRequest
@@ -148,7 +148,8 @@ class SwarmDownload:
     def _download(self) -> None:
         try:
             # At once: checking the file of a large layer may take longer than a reader waits.
-            self._start(self._stalled.run, "stalled readers")
+            # Not joined: it may hang in a request, and pieces that arrive too late are ignored.
+            start_in_context("stalled readers", self._stalled.run)
             self._sleep(None, lambda: self.pieces.checked)
             self._on_checked()
             while not self._has_ended():
@@ -279,9 +280,3 @@ class SwarmDownload:
         with self._changed:
             reader.error = error
             self._changed.notify_all()
-
-    @staticmethod
-    def _start(target: Callable[[], None], name: str) -> None:
-        # Not joined: it may hang in a request, and pieces that arrive too late are ignored.
-        context = contextvars.copy_context()
-        threading.Thread(target=context.run, args=(target,), name=name, daemon=True).start()

@@ -25,7 +25,7 @@ KEEP_SECONDS = 7 * 86_400
 NO_REASON = "no reason recorded"
 # Details that differ between layers with the same reason: digests, sizes, offsets.
 _DETAILS = re.compile(r"\b[0-9a-f]{40,}\b|\b\d+(?= bytes\b)|(?<= bytes, not )\d+\b|(?<=\bat byte )\d+\b")
-_LONGEST = 500
+_MAX_CHARS = 500
 _FORGOTTEN_AT_ONCE = 100
 _LOOKED_AT = 1_000
 """How many of the latest failures are read: some of these layers were brewed since."""
@@ -144,7 +144,7 @@ def list_recent_failures(connection: sa.Connection, tables: Tables, *, limit: in
 def one_line(connection: sa.Connection, reason: str) -> str:
     """Return the reason of a failure as one line of some 500 characters that the database can store."""
     text = " ".join(reason.encode("utf-8", "replace").decode().replace("\0", " ").split())
-    return storable(connection, text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…")
+    return storable(connection, text if len(text) <= _MAX_CHARS else text[: _MAX_CHARS - 1] + "…")
 
 
 def storable(connection: sa.Connection, text: str) -> str:

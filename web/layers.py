@@ -27,14 +27,14 @@ from core.layer import Layer
 from core.logs import OutageLog
 from core.torrents.capability import verify
 from web.errors import error
-from web.limits import ConcurrencyLimit as Turns
+from web.limits import ConcurrencyLimit
 from web.request import path_after, request_headers
 from web.threads import DOWNLOADS, DOWNLOADS_WAITING
 
 log = logging.getLogger(__name__)
 
 WAIT_SECONDS = 60.0
-"""How long a download waits for its turn."""
+"""How long a download waits for its slot."""
 
 CHUNK_BYTES = 256 * 1024
 _MAX_SIZES = 10_000
@@ -47,7 +47,7 @@ class LayerHandler:
         self._source = source
         self._secret = secret
         self._clock = clock
-        self._turns = Turns(
+        self._limit = ConcurrencyLimit(
             "downloads", DOWNLOADS, waiting=DOWNLOADS_WAITING, seconds=WAIT_SECONDS, resource="download"
         )
         self._outage = OutageLog(log, "layer source")
@@ -59,7 +59,7 @@ class LayerHandler:
         layer = self._authorize()
         if isinstance(layer, bottle.HTTPResponse):
             return layer
-        with self._turns.turn():
+        with self._limit.slot():
             try:
                 return _answer(200, b"", layer, self._source.size(layer))
             except (RemoteError, LayerError) as failed:
@@ -73,7 +73,7 @@ class LayerHandler:
         if etag_matches(request_headers().get("If-None-Match"), _etag(layer)):
             return bottle.HTTPResponse(b"", 304, {"ETag": _etag(layer)})
         with ExitStack() as held:
-            held.enter_context(self._turns.turn())
+            held.enter_context(self._limit.slot())
             try:
                 return self._stream(layer, held)
             except (RemoteError, LayerError) as failed:
@@ -95,7 +95,7 @@ class LayerHandler:
         return Layer(digest, (granted.scope,))
 
     def _stream(self, layer: Layer, held: ExitStack) -> bottle.HTTPResponse:
-        """Return the answer whose body owns the turn `held` until it is closed."""
+        """Return the answer whose body owns the slot `held` until it is closed."""
         size = self._size(layer)
         if size == 0:
             return _answer(200, b"", layer, 0)  # Bottle does not close a body without chunks

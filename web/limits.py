@@ -41,9 +41,6 @@ class ConcurrencyLimit:
         finally:
             self._slots.release()
 
-    turn = slot
-    """The name in web/layers.py."""
-
     def _wait(self) -> bool:
         """Return whether a slot became free in time."""
         if self._room is None or not self._room.acquire(blocking=False):

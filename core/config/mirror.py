@@ -12,8 +12,8 @@ from core.config.section import FilePath, Section
 from core.config.values import Timeout
 from core.names import parse_pattern
 
-_MOST_BYTES = 2**60
-Bytes = Annotated[ByteSize, Field(ge=0, le=_MOST_BYTES)]
+_MAX_BYTES = 2**60
+Bytes = Annotated[ByteSize, Field(ge=0, le=_MAX_BYTES)]
 
 
 class Mirror(Section):
@@ -27,7 +27,7 @@ class Mirror(Section):
     peer_port: Port = 6881
     peers: list[Network] = Field(default_factory=list)
     cache_dir: FilePath = Path("/var/lib/docker-torrents-mirror")
-    cache_size: Annotated[ByteSize, Field(ge=1, le=_MOST_BYTES)] = ByteSize(20 * 1024**3)
+    cache_size: Annotated[ByteSize, Field(ge=1, le=_MAX_BYTES)] = ByteSize(20 * 1024**3)
     keep_free: Bytes = ByteSize(5 * 1024**3)
     download_limit: Bytes = ByteSize(0)
     upload_limit: Bytes = ByteSize(100_000_000)

@@ -22,7 +22,7 @@ from core.names import MAX_SCOPE, parse_scope
 _PURPOSE = b"docker-torrents layer 1"
 _EXPIRY_BYTES = 8
 _MAC_BYTES = 32
-_LONGEST = (_EXPIRY_BYTES + MAX_SCOPE + _MAC_BYTES) * 4 // 3 + 4
+_MAX_CHARS = (_EXPIRY_BYTES + MAX_SCOPE + _MAC_BYTES) * 4 // 3 + 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ def verify(secret: bytes, token: str, digest: Digest, now: float) -> Capability:
     Raises CapabilityInvalid if it was not created with this secret for this layer, was modified, or has
     expired.
     """
-    if len(token) > _LONGEST:
+    if len(token) > _MAX_CHARS:
         raise CapabilityInvalid("too long")
     try:
         raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-SHORTEST = 64 * 1024
-LONGEST = 16 * 1024 * 1024
-MOST_PIECES = 1024
+MIN_LENGTH = 64 * 1024
+MAX_LENGTH = 16 * 1024 * 1024
+MAX_PIECES = 1024
 
 
 def piece_length(size: int) -> int:
@@ -15,7 +15,7 @@ def piece_length(size: int) -> int:
     """
     if size < 0:
         raise ValueError(f"a layer cannot have {size} bytes")
-    length = SHORTEST
-    while length < LONGEST and length * MOST_PIECES < size:
+    length = MIN_LENGTH
+    while length < MAX_LENGTH and length * MAX_PIECES < size:
         length *= 2
     return length
