@@ -12,9 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-import web.event_writer
-import web.id_lookup
-import web.role_cache
+from tests.constants import AMPLE_WAITS
 from tests.servers.moto import Moto, start_moto
 from tests.servers.postgres import PostgresServer, configured_postgres, start_postgres
 from tests.servers.process import ServerMissing
@@ -57,9 +55,9 @@ def pytest_runtest_call() -> Generator[None]:
 
 @pytest.fixture(autouse=True)
 def ample_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The app waits long for the database, as the machine may be busy. Tests of a hung database set less."""
-    for module in (web.role_cache, web.event_writer, web.id_lookup):
-        monkeypatch.setattr(module, "WAIT_SECONDS", 20.0)
+    """Requests wait long for the database."""
+    for name, seconds in AMPLE_WAITS.items():
+        monkeypatch.setattr(name, seconds)
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pickle
 import sys
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,13 @@ import bottle
 from core.config.config import Config
 from core.server import serve
 from docker_torrents import start_worker
+from tests.constants import set_constants
 from web.threads import THREADS
 
 
 def build(config: Config, constants: dict[str, Any]) -> bottle.Bottle:
     """In the worker: set these constants (`module.NAME`), and return the app."""
-    for name, value in constants.items():
-        module, _, constant = name.rpartition(".")
-        setattr(import_module(module), constant, value)
+    set_constants(constants)
     return start_worker(config, debug=False)
 
 

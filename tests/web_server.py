@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from pydantic import SecretStr
 
 from core.access.access import choose_access
+from tests.constants import AMPLE_WAITS
 from tests.servers.process import free_port, listening, running
 from tests.web_parts import Parts, app_of, web_parts
 from tests.wsgi import Answer, call
@@ -76,7 +77,7 @@ def served(front: Front, constants: Mapping[str, Any] | None = None) -> Iterator
     """Serve the app by the real server, in separate processes, for the length of the block. Yields `host:port`.
 
     The app is built from the front's configuration and database URL, as by the command `web`.
-    `constants` (`module.NAME`) are set there. Its log is `served.log` in the front's folder.
+    `constants` (`module.NAME`) are set there, on top of AMPLE_WAITS. Its log is `served.log` in the front's folder.
     """
     folder, port = front.folder, free_port()
     file = folder / "served.pickle"
@@ -88,7 +89,7 @@ def served(front: Front, constants: Mapping[str, Any] | None = None) -> Iterator
             "db": front.parts.config.db.model_copy(update={"url": url}),
         }
     )
-    file.write_bytes(pickle.dumps((config, dict(constants or {}))))
+    file.write_bytes(pickle.dumps((config, {**AMPLE_WAITS, **(constants or {})})))
     argv = [sys.executable, "-m", "tests.served_front", str(file), str(port)]
     with running(argv, ready=listening(port), log=folder / "served.log", cwd=Path(__file__).parents[1]):
         yield f"127.0.0.1:{port}"

@@ -162,13 +162,16 @@ def test_a_push_is_brewed_announced_and_pulled_from_one_mirror_by_the_other(tmp_
     with running(tmp_path) as stack:
         image = push_image(stack.url("nginx"), "try/app", "latest", LAYERS)
 
-        def ids() -> list[str]:
-            answer = requests.get(stack.url("nginx") + "/v2/try/app/manifests/latest", timeout=60)
-            return [layer["rbtorrent_id"] for layer in answer.json()["layers"] if "rbtorrent_id" in layer]
+        ids: list[str] = []
 
-        assert comes_true(lambda: len(ids()) == len(LAYERS))
+        def has_ids() -> bool:
+            answer = requests.get(stack.url("nginx") + "/v2/try/app/manifests/latest", timeout=60)
+            ids[:] = [layer["rbtorrent_id"] for layer in answer.json()["layers"] if "rbtorrent_id" in layer]
+            return len(ids) == len(LAYERS)
+
+        assert comes_true(has_ids)
         whitelist = tmp_path / "tracker" / "whitelist.txt"
-        hashes = {rbtorrent_id.removeprefix("rbtorrent:") for rbtorrent_id in ids()}
+        hashes = {rbtorrent_id.removeprefix("rbtorrent:") for rbtorrent_id in ids}
         assert comes_true(lambda: set(whitelist.read_text().split()) == hashes)
         tracker = Tracker("127.0.0.1", stack.ports["tracker"], whitelist, stack.processes["tracker"])
         assert comes_true(lambda: all(map(tracker.serves, hashes)))

@@ -14,9 +14,11 @@ import pytest
 import requests
 
 from core.metrics import ALL, PREFIX, ReadGauge
+from tests.constants import AMPLE_WAITS
 from tests.installation import Installation
 from tests.metrics import scrape, shows
 from tests.notifications import envelope, event, reference
+from tests.program import program
 from tests.servers.layers import layer_bytes
 from tests.servers.process import ServerProcess, free_port, listening
 from tests.servers.push import PushedImage, push_image
@@ -35,7 +37,7 @@ def start() -> Iterator[Start]:
     started: list[ServerProcess] = []
 
     def run(installation: Installation, *words: str, port: int) -> ServerProcess:
-        process = installation.process(*words, ready=listening(port))
+        process = program(installation, *words, constants=AMPLE_WAITS, ready=listening(port))
         process.start()
         started.append(process)
         return process

@@ -22,6 +22,7 @@ from core.swarm.lease_table import LEASE_SLOTS
 from core.swarm.messages import MAX_REQUEST, SeedsAnswer, SwarmAnswer
 from core.torrents.capability import mint, verify
 from tests.installation import Installation
+from tests.program import program
 from tests.servers.process import free_port, listening
 from tests.servers.waiting import comes_true
 from tests.web_parts import NOON, SECRET
@@ -32,6 +33,8 @@ from web.swarm import peer_address
 LAYER = Digest("a" * 64)
 OTHER = Digest("b" * 64)
 CHUNKS = 100
+LONG_LEASES = {"core.swarm.layer_leases.MIN_LEASE_SECONDS": 600.0}
+"""No lease expires during a test."""
 
 
 @pytest.fixture
@@ -187,7 +190,7 @@ def test_a_node_announces_its_layers_in_one_call(front: Front) -> None:
 def test_two_workers_share_one_coordinator(tmp_path: Path) -> None:
     port = free_port()
     installation = Installation(tmp_path, "127.0.0.1:1", application={"port": port})
-    web = installation.process("web", "--workers", "2", ready=listening(port), name="web")
+    web = program(installation, "web", "--workers", "2", constants=LONG_LEASES, ready=listening(port))
     web.start()
     try:
         assert comes_true(lambda: len(listeners(web.pid, port)) == 2)
@@ -202,7 +205,7 @@ def test_two_workers_share_one_coordinator(tmp_path: Path) -> None:
 def test_the_command_swarm_answers_only_swarm_calls(tmp_path: Path) -> None:
     port = free_port()
     installation = Installation(tmp_path, "127.0.0.1:1", application={"swarm_port": port})
-    swarm = installation.process("swarm", ready=listening(port), name="swarm")
+    swarm = program(installation, "swarm", constants=LONG_LEASES, ready=listening(port))
     swarm.start()
     try:
         leased = leases_of_many_connections(port, installation)
