@@ -36,8 +36,9 @@ from tests.servers.push import push_blob
 from tests.servers.registry import Registry, start_registry
 
 TEMPLATE = "/docker/registry/v2/blobs/sha256/{short_digest}/{full_digest}/data"
-CONNECT_TIMEOUT = 2.0
-READ_TIMEOUT = 2.0
+CONNECT_TIMEOUT = 60.0
+READ_TIMEOUT = 60.0
+"""Ample, as the machine may be busy; tests of silence pass less to their backend."""
 
 
 class Backend(Protocol):
@@ -266,6 +267,7 @@ class Sources:
 
     stack: ExitStack
     http: HttpClient
+    read_timeout: float
 
     def registry(self, host: str, user: str | None = None, password: str | None = None) -> RegistryBlobs:
         """Return a source that reads from the registry at `host`."""
@@ -274,29 +276,32 @@ class Sources:
 
     def s3(self, url: str, bucket: str) -> S3Blobs:
         """Return a source that reads a bucket of the S3 at `url`."""
-        client = s3_client(url, "us-east-1", "tests", "not a secret", CONNECT_TIMEOUT, READ_TIMEOUT)
+        client = s3_client(url, "us-east-1", "tests", "not a secret", CONNECT_TIMEOUT, self.read_timeout)
         self.stack.callback(client.close)
         return S3Blobs(Bucket(client, bucket), "/", TEMPLATE)
 
 
 @contextmanager
-def making_sources() -> Iterator[Sources]:
+def making_sources(read_timeout: float = READ_TIMEOUT) -> Iterator[Sources]:
     """Yield sources that exist during the block."""
     with ExitStack() as stack:
-        yield Sources(stack, stack.enter_context(HttpClient(CONNECT_TIMEOUT, READ_TIMEOUT)))
+        http = stack.enter_context(HttpClient(CONNECT_TIMEOUT, read_timeout))
+        yield Sources(stack, http, read_timeout)
 
 
 @contextmanager
-def registry_backend(registry: Registry, scope: str, folder: Path) -> Iterator[RegistryBackend]:
-    with making_sources() as sources, start_cutting_proxy(registry.url) as proxy:
+def registry_backend(
+    registry: Registry, scope: str, folder: Path, read_timeout: float = READ_TIMEOUT
+) -> Iterator[RegistryBackend]:
+    with making_sources(read_timeout) as sources, start_cutting_proxy(registry.url) as proxy:
         yield RegistryBackend(registry=registry, scope=scope, proxy=proxy, sources=sources, folder=folder)
 
 
 @contextmanager
 def registry_on_s3_backend(
-    moto: Moto, bucket: str, scope: str, folder: Path
+    moto: Moto, bucket: str, scope: str, folder: Path, read_timeout: float = READ_TIMEOUT
 ) -> Iterator[RegistryOnS3Backend]:
-    with making_sources() as sources, start_cutting_proxy(moto.endpoint) as proxy:
+    with making_sources(read_timeout) as sources, start_cutting_proxy(moto.endpoint) as proxy:
         storage = moto.registry_storage(bucket) | {"endpoint": proxy.url}
         with start_registry(folder / "on S3", s3=storage) as registry:
             yield RegistryOnS3Backend(
@@ -311,16 +316,20 @@ def registry_on_s3_backend(
 
 
 @contextmanager
-def s3_backend(moto: Moto, bucket: str) -> Iterator[S3Backend]:
-    with making_sources() as sources, start_cutting_proxy(moto.endpoint) as proxy:
+def s3_backend(moto: Moto, bucket: str, read_timeout: float = READ_TIMEOUT) -> Iterator[S3Backend]:
+    with making_sources(read_timeout) as sources, start_cutting_proxy(moto.endpoint) as proxy:
         yield S3Backend(moto, bucket, proxy, sources)
 
 
 @contextmanager
-def mds_backend(folder: Path) -> Iterator[MdsBackend]:
+def mds_backend(folder: Path, read_timeout: float = READ_TIMEOUT) -> Iterator[MdsBackend]:
     engine = sa.create_engine(f"sqlite:///{folder / 'mds.sqlite'}")
     try:
-        with making_sources() as sources, start_mds() as mds, start_cutting_proxy(mds.server.url) as proxy:
+        with (
+            making_sources(read_timeout) as sources,
+            start_mds() as mds,
+            start_cutting_proxy(mds.server.url) as proxy,
+        ):
             yield MdsBackend(mds, proxy, engine, sources)
     finally:
         engine.dispose()

@@ -52,7 +52,13 @@ REMOTE = ["registry", "registry on S3", "S3", "MDS"]
 
 
 @pytest.fixture
-def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
+def read_timeout() -> float:
+    """The time-out of the backend's source; tests of silence have a parameter of this name."""
+    return READ_TIMEOUT
+
+
+@pytest.fixture
+def backend(request: pytest.FixtureRequest, tmp_path: Path, read_timeout: float) -> Iterator[Any]:
     """The backend named by the test's parameter."""
     shared = request.getfixturevalue
     made: AbstractContextManager[Any]
@@ -62,13 +68,15 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
         case "directory":
             made = nullcontext(DirectoryBackend(registry=shared("registry"), scope=shared("scope")))
         case "registry":
-            made = registry_backend(shared("registry"), shared("scope"), tmp_path)
+            made = registry_backend(shared("registry"), shared("scope"), tmp_path, read_timeout)
         case "registry on S3":
-            made = registry_on_s3_backend(shared("moto"), shared("bucket"), shared("scope"), tmp_path)
+            made = registry_on_s3_backend(
+                shared("moto"), shared("bucket"), shared("scope"), tmp_path, read_timeout
+            )
         case "S3":
-            made = s3_backend(shared("moto"), shared("bucket"))
+            made = s3_backend(shared("moto"), shared("bucket"), read_timeout)
         case _:
-            made = mds_backend(tmp_path)
+            made = mds_backend(tmp_path, read_timeout)
     with made as ready:
         yield ready
 
@@ -207,13 +215,16 @@ def test_a_layer_cut_in_the_middle_is_resumed(backend: Backend, how: How) -> Non
 
 
 @over_a_connection
-def test_a_layer_that_stalls_in_the_middle_is_resumed_after_the_time_out(backend: Backend) -> None:
+@pytest.mark.parametrize("read_timeout", [5.0])
+def test_a_layer_that_stalls_in_the_middle_is_resumed_after_the_time_out(
+    backend: Backend, read_timeout: float
+) -> None:
     layer = backend.put(CONTENT)
     proxy_of(backend).break_after(1_000_000, how="stall")
 
     begun = time.monotonic()
     assert read_resumed(backend.source, layer) == CONTENT
-    assert time.monotonic() - begun > READ_TIMEOUT * 0.9
+    assert time.monotonic() - begun > read_timeout * 0.9
     assert proxy_of(backend).broken == 1
 
 
@@ -232,11 +243,25 @@ def test_a_layer_without_progress_is_abandoned(backend: Backend) -> None:
 
 
 @over_a_connection
-def test_a_throttled_layer_is_read_over_several_connections_at_once(backend: Backend) -> None:
+def test_a_throttled_layer_is_read_over_several_connections_at_once(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
     layer = backend.put(CONTENT)
     proxy_of(backend).throttle(1_000_000)
+    first_ranges = iter(range(6))
+    together = threading.Barrier(6, timeout=60)
+    open_blob = backend.source.open
 
-    assert read_resumed(backend.source, layer, connections=6, window=6 * 128 * 1024) == CONTENT
+    def open_together(layer: Layer, offset: int, length: int | None = None) -> BlobReader:
+        reader = open_blob(layer, offset, length)
+        # Only parallel reads have a length.
+        if length is not None and next(first_ranges, None) is not None:
+            together.wait()
+        return reader
+
+    monkeypatch.setattr(backend.source, "open", open_together)
+
+    assert read_resumed(backend.source, layer, connections=6, window=6 * 64 * 1024) == CONTENT
     assert proxy_of(backend).most_at_once >= 6
     assert comes_true(no_thread_is_left)
 
@@ -275,6 +300,7 @@ def test_a_read_that_waits_for_bytes_ends_when_its_reader_is_closed(backend: Bac
 
 
 @over_a_connection
+@pytest.mark.parametrize("read_timeout", [2.0])
 def test_silence_is_a_time_out(backend: Backend) -> None:
     layer = backend.put(CONTENT)
     proxy_of(backend).be_silent()
