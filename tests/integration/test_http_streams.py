@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Iterator
@@ -19,17 +20,12 @@ from tests.servers.registry import Registry
 from tests.servers.waiting import comes_true
 
 BODY = layer_bytes(3_000_000)
+READ_TIMEOUT = 60
 
 
 @pytest.fixture
 def client() -> Iterator[HttpClient]:
-    with HttpClient(connect_timeout=1, read_timeout=20) as running:
-        yield running
-
-
-@pytest.fixture
-def hasty() -> Iterator[HttpClient]:
-    with HttpClient(connect_timeout=1, read_timeout=1) as running:
+    with HttpClient(connect_timeout=60, read_timeout=READ_TIMEOUT) as running:
         yield running
 
 
@@ -70,10 +66,19 @@ def test_chunks_are_read_whatever_their_size(server: HttpServer, client: HttpCli
 
 
 def test_bytes_on_disk_are_returned_at_once(server: HttpServer, client: HttpClient) -> None:
-    server.on("/", bad_http.dripping(b"abcdef", size=3, seconds=0.2))
+    first_is_read = threading.Event()
+
+    def in_two_parts(request: Request, connection: Connection) -> None:
+        connection.send_head(200, {"Content-Length": "6"})
+        connection.send(b"abc")
+        first_is_read.wait(60)
+        connection.send(b"def")
+
+    server.on("/", in_two_parts)
     buffer = memoryview(bytearray(100))
     with client.open("GET", server.url) as stream:
         assert bytes(buffer[: stream.readinto(buffer)]) == b"abc"
+        first_is_read.set()
         assert bytes(buffer[: stream.readinto(buffer)]) == b"def"
         assert stream.readinto(buffer) == 0
 
@@ -88,43 +93,54 @@ def test_a_truncated_body_is_an_error(server: HttpServer, client: HttpClient, re
         assert caught.value.offset == 1_000_000
 
 
-def test_silence_in_the_middle_ends_after_the_read_timeout(server: HttpServer, hasty: HttpClient) -> None:
+def test_silence_in_the_middle_ends_after_the_read_timeout(server: HttpServer) -> None:
     def fall_silent(request: Request, connection: Connection) -> None:
         connection.send_head(200, {"Content-Length": str(len(BODY))})
-        connection.send(BODY[:500_000])
+        connection.send(BODY[:50_000])
         connection.pause()
 
     server.on("/", fall_silent)
-    with hasty.open("GET", server.url) as stream, pytest.raises(TimedOut) as caught:
+    with (
+        HttpClient(connect_timeout=60, read_timeout=5) as client,
+        client.open("GET", server.url) as stream,
+        pytest.raises(TimedOut) as caught,
+    ):
         read_all(stream)
-    assert stream.received == 500_000
-    assert caught.value.seconds == 1
+    assert stream.received == 50_000
+    assert caught.value.seconds == 5
 
 
-def test_a_dripping_body_times_out_too(server: HttpServer, hasty: HttpClient) -> None:
+def test_a_dripping_body_times_out_too(
+    server: HttpServer, client: HttpClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server.on("/", bad_http.dripping(BODY, size=100, seconds=0.05))
-    with hasty.open("GET", server.url) as stream, pytest.raises(TimedOut):
-        read_all(stream)
+    with client.open("GET", server.url) as stream:
+        # Each read takes a fifth of the time-out.
+        monkeypatch.setattr(time, "monotonic", itertools.count(step=READ_TIMEOUT / 5).__next__)
+        with pytest.raises(TimedOut):
+            read_all(stream)
 
 
-def test_a_slow_but_steady_stream_has_no_total_time_out(server: HttpServer, hasty: HttpClient) -> None:
+def test_a_slow_but_steady_stream_has_no_total_time_out(
+    server: HttpServer, client: HttpClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     body = BODY[:2_000_000]
-    server.on("/", bad_http.dripping(body, size=100_000, seconds=0.1))
-    begun = time.monotonic()
-    with hasty.open("GET", server.url) as stream:
-        assert read_all(stream) == body
-    assert time.monotonic() - begun > 1.5
+    server.on("/", bad_http.replying(200, body))
+    with client.open("GET", server.url) as stream:
+        monkeypatch.setattr(time, "monotonic", itertools.count(step=READ_TIMEOUT / 5).__next__)
+        assert read_all(stream, size=100_000) == body
+        assert time.monotonic() > 3 * READ_TIMEOUT
 
 
 def test_a_reader_that_pauses_for_longer_than_the_time_out_loses_nothing(
-    server: HttpServer, hasty: HttpClient, monkeypatch: pytest.MonkeyPatch
+    server: HttpServer, client: HttpClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.on("/", bad_http.replying(200, BODY))
     monotonic = time.monotonic
-    with hasty.open("GET", server.url) as stream:
+    with client.open("GET", server.url) as stream:
         first = bytearray(1)
         assert stream.readinto(memoryview(first)) == 1
-        monkeypatch.setattr(time, "monotonic", lambda: monotonic() + 60)
+        monkeypatch.setattr(time, "monotonic", lambda: monotonic() + 10 * READ_TIMEOUT)
         assert first + read_all(stream, size=1000) == BODY
 
 
@@ -153,7 +169,7 @@ def test_closing_wakes_a_reader_in_another_thread(server: HttpServer, headers: d
         connection.pause()
 
     server.on("/", stop_sending)
-    with HttpClient(1, 60) as client, client.open("GET", server.url) as stream:
+    with HttpClient(60, 60) as client, client.open("GET", server.url) as stream:
         closing = threading.Timer(0.2, stream.close)
         closing.start()
         # Otherwise it would end in a time-out.
@@ -164,7 +180,7 @@ def test_closing_wakes_a_reader_in_another_thread(server: HttpServer, headers: d
 
 def test_a_connection_that_was_freed_twice_serves_one_request_at_a_time(registry: Registry) -> None:
     before = own_ports(registry)
-    with HttpClient(1, 20) as client:
+    with HttpClient(60, 60) as client:
         with client.open("GET", f"{registry.url}/v2/") as stream:
             read_all(stream)
             stream.close()
@@ -179,7 +195,7 @@ def test_a_connection_that_was_freed_twice_serves_one_request_at_a_time(registry
 def test_a_connection_is_reused_after_any_answer(registry: Registry) -> None:
     seen: set[int] = set()
     before = own_ports(registry)
-    with HttpClient(1, 20, pool_size=1) as client:
+    with HttpClient(60, 60, pool_size=1) as client:
         for method, path in [
             ("GET", "/v2/"),
             ("HEAD", "/v2/"),
@@ -195,7 +211,7 @@ def test_a_connection_is_reused_after_any_answer(registry: Registry) -> None:
 
 
 def test_a_connection_that_the_server_closed_while_idle_is_replaced(registry: Registry) -> None:
-    with HttpClient(1, 20) as client:
+    with HttpClient(60, 60) as client:
         assert client.fetch("GET", f"{registry.url}/v2/").status == 200
         registry.stop()
         registry.start()

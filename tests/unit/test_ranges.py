@@ -92,7 +92,7 @@ def test_cuts_anywhere_do_not_change_the_bytes(
     ) as reader:
         assert read_all(reader, at_once) == CONTENT[offset:end]
 
-    assert not range_threads()
+    assert comes_true(lambda: not range_threads())
     assert not source.open_readers
 
 
@@ -163,8 +163,12 @@ def test_closing_early_ends_threads_that_read_wait_or_pause() -> None:
     assert reader.readinto(memoryview(bytearray(10))) == 10
     assert reading.wait(60)
 
-    threading.Timer(0.2, closed.set).start()
-    reader.close()
+    closing = threading.Thread(target=reader.close)
+    closing.start()
+    with pytest.raises(ConnectionCut):
+        read_all(reader)
+    closed.set()
+    closing.join()
     reader.close()
 
     assert comes_true(lambda: not range_threads())
@@ -174,19 +178,22 @@ def test_closing_early_ends_threads_that_read_wait_or_pause() -> None:
 
 
 def test_closing_from_another_thread_wakes_a_read() -> None:
-    closed = threading.Event()
+    waiting, closed = threading.Event(), threading.Event()
     source = source_with(before_read=lambda _offset: closed.wait(60))
-    reader = parallel(source)
+    # A read that waits asks whether it is interrupted.
+    reader = parallel(source, interrupted=lambda: waiting.set() or False)
 
     def close() -> None:
-        closed.set()
+        waiting.wait(60)
         reader.close()
 
-    threading.Timer(0.1, close).start()
+    closing = threading.Thread(target=close)
+    closing.start()
     with pytest.raises(ConnectionCut):
         read_all(reader)
-    reader.close()
-    assert not range_threads()
+    closed.set()
+    closing.join()
+    assert comes_true(lambda: not range_threads())
 
 
 def test_an_interruption_is_noticed_while_no_bytes_arrive() -> None:
@@ -199,7 +206,7 @@ def test_an_interruption_is_noticed_while_no_bytes_arrive() -> None:
             read_all(reader)
         assert not closed.is_set()
         closed.set()
-    assert not range_threads()
+    assert comes_true(lambda: not range_threads())
 
 
 def test_a_range_that_fails_permanently_raises_after_all_bytes_before_it() -> None:
@@ -224,7 +231,7 @@ def test_a_range_that_fails_permanently_raises_after_all_bytes_before_it() -> No
         assert reader.position == 5000
         with pytest.raises(NotFound):
             reader.readinto(buffer)
-    assert not range_threads()
+    assert comes_true(lambda: not range_threads())
 
 
 def test_a_range_that_cannot_be_resumed_reports_its_position() -> None:
@@ -243,7 +250,7 @@ def test_a_source_that_ignores_ranges_is_detected_at_the_second() -> None:
         with pytest.raises(RangeIgnored):
             read_all(reader)
         assert reader.position == 1000
-    assert not range_threads()
+    assert comes_true(lambda: not range_threads())
 
 
 def test_no_more_threads_are_started_than_there_are_ranges() -> None:
