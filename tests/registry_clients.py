@@ -1,4 +1,4 @@
-"""Registry clients for the tests, with short time-outs."""
+"""Registry clients for the tests."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from core.http.client import HttpClient
 from core.http.ranged import BlobStream
 from core.registry.client import RegistryClient
 
+SILENCE_SECONDS = 2.0
+"""The read time-out where a server is silent; elsewhere it is ample, as the machine may be busy."""
+
 
 @contextmanager
 def client_of(
@@ -18,7 +21,7 @@ def client_of(
     user: str | None = None,
     password: str | None = None,
     *,
-    read_timeout: float = 20.0,
+    read_timeout: float = 60.0,
     **settings: Any,
 ) -> Iterator[RegistryClient]:
     """Yield a client of the registry at `host:port`, over plain HTTP; `settings` are those of the section."""

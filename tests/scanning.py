@@ -25,7 +25,7 @@ from tests.services import service_of
 
 
 def client(netloc: str) -> RegistryClient:
-    return RegistryClient(DockerRegistry(host=netloc, proto="http"), HttpClient(2, 5))
+    return RegistryClient(DockerRegistry(host=netloc, proto="http"), HttpClient(2, 60))
 
 
 @contextmanager

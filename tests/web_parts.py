@@ -73,7 +73,7 @@ def web_parts(
     store: MetainfoStore | None = None,
     access: Any = None,
     clock: Callable[[], float] = noon,
-    read_timeout: float = 20.0,
+    read_timeout: float = 60.0,
 ) -> Parts:
     """Return parts with an empty database. `settings` are sections of the configuration, and
     `read_timeout` is how long the registry may be silent, in seconds.

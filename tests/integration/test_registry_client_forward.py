@@ -13,7 +13,7 @@ from core.http.url import parse_url
 from core.manifests.media_types import OCI_MANIFEST
 from core.registry.client import MANIFEST_LIMIT, RegistryClient
 from core.registry.urls import has_name
-from tests.registry_clients import client_of
+from tests.registry_clients import SILENCE_SECONDS, client_of
 from tests.servers import bad_http
 from tests.servers.http_server import Answer, HttpServer, start_http_server
 from tests.servers.push import PushedImage, push_image
@@ -121,7 +121,8 @@ class TestARegistryThatBehavesBadly:
     )
     def test_gives_no_answer(self, registry: HttpServer, answer: Answer, error: type[RemoteError]) -> None:
         registry.on("/*", answer)
-        with client_of(registry.netloc, read_timeout=1.0) as client, pytest.raises(error):
+        seconds = SILENCE_SECONDS if error is TimedOut else 60.0
+        with client_of(registry.netloc, read_timeout=seconds) as client, pytest.raises(error):
             client.forward("GET", client.urls.manifest(SCOPE, "latest"), {"Authorization": "Bearer secret"})
 
     @pytest.mark.parametrize("status", [307, 401, 403, 404, 429, 500, 503])

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from threading import Semaphore
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from core.errors import BadAnswer, ConnectionCut, Refused, RemoteError, TimedOut
 from core.http.client import HttpClient
 from core.http.url import parse_url
 from core.registry.auth import RegistryAuth
-from tests.registry_clients import client_of
+from tests.registry_clients import SILENCE_SECONDS, client_of
 from tests.servers import bad_http
 from tests.servers.http_server import Answer, Connection, HttpServer, Request, start_http_server
 
@@ -146,10 +147,23 @@ class TestAToken:
                 client.ping()
             client.ping()
 
-    def test_is_not_requested_again_by_threads_whose_wait_failed(self, guarded: GuardedRegistry) -> None:
-        guarded.realm.on("/token", bad_http.silent())
+    def test_is_not_requested_again_by_threads_whose_wait_failed(
+        self, guarded: GuardedRegistry, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        get_token, entered = RegistryAuth._bearer, Semaphore(0)
+
+        def enter(*arguments: Any) -> str:
+            entered.release()
+            return get_token(*arguments)
+
+        def fail_once_all_wait(request: Request, connection: Connection) -> None:
+            assert all(entered.acquire(timeout=60) for _ in range(8))
+            connection.reply(503)
+
+        monkeypatch.setattr(RegistryAuth, "_bearer", enter)
+        guarded.realm.on("/token", fail_once_all_wait)
         failures: list[RemoteError] = []
-        with client_of(guarded.registry.netloc, read_timeout=2.0) as client:
+        with client_of(guarded.registry.netloc) as client:
 
             def ask() -> None:
                 try:
@@ -162,7 +176,7 @@ class TestAToken:
                 thread.start()
             for thread in threads:
                 thread.join()
-        assert [type(error) for error in failures] == [TimedOut] * 8
+        assert [type(error) for error in failures] == [Unavailable] * 8
         assert len(guarded.realm.requests) == 1
 
 
@@ -205,7 +219,11 @@ class TestATokenServer:
         self, guarded: GuardedRegistry, answer: Answer, error: type[RemoteError]
     ) -> None:
         guarded.realm.on("/token", answer)
-        with client_of(guarded.registry.netloc, read_timeout=1.0) as client, pytest.raises(error) as caught:
+        seconds = SILENCE_SECONDS if error is TimedOut else 60.0
+        with (
+            client_of(guarded.registry.netloc, read_timeout=seconds) as client,
+            pytest.raises(error) as caught,
+        ):
             client.ping()
         assert guarded.realm.netloc in str(caught.value)
 

@@ -114,7 +114,7 @@ def test_other_children_of_an_incomplete_index_are_queued_and_it_is_read_again(
     there = push_image(shelf, scope, None, [layer_bytes(500, 50)], media="oci")
     gone = push_image(shelf, scope, None, [layer_bytes(500, 51)], media="oci", platform="linux/arm64")
     push_index(shelf, scope, "v1", [there.descriptor, gone.descriptor], media="oci")
-    deleted = requests.delete(f"{shelf.url}/v2/{scope}/manifests/{gone.digest}", timeout=5)
+    deleted = requests.delete(f"{shelf.url}/v2/{scope}/manifests/{gone.digest}", timeout=60)
     assert deleted.status_code == 202
     grant(scan, scope)
 
@@ -252,7 +252,7 @@ def test_a_repository_without_tags_is_not_a_failure(
 ) -> None:
     image = push_image(shelf, f"{scope}/emptied", "v1", [layer_bytes(500, 5)])
     push_image(shelf, f"{scope}/full", "v1", [layer_bytes(500, 6)])
-    requests.delete(f"{shelf.url}/v2/{scope}/emptied/manifests/{image.digest}", timeout=5).raise_for_status()
+    requests.delete(f"{shelf.url}/v2/{scope}/emptied/manifests/{image.digest}", timeout=60).raise_for_status()
     untagged = shelf.storage / "docker/registry/v2/repositories" / scope / "emptied/_manifests/tags"
     shutil.rmtree(untagged)
     grant(scan, f"{scope}/*")

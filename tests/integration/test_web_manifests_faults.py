@@ -37,8 +37,14 @@ def upstream() -> Iterator[HttpServer]:
 
 
 @pytest.fixture
-def front(upstream: HttpServer, tmp_path: Path) -> Iterator[Front]:
-    with front_of(upstream.netloc, tmp_path, read_timeout=2.0) as front:
+def status() -> int:
+    """The status that a test expects; some have a parameter of this name."""
+    return 200
+
+
+@pytest.fixture
+def front(upstream: HttpServer, tmp_path: Path, status: int) -> Iterator[Front]:
+    with front_of(upstream.netloc, tmp_path, read_timeout=2.0 if status == 504 else 60.0) as front:
         yield front
 
 
