@@ -59,14 +59,22 @@ class Receiver:
 
 @contextmanager
 def receiving(
-    folder: Path, *, key: str = KEY, sinks: tuple[Endpoint, ...] = (), **registry_options: Any
+    folder: Path,
+    *,
+    key: str = KEY,
+    timeout: str = "1s",
+    sinks: tuple[Endpoint, ...] = (),
+    **registry_options: Any,
 ) -> Iterator[Receiver]:
-    """Yield a registry and the receiver of its notifications; the app is running."""
+    """Yield a registry and the receiver of its notifications; the app is running.
+
+    The registry repeats an event that is not answered within `timeout`.
+    """
     port = free_port()
     endpoint: Endpoint = {
         "url": f"http://127.0.0.1:{port}/v0/event",
         "headers": {"Authorization": [KEY]},
-        "timeout": "1s",
+        "timeout": timeout,
         "threshold": 3,
         "backoff": "100ms",
     }

@@ -248,7 +248,7 @@ def test_the_example_posted_by_curl_is_ok_and_queues_its_layer(receiver: Receive
 
 
 def test_the_longest_event_of_a_registry_does_not_block_later_ones(tmp_path: Path) -> None:
-    with receiving(tmp_path, includereferences=True) as receiver:
+    with receiving(tmp_path, timeout="60s", includereferences=True) as receiver:
         base = push(receiver, scope="other/app", media="oci")
         manifest = json.loads(base.manifest)
         # The registry copies it into its event, where Go writes each of these as \u0026.

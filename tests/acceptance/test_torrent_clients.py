@@ -30,7 +30,7 @@ from tests.servers.waiting import comes_true
 
 SCOPE = "tests/torrents"
 SIZE = 3_000_001  # 46 pieces, the last of them short
-SECONDS = 60.0
+SECONDS = 240.0
 USER = ("puller", "let me in")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -97,10 +98,15 @@ def test_an_attestation_in_an_index_is_not_an_image(front: Front, registry: Regi
     assert other.status == 404
 
 
-def test_reading_many_manifests_has_the_time_out_of_one(tmp_path: Path) -> None:
+def test_reading_many_manifests_has_the_time_out_of_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monotonic, passed = time.monotonic, [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: monotonic() + passed[0])
+
     def slow(body: bytes) -> Answer:
         def answer(request: Request, connection: Connection) -> None:
-            connection.pause(0.7)
+            passed[0] += 50
             connection.reply(200, body, {"Content-Type": OCI_INDEX})
 
         return answer
@@ -110,10 +116,10 @@ def test_reading_many_manifests_has_the_time_out_of_one(tmp_path: Path) -> None:
         document = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries, "number": number}
         return json.dumps(document).encode()
 
-    settings = {"docker_registry": {"connect_timeout": 0.5, "read_timeout": 1.0}}
+    settings = {"docker_registry": {"connect_timeout": 60.0, "read_timeout": 60.0}}
     with (
         start_http_server() as registry,
-        front_of(registry.netloc, tmp_path, settings=settings, read_timeout=1.0) as front,
+        front_of(registry.netloc, tmp_path, settings=settings) as front,
     ):
         below = [index(number) for number in range(7)]
         for body in below:
@@ -121,4 +127,4 @@ def test_reading_many_manifests_has_the_time_out_of_one(tmp_path: Path) -> None:
         registry.on("/v2/a/manifests/b", slow(index(7, *map(sha256, below))))
         answer = front.get("/v2/a/manifests/b")
         assert (answer.status, code_of(answer)) == (504, "UNAVAILABLE")
-        assert len(registry.requests) <= 3
+        assert len(registry.requests) == 3

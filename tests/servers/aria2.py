@@ -32,7 +32,7 @@ def download(
     torrent: Path,
     folder: Path,
     *,
-    timeout: float = 60.0,
+    timeout: float = 240.0,
     web_seeds: Sequence[str] = (),
     trackers: Sequence[str] = (),
     options: Sequence[str] = (),
