@@ -119,13 +119,13 @@ def start_node(
     cache_size: int = 1 << 30,
     min_size: int = 0,
     peers: Sequence[IPv4Network] = (),
-    read_timeout: float = 10.0,
+    read_timeout: float = 120.0,
     time_limit: float = 120.0,
 ) -> Iterator[Node]:
     """Run a node whose cache is in `folder`."""
     cache = Cache(folder, cache_size, 0)
     session = Session(listen, peers=peers)
-    with HttpClient(2.0, read_timeout) as http:
+    with HttpClient(60.0, read_timeout) as http:
         downloads = Downloads(cache, session, http, min_size=min_size, time_limit=time_limit)
         try:
             yield Node(folder, cache, session, downloads)
@@ -135,7 +135,7 @@ def start_node(
             cache.close()
 
 
-def read_all(reader: Reader, *, timeout: float = 60.0) -> bytes:
+def read_all(reader: Reader, *, timeout: float = 120.0) -> bytes:
     """Read the layer from its beginning to its end."""
     parts, offset = [], 0
     while data := reader.read(offset, 100_000, timeout):

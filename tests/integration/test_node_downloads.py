@@ -253,8 +253,11 @@ def test_closing_interrupts_readers(tmp_path: Path) -> None:
         thread = threading.Thread(target=read)
         thread.start()
         assert comes_true(lambda: node.downloads.status()[0].state == "http")
-        threading.Timer(0.2, body.gate.set).start()
-        node.downloads.close()
+        with in_thread(node.downloads.close):
+            try:
+                assert comes_true(lambda: got)
+            finally:
+                body.gate.set()
         thread.join(60)
     assert len(got) == 1
 

@@ -31,6 +31,7 @@ from tests.nodes import (
     BytesBody,
     BytesOrigin,
     Node,
+    in_thread,
     make_layer,
     make_torrent,
     pull,
@@ -109,7 +110,6 @@ def test_wrong_bytes_from_a_peer_are_discarded(
         peer.session.add_torrent(parameters)
         announce(service, peer.session.listen_port(), complete=True)
         # A reader falls back to the registry as soon as it knows of wrong bytes.
-        monkeypatch.setattr("node.fallback.STALLED_SECONDS", float("inf"))
         # The service still names the peer when libtorrent has banned it.
         monkeypatch.setattr("node.swarm_download.IDLE_SECONDS", 2.0)
         node = start()
@@ -207,7 +207,6 @@ def test_nodes_that_lose_the_service_together_do_not_each_read_the_layer(
         return pause_before_registry(others_of_one, generator)
 
     monkeypatch.setattr("node.without_leases.pause_before_registry", note)
-    monkeypatch.setattr("node.stalled.pause_before_registry", note)
 
     def lose(offset: int, length: int) -> None:
         # A node without peers has to read everything.
@@ -311,24 +310,28 @@ def test_a_piece_that_libtorrent_ignores_stops_neither_readers_nor_the_download(
 
 
 def test_a_listener_gets_no_events_after_its_torrent_was_removed(tmp_path: Path) -> None:
-    removed, called_after_removal = threading.Event(), threading.Event()
+    added, removing, removed = threading.Event(), threading.Event(), threading.Event()
+    has_waited: list[bool] = []
     session = Session("127.0.0.1:0")
 
     class Listener(Mock):
         def on_checked(self, pieces: Sequence[bool]) -> None:
             threading.Thread(target=remove).start()
             # As long as this runs, `remove` has to wait.
-            if removed.wait(0.3):
-                called_after_removal.set()
+            has_waited.append(removing.wait(60) and not removed.wait(0.3))
 
     def remove() -> None:
+        added.wait(60)
+        removing.set()
         session.remove(torrent)
         removed.set()
 
     torrent = session.add(parse_metainfo(make_torrent(DATA), LAYER.digest), tmp_path, Listener())
+    added.set()
     try:
-        assert removed.wait(60)
-        assert not called_after_removal.is_set()
+        assert removed.wait(120)
+        assert comes_true(lambda: has_waited)
+        assert has_waited == [True]
     finally:
         session.close()
 
@@ -347,7 +350,7 @@ def test_a_reader_is_served_while_a_large_file_is_checked(
     node = start()
     try:
         with node.downloads.open(LAYER, origin(service)) as reader:
-            assert reader.read(0, PIECE, 30) == DATA[:PIECE]
+            assert reader.read(0, PIECE, 120) == DATA[:PIECE]
             assert node.downloads.status()[0].state == "checking"
             checked.set()
             assert read_all(reader) == DATA
@@ -388,7 +391,6 @@ def test_a_swarm_call_that_fails_for_one_layer_is_no_outage_of_the_service(
 def test_a_damaged_layer_is_neither_seeded_nor_served_and_is_repaired(
     service: SwarmService, start: Callable[..., Node], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("node.fallback.STALLED_SECONDS", 0.5)
     folder = tmp_path / "damaged"
     with start_node(folder) as node:
         assert pull(node, LAYER, origin(service)) == DATA
@@ -400,10 +402,16 @@ def test_a_damaged_layer_is_neither_seeded_nor_served_and_is_repaired(
     with start_node(folder) as node:
         assert comes_true(lambda: [status.state for status in node.downloads.status()] == ["seeding"])
         announce(service, node.session.port, complete=True)
-        with node.downloads.open(LAYER, BytesOrigin(b"")):
+        other = start()
+        with (
             # While an engine reads it.
-            assert pull(start(), LAYER, origin(service)) == DATA
+            node.downloads.open(LAYER, BytesOrigin(b"")),
+            in_thread(lambda: pull(other, LAYER, origin(service))) as pulled,
+        ):
             assert comes_true(lambda: node.cache.entries() == [])
+            # The service still says that this node has every chunk.
+            monkeypatch.setattr("node.fallback.STALLED_SECONDS", 0.5)
+        assert pulled == [DATA]
         assert pull(node, LAYER, origin(service)) == DATA
         received = node.downloads.totals().origins
         assert received["peers"] + received["web_seed"] < SIZE // 2

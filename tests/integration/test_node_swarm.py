@@ -210,20 +210,15 @@ def test_start_eviction_and_exit_are_announced_to_a_tracker(
 
 
 def test_a_reader_gets_the_beginning_before_the_rest_has_arrived(
-    service: SwarmService,
-    start: Callable[..., Node],
-    data: bytes,
-    layer: PulledLayer,
-    monkeypatch: pytest.MonkeyPatch,
+    service: SwarmService, start: Callable[..., Node], data: bytes, layer: PulledLayer
 ) -> None:
     # containerd aborts a pull that makes no progress for five minutes.
-    monkeypatch.setattr("node.fallback.STALLED_SECONDS", float("inf"))
-    half_sent = threading.Event()
-    service.on_read = lambda offset, length: service.sent > SIZE // 2 and half_sent.wait(60) and None
+    beginning_read = threading.Event()
+    service.on_read = lambda offset, length: offset > SIZE // 2 and beginning_read.wait(120) and None
     nodes = [start() for _ in range(3)]
     origins = [BytesOrigin(data, torrent(service)) for _ in nodes]
     with ExitStack() as stack:
-        stack.callback(half_sent.set)
+        stack.callback(beginning_read.set)
         others = [
             stack.enter_context(in_thread(partial(pull, node, layer, origin)))
             for node, origin in zip(nodes[1:], origins[1:], strict=True)
@@ -234,8 +229,7 @@ def test_a_reader_gets_the_beginning_before_the_rest_has_arrived(
             part = reader.read(offset, 100_000, 60)
             assert part == data[offset : offset + len(part)]
             offset += len(part)
-        assert not half_sent.is_set()
-        half_sent.set()
+        beginning_read.set()
         assert read_all(reader) == data
     assert others == [[data], [data]]
     assert sum(origin.sent for origin in origins) == 0
@@ -279,17 +273,31 @@ def test_the_chunks_of_a_killed_node_are_leased_again(
 def test_pieces_of_a_killed_node_are_used_after_its_restart(
     service: SwarmService, tmp_path: Path, data: bytes, layer: PulledLayer
 ) -> None:
-    gate = threading.Event()
-    service.on_read = lambda offset, length: service.reads > 16 and gate.wait(60) and None
+    gate, gated, had = threading.Event(), threading.Event(), 0
+
+    def hold_back(offset: int, length: int) -> None:
+        if service.sent > SIZE // 4:
+            gated.set()
+            gate.wait(120)
+
+    service.on_read = hold_back
+    service.lease_seconds = 1.0  # those of the killed node end
     with (
         start_node(tmp_path) as node,
         node.downloads.open(layer, BytesOrigin(data, torrent(service))) as reader,
     ):
-        assert comes_true(lambda: node.downloads.status()[0].done >= 8 * 4 * PIECE)
+
+        def all_received_is_complete() -> bool:
+            nonlocal had
+            had = node.downloads.totals().origins["web_seed"]
+            return had > SIZE // 4 and node.downloads.status()[0].done >= had
+
+        assert gated.wait(60)
+        assert comes_true(all_received_is_complete)
         reader.close()
-        had = node.downloads.totals().origins["web_seed"]
         gate.set()
         node.downloads.close()
+    assert comes_true(lambda: service.ended_reads == service.reads)
     service.on_read = lambda offset, length: None
     before = service.sent
     with start_node(tmp_path) as node:

@@ -31,13 +31,15 @@ class SwarmService:
     """The status for swarm calls, instead of an answer."""
     refuses_seeds: bool = False
     """Whether the capabilities of announced layers have expired."""
-    lease_seconds: float = 5.0
+    lease_seconds: float = 600.0
     drip: float = 0.0
     """Seconds between two KiB of a web seed's answer."""
     on_read: Callable[[int, int], None] = lambda offset, length: None
     """Called before bytes are sent."""
     sent: int = 0
     reads: int = 0
+    ended_reads: int = 0
+    """The web seed requests whose handler has ended."""
     calls: int = 0
     announced: list[SeedsRequest] = field(default_factory=list)
     members: dict[str, tuple[str, SwarmRequest]] = field(default_factory=dict)
@@ -108,8 +110,16 @@ def start_swarm_service(layer: bytes, piece_length: int) -> Iterator[SwarmServic
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
+            with service.lock:
+                service.reads += 1
+            try:
+                self._send_bytes()
+            finally:
+                with service.lock:
+                    service.ended_reads += 1
+
+        def _send_bytes(self) -> None:
             first, last = (int(part) for part in self.headers["Range"].removeprefix("bytes=").split("-"))
-            service.reads += 1
             service.on_read(first, last - first + 1)
             if service.web_seed_status:
                 self._reply(service.web_seed_status, b"")
@@ -117,7 +127,8 @@ def start_swarm_service(layer: bytes, piece_length: int) -> Iterator[SwarmServic
             data = service.layer[first : last + 1]
             if service.wrong_bytes:
                 data = bytes(len(data))
-            service.sent += len(data)
+            with service.lock:
+                service.sent += len(data)
             self._reply(206, data, f"bytes {first}-{last}/{len(service.layer)}")
 
         def do_POST(self) -> None:
