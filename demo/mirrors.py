@@ -13,8 +13,12 @@ from typing import Any
 import requests
 
 from tests.servers.process import ServerProcess, child_environment, free_port, listening
+from tests.servers.waiting import comes_true
 
+ROOT = Path(__file__).parents[1]
 PROGRAM = Path(sys.executable).with_name("docker_torrents")
+MIRROR = [sys.executable, "-m", "tests.long_wait_mirror"]
+"""Runs `docker_torrents` in the folder ROOT. On a busy machine the mirror still waits for torrents."""
 
 _CONFIG = """\
 docker_registry:
@@ -68,9 +72,18 @@ class Machine:
 
     def received(self) -> dict[str, int]:
         """Return the bytes of layers by origin."""
-        status: Any = requests.get(f"http://127.0.0.1:{self.port}/v0/mirror/status", timeout=30).json()
-        origins: dict[str, int] = status["origins"]
+        origins: dict[str, int] = self._status()["origins"]
         return origins
+
+    def seeds_all(self) -> bool:
+        """Return whether it has downloaded all layers and seeds them."""
+        return {one["state"] for one in self._status()["downloads"]} == {"seeding"}
+
+    def _status(self) -> dict[str, Any]:
+        status: dict[str, Any] = requests.get(
+            f"http://127.0.0.1:{self.port}/v0/mirror/status", timeout=60
+        ).json()
+        return status
 
 
 def pull_on_two_machines(
@@ -85,6 +98,8 @@ def pull_on_two_machines(
             running.callback(machine.process.stop)
             how = machine.pull(image)
             print(f"-- the {name} machine has pulled {image} with {how}", flush=True)
+            if not comes_true(machine.seeds_all, 120):
+                raise SystemExit(f"demo: the {name} machine does not seed the layers")
             rows.append((name, machine.received()))
     return rows
 
@@ -105,7 +120,11 @@ def _machine(folder: Path, registry: str, service: int) -> Machine:
         _CONFIG.format(registry=registry, port=port, service=service, peer_port=free_port(), folder=folder)
     )
     process = ServerProcess(
-        [PROGRAM, "-c", config, "mirror"], ready=listening(port), log=folder / "mirror.log", grace=15.0
+        [*MIRROR, "-c", config, "mirror"],
+        ready=listening(port),
+        log=folder / "mirror.log",
+        cwd=ROOT,
+        grace=15.0,
     )
     return Machine(folder.name, registry, folder, port, process)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,10 @@ from node.engines.engines import Engines, Mirror
 from tests.installation import Installation
 from tests.servers.process import ServerProcess, free_port
 from tests.servers.registry import Registry
+
+ROOT = Path(__file__).parents[1]
+PROGRAM = [sys.executable, "-m", "tests.long_wait_mirror"]
+"""Runs `docker_torrents` in the folder ROOT."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,10 @@ class MirrorProcess:
         ]
         return sum(int(float(line.rpartition(" ")[2])) for line in counted)
 
+    def is_idle(self) -> bool:
+        """Return whether all downloads have ended: their layers are cached, or they have failed."""
+        return {one["state"] for one in self.status()["downloads"]} <= {"verified", "seeding", "failed"}
+
     def configure(self, engine: str, root: Path) -> None:
         """Point an engine here, as `mirror configure --root` does."""
         mirror = Mirror.of(Config.model_validate(self.installation.sections))
@@ -78,7 +87,7 @@ def start_mirror(
     **mirror: Any,
 ) -> Iterator[MirrorProcess]:
     """Run a mirror of the registry with its configuration and cache in `folder`; `mirror` are keys of its
-    section, `sections` other sections.
+    section, `sections` other sections. It waits long for the service and the swarm.
     """
     port = port or free_port()
     section: Mapping[str, Any] = {
@@ -93,7 +102,13 @@ def start_mirror(
         folder, registry, **{"application": None, "mirror": section, **(sections or {})}
     )
     netloc = registry if isinstance(registry, str) else registry.netloc
-    process = installation.process("mirror", ready=lambda: _pings(port), name="mirror")
+    process = ServerProcess(
+        [*PROGRAM, "-c", installation.config, "mirror"],
+        ready=lambda: _pings(port),
+        log=folder / "mirror.log",
+        cwd=ROOT,
+        grace=15.0,
+    )
     process.start()
     try:
         yield MirrorProcess(installation, netloc, port, process)

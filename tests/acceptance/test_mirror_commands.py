@@ -232,14 +232,21 @@ def test_health_follows_the_registry(tmp_path: Path) -> None:
         start_registry(tmp_path / "registry") as registry,
         start_mirror(tmp_path / "mirror", registry) as mirror,
     ):
-        assert mirror.get("/healthz").status_code == 200
+
+        def is_down() -> bool:
+            answer = mirror.get("/healthz")
+            found = answer.json()
+            return (
+                answer.status_code == 503
+                and found["status"] == "down"
+                and registry.netloc in found["parts"]["registry"]["reason"]
+                and found["parts"]["downloads"]["reason"] == "0, 0 of them failed"
+            )
+
+        # Results are kept for some seconds, and on a busy machine a probe may be late.
+        assert comes_true(lambda: mirror.get("/healthz").status_code == 200)
         registry.stop()
-        # Results are kept for some seconds.
-        assert comes_true(lambda: mirror.get("/healthz").status_code == 503)
-        found = mirror.get("/healthz").json()
-        assert found["status"] == "down"
-        assert registry.netloc in found["parts"]["registry"]["reason"]
-        assert found["parts"]["downloads"]["reason"] == "0, 0 of them failed"
+        assert comes_true(is_down), mirror.get("/healthz").text
         assert mirror.get("/ping").text == "pong"
 
 
@@ -326,7 +333,7 @@ def test_check_of_a_nodes_configuration_checks_the_node(mirror: MirrorProcess) -
 
 @pytest.mark.parametrize("body", [b"{}", b"[]", b"<html>"])
 def test_another_program_at_the_mirrors_port_is_reported(body: bytes) -> None:
-    with start_http_server() as server, HttpClient(2.0, 5.0) as http:
+    with start_http_server() as server, HttpClient(60.0, 60.0) as http:
         server.on("/*", replying(200, body))
         with pytest.raises(BadAnswer, match="is this port another program's"):
             LocalMirror(Mirror(host=server.host, port=server.port), http).status()

@@ -112,6 +112,8 @@ def pulled(site: Site, nodes: list[Node]) -> Pulled:
     asked = [site.asked(layer.digest) for layer in layers(site)]
     minutes = 1 + int(time.monotonic() - began) // 60
     heads_of_pulls = [after - before for after, before in zip(heads(), heads_before, strict=True)]
+    # What a pull has begun is in the cache.
+    assert comes_true(lambda: all(node.machine.call(node.mirror.is_idle) for node in nodes), 120)
     sent_between = sent()
     by_digest = pull_together(site, nodes, [f"@{site.pushed[tag].digest}" for tag in PULLED[site.kind]])
     return Pulled(
@@ -132,7 +134,7 @@ def test_engines_record_the_registrys_digests_by_tag_and_by_digest(
 
 
 def test_each_layer_leaves_the_registry_about_once(site: Site, pulled: Pulled) -> None:
-    # About once. On a busy machine readers that wait for 5 s are sent some of it by the registry.
+    # About once: nodes that start together may fetch the same chunk.
     assert pulled.sent_by_tag <= 1.5 * sum(layer.size for layer in layers(site))
     # What is cached comes from this machine, by whatever name it is pulled.
     assert pulled.sent_by_digest == 0

@@ -85,7 +85,7 @@ def read_until_broken(answer: requests.Response) -> bytes:
 def test_a_registry_that_dies_after_the_headers_breaks_the_connection(
     proxy: CuttingProxy, tmp_path: Path, path: str, content: bytes, session: requests.Session
 ) -> None:
-    with start_mirror(tmp_path / "mirror", proxy.netloc, time_limit=4) as mirror:
+    with start_mirror(tmp_path / "mirror", proxy.netloc) as mirror:
         proxy.throttle(2 * MIB)
         with session.get(mirror.url + path, stream=True, timeout=60) as answer:
             assert answer.status_code == 200
@@ -175,6 +175,7 @@ def test_two_engines_make_one_download(
     assert [request[:2] for request in registry.requests()].count(("GET", path)) == 1
 
 
+@pytest.mark.timeout(900)
 def test_many_pulls_leak_neither_descriptors_nor_memory(
     registry: Registry, mirror: MirrorProcess, scope: str, session: requests.Session
 ) -> None:
@@ -223,7 +224,8 @@ def test_engines_that_stop_reading_and_a_silent_registry_leave_ping_and_health(
             assert send(path).recv(12) == b"HTTP/1.1 200"
         assert mirror.get(path).content == content
         assert mirror.get("/ping").text == "pong"
-        assert mirror.get("/healthz").status_code == 200
+        # A result is kept for some seconds, and on a busy machine the registry may be late for the first one.
+        assert comes_true(lambda: mirror.get("/healthz").status_code == 200)
 
         # Each that is not refused stays, so in the end all turns are taken.
         assert comes_true(lambda: send(path).recv(12) == b"HTTP/1.1 503")
@@ -233,7 +235,7 @@ def test_engines_that_stop_reading_and_a_silent_registry_leave_ping_and_health(
         [refused, *_], _, _ = select.select(waiting, [], [], 60)
         assert refused.recv(12) == b"HTTP/1.1 503"
         assert mirror.get("/ping").text == "pong"
-        assert mirror.get("/healthz").json()["status"] in ("ok", "down")
+        assert comes_true(lambda: mirror.get("/healthz").json()["status"] == "down")
         proxy.be_silent(False)
 
 
@@ -274,7 +276,7 @@ def test_an_expired_token_breaks_the_connection_and_a_new_one_resumes(
 ) -> None:
     with start_http_server() as server:
         upstream = ExpiringRegistry(server, content, 5 * MIB)
-        with start_mirror(tmp_path / "mirror", server.netloc, time_limit=10) as mirror:
+        with start_mirror(tmp_path / "mirror", server.netloc) as mirror:
             url = mirror.url + upstream.path
             headers = {"Authorization": "Bearer first"}
             with session.get(url, headers=headers, stream=True, timeout=60) as answer:

@@ -86,7 +86,7 @@ def test_a_silent_service_is_not_called_for_a_while(
     registry: Registry, service: HttpServer, tmp_path: Path, scope: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("node.upstream.TORRENT_SECONDS", 5.0)
-    monkeypatch.setattr("node.upstream.QUIET_SECONDS", 600.0)
+    monkeypatch.setattr("node.upstream.BACKOFF_SECONDS", 600.0)
     service.on("/v0/torrents/*", lambda request, connection: connection.pause())
     digests = [push_blob(registry, scope, layer_bytes(1000, seed=seed)).digest for seed in range(20, 23)]
     with mirror_of(registry.netloc, tmp_path, torrents_url=service.url) as mirror:
