@@ -213,7 +213,9 @@ class Downloads:
     def status(self) -> list[DownloadStatus]:
         """Return the downloads in progress, failed ones of the last minutes, and the layers being seeded."""
         with self._lock:
-            downloads, failed = list(self._running.values()), list(self._failed.values())
+            downloads = list(self._running.values())
+            # `get`, as an entry may expire at any moment.
+            failed = [status for digest in self._failed if (status := self._failed.get(digest)) is not None]
         shown = [*(download.status() for download in downloads), *failed]
         seeded = [
             DownloadStatus(digest, "", size, size, "seeding", peers, 0, {})
