@@ -14,7 +14,7 @@ from core.config.file import load_config
 from jobs.service import Service
 from sql.scopes import grant_role
 from sql.transaction import transaction
-from tests.servers.process import ServerProcess, child_environment
+from tests.servers.process import ServerProcess, bound_to_parent, child_environment
 from tests.servers.registry import Registry
 
 PROGRAM = Path(sys.executable).with_name("docker_torrents")
@@ -52,7 +52,7 @@ class Installation:
     ) -> subprocess.CompletedProcess[str]:
         """Run a command to its end. With `check`, a non-zero status fails the test. `stderr` may be a file."""
         ended = subprocess.run(
-            [PROGRAM, "-c", self.config, *words],
+            bound_to_parent([PROGRAM, "-c", self.config, *words]),
             env=child_environment(),
             stdout=subprocess.PIPE,
             stderr=stderr,
@@ -99,7 +99,7 @@ class Installation:
         name: str = "program",
         environment: Mapping[str, str] | None = None,
     ) -> ServerProcess:
-        """Return a command to start, stop and kill; its output is in `<name>.log`."""
+        """Return a command to start, stop and kill, or for a `with` block; its output is in `<name>.log`."""
         return ServerProcess(
             [PROGRAM, "-c", self.config, *words],
             ready=ready,

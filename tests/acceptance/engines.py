@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from tests.servers.dockerd import Dockerd
-from tests.servers.process import child_environment, require
+from tests.servers.process import bound_to_parent, child_environment, require
 
 COMMAND_SECONDS = 120
 
@@ -159,7 +159,7 @@ def _creds(option: str, login: Login | None) -> list[str]:
 
 def _run(argv: Sequence[str | Path], home: Path, said: str | None = None) -> str:
     done = subprocess.run(
-        [str(part) for part in argv],
+        bound_to_parent(argv),
         input=said or "",
         capture_output=True,
         text=True,

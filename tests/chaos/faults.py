@@ -7,6 +7,7 @@ import random
 import re
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ import psycopg2
 from tests.chaos.cluster import BREW_DISCARD_TIMEOUT, DATABASE, Cluster
 from tests.chaos.fault_proxy import Fault as ProxyFault
 from tests.chaos.fault_proxy import FaultProxy
-from tests.servers.process import ServerProcess
+from tests.servers.process import ServerProcess, frozen
 from tests.servers.waiting import comes_true
 
 MOST_AT_ONCE = 3
@@ -120,14 +121,11 @@ def _web_faults(cluster: Cluster, chance: random.Random) -> Iterator[Fault]:
 
     def worker() -> int:
         # One that was just started has none for a while.
-        assert comes_true(lambda: _workers(web), 120), f"the web app has no workers: {web.log}"
-        return chance.choice(_workers(web))
+        found: list[int] = []
+        assert comes_true(lambda: found.extend(_workers(web)) or found, 120), f"no workers: {web.log}"
+        return chance.choice(found)
 
-    frozen: list[int] = []
-
-    def freeze() -> None:
-        frozen.append(worker())
-        os.kill(frozen[-1], signal.SIGSTOP)
+    freezing = ExitStack()
 
     yield Fault("the web app is killed", "web", partial(down, web.kill), up, (0.2, 3.0))
     yield Fault("the web app is stopped", "web", partial(down, web.stop), up, (0.2, 3.0))
@@ -138,7 +136,11 @@ def _web_faults(cluster: Cluster, chance: random.Random) -> Iterator[Fault]:
 
     yield Fault("a web worker is killed", "web", kill_worker)
     yield Fault(
-        "a web worker is frozen", "web", freeze, lambda: os.kill(frozen.pop(), signal.SIGCONT), (2.0, 8.0)
+        "a web worker is frozen",
+        "web",
+        lambda: freezing.enter_context(frozen(worker())),
+        freezing.close,
+        (2.0, 8.0),
     )
 
 
@@ -226,8 +228,15 @@ def _freezing(process: ServerProcess) -> tuple[Act, Act]:
 
 def _workers(web: ServerProcess) -> list[int]:
     """Return the worker processes of the web app."""
-    children = psutil.Process(web.pid).children()
-    return [child.pid for child in children if "spawn_main" in " ".join(child.cmdline())]
+    return [child.pid for child in psutil.Process(web.pid).children() if _is_worker(child)]
+
+
+def _is_worker(child: psutil.Process) -> bool:
+    try:
+        return "spawn_main" in " ".join(child.cmdline())
+    except psutil.NoSuchProcess:
+        # A zombie.
+        return False
 
 
 def cut_connections(cluster: Cluster) -> None:

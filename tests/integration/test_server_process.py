@@ -103,6 +103,26 @@ def test_a_process_dies_with_the_one_that_started_it(tmp_path: Path, frozen: boo
     assert comes_true(lambda: has_ended(pid))
 
 
+def test_a_frozen_process_continues_when_the_one_that_froze_it_dies(tmp_path: Path) -> None:
+    script = textwrap.dedent(
+        """
+        import sys
+        from tests.servers.process import frozen
+        with frozen(int(sys.argv[1])):
+            print(flush=True)
+            sys.stdin.read()
+        """
+    )
+    with running(["sleep", "1000"], ready=lambda: True, log=tmp_path / "log") as process:
+        argv = [sys.executable, "-c", script, str(process.pid)]
+        with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
+            assert parent.stdout is not None
+            assert parent.stdout.readline() == b"\n"
+            assert comes_true(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED)
+            parent.send_signal(signal.SIGKILL)
+        assert comes_true(lambda: psutil.Process(process.pid).status() != psutil.STATUS_STOPPED)
+
+
 def test_a_server_that_ends_at_once_reports_the_end_of_its_log(tmp_path: Path) -> None:
     process = ServerProcess(
         ["sh", "-c", "echo no such luck; exit 3"], ready=lambda: False, log=tmp_path / "log"

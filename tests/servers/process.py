@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 
 from tests.servers.waiting import POLL_SECONDS, comes_true
 
@@ -113,7 +114,7 @@ class ServerProcess:
     It dies with the thread that started it (PR_SET_PDEATHSIG counts threads, prctl(2)): start it from
     the main thread. It then gets `death_signal`: SIGKILL ends it also while it is stopped by SIGSTOP.
     `user` is a user name to run as, where this process is root. `end_signal` stops it; SIGKILL follows
-    after `grace` seconds. All output is appended to the file `log`.
+    after `grace` seconds. All output is appended to the file `log`. A `with` block starts and stops it.
     """
 
     def __init__(
@@ -138,8 +139,15 @@ class ServerProcess:
         self._end_signal = end_signal
         self._start_timeout = start_timeout
         self._grace = grace
-        self._wrapper = _wrapper(user, death_signal)
+        self._command = bound_to_parent(self.argv, user=user, death_signal=death_signal)
         self._child: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
 
     @property
     def pid(self) -> int:
@@ -166,7 +174,7 @@ class ServerProcess:
             raise ServerFailed(self.argv, "it is running already", self.log)
         with self.log.open("ab") as output:
             self._child = subprocess.Popen(
-                [*self._wrapper, *self.argv],
+                self._command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -229,7 +237,7 @@ def running(
     start_timeout: float = 120.0,
 ) -> Iterator[ServerProcess]:
     """Run a server for the length of a `with` block; see ServerProcess for the arguments."""
-    process = ServerProcess(
+    with ServerProcess(
         argv,
         ready=ready,
         log=log,
@@ -237,12 +245,28 @@ def running(
         cwd=cwd,
         user=user,
         start_timeout=start_timeout,
-    )
-    process.start()
-    try:
+    ) as process:
         yield process
+
+
+@contextmanager
+def frozen(pid: int) -> Iterator[None]:
+    """Stop a process by SIGSTOP for the length of a `with` block, and no longer than this process lives.
+
+    A child that is frozen notices that its parent died only once it continues. So a shell continues it, as
+    soon as its input ends.
+    """
+    shell = subprocess.Popen(
+        ["sh", "-c", 'read -r _; kill -CONT "$1"', "sh", str(pid)],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        os.kill(pid, signal.SIGSTOP)
+        yield
     finally:
-        process.stop()
+        shell.communicate()
 
 
 def run(argv: Sequence[str | Path], *, log: Path, timeout: float = 60.0, user: str | None = None) -> None:
@@ -254,7 +278,7 @@ def run(argv: Sequence[str | Path], *, log: Path, timeout: float = 60.0, user: s
     with log.open("wb") as output:
         try:
             ended = subprocess.run(
-                [*_wrapper(user, signal.SIGKILL), *words],
+                bound_to_parent(words, user=user),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -275,6 +299,19 @@ def child_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     return environment
 
 
+def bound_to_parent(
+    argv: Sequence[str | Path], *, user: str | None = None, death_signal: signal.Signals = signal.SIGKILL
+) -> list[str]:
+    """Return the command that runs `argv` as `user`, and dies with the thread that started it.
+
+    A wrapper program instead of Popen's preexec_fn, which may deadlock with threads. The user
+    changes first: a change of user afterwards makes the kernel forget the death signal.
+    """
+    setpriv = require("setpriv", "util-linux")
+    name = death_signal.name.removeprefix("SIG")
+    return [*_as_user(user), str(setpriv), f"--pdeathsig={name}", "--", *map(str, argv)]
+
+
 def _as_user(user: str | None) -> list[str]:
     """Return the prefix of a command that runs it as `user`: empty unless this process is root.
 
@@ -287,17 +324,6 @@ def _as_user(user: str | None) -> list[str]:
     group = pwd.getpwnam(user).pw_gid
     become = [f"--reuid={user}", f"--regid={group}", "--clear-groups"]
     return [str(setpriv), *become, "--inh-caps=+dac_override", "--ambient-caps=+dac_override", "--"]
-
-
-def _wrapper(user: str | None, death_signal: signal.Signals) -> list[str]:
-    """Return the prefix of a command that makes it die with its parent, and run as `user`.
-
-    A wrapper program instead of Popen's preexec_fn, which may deadlock with threads. The user
-    changes first: a change of user afterwards makes the kernel forget the death signal.
-    """
-    setpriv = require("setpriv", "util-linux")
-    name = death_signal.name.removeprefix("SIG")
-    return [*_as_user(user), str(setpriv), f"--pdeathsig={name}", "--"]
 
 
 def _has_ended(pid: int, timeout: float) -> bool:
