@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +27,14 @@ class Installation:
     def __init__(self, folder: Path, registry: Registry | str, **sections: Mapping[str, Any] | None) -> None:
         self.folder = folder
         self.config = folder / "config.yaml"
-        self.state = folder / "state"
         host = registry if isinstance(registry, str) else registry.netloc
         self.sections: dict[str, Any] = {
             "docker_registry": {"proto": "http", "host": host},
-            "application": {"state_dir": str(self.state), "host": "127.0.0.1"},
+            "application": {"state_dir": str(folder / "state"), "host": "127.0.0.1"},
         }
         for name, section in sections.items():
             self.sections[name] = {**self.sections.get(name, {}), **(section or {})}
+        self.state = Path(self.sections["application"]["state_dir"])
         folder.mkdir(parents=True, exist_ok=True)
         self.config.write_text(json.dumps(self.sections))  # JSON is YAML
 
@@ -72,6 +73,11 @@ class Installation:
         """Run a command, and return its JSON."""
         return json.loads(self.run(*words, "--json").stdout)
 
+    def sqlite_value(self, query: str) -> Any:
+        """Return the value of a query of the SQLite database, which must exist, without starting the program."""
+        with closing(sqlite3.connect(self.state / "docker_torrents.sqlite")) as database:
+            return database.execute(query).fetchone()[0]
+
     @contextmanager
     def service(self) -> Iterator[Service]:
         """Yield the service that commands use, in this process, which is faster than starting one."""
@@ -105,5 +111,6 @@ class Installation:
             ready=ready,
             log=self.folder / f"{name}.log",
             env=environment,
-            grace=15.0,
+            # The daemon's parts end one after another, each within its own time-out.
+            grace=60.0,
         )

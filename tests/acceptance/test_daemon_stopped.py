@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import signal
-import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,19 +33,13 @@ class Daemon:
 
     def locked(self) -> int:
         """Return the number of locked layers."""
-        with closing(sqlite3.connect(self.slow.state / "docker_torrents.sqlite")) as database:
-            found = database.execute("SELECT count(*) FROM rbtorrent_mapping WHERE brew_lock IS NOT NULL")
-            number: int = found.fetchone()[0]
-            return number
+        query = "SELECT count(*) FROM rbtorrent_mapping WHERE brew_lock IS NOT NULL"
+        number: int = self.slow.sqlite_value(query)
+        return number
 
-    @contextmanager
-    def running(self) -> Iterator[ServerProcess]:
-        process = self.slow.process(name="daemon")
-        process.start()
-        try:
-            yield process
-        finally:
-            process.stop()
+    def running(self) -> ServerProcess:
+        """Return the daemon, to be run by a `with` block."""
+        return self.slow.process(name="daemon")
 
     @property
     def log(self) -> str:
@@ -98,7 +90,7 @@ def test_a_daemon_that_is_starting_exits_with_0(daemon: Daemon, said: str) -> No
 
 
 def test_a_daemon_leaves_nothing_locked_whenever_it_is_stopped(daemon: Daemon) -> None:
-    for tenths in range(0, 20, 2):
+    for tenths in range(3):
         with daemon.running() as process:
             time.sleep(tenths / 10)
 
@@ -106,4 +98,15 @@ def test_a_daemon_leaves_nothing_locked_whenever_it_is_stopped(daemon: Daemon) -
 
             # Before its handler is installed the signal ends the process.
             assert process.exit_status() in (0, -signal.SIGTERM)
+        assert daemon.locked() == 0
+
+    for tenths in range(7):
+        earlier = daemon.log.count("scheduler started")
+        with daemon.running() as process:
+            assert comes_true(lambda earlier=earlier: daemon.log.count("scheduler started") > earlier)
+            time.sleep(tenths / 10)
+
+            process.send_signal(signal.SIGTERM)
+
+            assert process.exit_status() == 0
         assert daemon.locked() == 0

@@ -141,14 +141,15 @@ def test_waiting_for_an_image_ends_when_it_is_completely_brewed(
 ) -> None:
     push_image(registry, scope, "v1", [layer_bytes(1000, 1004)])
     installation.run("backfill", "repository", scope)
-    waiting = installation.process("show", "--wait", "--timeout", "60", f"{scope}:v1", name="waiting")
-    waiting.start()
-    assert not comes_true(lambda: not waiting.alive, timeout=3)
+    before = len(registry.requests())
+    with installation.process("show", "--wait", "--timeout", "240", f"{scope}:v1", name="waiting") as waiting:
+        # It has looked twice.
+        assert comes_true(lambda: len(registry.requests()) >= before + 2)
+        assert waiting.alive
 
-    installation.run("run", "brew")
+        installation.run("run", "brew")
 
-    assert comes_true(lambda: not waiting.alive, timeout=60)
-    waiting.stop()
+        assert waiting.exit_status() == 0
     assert "brewed 1 of 1 layers" in (installation.folder / "waiting.log").read_text()
 
 
@@ -182,12 +183,11 @@ def test_waiting_ends_at_once_if_everything_missing_was_set_aside(
 def test_waiting_outlasts_a_registry_that_is_down(tmp_path: Path, scope: str) -> None:
     port = free_port()
     installation = Installation(tmp_path, f"127.0.0.1:{port}")
-    waiting = installation.process("show", "--wait", "--timeout", "60", f"{scope}:v1", name="waiting")
-    waiting.start()
-    try:
-        assert not comes_true(lambda: not waiting.alive, timeout=4)
-    finally:
-        waiting.stop()
+    words = ("--debug", "show", "--wait", "--timeout", "240", f"{scope}:v1")
+    with installation.process(*words, name="waiting") as waiting:
+        log = tmp_path / "waiting.log"
+        assert comes_true(lambda: log.read_text().count("no answer method=") >= 2)
+        assert waiting.alive
 
 
 def test_a_platform_that_an_image_lacks_is_reported(
@@ -267,7 +267,8 @@ def test_check_has_a_line_for_each_dependency(installation: Installation) -> Non
 
 def test_check_probes_blackbox_where_it_authorises(tmp_path: Path, registry: Registry) -> None:
     with start_blackbox() as blackbox:
-        asking = Installation(tmp_path, registry, blackbox={"url_template": blackbox.url_template})
+        section = {"url_template": blackbox.url_template, "read_timeout": 60}
+        asking = Installation(tmp_path, registry, blackbox=section)
         lines = asking.run("check").stdout.splitlines()
 
         assert lines[4].startswith("ok      blackbox   ")

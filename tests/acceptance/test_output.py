@@ -7,7 +7,6 @@ import signal
 import sqlite3
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ import pytest
 from tests.installation import PROGRAM, Installation
 from tests.servers.bad_http import silent
 from tests.servers.http_server import start_http_server
-from tests.servers.process import ServerProcess, child_environment, free_port
+from tests.servers.process import bound_to_parent, child_environment, free_port
 from tests.servers.waiting import comes_true
 
 
@@ -29,7 +28,7 @@ def installation(tmp_path: Path) -> Installation:
 def into(output: int, installation: Installation, *words: str, **environment: str) -> tuple[int, str]:
     """Run a command with standard output to this descriptor; return its status and standard error."""
     ended = subprocess.run(
-        [PROGRAM, "-c", installation.config, *words],
+        bound_to_parent([PROGRAM, "-c", installation.config, *words]),
         env={**child_environment(), **environment},
         stdout=output,
         stderr=subprocess.PIPE,
@@ -86,19 +85,9 @@ def hanging(tmp_path: Path) -> Iterator[Installation]:
         yield Installation(tmp_path, server.netloc)
 
 
-@contextmanager
-def running(installation: Installation, *words: str) -> Iterator[ServerProcess]:
-    process = installation.process(*words)
-    process.start()
-    try:
-        yield process
-    finally:
-        process.stop()
-
-
 def test_ctrl_c_ends_a_check_at_once(hanging: Installation) -> None:
     log = hanging.folder / "program.log"
-    with running(hanging, "check") as check:
+    with hanging.process("check") as check:
         assert comes_true(lambda: "database" in log.read_text())
 
         check.send_signal(signal.SIGINT)
@@ -109,7 +98,7 @@ def test_ctrl_c_ends_a_check_at_once(hanging: Installation) -> None:
 
 def test_the_first_ctrl_c_explains_the_second(hanging: Installation) -> None:
     log = hanging.folder / "program.log"
-    with running(hanging, "backfill", "repository", "library/ubuntu") as walk:
+    with hanging.process("backfill", "repository", "library/ubuntu") as walk:
         assert comes_true(lambda: "database prepared" in log.read_text())
 
         walk.send_signal(signal.SIGINT)

@@ -17,7 +17,14 @@ from tests.installation import PROGRAM
 from tests.servers.bad_http import replying
 from tests.servers.http_server import start_http_server
 from tests.servers.layers import layer_bytes
-from tests.servers.process import ServerProcess, child_environment, free_port, listening, require
+from tests.servers.process import (
+    bound_to_parent,
+    child_environment,
+    free_port,
+    listening,
+    require,
+    running,
+)
 from tests.servers.push import MANIFEST, push_image
 from tests.servers.registry import start_registry
 from tests.servers.waiting import comes_true
@@ -44,14 +51,9 @@ def mirror_of(folder: Path, registry: str, service: str, config: str) -> Iterato
         f"    cache_dir: {folder}/cache\n    keep_free: 0\n"
     )
     (folder / "config.yaml").write_text(config)
-    running = ServerProcess(
-        [PROGRAM, "-c", folder / "config.yaml", "mirror"], ready=listening(port), log=folder / "mirror.log"
-    )
-    running.start()
-    try:
+    argv = [PROGRAM, "-c", folder / "config.yaml", "mirror"]
+    with running(argv, ready=listening(port), log=folder / "mirror.log"):
         yield
-    finally:
-        running.stop()
 
 
 def test_the_commands_of_the_first_use_work_as_written(tmp_path: Path) -> None:
@@ -67,7 +69,7 @@ def test_the_commands_of_the_first_use_work_as_written(tmp_path: Path) -> None:
     def typed(*commands: str) -> str:
         lines = "\n".join([path, *commands]).replace("torrents.example.com:10050", here)
         ended = subprocess.run(
-            ["bash", "-e", "-o", "pipefail", "-c", lines],
+            bound_to_parent(["bash", "-e", "-o", "pipefail", "-c", lines]),
             cwd=tmp_path,
             env=child_environment({"PATH": "/usr/bin:/bin"}),
             capture_output=True,
@@ -95,11 +97,8 @@ def test_the_commands_of_the_first_use_work_as_written(tmp_path: Path) -> None:
         assert len(re.findall(r"rbtorrent:[0-9a-f]{40}", printed)) == 2
 
         assert daemon.strip() == "docker_torrents -c config.yaml"
-        running = ServerProcess(
-            [PROGRAM, "-c", tmp_path / "config.yaml"], ready=listening(port), log=tmp_path / "daemon.log"
-        )
-        running.start()
-        try:
+        argv = [PROGRAM, "-c", tmp_path / "config.yaml"]
+        with running(argv, ready=listening(port), log=tmp_path / "daemon.log"):
             digests = typed(download).splitlines()[-1].split()
             assert digests[0] == digests[1] == str(image.layers[0].digest).removeprefix("sha256:")
             assert typed(grant).splitlines()[-1] == "granted 1, already granted 0"
@@ -109,8 +108,6 @@ def test_the_commands_of_the_first_use_work_as_written(tmp_path: Path) -> None:
                 printed = typed(prefetch.replace("--engine containerd", "--engine containerd --print"))
             assert "cache: 2 layers" in printed
             assert "certs.d" in printed
-        finally:
-            running.stop()
 
 
 @pytest.mark.parametrize("example", ["README", "compose"])

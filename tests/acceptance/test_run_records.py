@@ -27,6 +27,12 @@ from tests.servers.waiting import comes_true, returns
 from tests.wsgi import call
 
 
+@pytest.fixture(autouse=True)
+def ample_close_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last records are written even on a busy machine."""
+    monkeypatch.setattr(jobs.run_records, "_CLOSE_SECONDS", 120.0)
+
+
 class Busy:
     """The summary of a run that found something to do."""
 
