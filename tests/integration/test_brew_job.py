@@ -319,20 +319,26 @@ def test_a_brewer_that_probes_a_silent_source_stops_at_once(service: Service) ->
 def test_a_layer_brewed_for_longer_than_the_time_out_is_not_stolen(service: Service) -> None:
     layers = layers_of(1)
     timeout, began = 4, threading.Event()
+    first = now = int(time.time()) - 1000
 
-    def lock() -> int:
-        return claimed_at(service, *layers)
+    def renewed() -> bool:
+        return claimed_at(service, *layers) == now
 
     def slow(offset: int) -> None:
+        nonlocal now
         if not began.is_set():
             began.set()
-            first = lock()
-            # Renewed, and by now the first lock is too old.
-            assert comes_true(lambda: lock() > first + timeout)
+            # The time passes as the lock is renewed, however slow the machine is.
+            while now <= first + timeout:
+                now += timeout - 1
+                assert comes_true(renewed)
 
     queue(service, layers)
     slow_service = changed(
-        service, source=MemorySource(layers, before_read=slow), brewer={"brew_discard_timeout": timeout}
+        service,
+        source=MemorySource(layers, before_read=slow),
+        brewer={"brew_discard_timeout": timeout},
+        clock=lambda _: now,
     )
     summaries = []
     run = threading.Thread(target=lambda: summaries.append(brew(slow_service)))
@@ -343,6 +349,7 @@ def test_a_layer_brewed_for_longer_than_the_time_out_is_not_stolen(service: Serv
         run.join(0.2)
 
     assert released == 0
+    assert now > first + timeout
     assert [summary.brewed for summary in summaries] == [1]
 
 

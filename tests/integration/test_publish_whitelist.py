@@ -138,6 +138,7 @@ def test_a_missing_or_endless_command_is_a_failure(
     monkeypatch.setattr(jobs.publish_whitelist, "RELOAD_SECONDS", 0.2)
     assert publish(database, file, "/no/such/command").failed == 1
     assert publish(database, file, "sleep", "60").failed == 1
+    monkeypatch.setattr(jobs.publish_whitelist, "RELOAD_SECONDS", 60.0)
     assert publish(database, file, "true").reloaded
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import signal
 import socket
 import threading
 import time
@@ -28,14 +27,17 @@ from tests.integration.sql.silent_host import black_hole, hung_host
 from tests.servers.cutting_proxy import start_cutting_proxy
 from tests.servers.pgbouncer import start_pgbouncer
 from tests.servers.postgres import OwnPostgres, start_postgres, start_standby
-from tests.servers.process import free_port
+from tests.servers.process import free_port, frozen
 from tests.servers.waiting import comes_true
+
+HANGING_SECONDS = 5.0
+"""The time-out where a host hangs. The next one, which works, must answer within it on a busy machine, too."""
 
 
 @pytest.fixture(autouse=True)
 def ample_login_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """A host that works may take its time on a busy machine."""
-    monkeypatch.setattr(sql.postgresql, "_LOGIN_SECONDS", 30.0)
+    monkeypatch.setattr(sql.postgresql, "_LOGIN_SECONDS", 60.0)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +56,7 @@ def standby(primary: OwnPostgres, tmp_path_factory: pytest.TempPathFactory) -> I
 
 
 @contextmanager
-def _engine(*hosts: str, connect_timeout: float = 0.5, **more: Any) -> Iterator[sa.Engine]:
+def _engine(*hosts: str, connect_timeout: float = 60.0, **more: Any) -> Iterator[sa.Engine]:
     engine = create_engine_for(
         hosts=hosts, database="postgres", username="postgres", connect_timeout=connect_timeout, **more
     )
@@ -99,33 +101,30 @@ def test_a_dead_host_is_skipped_after_the_time_out(primary: OwnPostgres) -> None
     with (
         hung_host() as hung,
         black_hole() as hole,
-        _engine(refused, hung, hole, _host(primary), connect_timeout=0.5) as engine,
+        _engine(refused, hung, hole, _host(primary), connect_timeout=HANGING_SECONDS) as engine,
     ):
         began = time.monotonic()
         assert _port_reached(engine) == primary.port
-        assert time.monotonic() - began >= 2 * 0.5
+        assert time.monotonic() - began >= 2 * HANGING_SECONDS
 
 
-def test_a_stopped_postgresql_is_skipped(
-    primary: OwnPostgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sql.postgresql, "_LOGIN_SECONDS", 1.0)
-    with start_postgres(tmp_path) as other, _engine(_host(other), _host(primary)) as engine:
-        other.process.send_signal(signal.SIGSTOP)
-        try:
-            assert _port_reached(engine) == primary.port
-        finally:
-            other.process.send_signal(signal.SIGCONT)
+def test_a_stopped_postgresql_is_skipped(primary: OwnPostgres, tmp_path: Path) -> None:
+    with (
+        start_postgres(tmp_path) as other,
+        _engine(_host(other), _host(primary), connect_timeout=HANGING_SECONDS) as engine,
+        frozen(other.process.pid),
+    ):
+        assert _port_reached(engine) == primary.port
 
 
 def test_a_pgbouncer_without_its_postgresql_is_skipped(
     primary: OwnPostgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # PgBouncer answers, but there is no server behind it.
-    monkeypatch.setattr(sql.postgresql, "_LOGIN_SECONDS", 1.0)
+    # PgBouncer answers, but there is no server behind it. The time-out is that of the primary's login, too.
+    monkeypatch.setattr(sql.postgresql, "_LOGIN_SECONDS", 10.0)
     with start_postgres(tmp_path / "down") as down, start_pgbouncer(tmp_path / "bouncer", down) as bouncer:
         down.stop()
-        with _engine(f"{bouncer.host}:{bouncer.port}", _host(primary)) as engine:
+        with _engine(f"{bouncer.host}:{bouncer.port}", _host(primary), connect_timeout=10.0) as engine:
             assert _port_reached(engine) == primary.port
 
 
@@ -133,13 +132,17 @@ def test_if_all_hosts_fail_each_reason_is_reported(standby: OwnPostgres) -> None
     refused = f"127.0.0.1:{free_port()}"
     with (
         hung_host() as hung,
-        _engine(refused, hung, _host(standby), "no-such-host.invalid", password="secret") as engine,
+        _engine(
+            *(refused, hung, _host(standby), "no-such-host.invalid"),
+            password="secret",
+            connect_timeout=HANGING_SECONDS,
+        ) as engine,
     ):
         with pytest.raises(DatabaseDown) as caught, transaction(engine):
             pass
         first, second, third, fourth = caught.value.why.split("; ")
         assert first == f"{refused}: 127.0.0.1 Connection refused"
-        assert second == f"{hung}: 127.0.0.1 no answer within 0.5 s"
+        assert second == f"{hung}: 127.0.0.1 no answer within 5 s"
         assert "read-only" in third
         assert str(standby.port) in third
         assert fourth.startswith("no-such-host.invalid:5432: ")
@@ -183,10 +186,10 @@ def test_a_resolver_that_hangs_is_skipped_after_the_time_out(
         return asked(host, *arguments, **more)
 
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
-    with _engine("slow.example.org", _host(primary), connect_timeout=0.5) as engine:
+    with _engine("slow.example.org", _host(primary), connect_timeout=HANGING_SECONDS) as engine:
         began = time.monotonic()
         assert _port_reached(engine) == primary.port
-        assert time.monotonic() - began >= 0.5
+        assert time.monotonic() - began >= HANGING_SECONDS
     go_on.set()
 
 
@@ -219,7 +222,7 @@ def test_a_host_may_be_the_folder_of_a_unix_socket(tmp_path: Path) -> None:
 
 def test_a_url_may_name_several_hosts(primary: OwnPostgres) -> None:
     url = f"postgresql://postgres@/postgres?host=127.0.0.1:{free_port()}&host={_host(primary)}"
-    engine = create_engine_for(url=url, connect_timeout=2)
+    engine = create_engine_for(url=url, connect_timeout=60)
     assert _port_reached(engine) == primary.port
     engine.dispose()
 
@@ -280,7 +283,8 @@ def test_a_failover_between_pgbouncers_succeeds(tmp_path: Path, monkeypatch: pyt
         start_pgbouncer(tmp_path / "before a", first) as before_first,
         start_pgbouncer(tmp_path / "before b", second) as before_second,
         _engine(
-            f"127.0.0.1:{before_second.port}", f"127.0.0.1:{before_first.port}", connect_timeout=0.5
+            *(f"127.0.0.1:{before_second.port}", f"127.0.0.1:{before_first.port}"),
+            connect_timeout=HANGING_SECONDS,
         ) as engine,
     ):
         assert _port_reached(engine) == first.port
@@ -288,7 +292,7 @@ def test_a_failover_between_pgbouncers_succeeds(tmp_path: Path, monkeypatch: pyt
         monkeypatch.setattr(sql.postgresql, "_LOGIN_SECONDS", 1.0)
         with pytest.raises(DatabaseDown):
             _port_reached(engine)
-        monkeypatch.setattr(sql.postgresql, "_LOGIN_SECONDS", 30.0)
+        monkeypatch.setattr(sql.postgresql, "_LOGIN_SECONDS", 60.0)
         second.execute("SELECT pg_promote()")
         assert _port_reached(engine) == second.port
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +23,8 @@ from sql.transaction import reading, transaction
 from tests.integration.sql.database import NOW, Database, digest_of, rbtorrent_id_of
 from tests.servers.pgbouncer import start_pgbouncer
 from tests.servers.postgres import OwnPostgres, start_postgres
+from tests.servers.process import frozen
+from tests.servers.waiting import comes_true
 
 A, B = digest_of("a"), digest_of("b")
 Result = TypeVar("Result")
@@ -57,13 +57,14 @@ def database_there(server: OwnPostgres) -> Iterator[Database]:
     engine.dispose()
 
 
-def _retried(act: Callable[[], Result]) -> Result:
-    """Call `act`, again while the database is down, and return its result."""
+def _retried(act: Callable[[], Result], failures: list[DatabaseDown]) -> Result:
+    """Call `act`, again while the database is down, and return its result. Failures are added to the list."""
     give_up = time.monotonic() + 60
     while True:
         try:
             return act()
-        except DatabaseDown:
+        except DatabaseDown as error:
+            failures.append(error)
             if time.monotonic() > give_up:
                 raise
             time.sleep(0.02)
@@ -132,23 +133,35 @@ def test_brewers_work_through_restarts_and_crashes(server: OwnPostgres, database
     layers = [digest_of(number) for number in range(400)]
     database_there.enqueue(*layers)
     clock = itertools.count(NOW)
+    # One for each layer that may be completed, so that the brewers are not done before the last restart.
+    turns = threading.Semaphore(0)
+    completed: list[str] = []
+    failures: list[DatabaseDown] = []
 
     def brew(_: int) -> None:
         while True:
-            claims = _retried(lambda: database_there.claim(5, now=next(clock)))
+            claims = _retried(lambda: database_there.claim(5, now=next(clock)), failures)
             if not claims:
                 return
             for claim in claims:
-                _retried(lambda claim=claim: database_there.complete(claim, now=next(clock)))
-                time.sleep(0.002)
+                turns.acquire()
+                _retried(lambda claim=claim: database_there.complete(claim, now=next(clock)), failures)
+                completed.append(claim.digest)
 
     with ThreadPoolExecutor(4) as pool:
         brewing = [pool.submit(brew, number) for number in range(4)]
-        for end in (server.stop, server.crash, server.stop):
-            time.sleep(0.1)
-            end()
-            time.sleep(0.1)
-            server.start()
+        try:
+            for end in (server.stop, server.crash, server.stop):
+                before = len(completed)
+                turns.release(50)
+                assert comes_true(lambda before=before: len(completed) >= before + 20)
+                end()
+                failures.clear()
+                turns.release(50)
+                assert comes_true(lambda: failures)
+                server.start()
+        finally:
+            turns.release(1000)
         for work in brewing:
             work.result()
     # A claim whose commit was cut off may have succeeded: release-locks releases it.
@@ -163,14 +176,11 @@ def test_a_hung_pooled_connection_is_replaced(database_there: Database) -> None:
     backend = sa.text("SELECT pg_backend_pid()")
     with transaction(database_there.engine) as connection:
         hung = connection.scalars(backend).one()
-    os.kill(hung, signal.SIGSTOP)
-    try:
+    with frozen(hung):
         began = time.monotonic()
         with transaction(database_there.engine) as connection:
             assert connection.scalars(backend).one() != hung
         assert time.monotonic() - began > 1.9
-    finally:
-        os.kill(hung, signal.SIGCONT)
 
 
 def test_a_full_disk_is_reported_for_a_minute_after_a_write_failed(
@@ -201,7 +211,7 @@ def test_a_statement_has_no_time_out(database_there: Database) -> None:
 
 
 def test_an_inner_time_limit_leaves_the_outer_one_in_force(on_postgres: Database) -> None:
-    with reading(on_postgres.engine) as connection, query_timeout(0.2):
+    with reading(on_postgres.engine) as connection, query_timeout(5):
         with query_timeout(60):
             connection.execute(sa.text("SELECT 1"))
         with pytest.raises(sa.exc.OperationalError, match="no answer in time"):
@@ -220,7 +230,7 @@ def test_restarts_on_either_side_of_pgbouncer_are_survived(server: OwnPostgres, 
         assert len(database.claim(1)) == 1
         server.stop()
         server.start()
-        assert len(_retried(lambda: database.claim(1))) == 1
+        assert len(_retried(lambda: database.claim(1), [])) == 1
         engine.dispose()
 
 
@@ -304,8 +314,10 @@ def test_a_sqlite_writer_waits_for_another_until_its_time_out(tmp_path: Path) ->
         # Readers need not wait.
         with reading(short_timeout.engine) as reader:
             assert reader.scalars(sa.select(short_timeout.tables.mapping.c.digest)).all() == []
-        waiting = ThreadPoolExecutor(1)
+        waiting, begins = ThreadPoolExecutor(1), threading.Event()
+        sa.event.listen(waiting_writer.engine, "checkout", lambda *_: begins.set())
         queued = waiting.submit(waiting_writer.enqueue, B)
+        assert begins.wait(60)
         time.sleep(0.05)
         assert not queued.done()
         connection.execute(sa.insert(waiting_writer.tables.mapping).values(digest=str(A), brewed=1))

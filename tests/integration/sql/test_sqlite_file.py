@@ -27,6 +27,7 @@ from sql.tables import build_tables
 from sql.transaction import reading, transaction
 from tests.installation import Installation
 from tests.integration.sql.database import NOW, Database, digest_of
+from tests.servers.process import bound_to_parent
 
 A, B = digest_of("a"), digest_of("b")
 TABLES = build_tables()
@@ -177,7 +178,9 @@ def test_a_process_that_writes_without_a_pause_does_not_starve_another(
 ) -> None:
     database.execute("CREATE TABLE busy (number)")
     environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
-    saturating = subprocess.Popen([sys.executable, "-c", WRITER, file], stdout=subprocess.PIPE, env=environ)
+    saturating = subprocess.Popen(
+        bound_to_parent([sys.executable, "-c", WRITER, file]), stdout=subprocess.PIPE, env=environ
+    )
     try:
         assert saturating.stdout is not None
         assert saturating.stdout.readline() == b"started\n"
