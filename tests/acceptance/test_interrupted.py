@@ -48,7 +48,7 @@ def queued(installation: Installation, registry: Registry, scope: str, number: i
 
 
 def slow_installation(
-    folder: Path, slow: HttpServer, scope: str, digest: str, answer: Answer, brew_discard_timeout: int = 3
+    folder: Path, slow: HttpServer, scope: str, digest: str, answer: Answer, brew_discard_timeout: int = 300
 ) -> Installation:
     """Return an installation with the queue of `folder`, which receives one blob by `answer`."""
     slow.on(f"/v2/{scope}/blobs/{digest}", answer)
