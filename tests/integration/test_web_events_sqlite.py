@@ -12,6 +12,7 @@ import requests
 from sql.scopes import grant_role
 from sql.transaction import transaction
 from tests.notifications import DOCKER_LAYER, envelope, event
+from tests.servers.process import bound_to_parent
 from tests.servers.waiting import comes_true
 from tests.web_events import SECRET
 from tests.web_parts import rows
@@ -62,7 +63,7 @@ def test_events_under_load_do_not_starve_a_brewer_in_another_process(tmp_path: P
         try:
             assert comes_true(lambda: len(sent) > 100)
             url = front.parts.engine.url.render_as_string()
-            argv = [sys.executable, "-c", CLAIMER, url, str(CLAIMS)]
+            argv = bound_to_parent([sys.executable, "-c", CLAIMER, url, str(CLAIMS)])
             subprocess.run(argv, cwd=Path(__file__).parents[2], check=True, timeout=120)
         finally:
             ended.set()
