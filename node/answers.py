@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from bottle import HTTPError, HTTPResponse
 
-from core.registry.error_body import ERROR_TYPE, error_body
+from core.registry.answers import ERROR_TYPE, error_body
 
 _CODES = {400: "UNSUPPORTED", 404: "NOT_FOUND", 405: "UNSUPPORTED", 413: "SIZE_INVALID"}
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from bottle import HTTPError, HTTPResponse
 
 from core.errors import DatabaseDown, InvalidName, ManifestInvalid, RemoteError, TimedOut
-from core.registry.error_body import ERROR_TYPE, error_body
+from core.registry.answers import ERROR_TYPE, error_body
 
 RETRY = (("Retry-After", "5"),)
 

@@ -1,4 +1,4 @@
-"""Errors for unexpected answers of a registry or its token server."""
+"""The registry's errors: those for unexpected answers of it or its token server, and our own in its JSON."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from core.http.headers import Headers
 from core.http.stream import HttpStream
 from core.http.url import parse_url
 
+ERROR_TYPE = "application/json; charset=utf-8"
 _ERROR_LIMIT = 64 * 1024
 _MAX_TEXT = 200
 _MAX_RETRY_AFTER = 86_400.0
@@ -106,3 +107,11 @@ def parse_date(value: str) -> datetime | None:
     except (ValueError, TypeError, IndexError, OverflowError):
         return None
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def error_body(code: str, message: str, detail: object = None) -> bytes:
+    """Return the body of an error for the registry's clients (docker/distribution, spec/api.md, Errors).
+
+    `message` and `detail` must not contain a secret.
+    """
+    return json.dumps({"errors": [{"code": code, "message": message, "detail": detail}]}).encode() + b"\n"
