@@ -67,7 +67,7 @@ def prefetch(
     stop: threading.Event,
 ) -> Prefetched:
     """Pull the layers of `images` for `platforms` (all of them if empty). `registry` is a client of the
-    mirror.
+    mirror. Once `stop` is set no request is begun, and what is left counts as failed.
     """
     done = Prefetched()
     wanted: dict[Digest, PulledLayer] = {}
@@ -78,6 +78,7 @@ def prefetch(
             done.failed += 1
 
         try:
+            _check_stopped(stop)
             layers = _layers(registry, image, platforms, child_failed)
             wanted.update((layer.digest, layer) for layer in layers)
         except DockerTorrentsError as error:
@@ -87,6 +88,7 @@ def prefetch(
 
         def pull_one(layer: PulledLayer) -> bool:
             try:
+                _check_stopped(stop)
                 if pin:
                     mirror.pin(layer.digest)
                 _pull(registry, layer, bar, stop)
@@ -135,8 +137,12 @@ def _pull(registry: RegistryClient, layer: PulledLayer, bar: Any, stop: threadin
     with reader:
         while count := reader.readinto(buffer):
             bar.update(count)
-            if stop.is_set():
-                raise Interrupted
+            _check_stopped(stop)
+
+
+def _check_stopped(stop: threading.Event) -> None:
+    if stop.is_set():
+        raise Interrupted
 
 
 def _bar(total: int) -> AbstractContextManager[Any]:

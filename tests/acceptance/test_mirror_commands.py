@@ -21,14 +21,15 @@ from core.config.mirror import Mirror
 from core.errors import BadAnswer
 from core.http.client import HttpClient
 from node.local_mirror import LocalMirror
+from node.prefetch import AT_ONCE
 from node.status import DownloadStatus
 from tests.installation import Installation
 from tests.mirror_process import MirrorProcess, start_mirror
-from tests.servers.bad_http import replying
+from tests.servers.bad_http import replying, silent
 from tests.servers.http_server import Connection, HttpServer, Request, start_http_server
 from tests.servers.layers import layer_bytes
 from tests.servers.process import free_port
-from tests.servers.push import PushedImage, push_image, push_index
+from tests.servers.push import CONFIG, LAYER, MANIFEST, Descriptor, PushedImage, push_image, push_index
 from tests.servers.registry import Registry, start_registry
 from tests.servers.waiting import comes_true
 
@@ -109,6 +110,47 @@ def test_prefetch_fetches_the_wanted_platforms_and_pins_them(
     registry.blob_file(images[0].digest).write_bytes(b"")
     broken = mirror.installation.run(*words, "--platform", "linux/amd64", check=False)
     assert (broken.returncode, broken.stdout) == (1, "prefetched 2 layers (2.0 MB), failed 1\n")
+
+
+def test_a_stopped_prefetch_begins_no_further_request(tmp_path: Path) -> None:
+    layers = [Descriptor(LAYER["docker"], f"sha256:{number:064x}", 1000) for number in range(AT_ONCE + 2)]
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": MANIFEST["docker"],
+        "config": Descriptor(CONFIG["docker"], f"sha256:{99:064x}", 2).as_json(),
+        "layers": [layer.as_json() for layer in layers],
+    }
+    with start_http_server() as mirror:
+        mirror.on("/v0/mirror/status", replying(200, b'{"cache":{}}'))
+        mirror.on(
+            "/v2/a/manifests/v1",
+            replying(200, json.dumps(manifest).encode(), {"Content-Type": MANIFEST["docker"]}),
+        )
+        mirror.on("/v2/a/manifests/v2", silent())
+        mirror.on("/v2/a/blobs/*", silent())
+        installation = Installation(
+            tmp_path,
+            "127.0.0.1:1",
+            application=None,
+            docker_registry={"read_timeout": 3},
+            mirror={"host": mirror.host, "port": mirror.port},
+        )
+
+        def stopped(*images: str, after: int) -> tuple[str, list[str]]:
+            mirror.requests.clear()
+            with installation.process("mirror", "prefetch", *images) as prefetch:
+                assert comes_true(lambda: len(mirror.requests) == after)
+                prefetch.send_signal(signal.SIGTERM)
+                assert prefetch.exit_status() == 1
+            paths = [request.path for request in mirror.requests if request.path.startswith("/v2/a/")]
+            return prefetch.log.read_text(), paths
+
+        said, paths = stopped("a:v2", "a:v1", after=2)
+        assert "image=a:v1 reason=interrupted" in said
+        assert paths == ["/v2/a/manifests/v2"]
+        said, paths = stopped("a:v1", after=2 + AT_ONCE)
+        assert len(paths) == 1 + AT_ONCE
+        assert said.endswith("prefetched 0 layers (0.0 MB), failed 5\n")
 
 
 def test_prefetch_of_a_private_image_uses_the_stored_login(
