@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection
 
 from core.digest import Digest
-from core.errors import DockerTorrentsError, InvalidName, ManifestInvalid, RegistryDown
+from core.errors import DatabaseDown, DockerTorrentsError, InvalidName, ManifestInvalid, RegistryDown
 from core.failures import FailureStreak, delay_after
 from core.layer import Layer
 from core.registry.image_tree import Known, ReadManifest, TreeReader
@@ -109,11 +109,11 @@ class _Run:
     def resolve(self, due: DueManifest) -> None:
         """Queue the layers of one manifest and remove it from the list, or record why that failed.
 
-        Raises RegistryDown; then nothing is recorded.
+        Raises RegistryDown or DatabaseDown; then nothing is recorded.
         """
         try:
             unread = self._read(due)
-        except RegistryDown:
+        except (RegistryDown, DatabaseDown):
             raise
         except (ManifestInvalid, InvalidName) as error:
             # The bytes of a digest never change.

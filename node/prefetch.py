@@ -14,7 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from core.blobs.registry import RegistryBlobs
-from core.blobs.resume import ResumingReader, RetryPolicy
+from core.blobs.resume import ResumingReader
 from core.digest import Digest
 from core.errors import DockerTorrentsError, Interrupted, NotFound
 from core.layer import Layer
@@ -29,7 +29,6 @@ log = logging.getLogger(__name__)
 AT_ONCE = 3
 """The number of layers pulled at a time, as by engines."""
 
-_RETRY = RetryPolicy(tries=3)
 _BUFFER = 256 * 1024
 
 
@@ -133,7 +132,7 @@ def _pull(registry: RegistryClient, layer: PulledLayer, bar: Any, stop: threadin
 
     buffer = memoryview(bytearray(_BUFFER))
     blob = Layer(layer.digest, (layer.scope,), layer.size)
-    reader = ResumingReader(RegistryBlobs(registry), blob, 0, layer.size, retry=_RETRY, sleep=sleep)
+    reader = ResumingReader(RegistryBlobs(registry), blob, 0, layer.size, sleep=sleep)
     with reader:
         while count := reader.readinto(buffer):
             bar.update(count)

@@ -6,6 +6,7 @@ import os
 import re
 import socket
 import ssl
+import tempfile
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -44,7 +45,7 @@ def system_store() -> str:
 def trusted_bundle(ca_file: Path | None) -> str:
     """Return a file with the system's certificates and those of `ca_file`. Raises ConfigInvalid.
 
-    Together they are a file in memory, which ends with this process, also by SIGKILL.
+    Together they are a temporary file without a name, which ends with this process, also by SIGKILL.
     """
     if ca_file is None:
         return system_store()
@@ -59,10 +60,10 @@ def trusted_bundle(ca_file: Path | None) -> str:
     if not certificates:
         raise ConfigInvalid("tls.ca_file", [f"{ca_file} holds no certificate in PEM"])
     system = Path(system_store()).read_text("ascii", "replace")
-    descriptor = os.memfd_create("certificates")
-    with open(descriptor, "w", encoding="ascii", closefd=False) as bundle:
+    with tempfile.TemporaryFile("w", encoding="ascii") as bundle:
         bundle.write("\n".join([*_CERTIFICATE.findall(system), *certificates, ""]))
-    return f"/proc/self/fd/{descriptor}"
+        bundle.flush()
+        return f"/proc/self/fd/{os.dup(bundle.fileno())}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import requests
 
+from core.errors import DatabaseDown
 from core.manifests.media_types import DOCKER_MANIFEST
 from jobs.summary import exit_status
 from sql.engine import create_engine_for
@@ -269,6 +270,24 @@ def test_a_registry_that_limits_requests_costs_no_attempts(job: ResolveJob) -> N
         assert len(server.requests) == 1
     assert "status 429" in str(summary.paused)
     assert {row.attempts for row in job.waiting().values()} == {0}
+
+
+def test_a_database_that_fails_in_between_costs_no_attempt(
+    job: ResolveJob, push: Callable[..., PushedImage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = push()
+    job.enqueue(image.digest)
+
+    def fail(*_: object, **__: object) -> None:
+        raise DatabaseDown("the connection was lost")
+
+    with monkeypatch.context() as failing:
+        failing.setattr("jobs.resolve_manifests.enqueue_layers", fail)
+        with pytest.raises(DatabaseDown):
+            job.run()
+    assert {row.attempts for row in job.waiting().values()} == {0}
+    assert job.run().resolved == 1
+    assert job.queued().keys() == digests(image)
 
 
 def test_unreadable_manifests_do_not_delay_others(job: ResolveJob, push: Callable[..., PushedImage]) -> None:
