@@ -11,6 +11,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from core.config.file import load_config
 from jobs.service import Service
 from sql.scopes import grant_role
@@ -114,3 +116,16 @@ class Installation:
             # The daemon's parts end one after another, each within its own time-out.
             grace=60.0,
         )
+
+
+def worker_pids(process: ServerProcess) -> list[int]:
+    """Return the processes of a command in which its app is served."""
+    return [child.pid for child in psutil.Process(process.pid).children() if _is_worker(child)]
+
+
+def _is_worker(child: psutil.Process) -> bool:
+    try:
+        return "spawn_main" in " ".join(child.cmdline())
+    except psutil.NoSuchProcess:
+        # A zombie.
+        return False

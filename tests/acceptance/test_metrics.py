@@ -9,13 +9,12 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
-import psutil
 import pytest
 import requests
 
 from core.metrics import ALL, PREFIX, ReadGauge
 from tests.constants import AMPLE_WAITS
-from tests.installation import Installation
+from tests.installation import Installation, worker_pids
 from tests.metrics import scrape, shows
 from tests.notifications import envelope, event, reference
 from tests.program import program
@@ -74,18 +73,6 @@ def pushed(registry: Registry, scope: str, tag: str = "v1") -> tuple[PushedImage
     return image, envelope(event(digest=image.digest, repository=scope, references=references))
 
 
-def workers(process: ServerProcess) -> list[int]:
-    return [child.pid for child in psutil.Process(process.pid).children() if is_worker(child)]
-
-
-def is_worker(child: psutil.Process) -> bool:
-    try:
-        return "spawn_main" in " ".join(child.cmdline())
-    except psutil.NoSuchProcess:
-        # A zombie.
-        return False
-
-
 def test_the_daemon_has_metrics_of_jobs_and_requests_and_keeps_those_of_a_dead_worker(
     tmp_path: Path, registry: Registry, scope: str, start: Start
 ) -> None:
@@ -122,9 +109,9 @@ def test_the_daemon_has_metrics_of_jobs_and_requests_and_keeps_those_of_a_dead_w
     assert {PREFIX + metric.name for metric in ALL} - shown <= NOT_ALWAYS
     assert scope not in {label for sample in first.samples for label in sample.labels.values()}
 
-    [worker] = workers(process)
+    [worker] = worker_pids(process)
     os.kill(worker, signal.SIGKILL)
-    assert comes_true(lambda: workers(process) not in ([], [worker]) and listening(port)())
+    assert comes_true(lambda: worker_pids(process) not in ([], [worker]) and listening(port)())
     second = scrape(port)
     assert second.value("http_requests_total", route="manifests", status="200") == 1
     assert second.value("brews_total", outcome="brewed") == 2
@@ -148,7 +135,7 @@ def test_several_workers_show_the_sum_and_report_a_database_that_is_down(
         db={"url": f"postgresql://nobody@127.0.0.1:{free_port()}/none", "connect_timeout": 0.2},
     )
     process = start(installation, "web", "--workers", "2", port=port)
-    assert comes_true(lambda: len(workers(process)) == 2)
+    assert comes_true(lambda: len(worker_pids(process)) == 2)
     count = 0
     shared = installation.state / f"metrics-{port}"
 

@@ -20,6 +20,7 @@ import requests
 from node.http_download import BLOCK
 from tests.acceptance.engines import PullFailed
 from tests.acceptance.through_mirror import ThroughMirror
+from tests.installation import worker_pids
 from tests.mirror_process import MirrorProcess, start_mirror
 from tests.servers.cutting_proxy import CuttingProxy, start_cutting_proxy
 from tests.servers.dockerd import start_dockerd
@@ -182,11 +183,7 @@ def test_many_pulls_leak_neither_descriptors_nor_memory(
     size = 3 * MIB
     digest = push_blob(registry, scope, layer_bytes(size, seed=99)).digest
     path = f"/v2/{scope}/blobs/{digest}"
-    [worker] = [
-        child
-        for child in psutil.Process(mirror.process.pid).children()
-        if "spawn_main" in " ".join(child.cmdline())
-    ]
+    [worker] = map(psutil.Process, worker_pids(mirror.process))
 
     def pull() -> None:
         # Downloaded, then read from the cache by an engine that leaves.
@@ -227,7 +224,7 @@ def test_engines_that_stop_reading_and_a_silent_registry_leave_ping_and_health(
         # A result is kept for some seconds, and on a busy machine the registry may be late for the first one.
         assert comes_true(lambda: mirror.get("/healthz").status_code == 200)
 
-        # Each that is not refused stays, so in the end all turns are taken.
+        # Each that is not refused stays, so in the end all slots are taken.
         assert comes_true(lambda: send(path).recv(12) == b"HTTP/1.1 503")
         assert mirror.get(path).status_code == 503
         proxy.be_silent()

@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import psutil
 import psycopg2
 
 from tests.chaos.cluster import BREW_DISCARD_TIMEOUT, DATABASE, Cluster
 from tests.chaos.fault_proxy import Fault as ProxyFault
 from tests.chaos.fault_proxy import FaultProxy
+from tests.installation import worker_pids
 from tests.servers.process import ServerProcess, frozen
 from tests.servers.waiting import comes_true
 
-MOST_AT_ONCE = 3
+MAX_AT_ONCE = 3
 """The number of simultaneous faults."""
 
 Act = Callable[[], object]
@@ -71,7 +71,7 @@ def plan(faults: list[Fault], duration: float, chance: random.Random) -> list[Pl
     now = 2.0
     while now < duration or len(planned) < len(kinds):
         going = [one for one in planned if one.ends > now]
-        if len(going) < MOST_AT_ONCE:
+        if len(going) < MAX_AT_ONCE:
             deck = deck or chance.sample(kinds, len(kinds))
             busy = {one.fault.target for one in going}
             free = [fault for fault in faults if fault.target not in busy and fault.kind in deck]
@@ -122,7 +122,7 @@ def _web_faults(cluster: Cluster, chance: random.Random) -> Iterator[Fault]:
     def worker() -> int:
         # One that was just started has none for a while.
         found: list[int] = []
-        assert comes_true(lambda: found.extend(_workers(web)) or found, 120), f"no workers: {web.log}"
+        assert comes_true(lambda: found.extend(worker_pids(web)) or found, 120), f"no workers: {web.log}"
         return chance.choice(found)
 
     freezing = ExitStack()
@@ -224,19 +224,6 @@ def _freezing(process: ServerProcess) -> tuple[Act, Act]:
         lambda: process.send_signal(signal.SIGSTOP),
         lambda: process.send_signal(signal.SIGCONT),
     )
-
-
-def _workers(web: ServerProcess) -> list[int]:
-    """Return the worker processes of the web app."""
-    return [child.pid for child in psutil.Process(web.pid).children() if _is_worker(child)]
-
-
-def _is_worker(child: psutil.Process) -> bool:
-    try:
-        return "spawn_main" in " ".join(child.cmdline())
-    except psutil.NoSuchProcess:
-        # A zombie.
-        return False
 
 
 def cut_connections(cluster: Cluster) -> None:

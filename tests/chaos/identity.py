@@ -7,7 +7,7 @@ from typing import Any
 
 SMALLEST_PIECE = 64 * 1024
 LARGEST_PIECE = 16 * 1024 * 1024
-MOST_PIECES = 1024
+MAX_PIECES = 1024
 
 
 def rbtorrent_id(content: bytes) -> str:
@@ -35,7 +35,7 @@ def info_of(torrent: bytes) -> bytes:
 
 def _info(content: bytes) -> dict[str, Any]:
     piece = SMALLEST_PIECE
-    while piece < LARGEST_PIECE and piece * MOST_PIECES < len(content):
+    while piece < LARGEST_PIECE and piece * MAX_PIECES < len(content):
         piece *= 2
     pieces = [hashlib.sha1(content[at : at + piece]).digest() for at in range(0, len(content), piece)]
     return {
