@@ -12,13 +12,12 @@ from typing import Any
 
 import requests
 
+from tests.constants import AMPLE_WAITS_OF_MIRRORS
+from tests.program import ROOT, program_with
 from tests.servers.process import ServerProcess, child_environment, free_port, listening
 from tests.servers.waiting import comes_true
 
-ROOT = Path(__file__).parents[1]
 PROGRAM = Path(sys.executable).with_name("docker_torrents")
-MIRROR = [sys.executable, "-m", "tests.long_wait_mirror"]
-"""Runs `docker_torrents` in the folder ROOT. On a busy machine the mirror still waits for torrents."""
 
 _CONFIG = """\
 docker_registry:
@@ -120,7 +119,8 @@ def _machine(folder: Path, registry: str, service: int) -> Machine:
         _CONFIG.format(registry=registry, port=port, service=service, peer_port=free_port(), folder=folder)
     )
     process = ServerProcess(
-        [*MIRROR, "-c", config, "mirror"],
+        # On a busy machine it still waits for torrents.
+        [*program_with(AMPLE_WAITS_OF_MIRRORS), "-c", config, "mirror"],
         ready=listening(port),
         log=folder / "mirror.log",
         cwd=ROOT,

@@ -14,6 +14,12 @@ AMPLE_WAITS: Mapping[str, Any] = {
 }
 """How long requests wait for the database: the machine may be busy. Tests of a hung database set less."""
 
+AMPLE_WAITS_OF_MIRRORS: Mapping[str, Any] = {
+    "node.fallback.STALLED_SECONDS": 120.0,
+    "node.upstream.TORRENT_SECONDS": 60.0,
+}
+"""How long a mirror waits for the swarm and the service before it reads from the registry."""
+
 
 def set_constants(constants: Mapping[str, Any]) -> None:
     """Set these constants (`module.NAME`) in this process. Raises AttributeError if there is no such constant."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,13 +13,11 @@ import requests
 from core.config.config import Config
 from node.configure import apply
 from node.engines.engines import Engines, Mirror
+from tests.constants import AMPLE_WAITS_OF_MIRRORS
 from tests.installation import Installation
+from tests.program import program
 from tests.servers.process import ServerProcess, free_port
 from tests.servers.registry import Registry
-
-ROOT = Path(__file__).parents[1]
-PROGRAM = [sys.executable, "-m", "tests.long_wait_mirror"]
-"""Runs `docker_torrents` in the folder ROOT."""
 
 
 @dataclass(frozen=True)
@@ -102,13 +99,8 @@ def start_mirror(
         folder, registry, **{"application": None, "mirror": section, **(sections or {})}
     )
     netloc = registry if isinstance(registry, str) else registry.netloc
-    process = ServerProcess(
-        [*PROGRAM, "-c", installation.config, "mirror"],
-        ready=lambda: _pings(port),
-        log=folder / "mirror.log",
-        cwd=ROOT,
-        grace=15.0,
-    )
+    waits, ready = AMPLE_WAITS_OF_MIRRORS, lambda: _pings(port)
+    process = program(installation, "mirror", constants=waits, ready=ready, name="mirror")
     process.start()
     try:
         yield MirrorProcess(installation, netloc, port, process)

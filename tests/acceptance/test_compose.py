@@ -14,10 +14,10 @@ import requests
 import sqlalchemy as sa
 import yaml
 
+from tests.constants import AMPLE_WAITS_OF_MIRRORS
 from tests.installation import PROGRAM
-from tests.mirror_process import PROGRAM as MIRROR
-from tests.mirror_process import ROOT
 from tests.nginx_front import nginx_front
+from tests.program import ROOT, program_with
 from tests.servers.layers import layer_bytes
 from tests.servers.opentracker import USER as OPENTRACKER_USER
 from tests.servers.opentracker import Tracker
@@ -49,7 +49,7 @@ class Stack:
         program, *words = SERVICES[name]["command"]
         assert program == PROGRAM.name
         # A mirror that waits long for torrents: the machine may be busy.
-        started = MIRROR if words == ["mirror"] else [PROGRAM]
+        started = program_with(AMPLE_WAITS_OF_MIRRORS) if words == ["mirror"] else [PROGRAM]
         return [*started, "-c", self.files[name], *words]
 
     def process(
