@@ -206,8 +206,8 @@ def _serve(
     from core.http.tls import trusted_bundle
     from core.server import serve
     from core.torrents.web_seeds import warn_of_useless_torrents
+    from web.limits import THREADS
     from web.swarm_coordinator import LocalCoordinator, serve_coordinator
-    from web.threads import THREADS
 
     application = config.application
     metrics = application.state_dir / f"metrics-{application.port}"

@@ -32,7 +32,7 @@ from tests.servers.layers import layer_bytes
 from tests.servers.process import ServerProcess, free_port
 from tests.servers.push import push_image
 from tests.servers.registry import Registry, start_registry
-from web.threads import THREADS
+from web.limits import THREADS
 
 CLIENTS = (1, 16, 64)
 SECONDS = 3.0

@@ -14,7 +14,7 @@ from core.config.config import Config
 from core.server import serve
 from docker_torrents import start_worker
 from tests.constants import set_constants
-from web.threads import THREADS
+from web.limits import THREADS
 
 
 def build(config: Config, constants: dict[str, Any]) -> bottle.Bottle:

@@ -36,7 +36,7 @@ from web.event_writer import EventWriter
 from web.events import EventReceiver
 from web.health import Dependencies, HealthHandler
 from web.id_lookup import IdLookup
-from web.limits import ConcurrencyLimit
+from web.limits import REGISTRY_REQUESTS, REGISTRY_WAITING, ConcurrencyLimit
 from web.manifests import ManifestHandler
 from web.metrics import CountRequests, count_without_route
 from web.missing_torrents import MissingTorrents
@@ -46,13 +46,12 @@ from web.status_networks import StatusNetworks
 from web.status_page import StatusPage
 from web.swarm import SwarmHandler
 from web.swarm_coordinator import Coordinator, LocalCoordinator
-from web.threads import REGISTRY_REQUESTS, REGISTRY_WAITING
 from web.torrents import TorrentHandler
 
 log = logging.getLogger(__name__)
 
 REGISTRY_SECONDS = 10.0
-"""How long a request waits for a slot."""
+"""How long a request waits for a slot at the registry."""
 
 
 class Closing(Protocol):

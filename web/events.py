@@ -16,10 +16,9 @@ from core.metrics import EVENTS
 from core.wake import wake
 from web.errors import error, unavailable
 from web.event_writer import EventWriter
-from web.limits import ConcurrencyLimit
+from web.limits import NOTIFICATIONS, ConcurrencyLimit
 from web.request import read_body
 from web.role_cache import RoleCache
-from web.threads import NOTIFICATIONS
 
 log = logging.getLogger(__name__)
 

@@ -27,9 +27,8 @@ from core.layer import Layer
 from core.logs import OutageLog
 from core.torrents.capability import verify
 from web.errors import error
-from web.limits import ConcurrencyLimit
+from web.limits import DOWNLOADS, DOWNLOADS_WAITING, ConcurrencyLimit
 from web.request import path_after, request_headers
-from web.threads import DOWNLOADS, DOWNLOADS_WAITING
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +46,7 @@ class LayerHandler:
         self._source = source
         self._secret = secret
         self._clock = clock
-        self._limit = ConcurrencyLimit(
+        self._concurrency = ConcurrencyLimit(
             "downloads", DOWNLOADS, waiting=DOWNLOADS_WAITING, seconds=WAIT_SECONDS, resource="download"
         )
         self._outage = OutageLog(log, "layer source")
@@ -59,7 +58,7 @@ class LayerHandler:
         layer = self._authorize()
         if isinstance(layer, bottle.HTTPResponse):
             return layer
-        with self._limit.slot():
+        with self._concurrency.slot():
             try:
                 return _answer(200, b"", layer, self._source.size(layer))
             except (RemoteError, LayerError) as failed:
@@ -73,7 +72,7 @@ class LayerHandler:
         if etag_matches(request_headers().get("If-None-Match"), _etag(layer)):
             return bottle.HTTPResponse(b"", 304, {"ETag": _etag(layer)})
         with ExitStack() as held:
-            held.enter_context(self._limit.slot())
+            held.enter_context(self._concurrency.slot())
             try:
                 return self._stream(layer, held)
             except (RemoteError, LayerError) as failed:

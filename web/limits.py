@@ -14,6 +14,21 @@ from web.errors import unavailable
 
 log = logging.getLogger(__name__)
 
+REGISTRY_REQUESTS = 96
+"""Requests that may wait for the registry at once."""
+REGISTRY_WAITING = 512
+
+DOWNLOADS = 128
+"""Layers that are sent at once."""
+DOWNLOADS_WAITING = 256
+"""Downloads that wait for a slot. A torrent client that gets a 503 never asks that web seed again."""
+
+NOTIFICATIONS = 64
+"""Notifications that are handled at once; with a database that hangs, each takes seconds."""
+
+THREADS = REGISTRY_REQUESTS + REGISTRY_WAITING + DOWNLOADS + DOWNLOADS_WAITING + NOTIFICATIONS + 48
+"""Threads of a worker, started when needed: all that may wait, and some for the rest (`/ping`)."""
+
 
 class ConcurrencyLimit:
     """At most `limit` requests at once. At most `waiting` more wait for a slot, up to `seconds`.
