@@ -67,7 +67,7 @@ class Docker:
         host = reference.partition("/")[0]
         if login is not None:
             sent = [*self._docker, "login", "--username", login.user, "--password-stdin", host]
-            _run(sent, self._home, said=login.password)
+            _run(sent, self._home, stdin=login.password)
         try:
             _run([*self._docker, *words], self._home)
         finally:
@@ -157,10 +157,10 @@ def _creds(option: str, login: Login | None) -> list[str]:
     return [f"{option}={login}"] if login else []
 
 
-def _run(argv: Sequence[str | Path], home: Path, said: str | None = None) -> str:
+def _run(argv: Sequence[str | Path], home: Path, stdin: str | None = None) -> str:
     done = subprocess.run(
         bound_to_parent(argv),
-        input=said or "",
+        input=stdin or "",
         capture_output=True,
         text=True,
         timeout=COMMAND_SECONDS,

@@ -86,15 +86,15 @@ def test_a_layer_whose_brewer_is_killed_is_brewed_by_another_once(
 ) -> None:
     shared = {"state_dir": str(tmp_path / "shared")}
     sound = Installation(tmp_path / "sound", registry, brewer={"brew_discard_timeout": 3}, application=shared)
-    patient = Installation(tmp_path / "patient", registry, application=shared)
+    usual = Installation(tmp_path / "usual", registry, application=shared)
     [digest] = queued(sound, registry, scope, 1, seed=100)
     doomed = endless_installation(tmp_path / "doomed", slow, scope, digest)
     with doomed.process("run", "brew") as brewer:
         assert comes_true(lambda: sound.sqlite_value(LOCKED) == 1)
         brewer.kill()
 
-    assert patient.last_line("run", "brew") == "brewed 0, failed 0, waiting 0"
-    assert patient.last_line("run", "release-locks") == "released 0"
+    assert usual.last_line("run", "brew") == "brewed 0, failed 0, waiting 0"
+    assert usual.last_line("run", "release-locks") == "released 0"
     assert comes_true(lambda: sound.last_line("run", "brew") == "brewed 1, failed 0, waiting 0")
 
     layer = sound.json("show", digest)
@@ -133,24 +133,24 @@ def test_a_layer_brewed_for_longer_than_the_time_out_is_not_stolen(
     )
     [digest] = queued(sound, registry, scope, 1, seed=300)
     answer = held(registry.blob_file(digest).read_bytes(), go_on)
-    patient = slow_installation(tmp_path / "patient", slow, scope, digest, answer, timeout)
+    brewing = slow_installation(tmp_path / "brewing", slow, scope, digest, answer, timeout)
 
     def lock() -> int:
         locked: int = sound.sqlite_value("SELECT max(coalesce(brew_lock, 0)) FROM rbtorrent_mapping")
         return locked
 
-    with patient.process("run", "brew") as brewer:
+    with brewing.process("run", "brew") as brewer:
         assert comes_true(lock)
         first = lock()
         # The first lock is too old then.
         assert comes_true(lambda: time.time() > first + timeout + 1, timeout=2 * timeout)
-        said = {sound.last_line("run", "release-locks"), sound.last_line("run", "brew")}
+        results = {sound.last_line("run", "release-locks"), sound.last_line("run", "brew")}
         assert lock() > first
         go_on.set()
         assert brewer.exit_status() == 0
 
-    assert said == {"released 0", "brewed 0, failed 0, waiting 0"}
-    assert brewed_in(patient.folder / "program.log") == [digest]
+    assert results == {"released 0", "brewed 0, failed 0, waiting 0"}
+    assert brewed_in(brewing.folder / "program.log") == [digest]
     assert sound.json("show", digest)["state"] == "brewed"
 
 
