@@ -142,8 +142,8 @@ HTTP_REQUEST_SECONDS = Histogram(
 )
 WAIT_SECONDS = Histogram(
     "wait_seconds",
-    "Time spent waiting: for the head of the registry's answer or a turn to request it, in a "
-    "transaction of the database, for a turn to download.",
+    "Time spent waiting: for the head of the registry's answer or a slot to request it, in a "
+    "transaction of the database, for a slot to download.",
     "resource",
     buckets=_SECONDS,
 )

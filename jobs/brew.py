@@ -64,7 +64,7 @@ def brew(service: Service) -> BrewSummary:
 
     Locks of brewers that died are released first. At most `layers_per_chunk` layers are locked at once. While
     full chunks are claimed, the next one follows as soon as a worker is idle, so that one long layer does not
-    delay the others. When it is stopped, locked layers are returned at once.
+    delay the others. When the service is stopped, locked layers are returned at once.
 
     While the layer source or the metainfo store as a whole is down, the run pauses: layers go back to the
     queue without counting an attempt, and no further one is read. The run ends when none is in progress; the

@@ -27,7 +27,7 @@ from node.verdicts import Verdict, Verdicts
 log = logging.getLogger(__name__)
 
 MAX_BODIES = 96
-"""The most layers sent at once. An engine that pauses keeps its turn until it continues or ends."""
+"""The most layers sent at once. An engine that pauses keeps its slot until it continues or ends."""
 
 FIRST_BYTE_SECONDS = 25.0
 """containerd waits 30 s for the head of an answer (from 2.3 on)."""

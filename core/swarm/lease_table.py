@@ -35,8 +35,9 @@ MIN_REPORT_TTL = 5.0
 seconds: it may be busy.
 """
 MAX_UNSPREAD_QUOTAS = 2
-"""A node has a slow link if it has fetched more chunks that no peer has than this many times its quota of
-leases: it gets no lease while others of its swarm request some, as these would wait for its chunks.
+"""A node has a slow uplink if it holds more unspread chunks (fetched, but no peer has them yet) than this
+many quotas of leases. It gets no lease while others of its swarm request some: these would wait for its
+chunks.
 """
 SEEDS_GRACE = 3.0
 """Seconds in which a node that joins gets no lease if the swarm has seeds. They call so rarely that they may

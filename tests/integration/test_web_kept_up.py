@@ -132,7 +132,7 @@ def test_a_silent_registry_delays_neither_ping_nor_events_nor_layers(tmp_path: P
                 assert get(netloc, "/ping").status_code == 200
                 assert get(netloc, f"/v0/layers/none/{'a' * 64}").status_code == 403
                 assert post(netloc, envelope(event())).text == "OK"
-            # The others wait for their turn in vain.
+            # The others wait for a slot in vain.
             while len(waiting.get_map()) > web.app.REGISTRY_REQUESTS:
                 ready = waiting.select(60)
                 assert ready
